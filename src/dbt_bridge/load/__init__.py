@@ -1,0 +1,1 @@
+"""Rows land: DuckDB, Postgres and Delta natively, every other destination through dlt."""

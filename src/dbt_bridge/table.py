@@ -1,0 +1,80 @@
+"""The nouns that the rooms share: a table's name, its columns and its key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """A table's name, unquoted and exactly as the database spells it."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as it travels.
+
+    Attributes:
+        name: unquoted, exactly as the origin spells it.
+        type: the Arrow type that its values travel in, and that the destination maps to its own.
+        origin_type: the origin's own name for the type (`numeric(12,2)`), for messages and for a
+            destination of the same kind; empty where the origin has none.
+        nullable: False only where the origin declares it.
+    """
+
+    name: str
+    type: pa.DataType
+    origin_type: str = ""
+    nullable: bool = True
+
+    def as_text(self) -> Column:
+        """The same column, travelling as the origin's own text form of its values."""
+        return replace(self, type=pa.string())
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: its name, its columns in order, and the columns of its primary key (empty without one)."""
+
+    name: TableName
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The schema of every batch of this table's rows, in column order."""
+        return pa.schema([pa.field(c.name, c.type, c.nullable) for c in self.columns])
+
+    def column(self, name: str) -> Column | None:
+        return next((c for c in self.columns if c.name == name), None)
+
+    @classmethod
+    def of_schema(cls, name: TableName, schema: pa.Schema, key: tuple[str, ...] = ()) -> Table:
+        """The table whose rows have this Arrow schema."""
+        return cls(name, tuple(Column(f.name, f.type, nullable=f.nullable) for f in schema), key)
+
+    def with_types(self, types: Mapping[str, pa.DataType]) -> Table:
+        """The same table with other Arrow types for some columns."""
+        return replace(
+            self,
+            columns=tuple(replace(c, type=types[c.name]) if c.name in types else c for c in self.columns),
+        )
+
+
+def quoted(identifier: str) -> str:
+    """An identifier in SQL's double quotes (Postgres, DuckDB, Snowflake, SQLite)."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def quoted_name(name: TableName) -> str:
+    """A qualified table name in SQL's double quotes."""
+    return f"{quoted(name.schema)}.{quoted(name.name)}"

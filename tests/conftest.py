@@ -1,0 +1,42 @@
+"""Real parts for the tests: one PostgreSQL server per test run, one empty database per test that asks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from dbt_bridge.demo import postgres
+from dbt_bridge.demo.postgres import Server
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server from pip, stopped by its own process id."""
+    running = postgres.start(settings={"fsync": "off", "max_connections": "200"})
+    try:
+        yield running
+    finally:
+        postgres.remove(running)
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[str]:
+    """The URL of an empty database."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    yield server.url(name)
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+
+
+@pytest.fixture
+def origin(database: str) -> Iterator[psycopg.Connection]:
+    """An autocommit connection to an empty database; its URL is `origin.info.dsn` or the `database` fixture."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
