@@ -26,6 +26,14 @@ WRITE_DISPOSITIONS: tuple[WriteDisposition, ...] = ("replace", "append", "merge"
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """The end of a table that a load brings again: rows with `cursor >= at_least` (text, cast to its type)."""
+
+    cursor: str
+    at_least: str
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """One table to load.
 
@@ -33,11 +41,14 @@ class Load:
         table: the name at the destination, the columns as their batches travel, and the merge key.
         write_disposition: replace, append or merge. merge needs `table.key`.
         load_id: of the run.
+        window: for append only: in the same transaction, rows of the destination inside it are deleted first, so
+            that rows which share the checkpoint's cursor value, or came late, are neither lost nor doubled.
     """
 
     table: Table
     write_disposition: WriteDisposition
     load_id: str
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,126 @@
+"""A dbt project as the bridge sees it: the only reader of dbt's YAML, manifest and the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Replication = Literal["initial_copy", "incremental"]
+
+
+@dataclass(frozen=True, slots=True)
+class WarehouseProfile:
+    """dbt's profile output: where models are built and, by default, rows land.
+
+    Attributes:
+        adapter: dbt's adapter type: duckdb, postgres, snowflake, ...
+        credentials: the rendered profile; never printed.
+    """
+
+    adapter: str
+    database: str
+    schema: str
+    threads: int
+    credentials: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LandingTable:
+    """One declared table of a source with `config.meta.bridge`.
+
+    Attributes:
+        node: dbt's unique_id: `source.project.shop.orders`.
+        name: as declared in dbt.
+        identifier: the table's name at the origin and in the landing schema.
+        primary_key: overrides the origin's catalog; empty to use it.
+        types: overrides per column: `text`, `decimal(38,10)`, `timestamp`, ...
+        lag: seconds (dates and timestamps) or units (numbers) to read again before the checkpoint.
+    """
+
+    node: str
+    name: str
+    identifier: str
+    replication: Replication
+    cursor: str | None = None
+    write_disposition: Literal["append", "merge"] | None = None
+    primary_key: tuple[str, ...] = ()
+    lag: float = 0
+    types: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LandingSource:
+    """A dbt source whose rows live elsewhere.
+
+    Attributes:
+        name: the dbt source's.
+        origin: reads dlt's `[sources.ORIGIN] credentials`.
+        origin_schema: the schema at the origin; the origin's default when None.
+        landing_schema, landing_database: where rows land in the warehouse.
+        destination: a dlt destination's name when rows land elsewhere than the warehouse.
+        tables: the declared ones.
+        every_table: `tables: "*"`: all tables of the origin's schema that `include` and `exclude` leave; those that
+            are not declared get the node `source.project.shop.<table>` and `defaults`.
+        defaults: the source's own settings, as a table that is not declared gets them (its name is empty).
+    """
+
+    name: str
+    origin: str
+    origin_schema: str | None
+    landing_schema: str
+    landing_database: str | None
+    destination: str | None
+    tables: tuple[LandingTable, ...]
+    defaults: LandingTable
+    every_table: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An exposure with `config.meta.bridge`: reverse ETL.
+
+    Attributes:
+        node: dbt's unique_id: `exposure.project.crm_segments`.
+        model: unique_id of the one model (or seed, snapshot) that is delivered.
+        relation_schema, relation_name: where that model is in the warehouse.
+        ancestors: unique_ids of every node upstream of the exposure.
+        gates: unique_ids of the tests on those ancestors.
+        destination: reads dlt's `[destination.NAME]`.
+    """
+
+    node: str
+    name: str
+    model: str
+    relation_schema: str
+    relation_name: str
+    ancestors: frozenset[str]
+    gates: frozenset[str]
+    destination: str
+    schema: str
+    table: str
+    write_disposition: Literal["replace", "append", "merge"]
+    primary_key: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Everything that a run needs to know, read once.
+
+    Attributes:
+        root: the folder of `dbt_project.yml`; `.dlt/` is beside it.
+        needed: unique_ids of the sources that the selection needs; None for all of them.
+        selected: unique_ids of all nodes that the selection names; None for all of them.
+    """
+
+    root: Path
+    name: str
+    warehouse: WarehouseProfile
+    sources: tuple[LandingSource, ...]
+    deliveries: tuple[Delivery, ...]
+    needed: frozenset[str] | None = None
+    selected: frozenset[str] | None = None
