@@ -55,7 +55,10 @@ class Origin(Protocol):
         """Every ordinary, partitioned or foreign table of a schema (the default schema when None), sorted."""
 
     def describe(self, name: TableName) -> Described:
-        """Raises OriginError for a missing table or privilege, TypeRefused never: that is `rows`'s caller's to do."""
+        """A table or view; an empty schema in its name means the origin's default one.
+
+        Raises OriginError for a missing table or privilege. Never TypeRefused: types are decided by the caller.
+        """
 
     def rows(
         self, name: TableName, columns: Sequence[Column], increment: Increment | None = None, *, workers: int = 1

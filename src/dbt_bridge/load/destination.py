@@ -12,7 +12,7 @@ Write dispositions (dlt's words):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -103,7 +103,7 @@ class Destination(Protocol):
         """
 
     def existing(self, name: TableName) -> Table | None:
-        """The table as it stands at the destination, or None."""
+        """The table or view as it stands at the destination; None when there is none, or only a ghost view."""
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """Load one table, atomically. Raises before anything is written where it can be known."""
@@ -148,5 +148,7 @@ class Warehouse(Destination, Protocol):
     def record(self, receipts: Sequence[Receipt]) -> None:
         """Append to `_dbt_bridge.receipts`."""
 
-    def read(self, name: TableName, columns: Sequence[str] = ()) -> pa.RecordBatchReader:
-        """Stream a relation's rows (all columns when none are named)."""
+    def read(
+        self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()
+    ) -> pa.RecordBatchReader:
+        """Stream a table's or view's rows: all columns when none are named, those in `as_text` cast to text."""
