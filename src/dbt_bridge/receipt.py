@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -57,13 +57,6 @@ class Receipt:
     def as_json(self) -> dict[str, Any]:
         """JSON values only: times in ISO 8601 with offset."""
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
-
-    def failed(self, error: str, finished_at: datetime | None = None) -> Receipt:
-        """The same hop, failed: nothing of it is at the destination."""
-        return replace(
-            self, status="failed", rows_loaded=0, rows_inserted=0, rows_updated=0, rows_deleted=0,
-            error=error, checkpoint_to=self.checkpoint_from, finished_at=finished_at or now(),
-        )  # fmt: skip
 
 
 _ARROW: dict[str, pa.DataType] = {

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from dbt_bridge.errors import ConnectionFailed, MissingExtra
 
@@ -81,7 +82,19 @@ def start(data: Path | None = None, settings: Mapping[str, str] | None = None) -
         os.chown(data, *account)
     if not (data / "PG_VERSION").exists():
         _run(
-            [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
+            [
+                binaries / "initdb",
+                "-D",
+                data,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-locale",
+                "--no-sync",
+            ],
             account,
         )
     port = free_port()
@@ -131,7 +144,7 @@ def _account() -> tuple[int, int] | None:
     return nobody.pw_uid, nobody.pw_gid
 
 
-def _as(account: tuple[int, int] | None) -> dict[str, object]:
+def _as(account: tuple[int, int] | None) -> dict[str, Any]:
     return {"user": account[0], "group": account[1], "extra_groups": []} if account else {}
 
 
@@ -142,7 +155,7 @@ def _binaries(account: tuple[int, int] | None) -> Path:
         raise MissingExtra("demo", "the embedded PostgreSQL")
     install = Path(spec.origin).parent / "pginstall"
     try:
-        subprocess.run([str(install / "bin" / "postgres"), "-V"], check=True, capture_output=True, **_as(account))  # type: ignore[call-overload]
+        subprocess.run([str(install / "bin" / "postgres"), "-V"], check=True, capture_output=True, **_as(account))
     except PermissionError:
         copy = Path(tempfile.gettempdir()) / f"dbt-bridge-postgres-{os.geteuid()}"
         if not (copy / "bin" / "postgres").exists():
@@ -164,7 +177,7 @@ def _run(command: list[Path | str], account: tuple[int, int] | None) -> None:
         capture_output=True,
         text=True,
         cwd=tempfile.gettempdir(),
-        **_as(account),  # type: ignore[call-overload]
+        **_as(account),
     )
     if done.returncode:
         raise ConnectionFailed(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()}")
@@ -182,8 +195,7 @@ def _alive(pid: int) -> bool:
     return finished == 0
 
 
-def _wait(condition: object, seconds: float) -> bool:
-    assert callable(condition)
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():

@@ -148,7 +148,5 @@ class Warehouse(Destination, Protocol):
     def record(self, receipts: Sequence[Receipt]) -> None:
         """Append to `_dbt_bridge.receipts`."""
 
-    def read(
-        self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()
-    ) -> pa.RecordBatchReader:
+    def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
         """Stream a table's or view's rows: all columns when none are named, those in `as_text` cast to text."""

@@ -1,0 +1,202 @@
+"""build = sync -> dbt build -> deliver."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from dbt_bridge.deliver.gate import refusal
+from dbt_bridge.errors import BridgeError, UsageError
+from dbt_bridge.extract.open import open_origin
+from dbt_bridge.load.destination import Destination, Warehouse
+from dbt_bridge.load.open import open_destination, open_warehouse
+from dbt_bridge.progress import Progress
+from dbt_bridge.project import LandingSource, Project
+from dbt_bridge.receipt import Receipt, new_load_id
+from dbt_bridge.run import delivery as outgoing
+from dbt_bridge.run import hop
+from dbt_bridge.run.landing import Ends, Wanted, land, wanted_tables
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says beyond the selection.
+
+    Attributes:
+        threads: tables that move at once; None for the dbt profile's number.
+        dry_run: deliveries only count.
+    """
+
+    full_refresh: bool = False
+    threads: int | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened.
+
+    Attributes:
+        statuses: dbt's status per unique_id of what ran; empty when dbt did not run.
+        dbt_ok: None when dbt did not run.
+    """
+
+    receipts: tuple[Receipt, ...]
+    statuses: Mapping[str, str]
+    dbt_ok: bool | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed, and nothing was skipped that should have been delivered."""
+        return self.dbt_ok is not False and all(receipt.status == "success" for receipt in self.receipts)
+
+
+DbtBuild = Callable[[], tuple[Mapping[str, str], bool]]
+"""Runs `dbt build`: the statuses per unique_id, and whether all is well."""
+
+
+def build(project: Project, dbt_build: DbtBuild, options: Options, progress: Progress) -> Outcome:
+    """Land what the selection needs, build on it, deliver what passed. Stops before dbt when a table did not land."""
+    load_id = new_load_id()
+    landed = sync(project, options, progress, load_id=load_id)
+    if any(receipt.status == "failed" for receipt in landed):
+        progress.message("dbt was not run: not every table landed")
+        return Outcome(tuple(landed), {})
+    statuses, dbt_ok = dbt_build()
+    delivered = deliver(project, statuses, options, progress, load_id=load_id)
+    return Outcome((*landed, *delivered), statuses, dbt_ok)
+
+
+def sync(project: Project, options: Options, progress: Progress, *, load_id: str | None = None) -> list[Receipt]:
+    """Land the needed tables. All tables of one origin come from one moment and become visible together."""
+    load_id = load_id or new_load_id()
+    sources = [source for source in project.sources if _is_needed(source, project.needed)]
+    if not sources:
+        return []
+    by_ends: dict[tuple[str, str | None], list[LandingSource]] = defaultdict(list)
+    for source in sources:
+        by_ends[source.origin, source.destination].append(source)
+    receipts: list[Receipt] = []
+    with closing(open_warehouse(project.warehouse)) as warehouse:
+        for (_, destination), group in by_ends.items():
+            receipts += _sync_origin(project, group, destination, warehouse, load_id, options, progress)
+    return receipts
+
+
+def _is_needed(source: LandingSource, needed: frozenset[str] | None) -> bool:
+    prefix = source.defaults.node.removesuffix(".") + "."
+    return needed is None or any(node.startswith(prefix) for node in needed)
+
+
+def _sync_origin(  # the pieces of one call of `land`
+    project: Project,
+    sources: Sequence[LandingSource],
+    destination_name: str | None,
+    warehouse: Warehouse,
+    load_id: str,
+    options: Options,
+    progress: Progress,
+) -> list[Receipt]:
+    threads = options.threads or project.warehouse.threads
+    try:
+        destination: Destination = (
+            open_destination(destination_name, project_root=project.root) if destination_name else warehouse
+        )
+    except UsageError:
+        raise
+    except BridgeError as error:
+        return _all_failed(project, sources, load_id, error, warehouse, progress)
+    try:
+        with open_origin(sources[0].origin, project_root=project.root) as origin:
+            wanted = [w for s in sources for w in wanted_tables(s, origin, project.needed, load_id)]
+            _refuse_doubles(wanted)
+            return land(
+                Ends(origin, destination, warehouse),
+                wanted,
+                progress,
+                full_refresh=options.full_refresh,
+                threads=threads,
+            )
+    except UsageError:
+        raise
+    except BridgeError as error:
+        return _all_failed(project, sources, load_id, error, warehouse, progress)
+    finally:
+        if destination is not warehouse:
+            destination.close()
+
+
+def _refuse_doubles(wanted: Sequence[Wanted]) -> None:
+    """Two declarations that land in one table would overwrite each other."""
+    seen: dict[str, Wanted] = {}
+    for item in wanted:
+        other = seen.setdefault(str(item.landing), item)
+        if other is not item:
+            raise UsageError(
+                f"{other.table.node} and {item.table.node} both land in {item.landing}",
+                mend="give one of the sources another `schema:`",
+            )
+
+
+def _all_failed(  # the origin or the destination could not be reached
+    project: Project,
+    sources: Sequence[LandingSource],
+    load_id: str,
+    error: BridgeError,
+    warehouse: Warehouse,
+    progress: Progress,
+) -> list[Receipt]:
+    wanted = [w for source in sources for w in wanted_tables(source, None, project.needed, load_id)]
+    receipts = [hop.failed(item.receipt, error) for item in wanted]
+    if not receipts:  # `tables: "*"` alone: there is no table to name
+        source = sources[0]
+        blank = hop.opened(
+            load_id,
+            source.defaults.replication,
+            source.defaults.node,
+            origin=source.origin,
+            destination=source.destination or warehouse.name,
+            table_name=f"{source.landing_schema}.*",
+            write_disposition="replace",
+        )
+        receipts = [hop.failed(blank, error)]
+    warehouse.record(receipts)
+    for receipt in receipts:
+        progress.finished(receipt)
+    return receipts
+
+
+def deliver(
+    project: Project,
+    statuses: Mapping[str, str],
+    options: Options,
+    progress: Progress,
+    *,
+    load_id: str | None = None,
+) -> list[Receipt]:
+    """Deliver the selected exposures whose ancestors and their tests all passed; a skipped one says why.
+
+    Args:
+        statuses: dbt's status per unique_id, of this run or of the last one.
+    """
+    load_id = load_id or new_load_id()
+    chosen = [d for d in project.deliveries if project.selected is None or d.node in project.selected]
+    if not chosen:
+        return []
+    receipts: list[Receipt] = []
+    with closing(open_warehouse(project.warehouse)) as warehouse:
+        for item in chosen:
+            receipt = outgoing.opened(item, load_id)
+            if why := refusal(item, statuses):
+                receipt = hop.skipped(receipt, why)
+            else:
+                receipt = outgoing.delivered(item, warehouse, project.root, receipt, progress, dry_run=options.dry_run)
+            if options.dry_run and receipt.status == "success":
+                receipt = replace(receipt, error="dry run: nothing was written")
+            progress.finished(receipt)
+            receipts.append(receipt)
+        if not options.dry_run:
+            warehouse.record(receipts)
+    return receipts

@@ -1,0 +1,268 @@
+"""The tables of one origin land: described, staged side by side from one snapshot, published together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError
+from dbt_bridge.extract.origin import Described, Increment, Origin
+from dbt_bridge.load.destination import Checkpoint, Destination, Load, Loaded, Staged, Warehouse, Window
+from dbt_bridge.override import overridden
+from dbt_bridge.progress import Progress
+from dbt_bridge.project import LandingSource, LandingTable
+from dbt_bridge.receipt import Receipt
+from dbt_bridge.run import hop
+from dbt_bridge.table import Column, Table, TableName
+
+_RANGES_FROM_BYTES = 256 << 20
+"""Tables from this size on are read in parallel ranges; below it the ranges cost more than they give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where the rows come from, where they go, and where checkpoints and receipts are kept."""
+
+    origin: Origin
+    destination: Destination
+    warehouse: Warehouse
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One table that is to land."""
+
+    source: LandingSource
+    table: LandingTable
+    receipt: Receipt
+
+    @property
+    def landing(self) -> TableName:
+        return TableName(self.source.landing_schema, self.table.identifier)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How one table lands: its name at the origin, the load, and the increment that it reads."""
+
+    wanted: Wanted
+    name: TableName
+    load: Load
+    increment: Increment | None
+    checkpoint: Checkpoint | None
+    workers: int
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """A table whose rows are at the destination: staged, or (without transactions there) already visible."""
+
+    plan: _Plan
+    staged: Staged | None = None
+    loaded: Loaded | None = None
+
+
+def wanted_tables(
+    source: LandingSource, origin: Origin | None, needed: frozenset[str] | None, load_id: str
+) -> list[Wanted]:
+    """The tables of a source that this run lands: the declared ones and, with `tables: "*"`, all others.
+
+    Args:
+        origin: None when it could not be opened; then only the declared tables are known.
+        needed: unique_ids that the selection needs; None for all.
+    """
+    tables = {table.identifier: table for table in source.tables}
+    if source.every_table and origin is not None:
+        names = [name.name for name in origin.tables(source.origin_schema)]
+        taken = {name for name in names if _matches(name, source)}
+        prefix = source.defaults.node.removesuffix(".")
+        tables = {k: v for k, v in tables.items() if k not in names or k in taken}
+        for name in sorted(taken - tables.keys()):
+            tables[name] = replace(source.defaults, node=f"{prefix}.{name}", name=name, identifier=name)
+    return [
+        Wanted(source, table, _opened(source, table, load_id))
+        for table in tables.values()
+        if needed is None or table.node in needed
+    ]
+
+
+def _matches(name: str, source: LandingSource) -> bool:
+    included = not source.include or any(fnmatchcase(name, glob) for glob in source.include)
+    return included and not any(fnmatchcase(name, glob) for glob in source.exclude)
+
+
+def _opened(source: LandingSource, table: LandingTable, load_id: str) -> Receipt:
+    return hop.opened(
+        load_id,
+        table.replication,
+        table.node,
+        origin=source.origin,
+        destination=source.destination or "warehouse",
+        table_name=f"{source.landing_schema}.{table.identifier}",
+        write_disposition="replace",
+    )
+
+
+def land(
+    ends: Ends, wanted: Sequence[Wanted], progress: Progress, *, full_refresh: bool, threads: int
+) -> list[Receipt]:
+    """Land tables of one origin. A table that fails keeps its old rows and has a failed receipt; the others go on.
+
+    Where the destination has transactions, all tables that arrived, their checkpoints and their receipts become
+    visible in one of them.
+    """
+    failures: list[Receipt] = []
+    arrived: list[_Arrived] = []
+    pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="dbt-bridge-land")
+    try:
+        jobs = [pool.submit(_arrive, ends, item, progress, full_refresh) for item in wanted]
+        for job in jobs:
+            done = job.result()
+            if isinstance(done, _Arrived):
+                arrived.append(done)
+            else:
+                failures.append(done)
+        successes = _publish(ends, arrived)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        ends.origin.close()  # breaks off what still reads, so that the threads end
+        pool.shutdown(wait=True)
+        raise
+    finally:
+        pool.shutdown(wait=True)
+        _discard(ends, arrived)
+    ends.warehouse.record([*failures, *(r for r in successes if r.status == "failed")])
+    receipts = {receipt.node: receipt for receipt in [*failures, *successes]}
+    for receipt in receipts.values():
+        progress.finished(receipt)
+    return [receipts[item.table.node] for item in wanted]
+
+
+def _arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -> _Arrived | Receipt:
+    """Bring one table's rows to the destination; a failed receipt when that cannot be done."""
+    receipt = replace(wanted.receipt, destination=ends.destination.name)
+    try:
+        described = _described(ends.origin, wanted)
+        progress.started(wanted.table.node, str(wanted.landing), described.rows)
+        plan = _planned(ends, wanted, described, full_refresh)
+        receipt = plan.receipt
+        batches = ends.origin.rows(plan.name, plan.load.table.columns, plan.increment, workers=plan.workers)
+        batches = hop.watched(batches, wanted.table.node, progress)
+        if isinstance(ends.destination, Warehouse):
+            return _Arrived(plan, staged=ends.destination.stage(plan.load, batches))
+        return _Arrived(plan, loaded=ends.destination.load(plan.load, batches))
+    except BridgeError as error:
+        return hop.failed(receipt, error)
+
+
+def _described(origin: Origin, wanted: Wanted) -> Described:
+    """The origin's description of a table; names the nearest when there is none."""
+    schema, name = wanted.source.origin_schema or "", wanted.table.identifier
+    try:
+        return origin.describe(TableName(schema, name))
+    except OriginError as error:
+        others = [table.name for table in origin.tables(wanted.source.origin_schema)]
+        nearest = get_close_matches(name, others, n=1)
+        if name in others or not nearest:
+            raise
+        raise OriginError(error.what, mend=f"did you mean {nearest[0]!r}? {error.mend}".strip()) from error
+
+
+def _planned(ends: Ends, wanted: Wanted, described: Described, full_refresh: bool) -> _Plan:
+    """Decide types, key, disposition and increment. Raises before any row is read."""
+    table = overridden(described.table, wanted.table.types)
+    columns = tuple(ends.destination.landed(column) for column in table.columns)
+    key = wanted.table.primary_key or table.key
+    _check_key(key, columns, wanted)
+    landing = Table(wanted.landing, columns, key)
+    load = Load(landing, "replace", wanted.receipt.load_id)
+    workers = 2 if (described.bytes or 0) >= _RANGES_FROM_BYTES else 1
+    plan = _Plan(wanted, described.table.name, load, None, None, workers, wanted.receipt)
+    plan = replace(plan, receipt=replace(plan.receipt, destination=ends.destination.name))
+    if wanted.table.replication == "incremental":
+        return _incremental(ends, plan, full_refresh)
+    return plan
+
+
+def _incremental(ends: Ends, plan: _Plan, full_refresh: bool) -> _Plan:
+    """From the checkpoint on; everything when there is none, or the table is gone, or on a full refresh."""
+    table = plan.wanted.table
+    assert table.cursor is not None, "the project's reader refuses incremental without a cursor"
+    disposition = table.write_disposition or ("merge" if plan.load.table.key else "append")
+    if disposition == "merge" and not plan.load.table.key:
+        raise KeyRefused(
+            f"{plan.name} has no primary key, and a merge needs one",
+            mend="add `primary_key: [...]` to its bridge block, or `write_disposition: append`",
+        )
+    newest = ends.origin.newest(plan.name, table.cursor)
+    last = ends.warehouse.checkpoint(table.node)
+    stands = last is not None and last.origin == ends.origin.name and last.cursor == table.cursor
+    if last is None or not stands or full_refresh or ends.destination.existing(plan.load.table.name) is None:
+        checkpoint = None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest)
+        return replace(plan, checkpoint=checkpoint, receipt=replace(plan.receipt, checkpoint_to=newest))
+    increment = Increment(table.cursor, last.value, table.lag)
+    bound = ends.origin.lower_bound(plan.name, increment)
+    window = Window(table.cursor, bound) if disposition == "append" and bound is not None else None
+    value = newest if newest is not None else last.value
+    receipt = replace(plan.receipt, write_disposition=disposition, checkpoint_from=last.value, checkpoint_to=value)
+    return replace(
+        plan,
+        load=replace(plan.load, write_disposition=disposition, window=window),
+        increment=increment,
+        checkpoint=replace(last, value=value),
+        receipt=receipt,
+    )
+
+
+def _check_key(key: Iterable[str], columns: Sequence[Column], wanted: Wanted) -> None:
+    names = [column.name for column in columns]
+    for column in key:
+        if column not in names:
+            nearest = get_close_matches(column, names, n=1)
+            raise UsageError(
+                f"primary_key: {wanted.landing} has no column {column!r}",
+                mend=f"did you mean {nearest[0]!r}?" if nearest else "name a column of the table",
+            )
+
+
+def _publish(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
+    """Show what was staged; save checkpoints and receipts with it."""
+    if not arrived:
+        return []
+    if not isinstance(ends.destination, Warehouse):
+        return _saved(ends, arrived)
+    receipts: list[Receipt] = []
+
+    def receipted(counts: Sequence[Loaded]) -> list[Receipt]:
+        receipts[:] = [hop.closed(a.plan.receipt, c) for a, c in zip(arrived, counts, strict=True)]
+        return receipts
+
+    staged = [a.staged for a in arrived if a.staged is not None]
+    try:
+        ends.destination.publish(staged, _checkpoints(arrived), receipted)
+    except BridgeError as error:
+        return [hop.failed(a.plan.receipt, error) for a in arrived]
+    return receipts
+
+
+def _saved(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
+    """Without transactions over many tables each is visible already: save the checkpoints after them.
+
+    A crash in between reads the same rows again, which append (by its window) and merge (by its key) absorb.
+    """
+    receipts = [hop.closed(a.plan.receipt, a.loaded) for a in arrived if a.loaded is not None]
+    ends.warehouse.publish((), _checkpoints(arrived), lambda _: receipts)
+    return receipts
+
+
+def _checkpoints(arrived: Sequence[_Arrived]) -> list[Checkpoint]:
+    return [a.plan.checkpoint for a in arrived if a.plan.checkpoint is not None]
+
+
+def _discard(ends: Ends, arrived: Sequence[_Arrived]) -> None:
+    if isinstance(ends.destination, Warehouse):
+        ends.destination.discard([a.staged for a in arrived if a.staged is not None])
