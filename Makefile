@@ -1,0 +1,58 @@
+# `make demo` and `make test` need Python 3.11+ and pip, nothing else: the first run makes .venv from uv.lock
+# (through uv where it is installed, else through pip and requirements-dev.txt, which is exported from the lock).
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,\
+	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+
+.PHONY: demo test lint format bench docs lock install clean
+
+demo: $(STAMP)
+	$(BIN)/dbt-bridge demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+# The only target that needs uv: new versions for everybody.
+lock:
+	uv lock
+	uv export --frozen --quiet --no-header --no-hashes --no-annotate --no-emit-project --group dev \
+		--output-file requirements-dev.txt
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml uv.lock requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python"; exit 1; }
+	@if command -v uv >/dev/null \
+		&& UV_PROJECT_ENVIRONMENT=$(VENV) uv sync --frozen --quiet --python $(PYTHON); then :; \
+	else $(MAKE) --no-print-directory pip-install; fi
+	@touch $@
+
+# Debian's python3 has no ensurepip without python3-venv; virtualenv from PyPI needs neither that nor root.
+.PHONY: pip-install
+pip-install:
+	$(PYTHON) -m venv --clear $(VENV) || { \
+		$(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv \
+		&& PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv --quiet --clear $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
