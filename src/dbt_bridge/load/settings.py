@@ -1,0 +1,183 @@
+"""dlt's settings of one project: which destinations are named in `.dlt/` or the environment, and what they say.
+
+dlt looks for `.dlt/` where the process was started; a dbt project's is beside `dbt_project.yml`. dlt's run context is
+one per process, so it is moved once to the project and stays there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbt_bridge.errors import MissingExtra, UsageError
+
+if TYPE_CHECKING:
+    from dlt.common.configuration.specs import BaseConfiguration
+    from dlt.common.destination.reference import Destination as DltDestination
+
+_moving = threading.Lock()
+
+
+def use_project(root: Path | None) -> None:
+    """Make dlt read its settings from this folder's `.dlt/`, without telemetry. None leaves the folder as it is."""
+    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # read by dlt when its run context starts
+    from dlt.common.configuration.providers.toml import TomlProviderReadException
+    from dlt.common.runtime.run_context import active, switch_context
+
+    if root is None:
+        return
+    with _moving:
+        if Path(active().run_dir).resolve() == root.resolve() and not _settings_are_newer(root):
+            return
+        try:
+            switch_context(str(root.resolve()))
+        except TomlProviderReadException as unreadable:
+            # The message may quote a line of a file of secrets: only its place is told.
+            place = re.search(r"line \d+ col \d+", str(unreadable))
+            raise UsageError(
+                f"{unreadable.file_name} is not valid TOML" + (f" at {place.group()}" if place else ""),
+                mend=f"correct {settings_folder(root) / unreadable.file_name}",
+            ) from None
+
+
+_read: dict[Path, tuple[float, ...]] = {}
+
+
+def _settings_are_newer(root: Path) -> bool:
+    """Whether a file of settings changed since dlt read it: a long-lived process must see a corrected password."""
+    files = [settings_folder(root) / name for name in ("secrets.toml", "config.toml")]
+    stamps = tuple(f.stat().st_mtime if f.exists() else 0.0 for f in files)
+    changed = _read.get(root.resolve()) != stamps
+    _read[root.resolve()] = stamps
+    return changed
+
+
+def settings_folder(root: Path | None) -> Path:
+    """Where dlt looks for secrets.toml and config.toml."""
+    return Path(os.environ.get("DLT_PROJECT_DIR") or root or Path.cwd()) / ".dlt"
+
+
+def named_destination(name: str, root: Path | None) -> DltDestination[Any, Any]:
+    """dlt's destination of a configured name, or of a destination type that needs no settings.
+
+    Raises:
+        UsageError: the name is not configured; names the nearest one and the lines to add.
+        MissingExtra: the destination's driver is not installed.
+    """
+    import dlt
+    from dlt.common.destination.exceptions import InvalidDestinationReference, UnknownDestinationModule
+    from dlt.common.destination.reference import Destination as DltDestination
+
+    try:
+        type_ = dlt.config.get(f"destination.{name}.destination_type") or name
+        reference = str(type_) if "." in str(type_) else f"dlt.destinations.{type_}"
+        found = DltDestination.from_reference(reference, destination_name=name)
+        if found is None:
+            raise _not_configured(name, root)
+        found.client_class  # noqa: B018 - imports the driver
+    except (UnknownDestinationModule, InvalidDestinationReference):
+        raise _not_configured(name, root) from None
+    except ImportError as missing:
+        raise _missing(str(type_), name) from missing
+    return found
+
+
+def settled(destination: DltDestination[Any, Any], root: Path | None) -> Any:
+    """The destination's configuration with its credentials, from explicit values, the environment and `.dlt/`.
+
+    Raises:
+        UsageError: a setting is missing; names the lines to add.
+    """
+    from dlt.common.configuration.exceptions import ConfigurationException
+    from dlt.common.exceptions import MissingDependencyException
+
+    initial: BaseConfiguration = destination.spec()
+    if hasattr(initial, "_bind_dataset_name"):
+        initial._bind_dataset_name("dbt_bridge")
+    if hasattr(initial, "_bind_local_files"):
+        initial._bind_local_files(str(root or Path.cwd()))
+    elif hasattr(initial, "local_dir"):
+        initial.local_dir = str((root or Path.cwd()).resolve())
+    name = destination.destination_name
+    try:
+        return destination.configuration(initial)
+    except ConfigurationException as missing:
+        fields = getattr(missing, "fields", ())
+        raise UsageError(
+            f"the destination {name!r} has no {', '.join(fields)}" if fields else _first_line(missing, name),
+            mend=_lines(name, _type_of(destination), root),
+        ) from None
+    except (ImportError, MissingDependencyException) as absent:
+        raise _missing(_type_of(destination), name) from absent
+
+
+def setting(name: str, key: str) -> str | None:
+    """A setting of `[destination.NAME]` that is ours and not dlt's, such as `table_format`."""
+    import dlt
+
+    value = dlt.config.get(f"destination.{name}.{key}")
+    return None if value is None else str(value)
+
+
+def configured_destinations() -> list[str]:
+    """The names under `[destination]`, sorted; those of the environment in lower case."""
+    import dlt
+
+    section = dlt.config.get("destination")
+    names = (
+        {str(key) for key, value in section.items() if isinstance(value, dict)} if isinstance(section, dict) else set()
+    )
+    for variable in os.environ:
+        if found := re.fullmatch(r"DESTINATION__(.+?)__.+", variable):
+            names.add(found.group(1).lower())
+    return sorted(names)
+
+
+def _type_of(destination: DltDestination[Any, Any]) -> str:
+    return destination.destination_type.rsplit(".", 1)[-1]
+
+
+def _first_line(error: Exception, name: str) -> str:
+    # dlt quotes a connection string that it cannot read, with its password: such a message is not passed on.
+    return f"the settings of the destination {name!r} cannot be read ({type(error).__name__})"
+
+
+def _not_configured(name: str, root: Path | None) -> UsageError:
+    configured = configured_destinations()
+    what = f"the destination {name!r} is not configured"
+    if near := difflib.get_close_matches(name, configured, n=1):
+        what += f"; did you mean {near[0]!r}?"
+    elif configured:
+        what += f"; configured are {', '.join(configured)}"
+    return UsageError(what, mend=_lines(name, "postgres", root))
+
+
+_EXAMPLES = {
+    "postgres": 'credentials = "postgresql://user:password@host:5432/database"',
+    "duckdb": 'credentials = "path/to/file.duckdb"',
+    "filesystem": 'bucket_url = "s3://bucket/folder"     # or a local folder\n     table_format = "delta"     # or "parquet"',
+}
+
+
+def _lines(name: str, type_: str, root: Path | None) -> str:
+    key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+    example = _EXAMPLES.get(type_, f"# see https://dlthub.com/docs/dlt-ecosystem/destinations/{type_}")
+    return (
+        f"add to {settings_folder(root) / 'secrets.toml'}:\n"
+        f"     [destination.{key}]\n"
+        f'     destination_type = "{type_}"\n'
+        f"     {example}"
+    )
+
+
+_EXTRAS = {"motherduck": "duckdb", "ducklake": "duckdb", "sqlalchemy": "all"}
+
+
+def _missing(type_: str, name: str) -> MissingExtra:
+    short = type_.rsplit(".", 1)[-1]
+    return MissingExtra(_EXTRAS.get(short, short), f"the destination {name!r} ({short})")
