@@ -1,0 +1,169 @@
+"""Tables as Postgres's catalog has them: names, columns with their types, primary keys, sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from dbt_bridge.errors import OriginError
+from dbt_bridge.extract.postgres.column_types import OriginType, natural
+from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.table import Column, Table, TableName, quoted_name
+
+_TABLES = """
+SELECT c.relname
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s
+  AND c.relkind IN ('r', 'p', 'f')
+  AND NOT c.relispartition
+"""
+
+_RELATION = """
+SELECT c.oid, c.relkind, c.reltuples, c.relfilenode,
+       EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
+       has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT')
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(name)s
+"""
+
+# A domain is followed to its base type; the modifier is the first that is set on the way down.
+_COLUMNS = """
+WITH RECURSIVE resolved AS (
+    SELECT a.attnum, a.attname, a.attnotnull, format_type(a.atttypid, a.atttypmod) AS spelled,
+           t.oid, t.typtype, t.typbasetype, a.atttypmod AS modifier, t.typtypmod
+    FROM pg_attribute a
+    JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT r.attnum, r.attname, r.attnotnull, r.spelled,
+           t.oid, t.typtype, t.typbasetype, CASE WHEN r.modifier = -1 THEN r.typtypmod ELSE r.modifier END, t.typtypmod
+    FROM resolved r
+    JOIN pg_type t ON t.oid = r.typbasetype
+    WHERE r.typtype = 'd'
+), elements AS (
+    SELECT t.oid AS array_oid, e.oid, e.typtype, e.typbasetype, e.typtypmod, -1 AS modifier
+    FROM resolved r
+    JOIN pg_type t ON t.oid = r.oid AND t.typcategory = 'A' AND t.typlen = -1
+    JOIN pg_type e ON e.oid = t.typelem
+    UNION
+    SELECT r.array_oid, t.oid, t.typtype, t.typbasetype, t.typtypmod,
+           CASE WHEN r.modifier = -1 THEN r.typtypmod ELSE r.modifier END
+    FROM elements r
+    JOIN pg_type t ON t.oid = r.typbasetype
+    WHERE r.typtype = 'd'
+)
+SELECT r.attname, r.spelled, r.attnotnull, r.modifier, known.name, e.oid IS NOT NULL, element.name, e.modifier
+FROM resolved r
+LEFT JOIN elements e ON e.array_oid = r.oid AND e.typtype <> 'd'
+LEFT JOIN LATERAL (
+    SELECT t.typname AS name
+    FROM pg_type t
+    WHERE t.oid = r.oid AND (t.typnamespace = 'pg_catalog'::regnamespace OR t.typname = 'citext')
+) known ON true
+LEFT JOIN LATERAL (
+    SELECT t.typname AS name
+    FROM pg_type t
+    WHERE t.oid = e.oid AND t.typnamespace = 'pg_catalog'::regnamespace
+) element ON true
+WHERE r.typtype <> 'd'
+ORDER BY r.attnum
+"""
+
+_KEY = """
+SELECT a.attname
+FROM pg_index i
+CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indrelid = %(oid)s AND i.indisprimary AND k.place <= i.indnkeyatts
+ORDER BY k.place
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A table as the origin has it.
+
+    Attributes:
+        table: with the natural Arrow types.
+        types: of its columns, by name.
+        rows: the planner's estimate; None before the first ANALYZE.
+        pages: of 8 kB blocks (`block_size`); 0 where the rows are not all in this relation's own file.
+    """
+
+    table: Table
+    types: dict[str, OriginType]
+    rows: int | None
+    bytes: int | None
+    pages: int
+
+
+def tables(connections: Connections, schema: str) -> list[TableName]:
+    """Every ordinary, partitioned (its root only) or foreign table of a schema, sorted by name.
+
+    Raises:
+        OriginError: there is no such schema.
+    """
+    names = [row[0] for row in connections.query(_TABLES, {"schema": schema})]
+    if not names:
+        schemas = [row[0] for row in connections.query("SELECT nspname FROM pg_namespace")]
+        if schema not in schemas:
+            raise OriginError(
+                f"origin {connections.name!r} has no schema {schema!r}", mend=_nearest(schema, schemas, "a schema")
+            )
+    return sorted(TableName(schema, name) for name in names)
+
+
+def relation(connections: Connections, name: TableName) -> Relation:
+    """One table, locked against being dropped or rewritten while the snapshot lives.
+
+    Raises:
+        OriginError: no such table, no privilege to read it, or it was rewritten since the snapshot.
+    """
+    found = connections.query(_RELATION, {"schema": name.schema, "name": name.name})
+    if not found:
+        near = [row[0] for row in connections.query(_TABLES, {"schema": name.schema})]
+        raise OriginError(f"origin {connections.name!r} has no table {name}", mend=_nearest(name.name, near, "a table"))
+    oid, kind, estimate, file, has_children, readable = found[0]
+    if not readable:
+        user = connections.query("SELECT quote_ident(current_user)")[0][0]
+        raise OriginError(
+            f"origin {connections.name!r}: no privilege to read {name}",
+            mend=f"GRANT SELECT ON {quoted_name(name)} TO {user};",
+        )
+    if kind in ("r", "p"):
+        connections.try_execute(f"LOCK TABLE {quoted_name(name)} IN ACCESS SHARE MODE")
+    size, pages, now = connections.query(
+        "SELECT pg_table_size(%(oid)s), pg_relation_size(%(oid)s) / current_setting('block_size')::int,"
+        " pg_relation_filenode(%(oid)s)",
+        {"oid": oid},
+    )[0]
+    if kind == "r" and file and now != file:
+        raise OriginError(
+            f"origin {connections.name!r}: {name} was truncated or rewritten while the snapshot was taken",
+            mend="run the same command again",
+        )
+    rows = connections.query(_COLUMNS, {"oid": oid})
+    types = {row[0]: _origin_type(*row[3:]) for row in rows}
+    columns = tuple(Column(row[0], natural(types[row[0]]), row[1], not row[2]) for row in rows)
+    key = tuple(row[0] for row in connections.query(_KEY, {"oid": oid}))
+    return Relation(
+        Table(name, columns, key),
+        types,
+        rows=None if estimate < 0 else int(estimate),
+        bytes=size if kind in ("r", "m") else None,
+        pages=int(pages) if kind == "r" and not has_children else 0,
+    )
+
+
+def _origin_type(modifier: int, name: str | None, is_array: bool, element: str | None, own: int | None) -> OriginType:
+    if not is_array:
+        return OriginType(name or "", modifier)
+    inner = OriginType(element or "", own if own is not None and own != -1 else modifier)
+    return OriginType("", modifier, inner)
+
+
+def _nearest(wanted: str, names: list[str], what: str) -> str:
+    near = get_close_matches(wanted, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"name {what} that exists"

@@ -1,0 +1,197 @@
+"""Connections to a Postgres origin, all in one exported snapshot, and what its errors mean.
+
+One psycopg connection controls: it exports the snapshot and asks the catalog. ADBC connections carry the rows; each
+imports the snapshot before its first query (https://www.postgresql.org/docs/current/sql-set-transaction.html).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, TypeRefused, scrubbed
+
+# Text that Postgres writes depends on these; each is set for the transaction only, so that a connection pooler
+# which shares sessions between clients (PgBouncer) keeps none of them. `row_security = off` turns rows that a policy
+# would hide from us into an error, as pg_dump does. The timeouts of a role are for queries, not for copies.
+_SETTINGS = (
+    ("DateStyle", "ISO, YMD"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "1"),
+    ("bytea_output", "hex"),
+    ("xmlbinary", "base64"),
+    ("client_encoding", "UTF8"),
+    ("search_path", "pg_catalog"),
+    ("row_security", "off"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("transaction_timeout", "0"),  # since PostgreSQL 17
+)
+_SET = """
+SELECT set_config(wanted.name, wanted.value, true)
+FROM (VALUES {}) AS wanted (name, value)
+JOIN pg_settings s ON lower(s.name) = lower(wanted.name)
+""".format(", ".join(f"('{name}', '{value}')" for name, value in _SETTINGS))
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class Connections:
+    """The connections of one origin. Constructing does no I/O; the first use connects.
+
+    Args:
+        name: the origin's name, for messages.
+        url: a libpq URL or `key=value` string; `postgresql+driver://` is read as `postgresql://`.
+    """
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self.default_schema = "public"
+        self.server_version = 0
+        self._url = re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", url)
+        self._control: psycopg.Connection[Any] | None = None
+        self._snapshot = ""
+        self._idle: list[Any] = []
+        self._lock = threading.RLock()
+
+    def query(self, sql: str, parameters: dict[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Rows of a query in the snapshot; one thread at a time."""
+        with self._lock:
+            control = self._connected()
+            try:
+                return control.execute(sql.encode(), parameters).fetchall()
+            except psycopg.Error as error:
+                raise self.meaning(error) from error
+
+    def try_execute(self, sql: str) -> None:
+        """A statement without an answer, inside a savepoint: its failure leaves the snapshot usable."""
+        with self._lock:
+            control = self._connected()
+            try:
+                control.execute("SAVEPOINT attempt")
+                control.execute(sql.encode())
+                control.execute("RELEASE SAVEPOINT attempt")
+            except psycopg.Error as error:
+                with contextlib.suppress(psycopg.Error):  # the first error is the one that matters
+                    control.execute("ROLLBACK TO SAVEPOINT attempt")
+                raise self.meaning(error) from error
+
+    def borrow(self) -> Any:
+        """An ADBC connection in the snapshot, for one thread. Give it back, or `drop` it after an error."""
+        with self._lock:
+            self._connected()
+            if self._idle:
+                return self._idle.pop()
+        try:
+            connection = adbc.connect(self._conninfo(), autocommit=True)
+        except adbc.Error as error:
+            raise self.unreachable(error) from error
+        try:
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", _SET):
+                with connection.cursor() as cur:
+                    cur.execute(statement)
+        except adbc.Error as error:
+            self.drop(connection)
+            raise self.meaning(error) from error
+        return connection
+
+    def give_back(self, connection: Any) -> None:
+        with self._lock:
+            if self._control is not None:
+                self._idle.append(connection)
+                return
+        self.drop(connection)
+
+    def drop(self, connection: Any) -> None:
+        with contextlib.suppress(adbc.Error):  # it may be broken already; nothing is lost with it
+            connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            for connection in self._idle:
+                self.drop(connection)
+            self._idle.clear()
+            if self._control is not None:
+                self._control.close()
+                self._control = None
+
+    def meaning(self, error: Exception, where: str = "") -> BridgeError:
+        """The error of the tree that a driver's error stands for. `where` is the table."""
+        if isinstance(error, BridgeError):
+            return error
+        state = getattr(error, "sqlstate", None) or ""
+        said = self._said(error)
+        place = f"origin {self.name!r}" + (f", table {where}" if where else "")
+        if state == "42501":
+            return OriginError(
+                f"{place}: {said}",
+                mend=f"GRANT SELECT ON {where or 'the table'} TO the origin's user"
+                if "row-level security" not in said
+                else "ALTER ROLE the_origin_user BYPASSRLS, or read a view that shows the rows meant to land",
+            )
+        if state.startswith("22") or "overflow" in said:
+            return TypeRefused(f"{place}: {said}", mend="add `types: {column: text}` to the table's bridge")
+        if state.startswith(("08", "57P")) or re.search(
+            r"server closed the connection|connection .*(lost|closed|refused|reset)|SSL SYSCALL|no connection",
+            said,
+            re.I,
+        ):
+            return OriginError(f"{place} broke off: {said}", mend="run the same command again when the server is up")
+        return OriginError(f"{place}: {said}", mend="see the origin's server log")
+
+    def unreachable(self, error: Exception) -> ConnectionFailed:
+        target = conninfo_to_dict(self._conninfo())
+        at = f"{target.get('host', 'the local socket')}:{target.get('port', 5432)}/{target.get('dbname', '')}"
+        said = self._said(error)
+        mend = f"check [sources.{self.name}] credentials in .dlt/secrets.toml"
+        if re.search("refused|timeout|timed out|translate host|unreachable", said):
+            mend = f"check that the server listens on {at} and that a firewall lets you through"
+        return ConnectionFailed(f"origin {self.name!r} at {at}: {said}", mend=mend)
+
+    def _said(self, error: Exception) -> str:
+        """The driver's message on one line, without the password."""
+        text = re.sub(r"\s+", " ", str(error)).strip()
+        with contextlib.suppress(psycopg.ProgrammingError):
+            password = conninfo_to_dict(self._url).get("password")
+            if password:
+                text = text.replace(str(password), "***")
+        return scrubbed(text)
+
+    def _conninfo(self) -> str:
+        try:
+            known = conninfo_to_dict(self._url)
+            return make_conninfo(
+                **{"connect_timeout": "15", "fallback_application_name": "dbt-bridge", **known}  # type: ignore[arg-type]
+            )
+        except psycopg.ProgrammingError:  # its message quotes the URL
+            raise ConnectionFailed(
+                f"origin {self.name!r}: its credentials are not a Postgres URL",
+                mend=f"write postgresql://user:password@host:port/database in [sources.{self.name}] credentials",
+            ) from None
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._control is not None:
+            return self._control
+        try:
+            control = psycopg.connect(self._conninfo(), autocommit=True)
+        except psycopg.Error as error:
+            raise self.unreachable(error) from error
+        try:
+            row = control.execute("SELECT current_schema()").fetchone()
+            self.default_schema = (row and row[0]) or "public"
+            self.server_version = control.info.server_version
+            control.execute(_BEGIN.encode())
+            control.execute(_SET.encode())
+            row = control.execute("SELECT pg_export_snapshot()").fetchone()
+        except psycopg.Error as error:
+            control.close()
+            raise self.meaning(error) from error
+        self._snapshot = str(row[0]) if row else ""
+        self._control = control
+        return control

@@ -1,0 +1,86 @@
+"""The ordering column of incremental loading: its greatest value, and where to begin again."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from dbt_bridge.errors import UsageError
+from dbt_bridge.extract.origin import Increment
+from dbt_bridge.extract.postgres.catalog import Relation
+from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.table import quoted, quoted_name
+
+_NUMBERS = {"int2", "int4", "int8", "oid", "numeric"}
+_TIMES = {"date", "timestamp", "timestamptz"}
+
+
+def newest(connections: Connections, relation: Relation, cursor: str) -> str | None:
+    """The greatest cursor value as text; None for no rows.
+
+    Raises:
+        UsageError: the column is absent, holds NULLs, or is neither a number, a date nor a timestamp.
+    """
+    cursor_type(relation, cursor)
+    column = quoted(cursor)
+    table = quoted_name(relation.table.name)
+    greatest, has_null = connections.query(
+        f"SELECT max({column})::text, EXISTS (SELECT FROM {table} WHERE {column} IS NULL) FROM {table}"  # noqa: S608
+    )[0]
+    if has_null:
+        raise UsageError(
+            f"{relation.table.name}: the cursor {cursor!r} holds NULLs, and rows with NULL would never be loaded",
+            mend="choose a cursor that is NOT NULL, or `replication: initial_copy`",
+        )
+    return None if greatest is None else str(greatest)
+
+
+def lower_bound(connections: Connections, relation: Relation, increment: Increment) -> str | None:
+    """`at_least - lag` as text; None when there is no checkpoint yet."""
+    if increment.at_least is None:
+        return None
+    name = cursor_type(relation, increment.cursor)
+    if not increment.lag:
+        return increment.at_least
+    # Infinity and NaN minus a lag are themselves. A date is lowered by whole days, rounded away from the checkpoint.
+    if name in _NUMBERS:
+        sql = (
+            "SELECT (%(value)s::numeric - floor(%(lag)s::numeric))::text"
+            if name != "numeric"
+            else ("SELECT (%(value)s::numeric - %(lag)s::numeric)::text")
+        )
+    elif name == "date":
+        sql = (
+            "SELECT CASE WHEN isfinite(%(value)s::date)"
+            " THEN (%(value)s::date - ceil(%(lag)s::float8 / 86400)::int)::text ELSE %(value)s::date::text END"
+        )
+    else:
+        sql = f"SELECT (%(value)s::{name} - make_interval(secs => %(lag)s::float8))::text"
+    return str(connections.query(sql, {"value": increment.at_least, "lag": increment.lag})[0][0])
+
+
+def condition(relation: Relation, increment: Increment, bound: str | None) -> str:
+    """The WHERE of an increment. The bound is a literal of the cursor's own type, quoted as Postgres quotes."""
+    name = cursor_type(relation, increment.cursor)
+    if bound is None:
+        return ""
+    literal = "'" + bound.replace("'", "''") + "'"  # standard_conforming_strings is on since 9.1
+    return f"{quoted(increment.cursor)} >= {literal}::{name}"
+
+
+def cursor_type(relation: Relation, cursor: str) -> str:
+    """The cursor's built-in type name."""
+    origin = relation.types.get(cursor)
+    if origin is None:
+        near = get_close_matches(cursor, relation.types, n=1)
+        raise UsageError(
+            f"{relation.table.name} has no column {cursor!r} for a cursor",
+            mend=f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(relation.types)}",
+        )
+    if origin.name not in _NUMBERS | _TIMES:
+        column = relation.table.column(cursor)
+        raise UsageError(
+            f"{relation.table.name}: the cursor {cursor!r} has the type {column.origin_type if column else '?'}, which"
+            " is neither a number, a date nor a timestamp",
+            mend="choose an integer, numeric, date or timestamp column that grows",
+        )
+    return origin.name

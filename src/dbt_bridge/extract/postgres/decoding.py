@@ -1,0 +1,70 @@
+"""From the arrays that the ADBC driver gives to the arrays that travel: strict casts, and repaired infinities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Decode = Callable[[pa.Array], pa.Array]
+
+# adbc_driver_postgresql 1.13 adds the 30 years from 2000 to 1970 to Postgres's own numbers and lets them wrap around.
+_EPOCH_US = 946_684_800_000_000
+_EPOCH_DAYS = 10_957
+_WRAP64, _WRAP32 = 2**64, 2**32
+_MAX64, _MAX32 = 2**63 - 1, 2**31 - 1
+_FIRST_US = -210_866_803_200_000_000  # 4714-11-24 BC, the first moment that Postgres has
+_FIRST_DAY = -2_440_588
+
+
+def strictly(wanted: pa.DataType) -> Decode:
+    """A cast that raises pa.ArrowInvalid where a value would change."""
+    return lambda array: pc.cast(array, wanted, safe=True)
+
+
+def repaired(own: pa.DataType) -> Decode:
+    """The array with Postgres's infinities as DuckDB has them, and values that the driver wrapped refused."""
+    if pa.types.is_timestamp(own):
+        return lambda a: _unwrapped(a, pa.int64(), _FIRST_US, (_MAX64 + _EPOCH_US - _WRAP64, _MAX64))
+    if pa.types.is_date(own):
+        return lambda a: _unwrapped(a, pa.int32(), _FIRST_DAY, (_MAX32 + _EPOCH_DAYS - _WRAP32, _MAX32))
+    return lambda array: array
+
+
+def of_list(wanted: pa.DataType, decode: Decode) -> Decode:
+    """The same decoding for the elements of a list array."""
+
+    def decoded(array: pa.Array) -> pa.Array:
+        values = decode(array.values)
+        return pa.ListArray.from_buffers(
+            wanted, len(array), array.buffers()[:2], array.null_count, array.offset, children=[values]
+        )
+
+    return decoded
+
+
+def first_failure(array: pa.Array, decode: Decode) -> str:
+    """The first value of an array that cannot be decoded, as text."""
+    for i in range(len(array)):
+        one = array.slice(i, 1)
+        try:
+            decode(pa.concat_arrays([one]))
+        except (pa.ArrowInvalid, ValueError):
+            return str(one.cast(pa.string())[0]) if not pa.types.is_list(array.type) else str(one[0])
+    return "?"
+
+
+def _unwrapped(array: pa.Array, integer: pa.DataType, first: int, infinity: tuple[int, int]) -> pa.Array:
+    numbers = array.view(integer)
+    least = pc.min(numbers).as_py()
+    if least is None or least >= first:
+        return array
+    wrapped, most = infinity
+    plus = pc.equal(numbers, pa.scalar(wrapped, integer))
+    minus = pc.equal(numbers, pa.scalar(wrapped + 1, integer))
+    numbers = pc.if_else(plus, pa.scalar(most, integer), pc.if_else(minus, pa.scalar(-most, integer), numbers))
+    left = pc.min(pc.filter(numbers, pc.not_equal(numbers, pa.scalar(-most, integer)))).as_py()
+    if left is not None and left < first:
+        raise ValueError("a date or timestamp later than Arrow can hold")
+    return numbers.view(array.type)

@@ -1,0 +1,186 @@
+"""Rows of one table as a stream of Arrow batches: reader threads, ctid ranges, a bounded queue."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+
+from dbt_bridge.errors import BridgeError, TypeRefused
+from dbt_bridge.extract.postgres.column_types import Travel
+from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.extract.postgres.decoding import first_failure
+from dbt_bridge.table import Column, TableName, quoted, quoted_name
+
+BATCH_BYTES = 4_000_000
+QUEUE_BATCHES = 3
+RANGE_PAGES = 4096  # 32 MB of a table's file: small enough to end together, large enough to start seldom
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What is read of one table.
+
+    Attributes:
+        columns: in the order and types of the batches.
+        travels: how each of them travels.
+        condition: SQL after WHERE; empty for all rows.
+        ranges: conditions on ctid that together cover the table; one empty string for one scan.
+    """
+
+    name: TableName
+    columns: tuple[Column, ...]
+    travels: tuple[Travel, ...]
+    condition: str = ""
+    ranges: tuple[str, ...] = ("",)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([pa.field(c.name, c.type, c.nullable) for c in self.columns])
+
+    def select(self, ctid: str) -> str:
+        """The query of one range."""
+        wanted = ", ".join(
+            f"{travel.expression(quoted(column.name))} AS {quoted(column.name)}"
+            for column, travel in zip(self.columns, self.travels, strict=True)
+        )
+        where = " AND ".join(part for part in (ctid, self.condition) if part)
+        return f"SELECT {wanted} FROM {quoted_name(self.name)}" + (f" WHERE {where}" if where else "")  # noqa: S608
+
+
+def ranges(pages: int, workers: int) -> tuple[str, ...]:
+    """Conditions on ctid that cut a table of so many pages; the last one is open."""
+    if workers < 2 or pages < 2 * RANGE_PAGES:
+        return ("",)
+    starts = range(0, pages, RANGE_PAGES)
+    return tuple(
+        f"ctid >= '({start},0)'::tid"
+        + (f" AND ctid < '({start + RANGE_PAGES},0)'::tid" if start + RANGE_PAGES < pages else "")
+        for start in starts
+    )
+
+
+def reader(connections: Connections, copy: Copy, workers: int) -> pa.RecordBatchReader:
+    """The batches of a copy. Threads start at the first batch, and end when the reader is closed or dropped."""
+    return pa.RecordBatchReader.from_batches(copy.schema, _batches(connections, copy, workers))
+
+
+def _batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.RecordBatch]:
+    if not copy.columns:
+        return
+    reading = _Reading(connections, copy)
+    threads = [
+        threading.Thread(target=reading.run, name=f"dbt-bridge {copy.name}", daemon=True)
+        for _ in range(min(workers, len(copy.ranges)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        running = len(threads)
+        while running:
+            item = reading.batches.get()
+            if isinstance(item, pa.RecordBatch):
+                yield item
+            elif item is None:
+                running -= 1
+            else:
+                raise item
+    finally:
+        reading.stop()
+        for thread in threads:
+            thread.join()
+
+
+class _Reading:
+    """The threads of one copy, their queue, and how they are stopped."""
+
+    def __init__(self, connections: Connections, copy: Copy) -> None:
+        self.batches: queue.Queue[pa.RecordBatch | BridgeError | None] = queue.Queue(QUEUE_BATCHES)
+        self._connections = connections
+        self._copy = copy
+        self._ranges: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for ctid in copy.ranges:
+            self._ranges.put(ctid)
+        self._stopped = threading.Event()
+        self._cursors: set[Any] = set()
+        self._lock = threading.Lock()
+
+    def stop(self) -> None:
+        """Cancel the queries and let the threads see it."""
+        self._stopped.set()
+        with self._lock:
+            for cur in self._cursors:
+                with contextlib.suppress(adbc.Error):  # the query may have ended just now
+                    cur.adbc_cancel()
+
+    def run(self) -> None:
+        """A thread: ranges one after the other until none is left."""
+        connection = None
+        try:
+            connection = self._connections.borrow()
+            while not self._stopped.is_set():
+                try:
+                    ctid = self._ranges.get_nowait()
+                except queue.Empty:
+                    break
+                self._read(connection, ctid)
+            if self._stopped.is_set():
+                self._connections.drop(connection)
+            else:
+                self._connections.give_back(connection)
+            self._put(None)
+        except Exception as error:
+            if connection is not None:
+                self._connections.drop(connection)
+            self._put(self._connections.meaning(error, str(self._copy.name)))
+
+    def _read(self, connection: Any, ctid: str) -> None:
+        cur = connection.cursor()
+        with self._lock:
+            self._cursors.add(cur)
+        try:
+            cur.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
+            cur.execute(self._copy.select(ctid))
+            for batch in cur.fetch_record_batch():
+                if not self._put(decoded(self._copy, batch)):
+                    return
+        finally:
+            with self._lock:
+                self._cursors.discard(cur)
+            cur.close()
+
+    def _put(self, item: pa.RecordBatch | BridgeError | None) -> bool:
+        """False when nobody reads any more."""
+        while not self._stopped.is_set():
+            try:
+                self.batches.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+def decoded(copy: Copy, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch in the types that its columns travel in.
+
+    Raises:
+        TypeRefused: a value does not fit; names table, column and value.
+    """
+    arrays = []
+    for column, travel, array in zip(copy.columns, copy.travels, batch.columns, strict=True):
+        try:
+            arrays.append(travel.decode(array))
+        except (pa.ArrowInvalid, ValueError) as error:
+            value = first_failure(array, travel.decode)
+            raise TypeRefused(
+                f"{copy.name}.{column.name}: the value {value[:80]} does not fit {column.type}"
+                + (f" (origin type {column.origin_type})" if column.origin_type else ""),
+                mend=f"add `types: {{{column.name}: text}}` to the table's bridge",
+            ) from error
+    return pa.RecordBatch.from_arrays(arrays, schema=copy.schema)

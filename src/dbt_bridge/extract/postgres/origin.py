@@ -1,0 +1,100 @@
+"""A Postgres database as an origin: catalog, cursor and rows of one exported snapshot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import pyarrow as pa
+
+from dbt_bridge.errors import OriginError
+from dbt_bridge.extract.origin import Described, Increment
+from dbt_bridge.extract.postgres import catalog, cursor
+from dbt_bridge.extract.postgres.column_types import travel
+from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.extract.postgres.initial_copy import Copy, ranges, reader
+from dbt_bridge.table import Column, TableName
+
+
+class PostgresOrigin:
+    """A Postgres database in one exported snapshot, which begins with the first use and ends with `close`.
+
+    Constructing does no I/O. Methods may be called from several threads.
+
+    Args:
+        name: as in `origin: NAME`, for messages.
+        url: `postgresql://user:password@host:port/database?sslmode=...`, or libpq's `key=value` form.
+
+    Raises (from every method):
+        ConnectionFailed: the server cannot be reached or logged in to.
+        OriginError: a table, column or privilege is missing, or the server broke off.
+    """
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self._connections = Connections(name, url)
+        self._relations: dict[TableName, catalog.Relation] = {}
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> PostgresOrigin:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the snapshot and its connections."""
+        self._connections.close()
+        self._relations.clear()
+
+    def tables(self, schema: str | None) -> list[TableName]:
+        """Every ordinary, partitioned (by its root) or foreign table of a schema, sorted.
+
+        A table that others inherit from holds their rows too, as `SELECT` from it does.
+        """
+        self._connections.query("SELECT 1")
+        return catalog.tables(self._connections, schema or self._connections.default_schema)
+
+    def describe(self, name: TableName) -> Described:
+        relation = self._relation(name)
+        return Described(relation.table, relation.rows, relation.bytes)
+
+    def rows(
+        self, name: TableName, columns: Sequence[Column], increment: Increment | None = None, *, workers: int = 1
+    ) -> pa.RecordBatchReader:
+        """See `Origin.rows`. Partitioned, inherited and foreign tables and views are read by one worker."""
+        relation = self._relation(name)
+        for column in columns:
+            if column.name not in relation.types:
+                near = get_close_matches(column.name, relation.types, n=1)
+                raise OriginError(
+                    f"origin {self.name!r}: {name} has no column {column.name!r}",
+                    mend=f"did you mean {near[0]!r}?" if near else "take it out of the table's columns",
+                )
+        condition = ""
+        if increment is not None:
+            bound = cursor.lower_bound(self._connections, relation, increment)
+            condition = cursor.condition(relation, increment, bound)
+        copy = Copy(
+            relation.table.name,
+            tuple(columns),
+            tuple(travel(relation.types[c.name], c.type) for c in columns),
+            condition,
+            ranges(relation.pages if self._connections.server_version >= 140000 else 0, workers),
+        )
+        return reader(self._connections, copy, workers)
+
+    def lower_bound(self, name: TableName, increment: Increment) -> str | None:
+        return cursor.lower_bound(self._connections, self._relation(name), increment)
+
+    def newest(self, name: TableName, cursor_name: str) -> str | None:
+        return cursor.newest(self._connections, self._relation(name), cursor_name)
+
+    def _relation(self, name: TableName) -> catalog.Relation:
+        with self._lock:
+            self._connections.query("SELECT 1")
+            known = name if name.schema else TableName(self._connections.default_schema, name.name)
+            if known not in self._relations:
+                self._relations[known] = catalog.relation(self._connections, known)
+            return self._relations[known]
