@@ -4,10 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from dbt.contracts.graph.manifest import Manifest
 
 Replication = Literal["initial_copy", "incremental"]
+
+
+@dataclass(frozen=True, slots=True)
+class DbtOptions:
+    """dbt's own command line options, as they were given to the bridge; None leaves the choice to dbt.
+
+    Attributes:
+        project_dir: the folder of `dbt_project.yml`.
+        vars: `--vars`, parsed.
+        select, exclude: each one or more of dbt's selectors.
+    """
+
+    project_dir: Path = field(default_factory=Path)
+    profiles_dir: Path | None = None
+    profile: str | None = None
+    target: str | None = None
+    vars: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    select: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    threads: int | None = None
+    full_refresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +112,7 @@ class Delivery:
         node: dbt's unique_id: `exposure.project.crm_segments`.
         model: unique_id of the one model (or seed, snapshot) that is delivered.
         relation_schema, relation_name: where that model is in the warehouse.
+        relation_database: its database, where that is not the warehouse's own.
         ancestors: unique_ids of every node upstream of the exposure.
         gates: unique_ids of the tests on those ancestors.
         destination: reads dlt's `[destination.NAME]`.
@@ -105,6 +131,7 @@ class Delivery:
     write_disposition: Literal["replace", "append", "merge"]
     primary_key: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    relation_database: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +140,13 @@ class Project:
 
     Attributes:
         root: the folder of `dbt_project.yml`; `.dlt/` is beside it.
-        needed: unique_ids of the sources that the selection needs; None for all of them.
+        needed: unique_ids of the sources that the selection needs; None for all of them. Ask `needs`.
         selected: unique_ids of all nodes that the selection names; None for all of them.
+        needed_undeclared: globs of the unique_ids of tables that dbt does not know (`tables: "*"`) and that the
+            selection names.
+        not_needed_undeclared: and those that it excludes.
+        options: dbt's options that this project was read with.
+        manifest: dbt's own, parsed; `dbt build` uses it again.
     """
 
     root: Path
@@ -124,3 +156,28 @@ class Project:
     deliveries: tuple[Delivery, ...]
     needed: frozenset[str] | None = None
     selected: frozenset[str] | None = None
+    needed_undeclared: tuple[str, ...] = ("*",)
+    not_needed_undeclared: tuple[str, ...] = ()
+    options: DbtOptions = field(default_factory=DbtOptions)
+    manifest: Manifest | None = field(default=None, repr=False, compare=False)
+
+    def needs(self, node: str) -> bool:
+        """Whether the selection needs the source table with this unique_id, declared in dbt or not."""
+        if any(node == table.node for source in self.sources for table in source.tables):
+            return self.needed is None or node in self.needed
+        wanted = any(fnmatchcase(node, glob) for glob in self.needed_undeclared)
+        return wanted and not any(fnmatchcase(node, glob) for glob in self.not_needed_undeclared)
+
+
+def load_project(options: DbtOptions) -> Project:
+    """Read a dbt project: its warehouse, its sources that live elsewhere, its deliveries, and the selection.
+
+    Runs `dbt parse` (and `dbt ls` when something is selected) in this process; opens no connection.
+
+    Raises:
+        UsageError: no project is there, or a `bridge` block is wrong.
+        DbtFailed: dbt cannot parse the project, or its profile is wrong.
+    """
+    from dbt_bridge.transform.manifest import read_project
+
+    return read_project(options)

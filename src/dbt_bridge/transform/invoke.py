@@ -1,0 +1,173 @@
+"""dbt's commands, run in this process through its public `dbtRunner`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dbt.cli.main import dbtRunner, dbtRunnerResult
+from dbt.exceptions import DbtProjectError
+
+from dbt_bridge.errors import BridgeError, DbtFailed, UsageError
+from dbt_bridge.project import DbtOptions
+
+if TYPE_CHECKING:
+    from dbt.contracts.graph.manifest import Manifest
+
+# dbt keeps flags, adapters and loggers in globals: two runners at once overwrite each other's.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """What dbt says of one node: `success`, `pass`, `warn`, `error`, `fail`, `skipped`, `no-op`, ..."""
+
+    unique_id: str
+    status: str
+    message: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """A `dbt build`: whether dbt itself calls it a success, and every node that it reached."""
+
+    success: bool
+    nodes: tuple[NodeResult, ...]
+    error: str | None = None
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        return {node.unique_id: node.status for node in self.nodes}
+
+
+def parse(options: DbtOptions) -> Manifest:
+    """The project's manifest (`dbt parse`), quietly.
+
+    Raises:
+        UsageError: there is no dbt project in `project_dir`.
+        DbtFailed: dbt cannot parse it.
+    """
+    if not (options.project_dir / "dbt_project.yml").is_file():
+        raise UsageError(
+            f"there is no dbt_project.yml in {options.project_dir.resolve()}",
+            mend="go into a dbt project, name it with --project-dir, or write a new one: dbt-bridge init NAME",
+        )
+    done = _invoke(["parse", *_quiet(), *_common(options)], None)
+    if done.exception is not None or not done.success:
+        raise _not_parsed(done.exception, options)
+    return done.result  # type: ignore[return-value]
+
+
+def selected(options: DbtOptions, manifest: Manifest) -> frozenset[str]:
+    """unique_ids of what dbt's `--select` and `--exclude` name (`dbt ls`)."""
+    arguments = ["ls", "--output", "json", "--output-keys", "unique_id", *_quiet(), *_common(options)]
+    done = _invoke([*arguments, *_selection(options)], manifest)
+    if done.exception is not None or not done.success:
+        what = f"dbt does not understand the selection: {_said(done.exception)}"
+        raise UsageError(what, mend=f"try it: dbt ls {' '.join(_selection(options))}")
+    names = done.result if isinstance(done.result, list) else []
+    return frozenset(json.loads(name)["unique_id"] for name in names)
+
+
+def build(
+    options: DbtOptions, manifest: Manifest | None = None, *, to_stderr: bool = False, quiet: bool = False
+) -> BuildResult:
+    """Run `dbt build`, printing what dbt prints; afterwards the warehouse's file is free again.
+
+    Args:
+        manifest: from `parse`, to save parsing again.
+        to_stderr: dbt's output goes to standard error, so that standard output stays a JSON document.
+        quiet: dbt prints errors only.
+
+    Raises:
+        DbtFailed: dbt stopped before or while it ran nodes (a wrong option, a lost warehouse).
+        KeyboardInterrupt: the user stopped it.
+    """
+    arguments = ["build", *(["--quiet"] if quiet else []), *_common(options), *_selection(options)]
+    if options.full_refresh:
+        arguments.append("--full-refresh")
+    if options.threads is not None:
+        arguments += ["--threads", str(options.threads)]
+    redirected = contextlib.redirect_stdout(sys.stderr) if to_stderr else contextlib.nullcontext()
+    with redirected:
+        done = _invoke(arguments, manifest)
+    results = getattr(done.result, "results", None)
+    if results is None:
+        if done.success:  # nothing was selected
+            return BuildResult(True, ())
+        raise DbtFailed(f"dbt build stopped: {_said(done.exception)}", mend="read logs/dbt.log in the dbt project")
+    nodes = tuple(NodeResult(r.node.unique_id, str(r.status), r.message, float(r.execution_time)) for r in results)
+    return BuildResult(bool(done.success), nodes, None if done.exception is None else _said(done.exception))
+
+
+def _invoke(arguments: Sequence[str], manifest: Manifest | None) -> dbtRunnerResult:
+    if not _ONE_AT_A_TIME.acquire(blocking=False):
+        raise BridgeError(
+            "dbt is already running in this process", mend="let the first run end, or use another process"
+        )
+    try:
+        done = dbtRunner(manifest=manifest).invoke(list(arguments))
+    finally:
+        _release_duckdb()
+        _ONE_AT_A_TIME.release()
+    # dbtRunner hands every BaseException back as a value: an interrupt must stay one.
+    if isinstance(done.exception, KeyboardInterrupt | SystemExit):
+        raise done.exception
+    return done
+
+
+def _release_duckdb() -> None:
+    """dbt-duckdb keeps the file open, and locked, in a class attribute until the process ends."""
+    connections = sys.modules.get("dbt.adapters.duckdb.connections")
+    if connections is not None:
+        connections.DuckDBConnectionManager.close_all_connections()
+
+
+def _common(options: DbtOptions) -> list[str]:
+    arguments = ["--project-dir", str(options.project_dir.resolve())]
+    if options.profiles_dir is not None:
+        arguments += ["--profiles-dir", str(options.profiles_dir.resolve())]
+    if options.profile is not None:
+        arguments += ["--profile", options.profile]
+    if options.target is not None:
+        arguments += ["--target", options.target]
+    if options.vars:
+        arguments += ["--vars", json.dumps(dict(options.vars))]
+    return arguments
+
+
+def _selection(options: DbtOptions) -> list[str]:
+    arguments: list[str] = []
+    for flag, selectors in (("--select", options.select), ("--exclude", options.exclude)):
+        for selector in selectors:
+            arguments += [flag, selector]
+    return arguments
+
+
+def _quiet() -> list[str]:
+    return ["--log-level", "none", "--no-print", "--quiet"]
+
+
+def _said(error: BaseException | None) -> str:
+    """dbt's message, one paragraph, without its decoration."""
+    text = str(error).strip() if error is not None else "a node failed"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip()) or type(error).__name__
+
+
+def _not_parsed(error: BaseException | None, options: DbtOptions) -> BridgeError:
+    said = _said(error)
+    if isinstance(error, DbtProjectError) or "profile" in said.lower():
+        return DbtFailed(
+            f"dbt cannot load the project or its profile: {said}", mend=f"dbt debug {_hint(options)}".strip()
+        )
+    return DbtFailed(f"dbt cannot parse the project: {said}", mend=f"dbt parse {_hint(options)}".strip())
+
+
+def _hint(options: DbtOptions) -> str:
+    return "" if options.project_dir.resolve() == options.project_dir.cwd() else f"--project-dir {options.project_dir}"
