@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 
+GHOST_MARK = "_dbt_bridge_ghost"  # in the text of a view that stands for a source that has not landed
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class TableName:
     """A table's name, unquoted and exactly as the database spells it."""

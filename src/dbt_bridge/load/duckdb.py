@@ -1,0 +1,356 @@
+"""The DuckDB warehouse: rows are staged under hidden names, then shown in one transaction.
+
+DuckDB cannot move a table to another schema, so staging tables lie beside the tables that they become, and publishing
+a replaced table is a DROP and a RENAME. Every operation has a cursor of its own: a second query on a connection
+silently truncates a result that is still being streamed from it (DuckDB 1.5.5).
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, TypeRefused, UsageError
+from dbt_bridge.load import duckdb_audit as audit
+from dbt_bridge.load import duckdb_read as reading
+from dbt_bridge.load.destination import WRITE_DISPOSITIONS, Checkpoint, Load, Loaded, Staged
+from dbt_bridge.load.duckdb_publish import Publication, check_types, folded, publish_one
+from dbt_bridge.load.duckdb_retry import in_transaction, translated
+from dbt_bridge.load.duckdb_types import landed as landed_column
+from dbt_bridge.receipt import Receipt
+from dbt_bridge.table import Column, Table, TableName, quoted
+
+STAGING_PREFIX = "_dbt_bridge_stage_"
+ROW = "_dbt_bridge_row"
+DEFAULT_MEMORY_LIMIT = "350MB"  # with Arrow batches in flight the process stays under 600 MB
+
+# A DuckDB file is open in one process at a time: staging tables of any other token are left over from a killed run.
+_PROCESS = secrets.token_hex(4)
+_numbers = itertools.count(1)
+
+
+class DuckDBWarehouse:
+    """A `Warehouse` over one DuckDB catalog.
+
+    Made by `open`, which owns its connection, or `over` a connection of somebody else (dbt's), whose settings stay as
+    they are.
+    """
+
+    def __init__(self, connection: Any, *, name: str, catalog: str, owned: bool) -> None:
+        self.name = name
+        self._connection = connection
+        self._catalog = catalog
+        self._owned = owned
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        name: str = "duckdb",
+        memory_limit: str = DEFAULT_MEMORY_LIMIT,
+    ) -> DuckDBWarehouse:
+        """Open a database file (or `:memory:`).
+
+        Raises:
+            ConnectionFailed: the file is locked by another process, unreadable, or open here with other options.
+        """
+        # Row order is kept for merges by a column of our own. DuckDB's choice of a string compression costs most of a
+        # load's CPU, and FSST gives files of the same size.
+        tuned = {
+            "preserve_insertion_order": False,
+            "force_compression": "fsst",
+            "memory_limit": memory_limit,
+            **(config or {}),
+        }
+        try:
+            connection = duckdb.connect(str(path), config=tuned)
+        except duckdb.Error as error:
+            raise ConnectionFailed(
+                f"the DuckDB file {path} cannot be opened: {error}",
+                mend="close the program that has it open, or check the path and the profile's config_options",
+            ) from error
+        return cls(connection, name=name, catalog=_current_catalog(connection), owned=True)
+
+    @classmethod
+    def over(cls, connection: Any, *, name: str = "duckdb", catalog: str | None = None) -> DuckDBWarehouse:
+        """Work on an open connection through sibling cursors.
+
+        The connection's transaction is not ours: what it wrote and did not commit is not seen.
+        """
+        return cls(connection, name=name, catalog=catalog or _current_catalog(connection), owned=False)
+
+    def __enter__(self) -> DuckDBWarehouse:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._owned:
+            self._connection.close()
+
+    # --- Destination -------------------------------------------------------------------------------------------
+
+    def landed(self, column: Column) -> Column:
+        """See `duckdb_types.landed`."""
+        return landed_column(column)
+
+    def existing(self, name: TableName) -> Table | None:
+        """The table (or a view that is not a ghost) as it stands, with DuckDB's types in `origin_type`."""
+        with closing(self._connection.cursor()) as cur:
+            found = Publication(cur, self._catalog).relation(name)
+            if found is None or found.is_ghost:
+                return None
+            schema = reading.schema_of(cur, self._select(found.name, found.columns), found.columns)
+        columns = zip(schema, found.columns.values(), strict=True)
+        return Table(found.name, tuple(Column(f.name, f.type, sql) for f, sql in columns))
+
+    def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+        """Stage and publish one table. On any error the table is what it was."""
+        staged = self.stage(load, batches)
+        try:
+            return self.publish([staged])[0]
+        except BaseException:
+            self.discard([staged])
+            raise
+
+    def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+        """The exact counts of a load: it is done, and rolled back."""
+        staged = self.stage(load, batches)
+        try:
+            with self._cursor(staged.load.table.name) as cur:
+                cur.execute("BEGIN")
+                try:
+                    return publish_one(Publication(cur, self._catalog), staged)
+                finally:
+                    cur.execute("ROLLBACK")
+        finally:
+            self.discard([staged])
+
+    # --- Warehouse ---------------------------------------------------------------------------------------------
+
+    def stage(self, load: Load, batches: pa.RecordBatchReader) -> Staged:
+        """Write rows to a hidden table beside the one that they will become.
+
+        Raises:
+            UsageError: unknown write disposition, or a window for another disposition than append.
+            KeyRefused: merge without a key, or a key column that is absent or holds NULL.
+            TypeRefused: no columns, two columns whose names DuckDB takes for one, or a type that does not fit.
+            DestinationError: DuckDB broke off.
+        """
+        _check(load)
+        name = load.table.name
+        staging = TableName(name.schema, f"{STAGING_PREFIX}{_PROCESS}_{next(_numbers)}")
+        counter = _Counter(load, batches)
+        with self._cursor(name) as cur:
+            publication = Publication(cur, self._catalog)
+            check_types(publication, load, _sql_types(cur, load.table.arrow_schema))
+            publication.create_schema(name.schema)
+            try:
+                _create_from(cur, publication.sql_name(staging), load, counter)
+                if load.write_disposition == "merge":
+                    publication.keep_last(staging, load.table.key, ROW)
+            except BaseException:
+                publication.drop_staging(staging)
+                counter.raise_own_error()
+                raise
+        return Staged(load, staging, counter.rows, counter.bytes)
+
+    def publish(
+        self,
+        staged: Sequence[Staged],
+        checkpoints: Sequence[Checkpoint] = (),
+        receipts: Callable[[Sequence[Loaded]], Sequence[Receipt]] | None = None,
+    ) -> list[Loaded]:
+        """Show all staged tables, with checkpoints and receipts, in one transaction; retried on conflicts."""
+
+        def work(cur: Any) -> list[Loaded]:
+            publication = Publication(cur, self._catalog)
+            loaded = [publish_one(publication, one) for one in staged]
+            audit.save_checkpoints(cur, self._catalog, checkpoints)
+            if receipts is not None:
+                audit.append_receipts(cur, self._catalog, receipts(loaded))
+            return loaded
+
+        tables = ", ".join(str(s.load.table.name) for s in staged)
+        with self._cursor(tables) as cur:
+            audit.ensure(cur, self._catalog)
+            return in_transaction(cur, work)
+
+    def discard(self, staged: Sequence[Staged] = ()) -> None:
+        """Drop these staging tables and those of killed processes; live loads of this process keep theirs."""
+        with self._cursor("staging tables") as cur:
+            publication = Publication(cur, self._catalog)
+            mine = {s.staging for s in staged}
+            for name in publication.tables_like(STAGING_PREFIX):
+                if name in mine or not name.name.startswith(f"{STAGING_PREFIX}{_PROCESS}_"):
+                    publication.drop_staging(name)
+
+    def checkpoint(self, node: str) -> Checkpoint | None:
+        with self._cursor("checkpoints") as cur:
+            return audit.checkpoint(cur, self._catalog, node)
+
+    def forget(self, node: str) -> None:
+        with self._cursor("checkpoints") as cur:
+            audit.forget(cur, self._catalog, node)
+
+    def record(self, receipts: Sequence[Receipt]) -> None:
+        with self._cursor("receipts") as cur:
+            audit.ensure(cur, self._catalog)
+            in_transaction(cur, lambda cur: audit.append_receipts(cur, self._catalog, receipts))
+
+    def read(self, name: TableName, columns: Sequence[str] = ()) -> pa.RecordBatchReader:
+        """Stream a table's or view's rows on a cursor of its own.
+
+        UUID comes as arrow.uuid, JSON as arrow.json; types that Arrow lacks (HUGEINT, BIT, TIMETZ, ...) as text.
+
+        Raises:
+            DestinationError: no such relation or column.
+        """
+        cur = self._connection.cursor()
+        with translated(name):
+            found = Publication(cur, self._catalog).relation(name)
+            if found is None:
+                raise DestinationError(f"there is no table {name} in DuckDB", mend="dbt build, or dbt-bridge sync")
+            missing = [c for c in columns if c not in found.columns]
+            if missing:
+                raise DestinationError(f"{name} has no column {missing[0]!r}; it has {', '.join(found.columns)}")
+            wanted = {c: found.columns[c] for c in columns} if columns else found.columns
+            return reading.read(cur, self._select(found.name, wanted), wanted)
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _cursor(self, where: object) -> Iterator[Any]:
+        with closing(self._connection.cursor()) as cur, translated(where):
+            yield cur
+
+    def _select(self, name: TableName, columns: Mapping[str, str]) -> str:
+        parts = ", ".join(reading.expression(column, sql) for column, sql in columns.items())
+        return f"SELECT {parts}\nFROM {quoted(self._catalog)}.{quoted(name.schema)}.{quoted(name.name)}"
+
+
+class _Counter:
+    """Counts the rows and bytes that pass, checks keys, and keeps the error that DuckDB would only quote."""
+
+    def __init__(self, load: Load, batches: pa.RecordBatchReader) -> None:
+        self.rows = 0
+        self.bytes = 0
+        self._load = load
+        self._batches = batches
+        self._error: BaseException | None = None
+
+    def reader(self) -> pa.RecordBatchReader:
+        schema = self._load.table.arrow_schema
+        if self._load.write_disposition == "merge":
+            schema = schema.append(pa.field(ROW, pa.int64()))
+        return pa.RecordBatchReader.from_batches(_nullable(schema), self._counted())
+
+    def _counted(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in self._batches:
+                self._check_key(batch)
+                first = self.rows
+                self.rows += batch.num_rows
+                self.bytes += batch.nbytes
+                if self._load.write_disposition == "merge":
+                    row = pa.array(range(first, self.rows), pa.int64())
+                    yield pa.record_batch([*batch.columns, row], names=[*batch.schema.names, ROW])
+                else:
+                    yield batch
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def _check_key(self, batch: pa.RecordBatch) -> None:
+        for column in self._load.table.key if self._load.write_disposition == "merge" else ():
+            if batch.column(column).null_count:
+                raise KeyRefused(
+                    f"key column {column!r} of {self._load.table.name} holds NULL, so its rows cannot be merged",
+                    mend="name a key that is never NULL, or load with append or replace",
+                )
+
+    def raise_own_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def _nullable(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_nullable(True) for field in schema])
+
+
+def _create_from(cur: Any, staging: str, load: Load, counter: _Counter) -> None:
+    columns = [_staged_expression(c) for c in load.table.columns]
+    if load.write_disposition == "merge":
+        columns.append(quoted(ROW))
+    cur.register("_dbt_bridge_batches", counter.reader())
+    try:
+        cur.execute(f"CREATE TABLE {staging} AS\nSELECT {', '.join(columns)}\nFROM _dbt_bridge_batches")
+    finally:
+        cur.unregister("_dbt_bridge_batches")
+
+
+def _staged_expression(column: Column) -> str:
+    """A column of NULLs has no type of its own yet: it is text until values come (`duckdb_publish.evolved_type`)."""
+    name = quoted(column.name)
+    return f"CAST({name} AS VARCHAR) AS {name}" if pa.types.is_null(column.type) else name
+
+
+def _sql_types(cur: Any, schema: pa.Schema) -> dict[str, str]:
+    """The SQL type of each column of an Arrow schema."""
+    cur.register("_dbt_bridge_nothing", _nullable(schema).empty_table())
+    try:
+        return {row[0]: row[1] for row in cur.execute("DESCRIBE FROM _dbt_bridge_nothing").fetchall()}
+    finally:
+        cur.unregister("_dbt_bridge_nothing")
+
+
+def _current_catalog(connection: Any) -> str:
+    with closing(connection.cursor()) as cur:
+        return str(cur.execute("SELECT current_database()").fetchone()[0])
+
+
+def _check(load: Load) -> None:
+    """All that is wrong with a request before its rows are looked at."""
+    table, disposition = load.table, load.write_disposition
+    if disposition not in WRITE_DISPOSITIONS:
+        raise UsageError(
+            f"unknown write disposition {disposition!r} for {table.name}",
+            mend=f"one of {', '.join(WRITE_DISPOSITIONS)}",
+        )
+    if load.window is not None and disposition != "append":
+        raise UsageError(f"a window belongs to append, not to {disposition} ({table.name})")
+    if not table.columns:
+        raise TypeRefused(f"{table.name} has no columns, and DuckDB has no tables without columns")
+    seen: dict[str, str] = {}
+    for column in table.columns:
+        if not column.name or column.name == ROW:
+            raise TypeRefused(f"{table.name} has a column named {column.name!r}, which DuckDB cannot take")
+        other = seen.setdefault(folded(column.name), column.name)
+        if other is not column.name:
+            raise TypeRefused(
+                f"{table.name} has the columns {other!r} and {column.name!r}, which are one name to DuckDB",
+                mend="rename or leave out one of them",
+            )
+    if disposition == "merge":
+        _check_key(table)
+
+
+def _check_key(table: Table) -> None:
+    if not table.key:
+        raise KeyRefused(f"merge into {table.name} needs a key", mend="name one: primary_key: [column, ...]")
+    for column in table.key:
+        if table.column(column) is None:
+            raise KeyRefused(
+                f"key column {column!r} is not among the columns of {table.name}: "
+                + ", ".join(c.name for c in table.columns)
+            )

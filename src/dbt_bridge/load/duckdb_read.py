@@ -1,0 +1,89 @@
+"""Rows leave DuckDB as Arrow exactly, whatever the connection's Arrow settings are (dbt's may be anything)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import pyarrow as pa
+
+from dbt_bridge.table import quoted
+
+ROWS_PER_BATCH = 50_000
+
+# DuckDB's Arrow export drops a TIMETZ's offset, wraps a HUGEINT beyond 38 digits, and gives BIT its inner bytes.
+# A HUGEINT (the type of every sum of integers) is a number: the cast to DECIMAL raises where it does not fit.
+_SENT_AS = {
+    "TIME WITH TIME ZONE": "VARCHAR",
+    "BIT": "VARCHAR",
+    "BIGNUM": "VARCHAR",
+    "HUGEINT": "DECIMAL(38,0)",
+    "UHUGEINT": "DECIMAL(38,0)",
+}
+_LIST = re.compile(r"(?P<element>.*?)(?P<dimensions>(\[\d*\])*)", re.DOTALL)
+
+
+def expression(column: str, sql_type: str) -> str:
+    """The select expression whose Arrow form keeps every value."""
+    name = quoted(column)
+    if sql_type == "UUID":
+        return f"unhex(replace(CAST({name} AS VARCHAR), '-', '')) AS {name}"
+    if sql_type == "JSON" or sql_type.startswith("ENUM("):
+        return f"CAST({name} AS VARCHAR) AS {name}"
+    shape = _LIST.fullmatch(sql_type)
+    if shape and shape["element"] in _SENT_AS:
+        return f"CAST({name} AS {_SENT_AS[shape['element']]}{shape['dimensions']}) AS {name}"
+    return name
+
+
+def read_type(arrow: pa.DataType, sql_type: str) -> pa.DataType:
+    """The Arrow type of a column of this SQL type, given that of its `expression`."""
+    if sql_type == "UUID":
+        return pa.uuid()
+    if sql_type == "JSON":
+        return pa.json_()
+    if pa.types.is_timestamp(arrow) and arrow.tz is not None:
+        return pa.timestamp(arrow.unit, "UTC")
+    return arrow
+
+
+def schema_of(cur: Any, query: str, columns: Mapping[str, str]) -> pa.Schema:
+    """The Arrow schema of `read(cur, query, columns)`; reads no row."""
+    return _schema(reader(cur, f"{query}\nLIMIT 0").schema, columns)
+
+
+def read(cur: Any, query: str, columns: Mapping[str, str]) -> pa.RecordBatchReader:
+    """Stream a query over `expression`s of these columns (name -> SQL type); closes the cursor at the end."""
+    source = reader(cur, query)
+    schema = _schema(source.schema, columns)
+    return pa.RecordBatchReader.from_batches(schema, _batches(cur, source, schema))
+
+
+def reader(cur: Any, query: str) -> pa.RecordBatchReader:
+    """A query's rows as a stream. DuckDB 2 renamed the method."""
+    relation = cur.sql(query)
+    if hasattr(relation, "to_arrow_reader"):
+        return relation.to_arrow_reader(ROWS_PER_BATCH)
+    return relation.fetch_record_batch(ROWS_PER_BATCH)
+
+
+def _schema(arrow: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:
+    pairs = zip(arrow, columns.values(), strict=True)
+    return pa.schema([pa.field(field.name, read_type(field.type, sql)) for field, sql in pairs])
+
+
+def _batches(cur: Any, source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    with closing(cur):
+        for batch in source:
+            arrays = [_as(array, field.type) for array, field in zip(batch.columns, schema, strict=True)]
+            yield pa.record_batch(arrays, schema=schema)
+
+
+def _as(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    if array.type == type_:
+        return array
+    if isinstance(type_, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(type_, array.cast(type_.storage_type))
+    return array.cast(type_)

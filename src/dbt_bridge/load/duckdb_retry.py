@@ -1,0 +1,87 @@
+"""Transactions of several threads on one DuckDB file: which errors are tried again, and how errors are told."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import duckdb
+
+from dbt_bridge.errors import DestinationError, scrubbed
+
+_T = TypeVar("_T")
+_ATTEMPTS = 40
+_LONGEST_PAUSE = 0.25
+
+# DuckDB's optimistic concurrency control answers with these when another transaction changed the same thing first;
+# https://duckdb.org/docs/stable/connect/concurrency
+_CONFLICTS = ("conflict", "has been altered", "has altered it", "write-write", "could not commit creation")
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Another transaction was first: the same work may succeed when it is done again."""
+    text = str(error).lower()
+    return isinstance(error, duckdb.TransactionException) or (
+        isinstance(error, duckdb.CatalogException | duckdb.InternalException | duckdb.ConstraintException)
+        and any(word in text for word in _CONFLICTS)
+    )
+
+
+def retried(work: Callable[[], _T]) -> _T:
+    """Do work that leaves nothing behind when it fails, again after each conflict."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return work()
+        except duckdb.Error as error:
+            if attempt + 1 == _ATTEMPTS or not is_conflict(error):
+                raise
+            time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.002 * 2**attempt)))
+    raise AssertionError("unreachable")
+
+
+def in_transaction(cur: Any, work: Callable[[Any], _T]) -> _T:
+    """Run `work(cur)` in one transaction; from the start again after each conflict."""
+
+    def once() -> _T:
+        cur.execute("BEGIN")
+        try:
+            answer = work(cur)
+            cur.execute("COMMIT")
+        except BaseException:
+            _roll_back(cur)
+            raise
+        return answer
+
+    return retried(once)
+
+
+def _roll_back(cur: Any) -> None:
+    try:
+        cur.execute("ROLLBACK")
+    except duckdb.TransactionException:
+        # A failed COMMIT has already ended the transaction; the caller raises what made it fail.
+        return
+
+
+@contextmanager
+def translated(where: object) -> Iterator[None]:
+    """Tell DuckDB's errors as DestinationError, naming the table, without secrets."""
+    try:
+        yield
+    except duckdb.Error as error:
+        text = scrubbed(str(error)).strip()
+        raise DestinationError(f"DuckDB failed on {where}: {text}", mend=_mend(text)) from error
+
+
+def _mend(text: str) -> str:
+    lowered = text.lower()
+    if "no space left" in lowered or "could not write" in lowered:
+        return "free disk space beside the DuckDB file, then run the same command again"
+    if "out of memory" in lowered:
+        return "raise memory_limit in the profile's config_options or settings"
+    if "depend" in lowered:
+        return "drop the index or view that depends on the table, then run the same command again"
+    return ""
