@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -169,6 +169,12 @@ class Project:
         return wanted and not any(fnmatchcase(node, glob) for glob in self.not_needed_undeclared)
 
 
+def nearest_project(folder: Path) -> Path:
+    """The folder, or the one nearest above it, that holds a `dbt_project.yml`; the folder itself without any."""
+    folder = folder.resolve()
+    return next((f for f in (folder, *folder.parents) if (f / "dbt_project.yml").is_file()), folder)
+
+
 def load_project(options: DbtOptions) -> Project:
     """Read a dbt project: its warehouse, its sources that live elsewhere, its deliveries, and the selection.
 
@@ -180,4 +186,8 @@ def load_project(options: DbtOptions) -> Project:
     """
     from dbt_bridge.transform.manifest import read_project
 
+    root = options.project_dir.resolve()
+    if options.profiles_dir is None and not (Path.cwd() / "profiles.yml").exists() and (root / "profiles.yml").exists():
+        # dbt looks into the working directory only; a project must mean the same wherever it is started from.
+        options = replace(options, profiles_dir=root)
     return read_project(options)

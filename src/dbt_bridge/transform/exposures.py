@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from dbt.contracts.graph.manifest import Manifest
-from dbt.contracts.graph.nodes import Exposure, GenericTestNode
+from dbt.contracts.graph.nodes import Exposure, GenericTestNode, SingularTestNode
 
 from dbt_bridge.declared import checked_exposure
 from dbt_bridge.errors import UsageError
@@ -39,7 +39,7 @@ def _delivery(exposure: Exposure, manifest: Manifest) -> Delivery:
         name=exposure.name,
         model=model.unique_id,
         relation_schema=model.schema,
-        relation_name=model.alias,  # type: ignore[union-attr]
+        relation_name=model.alias,
         relation_database=model.database,
         ancestors=ancestors,
         gates=_gates(ancestors, manifest),
@@ -99,7 +99,7 @@ def _gates(ancestors: frozenset[str], manifest: Manifest) -> frozenset[str]:
     """
     gates: set[str] = set()
     for node in manifest.nodes.values():
-        if node.resource_type != "test":
+        if not isinstance(node, GenericTestNode | SingularTestNode):
             continue
         attached = node.attached_node if isinstance(node, GenericTestNode) else None
         if attached in ancestors if attached is not None else not ancestors.isdisjoint(node.depends_on_nodes):

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 from dbt.exceptions import DbtProjectError
+from dbt.flags import get_flags
 
 from dbt_bridge.errors import BridgeError, DbtFailed, UsageError
-from dbt_bridge.project import DbtOptions
+from dbt_bridge.project import DbtOptions, Project
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
@@ -104,6 +105,24 @@ def build(
         raise DbtFailed(f"dbt build stopped: {_said(done.exception)}", mend="read logs/dbt.log in the dbt project")
     nodes = tuple(NodeResult(r.node.unique_id, str(r.status), r.message, float(r.execution_time)) for r in results)
     return BuildResult(bool(done.success), nodes, None if done.exception is None else _said(done.exception))
+
+
+def last_statuses(project: Project) -> dict[str, str]:
+    """dbt's statuses of the last run in this project, from `target/run_results.json`.
+
+    Raises:
+        UsageError: nothing was run yet.
+    """
+    target = get_flags().TARGET_PATH or "target"  # type: ignore[no-untyped-call]
+    file = project.root / target / "run_results.json"
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    except FileNotFoundError:
+        raise UsageError(
+            f"dbt has not run in {project.root} yet, so nothing is known of the tests that guard deliveries",
+            mend="dbt-bridge build",
+        ) from None
+    return {result["unique_id"]: result["status"] for result in results}
 
 
 def _invoke(arguments: Sequence[str], manifest: Manifest | None) -> dbtRunnerResult:

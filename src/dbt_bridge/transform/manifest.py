@@ -82,14 +82,15 @@ def _without_tables(manifest: Manifest, config: RuntimeConfig, declared: Any) ->
         for raw in file.dict_from_yaml.get("sources") or ():
             if not isinstance(raw, Mapping) or raw.get("tables") or "overrides" in raw:
                 continue
-            context = generate_schema_yml_context(config, file.project_name)
+            package = str(file.project_name)
+            context = generate_schema_yml_context(config, package)
             entry = SchemaYamlRenderer(context, "sources").render_data(dict(raw))
             settings = entry.get("config") or {}
             meta = {**(entry.get("meta") or {}), **(settings.get("meta") or {})}
             name = str(entry.get("name"))
-            if "bridge" in meta and settings.get("enabled", True) and (file.project_name, name) not in declared:
+            if "bridge" in meta and settings.get("enabled", True) and (package, name) not in declared:
                 schema, database = entry.get("schema") or name, entry.get("database") or config.credentials.database
-                yield _Group(file.project_name, name, file.path.original_file_path, schema, database, meta["bridge"])
+                yield _Group(package, name, file.path.original_file_path, schema, database, meta["bridge"])
 
 
 def _landing(group: _Group) -> LandingSource:

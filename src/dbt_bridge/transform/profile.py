@@ -22,7 +22,7 @@ def runtime_config(options: DbtOptions) -> RuntimeConfig:
     root, given = str(options.project_dir.resolve()), dict(options.vars)
     try:
         profile = load_profile(root, given, options.profile, options.target, options.threads)
-        return RuntimeConfig.from_parts(load_project(root, False, profile, given), profile, get_flags())
+        return RuntimeConfig.from_parts(load_project(root, False, profile, given), profile, get_flags())  # type: ignore[no-untyped-call]
     except DbtRuntimeError as error:
         raise DbtFailed(f"dbt cannot load its profile: {error}", mend="dbt debug") from error
 

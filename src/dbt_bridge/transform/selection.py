@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from dbt.contracts.graph.manifest import Manifest
 
@@ -39,10 +41,10 @@ def pick(options: DbtOptions, manifest: Manifest, sources: Sequence[LandingSourc
 
 
 def _parents(node: str, manifest: Manifest) -> list[str]:
-    for group in (manifest.nodes, manifest.exposures, manifest.unit_tests):
-        if node in group:
-            return list(group[node].depends_on.nodes)
-    return []
+    """What a node reads directly. A unit test reads nothing but what is written in it."""
+    if node in manifest.exposures:
+        return list(manifest.exposures[node].depends_on.nodes)
+    return list(manifest.nodes[node].depends_on_nodes) if node in manifest.nodes else []
 
 
 def _globs(selectors: Sequence[str], sources: Sequence[LandingSource]) -> tuple[str, ...]:
@@ -53,25 +55,20 @@ def _globs(selectors: Sequence[str], sources: Sequence[LandingSource]) -> tuple[
     """
     globs: list[str] = []
     for one in (part for selector in selectors for part in selector.split()):
-        method, _, value = one.strip("+@").partition(":")
+        method, _, value = re.sub(r"^@|^\d*\+|\+\d*$", "", one).partition(":")
         if method != "source" or not value or "," in value:
             continue
-        parts = value.rstrip("+0123456789").split(".") if value.endswith("+") else value.split(".")
+        parts = value.split(".")
+        if len(parts) > 3:
+            continue
+        package_glob, source_glob, table_glob = {
+            1: ["*", parts[0], "*"],
+            2: ["*", *parts],
+            3: parts,
+        }[len(parts)]
         for source in sources:
             prefix = source.defaults.node
-            package = prefix.split(".")[1]
-            if len(parts) == 1:
-                globs += _matching(prefix, package, ("*", parts[0], "*"))
-            elif len(parts) == 2:
-                globs += _matching(prefix, package, ("*", *parts))
-            elif len(parts) == 3:
-                globs += _matching(prefix, package, (parts[0], parts[1], parts[2]))
+            _, package, name, _ = prefix.split(".", 3)
+            if fnmatchcase(package, package_glob) and fnmatchcase(name, source_glob):
+                globs.append(f"{prefix}{table_glob}")
     return tuple(dict.fromkeys(globs))
-
-
-def _matching(prefix: str, package: str, wanted: tuple[str, str, str]) -> list[str]:
-    from fnmatch import fnmatchcase
-
-    _, _, source, _ = prefix.split(".", 3)
-    fits = fnmatchcase(package, wanted[0]) and fnmatchcase(source, wanted[1])
-    return [f"{prefix}{wanted[2]}"] if fits else []

@@ -1,0 +1,290 @@
+"""The command line: parse, call, print, exit code.
+
+Exit codes: 0 all done, 1 something failed, 2 the command or the project is wrong and nothing was touched,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dbt_bridge import __version__
+from dbt_bridge.errors import BridgeError, UsageError, scrubbed
+
+if TYPE_CHECKING:
+    from dbt_bridge.progress import Reporter
+    from dbt_bridge.project import DbtOptions
+    from dbt_bridge.receipt import Receipt
+    from dbt_bridge.transform.invoke import BuildResult
+
+_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+_SELECTORS = {
+    "--select": "--select",
+    "-s": "--select",
+    "--models": "--select",
+    "-m": "--select",
+    "--exclude": "--exclude",
+}
+
+
+@dataclass
+class Output:
+    """Where results go. With `--json` nothing but one document is written to standard output, whatever happens."""
+
+    as_json: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+    def document(self, **parts: Any) -> None:
+        """The one JSON document."""
+        blank: dict[str, Any] = {"status": "success", "receipts": [], "dbt": None, "error": None}
+        click.echo(json.dumps({**blank, **parts}, ensure_ascii=False, default=str))
+
+    def reporter(self) -> Reporter:
+        from dbt_bridge.progress import reporter
+
+        return reporter(silent=self.as_json or self.quiet)
+
+    def result(self, receipts: Sequence[Receipt], *, ok: bool, dbt: BuildResult | None = None) -> int:
+        """Print what happened; answers the exit code."""
+        if self.as_json:
+            status = "success" if ok else "failed"
+            self.document(status=status, receipts=[r.as_json() for r in receipts], dbt=_dbt_as_json(dbt))
+        elif not self.quiet:
+            from dbt_bridge.progress import print_summary
+
+            print_summary(receipts)
+            if not receipts:
+                click.echo("nothing to move: no selected source or exposure has a config.meta.bridge block", err=True)
+        return 0 if ok else _FAILED
+
+    def failure(self, what: str, mend: str, code: int) -> int:
+        if self.as_json:
+            self.document(status="failed", error={"what": what, "mend": mend})
+        click.echo(f"{what}\n  -> {mend}" if mend else what, err=True)
+        return code
+
+
+_OPTIONS = (
+    click.option("--project-dir", type=click.Path(path_type=Path), envvar="DBT_PROJECT_DIR",
+                 help="Folder of dbt_project.yml; the working directory or one above it by default."),
+    click.option("--profiles-dir", type=click.Path(path_type=Path), envvar="DBT_PROFILES_DIR",
+                 help="Folder of profiles.yml, as in dbt."),
+    click.option("--profile", envvar="DBT_PROFILE", help="Profile to use, as in dbt."),
+    click.option("--target", "-t", envvar="DBT_TARGET", help="Target of the profile, as in dbt."),
+    click.option("--vars", "variables", metavar="YAML", help="Variables for dbt: '{start: 2026-01-01}'."),
+    click.option("--select", "-s", multiple=True, help="What to run, in dbt's selector syntax."),
+    click.option("--exclude", multiple=True, help="What to leave out, in dbt's selector syntax."),
+    click.option("--threads", type=click.IntRange(min=1), help="Tables and nodes at once; by default the profile's."),
+)  # fmt: skip
+_OUTPUT = (
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document with the receipts."),
+    click.option("--quiet", "-q", is_flag=True, help="Print errors only."),
+    click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error."),
+)
+_FULL_REFRESH = click.option("--full-refresh", is_flag=True, help="Copy and build everything anew; forget checkpoints.")
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dbt-bridge")
+def cli() -> None:
+    """Move, transform, verify and deliver data in one dbt project.
+
+    Sources and exposures say where their rows live, in `config.meta.bridge` of the dbt YAML.
+
+    \b
+    Example:
+      dbt-bridge demo              see it work, on a real PostgreSQL and DuckDB
+      dbt-bridge init my_project   write a project of your own
+      dbt-bridge build             land the sources, run dbt build, deliver the exposures
+    """
+
+
+@cli.command()
+@_options(*_OPTIONS, _FULL_REFRESH, *_OUTPUT)
+def sync(**given: Any) -> int:
+    """Land the sources: their rows come from the origins into the warehouse.
+
+    \b
+    Example:
+      dbt-bridge sync
+      dbt-bridge sync --select source:shop.orders
+      dbt-bridge sync --full-refresh --json
+    """
+    output, options = _output(given), _dbt_options(given)
+    from dbt_bridge import run
+    from dbt_bridge.project import load_project
+
+    project = load_project(options)
+    with output.reporter() as progress:
+        receipts = run.sync(project, _run_options(options), progress)
+    return output.result(receipts, ok=all(r.status == "success" for r in receipts))
+
+
+@cli.command()
+@_options(*_OPTIONS, _FULL_REFRESH, *_OUTPUT)
+def build(**given: Any) -> int:
+    """Land what the selection needs, run `dbt build`, deliver what passed.
+
+    An exposure is delivered only when every model above it and every test on them passed.
+
+    \b
+    Example:
+      dbt-bridge build
+      dbt-bridge build --select source:shop.orders+ --target prod
+    """
+    output, options = _output(given), _dbt_options(given)
+    from dbt_bridge import run
+    from dbt_bridge.project import load_project
+    from dbt_bridge.transform.invoke import build as dbt_build
+
+    project = load_project(options)
+    built: list[BuildResult] = []
+
+    def run_dbt() -> tuple[dict[str, str], bool]:
+        built.append(dbt_build(project.options, project.manifest, to_stderr=output.as_json, quiet=output.quiet))
+        return built[0].statuses, built[0].success
+
+    with output.reporter() as progress:
+        outcome = run.build(project, run_dbt, _run_options(options), progress)
+    return output.result(outcome.receipts, ok=outcome.ok, dbt=built[0] if built else None)
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Only count what would be inserted, updated and deleted.")
+@_options(*_OPTIONS, *_OUTPUT)
+def deliver(dry_run: bool, **given: Any) -> int:
+    """Deliver the exposures, as the last `dbt build` left their models (reverse ETL).
+
+    \b
+    Example:
+      dbt-bridge deliver --dry-run
+      dbt-bridge deliver --select exposure:crm_segments
+    """
+    output, options = _output(given), _dbt_options(given)
+    from dbt_bridge import run
+    from dbt_bridge.project import load_project
+    from dbt_bridge.transform.invoke import last_statuses
+
+    project = load_project(options)
+    with output.reporter() as progress:
+        receipts = run.deliver(project, last_statuses(project), _run_options(options, dry_run=dry_run), progress)
+    return output.result(receipts, ok=all(r.status == "success" for r in receipts))
+
+
+def _run_options(options: DbtOptions, *, dry_run: bool = False) -> Any:
+    from dbt_bridge.run import Options
+
+    return Options(full_refresh=options.full_refresh, threads=options.threads, dry_run=dry_run)
+
+
+def _output(given: dict[str, Any]) -> Output:
+    return Output(given["as_json"], given["quiet"], given["debug"])
+
+
+def _dbt_options(given: dict[str, Any]) -> DbtOptions:
+    from dbt_bridge.project import DbtOptions, nearest_project
+
+    return DbtOptions(
+        project_dir=given["project_dir"] or nearest_project(Path.cwd()),
+        profiles_dir=given["profiles_dir"],
+        profile=given["profile"],
+        target=given["target"],
+        vars=_variables(given["variables"]),
+        select=tuple(given["select"]),
+        exclude=tuple(given["exclude"]),
+        threads=given["threads"],
+        full_refresh=given.get("full_refresh", False),
+    )
+
+
+def _variables(text: str | None) -> dict[str, Any]:
+    if not text:
+        return {}
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        variables = yaml.safe_load(text)
+    except yaml.YAMLError:
+        variables = None
+    if not isinstance(variables, dict):
+        raise UsageError("--vars is not a YAML dictionary", mend="write it as in dbt: --vars '{start: 2026-01-01}'")
+    return variables
+
+
+def _dbt_as_json(built: BuildResult | None) -> dict[str, Any] | None:
+    if built is None:
+        return None
+    nodes = [
+        {"unique_id": n.unique_id, "status": n.status, "message": n.message, "seconds": n.seconds} for n in built.nodes
+    ]
+    return {"success": built.success, "error": built.error, "nodes": nodes}
+
+
+def _spread(arguments: Iterable[str]) -> list[str]:
+    """dbt takes several selectors after one flag: `--select a b` is `--select a --select b`."""
+    spread: list[str] = []
+    flag: str | None = None
+    for argument in arguments:
+        if argument in _SELECTORS:
+            flag = _SELECTORS[argument]
+            spread += [flag]
+        elif flag and not argument.startswith("-"):
+            spread += [argument] if spread[-1] == flag else [flag, argument]
+        else:
+            flag = None
+            spread.append(argument)
+    return spread
+
+
+def answered(arguments: Sequence[str]) -> int:
+    """Run one command; every failure becomes a message and an exit code."""
+    output = Output("--json" in arguments, debug="--debug" in arguments)
+    try:
+        return cli.main(args=_spread(arguments), prog_name="dbt-bridge", standalone_mode=False) or 0
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "dbt-bridge"
+        return output.failure(error.format_message(), f"{command} --help", _USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return output.failure("interrupted", "run the same command again: what had landed stays", _INTERRUPTED)
+    except UsageError as error:
+        return output.failure(error.what, error.mend, _USAGE)
+    except BridgeError as error:
+        return output.failure(error.what, error.mend, _FAILED)
+    except BrokenPipeError:  # `dbt-bridge plan | head`
+        sys.stderr.close()
+        return _FAILED
+    except Exception as error:
+        if output.debug:
+            click.echo(scrubbed(traceback.format_exc()), err=True)
+        what = f"this is a bug in dbt-bridge: {type(error).__name__}: {scrubbed(str(error))}"
+        return output.failure(what, "run it again with --debug, and report the traceback", _FAILED)
+
+
+def main() -> None:
+    """The entry point `dbt-bridge`."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    sys.exit(answered(sys.argv[1:]))
