@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from dbt_bridge.errors import OriginError
 from dbt_bridge.extract.postgres.column_types import OriginType, natural
 from dbt_bridge.extract.postgres.connection import Connections
-from dbt_bridge.table import Column, Table, TableName, quoted_name
+from dbt_bridge.table import Column, Table, TableName, quoted, quoted_name
 
 _TABLES = """
 SELECT c.relname
@@ -20,12 +20,31 @@ WHERE n.nspname = %(schema)s
 """
 
 _RELATION = """
-SELECT c.oid, c.relkind, c.reltuples, c.relfilenode,
-       EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
-       has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT')
+SELECT c.oid, c.relkind, has_schema_privilege(n.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %(schema)s AND c.relname = %(name)s
+WHERE n.nspname = %(schema)s
+  AND c.relname = %(name)s
+  AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
+"""
+
+# The table with its partitions or the tables that inherit from it. `relfilenode` is as of the snapshot,
+# `pg_relation_filenode` as of now. (Mapped system catalogs have 0.)
+_FILES = """
+WITH RECURSIVE tree (oid) AS (
+    SELECT %(oid)s::oid
+    UNION
+    SELECT i.inhrelid
+    FROM pg_inherits i
+    JOIN tree ON tree.oid = i.inhparent
+)
+SELECT count(*) > 1,
+       bool_or(c.relfilenode <> 0 AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)),
+       sum(c.reltuples) FILTER (WHERE c.reltuples >= 0 AND c.relkind <> 'p'),
+       sum(pg_table_size(c.oid))::bigint,
+       sum(pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint
+FROM tree
+JOIN pg_class c ON c.oid = tree.oid
 """
 
 # A domain is followed to its base type; the modifier is the first that is set on the way down.
@@ -43,10 +62,9 @@ WITH RECURSIVE resolved AS (
     JOIN pg_type t ON t.oid = r.typbasetype
     WHERE r.typtype = 'd'
 ), elements AS (
-    SELECT t.oid AS array_oid, e.oid, e.typtype, e.typbasetype, e.typtypmod, -1 AS modifier
+    SELECT r.oid AS array_oid, e.oid, e.typtype, e.typbasetype, e.typtypmod, -1 AS modifier
     FROM resolved r
-    JOIN pg_type t ON t.oid = r.oid AND t.typcategory = 'A' AND t.typlen = -1
-    JOIN pg_type e ON e.oid = t.typelem
+    JOIN pg_type e ON e.typarray = r.oid
     UNION
     SELECT r.array_oid, t.oid, t.typtype, t.typbasetype, t.typtypmod,
            CASE WHEN r.modifier = -1 THEN r.typtypmod ELSE r.modifier END
@@ -125,23 +143,19 @@ def relation(connections: Connections, name: TableName) -> Relation:
     if not found:
         near = [row[0] for row in connections.query(_TABLES, {"schema": name.schema})]
         raise OriginError(f"origin {connections.name!r} has no table {name}", mend=_nearest(name.name, near, "a table"))
-    oid, kind, estimate, file, has_children, readable = found[0]
-    if not readable:
+    oid, kind, usable, readable = found[0]
+    if not (usable and readable):
         user = connections.query("SELECT quote_ident(current_user)")[0][0]
+        missing = f"SELECT ON {quoted_name(name)}" if usable else f"USAGE ON SCHEMA {quoted(name.schema)}"
         raise OriginError(
-            f"origin {connections.name!r}: no privilege to read {name}",
-            mend=f"GRANT SELECT ON {quoted_name(name)} TO {user};",
+            f"origin {connections.name!r}: no privilege to read {name}", mend=f"GRANT {missing} TO {user};"
         )
     if kind in ("r", "p"):
-        connections.try_execute(f"LOCK TABLE {quoted_name(name)} IN ACCESS SHARE MODE")
-    size, pages, now = connections.query(
-        "SELECT pg_table_size(%(oid)s), pg_relation_size(%(oid)s) / current_setting('block_size')::int,"
-        " pg_relation_filenode(%(oid)s)",
-        {"oid": oid},
-    )[0]
-    if kind == "r" and file and now != file:
+        connections.lock(name)
+    is_tree, rewritten, estimate, size, pages = connections.query(_FILES, {"oid": oid})[0]
+    if rewritten:
         raise OriginError(
-            f"origin {connections.name!r}: {name} was truncated or rewritten while the snapshot was taken",
+            f"origin {connections.name!r}: {name} was truncated or rewritten after the snapshot was taken",
             mend="run the same command again",
         )
     rows = connections.query(_COLUMNS, {"oid": oid})
@@ -151,9 +165,9 @@ def relation(connections: Connections, name: TableName) -> Relation:
     return Relation(
         Table(name, columns, key),
         types,
-        rows=None if estimate < 0 else int(estimate),
-        bytes=size if kind in ("r", "m") else None,
-        pages=int(pages) if kind == "r" and not has_children else 0,
+        rows=None if estimate is None else int(estimate),
+        bytes=size if kind in ("r", "p", "m") else None,
+        pages=pages if kind in ("r", "m") and not is_tree else 0,
     )
 
 

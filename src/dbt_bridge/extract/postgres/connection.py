@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
@@ -16,6 +17,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, TypeRefused, scrubbed
+from dbt_bridge.table import TableName, quoted_name
 
 # Text that Postgres writes depends on these; each is set for the transaction only, so that a connection pooler
 # which shares sessions between clients (PgBouncer) keeps none of them. `row_security = off` turns rows that a policy
@@ -42,6 +44,14 @@ JOIN pg_settings s ON lower(s.name) = lower(wanted.name)
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
+_SAVEPOINT = "dbt_bridge"
+_BROKEN = re.compile(
+    "terminating connection|shutting down|starting up|in recovery mode|closed the connection|no connection"
+    "|connection (is |was )?(lost|closed|reset|bad)|connection not open|SSL SYSCALL|could not receive data",
+    re.IGNORECASE,
+)
+
+
 class Connections:
     """The connections of one origin. Constructing does no I/O; the first use connects.
 
@@ -58,29 +68,30 @@ class Connections:
         self._control: psycopg.Connection[Any] | None = None
         self._snapshot = ""
         self._idle: list[Any] = []
+        self._stops: list[Callable[[], None]] = []
         self._lock = threading.RLock()
 
-    def query(self, sql: str, parameters: dict[str, object] | None = None) -> list[tuple[Any, ...]]:
-        """Rows of a query in the snapshot; one thread at a time."""
+    def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Rows of a query in the snapshot; one thread at a time. A query that fails leaves the snapshot usable."""
         with self._lock:
             control = self._connected()
             try:
                 return control.execute(sql.encode(), parameters).fetchall()
             except psycopg.Error as error:
+                self._back(control)
                 raise self.meaning(error) from error
 
-    def try_execute(self, sql: str) -> None:
-        """A statement without an answer, inside a savepoint: its failure leaves the snapshot usable."""
+    def lock(self, name: TableName) -> None:
+        """Keep a table (and those that inherit from it) from being dropped or rewritten until `close`."""
         with self._lock:
             control = self._connected()
             try:
-                control.execute("SAVEPOINT attempt")
-                control.execute(sql.encode())
-                control.execute("RELEASE SAVEPOINT attempt")
+                # Rolling back to a savepoint gives up later locks, so the savepoint moves behind this one.
+                control.execute(f"LOCK TABLE {quoted_name(name)} IN ACCESS SHARE MODE".encode())
+                control.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}; SAVEPOINT {_SAVEPOINT}".encode())
             except psycopg.Error as error:
-                with contextlib.suppress(psycopg.Error):  # the first error is the one that matters
-                    control.execute("ROLLBACK TO SAVEPOINT attempt")
-                raise self.meaning(error) from error
+                self._back(control)
+                raise self.meaning(error, name) from error
 
     def borrow(self) -> Any:
         """An ADBC connection in the snapshot, for one thread. Give it back, or `drop` it after an error."""
@@ -112,8 +123,20 @@ class Connections:
         with contextlib.suppress(adbc.Error):  # it may be broken already; nothing is lost with it
             connection.close()
 
+    def on_close(self, stop: Callable[[], None]) -> None:
+        """Call `stop` when the origin is closed."""
+        with self._lock:
+            self._stops.append(stop)
+
+    def forget(self, stop: Callable[[], None]) -> None:
+        with self._lock, contextlib.suppress(ValueError):  # closed already
+            self._stops.remove(stop)
+
     def close(self) -> None:
         with self._lock:
+            for stop in self._stops:
+                stop()
+            self._stops.clear()
             for connection in self._idle:
                 self.drop(connection)
             self._idle.clear()
@@ -121,36 +144,33 @@ class Connections:
                 self._control.close()
                 self._control = None
 
-    def meaning(self, error: Exception, where: str = "") -> BridgeError:
-        """The error of the tree that a driver's error stands for. `where` is the table."""
+    def meaning(self, error: Exception, table: TableName | None = None) -> BridgeError:
+        """The error of the tree that a driver's error stands for."""
         if isinstance(error, BridgeError):
             return error
-        state = getattr(error, "sqlstate", None) or ""
+        state = getattr(error, "sqlstate", None) or ""  # the driver has none for an error in the middle of a read
         said = self._said(error)
-        place = f"origin {self.name!r}" + (f", table {where}" if where else "")
-        if state == "42501":
+        place = f"origin {self.name!r}" + (f", table {table}" if table else "")
+        if "row-level security" in said:
             return OriginError(
-                f"{place}: {said}",
-                mend=f"GRANT SELECT ON {where or 'the table'} TO the origin's user"
-                if "row-level security" not in said
-                else "ALTER ROLE the_origin_user BYPASSRLS, or read a view that shows the rows meant to land",
+                f"{place}: a row-level security policy hides rows from the origin's user ({said})",
+                mend="ALTER ROLE <the origin's user> BYPASSRLS; or land a view that shows the rows you mean",
             )
-        if state.startswith("22") or "overflow" in said:
-            return TypeRefused(f"{place}: {said}", mend="add `types: {column: text}` to the table's bridge")
-        if state.startswith(("08", "57P")) or re.search(
-            r"server closed the connection|connection .*(lost|closed|refused|reset)|SSL SYSCALL|no connection",
-            said,
-            re.I,
-        ):
+        if state == "42501" or "permission denied" in said:
+            mend = f"GRANT SELECT ON {quoted_name(table)} TO <the origin's user>;" if table else "grant the privilege"
+            return OriginError(f"{place}: {said}", mend=mend)
+        if state.startswith(("08", "57P")) or _BROKEN.search(said):
             return OriginError(f"{place} broke off: {said}", mend="run the same command again when the server is up")
-        return OriginError(f"{place}: {said}", mend="see the origin's server log")
+        if state.startswith("22") or "overflow" in said or "invalid input syntax" in said:
+            return TypeRefused(f"{place}: {said}", mend="add `types: {<column>: text}` to the table's bridge")
+        return OriginError(f"{place}: {said}", mend="see the message of the origin's server, and its log")
 
     def unreachable(self, error: Exception) -> ConnectionFailed:
         target = conninfo_to_dict(self._conninfo())
         at = f"{target.get('host', 'the local socket')}:{target.get('port', 5432)}/{target.get('dbname', '')}"
         said = self._said(error)
         mend = f"check [sources.{self.name}] credentials in .dlt/secrets.toml"
-        if re.search("refused|timeout|timed out|translate host|unreachable", said):
+        if re.search("refused|timeout|timed out|host|unreachable", said):
             mend = f"check that the server listens on {at} and that a firewall lets you through"
         return ConnectionFailed(f"origin {self.name!r} at {at}: {said}", mend=mend)
 
@@ -159,7 +179,7 @@ class Connections:
         text = re.sub(r"\s+", " ", str(error)).strip()
         with contextlib.suppress(psycopg.ProgrammingError):
             password = conninfo_to_dict(self._url).get("password")
-            if password:
+            if password and len(str(password)) > 2:
                 text = text.replace(str(password), "***")
         return scrubbed(text)
 
@@ -175,6 +195,10 @@ class Connections:
                 mend=f"write postgresql://user:password@host:port/database in [sources.{self.name}] credentials",
             ) from None
 
+    def _back(self, control: psycopg.Connection[Any]) -> None:
+        with contextlib.suppress(psycopg.Error):  # the connection may be gone; the first error is the one that matters
+            control.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}".encode())
+
     def _connected(self) -> psycopg.Connection[Any]:
         if self._control is not None:
             return self._control
@@ -189,6 +213,7 @@ class Connections:
             control.execute(_BEGIN.encode())
             control.execute(_SET.encode())
             row = control.execute("SELECT pg_export_snapshot()").fetchone()
+            control.execute(f"SAVEPOINT {_SAVEPOINT}".encode())
         except psycopg.Error as error:
             control.close()
             raise self.meaning(error) from error

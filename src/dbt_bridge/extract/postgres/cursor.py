@@ -10,8 +10,10 @@ from dbt_bridge.extract.postgres.catalog import Relation
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.table import quoted, quoted_name
 
-_NUMBERS = {"int2", "int4", "int8", "oid", "numeric"}
+_LEAST = {"int2": -(2**15), "int4": -(2**31), "int8": -(2**63), "oid": 0}
+_NUMBERS = {*_LEAST, "numeric"}
 _TIMES = {"date", "timestamp", "timestamptz"}
+_ENDLESS = {"NaN", "Infinity", "infinity"}
 
 
 def newest(connections: Connections, relation: Relation, cursor: str) -> str | None:
@@ -26,10 +28,11 @@ def newest(connections: Connections, relation: Relation, cursor: str) -> str | N
     greatest, has_null = connections.query(
         f"SELECT max({column})::text, EXISTS (SELECT FROM {table} WHERE {column} IS NULL) FROM {table}"  # noqa: S608
     )[0]
-    if has_null:
+    if has_null or greatest in _ENDLESS:
+        what = "holds NULLs, and their rows" if has_null else f"holds {greatest}, and all rows after it"
         raise UsageError(
-            f"{relation.table.name}: the cursor {cursor!r} holds NULLs, and rows with NULL would never be loaded",
-            mend="choose a cursor that is NOT NULL, or `replication: initial_copy`",
+            f"{relation.table.name}: the cursor {cursor!r} {what} would never be loaded",
+            mend="choose a cursor that is NOT NULL and finite, or `replication: initial_copy`",
         )
     return None if greatest is None else str(greatest)
 
@@ -41,21 +44,17 @@ def lower_bound(connections: Connections, relation: Relation, increment: Increme
     name = cursor_type(relation, increment.cursor)
     if not increment.lag:
         return increment.at_least
-    # Infinity and NaN minus a lag are themselves. A date is lowered by whole days, rounded away from the checkpoint.
-    if name in _NUMBERS:
-        sql = (
-            "SELECT (%(value)s::numeric - floor(%(lag)s::numeric))::text"
-            if name != "numeric"
-            else ("SELECT (%(value)s::numeric - %(lag)s::numeric)::text")
-        )
-    elif name == "date":
-        sql = (
-            "SELECT CASE WHEN isfinite(%(value)s::date)"
-            " THEN (%(value)s::date - ceil(%(lag)s::float8 / 86400)::int)::text ELSE %(value)s::date::text END"
-        )
+    parameters: dict[str, object] = {"value": increment.at_least, "lag": increment.lag}
+    if name in _LEAST:
+        sql = "SELECT greatest(%(value)s::numeric - ceil(%(lag)s::numeric), %(least)s::numeric)::text"
+        parameters["least"] = _LEAST[name]
+    elif name == "numeric":
+        sql = "SELECT (%(value)s::numeric - %(lag)s::numeric)::text"
+    elif name == "date":  # lowered by whole days
+        sql = "SELECT (%(value)s::date - ceil(%(lag)s::float8 / 86400)::int)::text"
     else:
         sql = f"SELECT (%(value)s::{name} - make_interval(secs => %(lag)s::float8))::text"
-    return str(connections.query(sql, {"value": increment.at_least, "lag": increment.lag})[0][0])
+    return str(connections.query(sql, parameters)[0][0])
 
 
 def condition(relation: Relation, increment: Increment, bound: str | None) -> str:

@@ -19,8 +19,28 @@ _FIRST_DAY = -2_440_588
 
 
 def strictly(wanted: pa.DataType) -> Decode:
-    """A cast that raises pa.ArrowInvalid where a value would change."""
+    """A cast that raises pa.ArrowInvalid or ValueError where a value would change."""
+    if pa.types.is_time(wanted):
+        return lambda array: _time(array, wanted)
+    if pa.types.is_float32(wanted):
+        return _float32
     return lambda array: pc.cast(array, wanted, safe=True)
+
+
+def _time(text: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Arrow parses moments but not times of day (pyarrow 25)."""
+    moments = pc.cast(pc.binary_join_element_wise("1970-01-01", text, " "), pa.timestamp("us"), safe=True)
+    return pc.cast(moments, wanted, safe=True)
+
+
+def _float32(array: pa.Array) -> pa.Array:
+    """Arrow rounds doubles silently, and reads text to the nearest float, which is what was asked for."""
+    short = pc.cast(array, pa.float32(), safe=True)
+    if pa.types.is_float64(array.type):
+        kept = pc.or_kleene(pc.equal(pc.cast(short, pa.float64()), array), pc.is_nan(array))
+        if pc.any(pc.invert(kept)).as_py():
+            raise ValueError("a double with more digits than a float has")
+    return short
 
 
 def repaired(own: pa.DataType) -> Decode:
@@ -45,14 +65,15 @@ def of_list(wanted: pa.DataType, decode: Decode) -> Decode:
 
 
 def first_failure(array: pa.Array, decode: Decode) -> str:
-    """The first value of an array that cannot be decoded, as text."""
+    """The first value of an array that cannot be decoded, as text, or what is wrong with it."""
     for i in range(len(array)):
-        one = array.slice(i, 1)
         try:
-            decode(pa.concat_arrays([one]))
-        except (pa.ArrowInvalid, ValueError):
-            return str(one.cast(pa.string())[0]) if not pa.types.is_list(array.type) else str(one[0])
-    return "?"
+            decode(pa.concat_arrays([array.slice(i, 1)]))
+        except pa.ArrowInvalid:
+            return repr(array[i].as_py())
+        except (pa.ArrowNotImplementedError, ValueError) as error:
+            return str(error)
+    return "of this batch"
 
 
 def _unwrapped(array: pa.Array, integer: pa.DataType, first: int, infinity: tuple[int, int]) -> pa.Array:
@@ -66,5 +87,5 @@ def _unwrapped(array: pa.Array, integer: pa.DataType, first: int, infinity: tupl
     numbers = pc.if_else(plus, pa.scalar(most, integer), pc.if_else(minus, pa.scalar(-most, integer), numbers))
     left = pc.min(pc.filter(numbers, pc.not_equal(numbers, pa.scalar(-most, integer)))).as_py()
     if left is not None and left < first:
-        raise ValueError("a date or timestamp later than Arrow can hold")
+        raise ValueError("a moment after the year 294246 (a date after 5881580), which Arrow cannot hold")
     return numbers.view(array.type)

@@ -12,8 +12,8 @@ from typing import Any
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 
-from dbt_bridge.errors import BridgeError, TypeRefused
-from dbt_bridge.extract.postgres.column_types import Travel
+from dbt_bridge.errors import BridgeError, OriginError, TypeRefused
+from dbt_bridge.extract.postgres.column_types import UNFIT, Travel
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.decoding import first_failure
 from dbt_bridge.table import Column, TableName, quoted, quoted_name
@@ -75,6 +75,7 @@ def _batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.
     if not copy.columns:
         return
     reading = _Reading(connections, copy)
+    connections.on_close(reading.stop)
     threads = [
         threading.Thread(target=reading.run, name=f"dbt-bridge {copy.name}", daemon=True)
         for _ in range(min(workers, len(copy.ranges)))
@@ -84,7 +85,7 @@ def _batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.
     try:
         running = len(threads)
         while running:
-            item = reading.batches.get()
+            item = reading.next()
             if isinstance(item, pa.RecordBatch):
                 yield item
             elif item is None:
@@ -93,6 +94,7 @@ def _batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.
                 raise item
     finally:
         reading.stop()
+        connections.forget(reading.stop)
         for thread in threads:
             thread.join()
 
@@ -119,6 +121,15 @@ class _Reading:
                 with contextlib.suppress(adbc.Error):  # the query may have ended just now
                     cur.adbc_cancel()
 
+    def next(self) -> pa.RecordBatch | BridgeError | None:
+        """The next batch, an error, or None when a thread has ended."""
+        while True:
+            try:
+                return self.batches.get(timeout=0.2)
+            except queue.Empty:
+                if self._stopped.is_set():
+                    return OriginError(f"{self._copy.name}: the origin was closed while its rows were read")
+
     def run(self) -> None:
         """A thread: ranges one after the other until none is left."""
         connection = None
@@ -138,7 +149,7 @@ class _Reading:
         except Exception as error:
             if connection is not None:
                 self._connections.drop(connection)
-            self._put(self._connections.meaning(error, str(self._copy.name)))
+            self._put(unfit(self._copy, str(error)) or self._connections.meaning(error, self._copy.name))
 
     def _read(self, connection: Any, ctid: str) -> None:
         cur = connection.cursor()
@@ -176,11 +187,31 @@ def decoded(copy: Copy, batch: pa.RecordBatch) -> pa.RecordBatch:
     for column, travel, array in zip(copy.columns, copy.travels, batch.columns, strict=True):
         try:
             arrays.append(travel.decode(array))
-        except (pa.ArrowInvalid, ValueError) as error:
-            value = first_failure(array, travel.decode)
-            raise TypeRefused(
-                f"{copy.name}.{column.name}: the value {value[:80]} does not fit {column.type}"
-                + (f" (origin type {column.origin_type})" if column.origin_type else ""),
-                mend=f"add `types: {{{column.name}: text}}` to the table's bridge",
-            ) from error
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+            raise refused(copy.name, column, first_failure(array, travel.decode)) from error
     return pa.RecordBatch.from_arrays(arrays, schema=copy.schema)
+
+
+def refused(table: TableName, column: Column, value: str) -> TypeRefused:
+    """The refusal of a value, with the line of YAML that lands the column as text."""
+    return TypeRefused(
+        f"{table}.{column.name}: the value {value[:120]} does not fit {column.type}"
+        + (f" (origin type {column.origin_type})" if column.origin_type else ""),
+        mend=f"add `types: {{{column.name}: text}}` to the table's bridge",
+    )
+
+
+def unfit(copy: Copy, said: str) -> TypeRefused | None:
+    """The refusal that a message of the server stands for, if it is one."""
+    said = " ".join(said.split())
+    if UNFIT in said:
+        for column in copy.columns:
+            mark = f"{UNFIT} {quoted(column.name)}: "
+            if mark in said:
+                value = said.split(mark, 1)[1].split('" DETAIL', 1)[0]
+                return refused(copy.name, column, value)
+    if "invalid input syntax for type" in said:
+        cast = [column for column, travel in zip(copy.columns, copy.travels, strict=True) if travel.server_casts]
+        if len(cast) == 1:
+            return refused(copy.name, cast[0], said.split("invalid input syntax for ", 1)[1])
+    return None
