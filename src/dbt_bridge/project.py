@@ -187,7 +187,7 @@ def load_project(options: DbtOptions) -> Project:
     from dbt_bridge.transform.manifest import read_project
 
     root = options.project_dir.resolve()
-    if options.profiles_dir is None and not (Path.cwd() / "profiles.yml").exists() and (root / "profiles.yml").exists():
-        # dbt looks into the working directory only; a project must mean the same wherever it is started from.
-        options = replace(options, profiles_dir=root)
+    places = (Path.cwd(), Path.home() / ".dbt")
+    if options.profiles_dir is None and not any((place / "profiles.yml").exists() for place in places):
+        options = replace(options, profiles_dir=root)  # where dbt itself would give up
     return read_project(options)

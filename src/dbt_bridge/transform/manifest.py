@@ -46,7 +46,7 @@ def read_project(options: DbtOptions) -> Project:
     return Project(
         root=root,
         name=config.project_name,
-        warehouse=profile.warehouse(config, root),
+        warehouse=profile.warehouse(config),
         sources=sources,
         deliveries=deliveries(manifest),
         needed=picked.needed,

@@ -27,22 +27,21 @@ def runtime_config(options: DbtOptions) -> RuntimeConfig:
         raise DbtFailed(f"dbt cannot load its profile: {error}", mend="dbt debug") from error
 
 
-def warehouse(config: RuntimeConfig, root: Path) -> WarehouseProfile:
+def warehouse(config: RuntimeConfig) -> WarehouseProfile:
     """The output that dbt would use now.
 
-    For DuckDB a relative `path` is made absolute, and `secrets_sql` has the statements that create its secrets.
+    For DuckDB a relative `path` is made absolute from the working directory, as dbt-duckdb opens it, and `secrets_sql` has the statements that create its secrets.
     """
     adapter = config.credentials.type
     credentials: dict[str, Any] = {**config.credentials.to_dict(omit_none=True), "type": adapter}
     if adapter == "duckdb":
-        credentials["path"] = _beside(str(credentials.get("path", ":memory:")), root)
+        credentials["path"] = _absolute(str(credentials.get("path", ":memory:")))
         credentials["secrets_sql"] = config.credentials.secrets_sql()  # type: ignore[attr-defined]
     database, schema = config.credentials.database, config.credentials.schema
     return WarehouseProfile(adapter, database, schema, config.threads, credentials)
 
 
-def _beside(path: str, root: Path) -> str:
-    """dbt goes into the project's folder before it opens a relative path."""
+def _absolute(path: str) -> str:
     if path.startswith((":memory:", "md:", "motherduck:", "ducklake:")) or "://" in path:
         return path
-    return str(root / Path(path).expanduser())
+    return str(Path(path).absolute())
