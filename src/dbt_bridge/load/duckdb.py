@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName, quoted
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
+_TEXT = "VARCHAR"
 ROW = "_dbt_bridge_row"
 DEFAULT_MEMORY_LIMIT = "350MB"  # with Arrow batches in flight the process stays under 600 MB
 
@@ -208,10 +209,11 @@ class DuckDBWarehouse:
             audit.ensure(cur, self._catalog)
             in_transaction(cur, lambda cur: audit.append_receipts(cur, self._catalog, receipts))
 
-    def read(self, name: TableName, columns: Sequence[str] = ()) -> pa.RecordBatchReader:
-        """Stream a table's or view's rows on a cursor of its own.
+    def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
+        """Stream a table's or view's rows on a cursor of its own; columns in `as_text` cast to VARCHAR.
 
-        UUID comes as arrow.uuid, JSON as arrow.json; types that Arrow lacks (HUGEINT, BIT, TIMETZ, ...) as text.
+        UUID comes as arrow.uuid, JSON as arrow.json, HUGEINT as decimal(38,0); types that Arrow lacks (BIT, TIMETZ,
+        BIGNUM) as text.
 
         Raises:
             DestinationError: no such relation or column.
@@ -225,7 +227,10 @@ class DuckDBWarehouse:
             if missing:
                 raise DestinationError(f"{name} has no column {missing[0]!r}; it has {', '.join(found.columns)}")
             wanted = {c: found.columns[c] for c in columns} if columns else found.columns
-            return reading.read(cur, self._select(found.name, wanted), wanted)
+            text = frozenset(as_text)
+            return reading.read(
+                cur, self._select(found.name, wanted, text), {c: _TEXT if c in text else t for c, t in wanted.items()}
+            )
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -234,8 +239,8 @@ class DuckDBWarehouse:
         with closing(self._connection.cursor()) as cur, translated(where):
             yield cur
 
-    def _select(self, name: TableName, columns: Mapping[str, str]) -> str:
-        parts = ", ".join(reading.expression(column, sql) for column, sql in columns.items())
+    def _select(self, name: TableName, columns: Mapping[str, str], as_text: Collection[str] = ()) -> str:
+        parts = ", ".join(reading.expression(c, sql, as_text=c in as_text) for c, sql in columns.items())
         return f"SELECT {parts}\nFROM {quoted(self._catalog)}.{quoted(name.schema)}.{quoted(name.name)}"
 
 

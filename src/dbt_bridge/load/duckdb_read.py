@@ -25,9 +25,11 @@ _SENT_AS = {
 _LIST = re.compile(r"(?P<element>.*?)(?P<dimensions>(\[\d*\])*)", re.DOTALL)
 
 
-def expression(column: str, sql_type: str) -> str:
+def expression(column: str, sql_type: str, *, as_text: bool = False) -> str:
     """The select expression whose Arrow form keeps every value."""
     name = quoted(column)
+    if as_text:
+        return f"CAST({name} AS VARCHAR) AS {name}"
     if sql_type == "UUID":
         return f"unhex(replace(CAST({name} AS VARCHAR), '-', '')) AS {name}"
     if sql_type == "JSON" or sql_type.startswith("ENUM("):
@@ -61,9 +63,22 @@ def read(cur: Any, query: str, columns: Mapping[str, str]) -> pa.RecordBatchRead
     return pa.RecordBatchReader.from_batches(schema, _batches(cur, source, schema))
 
 
+def of_relation(relation: Any) -> pa.RecordBatchReader:
+    """A DuckDB relation's rows as a stream, on the relation's own connection."""
+    columns = {name: str(type_) for name, type_ in zip(relation.columns, relation.types, strict=True)}
+    projected = relation.project(", ".join(expression(name, sql) for name, sql in columns.items()))
+    source = _stream(projected)
+    schema = _schema(source.schema, columns)
+    return pa.RecordBatchReader.from_batches(schema, _retyped(source, schema))
+
+
 def reader(cur: Any, query: str) -> pa.RecordBatchReader:
-    """A query's rows as a stream. DuckDB 2 renamed the method."""
-    relation = cur.sql(query)
+    """A query's rows as a stream."""
+    return _stream(cur.sql(query))
+
+
+def _stream(relation: Any) -> pa.RecordBatchReader:
+    """DuckDB 1.5 renamed the method, and 2 dropped the old name."""
     if hasattr(relation, "to_arrow_reader"):
         return relation.to_arrow_reader(ROWS_PER_BATCH)
     return relation.fetch_record_batch(ROWS_PER_BATCH)
@@ -76,9 +91,13 @@ def _schema(arrow: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:
 
 def _batches(cur: Any, source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with closing(cur):
-        for batch in source:
-            arrays = [_as(array, field.type) for array, field in zip(batch.columns, schema, strict=True)]
-            yield pa.record_batch(arrays, schema=schema)
+        yield from _retyped(source, schema)
+
+
+def _retyped(source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for batch in source:
+        arrays = [_as(array, field.type) for array, field in zip(batch.columns, schema, strict=True)]
+        yield pa.record_batch(arrays, schema=schema)
 
 
 def _as(array: pa.Array, type_: pa.DataType) -> pa.Array:
