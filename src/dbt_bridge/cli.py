@@ -190,6 +190,28 @@ def deliver(dry_run: bool, **given: Any) -> int:
     return output.result(receipts, ok=all(r.status == "success" for r in receipts))
 
 
+@cli.command()
+@_options(*_OPTIONS, *_OUTPUT)
+def plan(**given: Any) -> int:
+    """Show what `build` would do, in order, without connecting to anything.
+
+    \b
+    Example:
+      dbt-bridge plan
+      dbt-bridge plan --select source:shop.orders+ --json
+    """
+    output, options = _output(given), _dbt_options(given)
+    from dbt_bridge.plan import planned, print_plan
+    from dbt_bridge.project import load_project
+
+    found = planned(load_project(options))
+    if output.as_json:
+        output.document(plan=found.as_json())
+    else:
+        print_plan(found, sys.stdout)
+    return 0
+
+
 def _run_options(options: DbtOptions, *, dry_run: bool = False) -> Any:
     from dbt_bridge.run import Options
 

@@ -30,7 +30,8 @@ def runtime_config(options: DbtOptions) -> RuntimeConfig:
 def warehouse(config: RuntimeConfig) -> WarehouseProfile:
     """The output that dbt would use now.
 
-    For DuckDB a relative `path` is made absolute from the working directory, as dbt-duckdb opens it, and `secrets_sql` has the statements that create its secrets.
+    For DuckDB a relative `path` is made absolute from the working directory, as dbt-duckdb opens it, and
+    `secrets_sql` has the statements that create its secrets.
     """
     adapter = config.credentials.type
     credentials: dict[str, Any] = {**config.credentials.to_dict(omit_none=True), "type": adapter}

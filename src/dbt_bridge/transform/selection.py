@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from graphlib import TopologicalSorter
 
 from dbt.contracts.graph.manifest import Manifest
+from dbt.contracts.graph.nodes import GenericTestNode, ModelNode, SeedNode, SingularTestNode, SnapshotNode
 
 from dbt_bridge.project import DbtOptions, LandingSource
 from dbt_bridge.transform import invoke
@@ -38,6 +40,56 @@ def pick(options: DbtOptions, manifest: Manifest, sources: Sequence[LandingSourc
     needed = frozenset(node for node in selected | parents if node in manifest.sources)
     wanted = _globs(options.select, sources) if options.select or default else ("*",)
     return Picked(selected, needed, wanted, _globs(options.exclude, sources))
+
+
+@dataclass(frozen=True, slots=True)
+class BuildNode:
+    """A node that `dbt build` makes, and the tests that it runs on it."""
+
+    unique_id: str
+    kind: str
+    name: str
+    materialized: str
+    tests: tuple[str, ...]
+
+
+def build_order(manifest: Manifest, selected: frozenset[str] | None) -> tuple[BuildNode, ...]:
+    """The seeds, snapshots and models of a selection, parents first, as `dbt build` runs them.
+
+    A test belongs to the last node that it reads; tests on sources alone come first, as nodes of their own.
+    """
+    graph = {
+        unique_id: {parent for parent in node.depends_on_nodes if parent in manifest.nodes}
+        for unique_id, node in sorted(manifest.nodes.items())
+        if isinstance(node, ModelNode | SeedNode | SnapshotNode)
+    }
+    order = [unique_id for unique_id in TopologicalSorter(graph).static_order() if unique_id in graph]
+    last = {unique_id: place for place, unique_id in enumerate(order)}
+    tests: dict[str, list[str]] = {}
+    for test, parents in _tests(manifest):
+        if selected is None or test in selected:
+            above = [parent for parent in parents if parent in last]
+            tests.setdefault(max(above, key=last.__getitem__, default=""), []).append(test)
+    on_sources = (BuildNode(t, "test", t.split(".")[2], "test", ()) for t in sorted(tests.get("", ())))
+    return *on_sources, *(
+        BuildNode(
+            unique_id,
+            str(manifest.nodes[unique_id].resource_type),
+            manifest.nodes[unique_id].name,
+            str(manifest.nodes[unique_id].config.materialized),
+            tuple(sorted(tests.get(unique_id, ()))),
+        )
+        for unique_id in order
+        if selected is None or unique_id in selected
+    )
+
+
+def _tests(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
+    for node in manifest.nodes.values():
+        if isinstance(node, GenericTestNode | SingularTestNode):
+            yield node.unique_id, node.depends_on_nodes
+    for unit in manifest.unit_tests.values():
+        yield unit.unique_id, unit.depends_on.nodes
 
 
 def _parents(node: str, manifest: Manifest) -> list[str]:
