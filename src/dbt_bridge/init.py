@@ -1,0 +1,116 @@
+"""`dbt-bridge init`: a dbt project that works, from the template that lies beside this file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from dbt_bridge.errors import BridgeError, UsageError
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+# A template must not act on the repository that holds it, so these lie there under other names.
+_REAL_NAMES = {"gitignore": ".gitignore", "dlt": ".dlt"}
+
+_SECRET = 0o600
+_EXAMPLE_ORIGIN = "postgresql://user:password@localhost:5432/shop"
+_EXAMPLE_DELIVERY = "postgresql://user:password@localhost:5432/crm"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a new project needs to know.
+
+    Attributes:
+        name: dbt's project name.
+        origin_url: of the database that the sources live in; it goes to `.dlt/secrets.toml` alone.
+        delivery_url: of the database that the exposure goes to.
+        warehouse: the DuckDB file, relative to the project.
+    """
+
+    name: str = "shop"
+    origin_url: str = _EXAMPLE_ORIGIN
+    delivery_url: str = _EXAMPLE_DELIVERY
+    warehouse: str = "shop.duckdb"
+
+
+def write_project(directory: Path, answers: Answers) -> list[Path]:
+    """Write the shop's project: sources, models, tests, snapshot, seed, exposure, connections.
+
+    Returns the files, relative to `directory`, sorted.
+
+    Raises:
+        UsageError: the name is none that dbt takes, or a file is there already. Nothing was written.
+    """
+    return write_files(directory, rendered("shop", answers))
+
+
+def rendered(template: str, answers: Answers) -> dict[Path, str]:
+    """The template's files with the answers filled in, by path relative to the project."""
+    if not re.fullmatch(r"[a-z_][a-z0-9_]*", answers.name):
+        raise UsageError(
+            f"{answers.name!r} cannot name a dbt project",
+            mend="use lower-case letters, digits and underscores: dbt-bridge init --name my_project",
+        )
+    values = {
+        "name": answers.name,
+        # a JSON string is also one of YAML and of TOML
+        "origin_url": json.dumps(answers.origin_url, ensure_ascii=False),
+        "delivery_url": json.dumps(answers.delivery_url, ensure_ascii=False),
+        "warehouse": json.dumps(answers.warehouse, ensure_ascii=False),
+    }
+    root = _TEMPLATES / template
+    return {
+        Path(*(_REAL_NAMES.get(part, part) for part in file.relative_to(root).parts)): _filled(file, values)
+        for file in sorted(root.rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+
+
+def _filled(file: Path, values: Mapping[str, str]) -> str:
+    return Template(file.read_text(encoding="utf-8")).substitute(values)
+
+
+def write_files(directory: Path, files: Mapping[Path, str]) -> list[Path]:
+    """Write all of the files, or none where one exists already or the disk refuses."""
+    taken = sorted(str(path) for path in files if os.path.lexists(directory / path))
+    if taken:
+        shown = ", ".join(taken[:5]) + (f" and {len(taken) - 5} more" if len(taken) > 5 else "")
+        raise UsageError(
+            f"{directory} has files of these names already: {shown}; nothing was written",
+            mend="name another folder: dbt-bridge init DIR",
+        )
+    written: list[Path] = []
+    try:
+        for path, text in files.items():
+            target = directory / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            mode = _SECRET if path.name == "secrets.toml" else 0o666
+            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+                written.append(target)
+                out.write(text)
+    except BaseException as error:
+        _take_back(directory, written)
+        if isinstance(error, OSError):
+            raise BridgeError(
+                f"the project could not be written to {directory}: {error.strerror}; nothing of it is left there",
+                mend="name a folder that can be written: dbt-bridge init DIR",
+            ) from error
+        raise
+    return sorted(files)
+
+
+def _take_back(directory: Path, written: list[Path]) -> None:
+    for target in written:
+        target.unlink(missing_ok=True)
+    for folder in sorted({parent for target in written for parent in target.parents}, reverse=True):
+        if directory in (folder, *folder.parents):
+            with suppress(OSError):  # not empty: it was there before
+                folder.rmdir()

@@ -1,0 +1,8 @@
+select
+    payment_id,
+    order_id,
+    method as payment_method,
+    amount,
+    refunded as is_refunded,
+    paid_at
+from {{ source('shop', 'payments') }}
