@@ -212,6 +212,32 @@ def plan(**given: Any) -> int:
     return 0
 
 
+@cli.command()
+@_options(*_OPTIONS, *_OUTPUT)
+def doctor(**given: Any) -> int:
+    """Look at every connection, privilege and setting that the project needs; say what mends each fault.
+
+    \b
+    Example:
+      dbt-bridge doctor
+      dbt-bridge doctor --target prod --json
+    """
+    output, options = _output(given), _dbt_options(given)
+    from dataclasses import asdict
+
+    from dbt_bridge.doctor import examined, print_findings
+    from dbt_bridge.project import load_project
+
+    findings = examined(lambda: load_project(options))
+    found = list(findings) if output.as_json or output.quiet else print_findings(findings, sys.stdout)
+    faults = [finding for finding in found if finding.status == "fault"]
+    if output.as_json:
+        output.document(status="failed" if faults else "success", checks=[asdict(finding) for finding in found])
+    elif output.quiet:
+        print_findings(iter(faults), sys.stderr)
+    return _FAILED if faults else 0
+
+
 def _run_options(options: DbtOptions, *, dry_run: bool = False) -> Any:
     from dbt_bridge.run import Options
 

@@ -1,0 +1,231 @@
+"""Every connection, privilege and setting that a project needs, looked at; each fault with what mends it.
+
+Like `run`, the doctor knows all rooms: it asks the same functions that a run would ask, so that what it says is what a
+run would find. It writes nothing that stays.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Literal
+
+import pyarrow as pa
+
+from dbt_bridge.deliver.gate import unknown_columns
+from dbt_bridge.errors import BridgeError
+from dbt_bridge.extract.open import open_origin
+from dbt_bridge.extract.origin import Origin
+from dbt_bridge.load.destination import Destination, Load, Warehouse
+from dbt_bridge.load.open import open_destination, open_warehouse
+from dbt_bridge.override import overridden
+from dbt_bridge.project import Delivery, LandingSource, Project
+from dbt_bridge.receipt import AUDIT_SCHEMA
+from dbt_bridge.run.landing import Wanted, wanted_tables
+from dbt_bridge.table import Column, Table, TableName
+
+Status = Literal["ok", "note", "fault"]
+
+_PACKAGES = ("dbt-bridge", "dbt-core", "dlt", "pyarrow", "duckdb", "dbt-duckdb", "dbt-postgres", "psycopg")
+_PROBE = "_dbt_bridge_doctor"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        subject: `origin shop_pg`, `source.shop.orders`, ...
+        mend: the command, SQL or line of YAML that mends a fault.
+    """
+
+    subject: str
+    status: Status
+    what: str
+    mend: str = ""
+
+
+def examined(load: Callable[[], Project]) -> Iterator[Finding]:
+    """Look at everything, one finding at a time.
+
+    Args:
+        load: reads the project; what it raises is a finding too.
+    """
+    yield _versions()
+    try:
+        project = load()
+    except BridgeError as error:
+        yield _fault("dbt project", error)
+        return
+    yield Finding("dbt project", "ok", f"{project.name}: dbt parses it, and its profile is complete")
+    yield from _secrets(project.root)
+    try:
+        warehouse = open_warehouse(project.warehouse)
+    except BridgeError as error:
+        yield _fault(f"warehouse ({project.warehouse.adapter})", error)
+        return
+    with closing(warehouse):
+        yield _writable(f"warehouse ({project.warehouse.adapter})", warehouse, AUDIT_SCHEMA)
+        yield from _sources(project, warehouse)
+        for delivery in project.deliveries:
+            if project.selected is None or delivery.node in project.selected:
+                yield from _delivery(delivery, project, warehouse)
+
+
+def print_findings(findings: Iterator[Finding], out: IO[str]) -> list[Finding]:
+    """Print each as it is found; answers all of them."""
+    from rich.console import Console
+
+    console = Console(file=out, highlight=False, soft_wrap=True)
+    style = {"ok": "green", "note": "yellow", "fault": "bold red"}
+    found = []
+    for finding in findings:
+        found.append(finding)
+        console.print(f"{finding.status:<5}", style=style[finding.status], end=" ", markup=False)
+        console.print(f"{finding.subject}: {finding.what}", markup=False)
+        if finding.mend:
+            console.print(f"      -> {finding.mend}", markup=False)
+    faults = sum(finding.status == "fault" for finding in found)
+    console.print("all is well" if not faults else f"{faults} fault{'s' * (faults > 1)}", markup=False)
+    return found
+
+
+def _fault(subject: str, error: BridgeError) -> Finding:
+    return Finding(subject, "fault", error.what, error.mend)
+
+
+def _versions() -> Finding:
+    known = []
+    for package in _PACKAGES:
+        try:
+            known.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return Finding("versions", "ok", ", ".join(known))
+
+
+def _secrets(root: Path) -> Iterator[Finding]:
+    """The file of secrets: readable, and kept out of git."""
+    file = root / ".dlt" / "secrets.toml"
+    if not file.exists():
+        yield Finding(".dlt/secrets.toml", "note", "is absent: credentials come from the environment or a vault")
+        return
+    try:
+        file.read_bytes()
+    except OSError as error:
+        yield Finding(".dlt/secrets.toml", "fault", f"cannot be read: {error.strerror}", f"chmod u+r {file}")
+        return
+    git = shutil.which("git")
+    if git is None or _git(git, root, "rev-parse", "--is-inside-work-tree"):
+        yield Finding(".dlt/secrets.toml", "ok", "is readable; the project is not in a git repository")
+    elif not _git(git, root, "ls-files", "--error-unmatch", ".dlt/secrets.toml"):
+        mend = "git rm --cached .dlt/secrets.toml && echo .dlt/secrets.toml >> .gitignore; then change the passwords"
+        yield Finding(".dlt/secrets.toml", "fault", "is committed to git, with its passwords", mend)
+    elif _git(git, root, "check-ignore", "-q", ".dlt/secrets.toml"):
+        yield Finding(".dlt/secrets.toml", "fault", "is not ignored by git", "echo .dlt/secrets.toml >> .gitignore")
+    else:
+        yield Finding(".dlt/secrets.toml", "ok", "is readable, and git ignores it")
+
+
+def _git(git: str, root: Path, *arguments: str) -> int:
+    """git's exit code."""
+    return subprocess.run([git, "-C", str(root), *arguments], check=False, capture_output=True).returncode
+
+
+def _writable(subject: str, destination: Destination, schema: str) -> Finding:
+    """Load an empty table as far as a dry run goes: reachable, logged in, allowed to create tables there."""
+    table = Table(TableName(schema, _PROBE), (Column("one", pa.int64()),))
+    try:
+        destination.preview(Load(table, "replace", "doctor"), table.arrow_schema.empty_table().to_reader())
+    except BridgeError as error:
+        return _fault(subject, error)
+    return Finding(
+        subject, "ok", f"reachable, and its schema {schema} is writable" if schema else "reachable, writable"
+    )
+
+
+def _sources(project: Project, warehouse: Warehouse) -> Iterator[Finding]:
+    def ends(source: LandingSource) -> tuple[str, str]:
+        return source.origin, source.destination or ""
+
+    for (name, landing), group in groupby(sorted(project.sources, key=ends), ends):
+        sources = list(group)
+        destination: Destination = warehouse
+        try:
+            if landing:
+                destination = open_destination(landing, project_root=project.root)
+            origin = open_origin(name, project_root=project.root)
+        except BridgeError as error:
+            yield _fault(f"origin {name}", error)
+            continue
+        with origin:
+            yield from _origin(sources, origin, destination, project)
+        if landing:
+            yield _writable(f"destination {landing}", destination, sources[0].landing_schema)
+            destination.close()
+
+
+def _origin(
+    sources: Sequence[LandingSource], origin: Origin, destination: Destination, project: Project
+) -> Iterator[Finding]:
+    subject = f"origin {origin.name}"
+    try:
+        count = {source.origin_schema: len(origin.tables(source.origin_schema)) for source in sources}
+    except BridgeError as error:
+        yield _fault(subject, error)
+        return
+    schemas = ", ".join(f"{schema or 'its default schema'} has {n} tables" for schema, n in count.items())
+    yield Finding(subject, "ok", f"reachable; {schemas}")
+    for source in sources:
+        for wanted in wanted_tables(source, origin, None, "doctor"):
+            if project.needs(wanted.table.node):
+                yield _table(wanted, origin, destination)
+
+
+def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
+    """Readable, with the columns that the YAML names, a cursor that orders, and a key where a merge needs one."""
+    table = wanted.table
+    subject = table.node
+    try:
+        described = origin.describe(TableName(wanted.source.origin_schema or "", table.identifier))
+        columns = overridden(described.table, table.types).columns
+        landed = [destination.landed(column) for column in columns]
+        if table.replication == "incremental" and table.cursor:
+            origin.newest(described.table.name, table.cursor)
+    except BridgeError as error:
+        return _fault(subject, error)
+    absent = [name for name in table.primary_key if described.table.column(name) is None]
+    if absent:
+        what = f"{described.table.name} has no column {absent[0]!r}, which primary_key names"
+        return Finding(subject, "fault", what, f"choose among {', '.join(c.name for c in columns)}")
+    key = table.primary_key or described.table.key
+    if table.replication == "incremental" and not key:
+        if table.write_disposition == "merge":
+            mend = "add `primary_key: [...]` to its bridge block, or `write_disposition: append`"
+            return Finding(subject, "fault", f"{described.table.name} has no primary key, and a merge needs one", mend)
+        what = "readable; without a primary key its increments are appended, and updated rows come twice"
+        return Finding(subject, "note", what, "add `primary_key: [...]` to its bridge block if it has one")
+    return Finding(subject, "ok", f"readable, {len(landed)} columns, key {', '.join(key) or 'none'}")
+
+
+def _delivery(delivery: Delivery, project: Project, warehouse: Warehouse) -> Iterator[Finding]:
+    subject = delivery.node
+    try:
+        with closing(open_destination(delivery.destination, project_root=project.root)) as destination:
+            yield _writable(f"destination {delivery.destination}", destination, delivery.schema)
+        relation = warehouse.existing(TableName(delivery.relation_schema, delivery.relation_name))
+        if relation is None:
+            what = f"{delivery.relation_schema}.{delivery.relation_name} is not built yet"
+            yield Finding(subject, "note", what, "dbt-bridge build")
+            return
+        unknown_columns(delivery, [column.name for column in relation.columns])
+    except BridgeError as error:
+        yield _fault(subject, error)
+        return
+    yield Finding(subject, "ok", f"its model is built, and has the columns that {delivery.write_disposition} needs")
