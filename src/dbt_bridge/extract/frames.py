@@ -7,6 +7,7 @@ of all of them decide the schema before the first row reaches a destination.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def _is_missing(value: Any) -> bool:
     """pandas' own marks of a missing value in a column of objects: None, NaN, NaT, NA."""
     if value is None or type(value).__name__ in ("NaTType", "NAType"):
         return True
-    return isinstance(value, float) and value != value
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _chunks(data: Iterable[Any], where: str) -> Iterator[pa.RecordBatch]:

@@ -174,7 +174,7 @@ def _wider(a: pa.DataType, b: pa.DataType, column: str, where: str) -> pa.DataTy
     if pa.json_() in (a, b):
         return pa.json_()
     kinds = {_arrow_kind(a), _arrow_kind(b)}
-    if kinds == {"int", "float"} or kinds == {"float"}:
+    if "float" in kinds and kinds <= {"int", "float"}:
         return pa.float64()
     if kinds <= {"int", "decimal"}:
         return _wider_decimal(a, b) if "decimal" in kinds else pa.int64()

@@ -89,6 +89,11 @@ class DuckDBWarehouse:
         """
         return cls(connection, name=name, catalog=catalog or _current_catalog(connection), owned=False)
 
+    @property
+    def catalog(self) -> str:
+        """The DuckDB catalog (attached database) that it works in."""
+        return self._catalog
+
     def __enter__(self) -> DuckDBWarehouse:
         return self
 
@@ -312,7 +317,8 @@ def _staged_expression(column: Column) -> str:
 
 def _sql_types(cur: Any, schema: pa.Schema) -> dict[str, str]:
     """The SQL type of each column of an Arrow schema."""
-    cur.register("_dbt_bridge_nothing", _nullable(schema).empty_table())
+    # Schema.empty_table() fails for lists of extension types (pyarrow 25)
+    cur.register("_dbt_bridge_nothing", pa.Table.from_batches([], _nullable(schema)))
     try:
         return {row[0]: row[1] for row in cur.execute("DESCRIBE FROM _dbt_bridge_nothing").fetchall()}
     finally:
