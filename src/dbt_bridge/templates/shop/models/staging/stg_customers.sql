@@ -9,6 +9,6 @@ select
     birth_date,
     credit_limit,
     newsletter as has_newsletter,
-    created_at,
-    updated_at
+    created_at at time zone 'UTC' as created_at,
+    updated_at at time zone 'UTC' as updated_at     -- dbt's snapshots count in timestamps without a zone
 from {{ source('shop', 'customers') }}
