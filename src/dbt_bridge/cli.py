@@ -7,6 +7,7 @@ Exit codes: 0 all done, 1 something failed, 2 the command or the project is wron
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import traceback
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dbt_bridge import __version__
-from dbt_bridge.errors import BridgeError, UsageError, scrubbed
+from dbt_bridge.errors import BridgeError, MissingExtra, UsageError, scrubbed
 
 if TYPE_CHECKING:
     from dbt_bridge.progress import Reporter
@@ -236,6 +237,66 @@ def doctor(**given: Any) -> int:
     elif output.quiet:
         print_findings(iter(faults), sys.stderr)
     return _FAILED if faults else 0
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--name", help="The dbt project's name; the folder's by default.")
+@_options(*_OUTPUT)
+def init(directory: Path, name: str | None, **given: Any) -> int:
+    """Write a dbt project that works into DIRECTORY: sources, models, tests, snapshot, seed, exposure.
+
+    \b
+    Example:
+      dbt-bridge init my_project
+      cd my_project && dbt-bridge doctor
+    """
+    output = _output(given)
+    from dbt_bridge.init import Answers, write_project
+
+    name = name or re.sub(r"\W+", "_", directory.resolve().name, flags=re.ASCII).lower()
+    files = write_project(directory, Answers(name=name, warehouse=f"{name}.duckdb"))
+    if output.as_json:
+        output.document(files=[str(file) for file in files])
+    elif not output.quiet:
+        click.echo(f"{len(files)} files are in {directory}")
+        click.echo(f"put the origin's URL into {directory / '.dlt' / 'secrets.toml'}, then: dbt-bridge doctor")
+    return 0
+
+
+@cli.command()
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="dbt-bridge-demo",
+    show_default=True,
+    help="Where the demo's dbt project goes.",
+)
+@click.option(
+    "--scale",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="1 is about 200,000 rows.",
+)
+@click.option("--keep", is_flag=True, help="Let the PostgreSQL run on, to try other commands.")
+@click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
+def demo(directory: Path, scale: float, *, keep: bool, debug: bool) -> int:
+    """See it work: a shop in a real PostgreSQL, built into DuckDB, delivered back, checked at both ends.
+
+    \b
+    Example:
+      dbt-bridge demo
+      dbt-bridge demo --dir /tmp/shop --scale 5 --keep
+    """
+    try:
+        from dbt_bridge.demo.run import demo as run_demo
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("dbt_bridge"):
+            raise
+        raise MissingExtra("demo", "the demo") from missing
+    return run_demo(directory, scale, keep=keep)
 
 
 def _run_options(options: DbtOptions, *, dry_run: bool = False) -> Any:
