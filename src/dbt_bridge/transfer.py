@@ -161,8 +161,7 @@ class _Transfer:
             raise
         except Exception as error:
             told = _told(error)
-            receipt = begun.failed(str(told))
-            receipt = replace(receipt, duration_seconds=_seconds(receipt))
+            receipt = _ended(begun, error=str(told))
             self._place.warehouse.record([receipt])
             if tolerate:
                 return [receipt]
@@ -280,15 +279,16 @@ def _none(call: Callable[[Sequence[Loaded]], list[Receipt]], loaded: Sequence[Lo
 
 
 def _closed(receipt: Receipt, loaded: Loaded) -> Receipt:
-    ended = replace(
+    return _ended(
         receipt, status="success", rows_loaded=loaded.rows_loaded, rows_inserted=loaded.rows_inserted,
-        rows_updated=loaded.rows_updated, rows_deleted=loaded.rows_deleted, bytes=loaded.bytes, finished_at=now(),
+        rows_updated=loaded.rows_updated, rows_deleted=loaded.rows_deleted, bytes=loaded.bytes,
     )  # fmt: skip
-    return replace(ended, duration_seconds=_seconds(ended))
 
 
-def _seconds(receipt: Receipt) -> float:
-    return (receipt.finished_at - receipt.started_at).total_seconds()
+def _ended(receipt: Receipt, **changes: Any) -> Receipt:
+    finished = now()
+    seconds = (finished - receipt.started_at).total_seconds()
+    return replace(receipt, finished_at=finished, duration_seconds=seconds, **changes)
 
 
 def _told(error: Exception) -> BridgeError:

@@ -17,7 +17,7 @@ WHERE = "api_to_df"
 def data_frame(data: Any, schema: pa.Schema | None) -> Any:
     """A pandas frame with Arrow's types; see `dbt_bridge.api_to_df`."""
     try:
-        import pandas as pd
+        import pandas as pd  # type: ignore[import-untyped]
     except ImportError as missing:
         raise MissingExtra("pandas", "api_to_df") from missing
     found = frames(data, WHERE)

@@ -2,9 +2,9 @@
 
 dbt-duckdb raises at once for a source table that the warehouse does not have, and an empty stub would build green
 with 0 rows. So a source that has not landed gets, for the time of the run, a view that can be bound and that raises
-when a row is read. dbt's own plugin interface (`dbt.plugins.manager.dbtPlugin`) hands every installed `dbt_*` module the parsed
-manifest; this plugin adds one on-run-start and one on-run-end operation to it in memory, as dbt would have read them
-from `dbt_project.yml`. docs/ghost-sources.md has the alternatives that were rejected.
+when a row is read. dbt's own plugin interface (`dbt.plugins.manager.dbtPlugin`) hands every installed `dbt_*` module
+the parsed manifest; this plugin adds one on-run-start and one on-run-end operation to it in memory, as dbt would have
+read them from `dbt_project.yml`. docs/ghost-sources.md has the alternatives that were rejected.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dbt.artifacts.resources import FileHash
+from dbt.artifacts.resources.base import FileHash
 from dbt.artifacts.resources.types import NodeType
 from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import HookNode, ModelNode, SourceDefinition
-from dbt.plugins import dbt_hook, dbtPlugin
 from dbt.plugins.contracts import PluginArtifacts
+from dbt.plugins.manager import dbt_hook, dbtPlugin
 
 from dbt_bridge.table import GHOST_MARK, quoted
 
@@ -100,8 +100,8 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-# Jinja that dbt renders when a run starts and ends; `ghosts` is JSON in ASCII, which is a Jinja literal too. A source of an attached
-# database is another's to fill.
+# Jinja that dbt renders when a run starts and ends; `ghosts` is JSON in ASCII, which is a Jinja literal too. A source
+# of an attached database is another's to fill.
 _START = """{% set ghosts = %s %}
 {% if execute %}
 {% for ghost in ghosts if ghost.database in ('', target.database) %}

@@ -45,7 +45,7 @@ def refuse_partial_run(what: str) -> None:
     """
     from dbt.flags import get_flags
 
-    flags = get_flags()
+    flags = get_flags()  # type: ignore[no-untyped-call]
     for flag in ("EMPTY", "SAMPLE"):
         if getattr(flags, flag, None):
             option = f"--{flag.lower()}"
