@@ -28,5 +28,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'dbt_bridge' has no attribute {name!r}")
     from importlib import import_module
 
-    module, attribute = _LAZY[name]
-    return getattr(import_module(module), attribute)
+    where = _LAZY[name][0]
+    loaded = import_module(where)
+    # Importing the module `transfer` has bound it to the name of its function in this package: bind the functions.
+    globals().update({public: getattr(loaded, its) for public, (module, its) in _LAZY.items() if module == where})
+    return globals()[name]
