@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -40,3 +42,28 @@ def origin(database: str) -> Iterator[psycopg.Connection]:
     """An autocommit connection to an empty database; its URL is `origin.info.dsn` or the `database` fixture."""
     with psycopg.connect(database, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def real_database(server: Server, database: str) -> Callable[[str], dict[str, int]]:
+    """Load a dump of `../shared/data` into the empty database; answers the rows per table that it should have."""
+
+    def load(name: str) -> dict[str, int]:
+        folder = Path(__file__).parents[2] / "shared" / "data"
+        if not (folder / f"{name}.sql").exists():
+            pytest.skip(f"the real databases are not beside the repository: {folder}")
+        command = [
+            server.binaries / "psql",
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-f",
+            folder / f"{name}.sql",
+            database,
+        ]
+        subprocess.run([*psql, "-f", folder / f"{name}.sql", database], check=True, capture_output=True, timeout=120)
+        lines = (folder / f"{name}.counts.tsv").read_text().splitlines()
+        return {table.removeprefix("public."): int(count) for table, count in (line.split("\t") for line in lines)}
+
+    return load
