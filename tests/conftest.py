@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,18 +53,21 @@ def real_database(server: Server, database: str) -> Callable[[str], dict[str, in
         folder = Path(__file__).parents[2] / "shared" / "data"
         if not (folder / f"{name}.sql").exists():
             pytest.skip(f"the real databases are not beside the repository: {folder}")
-        command = [
-            server.binaries / "psql",
-            "-X",
-            "-q",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-f",
-            folder / f"{name}.sql",
-            database,
-        ]
+        psql = [server.binaries / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1"]
         subprocess.run([*psql, "-f", folder / f"{name}.sql", database], check=True, capture_output=True, timeout=120)
         lines = (folder / f"{name}.counts.tsv").read_text().splitlines()
         return {table.removeprefix("public."): int(count) for table, count in (line.split("\t") for line in lines)}
 
     return load
+
+
+@pytest.fixture
+def dbt_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an empty dbt project on DuckDB (`warehouse.duckdb` in it), named `shop`; tests add the files."""
+    monkeypatch.setenv("DBT_SEND_ANONYMOUS_USAGE_STATS", "false")
+    root = tmp_path / "shop"
+    (root / "models").mkdir(parents=True)
+    (root / "dbt_project.yml").write_text("name: shop\nversion: '1.0'\nprofile: shop\n")
+    output = {"type": "duckdb", "path": str(root / "warehouse.duckdb"), "threads": 2}
+    (root / "profiles.yml").write_text(json.dumps({"shop": {"target": "dev", "outputs": {"dev": output}}}))
+    return root
