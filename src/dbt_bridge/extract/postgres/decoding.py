@@ -77,15 +77,18 @@ def first_failure(array: pa.Array, decode: Decode) -> str:
 
 
 def _unwrapped(array: pa.Array, integer: pa.DataType, first: int, infinity: tuple[int, int]) -> pa.Array:
+    """`first` is the least number that Postgres has; `infinity` is what the driver makes of it, and what it becomes."""
     numbers = array.view(integer)
-    least = pc.min(numbers).as_py()
-    if least is None or least >= first:
-        return array
+    bounds = pc.min_max(numbers)
+    least, greatest = bounds["min"].as_py(), bounds["max"].as_py()
     wrapped, most = infinity
+    if least is None or (least >= first and greatest < most):
+        return array
     plus = pc.equal(numbers, pa.scalar(wrapped, integer))
     minus = pc.equal(numbers, pa.scalar(wrapped + 1, integer))
+    finite = pc.filter(numbers, pc.invert(pc.or_(plus, minus)))
+    left = pc.min_max(finite)
+    if left["min"].as_py() is not None and (left["min"].as_py() < first or left["max"].as_py() >= most):
+        raise ValueError("a moment after the year 294246, which Arrow cannot hold")
     numbers = pc.if_else(plus, pa.scalar(most, integer), pc.if_else(minus, pa.scalar(-most, integer), numbers))
-    left = pc.min(pc.filter(numbers, pc.not_equal(numbers, pa.scalar(-most, integer)))).as_py()
-    if left is not None and left < first:
-        raise ValueError("a moment after the year 294246 (a date after 5881580), which Arrow cannot hold")
     return numbers.view(array.type)
