@@ -124,7 +124,7 @@ def test_another_kind_of_type_is_refused_and_nothing_changes(
     warehouse: PostgresWarehouse, origin: psycopg.Connection
 ) -> None:
     arrive(warehouse, people((1, "a")))
-    with pytest.raises(TypeRefused, match="'id' of landing.orders is bigint and the new rows bring text"):
+    with pytest.raises(TypeRefused, match=r"'id' of landing\.orders is bigint and the new rows bring text"):
         arrive(warehouse, pa.table({"id": ["x"]}), "append")
     assert rows_of(origin) == [(1, "a")]
     assert staging_tables(origin) == []
@@ -272,7 +272,8 @@ def test_infinity_and_years_before_christ_land_as_they_are(
     )
     arrive(warehouse, rows)
     far = origin.execute(
-        "SELECT (timestamptz 'epoch' - 99999999999999.999999 * interval '1 s')::text, (date 'epoch' - 800000)::text"
+        "SELECT (timestamptz 'epoch' - make_interval(days => 1157407, secs => 35199.999999))::text,\n"
+        "  (date 'epoch' - 800000)::text"
     ).fetchone()
     assert origin.execute("SELECT ts::text, d::text FROM landing.orders").fetchall() == [
         ("1970-01-01 00:00:00+00", "1970-01-01"),

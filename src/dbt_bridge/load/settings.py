@@ -160,7 +160,7 @@ def _not_configured(name: str, root: Path | None) -> UsageError:
 _EXAMPLES = {
     "postgres": 'credentials = "postgresql://user:password@host:5432/database"',
     "duckdb": 'credentials = "path/to/file.duckdb"',
-    "filesystem": 'bucket_url = "s3://bucket/folder"   # or a local folder\n     table_format = "delta"   # or "parquet"',
+    "filesystem": 'bucket_url = "s3://bucket/folder"  # or a local folder\n     table_format = "delta"  # or "parquet"',
 }
 
 
