@@ -26,6 +26,8 @@ _moving = threading.Lock()
 def use_project(root: Path | None) -> None:
     """Make dlt read its settings from this folder's `.dlt/`, without telemetry. None leaves the folder as it is."""
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # read by dlt when its run context starts
+    import dlt  # noqa: F401 - whole, and first: dbt's threads may be importing it, and its parts do not wait for that
+
     from dlt.common.configuration.providers.toml import TomlProviderReadException
     from dlt.common.runtime.run_context import active, switch_context
 
