@@ -7,18 +7,23 @@ which casts it to the origin's type and compares it with the original's own outp
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import psycopg
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from psycopg import sql
 
 from dbt_bridge.demo.postgres import Server
+from dbt_bridge.errors import TypeRefused
 from dbt_bridge.extract.postgres import PostgresOrigin
+from dbt_bridge.load.delta import DeltaDestination
 from dbt_bridge.load.destination import Load
 from dbt_bridge.load.duckdb import DuckDBWarehouse
+from dbt_bridge.load.lake import Lake
 from dbt_bridge.table import Table, TableName
 
 UTC = pa.timestamp("us", "UTC")
@@ -189,16 +194,40 @@ def values_as_text(relation: duckdb.DuckDBPyRelation) -> list[Any]:
 
 def assert_same_values(url: str, name: str, found: list[Any]) -> None:
     """Postgres casts each found text to the type and compares it with the original by its own output."""
-    cast = sql.SQL(name)  # type: ignore[arg-type]
-    through = sql.SQL("%s::text[]") if name.endswith("[]") or name == "public.tags" else sql.SQL("%s::text")
-    query = sql.SQL("SELECT ({})::{}::text, v::text FROM {} WHERE id = %s").format(
-        through, cast, sql.Identifier(case(name))
-    )
+    table, cast = sql.Identifier(case(name)), sql.SQL(name)  # type: ignore[arg-type]
     with psycopg.connect(url, options="-c TimeZone=UTC -c bytea_output=hex") as connection:
-        rows = [connection.execute(query, [value, i]).fetchone() for i, value in enumerate(found)]
+        rows = []
+        for i, value in enumerate(found):
+            given = sql.SQL("text[]" if isinstance(value, list) else "text")
+            query = sql.SQL("SELECT (%s::{})::{}::text, v::text FROM {} WHERE id = %s").format(given, cast, table)
+            rows.append(connection.execute(query, [value, i]).fetchone())
     assert len(found) == len(CASES[name][1]) + 1, "every row landed"
     assert [row and row[0] for row in rows] == [row and row[1] for row in rows]
     assert found[-1] is None, "NULL stays NULL"
+
+
+# Delta has the years 1 to 9999, and no infinity.
+REFUSED_BY_DELTA = {"date", "timestamp", "timestamp with time zone", "date[]", "timestamp[]", "timestamptz[]"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_delta_holds_what_postgres_sent_or_refuses_it(url: str, tmp_path: Path, name: str) -> None:
+    delta = DeltaDestination("lake", Lake(str(tmp_path)))
+    table_name = TableName("public", case(name))
+    with PostgresOrigin("golden", url) as origin:
+        table = origin.describe(table_name).table
+        columns = tuple(delta.landed(column) for column in table.columns)
+        if name in REFUSED_BY_DELTA:
+            with pytest.raises(TypeRefused, match=r"(?s)column 'v' holds .*types: \{v: text\}"):
+                delta.load(Load(Table(table_name, columns), "replace", "golden"), origin.rows(table_name, columns))
+            assert delta.existing(table_name) is None, "nothing was written"
+            columns = (columns[0], columns[1].as_text())
+        delta.load(Load(Table(table_name, columns), "replace", "golden"), origin.rows(table_name, columns))
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        arrived = DeltaTable(str(tmp_path / "public" / case(name))).to_pyarrow_table()
+        connection.register("arrived", arrived)
+        assert_same_values(url, name, values_as_text(connection.table("arrived").order("id")))
 
 
 def test_text_types_land_as_postgres_prints_them(url: str, landed: duckdb.DuckDBPyConnection) -> None:
@@ -237,8 +266,6 @@ REFUSED = {
 def test_a_value_without_a_lossless_form_is_refused_and_lands_as_text(
     origin: psycopg.Connection, database: str, name: str, value: str
 ) -> None:
-    from dbt_bridge.errors import TypeRefused
-
     origin.execute(sql.SQL('CREATE TABLE t ("the ""column" {})').format(sql.SQL(name)))  # type: ignore[arg-type]
     origin.execute("INSERT INTO t VALUES (NULL), (%s)", [value])
     with PostgresOrigin("pg", database) as reading:
