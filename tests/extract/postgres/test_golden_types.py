@@ -71,6 +71,8 @@ CASES: dict[str, tuple[pa.DataType, list[str]]] = {
         pa.month_day_nano_interval(),
         ["1 year 2 mons 3 days 04:05:06.789", "-1 mons +2 days -00:00:01", "0", "178000000 years", "2562046:00:00"],
     ),
+    "interval[]": (pa.list_(pa.month_day_nano_interval()), ["{1 mon 2 days 00:00:03,NULL}"]),
+    "time[]": (pa.list_(pa.time64("us")), ["{23:59:59.999999,NULL}"]),
     "integer[]": (pa.list_(pa.int32()), ["{}", "{1,NULL,-3}"]),
     "bigint[]": (pa.list_(pa.int64()), ["{9223372036854775807}"]),
     "oid[]": (pa.list_(pa.int64()), ["{4294967295,NULL}"]),
@@ -259,6 +261,7 @@ REFUSED = {
     "integer[]": ["{{1,2},{3,4}}", "[0:1]={1,2}"],
     "numeric(5,1)[]": ["{NaN}", "{{1}}"],
     "text[]": ["[2:2]={a}"],
+    "interval[]": ["{infinity}", "{{0}}"],
 }
 
 

@@ -45,12 +45,12 @@ class Travel:
         expression: from the quoted column to the SQL that is selected.
         decode: from the array that the driver gives to the array in the wanted type. Raises pa.ArrowInvalid or
             ValueError for a value that does not fit.
-        server_casts: a value that does not fit is refused by Postgres, whose message does not name the column.
+        refused_elsewhere: Postgres or the driver refuses a value that does not fit, and does not name the column.
     """
 
     expression: Callable[[str], str]
     decode: Decode
-    server_casts: bool = False
+    refused_elsewhere: bool = False
 
 
 UNFIT = "dbt-bridge cannot keep"  # begins the text that Postgres fails to cast; see `_refusing`
@@ -100,9 +100,9 @@ def travel(origin: OriginType, wanted: pa.DataType) -> Travel:
     if wanted == own:
         return _natural(origin, own)
     if isinstance(wanted, pa.UuidType):
-        return Travel(_cast("text", "uuid"), _as_is, server_casts=True)
+        return Travel(_cast("text", "uuid"), _as_is, refused_elsewhere=True)
     if isinstance(wanted, pa.JsonType):
-        return Travel(_cast("text", "json"), _as_is, server_casts=True)
+        return Travel(_cast("text", "json"), _as_is, refused_elsewhere=True)
     if pa.types.is_binary(wanted):
         return Travel(lambda c: f"convert_to({_text(origin)(c)}, 'UTF8')", _as_is)
     if (_is_number(own) and _is_number(wanted)) or (pa.types.is_timestamp(own) and pa.types.is_timestamp(wanted)):
@@ -136,7 +136,8 @@ def _array(element: OriginType, wanted: pa.DataType) -> Travel:
     if pa.types.is_decimal(inner) or inner != own:
         return Travel(_plain(_cast("text[]"), "text[]"), decoding.of_list(wanted, decoding.strictly(inner)))
     name = "int8[]" if element.name == "oid" else f"{element.name}[]"
-    return Travel(_plain(_cast(name), name), decoding.of_list(wanted, decoding.repaired(own)))
+    decode = decoding.of_list(wanted, decoding.repaired(own))
+    return Travel(_plain(_cast(name), name), decode, refused_elsewhere=element.name == "interval")
 
 
 def _plain(expression: Callable[[str], str], array: str) -> Callable[[str], str]:

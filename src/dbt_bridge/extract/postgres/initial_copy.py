@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from dbt_bridge.table import Column, TableName, quoted, quoted_name
 BATCH_BYTES = 4_000_000
 QUEUE_BATCHES = 3
 RANGE_PAGES = 4096  # 32 MB of a table's file: small enough to end together, large enough to start seldom
+
+_REFUSED_ELSEWHERE = re.compile(
+    r"invalid input syntax for (type \w+.*)"  # Postgres, of a text cast to json or uuid
+    r"|Interval with time (value -?\d+ usec) would overflow"  # adbc_driver_postgresql, of an element of an array
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +216,8 @@ def unfit(copy: Copy, said: str) -> TypeRefused | None:
             if mark in said:
                 value = said.split(mark, 1)[1].split('" DETAIL', 1)[0]
                 return refused(copy.name, column, value)
-    if "invalid input syntax for type" in said:
-        cast = [column for column, travel in zip(copy.columns, copy.travels, strict=True) if travel.server_casts]
-        if len(cast) == 1:
-            return refused(copy.name, cast[0], said.split("invalid input syntax for ", 1)[1])
+    if found := _REFUSED_ELSEWHERE.search(said):
+        unnamed = [c for c, travel in zip(copy.columns, copy.travels, strict=True) if travel.refused_elsewhere]
+        if len(unnamed) == 1:
+            return refused(copy.name, unnamed[0], found[1] or found[2])
     return None
