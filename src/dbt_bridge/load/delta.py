@@ -115,11 +115,12 @@ class DeltaDestination:
     def _write(self, load: Load, passing: Passing, predicate: str | None, *, replace: bool) -> None:
         from deltalake import write_deltalake
 
+        write: Any = write_deltalake  # its overloads tell overwriting and appending apart
         overwrite = replace or predicate is not None
         self._committing(
             load,
             passing,
-            lambda: write_deltalake(
+            lambda: write(
                 self._lake.folder(load.table.name),
                 passing.reader(),
                 mode="overwrite" if overwrite else "append",

@@ -159,7 +159,7 @@ def _filesystem(name: str, configuration: Any) -> Destination:
     if table_format == "parquet":
         from dbt_bridge.load.parquet import ParquetDestination
 
-        return ParquetDestination(name, configuration)
+        return ParquetDestination.of(name, configuration)
     try:
         import deltalake  # noqa: F401
     except ImportError as missing:
