@@ -28,9 +28,9 @@ class BridgeError(Exception):
     """
 
     def __init__(self, what: str, *, mend: str = "") -> None:
-        super().__init__(what)
         self.what = scrubbed(what)
         self.mend = mend
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         return f"{self.what}\n  -> {self.mend}" if self.mend else self.what
@@ -74,11 +74,16 @@ class MissingExtra(BridgeError):
         )
 
 
-_URL_PASSWORD = re.compile(r"(?P<head>[a-zA-Z][\w+.-]*://[^\s:/@]*):[^\s@]+@")
-_KEY_VALUE_PASSWORD = re.compile(r"(?i)\b(password|passwd|pwd|secret|token)(\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,;&]+)")
+# To the last @ of the word: passwords that should have been escaped may hold @ and / themselves.
+_URL_PASSWORD = re.compile(r"(?P<head>[a-zA-Z][\w+.-]*://[^\s:/@]*):\S+@")
+# password=x, PGPASSWORD=x, "password": "x", SQL's PASSWORD 'x'; a quoted value may hold escaped quotes.
+_KEY_VALUE_PASSWORD = re.compile(
+    r"(?i)(?P<key>(?:password|passwd|pwd|passphrase|secret|token|api_?key|access_key|private_key)[\"']?(?:\s*[=:]\s*|\s+(?=')))"
+    r"(?:'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\"|[^\s,;&'\"]+)"
+)
 
 
 def scrubbed(text: str) -> str:
     """The text without passwords: in URLs (`user:***@`) and in `password=...` pairs."""
     text = _URL_PASSWORD.sub(r"\g<head>:***@", text)
-    return _KEY_VALUE_PASSWORD.sub(r"\1\2***", text)
+    return _KEY_VALUE_PASSWORD.sub(r"\g<key>***", text)
