@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import sys
 import threading
@@ -146,6 +147,7 @@ def _release_duckdb() -> None:
     connections = sys.modules.get("dbt.adapters.duckdb.connections")
     if connections is not None:
         connections.DuckDBConnectionManager.close_all_connections()
+        gc.collect()  # functions that a Python model defines keep its session in a cycle, and with it the file
 
 
 def _common(options: DbtOptions) -> list[str]:
