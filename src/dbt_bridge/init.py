@@ -87,6 +87,7 @@ def write_files(directory: Path, files: Mapping[Path, str]) -> list[Path]:
             mend="name another folder: dbt-bridge init DIR",
         )
     written: list[Path] = []
+    new_folders = _missing_folders(directory, files)
     try:
         for path, text in files.items():
             target = directory / path
@@ -97,7 +98,7 @@ def write_files(directory: Path, files: Mapping[Path, str]) -> list[Path]:
                 written.append(target)
                 out.write(text)
     except BaseException as error:
-        _take_back(directory, written)
+        _take_back(written, new_folders)
         if isinstance(error, OSError):
             raise BridgeError(
                 f"the project could not be written to {directory}: {error.strerror}; nothing of it is left there",
@@ -107,10 +108,13 @@ def write_files(directory: Path, files: Mapping[Path, str]) -> list[Path]:
     return sorted(files)
 
 
-def _take_back(directory: Path, written: list[Path]) -> None:
-    for target in written:
-        target.unlink(missing_ok=True)
-    for folder in sorted({parent for target in written for parent in target.parents}, reverse=True):
-        if directory in (folder, *folder.parents):
-            with suppress(OSError):  # not empty: it was there before
-                folder.rmdir()
+def _missing_folders(directory: Path, files: Mapping[Path, str]) -> set[Path]:
+    return {folder for path in files for folder in (directory / path).parents if not folder.exists()}
+
+
+def _take_back(written: list[Path], new_folders: set[Path]) -> None:
+    for file in written:
+        file.unlink(missing_ok=True)
+    for folder in sorted(new_folders, reverse=True):
+        with suppress(OSError):  # never made, or something else is in it by now
+            folder.rmdir()

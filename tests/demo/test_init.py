@@ -1,0 +1,63 @@
+"""`init` writes a project that dbt reads, and nothing over what is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dbt_bridge.errors import BridgeError, UsageError
+from dbt_bridge.init import Answers, write_files, write_project
+
+COMMAND = Path(sys.executable).with_name("dbt-bridge")
+URL = "postgresql://me:pa%22ss$word@origin:5432/d\\b"
+
+
+def test_a_new_project_is_one_that_plan_understands(tmp_path: Path) -> None:
+    made = subprocess.run([COMMAND, "init", tmp_path / "my project"], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    planned = subprocess.run(
+        [COMMAND, "plan"], cwd=tmp_path / "my project", capture_output=True, text=True, check=False
+    )
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    for word in ("orders", "customers_history", "countries", "customer_segments", "crm_segments"):
+        assert word in planned.stdout
+
+
+def test_credentials_are_in_one_file_that_only_the_owner_reads_and_git_ignores(tmp_path: Path) -> None:
+    files = write_project(tmp_path, Answers(origin_url=URL))
+    secrets = tmp_path / ".dlt" / "secrets.toml"
+    assert secrets.stat().st_mode & 0o777 == 0o600
+    assert tomllib.loads(secrets.read_text())["sources"]["shop_pg"]["credentials"] == URL
+    assert [file for file in files if "origin:5432" in (tmp_path / file).read_text()] == [Path(".dlt/secrets.toml")]
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    ignored = subprocess.run(["git", "-C", tmp_path, "check-ignore", ".dlt/secrets.toml"], check=False)
+    assert ignored.returncode == 0
+
+
+def test_files_that_are_there_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "profiles.yml").symlink_to("nowhere")
+    with pytest.raises(UsageError, match=r"README\.md, profiles\.yml"):
+        write_project(tmp_path, Answers())
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["README.md", "models", "profiles.yml"]
+
+
+def test_a_write_that_fails_in_the_middle_is_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "file").write_text("mine")
+    files = {Path("mine/a.sql"): "a", Path("new/b.sql"): "b", Path("file/c.sql"): "c"}
+    with pytest.raises(BridgeError, match="nothing of it is left"):
+        write_files(tmp_path, files)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["file", "mine"]
+
+
+@pytest.mark.parametrize("name", ["", "1st", "has space", "Ünïcode", "a-b", "x; drop"])
+def test_a_name_that_dbt_would_refuse_is_refused_first(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a dbt project"):
+        write_project(tmp_path / "new", Answers(name=name))
+    assert not (tmp_path / "new").exists()
