@@ -276,8 +276,8 @@ def test_increments(mariadb: MariaDatabase) -> None:
         assert newest == {
             "id": "4",
             "price": "4.50",
-            "at": "2024-01-04 12:00:00.000000",
-            "moment": "2024-01-04 12:00:00.000000+00:00",
+            "at": "2024-01-04 12:00:00",
+            "moment": "2024-01-04 12:00:00+00:00",
             "day": "2024-01-04",
         }
         for column, value in newest.items():

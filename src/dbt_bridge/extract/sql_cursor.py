@@ -37,7 +37,7 @@ def written(value: Any) -> str:
     """A Python value as a checkpoint's text."""
     if isinstance(value, datetime):
         zone = "" if value.tzinfo is None else "+00:00"
-        return f"{value.replace(tzinfo=None).isoformat(sep=' ', timespec='microseconds')}{zone}"
+        return f"{value.replace(tzinfo=None).isoformat(sep=' ')}{zone}"
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Decimal):
