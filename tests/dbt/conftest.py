@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -55,6 +56,7 @@ class DbtProject:
                 done = dbtRunner().invoke(["--no-use-colors", *arguments, *self._place()])
         finally:
             DuckDBConnectionManager.close_all_connections()
+            gc.collect()  # a model's own functions may keep its session in a cycle, and with it the file
         code = 0 if done.success else 2 if done.exception else 1
         return Run(code, said.getvalue() + str(done.exception or ""))
 
