@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,7 +36,7 @@ from dbt_bridge.table import Column, Table, TableName
 if TYPE_CHECKING:
     import dlt
 
-_LONGEST_DECIMAL = 38
+_ATTEMPTS = 6
 
 
 class DltDestination:
@@ -142,10 +143,7 @@ class DltDestination:
             first = next((batch for batch in rows if batch.num_rows), None)
 
         def batches() -> Iterator[Any]:
-            if first is None:  # dlt 1.31's ADBC loaders fail on an empty parquet file
-                yield dlt.mark.materialize_table_schema()
-                return
-            yield pa.Table.from_batches([first])
+            yield rows.schema.empty_table() if first is None else pa.Table.from_batches([first])
             for batch in rows:
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch])
@@ -156,15 +154,10 @@ class DltDestination:
             table_name=load.table.name.name,
             write_disposition=self._disposition(load),
             primary_key=list(load.table.key) if load.write_disposition == "merge" else None,
-            columns=_hints(rows.schema, every=first is None),
+            columns=_hints(rows.schema),
         )
         with self._told(load.table.name, passing):
-            done = pipeline.run(
-                resource,
-                schema=pipeline.default_schema,
-                loader_file_format=self._format() if first is not None else None,
-            )
-            done.raise_on_failed_jobs()
+            _finished(pipeline, resource, self._format(empty=first is None)).raise_on_failed_jobs()
 
     def _disposition(self, load: Load) -> Any:
         abilities = self._destination.capabilities()
@@ -179,8 +172,10 @@ class DltDestination:
             return {"disposition": "merge", "strategy": wanted}
         return "append"
 
-    def _format(self) -> Any:
+    def _format(self, *, empty: bool) -> Any:
         formats = self._destination.capabilities().supported_loader_file_formats or ()
+        if empty and "insert_values" in formats:  # dlt 1.31's ADBC loaders fail on an empty parquet file
+            return "insert_values"
         return "parquet" if "parquet" in formats else None
 
     def _existing(self, pipeline: dlt.Pipeline, name: TableName) -> Table | None:
@@ -270,14 +265,32 @@ def _is_text(type_: pa.DataType) -> bool:
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
-def _hints(schema: pa.Schema, *, every: bool) -> Any:
-    """Decimals with their own digits, for which dlt would take its default ones; every column where no rows tell."""
+def _finished(pipeline: dlt.Pipeline, resource: Any, file_format: Any) -> Any:
+    """Run to the end. Two loads into a new dataset may create dlt's own tables at once; the loser then goes on."""
+    from dlt.pipeline.exceptions import PipelineStepFailed
+    from dlt.pipeline.helpers import retry_schema_update
+
+    was_second = retry_schema_update()
+    for attempt in range(_ATTEMPTS):
+        try:
+            if attempt:
+                return pipeline.load()
+            return pipeline.run(resource, schema=pipeline.default_schema, loader_file_format=file_format)
+        except PipelineStepFailed as failed:
+            if attempt + 1 == _ATTEMPTS or not was_second(failed):
+                raise
+            time.sleep(0.1 * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _hints(schema: pa.Schema) -> Any:
+    """Decimals with their own digits, for which dlt would take its default ones."""
     from dlt.common.libs.pyarrow import get_column_type_from_py_arrow
 
     return {
         field.name: {"name": field.name, **get_column_type_from_py_arrow(field.type)}
         for field in schema
-        if every or pa.types.is_decimal(field.type)
+        if pa.types.is_decimal(field.type)
     }
 
 
