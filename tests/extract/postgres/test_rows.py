@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from dbt_bridge.errors import ConnectionFailed, OriginError, TypeRefused
-from dbt_bridge.extract.postgres import PostgresOrigin, initial_copy
+from dbt_bridge.extract.postgres import PostgresOrigin, bulk, initial_copy
 from dbt_bridge.table import Column, TableName
 
 T = TableName("public", "t")
@@ -88,7 +88,7 @@ def test_the_queue_is_bounded(big: int, database: str) -> None:
         stream = reading.rows(T, reading.describe(T).table.columns, workers=1)
         stream.read_next_batch()
         time.sleep(0.3)  # long enough for the whole table to arrive, if nothing held it back
-        assert pa.total_allocated_bytes() - before < 8 * initial_copy.BATCH_BYTES
+        assert pa.total_allocated_bytes() - before < 8 * bulk.BATCH_BYTES
         del stream
 
 

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import adbc_driver_postgresql.dbapi as adbc
 import psycopg
+import pyarrow as pa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, TypeRefused, scrubbed
+from dbt_bridge.extract.postgres import bulk
+from dbt_bridge.extract.postgres.bulk import BulkConnection
 from dbt_bridge.table import TableName, quoted_name
 
 # Text that Postgres writes depends on these; each is set for the transaction only, so that a connection pooler
@@ -67,7 +69,7 @@ class Connections:
         self._url = re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", url)
         self._control: psycopg.Connection[Any] | None = None
         self._snapshot = ""
-        self._idle: list[Any] = []
+        self._idle: list[BulkConnection] = []
         self._stops: list[Callable[[], None]] = []
         self._lock = threading.RLock()
 
@@ -93,34 +95,33 @@ class Connections:
                 self._back(control)
                 raise self.meaning(error, name) from error
 
-    def borrow(self) -> Any:
+    def borrow(self) -> BulkConnection:
         """An ADBC connection in the snapshot, for one thread. Give it back, or `drop` it after an error."""
         with self._lock:
             self._connected()
             if self._idle:
                 return self._idle.pop()
         try:
-            connection = adbc.connect(self._conninfo(), autocommit=True)
-        except adbc.Error as error:
+            connection = BulkConnection(self._conninfo())
+        except bulk.Error as error:
             raise self.unreachable(error) from error
         try:
             for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", _SET):
-                with connection.cursor() as cur:
-                    cur.execute(statement)
-        except adbc.Error as error:
+                connection.execute(statement)
+        except (bulk.Error, OSError, pa.ArrowException) as error:
             self.drop(connection)
             raise self.meaning(error) from error
         return connection
 
-    def give_back(self, connection: Any) -> None:
+    def give_back(self, connection: BulkConnection) -> None:
         with self._lock:
             if self._control is not None:
                 self._idle.append(connection)
                 return
         self.drop(connection)
 
-    def drop(self, connection: Any) -> None:
-        with contextlib.suppress(adbc.Error):  # it may be broken already; nothing is lost with it
+    def drop(self, connection: BulkConnection) -> None:
+        with contextlib.suppress(bulk.Error):  # it may be broken already; nothing is lost with it
             connection.close()
 
     def on_close(self, stop: Callable[[], None]) -> None:

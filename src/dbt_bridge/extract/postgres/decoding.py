@@ -70,10 +70,10 @@ def first_failure(array: pa.Array, decode: Decode) -> str:
         try:
             decode(pa.concat_arrays([array.slice(i, 1)]))
         except pa.ArrowInvalid:
-            return repr(array[i].as_py())
+            return f"the value {array[i].as_py()!r}"
         except (pa.ArrowNotImplementedError, ValueError) as error:
             return str(error)
-    return "of this batch"
+    return "a value"
 
 
 def _unwrapped(array: pa.Array, integer: pa.DataType, first: int, infinity: tuple[int, int]) -> pa.Array:

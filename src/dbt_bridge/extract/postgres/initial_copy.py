@@ -8,18 +8,17 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 
 from dbt_bridge.errors import BridgeError, OriginError, TypeRefused
+from dbt_bridge.extract.postgres import bulk
+from dbt_bridge.extract.postgres.bulk import BulkConnection
 from dbt_bridge.extract.postgres.column_types import UNFIT, Travel
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.decoding import first_failure
 from dbt_bridge.table import Column, TableName, quoted, quoted_name
 
-BATCH_BYTES = 4_000_000
 QUEUE_BATCHES = 3
 RANGE_PAGES = 4096  # 32 MB of a table's file: small enough to end together, large enough to start seldom
 
@@ -116,16 +115,16 @@ class _Reading:
         for ctid in copy.ranges:
             self._ranges.put(ctid)
         self._stopped = threading.Event()
-        self._cursors: set[Any] = set()
+        self._reading: set[BulkConnection] = set()
         self._lock = threading.Lock()
 
     def stop(self) -> None:
         """Cancel the queries and let the threads see it."""
         self._stopped.set()
         with self._lock:
-            for cur in self._cursors:
-                with contextlib.suppress(adbc.Error):  # the query may have ended just now
-                    cur.adbc_cancel()
+            for connection in self._reading:
+                with contextlib.suppress(bulk.Error):  # the query may have ended just now
+                    connection.cancel()
 
     def next(self) -> pa.RecordBatch | BridgeError | None:
         """The next batch, an error, or None when a thread has ended."""
@@ -157,20 +156,17 @@ class _Reading:
                 self._connections.drop(connection)
             self._put(unfit(self._copy, str(error)) or self._connections.meaning(error, self._copy.name))
 
-    def _read(self, connection: Any, ctid: str) -> None:
-        cur = connection.cursor()
+    def _read(self, connection: BulkConnection, ctid: str) -> None:
         with self._lock:
-            self._cursors.add(cur)
+            self._reading.add(connection)
         try:
-            cur.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
-            cur.execute(self._copy.select(ctid))
-            for batch in cur.fetch_record_batch():
-                if not self._put(decoded(self._copy, batch)):
-                    return
+            with contextlib.closing(connection.stream(self._copy.select(ctid))) as batches:
+                for batch in batches:
+                    if not self._put(decoded(self._copy, batch)):
+                        return
         finally:
             with self._lock:
-                self._cursors.discard(cur)
-            cur.close()
+                self._reading.discard(connection)
 
     def _put(self, item: pa.RecordBatch | BridgeError | None) -> bool:
         """False when nobody reads any more."""
@@ -201,7 +197,7 @@ def decoded(copy: Copy, batch: pa.RecordBatch) -> pa.RecordBatch:
 def refused(table: TableName, column: Column, value: str) -> TypeRefused:
     """The refusal of a value, with the line of YAML that lands the column as text."""
     return TypeRefused(
-        f"{table}.{column.name}: the value {value[:120]} does not fit {column.type}"
+        f"{table}.{column.name}: {value[:120]} does not fit {column.type}"
         + (f" (origin type {column.origin_type})" if column.origin_type else ""),
         mend=f"add `types: {{{column.name}: text}}` to the table's bridge",
     )
@@ -214,10 +210,10 @@ def unfit(copy: Copy, said: str) -> TypeRefused | None:
         for column in copy.columns:
             mark = f"{UNFIT} {quoted(column.name)}: "
             if mark in said:
-                value = said.split(mark, 1)[1].split('" DETAIL', 1)[0]
-                return refused(copy.name, column, value)
+                value = re.sub(r'"( DETAIL.*)?$', "", said.split(mark, 1)[1])
+                return refused(copy.name, column, f"the value {value}")
     if found := _REFUSED_ELSEWHERE.search(said):
         unnamed = [c for c, travel in zip(copy.columns, copy.travels, strict=True) if travel.refused_elsewhere]
         if len(unnamed) == 1:
-            return refused(copy.name, unnamed[0], found[1] or found[2])
+            return refused(copy.name, unnamed[0], f"the value ({found[1] or found[2]})")
     return None
