@@ -58,8 +58,14 @@ class DuckDBWarehouse:
         config: Mapping[str, Any] | None = None,
         name: str = "duckdb",
         memory_limit: str = DEFAULT_MEMORY_LIMIT,
+        prepare: Sequence[str] = (),
+        catalog: str | None = None,
     ) -> DuckDBWarehouse:
         """Open a database file (or `:memory:`).
+
+        Args:
+            prepare: statements to run first: extensions, secrets, attached databases.
+            catalog: an attached database to work in.
 
         Raises:
             ConnectionFailed: the file is locked by another process, unreadable, or open here with other options.
@@ -74,12 +80,14 @@ class DuckDBWarehouse:
         }
         try:
             connection = duckdb.connect(str(path), config=tuned)
+            for statement in prepare:
+                connection.execute(statement)
         except duckdb.Error as error:
             raise ConnectionFailed(
                 f"the DuckDB file {path} cannot be opened: {error}",
                 mend="close the program that has it open, or check the path and the profile's config_options",
             ) from error
-        return cls(connection, name=name, catalog=_current_catalog(connection), owned=True)
+        return cls(connection, name=name, catalog=catalog or _current_catalog(connection), owned=True)
 
     @classmethod
     def over(cls, connection: Any, *, name: str = "duckdb", catalog: str | None = None) -> DuckDBWarehouse:

@@ -142,11 +142,17 @@ def _duckdb_profile(profile: WarehouseProfile) -> Warehouse:
         from dbt_bridge.load.duckdb import DuckDBWarehouse
     except ImportError as missing:
         raise MissingExtra("duckdb", "the DuckDB warehouse") from missing
+    from dbt_bridge.load import duckdb_profile
 
     given = profile.credentials
     # dbt-duckdb's `settings` are SET on each connection; duckdb takes the same names when it connects.
     config = {**(given.get("config_options") or {}), **(given.get("settings") or {})}
-    return DuckDBWarehouse.open(given.get("path") or ":memory:", config=config)
+    return DuckDBWarehouse.open(
+        given.get("path") or ":memory:",
+        config=config,
+        prepare=duckdb_profile.statements(given),
+        catalog=duckdb_profile.catalog(given, profile.database),
+    )
 
 
 def _filesystem(name: str, configuration: Any) -> Destination:
