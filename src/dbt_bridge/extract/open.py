@@ -36,8 +36,8 @@ def open_origin(name: str, *, project_root: Path | None) -> Origin:
         project_root: the folder of `dbt_project.yml`; the working directory when None.
 
     Raises:
-        UsageError: no such origin is configured, its credentials cannot be read, or its driver is not installed.
-        MissingExtra: the Postgres extra is not installed.
+        UsageError: no such origin is configured, or its credentials cannot be read.
+        MissingExtra: the postgres or the sqlalchemy extra is not installed.
     """
     root = (project_root or Path.cwd()).resolve()
     url, drivername = _url(name, root)
@@ -54,7 +54,7 @@ def open_origin(name: str, *, project_root: Path | None) -> Origin:
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("dbt_bridge"):
             raise
-        raise UsageError(f"the origin {name!r} needs {missing.name}", mend="pip install 'sqlalchemy>=2'") from missing
+        raise MissingExtra("sqlalchemy", f"the origin {name!r}") from missing
     return SqlOrigin(name, url)
 
 

@@ -7,7 +7,7 @@ import re
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, UsageError, scrubbed
+from dbt_bridge.errors import BridgeError, ConnectionFailed, MissingExtra, OriginError, UsageError, scrubbed
 
 # Error numbers of MySQL and MariaDB (server: mariadb.com/kb/en/mariadb-error-codes, client: 2000 and above).
 _LOGIN = {1044, 1045, 1698, 1524}
@@ -41,7 +41,7 @@ def not_connected(error: Exception, name: str, url: sa.URL) -> BridgeError:
     )
 
 
-def no_driver(error: Exception, name: str, url: sa.URL) -> UsageError:
+def no_driver(error: Exception, name: str, url: sa.URL) -> BridgeError:
     """The Python package of the URL's driver is not installed, or SQLAlchemy does not know the database."""
     if isinstance(error, NoSuchModuleError):
         return UsageError(
@@ -50,6 +50,8 @@ def no_driver(error: Exception, name: str, url: sa.URL) -> UsageError:
             "or correct the drivername",
         )
     module = getattr(error, "name", None) or url.drivername
+    if module == "pymysql":
+        return MissingExtra("mysql", f"the origin {name!r}")
     package = {"MySQLdb": "mysqlclient", "psycopg2": "psycopg2-binary", "mysql": "mysql-connector-python"}.get(
         module, module
     )
