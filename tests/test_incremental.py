@@ -273,6 +273,35 @@ def test_a_new_column_joins_and_older_rows_have_none_of_it(shop: Shop, dispositi
     assert shop.landed("id, note") == [(1, None), (2, None), (3, "é")]
 
 
+def test_a_column_that_is_gone_stays_where_rows_had_it(shop: Shop) -> None:
+    appending = replace(ORDERS, write_disposition="append")
+    shop.insert((1, "a", "2026-01-01 10:00:00"), (2, "b", "2026-01-02 10:00:00"))
+    shop.sync(appending)
+    shop.origin("ALTER TABLE orders DROP COLUMN status")
+    shop.origin("INSERT INTO orders (id, at) VALUES (3, '2026-01-03 10:00:00')")
+    assert shop.sync(appending).error is None
+    assert shop.landed() == [(1, "a"), (2, None), (3, None)]  # 2 shares the checkpoint's value: read again
+
+
+def test_a_wider_type_widens_the_landing_and_another_one_is_refused(shop: Shop) -> None:
+    if isinstance(shop.origin, InSqlite):
+        pytest.skip("SQLite cannot alter the type of a column")
+    shop.origin("ALTER TABLE orders ADD COLUMN n INTEGER")
+    shop.insert((1, "a", "2026-01-01 10:00:00"))
+    shop.sync()
+    shop.origin("ALTER TABLE orders ALTER COLUMN n TYPE bigint")
+    shop.origin("INSERT INTO orders VALUES (2, 'b', '2026-01-02 10:00:00', 9000000000)")
+    assert shop.sync().error is None
+    assert shop.landed("id, n") == [(1, None), (2, 9_000_000_000)]
+
+    shop.origin("ALTER TABLE orders ALTER COLUMN n TYPE date USING '2026-01-01'::date")
+    receipt = shop.sync()
+    assert receipt.status == "failed"
+    assert "full-refresh" in str(receipt.error)
+    assert shop.landed("id, n") == [(1, None), (2, 9_000_000_000)]
+    assert shop.sync(full_refresh=True).error is None
+
+
 _CHILD = """
 import os, pickle, signal, sys
 from dbt_bridge.progress import Silent
