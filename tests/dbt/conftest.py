@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import json
 import os
@@ -47,16 +46,16 @@ class DbtProject:
 
     def dbt(self, *arguments: str) -> Run:
         """A dbt command in this process, which saves the seconds of dbt's imports."""
-        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
         from dbt.cli.main import dbtRunner
+
+        from dbt_bridge.transform.invoke import _release_duckdb
 
         said = io.StringIO()
         try:
             with contextlib.redirect_stdout(said):
                 done = dbtRunner().invoke(["--no-use-colors", *arguments, *self._place()])
         finally:
-            DuckDBConnectionManager.close_all_connections()
-            gc.collect()  # a model's own functions may keep its session in a cycle, and with it the file
+            _release_duckdb()
         code = 0 if done.success else 2 if done.exception else 1
         return Run(code, said.getvalue() + str(done.exception or ""))
 

@@ -73,9 +73,9 @@ def batches(data: Any, where: str) -> pa.RecordBatchReader:
 
 
 def _of_resource(resource: Any) -> Frame:
-    incremental = getattr(resource, "incremental", None)
-    has_cursor = incremental is not None and getattr(incremental, "incremental", incremental) is not None
-    return Frame(resource.name, batches(iter(resource), resource.name), has_cursor)
+    # Set by an `incremental` hint or argument; its cursor is not bound before the first row is asked for.
+    incremental = getattr(resource, "incremental", None) is not None
+    return Frame(resource.name, batches(iter(resource), resource.name), incremental)
 
 
 def _is_dlt(data: Any, class_name: str) -> bool:

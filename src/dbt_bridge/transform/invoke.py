@@ -143,11 +143,20 @@ def _invoke(arguments: Sequence[str], manifest: Manifest | None) -> dbtRunnerRes
 
 
 def _release_duckdb() -> None:
-    """dbt-duckdb keeps the file open, and locked, in a class attribute until the process ends."""
-    connections = sys.modules.get("dbt.adapters.duckdb.connections")
-    if connections is not None:
-        connections.DuckDBConnectionManager.close_all_connections()
-        gc.collect()  # functions that a Python model defines keep its session in a cycle, and with it the file
+    """dbt-duckdb keeps the file open, and locked, in a class attribute until the process ends.
+
+    Dropping that attribute is not enough: any library that keeps an exception from its import inside a Python model
+    keeps the model's frame, and with it dbt's environment. So its connection is closed by name.
+    """
+    module = sys.modules.get("dbt.adapters.duckdb.connections")
+    if module is None:
+        return
+    manager = module.DuckDBConnectionManager
+    environment = manager._ENV
+    manager.close_all_connections()
+    if environment is not None:
+        environment.close()
+    gc.collect()  # functions that a Python model defines keep its session in a cycle
 
 
 def _common(options: DbtOptions) -> list[str]:
