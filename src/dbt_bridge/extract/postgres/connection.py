@@ -37,6 +37,7 @@ _SETTINGS = (
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("transaction_timeout", "0"),  # since PostgreSQL 17
+    ("lock_timeout", "60s"),  # a table that is being rewritten must not stop a sync for ever
 )
 _SET = """
 SELECT set_config(wanted.name, wanted.value, true)
@@ -134,7 +135,12 @@ class Connections:
             self._stops.remove(stop)
 
     def close(self) -> None:
-        with self._lock:
+        """Also from another thread while a query waits (for a lock, say): it is cancelled until it lets go."""
+        while not self._lock.acquire(timeout=0.1):
+            if (control := self._control) is not None:
+                with contextlib.suppress(psycopg.Error):  # it ended by itself, or the server is gone
+                    control.cancel_safe(timeout=5)
+        try:
             for stop in self._stops:
                 stop()
             self._stops.clear()
@@ -144,6 +150,8 @@ class Connections:
             if self._control is not None:
                 self._control.close()
                 self._control = None
+        finally:
+            self._lock.release()
 
     def meaning(self, error: Exception, table: TableName | None = None) -> BridgeError:
         """The error of the tree that a driver's error stands for."""
@@ -160,6 +168,11 @@ class Connections:
         if state == "42501" or "permission denied" in said:
             mend = f"GRANT SELECT ON {quoted_name(table)} TO <the origin's user>;" if table else "grant the privilege"
             return OriginError(f"{place}: {said}", mend=mend)
+        if state == "55P03":
+            return OriginError(
+                f"{place}: another session has locked it for longer than a minute",
+                mend="run again when that session has ended; SELECT * FROM pg_locks WHERE mode = 'AccessExclusiveLock'",
+            )
         if state.startswith(("08", "57P")) or _BROKEN.search(said):
             return OriginError(f"{place} broke off: {said}", mend="run the same command again when the server is up")
         if state.startswith("22") or "overflow" in said or "invalid input syntax" in said:
