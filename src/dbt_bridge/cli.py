@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,25 +242,41 @@ def doctor(**given: Any) -> int:
 @cli.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--name", help="The dbt project's name; the folder's by default.")
+@click.option(
+    "--origin-url",
+    envvar="DBT_BRIDGE_ORIGIN_URL",
+    help="Your own database: the project gets its tables, and .dlt/secrets.toml this URL.",
+)
+@click.option("--origin-schema", help="Schema of --origin-url to take; its default one otherwise.")
 @_options(*_OUTPUT)
-def init(directory: Path, name: str | None, **given: Any) -> int:
+def init(directory: Path, name: str | None, origin_url: str | None, origin_schema: str | None, **given: Any) -> int:
     """Write a dbt project that works into DIRECTORY: sources, models, tests, snapshot, seed, exposure.
+
+    Without --origin-url it is the demo's shop, to be changed into yours.
 
     \b
     Example:
       dbt-bridge init my_project
+      dbt-bridge init my_project --origin-url postgresql://me:secret@host/database
       cd my_project && dbt-bridge doctor
     """
     output = _output(given)
     from dbt_bridge.init import Answers, write_project
 
     name = name or re.sub(r"\W+", "_", directory.resolve().name, flags=re.ASCII).lower()
-    files = write_project(directory, Answers(name=name, warehouse=f"{name}.duckdb"))
+    answers = Answers(name=name, warehouse=f"{name}.duckdb")
+    if origin_url:
+        from dbt_bridge.scaffold import write_own_project
+
+        files = write_own_project(directory, replace(answers, origin_url=origin_url), origin_schema)
+    else:
+        files = write_project(directory, answers)
     if output.as_json:
         output.document(files=[str(file) for file in files])
     elif not output.quiet:
         click.echo(f"{len(files)} files are in {directory}")
-        click.echo(f"put the origin's URL into {directory / '.dlt' / 'secrets.toml'}, then: dbt-bridge doctor")
+        if not origin_url:
+            click.echo(f"put the origin's URL into {directory / '.dlt' / 'secrets.toml'}, then: dbt-bridge doctor")
     return 0
 
 

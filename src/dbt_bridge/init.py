@@ -65,9 +65,9 @@ def rendered(template: str, answers: Answers) -> dict[Path, str]:
         "delivery_url": json.dumps(answers.delivery_url, ensure_ascii=False),
         "warehouse": json.dumps(answers.warehouse, ensure_ascii=False),
     }
-    root = _TEMPLATES / template
     return {
         Path(*(_REAL_NAMES.get(part, part) for part in file.relative_to(root).parts)): _filled(file, values)
+        for root in (_TEMPLATES / "common", _TEMPLATES / template)
         for file in sorted(root.rglob("*"))
         if file.is_file() and "__pycache__" not in file.parts
     }

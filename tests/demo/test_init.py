@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import duckdb
+import psycopg
 import pytest
 
 from dbt_bridge.errors import BridgeError, UsageError
@@ -61,3 +63,41 @@ def test_a_name_that_dbt_would_refuse_is_refused_first(tmp_path: Path, name: str
     with pytest.raises(UsageError, match="cannot name a dbt project"):
         write_project(tmp_path / "new", Answers(name=name))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_project_of_ones_own_tables_builds_whatever_their_names(
+    tmp_path: Path, database: str, origin: psycopg.Connection
+) -> None:
+    origin.execute("""
+        CREATE TABLE "We ird {{ x }}" ("order" int PRIMARY KEY, "Ünï ""q" text, "{{ y }}" int, updated_at timestamptz NOT NULL);
+        INSERT INTO "We ird {{ x }}" VALUES (1, 'a', 2, now()), (2, NULL, 3, now());
+        CREATE TABLE "we ird x" (a int, b int, PRIMARY KEY (a, b));
+        CREATE TABLE yes (no int);
+    """)
+    project = tmp_path / "own"
+    for arguments in (["init", project, "--origin-url", database], ["build", "--quiet"]):
+        done = subprocess.run(
+            [COMMAND, *arguments],
+            cwd=project if project.exists() else tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    with duckdb.connect(str(project / "own.duckdb"), read_only=True) as warehouse:
+        counts = dict(warehouse.sql("FROM landed_tables").fetchall())
+        hops = dict(warehouse.sql("SELECT table_name, hop FROM _dbt_bridge.receipts").fetchall())
+        rows = warehouse.sql("""SELECT "order", "Ünï ""q", "{{ y }}" FROM stg_we_ird_x ORDER BY ALL""").fetchall()
+    assert counts == {"stg_we_ird_x": 2, "stg_we_ird_x_2": 0, "stg_yes": 0}
+    assert hops["origin_landing.We ird {{ x }}"] == "incremental"
+    assert hops["origin_landing.yes"] == "initial_copy"
+    assert rows == [(1, "a", 2), (2, None, 3)]
+
+
+def test_an_origin_without_tables_writes_no_project(tmp_path: Path, database: str) -> None:
+    done = subprocess.run(
+        [COMMAND, "init", tmp_path / "own", "--origin-url", database], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "--origin-schema" in done.stderr
+    assert not (tmp_path / "own").exists()
