@@ -54,6 +54,8 @@ def exactly(values: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_integer(values.type) and pa.types.is_temporal(wanted):
         raise pa.ArrowInvalid(f"an integer is not a {wanted}")
     cast = pc.cast(values, wanted, safe=True)
+    if pa.types.is_decimal(values.type) and pa.types.is_integer(wanted):
+        values = pc.cast(values, pa.decimal256(76, values.type.scale))  # an integer needs 19 digits to be cast back
     back = pc.cast(cast, values.type, safe=True)
     if not back.equals(values) and not _same_with_nan(back, values):
         raise pa.ArrowInvalid(f"not exactly representable as {wanted}")
