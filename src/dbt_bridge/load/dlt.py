@@ -148,12 +148,13 @@ class DltDestination:
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch])
 
+        key: Any = list(load.table.key) if load.write_disposition == "merge" else None
         resource = dlt.resource(
             batches,
             name="rows",
             table_name=load.table.name.name,
             write_disposition=self._disposition(load),
-            primary_key=list(load.table.key) if load.write_disposition == "merge" else None,
+            primary_key=key,
             columns=_hints(rows.schema),
         )
         with self._told(load.table.name, passing):

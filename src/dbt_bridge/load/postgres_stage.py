@@ -147,27 +147,16 @@ def copy_in(conninfo: str, staging: TableName, encoded: Encoded) -> None:
         raise told(str(error), getattr(error, "sqlstate", None), staging, encoded) from error
 
 
-class Chunks:
-    """The bytes of a binary COPY, counted while they pass."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self.bytes = 0
-        self._chunks = chunks
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._chunks:
-            self.bytes += len(chunk)
-            yield chunk
-
-
-def copy_raw(cur: Cursor[Any], staging: TableName, load: Load, chunks: Chunks) -> int:
-    """Pipe a binary COPY into the staging table; answers the rows that Postgres counted."""
+def copy_raw(cur: Cursor[Any], staging: TableName, load: Load, stream: Iterator[bytes]) -> tuple[int, int]:
+    """Pipe a binary COPY into the staging table; answers the rows that Postgres counted, and the bytes."""
     columns = sql.SQL(", ").join(sql.Identifier(c.name) for c in load.table.columns)
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(identifier(staging), columns)
+    size = 0
     with cur.copy(statement) as copy:
-        for chunk in chunks:
+        for chunk in stream:
+            size += len(chunk)
             copy.write(chunk)
-    return cur.rowcount
+    return cur.rowcount, size
 
 
 def told(text: str, sqlstate: str | None, staging: TableName, encoded: Encoded) -> Exception:

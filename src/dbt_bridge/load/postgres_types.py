@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from pyarrow import types as is_
 
 from dbt_bridge.errors import TypeRefused
-from dbt_bridge.table import Column
+from dbt_bridge.table import Column, Table
 
 Encode = Callable[[pa.Array], pa.Array]
 
@@ -161,6 +161,15 @@ def _sql_type(type_: pa.DataType) -> str:
     return next((sql for matches, sql in _SQL if matches(type_)), "text")
 
 
+def copied_as(table: Table) -> dict[str, str] | None:
+    """The SQL types to which another Postgres must cast columns (text, or a domain's own base type) so that its
+    binary COPY fits; the others are sent as they are. None where an override asks for another type.
+    """
+    if not table.columns or any(not c.origin_type for c in table.columns):
+        return None
+    return {c.name: landing_type(c) for c in table.columns if not _is_own(c)}
+
+
 @dataclass(frozen=True, slots=True)
 class Wire:
     """How a column's values get to the staging table.
@@ -221,7 +230,10 @@ def _shifted(numbers: pa.Array, epoch: int) -> pa.Array:
     """From 1970 to 2000; plus and minus the type's maximum is infinity, there as here."""
     width = 64 if numbers.type == pa.int64() else 32
     most = 2 ** (width - 1) - 1
-    scalar = lambda value: pa.scalar(value, numbers.type)  # noqa: E731
+
+    def scalar(value: int) -> pa.Scalar:
+        return pa.scalar(value, numbers.type)
+
     extremes = pc.min_max(numbers).as_py()
     if extremes["max"] != most and extremes["min"] not in (-most, -most - 1):
         return pc.subtract_checked(numbers, scalar(epoch))

@@ -27,7 +27,6 @@ def use_project(root: Path | None) -> None:
     """Make dlt read its settings from this folder's `.dlt/`, without telemetry. None leaves the folder as it is."""
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # read by dlt when its run context starts
     import dlt  # noqa: F401 - whole, and first: dbt's threads may be importing it, and its parts do not wait for that
-
     from dlt.common.configuration.providers.toml import TomlProviderReadException
     from dlt.common.runtime.run_context import active, switch_context
 
@@ -71,12 +70,11 @@ def named_destination(name: str, root: Path | None) -> DltDestination[Any, Any]:
         UsageError: the name is not configured; names the nearest one and the lines to add.
         MissingExtra: the destination's driver is not installed.
     """
-    import dlt
     from dlt.common.destination.exceptions import InvalidDestinationReference, UnknownDestinationModule
     from dlt.common.destination.reference import Destination as DltDestination
 
     try:
-        type_ = dlt.config.get(f"destination.{name}.destination_type") or name
+        type_ = setting(name, "destination_type") or name
         reference = str(type_) if "." in str(type_) else f"dlt.destinations.{type_}"
         found = DltDestination.from_reference(reference, destination_name=name)
         if found is None:
@@ -105,6 +103,8 @@ def settled(destination: DltDestination[Any, Any], root: Path | None) -> Any:
         initial._bind_local_files(str(root or Path.cwd()))
     elif hasattr(initial, "local_dir"):
         initial.local_dir = str((root or Path.cwd()).resolve())
+    if _type_of(destination) == "postgres":
+        _let_libpq_find_the_password(initial)
     name = destination.destination_name
     try:
         return destination.configuration(initial)
@@ -118,11 +118,19 @@ def settled(destination: DltDestination[Any, Any], root: Path | None) -> Any:
         raise _missing(_type_of(destination), name) from absent
 
 
+def _let_libpq_find_the_password(initial: Any) -> None:
+    """dlt asks for a password; Postgres needs none with .pgpass, a certificate, peer or trust authentication."""
+    from dlt.destinations.impl.postgres.configuration import PostgresCredentials
+
+    initial.credentials = PostgresCredentials()
+    initial.credentials.password = ""  # a default: what is configured replaces it
+
+
 def setting(name: str, key: str) -> str | None:
     """A setting of `[destination.NAME]` that is ours and not dlt's, such as `table_format`."""
     import dlt
 
-    value = dlt.config.get(f"destination.{name}.{key}")
+    value: Any = dlt.config.get(f"destination.{name}.{key}")
     return None if value is None else str(value)
 
 
@@ -130,7 +138,7 @@ def configured_destinations() -> list[str]:
     """The names under `[destination]`, sorted; those of the environment in lower case."""
     import dlt
 
-    section = dlt.config.get("destination")
+    section: Any = dlt.config.get("destination")
     names = (
         {str(key) for key, value in section.items() if isinstance(value, dict)} if isinstance(section, dict) else set()
     )

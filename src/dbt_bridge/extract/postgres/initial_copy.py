@@ -101,7 +101,7 @@ def _batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.
         reading.stop()
         connections.forget(reading.stop)
         for thread in threads:
-            thread.join()
+            thread.join(timeout=10)  # a server that no longer answers cannot be cancelled; the threads are daemons
 
 
 class _Reading:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow as pa
 from dbt_bridge.errors import OriginError
 from dbt_bridge.extract.origin import Described, Increment
 from dbt_bridge.extract.postgres import catalog, cursor
+from dbt_bridge.extract.postgres.binary_copy import copy_binary
 from dbt_bridge.extract.postgres.column_types import travel
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.initial_copy import Copy, ranges, reader
@@ -84,6 +85,18 @@ class PostgresOrigin:
             ranges(relation.pages if self._connections.server_version >= 140000 else 0, workers),
         )
         return reader(self._connections, copy, workers)
+
+    def copy_binary(
+        self, name: TableName, columns: Sequence[str], casts: Mapping[str, str], increment: Increment | None = None,
+        *, workers: int = 1,
+    ) -> list[Iterator[bytes]]:  # fmt: skip
+        """The same rows for another Postgres; see `binary_copy`."""
+        relation = self._relation(name)
+        condition = ""
+        if increment is not None:
+            bound = cursor.lower_bound(self._connections, relation, increment)
+            condition = cursor.condition(relation, increment, bound)
+        return copy_binary(self._connections, relation, columns, casts, condition, workers=workers)
 
     def lower_bound(self, name: TableName, increment: Increment) -> str | None:
         return cursor.lower_bound(self._connections, self._relation(name), increment)
