@@ -56,6 +56,7 @@ class DbtProject:
                 done = dbtRunner().invoke(["--no-use-colors", *arguments, *self._place()])
         finally:
             _release_duckdb()
+            os.environ.pop("DLT_PROJECT_DIR", None)
         code = 0 if done.success else 2 if done.exception else 1
         return Run(code, said.getvalue() + str(done.exception or ""))
 

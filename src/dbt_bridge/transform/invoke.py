@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -131,10 +132,13 @@ def _invoke(arguments: Sequence[str], manifest: Manifest | None) -> dbtRunnerRes
         raise BridgeError(
             "dbt is already running in this process", mend="let the first run end, or use another process"
         )
+    dlt_folder = os.environ.get("DLT_PROJECT_DIR")
     try:
         done = dbtRunner(manifest=manifest).invoke(list(arguments))
     finally:
         _release_duckdb()
+        if dlt_folder is None:  # set by transform/plugin.py, for this project only
+            os.environ.pop("DLT_PROJECT_DIR", None)
         _ONE_AT_A_TIME.release()
     # dbtRunner hands every BaseException back as a value: an interrupt must stay one.
     if isinstance(done.exception, KeyboardInterrupt | SystemExit):

@@ -10,6 +10,7 @@ read them from `dbt_project.yml`. docs/ghost-sources.md has the alternatives tha
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from dbt.plugins.contracts import PluginArtifacts
 from dbt.plugins.manager import dbt_hook, dbtPlugin
 
 from dbt_bridge.table import GHOST_MARK, quoted
+from dbt_bridge.transform.session import project_root
 
 
 class GhostSources(dbtPlugin):
@@ -28,6 +30,7 @@ class GhostSources(dbtPlugin):
 
     @dbt_hook  # type: ignore[untyped-decorator]
     def get_manifest_artifacts(self, manifest: Manifest) -> PluginArtifacts:
+        _lead_dlt_to_the_project(manifest)
         ghosts = [_ghost(source) for source in ghost_sources(manifest)]
         if ghosts:
             for node in (_operation(self.project_name, *kind, ghosts) for kind in _OPERATIONS):
@@ -38,20 +41,32 @@ class GhostSources(dbtPlugin):
 plugins = [GhostSources]
 
 
+def _lead_dlt_to_the_project(manifest: Manifest) -> None:
+    """Let dlt find `.dlt/` beside dbt_project.yml, wherever dbt was started: it looks in the working folder.
+
+    A model may ask dlt for a secret before it calls `transfer`, so this is done before the first model runs.
+    """
+    if any("dlt" in model.raw_code or "dbt_bridge" in model.raw_code for model in _python_models(manifest)):
+        os.environ.setdefault("DLT_PROJECT_DIR", str(project_root()))
+
+
 def ghost_sources(manifest: Manifest) -> Iterator[SourceDefinition]:
     """The sources that a Python model reads and that may not be in the warehouse, by unique_id."""
     if manifest.metadata.adapter_type != "duckdb":  # other adapters run Python models elsewhere, or not at all
         return
     readers: dict[str, list[ModelNode]] = {}
-    for node in manifest.nodes.values():
-        if isinstance(node, ModelNode) and node.language == "python":
-            for parent in node.depends_on.nodes:
-                readers.setdefault(parent, []).append(node)
+    for model in _python_models(manifest):
+        for parent in model.depends_on.nodes:
+            readers.setdefault(parent, []).append(model)
     for unique_id, source in sorted(manifest.sources.items()):
         if unique_id in readers and not _read_by_dbt_duckdb(source):
             uses_bridge = any("dbt_bridge" in node.raw_code for node in readers[unique_id])
             if uses_bridge or "bridge" in _meta(source):
                 yield source
+
+
+def _python_models(manifest: Manifest) -> Iterator[ModelNode]:
+    return (n for n in manifest.nodes.values() if isinstance(n, ModelNode) and n.language == "python")
 
 
 def _meta(source: SourceDefinition) -> Mapping[str, Any]:
@@ -82,7 +97,7 @@ def _ghost(source: SourceDefinition) -> dict[str, Any]:
         f"WHERE error({_literal(says)})"
     )
     find = (
-        "SELECT 1 FROM duckdb_views()\n"
+        "SELECT 1 FROM duckdb_views()\n"  # noqa: S608
         "WHERE database_name = current_database()\n"
         f"  AND lower(schema_name) = lower({_literal(source.schema)})\n"
         f"  AND lower(view_name) = lower({_literal(source.identifier)})\n"

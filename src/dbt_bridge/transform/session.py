@@ -34,7 +34,7 @@ def session(dbt: Any, given: Any = None) -> Session:
     Raises:
         UsageError: called outside of a dbt-duckdb Python model without `session=`.
     """
-    return Session(_connection(given if given is not None else _of_this_thread()), _project_root(), _node(dbt))
+    return Session(_connection(given if given is not None else _of_this_thread()), project_root(), _node(dbt))
 
 
 def refuse_partial_run(what: str) -> None:
@@ -76,10 +76,12 @@ def _connection(given: Any) -> Any:
     return given
 
 
-def _project_root() -> Path:
-    """dbt changes into the project's folder before it runs anything (dbt.task.base.move_to_nearest_project_dir)."""
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "dbt_project.yml").exists()), here)
+def project_root() -> Path:
+    """The folder of `dbt_project.yml`, wherever dbt was started."""
+    from dbt.flags import get_flags
+
+    given = getattr(get_flags(), "PROJECT_DIR", None)  # type: ignore[no-untyped-call]
+    return Path(given or ".").resolve()
 
 
 def _node(dbt: Any) -> str:
