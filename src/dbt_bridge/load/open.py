@@ -97,7 +97,7 @@ def _postgres_parameters(credentials: Any) -> dict[str, Any]:
         "host": credentials.host,
         "port": credentials.port,
         "user": credentials.username,
-        "password": credentials.password,
+        "password": credentials.password or None,
         "dbname": credentials.database,
     }
 

@@ -165,9 +165,12 @@ def copied_as(table: Table) -> dict[str, str] | None:
     """The SQL types to which another Postgres must cast columns (text, or a domain's own base type) so that its
     binary COPY fits; the others are sent as they are. None where an override asks for another type.
     """
-    if not table.columns or any(not c.origin_type for c in table.columns):
-        return None
-    return {c.name: landing_type(c) for c in table.columns if not _is_own(c)}
+    casts = {c.name: landing_type(c) for c in table.columns if not _is_own(c)}
+    known = _TEXT | _BY_TEXT | _BY_ARROW.keys() | {""}
+    overridden = any(
+        casts.get(c.name, "text") != "text" and base(c.origin_type.removesuffix("[]")) in known for c in table.columns
+    )
+    return casts if table.columns and not overridden else None
 
 
 @dataclass(frozen=True, slots=True)
