@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, TypeRefused, UsageError
 from dbt_bridge.load.destination import Checkpoint, Load, Loaded, Window
@@ -24,7 +31,7 @@ def warehouse(database: str) -> Iterator[PostgresWarehouse]:
 
 
 def rows_of(connection: psycopg.Connection, what: str = "landing.orders") -> list[tuple[Any, ...]]:
-    return connection.execute(f"SELECT * FROM {what} ORDER BY 1".encode()).fetchall()
+    return connection.execute(f"SELECT * FROM {what} ORDER BY 1".encode()).fetchall()  # noqa: S608
 
 
 def arrive(
@@ -254,7 +261,7 @@ def test_own_types_of_postgres_are_kept(warehouse: PostgresWarehouse, origin: ps
     ).fetchall()
     assert dict(types) == {**{name: sql for name, (_, sql, _) in own.items()}, "mood": "text"}
     casts = ", ".join(f'"{name}"::text' if name not in ("c",) else f'"{name}"' for name in own)
-    assert origin.execute(f"SELECT {casts} FROM landing.orders".encode()).fetchall() == [
+    assert origin.execute(f"SELECT {casts} FROM landing.orders".encode()).fetchall() == [  # noqa: S608
         tuple(value for _, _, value in own.values()),
         (None,) * len(own),
     ]
@@ -290,3 +297,82 @@ def test_a_wrong_password_is_told_without_it(server: Any) -> None:
         PostgresWarehouse("pg", conninfo).existing(ORDERS)
     assert "canary-7391" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+_keys = st.tuples(st.integers(0, 3), st.sampled_from(["a", "b", ""]))
+_batch = st.lists(st.tuples(_keys, st.none() | st.integers(-5, 5)), max_size=8)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=_batch, second=_batch)
+def test_merge_is_a_dictionary_update(
+    warehouse: PostgresWarehouse,
+    origin: psycopg.Connection,
+    first: list[tuple[tuple[int, str], int | None]],
+    second: list[tuple[tuple[int, str], int | None]],
+) -> None:
+    origin.execute("DROP TABLE IF EXISTS landing.orders")
+    schema = pa.schema([("i", pa.int64()), ("s", pa.string()), ("v", pa.int64())])
+    model: dict[tuple[int, str], int | None] = {}
+    for rows in (first, second):
+        table = pa.Table.from_pylist([{"i": k[0], "s": k[1], "v": v} for k, v in rows], schema)
+        loaded = arrive(warehouse, table, "merge", ("i", "s"))
+        new = dict(rows)
+        assert loaded.rows_loaded == len(rows)
+        assert loaded.rows_inserted == len(new.keys() - model.keys())
+        assert loaded.rows_updated == len(new.keys() & model.keys())
+        model |= new
+    assert sorted(rows_of(origin), key=repr) == sorted(((*k, v) for k, v in model.items()), key=repr)
+
+
+_CHILD = """
+import sys, pyarrow as pa
+from dbt_bridge.load.destination import Load
+from dbt_bridge.load.postgres import PostgresWarehouse
+from dbt_bridge.table import Table, TableName
+schema = pa.schema([("id", pa.int64()), ("name", pa.string())])
+def batches():
+    for start in range(0, 100_000_000, 10_000):
+        numbers = range(start, start + 10_000)
+        yield pa.RecordBatch.from_arrays([pa.array(numbers), pa.array([str(n) for n in numbers])], schema=schema)
+        print("batch", flush=True)
+load = Load(Table.of_schema(TableName("landing", "orders"), schema, ("id",)), sys.argv[2], "l")
+PostgresWarehouse("pg", sys.argv[1]).load(load, pa.RecordBatchReader.from_batches(schema, batches()))
+"""
+
+
+@pytest.mark.parametrize("disposition", ["replace", "append", "merge"])
+def test_a_killed_load_leaves_the_old_rows_and_a_retry_cleans_up(
+    warehouse: PostgresWarehouse, origin: psycopg.Connection, database: str, disposition: str
+) -> None:
+    arrive(warehouse, people((1, "a"), (2, "b")))
+    child = subprocess.Popen([sys.executable, "-c", _CHILD, database, disposition], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    for _ in range(5):
+        child.stdout.readline()
+    warehouse.discard()
+    assert len(staging_tables(origin)) == 1, "a live run keeps its staging table"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert rows_of(origin) == [(1, "a"), (2, "b")]
+    end = time.monotonic() + 20
+    while staging_tables(origin) and time.monotonic() < end:  # until the server has seen that the client is gone
+        warehouse.discard()
+    assert staging_tables(origin) == []
+    arrive(warehouse, people((2, "x")), disposition, ("id",))
+    expected = {"replace": [(2, "x")], "append": [(1, "a"), (2, "b"), (2, "x")], "merge": [(1, "a"), (2, "x")]}
+    assert rows_of(origin) == expected[disposition]
+
+
+def test_what_the_database_refuses_is_told_and_nothing_stays(
+    warehouse: PostgresWarehouse, origin: psycopg.Connection
+) -> None:
+    """A CHECK of the user's table stands for every refusal in the middle of publishing."""
+    origin.execute("CREATE SCHEMA landing")
+    origin.execute("CREATE TABLE landing.orders (id bigint CHECK (id < 3), name varchar(3))")
+    arrive(warehouse, people((1, "a")))
+    with pytest.raises(DestinationError, match=r"landing\.orders.*violates check constraint"):
+        arrive(warehouse, people((2, "b"), (3, "c")), "append")
+    assert rows_of(origin) == [(1, "a")]
+    assert staging_tables(origin) == []

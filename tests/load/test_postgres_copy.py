@@ -53,9 +53,12 @@ def test_every_value_arrives_as_it_is(database: str, origin: psycopg.Connection,
     texts = ", ".join('"{}"::text'.format(name.replace('"', '""')) for name in names)
     there = origin.execute(f"SELECT {texts} FROM landing.things ORDER BY id".encode()).fetchall()  # noqa: S608
     assert there == origin.execute(f"SELECT {texts} FROM things ORDER BY id".encode()).fetchall()  # noqa: S608
-    types = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE NOT attisdropped AND attrelid = %s::regclass"
-    origins = dict(origin.execute(f"{types} AND attnum > 0", ["public.things"]).fetchall())
-    landed = dict(origin.execute(f"{types} AND attnum > 0", ["landing.things"]).fetchall())
+    types = (
+        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute\n"
+        "WHERE attnum > 0 AND NOT attisdropped AND attrelid = %s::regclass"
+    )
+    origins = dict(origin.execute(types, ["public.things"]).fetchall())
+    landed = dict(origin.execute(types, ["landing.things"]).fetchall())
     text = {"m", "p", "cash"}
     assert {name for name, type_ in landed.items() if type_ != origins[name]} == {*text, "pos", "odd"}
     assert landed["pos"] == "integer"
