@@ -33,7 +33,7 @@ exposures:
 """
 MODELS = {
     "stg_orders.sql": "{{ config(materialized='view') }} select * from {{ source('shop', 'orders') }}",
-    "stg_customers.sql": "{{ config(materialized='view') }} select * from {{ source('shop', 'customers') }}",
+    "stg_customers.sql": "{{ config(materialized='ephemeral') }} select * from {{ source('shop', 'customers') }}",
     "spending.sql": (
         "select c.id as customer_id, sum(o.amount) as spent from {{ ref('stg_customers') }} c"
         " join {{ ref('stg_orders') }} o on o.customer_id = c.id group by c.id"
@@ -80,7 +80,8 @@ def test_two_builds_land_under_dbts_views_and_deliver(project: Path, origin: psy
     )
     origin.execute("INSERT INTO shop.customers VALUES (1, 'Ada', '{a,b}', 'infinity'), (2, 'Grace', NULL, NULL)")
     origin.execute(
-        "INSERT INTO shop.orders SELECT g, 1 + g % 2, g, now() - (g || ' hours')::interval FROM generate_series(1, 10) g"
+        "INSERT INTO shop.orders"
+        " SELECT g, 1 + g % 2, g, now() - (g || ' hours')::interval FROM generate_series(1, 10) g"
     )
     built(project)
     origin.execute("INSERT INTO shop.customers VALUES (3, 'Linus', '{}', '2000-01-01')")

@@ -33,7 +33,7 @@ def _delivery(exposure: Exposure, manifest: Manifest) -> Delivery:
             f"{where}: {model.name} is ephemeral, so there is no relation to deliver",
             mend=f"materialize {model.name} as a view or table",
         )
-    ancestors = _ancestors(exposure, manifest)
+    upstream = _upstream(exposure, manifest)
     return Delivery(
         node=exposure.unique_id,
         name=exposure.name,
@@ -41,8 +41,9 @@ def _delivery(exposure: Exposure, manifest: Manifest) -> Delivery:
         relation_schema=model.schema,
         relation_name=model.alias,
         relation_database=model.database,
-        ancestors=ancestors,
-        gates=_gates(ancestors, manifest),
+        # An ephemeral model is part of its children and has no result of its own; its tests have one.
+        ancestors=frozenset(node for node in upstream if not _is_ephemeral(manifest, node)),
+        gates=_gates(upstream, manifest),
         destination=block.destination,
         schema=block.schema_,
         table=block.table or exposure.name,
@@ -78,17 +79,22 @@ def _model(exposure: Exposure, named: str | None, manifest: Manifest, where: str
     )
 
 
-def _ancestors(exposure: Exposure, manifest: Manifest) -> frozenset[str]:
-    found: set[str] = set()
+def _upstream(exposure: Exposure, manifest: Manifest) -> frozenset[str]:
+    seen: set[str] = set()
     waiting = list(exposure.depends_on.nodes)
     while waiting:
         node = waiting.pop()
-        if node in found:
+        if node in seen:
             continue
-        found.add(node)
+        seen.add(node)
         parent = manifest.nodes.get(node)
         waiting += parent.depends_on_nodes if parent is not None else []
-    return frozenset(found)
+    return frozenset(seen)
+
+
+def _is_ephemeral(manifest: Manifest, node: str) -> bool:
+    found = manifest.nodes.get(node)
+    return found is not None and found.config.materialized == "ephemeral"
 
 
 def _gates(ancestors: frozenset[str], manifest: Manifest) -> frozenset[str]:
