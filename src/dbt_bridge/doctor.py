@@ -183,9 +183,8 @@ def _origin(
     schemas = ", ".join(f"{schema or 'its default schema'} has {n} tables" for schema, n in count.items())
     yield Finding(subject, "ok", f"reachable; {schemas}")
     for source in sources:
-        for wanted in wanted_tables(source, origin, None, "doctor"):
-            if project.needs(wanted.table.node):
-                yield _table(wanted, origin, destination)
+        for wanted in wanted_tables(source, origin, project.needs, "doctor"):
+            yield _table(wanted, origin, destination)
 
 
 def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:

@@ -80,7 +80,8 @@ def planned(project: Project) -> Plan:
 def _landings(source: LandingSource, project: Project) -> list[Landing]:
     landings = [_landing(source, table, project) for table in source.tables if project.needs(table.node)]
     prefix = source.defaults.node
-    named = [glob for glob in project.needed_undeclared if glob == "*" or glob.startswith(prefix)]
+    globs = ("*",) if project.needed is None else project.needed_undeclared
+    named = [glob for glob in globs if glob == "*" or glob.startswith(prefix)]
     left_out = tuple(glob.removeprefix(prefix) for glob in project.not_needed_undeclared if glob.startswith(prefix))
     if source.every_table and named:
         every = _landing(source, source.defaults, project)

@@ -156,17 +156,27 @@ class Project:
     deliveries: tuple[Delivery, ...]
     needed: frozenset[str] | None = None
     selected: frozenset[str] | None = None
-    needed_undeclared: tuple[str, ...] = ("*",)
+    needed_undeclared: tuple[str, ...] = ()
     not_needed_undeclared: tuple[str, ...] = ()
     options: DbtOptions = field(default_factory=DbtOptions)
     manifest: Manifest | None = field(default=None, repr=False, compare=False)
 
     def needs(self, node: str) -> bool:
         """Whether the selection needs the source table with this unique_id, declared in dbt or not."""
+        if self.needed is None or node in self.needed:
+            return True
         if any(node == table.node for source in self.sources for table in source.tables):
-            return self.needed is None or node in self.needed
-        wanted = any(fnmatchcase(node, glob) for glob in self.needed_undeclared)
-        return wanted and not any(fnmatchcase(node, glob) for glob in self.not_needed_undeclared)
+            return False
+        named = any(fnmatchcase(node, glob) for glob in self.needed_undeclared)
+        return named and not any(fnmatchcase(node, glob) for glob in self.not_needed_undeclared)
+
+    def needs_source(self, source: LandingSource) -> bool:
+        """Whether the selection needs any table of a source, declared in dbt or not."""
+        prefix = source.defaults.node.removesuffix(".") + "."
+        if self.needed is None or any(node.startswith(prefix) for node in self.needed):
+            return True
+        undeclared = any(glob == "*" or glob.startswith(prefix) for glob in self.needed_undeclared)
+        return source.every_table and undeclared and f"{prefix}*" not in self.not_needed_undeclared
 
 
 def nearest_project(folder: Path) -> Path:

@@ -72,6 +72,8 @@ def test_the_selection_is_dbts_and_brings_the_sources_that_it_reads(root: Path) 
     all_but = picked(exclude=("source:erp",))
     assert all_but.needs("source.shop.shop.products")
     assert not all_but.needs("source.shop.erp.anything")
+    needed = {source.name: all_but.needs_source(source) for source in all_but.sources}
+    assert needed == {"shop": True, "erp": False}, "an excluded origin is not even opened"
 
 
 def test_the_order_is_parents_first_with_their_tests(root: Path) -> None:

@@ -72,7 +72,7 @@ def build(project: Project, dbt_build: DbtBuild, options: Options, progress: Pro
 def sync(project: Project, options: Options, progress: Progress, *, load_id: str | None = None) -> list[Receipt]:
     """Land the needed tables. All tables of one origin come from one moment and become visible together."""
     load_id = load_id or new_load_id()
-    sources = [source for source in project.sources if _is_needed(source, project.needed)]
+    sources = [source for source in project.sources if project.needs_source(source)]
     if not sources:
         return []
     by_ends: dict[tuple[str, str | None], list[LandingSource]] = defaultdict(list)
@@ -83,11 +83,6 @@ def sync(project: Project, options: Options, progress: Progress, *, load_id: str
         for (_, destination), group in by_ends.items():
             receipts += _sync_origin(project, group, destination, warehouse, load_id, options, progress)
     return receipts
-
-
-def _is_needed(source: LandingSource, needed: frozenset[str] | None) -> bool:
-    prefix = source.defaults.node.removesuffix(".") + "."
-    return needed is None or any(node.startswith(prefix) for node in needed)
 
 
 def _sync_origin(  # the pieces of one call of `land`
@@ -110,7 +105,7 @@ def _sync_origin(  # the pieces of one call of `land`
         return _all_failed(project, sources, load_id, error, warehouse, progress)
     try:
         with open_origin(sources[0].origin, project_root=project.root) as origin:
-            wanted = [w for s in sources for w in wanted_tables(s, origin, project.needed, load_id)]
+            wanted = [w for s in sources for w in wanted_tables(s, origin, project.needs, load_id)]
             _refuse_doubles(wanted)
             return land(
                 Ends(origin, destination, warehouse),
@@ -148,7 +143,7 @@ def _all_failed(  # the origin or the destination could not be reached
     warehouse: Warehouse,
     progress: Progress,
 ) -> list[Receipt]:
-    wanted = [w for source in sources for w in wanted_tables(source, None, project.needed, load_id)]
+    wanted = [w for source in sources for w in wanted_tables(source, None, project.needs, load_id)]
     receipts = [hop.failed(item.receipt, error) for item in wanted]
     if not receipts:  # `tables: "*"` alone: there is no table to name
         source = sources[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -67,13 +67,13 @@ class _Arrived:
 
 
 def wanted_tables(
-    source: LandingSource, origin: Origin | None, needed: frozenset[str] | None, load_id: str
+    source: LandingSource, origin: Origin | None, needs: Callable[[str], bool], load_id: str
 ) -> list[Wanted]:
     """The tables of a source that this run lands: the declared ones and, with `tables: "*"`, all others.
 
     Args:
         origin: None when it could not be opened; then only the declared tables are known.
-        needed: unique_ids that the selection needs; None for all.
+        needs: whether the selection needs the table with a unique_id (`Project.needs`).
     """
     tables = {table.identifier: table for table in source.tables}
     if source.every_table and origin is not None:
@@ -83,11 +83,7 @@ def wanted_tables(
         tables = {k: v for k, v in tables.items() if k not in names or k in taken}
         for name in sorted(taken - tables.keys()):
             tables[name] = replace(source.defaults, node=f"{prefix}.{name}", name=name, identifier=name)
-    return [
-        Wanted(source, table, _opened(source, table, load_id))
-        for table in tables.values()
-        if needed is None or table.node in needed
-    ]
+    return [Wanted(source, table, _opened(source, table, load_id)) for table in tables.values() if needs(table.node)]
 
 
 def _matches(name: str, source: LandingSource) -> bool:
@@ -117,9 +113,10 @@ def land(
     """
     failures: list[Receipt] = []
     arrived: list[_Arrived] = []
+    jobs: list[Future[_Arrived | Receipt]] = []
     pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="dbt-bridge-land")
     try:
-        jobs = [pool.submit(_arrive, ends, item, progress, full_refresh) for item in wanted]
+        jobs += [pool.submit(_arrive, ends, item, progress, full_refresh) for item in wanted]
         for job in jobs:
             done = job.result()
             if isinstance(done, _Arrived):
@@ -134,12 +131,17 @@ def land(
         raise
     finally:
         pool.shutdown(wait=True)
-        _discard(ends, arrived)
+        _discard(ends, [done for done in _results(jobs) if isinstance(done, _Arrived)])
     ends.warehouse.record([*failures, *(r for r in successes if r.status == "failed")])
     receipts = {receipt.node: receipt for receipt in [*failures, *successes]}
     for receipt in receipts.values():
         progress.finished(receipt)
     return [receipts[item.table.node] for item in wanted]
+
+
+def _results(jobs: Iterable[Future[_Arrived | Receipt]]) -> list[_Arrived | Receipt]:
+    """What the jobs brought, also those that nobody waited for because of an interruption."""
+    return [job.result() for job in jobs if job.done() and not job.cancelled() and job.exception() is None]
 
 
 def _arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -> _Arrived | Receipt:

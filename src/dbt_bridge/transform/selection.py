@@ -34,7 +34,7 @@ def pick(options: DbtOptions, manifest: Manifest, sources: Sequence[LandingSourc
     # `selectors.yml` may hold a default selection, which dbt applies by itself.
     default = (options.project_dir / "selectors.yml").exists()
     if not options.select and not options.exclude and not default:
-        return Picked(None, None, ("*",), ())
+        return Picked(None, None, (), ())
     selected = invoke.selected(options, manifest)
     parents = {parent for node in selected for parent in _parents(node, manifest)}
     needed = frozenset(node for node in selected | parents if node in manifest.sources)
