@@ -325,6 +325,8 @@ def test_errors_name_the_mend_and_never_the_password(mariadb: MariaDatabase) -> 
         seen.append(failed.value)
     with SqlOrigin("shop_my", server.url(mariadb.name, "reader", "reader-canary")) as origin:
         assert [name.name for name in origin.tables(None)] == ["t"]
+        with pytest.raises(OriginError, match="no schema 'shopp'"):
+            origin.tables("shopp")
         with pytest.raises(OriginError, match="privilege") as failed_table:
             origin.describe(TableName("", "secret"))
         seen.append(failed_table.value)

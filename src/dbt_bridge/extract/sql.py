@@ -3,12 +3,15 @@
 Rows come through one SQLAlchemy connection with a streaming result, and are made into Arrow column by column. The
 faster paths were weighed and left, because values come first:
 
-    connectorx                    every decimal arrives as decimal(38,10) whatever its scale, unsigned bigint and
-                                  zero dates fail or wrap, SQLite's types are guessed from the first rows; and it
-                                  opens connections of its own, so that tables are not of one moment
-    dlt sql_database, pyarrow     converts whole batches by inference and casts what does not fit, a FLOAT arrives
-                                  with 6 digits, each table has its own connection; built on the same driver
-    SQLAlchemy + pyarrow (this)   one connection and snapshot, each type selected in a form that loses nothing
+    connectorx                  255,000 rows/s, but every decimal arrives as decimal(38,10) whatever its scale, and it
+                                opens connections of its own, so that tables are not of one moment
+    dlt sql_database, pyarrow   11,000 rows/s on the same driver; batches are converted by inference, doubles are a
+                                type that it does not know, and each table has its own connection
+    SQLAlchemy + pyarrow, here  31,000 to 46,000 rows/s; one connection and snapshot, and each type is selected in a
+                                form that loses nothing
+
+Measured in one process on MariaDB 10.11, 400,000 rows of 10 columns, November 2026, on 2 cores that were busy with
+other work; SQLite 139,000 rows/s. Memory is flat: 156 MB at 200,000 rows of SQLite, 160 MB at a million.
 
 One connection holds the snapshot (MySQL and MariaDB: START TRANSACTION WITH CONSISTENT SNAPSHOT, which covers the
 transactional engines, InnoDB above all; SQLite: one read transaction), and a connection streams one result at a
@@ -67,11 +70,18 @@ class SqlOrigin:
         self._closed = False
 
     def tables(self, schema: str | None) -> list[TableName]:
-        """Every table of a schema (MySQL's word is database), sorted; no views."""
+        """Every table of a schema (MySQL's word is database), sorted; no views.
+
+        Raises:
+            OriginError: there is no such schema, or the user may not see it.
+        """
 
         def ask(connection: sa.Connection) -> list[TableName]:
             where = schema or self._dialect.default_schema(connection)
-            return sorted(TableName(where, name) for name in self._dialect.tables(connection, where))
+            found = sorted(TableName(where, name) for name in self._dialect.tables(connection, where))
+            if not found:
+                self._check_schema(connection, where)
+            return found
 
         return self._asked(ask, f"the list of tables of {schema or 'the default schema'}")
 
@@ -157,6 +167,14 @@ class SqlOrigin:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _check_schema(self, connection: sa.Connection, schema: str) -> None:
+        known = sa.inspect(connection).get_schema_names()
+        if schema not in known:
+            raise OriginError(
+                f"the origin {self.name!r} has no schema {schema!r}, or its user may not see it",
+                mend=f"correct `schema:` in the bridge block to one of {', '.join(sorted(known))}",
+            )
 
     def _cursor(self, name: TableName, cursor: str) -> Column:
         found = self.describe(name).table
