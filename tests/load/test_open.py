@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from dbt_bridge.errors import TypeRefused, UsageError
+from dbt_bridge.errors import ConnectionFailed, TypeRefused, UsageError
 from dbt_bridge.load.delta import DeltaDestination
 from dbt_bridge.load.destination import Load, Warehouse
 from dbt_bridge.load.dlt import DltDestination
@@ -209,3 +209,12 @@ def test_values_that_a_lake_lacks_are_refused_through_a_name_too(tmp_path: Path)
     rows = pa.table({"at": pa.array([2**63 - 1], pa.timestamp("us"))})
     with pytest.raises(TypeRefused, match="infinity"):
         lake.load(Load(Table.of_schema(TableName("s", "t"), rows.schema), "replace", "l"), rows.to_reader())
+
+
+def test_a_secret_of_the_duckdb_profile_is_made_and_a_wrong_one_is_told_without_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "wh.duckdb")
+    secret = {"type": "no_such_type", "key_id": "key", "secret": "canary-7391"}
+    with pytest.raises(ConnectionFailed, match="refused a secret") as refused:
+        open_warehouse(profile("duckdb", path=path, secrets=[secret]))
+    assert "canary-7391" not in str(refused.value)
+    assert refused.value.__cause__ is None

@@ -82,7 +82,7 @@ class DuckDBWarehouse:
         try:
             connection = duckdb.connect(str(path), config=tuned)
             for statement in prepare:
-                connection.execute(statement)
+                _prepared(connection, statement)
         except duckdb.Error as error:
             raise ConnectionFailed(
                 f"the DuckDB file {path} cannot be opened: {error}",
@@ -332,6 +332,18 @@ def _sql_types(cur: Any, schema: pa.Schema) -> dict[str, str]:
         return {row[0]: row[1] for row in cur.execute("DESCRIBE FROM _dbt_bridge_nothing").fetchall()}
     finally:
         cur.unregister("_dbt_bridge_nothing")
+
+
+def _prepared(connection: Any, statement: str) -> None:
+    """DuckDB quotes a statement that it refuses; that of a secret is not passed on."""
+    try:
+        connection.execute(statement)
+    except duckdb.Error as error:
+        if "SECRET" not in statement.partition("(")[0]:
+            raise
+        raise ConnectionFailed(
+            f"DuckDB refused a secret of the profile ({type(error).__name__})", mend="correct `secrets:` in the profile"
+        ) from None
 
 
 def _current_catalog(connection: Any) -> str:
