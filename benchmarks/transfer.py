@@ -45,7 +45,7 @@ def by_dlt(connection: duckdb.DuckDBPyConnection) -> None:
     import dlt
 
     @dlt.resource(name="rows")
-    def batches():  # noqa: ANN202
+    def batches():
         yield from connection.cursor().sql("FROM rows").to_arrow_reader(100_000)
 
     pipeline = dlt.pipeline("benchmark", destination=dlt.destinations.duckdb(connection), dataset_name="landed")

@@ -242,6 +242,7 @@ class _Transfer:
                 for (load, _), receipt in zip(loads, begun, strict=True)
             ]
 
+        to.discard()
         try:
             for load, frame in known:
                 staged.append(to.stage(load, self._batches(load, frame)))

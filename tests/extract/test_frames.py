@@ -137,7 +137,9 @@ def test_whatever_the_mix_every_value_comes_back_equal_or_the_column_is_refused(
     finally:
         frames.ROWS_PER_BATCH = before
     for sent, got in zip(values, back, strict=True):
-        same_day = isinstance(sent, dt.date) and isinstance(got, dt.datetime) and got == dt.datetime(*sent.timetuple()[:3])
+        same_day = (
+            isinstance(sent, dt.date) and isinstance(got, dt.datetime) and got == dt.datetime(*sent.timetuple()[:3])
+        )
         assert got == sent or same_day, (sent, got)
 
 

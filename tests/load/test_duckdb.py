@@ -59,6 +59,12 @@ def test_replace_by_nothing_leaves_an_empty_table_with_its_columns(warehouse):
     assert landed(warehouse) == []
 
 
+def test_a_column_of_nulls_keeps_the_type_that_the_column_had(warehouse):
+    warehouse.load(*load({"id": [1], "at": pa.array([1], pa.timestamp("us"))}))
+    warehouse.load(*load({"id": [2], "at": pa.array([None], pa.null())}))
+    assert [c.origin_type for c in warehouse.existing(USERS).columns] == ["BIGINT", "TIMESTAMP"]
+
+
 def test_append_adds(warehouse):
     warehouse.load(*load({"id": [1, 2]}, "append"))
     loaded = warehouse.load(*load({"id": [2, 3]}, "append"))

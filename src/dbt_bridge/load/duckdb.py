@@ -21,7 +21,7 @@ from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, Ty
 from dbt_bridge.load import duckdb_audit as audit
 from dbt_bridge.load import duckdb_read as reading
 from dbt_bridge.load.destination import WRITE_DISPOSITIONS, Checkpoint, Load, Loaded, Staged
-from dbt_bridge.load.duckdb_publish import Publication, check_types, folded, publish_one
+from dbt_bridge.load.duckdb_publish import Publication, Relation, check_types, folded, publish_one
 from dbt_bridge.load.duckdb_retry import in_transaction, translated
 from dbt_bridge.load.duckdb_types import landed as landed_column
 from dbt_bridge.receipt import Receipt
@@ -171,7 +171,7 @@ class DuckDBWarehouse:
             check_types(publication, load, _sql_types(cur, load.table.arrow_schema))
             publication.create_schema(name.schema)
             try:
-                _create_from(cur, publication.sql_name(staging), load, counter)
+                _create_from(cur, publication, staging, load, counter)
                 if load.write_disposition == "merge":
                     publication.keep_last(staging, load.table.key, ROW)
             except BaseException:
@@ -222,6 +222,9 @@ class DuckDBWarehouse:
         with self._cursor("receipts") as cur:
             audit.ensure(cur, self._catalog)
             in_transaction(cur, lambda cur: audit.append_receipts(cur, self._catalog, receipts))
+
+    def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
+        self.publish((), checkpoints, lambda _: receipts)
 
     def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
         """Stream a table's or view's rows on a cursor of its own; columns in `as_text` cast to VARCHAR.
@@ -307,21 +310,27 @@ def _nullable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in schema])
 
 
-def _create_from(cur: Any, staging: str, load: Load, counter: _Counter) -> None:
-    columns = [_staged_expression(c) for c in load.table.columns]
+def _create_from(cur: Any, publication: Publication, staging: TableName, load: Load, counter: _Counter) -> None:
+    standing = publication.standing(load.table.name)
+    columns = [_staged_expression(c, standing) for c in load.table.columns]
     if load.write_disposition == "merge":
         columns.append(quoted(ROW))
     cur.register("_dbt_bridge_batches", counter.reader())
     try:
-        cur.execute(f"CREATE TABLE {staging} AS\nSELECT {', '.join(columns)}\nFROM _dbt_bridge_batches")
+        cur.execute(
+            f"CREATE TABLE {publication.sql_name(staging)} AS\nSELECT {', '.join(columns)}\nFROM _dbt_bridge_batches"
+        )
     finally:
         cur.unregister("_dbt_bridge_batches")
 
 
-def _staged_expression(column: Column) -> str:
-    """A column of NULLs has no type of its own yet: it is text until values come (`duckdb_publish.evolved_type`)."""
+def _staged_expression(column: Column, standing: Relation | None) -> str:
+    """A column of NULLs has no type of its own: it has that of the standing table, or is text until values come."""
     name = quoted(column.name)
-    return f"CAST({name} AS VARCHAR) AS {name}" if pa.types.is_null(column.type) else name
+    if not pa.types.is_null(column.type):
+        return name
+    there = standing.column(column.name) if standing else None
+    return f"CAST({name} AS {standing.columns[there] if standing and there else 'VARCHAR'}) AS {name}"
 
 
 def _sql_types(cur: Any, schema: pa.Schema) -> dict[str, str]:

@@ -73,11 +73,13 @@ class Publication:
     def relation(self, name: TableName) -> Relation | None:
         """The table or view under a name, or None."""
         found = self.execute(
-            "SELECT schema_name, table_name, '' FROM duckdb_tables()\n"
-            "WHERE database_name = $1 AND lower(schema_name) = lower($2) AND lower(table_name) = lower($3)\n"
-            "UNION ALL\n"
-            "SELECT schema_name, view_name, coalesce(sql, 'view') FROM duckdb_views()\n"
-            "WHERE database_name = $1 AND lower(schema_name) = lower($2) AND lower(view_name) = lower($3)",
+            "SELECT schema_name, name, view FROM (\n"
+            "  SELECT database_name, schema_name, table_name AS name, '' AS view FROM duckdb_tables()\n"
+            "  UNION ALL\n"
+            "  SELECT database_name, schema_name, view_name, coalesce(sql, 'view') FROM duckdb_views()\n"
+            ")\n"
+            "WHERE database_name = $1 AND lower(schema_name) = lower($2) AND lower(name) = lower($3)\n"
+            "ORDER BY (schema_name = $2) DESC, (name = $3) DESC",
             [self._catalog, name.schema, name.name],
         ).fetchone()
         if found is None:
