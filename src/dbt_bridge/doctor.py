@@ -22,7 +22,7 @@ from dbt_bridge.deliver.gate import unknown_columns
 from dbt_bridge.errors import BridgeError
 from dbt_bridge.extract.open import open_origin
 from dbt_bridge.extract.origin import Origin
-from dbt_bridge.load.destination import Destination, Load, Warehouse
+from dbt_bridge.load.destination import Destination, Ledger, Load
 from dbt_bridge.load.open import open_destination, open_warehouse
 from dbt_bridge.override import overridden
 from dbt_bridge.project import Delivery, LandingSource, Project
@@ -66,7 +66,7 @@ def examined(load: Callable[[], Project]) -> Iterator[Finding]:
     yield Finding("dbt project", "ok", f"{project.name}: dbt parses it, and its profile is complete")
     yield from _secrets(project.root)
     try:
-        warehouse = open_warehouse(project.warehouse)
+        warehouse = open_warehouse(project.warehouse, project_root=project.root)
     except BridgeError as error:
         yield _fault(f"warehouse ({project.warehouse.adapter})", error)
         return
@@ -150,7 +150,7 @@ def _writable(subject: str, destination: Destination, schema: str) -> Finding:
     )
 
 
-def _sources(project: Project, warehouse: Warehouse) -> Iterator[Finding]:
+def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
     def ends(source: LandingSource) -> tuple[str, str]:
         return source.origin, source.destination or ""
 
@@ -213,7 +213,7 @@ def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
     return Finding(subject, "ok", f"readable, {len(landed)} columns, key {', '.join(key) or 'none'}")
 
 
-def _delivery(delivery: Delivery, project: Project, warehouse: Warehouse) -> Iterator[Finding]:
+def _delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> Iterator[Finding]:
     subject = delivery.node
     try:
         with closing(open_destination(delivery.destination, project_root=project.root)) as destination:

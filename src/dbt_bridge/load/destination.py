@@ -1,7 +1,8 @@
 """What a destination is to the rest of the bridge: the request, the answer, and two protocols.
 
-    Destination     one table becomes visible at once       Delta, Parquet, everything through dlt
-    Warehouse       many tables and their checkpoints do    DuckDB, Postgres
+    Destination     one table becomes visible at once             Delta, Parquet, everything through dlt
+    Ledger          also dbt's warehouse: keeps the audit tables   the same through dlt, where there is SQL
+    Warehouse       many tables and their checkpoints at once      DuckDB, Postgres
 
 Write dispositions (dlt's words):
 
@@ -115,8 +116,27 @@ class Destination(Protocol):
 
 
 @runtime_checkable
-class Warehouse(Destination, Protocol):
-    """A destination with transactions over many tables; it also holds the audit tables."""
+class Ledger(Destination, Protocol):
+    """dbt's warehouse: it holds the audit tables, and the relations that are delivered."""
+
+    def checkpoint(self, node: str) -> Checkpoint | None: ...
+
+    def forget(self, node: str) -> None:
+        """Drop a node's checkpoint (full refresh)."""
+
+    def record(self, receipts: Sequence[Receipt]) -> None:
+        """Append to `_dbt_bridge.receipts`."""
+
+    def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
+        """Stream a table's or view's rows: all columns when none are named, those in `as_text` cast to text."""
+
+    def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
+        """Keep the checkpoints and receipts of tables that are visible already."""
+
+
+@runtime_checkable
+class Warehouse(Ledger, Protocol):
+    """A ledger with transactions over many tables."""
 
     def stage(self, load: Load, batches: pa.RecordBatchReader) -> Staged:
         """Bring rows to the warehouse without showing them. May run in several threads at once.
@@ -139,14 +159,3 @@ class Warehouse(Destination, Protocol):
 
     def discard(self, staged: Sequence[Staged] = ()) -> None:
         """Drop these staging tables, and those that interrupted runs left behind."""
-
-    def checkpoint(self, node: str) -> Checkpoint | None: ...
-
-    def forget(self, node: str) -> None:
-        """Drop a node's checkpoint (full refresh)."""
-
-    def record(self, receipts: Sequence[Receipt]) -> None:
-        """Append to `_dbt_bridge.receipts`."""
-
-    def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
-        """Stream a table's or view's rows: all columns when none are named, those in `as_text` cast to text."""

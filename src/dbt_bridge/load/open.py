@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_bridge.errors import MissingExtra, UsageError
-from dbt_bridge.load.destination import Destination, Warehouse
+from dbt_bridge.load.destination import Destination, Ledger, Warehouse
 from dbt_bridge.load.settings import named_destination, setting, settled, use_project
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ def open_destination(destination: Any, *, project_root: Path | None) -> Destinat
     return ThroughDlt(name, destination)
 
 
-def open_warehouse(profile: WarehouseProfile) -> Warehouse:
-    """The warehouse of dbt's profile.
+def open_warehouse(profile: WarehouseProfile, *, project_root: Path | None = None) -> Ledger:
+    """The warehouse of dbt's profile: DuckDB and Postgres natively, every other one through dlt.
 
     Raises:
-        UsageError: the adapter is not one that the bridge can land rows in.
+        UsageError: dlt has no destination of this kind, or its settings are missing.
         MissingExtra: its driver is not installed.
     """
     match profile.adapter:
@@ -72,10 +72,9 @@ def open_warehouse(profile: WarehouseProfile) -> Warehouse:
             return _duckdb_profile(profile)
         case "postgres":
             return _postgres("postgres", _profile_parameters(profile))
-    raise UsageError(
-        f"rows cannot land in a warehouse of the dbt adapter {profile.adapter!r} yet; duckdb and postgres can",
-        mend="use a duckdb or postgres profile, or give the source a `destination: NAME` of dlt's",
-    )
+    from dbt_bridge.load.dlt_profile import open_dlt_warehouse
+
+    return open_dlt_warehouse(profile, project_root)
 
 
 def _postgres(name: str, parameters: Mapping[str, Any]) -> Warehouse:

@@ -177,6 +177,9 @@ class PostgresWarehouse:
             audit.ensure(cur)
             audit.append_receipts(cur, receipts)
 
+    def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
+        self.publish((), checkpoints, lambda _: receipts)
+
     def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
         """Stream a table's or view's rows; see `postgres_read`."""
         with self._transaction(name) as cur:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from dbt_bridge.deliver.gate import refusal
 from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.extract.open import open_origin
-from dbt_bridge.load.destination import Destination, Warehouse
+from dbt_bridge.load.destination import Destination, Ledger
 from dbt_bridge.load.open import open_destination, open_warehouse
 from dbt_bridge.progress import Progress
 from dbt_bridge.project import LandingSource, Project
@@ -79,7 +79,7 @@ def sync(project: Project, options: Options, progress: Progress, *, load_id: str
     for source in sources:
         by_ends[source.origin, source.destination].append(source)
     receipts: list[Receipt] = []
-    with closing(open_warehouse(project.warehouse)) as warehouse:
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         for (_, destination), group in by_ends.items():
             receipts += _sync_origin(project, group, destination, warehouse, load_id, options, progress)
     return receipts
@@ -89,7 +89,7 @@ def _sync_origin(  # the pieces of one call of `land`
     project: Project,
     sources: Sequence[LandingSource],
     destination_name: str | None,
-    warehouse: Warehouse,
+    warehouse: Ledger,
     load_id: str,
     options: Options,
     progress: Progress,
@@ -140,7 +140,7 @@ def _all_failed(  # the origin or the destination could not be reached
     sources: Sequence[LandingSource],
     load_id: str,
     error: BridgeError,
-    warehouse: Warehouse,
+    warehouse: Ledger,
     progress: Progress,
 ) -> list[Receipt]:
     wanted = [w for source in sources for w in wanted_tables(source, None, project.needs, load_id)]
@@ -181,7 +181,7 @@ def deliver(
     if not chosen:
         return []
     receipts: list[Receipt] = []
-    with closing(open_warehouse(project.warehouse)) as warehouse:
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         for item in chosen:
             receipt = outgoing.opened(item, load_id)
             if why := refusal(item, statuses):

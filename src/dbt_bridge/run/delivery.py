@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dbt_bridge.deliver.gate import unknown_columns
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused
-from dbt_bridge.load.destination import Destination, Load, Warehouse
+from dbt_bridge.load.destination import Destination, Ledger, Load
 from dbt_bridge.load.open import open_destination
 from dbt_bridge.progress import Progress
 from dbt_bridge.project import Delivery
@@ -33,7 +33,7 @@ def opened(delivery: Delivery, load_id: str) -> Receipt:
 
 
 def delivered(
-    delivery: Delivery, warehouse: Warehouse, root: Path, receipt: Receipt, progress: Progress, *, dry_run: bool
+    delivery: Delivery, warehouse: Ledger, root: Path, receipt: Receipt, progress: Progress, *, dry_run: bool
 ) -> Receipt:
     """Deliver one relation. A failed receipt, never an exception, where the destination or the data refuse."""
     try:
@@ -49,9 +49,7 @@ def delivered(
         return hop.failed(receipt, error)
 
 
-def _planned(
-    delivery: Delivery, warehouse: Warehouse, destination: Destination, load_id: str
-) -> tuple[Load, list[str]]:
+def _planned(delivery: Delivery, warehouse: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:
     """The load, and the columns that the destination can only keep as text."""
     name = TableName(delivery.relation_schema, delivery.relation_name)
     relation = warehouse.existing(name)

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError
 from dbt_bridge.extract.origin import Described, Increment, Origin
-from dbt_bridge.load.destination import Checkpoint, Destination, Load, Loaded, Staged, Warehouse, Window
+from dbt_bridge.load.destination import Checkpoint, Destination, Ledger, Load, Loaded, Staged, Warehouse, Window
 from dbt_bridge.override import overridden
 from dbt_bridge.progress import Progress
 from dbt_bridge.project import LandingSource, LandingTable
@@ -28,7 +28,7 @@ class Ends:
 
     origin: Origin
     destination: Destination
-    warehouse: Warehouse
+    ledger: Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def land(
     finally:
         pool.shutdown(wait=True)
         _discard(ends, [done for done in _results(jobs) if isinstance(done, _Arrived)])
-    ends.warehouse.record([*failures, *(r for r in successes if r.status == "failed")])
+    ends.ledger.record([*failures, *(r for r in successes if r.status == "failed")])
     receipts = {receipt.node: receipt for receipt in [*failures, *successes]}
     for receipt in receipts.values():
         progress.finished(receipt)
@@ -201,7 +201,7 @@ def _incremental(ends: Ends, plan: _Plan, full_refresh: bool) -> _Plan:
             mend="add `primary_key: [...]` to its bridge block, or `write_disposition: append`",
         )
     newest = ends.origin.newest(plan.name, table.cursor)
-    last = ends.warehouse.checkpoint(table.node)
+    last = ends.ledger.checkpoint(table.node)
     stands = last is not None and last.origin == ends.origin.name and last.cursor == table.cursor
     if last is None or not stands or full_refresh or ends.destination.existing(plan.load.table.name) is None:
         checkpoint = None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest)
@@ -257,7 +257,7 @@ def _saved(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
     A crash in between reads the same rows again, which append (by its window) and merge (by its key) absorb.
     """
     receipts = [hop.closed(a.plan.receipt, a.loaded) for a in arrived if a.loaded is not None]
-    ends.warehouse.publish((), _checkpoints(arrived), lambda _: receipts)
+    ends.ledger.save(_checkpoints(arrived), receipts)
     return receipts
 
 

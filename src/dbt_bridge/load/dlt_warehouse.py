@@ -1,0 +1,81 @@
+"""A dbt warehouse that is reached through dlt: Snowflake, BigQuery, Redshift, Databricks, and the rest.
+
+Tables become visible one by one, and their checkpoints after them: a crash in between reads the same rows again, which
+merge and replace absorb. The audit tables are loaded like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import pyarrow as pa
+
+from dbt_bridge.errors import DestinationError
+from dbt_bridge.load.destination import Checkpoint, Load
+from dbt_bridge.load.dlt import DltDestination
+from dbt_bridge.receipt import AUDIT_SCHEMA, RECEIPTS, Receipt, as_arrow, new_load_id
+from dbt_bridge.table import Column, Table, TableName
+
+_TEXTS = tuple(Column(name, pa.string()) for name in ("node", "origin", "cursor", "value"))
+_CHECKPOINTS = Table(TableName(AUDIT_SCHEMA, "checkpoints"), _TEXTS, key=("node",))
+_BATCH_ROWS = 20_000
+
+
+class DltWarehouse(DltDestination):
+    """A `Ledger` over any dlt destination with SQL. Its constructor is DltDestination's."""
+
+    def checkpoint(self, node: str) -> Checkpoint | None:
+        return next((point for point in self._checkpoints() if point.node == node), None)
+
+    def forget(self, node: str) -> None:
+        left = [point for point in self._checkpoints() if point.node != node]
+        self.load(Load(_CHECKPOINTS, "replace", new_load_id()), _rows(left))
+
+    def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
+        """Keep checkpoints, then receipts: a receipt is never there before the checkpoint that it tells of."""
+        if checkpoints:
+            self.load(Load(_CHECKPOINTS, "merge", new_load_id()), _rows(checkpoints))
+        self.record(receipts)
+
+    def record(self, receipts: Sequence[Receipt]) -> None:
+        if receipts:
+            self.load(Load(RECEIPTS, "append", new_load_id()), as_arrow(tuple(receipts)).to_reader())
+
+    def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
+        """Stream a table's or view's rows through dlt's SQL client, in the warehouse's own casts to text.
+
+        Raises:
+            DestinationError: no such relation.
+        """
+        table = self.existing(name)
+        if table is None:
+            raise DestinationError(f"there is no table {name} in {self.name!r}", mend="dbt-bridge build")
+        wanted = [c for c in table.columns if not columns or c.name in columns]
+        if columns:
+            wanted.sort(key=lambda column: columns.index(column.name))
+        schema = pa.schema([pa.field(c.name, pa.string() if c.name in as_text else c.type) for c in wanted])
+        return pa.RecordBatchReader.from_batches(schema, self._rows(name, schema, frozenset(as_text)))
+
+    def _rows(self, name: TableName, schema: pa.Schema, as_text: frozenset[str]) -> Iterator[pa.RecordBatch]:
+        with self._pipeline(name) as pipeline, pipeline.sql_client() as sql:
+            names = [sql.escape_column_name(column) for column in schema.names]
+            parts = [
+                f"CAST({sql_name} AS VARCHAR) AS {sql_name}" if column in as_text else sql_name
+                for column, sql_name in zip(schema.names, names, strict=True)
+            ]
+            statement = f"SELECT {', '.join(parts)} FROM {sql.make_qualified_table_name(name.name)}"  # noqa: S608
+            with sql.execute_query(statement) as cur:
+                for table in cur.iter_arrow(chunk_size=_BATCH_ROWS):
+                    yield from pa.table(dict(zip(schema.names, table.columns, strict=True))).cast(schema).to_batches()
+
+    def _checkpoints(self) -> list[Checkpoint]:
+        if self.existing(_CHECKPOINTS.name) is None:
+            return []
+        with self._pipeline(_CHECKPOINTS.name) as pipeline:
+            found = self._selected(pipeline, _CHECKPOINTS.name, tuple(c.name for c in _TEXTS))
+        return [Checkpoint(*row) for row in found or []]
+
+
+def _rows(checkpoints: Sequence[Checkpoint]) -> pa.RecordBatchReader:
+    rows = [{"node": c.node, "origin": c.origin, "cursor": c.cursor, "value": c.value} for c in checkpoints]
+    return pa.Table.from_pylist(rows, schema=_CHECKPOINTS.arrow_schema).to_reader()
