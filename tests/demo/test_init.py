@@ -69,7 +69,9 @@ def test_a_project_of_ones_own_tables_builds_whatever_their_names(
     tmp_path: Path, database: str, origin: psycopg.Connection
 ) -> None:
     origin.execute("""
-        CREATE TABLE "We ird {{ x }}" ("order" int PRIMARY KEY, "Ünï ""q" text, "{{ y }}" int, updated_at timestamptz NOT NULL);
+        CREATE TABLE "We ird {{ x }}" (
+            "order" int PRIMARY KEY, "Ünï ""q" text, "{{ y }}" int, updated_at timestamptz NOT NULL
+        );
         INSERT INTO "We ird {{ x }}" VALUES (1, 'a', 2, now()), (2, NULL, 3, now());
         CREATE TABLE "we ird x" (a int, b int, PRIMARY KEY (a, b));
         CREATE TABLE yes (no int);

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import UsageError
 from dbt_bridge.progress import print_summary, reporter
 from dbt_bridge.project import DbtOptions, load_project
-from dbt_bridge.receipt import Receipt
 from dbt_bridge.transform.invoke import build as dbt_build
 
 _WAREHOUSE = "shop.duckdb"
@@ -105,14 +103,7 @@ def _built(directory: Path, *, quiet: bool = False) -> bool:
         with reporter() as progress:
             outcome = run.build(project, build, run.Options(), progress)
     print_summary(outcome.receipts)
-    _print_errors(outcome.receipts)
     return outcome.ok
-
-
-def _print_errors(receipts: Sequence[Receipt]) -> None:
-    for receipt in receipts:
-        if receipt.error:
-            print(f"{receipt.node}: {receipt.error}", file=sys.stderr)
 
 
 def _same_at_both_ends(urls: dict[str, str], directory: Path, started: float) -> bool:
