@@ -51,7 +51,9 @@ def test_a_failed_test_holds_back_and_is_named() -> None:
 def test_an_ancestor_outside_the_run_holds_back() -> None:
     ran = {k: v for k, v in ALL_PASSED.items() if k != "model.shop.stg_customers"}
 
-    assert refusal(SEGMENTS, ran) == "model stg_customers was not part of this dbt run"
+    assert refusal(SEGMENTS, ran) == (
+        "model stg_customers was not part of this dbt run: dbt-bridge build --select +exposure:crm_segments"
+    )
 
 
 def test_a_key_that_the_relation_lacks_is_refused() -> None:

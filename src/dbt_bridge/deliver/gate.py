@@ -19,19 +19,20 @@ def refusal(delivery: Delivery, statuses: Mapping[str, str]) -> str | None:
         statuses: dbt's status per unique_id of everything that ran; what did not run is absent.
     """
     for node in sorted(delivery.ancestors):
-        if node.startswith(("model.", "seed.", "snapshot.")) and (why := _held_back(node, statuses)):
+        if node.startswith(("model.", "seed.", "snapshot.")) and (why := _held_back(node, statuses, delivery)):
             return why
     for node in sorted(delivery.gates):
-        if why := _held_back(node, statuses):
+        if why := _held_back(node, statuses, delivery):
             return why
     return None
 
 
-def _held_back(node: str, statuses: Mapping[str, str]) -> str | None:
+def _held_back(node: str, statuses: Mapping[str, str], delivery: Delivery) -> str | None:
     kind, _, name = node.partition(".")
     status = statuses.get(node)
     if status is None:
-        return f"{kind} {_short(name)} was not part of this dbt run"
+        command = f"dbt-bridge build --select +exposure:{delivery.name}"
+        return f"{kind} {_short(name)} was not part of this dbt run: {command}"
     if status not in PASSED:
         return f"{kind} {_short(name)}: {status}"
     return None

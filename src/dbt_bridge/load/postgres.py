@@ -222,7 +222,7 @@ class PostgresWarehouse:
 
     def _connect(self) -> psycopg.Connection:
         try:
-            return psycopg.connect(self._conninfo, autocommit=True)
+            return psycopg.connect(self._conninfo, autocommit=True, client_encoding="UTF8")
         except psycopg.OperationalError as error:
             raise ConnectionFailed(
                 f"the Postgres destination {self.name!r} cannot be reached: {scrubbed(str(error)).strip()}",

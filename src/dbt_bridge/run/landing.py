@@ -16,6 +16,7 @@ from dbt_bridge.progress import Progress
 from dbt_bridge.project import LandingSource, LandingTable
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.run import hop
+from dbt_bridge.run.undecoded import staged
 from dbt_bridge.table import Column, Table, TableName
 
 _RANGES_FROM_BYTES = 256 << 20
@@ -152,6 +153,10 @@ def _arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) 
         progress.started(wanted.table.node, str(wanted.landing), described.rows)
         plan = _planned(ends, wanted, described, full_refresh)
         receipt = plan.receipt
+        told = (progress, wanted.table.node)
+        undecoded = staged((ends.origin, ends.destination), plan.name, plan.load, plan.increment, plan.workers, told)
+        if undecoded is not None:
+            return _Arrived(plan, staged=undecoded)
         batches = ends.origin.rows(plan.name, plan.load.table.columns, plan.increment, workers=plan.workers)
         batches = hop.watched(batches, wanted.table.node, progress)
         if isinstance(ends.destination, Warehouse):
