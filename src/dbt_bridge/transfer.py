@@ -69,8 +69,8 @@ def transfer(  # noqa: PLR0913 - the names that a dbt model reads; the values be
     from dbt_bridge.transform.session import session as running
 
     request = _checked(_Request(dataset_name, table_name, write_disposition, _key(primary_key)), on_error)
-    refuse_partial_run(f"transfer into {dataset_name}.{table_name or '*'}")
     here = running(dbt, session)
+    refuse_partial_run(f"transfer into {dataset_name}.{table_name or '*'}")
     with _opened(target_destination, here) as place:
         receipts = _Transfer(place, request, here.node).run(source_data, tolerate=on_error == "receipt")
     return here.connection.from_arrow(as_arrow(receipts))
