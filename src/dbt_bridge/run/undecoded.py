@@ -1,4 +1,4 @@
-"""Postgres to Postgres: rows travel as the server's own binary COPY, which takes about half the work of Arrow batches."""
+"""Postgres to Postgres: rows travel as the server's own binary COPY, about half the work of Arrow batches."""
 
 from __future__ import annotations
 
