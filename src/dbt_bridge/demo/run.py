@@ -167,11 +167,11 @@ def _print_ending(directory: Path, kept: Server | None, ok: bool) -> None:
     print(f"  cd {shown}")
     if kept:
         print("  dbt-bridge plan                                   what a build would do, in order")
-        print("  dbt-bridge build --select source:shop.orders+     only what follows from the orders")
+        print("  dbt-bridge build --select +fct_orders             only the orders, and what they need")
         print("  dbt-bridge deliver --dry-run                      what the CRM would get")
         print(f"  psql or any client at 127.0.0.1:{kept.port}; the password is in .dlt/secrets.toml")
         print(f"The server keeps running. Stop it with: kill -INT {kept.pid}; its files are in {kept.data}")
     else:
-        print("  dbt show --inline 'from _dbt_bridge.receipts'          what every hop did")
+        print("  dbt show --inline 'from _dbt_bridge.receipts'     what every hop did")
         print("  dbt-bridge demo --keep --dir another              the same, and the server keeps running")
         print("  dbt-bridge init my_project                        a project of your own")
