@@ -26,13 +26,11 @@ def guarded_server() -> Iterator[tuple[Server, Callable[[], None]]]:
     The watchdog starts first, so that there is no moment in which only this process knows of the server.
     """
     data = Path(tempfile.mkdtemp(prefix="dbt-bridge-demo-"))
-    watchdog = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_WATCHDOG), str(data)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # a closing terminal does not reach it
-    )
+    try:
+        watchdog = _watchdog(data)
+    except OSError:
+        data.rmdir()
+        raise
     assert watchdog.stdin is not None
     kept = False
 
@@ -52,3 +50,13 @@ def guarded_server() -> Iterator[tuple[Server, Callable[[], None]]]:
         watchdog.wait()
         if not kept:
             shutil.rmtree(data, ignore_errors=True)
+
+
+def _watchdog(data: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_WATCHDOG), str(data)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a closing terminal does not reach it
+    )
