@@ -29,6 +29,12 @@ def test_help_loads_only_click() -> None:
     assert loaded & _HEAVY == set()
 
 
+def test_dbt_does_not_start_slower_with_the_package_installed() -> None:
+    """dbt's plugin manager imports the package and its `plugins` at each start: that may add no other package."""
+    dbt_alone = _loaded("import dbt.plugins.manager, dbt.contracts.graph.manifest")
+    assert _loaded("import dbt.contracts.graph.manifest, dbt_bridge; dbt_bridge.plugins") - dbt_alone <= {"dbt_bridge"}
+
+
 def test_the_public_names_are_there() -> None:
     assert set(dbt_bridge.__all__) == {"__version__", "api_to_df", "transfer"}
     for _ in range(2):  # the module `transfer` must not take its function's place when it is imported

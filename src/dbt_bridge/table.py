@@ -1,11 +1,16 @@
-"""The nouns that the rooms share: a table's name, its columns and its key."""
+"""The nouns that the rooms share: a table's name, its columns and its key.
+
+pyarrow is imported when it is first needed: dbt loads this module at each of its starts, through the plugin.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 GHOST_MARK = "_dbt_bridge_ghost"  # in the text of a view that stands for a source that has not landed
 
@@ -40,6 +45,8 @@ class Column:
 
     def as_text(self) -> Column:
         """The same column, travelling as the origin's own text form of its values."""
+        import pyarrow as pa
+
         return replace(self, type=pa.string())
 
 
@@ -54,6 +61,8 @@ class Table:
     @property
     def arrow_schema(self) -> pa.Schema:
         """The schema of every batch of this table's rows, in column order."""
+        import pyarrow as pa
+
         return pa.schema([pa.field(c.name, c.type, c.nullable) for c in self.columns])
 
     def column(self, name: str) -> Column | None:
