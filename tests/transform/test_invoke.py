@@ -61,6 +61,26 @@ def test_a_selection_of_what_works_succeeds_and_one_of_nothing_too(project: Proj
     assert invoke.build(nothing, project.manifest, to_stderr=True) == invoke.BuildResult(True, ())
 
 
+@pytest.mark.parametrize("name", ["empty", "sample"])
+def test_a_run_without_the_real_rows_is_no_success_for_a_delivery(
+    project: Project, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dbt takes both options from its environment too, where `dbt-bridge build` does not see them."""
+    monkeypatch.setenv(f"DBT_{name.upper()}", {"empty": "true", "sample": "3 days"}[name])
+    good = replace(project.options, select=("good",), exclude=("test_type:data",))
+    built = invoke.build(good, project.manifest, to_stderr=True)
+    assert built.nodes[0].status == "success"
+    for statuses in (built.statuses, invoke.last_statuses(project)):
+        assert statuses["model.shop.good"].startswith(f"success, but dbt ran with --{name}: dbt-bridge build")
+
+
+def test_a_file_of_results_that_was_cut_off_is_said(project: Project) -> None:
+    file = project.root / "target" / "run_results.json"
+    file.write_text('{"results": [')
+    with pytest.raises(UsageError, match="run_results.json is not what dbt writes"):
+        invoke.last_statuses(project)
+
+
 def test_before_any_run_nothing_is_known(project: Project) -> None:
     with pytest.raises(UsageError, match="has not run") as refused:
         invoke.last_statuses(project)

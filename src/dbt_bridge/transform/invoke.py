@@ -8,9 +8,9 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 from dbt.exceptions import DbtProjectError
@@ -38,15 +38,21 @@ class NodeResult:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """A `dbt build`: whether dbt itself calls it a success, and every node that it reached."""
+    """A `dbt build`: whether dbt itself calls it a success, and every node that it reached.
+
+    Attributes:
+        partial: `--empty` or `--sample`, when dbt was told (by its environment) to build without the real rows.
+    """
 
     success: bool
     nodes: tuple[NodeResult, ...]
     error: str | None = None
+    partial: str | None = None
 
     @property
     def statuses(self) -> dict[str, str]:
-        return {node.unique_id: node.status for node in self.nodes}
+        """What the run says to those who wait for a node's rows."""
+        return _for_all_rows({node.unique_id: node.status for node in self.nodes}, self.partial)
 
 
 def parse(options: DbtOptions) -> Manifest:
@@ -106,7 +112,8 @@ def build(
             return BuildResult(True, ())
         raise DbtFailed(f"dbt build stopped: {_said(done.exception)}", mend="read logs/dbt.log in the dbt project")
     nodes = tuple(NodeResult(r.node.unique_id, str(r.status), r.message, float(r.execution_time)) for r in results)
-    return BuildResult(bool(done.success), nodes, None if done.exception is None else _said(done.exception))
+    error = None if done.exception is None else _said(done.exception)
+    return BuildResult(bool(done.success), nodes, error, _partial(getattr(done.result, "args", {})))
 
 
 def last_statuses(project: Project) -> dict[str, str]:
@@ -118,13 +125,29 @@ def last_statuses(project: Project) -> dict[str, str]:
     target = get_flags().TARGET_PATH or "target"  # type: ignore[no-untyped-call]
     file = project.root / target / "run_results.json"
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))["results"]
+        run = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(
             f"dbt has not run in {project.root} yet, so nothing is known of the tests that guard deliveries",
             mend="dbt-bridge build",
         ) from None
-    return {result["unique_id"]: result["status"] for result in results}
+    except ValueError:  # a run that was killed while it wrote
+        raise UsageError(f"{file} is not what dbt writes at the end of a run", mend="dbt-bridge build") from None
+    return _for_all_rows({result["unique_id"]: result["status"] for result in run["results"]}, _partial(run["args"]))
+
+
+def _partial(arguments: Mapping[str, Any]) -> str | None:
+    """The option that makes dbt build on no rows or on a sample of them, from what dbt says of its own run."""
+    return next((f"--{name}" for name in ("empty", "sample") if arguments.get(name)), None)
+
+
+def _for_all_rows(statuses: dict[str, str], partial: str | None) -> dict[str, str]:
+    """A node that was built without the real rows has not succeeded for those who wait for them."""
+    if partial is None:
+        return statuses
+    name = partial.removeprefix("--")
+    but = f"but dbt ran with {partial}: dbt-bridge build, without {partial} and DBT_{name.upper()}"
+    return {node: f"{status}, {but}" for node, status in statuses.items()}
 
 
 def _invoke(arguments: Sequence[str], manifest: Manifest | None) -> dbtRunnerResult:
