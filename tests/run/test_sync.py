@@ -159,3 +159,25 @@ def test_only_the_needed_tables_land(
     receipts = sync(needed, Options(), Silent())
 
     assert [r.table_name for r in receipts] == ["shop_landing.orders"]
+
+
+def test_a_destination_beside_the_warehouse_is_followed_by_the_warehouses_checkpoint(
+    project: Project, origin: psycopg.Connection, source: MakeSource, landed: Ask
+) -> None:
+    origin.execute("CREATE TABLE events (id int PRIMARY KEY)")
+    origin.execute("INSERT INTO events VALUES (1), (2)")
+    events = replace(table("events", cursor="id"), replication="incremental")
+    beside = replace(project, sources=(replace(source(events), destination="crm_pg"),))
+
+    sync(beside, Options(), Silent())
+    origin.execute("INSERT INTO events VALUES (3)")
+    again = sync(beside, Options(), Silent())
+
+    assert [(r.status, r.write_disposition, r.checkpoint_from, r.checkpoint_to) for r in again] == [
+        ("success", "merge", "2", "3")
+    ]
+    assert origin.execute("SELECT id FROM shop_landing.events ORDER BY id").fetchall() == [(1,), (2,), (3,)]
+    assert landed("SELECT status, checkpoint_to FROM _dbt_bridge.receipts ORDER BY started_at") == [
+        ("success", "2"),
+        ("success", "3"),
+    ]

@@ -49,8 +49,8 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Nothing failed, and nothing was skipped that should have been delivered."""
-        return self.dbt_ok is not False and all(receipt.status == "success" for receipt in self.receipts)
+        """Nothing failed. A delivery whose ancestors were not all selected is skipped, and that is no failure."""
+        return self.dbt_ok is not False and all(receipt.status != "failed" for receipt in self.receipts)
 
 
 DbtBuild = Callable[[], tuple[Mapping[str, str], bool]]

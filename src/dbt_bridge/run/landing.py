@@ -150,9 +150,11 @@ def _arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) 
     receipt = replace(wanted.receipt, destination=ends.destination.name)
     try:
         described = _described(ends.origin, wanted)
-        progress.started(wanted.table.node, str(wanted.landing), described.rows)
         plan = _planned(ends, wanted, described, full_refresh)
         receipt = plan.receipt
+        # The catalog's estimate is of the whole table: it says nothing of an increment.
+        estimate = described.rows if plan.increment is None else None
+        progress.started(wanted.table.node, str(wanted.landing), estimate)
         told = (progress, wanted.table.node)
         undecoded = staged((ends.origin, ends.destination), plan.name, plan.load, plan.increment, plan.workers, told)
         if undecoded is not None:
@@ -237,30 +239,35 @@ def _check_key(key: Iterable[str], columns: Sequence[Column], wanted: Wanted) ->
 
 
 def _publish(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
-    """Show what was staged; save checkpoints and receipts with it."""
+    """Show what was staged, and save checkpoints and receipts: with it where the ledger is the destination, else after.
+
+    A crash in between reads the same rows again, which append (by its window) and merge (by its key) absorb.
+    """
     if not arrived:
         return []
     if not isinstance(ends.destination, Warehouse):
         return _saved(ends, arrived)
     receipts: list[Receipt] = []
+    staged = [a.staged for a in arrived if a.staged is not None]
 
     def receipted(counts: Sequence[Loaded]) -> list[Receipt]:
         receipts[:] = [hop.closed(a.plan.receipt, c) for a, c in zip(arrived, counts, strict=True)]
         return receipts
 
-    staged = [a.staged for a in arrived if a.staged is not None]
     try:
-        ends.destination.publish(staged, _checkpoints(arrived), receipted)
+        if ends.destination is ends.ledger:
+            ends.destination.publish(staged, _checkpoints(arrived), receipted)
+        else:
+            receipted(ends.destination.publish(staged))
     except BridgeError as error:
         return [hop.failed(a.plan.receipt, error) for a in arrived]
+    if ends.destination is not ends.ledger:
+        ends.ledger.save(_checkpoints(arrived), receipts)
     return receipts
 
 
 def _saved(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
-    """Without transactions over many tables each is visible already: save the checkpoints after them.
-
-    A crash in between reads the same rows again, which append (by its window) and merge (by its key) absorb.
-    """
+    """Without transactions over many tables each is visible already: save the checkpoints after them."""
     receipts = [hop.closed(a.plan.receipt, a.loaded) for a in arrived if a.loaded is not None]
     ends.ledger.save(_checkpoints(arrived), receipts)
     return receipts

@@ -1,0 +1,81 @@
+"""The order of a build, and what counts as failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import psycopg
+
+from dbt_bridge.progress import Silent
+from dbt_bridge.project import Delivery, LandingSource, LandingTable, Project
+from dbt_bridge.run import Options, build
+
+MakeSource = Callable[..., LandingSource]
+ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", "initial_copy")
+DELIVERY = Delivery(
+    node="exposure.shop.crm",
+    name="crm",
+    model="model.shop.orders",
+    relation_schema="shop_landing",
+    relation_name="orders",
+    ancestors=frozenset({"model.shop.orders", "source.shop.shop.orders"}),
+    gates=frozenset(),
+    destination="crm_pg",
+    schema="crm",
+    table="orders",
+    write_disposition="replace",
+)
+
+
+class Dbt:
+    """Stands for `dbt build`, whose own run is tested elsewhere: answers these statuses, and counts its calls."""
+
+    def __init__(self, statuses: Mapping[str, str], ok: bool) -> None:
+        self.answer = (statuses, ok)
+        self.calls = 0
+
+    def __call__(self) -> tuple[Mapping[str, str], bool]:
+        self.calls += 1
+        return self.answer
+
+
+def test_sync_then_dbt_then_deliver(project: Project, origin: psycopg.Connection, source: MakeSource) -> None:
+    origin.execute("CREATE TABLE orders (id int)")
+    origin.execute("INSERT INTO orders VALUES (1), (2)")
+    whole = replace(project, sources=(source(ORDERS),), deliveries=(DELIVERY,))
+
+    outcome = build(whole, Dbt({"model.shop.orders": "success"}, True), Options(), Silent())
+
+    assert outcome.ok
+    assert [(r.hop, r.status) for r in outcome.receipts] == [("initial_copy", "success"), ("deliver", "success")]
+    assert len({r.load_id for r in outcome.receipts}) == 1
+    assert origin.execute("SELECT id FROM crm.orders ORDER BY id").fetchall() == [(1,), (2,)]
+
+
+def test_dbt_does_not_run_on_what_did_not_land(project: Project, source: MakeSource) -> None:
+    whole = replace(project, sources=(source(ORDERS),), deliveries=(DELIVERY,))
+    dbt = Dbt({}, True)
+
+    outcome = build(whole, dbt, Options(), Silent())
+
+    assert not outcome.ok
+    assert (dbt.calls, outcome.dbt_ok) == (0, None)
+    assert [(r.hop, r.status) for r in outcome.receipts] == [("initial_copy", "failed")]
+
+
+def test_a_delivery_outside_of_the_selection_is_skipped_and_no_failure(project: Project) -> None:
+    outcome = build(replace(project, deliveries=(DELIVERY,)), Dbt({}, True), Options(), Silent())
+
+    assert outcome.ok
+    assert [r.status for r in outcome.receipts] == ["skipped"]
+    assert "--select +exposure:crm" in (outcome.receipts[0].error or "")
+
+
+def test_a_failed_dbt_build_fails_the_build(project: Project) -> None:
+    outcome = build(
+        replace(project, deliveries=(DELIVERY,)), Dbt({"model.shop.orders": "error"}, False), Options(), Silent()
+    )
+
+    assert not outcome.ok
+    assert outcome.receipts[0].error == "model orders: error"
