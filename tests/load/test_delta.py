@@ -94,7 +94,7 @@ def test_a_replace_takes_other_types_and_columns(lake: DeltaDestination) -> None
             [dt.datetime(2024, 1, d, 1, 2, 3, 4, dt.UTC) for d in (1, 2, 3, 4)],
             "2024-01-02 01:02:03.000004+00",
         ),
-        (pa.string(), ["a", "b'b", "c", "d"], "b'b"),
+        (pa.decimal128(38, 5), [Decimal(10**9) + n for n in (1, 2, 3, 4)], "1000000002.00000"),
     ],
 )
 def test_append_adds_and_a_window_replaces_its_end_in_one_commit(
@@ -113,6 +113,22 @@ def test_append_adds_and_a_window_replaces_its_end_in_one_commit(
         [(values[0], "old"), (values[1], "new"), (values[2], "new"), (values[3], "new")], key=repr
     )
     assert delta(lake).version() == 1
+
+
+def test_a_cursor_that_is_text_there_cannot_tell_rows(lake: DeltaDestination) -> None:
+    nine = pa.table({"c": ["9"]})
+    arrive(lake, nine, "append")
+    with pytest.raises(TypeRefused, match="'c' lands as text"):
+        lake.load(request(pa.table({"c": ["10"]}), "append", window=Window("c", "10")), nine.to_reader())
+    assert rows_of(lake) == [("9",)]
+
+
+def test_a_cursor_beyond_deltas_statistics_is_refused(lake: DeltaDestination) -> None:
+    ids = pa.table({"c": pa.array([Decimal(10**19 + 1), Decimal(10**19 + 2)], pa.decimal128(20, 0))})
+    arrive(lake, ids, "append")
+    with pytest.raises(TypeRefused, match="15 digits"):
+        lake.load(request(ids, "append", window=Window("c", str(10**19 + 2))), ids.slice(1).to_reader())
+    assert len(rows_of(lake)) == 2
 
 
 _keys = st.tuples(st.integers(0, 3), st.sampled_from(["a", "b", ""]))

@@ -79,6 +79,15 @@ def test_append_brings_the_window_again_instead_of_doubling_it(warehouse):
     assert (loaded.rows_inserted, loaded.rows_deleted) == (3, 2)
 
 
+def test_a_window_of_a_cursor_that_is_text_or_absent_is_refused(warehouse):
+    warehouse.load(*load({"n": ["9"]}))
+    with pytest.raises(TypeRefused, match="'n' lands as text"):
+        warehouse.load(*load({"n": ["10"]}, "append", window=Window("n", "10")))
+    with pytest.raises(DestinationError, match="no column 'm'"):
+        warehouse.load(*load({"n": ["10"]}, "append", window=Window("m", "10")))
+    assert landed(warehouse) == [("9",)]
+
+
 def test_merge_keeps_one_row_per_key_and_the_last_one_wins(warehouse):
     first = warehouse.load(*load({"id": [1, 2, 1], "v": ["a", "b", "c"]}, "merge", ("id",)))
     second = warehouse.load(*load({"id": [2, 3, 3, 2], "v": ["d", "e", "f", "g"]}, "merge", ("id",)))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -81,6 +82,24 @@ def test_append_adds_and_a_window_replaces_its_end(warehouse: PostgresWarehouse,
     loaded = arrive(warehouse, people((2, "B"), (3, "C"), (4, "D")), "append", window=Window("id", "2"))
     assert (loaded.rows_inserted, loaded.rows_deleted) == (3, 2)
     assert rows_of(origin) == [(1, "a"), (2, "B"), (3, "C"), (4, "D")]
+
+
+def test_a_window_is_exact_and_refuses_a_cursor_that_is_text(
+    warehouse: PostgresWarehouse, origin: psycopg.Connection
+) -> None:
+    prices = pa.table({"n": pa.array([Decimal("1.00"), Decimal("1.01")])})
+    arrive(warehouse, prices)
+    arrive(warehouse, prices.slice(1), "append", window=Window("n", "1.004"))
+    assert rows_of(origin) == [(Decimal("1.00"),), (Decimal("1.01"),)]
+    arrive(warehouse, pa.table({"n": ["9"]}), name=TableName("landing", "texts"))
+    with pytest.raises(TypeRefused, match="'n' lands as text"):
+        arrive(
+            warehouse,
+            pa.table({"n": ["10"]}),
+            "append",
+            window=Window("n", "10"),
+            name=TableName("landing", "texts"),
+        )
 
 
 def test_merge_counts_truly_and_the_last_row_of_a_key_wins(

@@ -11,7 +11,10 @@ from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
 from dbt_bridge.load.destination import Load, Loaded, Staged, Window
 from dbt_bridge.load.duckdb_retry import retried
 from dbt_bridge.load.duckdb_types import wider
+from dbt_bridge.load.window import check_cursor
 from dbt_bridge.table import GHOST_MARK, TableName, quoted
+
+_TEXTS = ("VARCHAR", "JSON")
 
 
 def folded(identifier: str) -> str:
@@ -168,8 +171,7 @@ def _append(on: Publication, staged: Staged, into: Relation) -> int:
 
 def _delete_window(on: Publication, into: Relation, window: Window) -> int:
     cursor = into.column(window.cursor)
-    if cursor is None:
-        raise DestinationError(f"{into.name} has no column {window.cursor!r}, the cursor of its incremental load")
+    assert cursor is not None, "check_types has seen it"
     return int(
         on.scalar(
             f"DELETE FROM {on.sql_name(into.name)}\n"  # noqa: S608
@@ -281,6 +283,9 @@ def check_types(on: Publication, load: Load, incoming: Mapping[str, str]) -> Non
     standing = on.standing(load.table.name)
     if standing is None:
         return
+    if load.window is not None:
+        cursor = standing.column(load.window.cursor)
+        check_cursor(standing.name, load.window.cursor, standing.columns[cursor] if cursor else None, _TEXTS)
     for column, type_ in incoming.items():
         there = standing.column(column)
         if there is None or type_ == '"NULL"' or wider(standing.columns[there], type_):

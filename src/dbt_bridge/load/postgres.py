@@ -25,9 +25,10 @@ from dbt_bridge.load import postgres_stage as staging_area
 from dbt_bridge.load.destination import Checkpoint, Load, Loaded, Staged
 from dbt_bridge.load.postgres_publish import publish_one
 from dbt_bridge.load.postgres_read import read_relation, relation_table
-from dbt_bridge.load.postgres_relation import find, identifier, is_bare, standing
-from dbt_bridge.load.postgres_types import copied_as
+from dbt_bridge.load.postgres_relation import Relation, find, identifier, is_bare, standing
+from dbt_bridge.load.postgres_types import TEXTS, base, copied_as
 from dbt_bridge.load.postgres_types import landed as landed_column
+from dbt_bridge.load.window import check_cursor
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName
 
@@ -199,8 +200,11 @@ class PostgresWarehouse:
         staging = TableName(name.schema, f"{STAGING_PREFIX}{self._token:08x}_{next(_numbers)}")
         with self._transaction(name) as cur:
             _create_schema(cur, name.schema)
-            logged = _becomes_the_table(cur, load)
-            staging_area.create(cur, staging, load, logged=logged, raw=raw)
+            there = standing(cur, name)
+            if there is not None and load.window is not None:
+                type_ = there.columns.get(load.window.cursor)
+                check_cursor(name, load.window.cursor, type_ and base(type_), TEXTS)
+            staging_area.create(cur, staging, load, logged=_becomes_the_table(cur, load, there), raw=raw)
         try:
             yield staging
         except BaseException:
@@ -240,9 +244,9 @@ class PostgresWarehouse:
             yield cur
 
 
-def _becomes_the_table(cur: Cursor[Any], load: Load) -> bool:
+def _becomes_the_table(cur: Cursor[Any], load: Load, there: Relation | None) -> bool:
     """Whether the staging table will be renamed, rather than its rows copied on."""
-    if (there := standing(cur, load.table.name)) is None:
+    if there is None:
         return True
     return load.write_disposition == "replace" and is_bare(cur, there, there)
 

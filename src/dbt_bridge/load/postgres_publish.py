@@ -15,7 +15,7 @@ from psycopg import Cursor, errors, sql
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
 from dbt_bridge.load.destination import Loaded, Staged, Window
 from dbt_bridge.load.postgres_relation import Relation, find, identifier, is_bare, standing
-from dbt_bridge.load.postgres_types import fits, wider
+from dbt_bridge.load.postgres_types import base, fits, wider
 from dbt_bridge.table import TableName, quoted_name
 
 
@@ -113,14 +113,14 @@ def _insert(cur: Cursor[Any], staged: Staged, into: Relation) -> int:
 
 
 def _delete_window(cur: Cursor[Any], table: Relation, window: Window) -> int:
-    if window.cursor not in table.columns:
-        raise DestinationError(f"{table.name} has no column {window.cursor!r}, the cursor of its incremental load")
+    # Without its modifier: a cast to numeric(12,2) or timestamp(0) would round the bound, and lose rows beside it.
+    type_ = base(table.columns[window.cursor])
     cur.execute(
         sql.SQL("DELETE FROM {}\nWHERE {} >= CAST({} AS {})").format(
             identifier(table.name),
             sql.Identifier(window.cursor),
             sql.Literal(window.at_least),
-            sql.SQL(table.columns[window.cursor]),
+            sql.SQL(type_),
         )
     )
     return cur.rowcount

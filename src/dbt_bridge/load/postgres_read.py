@@ -18,26 +18,10 @@ from psycopg import Cursor
 
 from dbt_bridge.errors import DestinationError, TypeRefused, scrubbed
 from dbt_bridge.load.postgres_relation import Relation
-from dbt_bridge.load.postgres_types import base
+from dbt_bridge.load.postgres_types import BY_ARROW, base
 from dbt_bridge.table import Column, Table, quoted, quoted_name
 
-_ARROW: dict[str, pa.DataType] = {
-    "smallint": pa.int16(),
-    "integer": pa.int32(),
-    "bigint": pa.int64(),
-    "oid": pa.int64(),
-    "real": pa.float32(),
-    "double precision": pa.float64(),
-    "boolean": pa.bool_(),
-    "bytea": pa.binary(),
-    "uuid": pa.uuid(),
-    "json": pa.json_(),
-    "jsonb": pa.json_(),
-    "date": pa.date32(),
-    "time without time zone": pa.time64("us"),
-    "timestamp without time zone": pa.timestamp("us"),
-    "timestamp with time zone": pa.timestamp("us", "UTC"),
-}
+_ARROW = {**BY_ARROW, "oid": pa.int64()}
 _NUMERIC = re.compile(r"numeric\((\d+),(\d+)\)")
 _BATCH_BYTES = "4000000"
 _EARLIEST_US = -210_866_803_200_000_000  # Postgres's own first moment, 4714-11-24 BC

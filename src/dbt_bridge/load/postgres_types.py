@@ -43,7 +43,7 @@ _BY_TEXT = {
     *(f"{kind}range" for kind in ("int4", "int8", "num", "ts", "tstz", "date")),
     *(f"{kind}multirange" for kind in ("int4", "int8", "num", "ts", "tstz", "date")),
 }  # fmt: skip
-_BY_ARROW: dict[str, pa.DataType] = {
+BY_ARROW: dict[str, pa.DataType] = {
     "smallint": pa.int16(),
     "integer": pa.int32(),
     "bigint": pa.int64(),
@@ -114,7 +114,7 @@ def _is_own(column: Column) -> bool:
     own, type_ = column.origin_type, column.type
     if own.endswith("[]"):
         element = base(own.removesuffix("[]"))
-        return is_.is_string(type_) and element in _TEXT | _BY_TEXT | _BY_ARROW.keys()
+        return is_.is_string(type_) and element in _TEXT | _BY_TEXT | BY_ARROW.keys()
     plain = base(own)
     if plain == "numeric" and is_.is_decimal(type_):
         return True
@@ -122,7 +122,7 @@ def _is_own(column: Column) -> bool:
         return True
     if plain in _TEXT or plain in _BY_TEXT:
         return bool(is_.is_string(type_))
-    return plain in _BY_ARROW and bool(_BY_ARROW[plain] == type_)
+    return plain in BY_ARROW and bool(BY_ARROW[plain] == type_)
 
 
 def landing_type(column: Column) -> str:
@@ -166,7 +166,7 @@ def copied_as(table: Table) -> dict[str, str] | None:
     binary COPY fits; the others are sent as they are. None where an override asks for another type.
     """
     casts = {c.name: landing_type(c) for c in table.columns if not _is_own(c)}
-    known = _TEXT | _BY_TEXT | _BY_ARROW.keys() | {""}
+    known = _TEXT | _BY_TEXT | BY_ARROW.keys() | {""}
     overridden = any(
         casts.get(c.name, "text") != "text" and base(c.origin_type.removesuffix("[]")) in known for c in table.columns
     )
@@ -260,7 +260,7 @@ def _as_is(array: pa.Array) -> pa.Array:
 _INTEGERS = ("smallint", "integer", "bigint")
 _DIGITS = {"smallint": 5, "integer": 10, "bigint": 19}
 _NUMERIC = re.compile(r"numeric\((\d+),(-?\d+)\)")
-_STRINGS = {"text", "character varying", "character", "name"}
+TEXTS = {"text", "character varying", "character", "name"}
 
 
 def wider(existing: str, incoming: str) -> str | None:
@@ -277,7 +277,7 @@ def wider(existing: str, incoming: str) -> str | None:
         return _wider_numeric(existing, incoming)
     if {a, b} <= {"real", "double precision", "smallint", "integer"}:
         return "double precision"
-    if a in _STRINGS and b in _STRINGS:
+    if a in TEXTS and b in TEXTS:
         return "text"
     if a == b:  # of other precision: timestamp(3), bit varying(8)
         return a
@@ -310,7 +310,7 @@ def fits(existing: str, incoming: str, *, is_enum: bool) -> bool:
     a, b = base(existing), base(incoming)
     if existing == incoming or wider(existing, incoming) == existing:
         return True
-    if b in _STRINGS and (is_enum or a in _PARSED or a in _STRINGS or a == "citext"):
+    if b in TEXTS and (is_enum or a in _PARSED or a in TEXTS or a == "citext"):
         return True
     if a in _INTEGERS and (b in _INTEGERS or (_NUMERIC.fullmatch(incoming) and _digits(incoming)[1] == 0)):
         return True

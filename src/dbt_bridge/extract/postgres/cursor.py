@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, Decimal
 from difflib import get_close_matches
+
+import pyarrow as pa
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.extract.origin import Increment
 from dbt_bridge.extract.postgres.catalog import Relation
 from dbt_bridge.extract.postgres.connection import Connections
-from dbt_bridge.table import quoted, quoted_name
+from dbt_bridge.table import Column, quoted, quoted_name
 
 _LEAST = {"int2": -(2**15), "int4": -(2**31), "int8": -(2**63), "oid": 0}
 _NUMBERS = {*_LEAST, "numeric"}
@@ -49,12 +52,21 @@ def lower_bound(connections: Connections, relation: Relation, increment: Increme
         sql = "SELECT greatest(%(value)s::numeric - ceil(%(lag)s::numeric), %(least)s::numeric)::text"
         parameters["least"] = _LEAST[name]
     elif name == "numeric":
+        parameters["lag"] = _in_steps(increment.lag, relation.table.column(increment.cursor))
         sql = "SELECT (%(value)s::numeric - %(lag)s::numeric)::text"
     elif name == "date":  # lowered by whole days
         sql = "SELECT (%(value)s::date - ceil(%(lag)s::float8 / 86400)::int)::text"
     else:
         sql = f"SELECT (%(value)s::{name} - make_interval(secs => %(lag)s::float8))::text"
     return str(connections.query(sql, parameters)[0][0])
+
+
+def _in_steps(lag: float, column: Column | None) -> Decimal:
+    """The lag, no finer than the column's digits: a destination would round a finer bound, and miss rows beside it."""
+    exact = Decimal(repr(lag))
+    if column is None or not pa.types.is_decimal(column.type):
+        return exact
+    return exact.quantize(Decimal(1).scaleb(-column.type.scale), ROUND_CEILING)
 
 
 def condition(relation: Relation, increment: Increment, bound: str | None) -> str:
