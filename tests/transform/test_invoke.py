@@ -77,7 +77,7 @@ def test_a_run_without_the_real_rows_is_no_success_for_a_delivery(
 def test_a_file_of_results_that_was_cut_off_is_said(project: Project) -> None:
     file = project.root / "target" / "run_results.json"
     file.write_text('{"results": [')
-    with pytest.raises(UsageError, match="run_results.json is not what dbt writes"):
+    with pytest.raises(UsageError, match=r"run_results\.json is not what dbt writes"):
         invoke.last_statuses(project)
 
 

@@ -174,7 +174,10 @@ def _described(origin: Origin, wanted: Wanted) -> Described:
     try:
         return origin.describe(TableName(schema, name))
     except OriginError as error:
-        others = [table.name for table in origin.tables(wanted.source.origin_schema)]
+        try:
+            others = [table.name for table in origin.tables(wanted.source.origin_schema)]
+        except OriginError:  # the origin is gone, and the first error says where it went
+            raise error from None
         nearest = get_close_matches(name, others, n=1)
         if name in others or not nearest:
             raise

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from dbt.cli.main import dbtRunner, dbtRunnerResult
 from dbt.exceptions import DbtProjectError
 from dbt.flags import get_flags
 
-from dbt_bridge.errors import BridgeError, DbtFailed, UsageError
+from dbt_bridge.errors import BridgeError, DbtFailed, MissingExtra, UsageError
 from dbt_bridge.project import DbtOptions, Project
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 # dbt keeps flags, adapters and loggers in globals: two runners at once overwrite each other's.
 _ONE_AT_A_TIME = threading.Lock()
+
+_ADAPTERS_OF_EXTRAS = frozenset({"duckdb", "postgres", "snowflake", "bigquery", "redshift", "athena", "trino"})
+"""The extras that bring dbt's adapter of the same name; the other warehouses' adapters hold dbt-core back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +223,11 @@ def _said(error: BaseException | None) -> str:
 
 def _not_parsed(error: BaseException | None, options: DbtOptions) -> BridgeError:
     said = _said(error)
+    if absent := re.search(r"Could not find adapter type (\w+)", said):
+        adapter = absent.group(1)
+        if adapter in _ADAPTERS_OF_EXTRAS:
+            return MissingExtra(adapter, f"a dbt profile of type {adapter}")
+        return DbtFailed(f"dbt has no adapter of the profile's type {adapter}", mend=f"pip install dbt-{adapter}")
     if isinstance(error, DbtProjectError) or "profile" in said.lower():
         return DbtFailed(
             f"dbt cannot load the project or its profile: {said}", mend=f"dbt debug {_hint(options)}".strip()
