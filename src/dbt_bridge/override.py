@@ -43,7 +43,10 @@ def arrow_type(name: str) -> pa.DataType:
         precision, scale = int(found[1]), int(found[2] or 0)
         if 1 <= precision <= 38 and scale <= precision:
             return pa.decimal128(precision, scale)
-        raise UsageError(f"type {name!r}: a decimal has 1 to 38 digits, and no more of them after the point")
+        raise UsageError(
+            f"type {name!r}: a decimal has 1 to 38 digits, and no more of them after the point",
+            mend='write for example "decimal(38,10)", or text',
+        )
     nearest = get_close_matches(wanted, [*_NAMED, "decimal(38,10)"], n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise UsageError(f"type {name!r} is unknown", mend=f"{hint}one of {', '.join(_NAMED)}, decimal(p,s)")

@@ -113,3 +113,22 @@ def test_a_missing_relation_names_the_command_that_builds_it(ready: Project) -> 
 
     assert receipt.status == "failed"
     assert "dim_gone" in (receipt.error or "") and "dbt-bridge build" in (receipt.error or "")
+
+
+def test_a_value_that_cannot_be_read_fails_its_delivery_and_not_the_others(
+    ready: Project, origin: psycopg.Connection, warehouse_file: Path, landed: Ask
+) -> None:
+    with duckdb.connect(str(warehouse_file)) as connection:
+        connection.execute(
+            "CREATE VIEW marts.sums AS SELECT i AS customer_id,"
+            " CASE WHEN i = 199999 THEN 170141183460469231731687303715884105727 ELSE i::HUGEINT END AS n"
+            " FROM range(200000) AS r(i)"
+        )
+    sums = replace(SEGMENTS, node="exposure.shop.sums", relation_name="sums", table="sums")
+
+    broken, whole = deliver(replace(ready, deliveries=(sums, SEGMENTS)), PASSED, Options(), Silent())
+
+    assert (broken.status, whole.status) == ("failed", "success")
+    assert "marts.sums" in (broken.error or "") and "cast its column" in (broken.error or "")
+    assert origin.execute("SELECT to_regclass('crm.sums')").fetchone() == (None,)
+    assert landed("SELECT status FROM _dbt_bridge.receipts ORDER BY started_at") == [("failed",), ("success",)]

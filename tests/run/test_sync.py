@@ -181,3 +181,12 @@ def test_a_destination_beside_the_warehouse_is_followed_by_the_warehouses_checkp
         ("success", "2"),
         ("success", "3"),
     ]
+
+
+def test_tables_that_differ_in_case_alone_do_not_replace_each_other(
+    project: Project, origin: psycopg.Connection, source: MakeSource, landed: Ask
+) -> None:
+    origin.execute('CREATE TABLE orders AS SELECT 1 AS id; CREATE TABLE "Orders" AS SELECT 2 AS id')
+    receipts = sync(replace(project, sources=(source(every=True),)), Options(), Silent())
+    assert [(r.status, "exclude" in (r.error or "")) for r in receipts] == [("failed", True)] * 2
+    assert landed("SELECT table_name FROM information_schema.tables WHERE table_schema = 'shop_landing'") == []

@@ -21,7 +21,7 @@ from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, Ty
 from dbt_bridge.load import duckdb_audit as audit
 from dbt_bridge.load import duckdb_read as reading
 from dbt_bridge.load.destination import WRITE_DISPOSITIONS, Checkpoint, Load, Loaded, Staged
-from dbt_bridge.load.duckdb_publish import Publication, Relation, check_types, folded, publish_one
+from dbt_bridge.load.duckdb_publish import Publication, Relation, check_types, folded, publish_one, refuse_one_place
 from dbt_bridge.load.duckdb_retry import in_transaction, translated
 from dbt_bridge.load.duckdb_types import landed as landed_column
 from dbt_bridge.receipt import Receipt
@@ -196,6 +196,7 @@ class DuckDBWarehouse:
                 audit.append_receipts(cur, self._catalog, receipts(loaded))
             return loaded
 
+        refuse_one_place(staged)
         tables = ", ".join(str(s.load.table.name) for s in staged)
         with self._cursor(tables) as cur:
             audit.ensure(cur, self._catalog)
@@ -242,12 +243,14 @@ class DuckDBWarehouse:
                 raise DestinationError(f"there is no table {name} in DuckDB", mend="dbt build, or dbt-bridge sync")
             missing = [c for c in columns if c not in found.columns]
             if missing:
-                raise DestinationError(f"{name} has no column {missing[0]!r}; it has {', '.join(found.columns)}")
+                raise DestinationError(
+                    f"{name} has no column {missing[0]!r}; it has {', '.join(found.columns)}",
+                    mend="correct `columns:`, or build the model again: dbt-bridge build",
+                )
             wanted = {c: found.columns[c] for c in columns} if columns else found.columns
             text = frozenset(as_text)
-            return reading.read(
-                cur, self._select(found.name, wanted, text), {c: _TEXT if c in text else t for c, t in wanted.items()}
-            )
+            types = {c: _TEXT if c in text else t for c, t in wanted.items()}
+            return reading.read(cur, name, self._select(found.name, wanted, text), types)
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -369,13 +372,21 @@ def _check(load: Load) -> None:
             mend=f"one of {', '.join(WRITE_DISPOSITIONS)}",
         )
     if load.window is not None and disposition != "append":
-        raise UsageError(f"a window belongs to append, not to {disposition} ({table.name})")
+        raise UsageError(
+            f"a window belongs to append, not to {disposition} ({table.name})", mend="write_disposition: append"
+        )
     if not table.columns:
-        raise TypeRefused(f"{table.name} has no columns, and DuckDB has no tables without columns")
+        raise TypeRefused(
+            f"{table.name} has no columns, and DuckDB has no tables without columns",
+            mend="leave the table out with `exclude:`",
+        )
     seen: dict[str, str] = {}
     for column in table.columns:
         if not column.name or column.name == ROW:
-            raise TypeRefused(f"{table.name} has a column named {column.name!r}, which DuckDB cannot take")
+            raise TypeRefused(
+                f"{table.name} has a column named {column.name!r}, which DuckDB cannot take",
+                mend="rename the column at the origin, or read a view that does",
+            )
         other = seen.setdefault(folded(column.name), column.name)
         if other is not column.name:
             raise TypeRefused(
@@ -393,5 +404,6 @@ def _check_key(table: Table) -> None:
         if table.column(column) is None:
             raise KeyRefused(
                 f"key column {column!r} is not among the columns of {table.name}: "
-                + ", ".join(c.name for c in table.columns)
+                + ", ".join(c.name for c in table.columns),
+                mend="name one of them: primary_key: [column, ...]",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,22 @@ class Publication:
         if rows != kept:
             self.execute(f"DELETE FROM {table} WHERE {quoted(row)} NOT IN ({distinct})")  # noqa: S608
         self.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(row)}")
+
+
+def refuse_one_place(staged: Sequence[Staged]) -> None:
+    """Two tables whose names differ in case alone would replace each other.
+
+    Raises:
+        DestinationError: names both.
+    """
+    seen: dict[tuple[str, str], TableName] = {}
+    for name in (one.load.table.name for one in staged):
+        other = seen.setdefault((folded(name.schema), folded(name.name)), name)
+        if other != name:
+            raise DestinationError(
+                f"{other} and {name} are one table to DuckDB, which does not tell upper from lower case",
+                mend="land one of them in another `schema:`, or leave it out with `exclude:`",
+            )
 
 
 def publish_one(on: Publication, staged: Staged) -> Loaded:

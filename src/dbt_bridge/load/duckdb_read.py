@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
+from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.table import quoted
 
 ROWS_PER_BATCH = 50_000
@@ -56,11 +58,18 @@ def schema_of(cur: Any, query: str, columns: Mapping[str, str]) -> pa.Schema:
     return _schema(reader(cur, f"{query}\nLIMIT 0").schema, columns)
 
 
-def read(cur: Any, query: str, columns: Mapping[str, str]) -> pa.RecordBatchReader:
-    """Stream a query over `expression`s of these columns (name -> SQL type); closes the cursor at the end."""
+def read(cur: Any, where: object, query: str, columns: Mapping[str, str]) -> pa.RecordBatchReader:
+    """Stream a query over `expression`s of these columns (name -> SQL type); closes the cursor at the end.
+
+    Args:
+        where: what is read, for messages.
+
+    Raises (while it is read):
+        DestinationError: a value does not fit its Arrow type, or DuckDB broke off.
+    """
     source = reader(cur, query)
     schema = _schema(source.schema, columns)
-    return pa.RecordBatchReader.from_batches(schema, _batches(cur, source, schema))
+    return pa.RecordBatchReader.from_batches(schema, _batches(cur, where, source, schema))
 
 
 def of_relation(relation: Any) -> pa.RecordBatchReader:
@@ -89,9 +98,15 @@ def _schema(arrow: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:
     return pa.schema([pa.field(field.name, read_type(field.type, sql)) for field, sql in pairs])
 
 
-def _batches(cur: Any, source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _batches(cur: Any, where: object, source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with closing(cur):
-        yield from _retyped(source, schema)
+        try:
+            yield from _retyped(source, schema)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise DestinationError(
+                f"DuckDB broke off while {where} was read: {scrubbed(' '.join(str(error).split()))}",
+                mend="if the message is about a value, cast its column in the model that builds it",
+            ) from error
 
 
 def _retyped(source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

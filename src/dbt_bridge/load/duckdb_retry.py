@@ -82,6 +82,8 @@ def _mend(text: str) -> str:
         return "free disk space beside the DuckDB file, then run the same command again"
     if "out of memory" in lowered:
         return "raise memory_limit in the profile's config_options or settings"
+    if "conversion error" in lowered or "out of range" in lowered:
+        return "cast the column, in the model that builds it, to a type that holds its values"
     if "depend" in lowered:
         return "drop the index or view that depends on the table, then run the same command again"
-    return ""
+    return "run the same command again; nothing of it was written"

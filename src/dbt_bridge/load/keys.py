@@ -26,11 +26,11 @@ def check_load(load: Load) -> None:
             mend=f"one of {', '.join(WRITE_DISPOSITIONS)}",
         )
     if load.window is not None and load.write_disposition != "append":
-        raise UsageError(f"{name}: only append has a window")
+        raise UsageError(f"{name}: only append has a window", mend="write_disposition: append")
     if not columns:
-        raise TypeRefused(f"{name} has no columns")
+        raise TypeRefused(f"{name} has no columns", mend="leave the table out with `exclude:`")
     if double := next((c for c in columns if columns.count(c) > 1), None):
-        raise TypeRefused(f"{name} has two columns named {double!r}")
+        raise TypeRefused(f"{name} has two columns named {double!r}", mend="rename or leave out one of them")
     if load.write_disposition != "merge":
         return
     if not load.table.key:
@@ -60,7 +60,9 @@ def last_per_key(load: Load, rows: pa.Table) -> pa.Table:
     try:
         last = keys.group_by(list(plain)).aggregate([(_ROW, "max")])
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
-        raise KeyRefused(f"the key of {load.table.name} has a type without equality: {error}") from error
+        raise KeyRefused(
+            f"the key of {load.table.name} has a type without equality: {error}", mend="choose another key"
+        ) from error
     numbers = last[f"{_ROW}_max"]
     return rows.take(numbers.take(pc.sort_indices(numbers)))
 

@@ -304,4 +304,4 @@ def _mend(error: psycopg.Error) -> str:
         return error.diag.message_detail or "correct the rows, or the constraint"
     if isinstance(error, psycopg.OperationalError):
         return "run the same command again; nothing of it was written"
-    return ""
+    return "see the log of the Postgres server; nothing of it was written"

@@ -63,7 +63,10 @@ def read_relation(
     """
     known = {c.name: c for c in table.columns}
     if unknown := [c for c in columns if c not in known]:
-        raise DestinationError(f"{table.name} has no column {unknown[0]!r}; it has {', '.join(known)}")
+        raise DestinationError(
+            f"{table.name} has no column {unknown[0]!r}; it has {', '.join(known)}",
+            mend="correct `columns:`, or build the model again: dbt-bridge build",
+        )
     wanted = [known[c] for c in columns] if columns else list(table.columns)
     selected = [_selected(c.as_text() if c.name in as_text else c) for c in wanted]
     schema = pa.schema([pa.field(s.column.name, s.column.type) for s in selected])
@@ -94,8 +97,11 @@ def _rows(conninfo: str, table: Table, selected: Sequence[_Selected], schema: pa
             for batch in cur.fetch_record_batch():
                 arrays = [_decoded(a, s.column, table) for a, s in zip(batch.columns, selected, strict=True)]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-    except adbc.Error as error:
-        raise DestinationError(f"Postgres broke off while {table.name} was read: {scrubbed(str(error))}") from error
+    except (adbc.Error, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
+        raise DestinationError(
+            f"Postgres broke off while {table.name} was read: {scrubbed(' '.join(str(error).split()))}",
+            mend="run the same command again; if the message is about a value, cast its column in the model",
+        ) from error
 
 
 def _decoded(array: pa.Array, column: Column, table: Table) -> pa.Array:

@@ -34,7 +34,7 @@ def check(load: Load) -> None:
             mend=f"one of {', '.join(WRITE_DISPOSITIONS)}",
         )
     if load.window is not None and load.write_disposition != "append":
-        raise UsageError(f"{load.table.name}: only append has a window")
+        raise UsageError(f"{load.table.name}: only append has a window", mend="write_disposition: append")
     names = [c.name for c in load.table.columns]
     for name in (load.table.name.schema, load.table.name.name, *names):
         if not name or "\0" in name or len(name.encode()) > _LONGEST_NAME:
@@ -43,7 +43,7 @@ def check(load: Load) -> None:
                 mend=f"names have 1 to {_LONGEST_NAME} bytes: rename it in the model or with `identifier:`",
             )
     if double := next((name for name in names if names.count(name) > 1), None):
-        raise TypeRefused(f"{load.table.name} has two columns named {double!r}")
+        raise TypeRefused(f"{load.table.name} has two columns named {double!r}", mend="rename or leave out one of them")
     if load.write_disposition == "merge":
         check_key(load)
 
@@ -107,7 +107,7 @@ class Encoded:
     def _column(self, array: pa.Array, column: Column, how: Wire) -> pa.Array:
         try:
             return how.encode(array if array.type == column.type else array.cast(column.type))
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise TypeRefused(
                 f"{self._load.table.name}, column {column.name!r}: {error}", mend=f"types: {{{column.name}: text}}"
             ) from error

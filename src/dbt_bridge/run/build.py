@@ -190,8 +190,8 @@ def deliver(
                 receipt = outgoing.delivered(item, warehouse, project.root, receipt, progress, dry_run=options.dry_run)
             if options.dry_run and receipt.status == "success":
                 receipt = replace(receipt, error="dry run: nothing was written")
+            if not options.dry_run:
+                warehouse.record([receipt])  # at once: what follows may be killed
             progress.finished(receipt)
             receipts.append(receipt)
-        if not options.dry_run:
-            warehouse.record(receipts)
     return receipts

@@ -88,7 +88,7 @@ def _cast_column(array: pa.Array, field: pa.Field, table: Table) -> pa.Array:
         return array
     try:
         return array.cast(field.type, safe=True)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise TypeRefused(
             f"{table.name}, column {field.name!r}: {error}",
             mend=f"cast the column to a type that holds its values in the model that builds {table.name.name}",
