@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,11 +88,9 @@ _OPTIONS = (
     click.option("--exclude", multiple=True, help="What to leave out, in dbt's selector syntax."),
     click.option("--threads", type=click.IntRange(min=1), help="Tables and nodes at once; by default the profile's."),
 )  # fmt: skip
-_OUTPUT = (
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON document with the receipts."),
-    click.option("--quiet", "-q", is_flag=True, help="Print errors only."),
-    click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error."),
-)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document with the receipts.")
+_DEBUG = click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
+_OUTPUT = (_JSON, click.option("--quiet", "-q", is_flag=True, help="Print errors only."), _DEBUG)
 _FULL_REFRESH = click.option("--full-refresh", is_flag=True, help="Copy and build everything anew; forget checkpoints.")
 
 
@@ -297,8 +296,8 @@ def init(directory: Path, name: str | None, origin_url: str | None, origin_schem
     help="1 is about 200,000 rows.",
 )
 @click.option("--keep", is_flag=True, help="Let the PostgreSQL run on, to try other commands.")
-@click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
-def demo(directory: Path, scale: float, *, keep: bool, debug: bool) -> int:
+@_options(_JSON, _DEBUG)
+def demo(directory: Path, scale: float, *, keep: bool, as_json: bool, debug: bool) -> int:
     """See it work: a shop in a real PostgreSQL, built into DuckDB, delivered back, checked at both ends.
 
     \b
@@ -312,7 +311,12 @@ def demo(directory: Path, scale: float, *, keep: bool, debug: bool) -> int:
         if (missing.name or "").startswith("dbt_bridge"):
             raise
         raise MissingExtra("demo", "the demo") from missing
-    return run_demo(directory, scale, keep=keep)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        shown = run_demo(directory, scale, keep=keep)
+    if as_json:
+        status = "success" if shown.ok else "failed"
+        Output().document(status=status, receipts=[r.as_json() for r in shown.receipts], checks=shown.checks)
+    return 0 if shown.ok else _FAILED
 
 
 def _run_options(options: DbtOptions, *, dry_run: bool = False) -> Any:

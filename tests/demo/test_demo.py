@@ -48,10 +48,11 @@ def temporary() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Kept:
-    """A demo that went well with --keep."""
+    """A demo that went well with --keep and --json: the document, and the story beside it."""
 
     temporary: Path
     project: Path
+    document: str
     output: str
     server: int
 
@@ -60,11 +61,11 @@ class Kept:
 def kept() -> Iterator[Kept]:
     with _folder() as folder:
         project = folder / "shop"
-        done = _run([*_demo(project), "--keep"], folder)
+        done = _run([*_demo(project), "--keep", "--json"], folder)
         assert done.returncode == 0, done.stdout + done.stderr
         server = json.loads((project / ".dbt-bridge-demo.json").read_text())["pid"]
         try:
-            yield Kept(folder, project, done.stdout, server)
+            yield Kept(folder, project, done.stdout, done.stderr, server)
         finally:
             os.kill(server, signal.SIGINT)
             _wait_until_gone(folder)
@@ -73,6 +74,13 @@ def kept() -> Iterator[Kept]:
 def test_the_two_ends_agree_on_both_days(kept: Kept) -> None:
     assert kept.output.count(f"{CHECKS} of {CHECKS} checks have the same answer") == 2
     assert "DIFFER" not in kept.output
+
+
+def test_the_document_has_every_receipt_and_check(kept: Kept) -> None:
+    document = json.loads(kept.document)
+    assert (document["status"], document["error"]) == ("success", None)
+    assert [receipt["status"] for receipt in document["receipts"]] == ["success"] * 14
+    assert [check["same"] for check in document["checks"]] == [True] * CHECKS
 
 
 def test_every_kind_of_model_did_its_work(kept: Kept) -> None:
@@ -112,7 +120,7 @@ def test_the_server_asks_for_its_password(kept: Kept) -> None:
 def test_the_password_is_in_no_output_and_no_other_file(kept: Kept) -> None:
     password = urlsplit(_secret(kept.project, "crm")).password
     assert password
-    assert password not in kept.output
+    assert password not in kept.output + kept.document
     files = [path for path in kept.project.rglob("*") if path.is_file() and password.encode() in path.read_bytes()]
     assert files == [kept.project / ".dlt" / "secrets.toml"]
 

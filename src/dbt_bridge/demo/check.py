@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import LiteralString
@@ -105,7 +105,7 @@ CHECKS: Sequence[Check] = (
 )
 
 
-def answers(urls: dict[str, str], warehouse: Path) -> list[Answer]:
+def answers(urls: Mapping[str, str], warehouse: Path) -> list[Answer]:
     """Ask every check at both ends.
 
     Args:

@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -20,14 +21,29 @@ from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import UsageError
 from dbt_bridge.progress import print_summary, reporter
 from dbt_bridge.project import DbtOptions, load_project
+from dbt_bridge.receipt import Receipt
 from dbt_bridge.transform.invoke import build as dbt_build
 
 _WAREHOUSE = "shop.duckdb"
 _MARK = ".dbt-bridge-demo.json"  # says that this folder is the demo's, and which server was kept
 
 
-def demo(directory: Path, scale: float = 1, *, keep: bool = False) -> int:
-    """Run the demo; answers the exit code: 1 when a build failed or the two ends differ.
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the demo showed: every hop of its builds, and the last comparison of the two ends.
+
+    Attributes:
+        ok: no build failed, and the two ends never differed.
+        checks: each with `what`, `same`, and the answers of `postgres` and `duckdb`.
+    """
+
+    ok: bool
+    receipts: Sequence[Receipt]
+    checks: Sequence[Mapping[str, object]]
+
+
+def demo(directory: Path, scale: float = 1, *, keep: bool = False) -> Shown:
+    """Run the demo, telling its story on standard output.
 
     Args:
         directory: where the dbt project goes; new, or one of an earlier demo, whose files stay as they are.
@@ -50,16 +66,17 @@ def demo(directory: Path, scale: float = 1, *, keep: bool = False) -> int:
         say(f"the shop has {rows:,} rows in 6 tables", started)
         _write_project(directory, urls, again)
         say(f"the dbt project is in {directory}" + (" (an earlier demo's files, as you left them)" * again), started)
-        ok = _built(directory) and _same_at_both_ends(urls, directory, started)
-        if ok:
+        shown = _built_and_compared(directory, urls, started)
+        if shown.ok:
             shop.change(urls["shop"], sizes)
             say("the shop did a day of business: customers moved, orders shipped, new ones came", started)
-            ok = _built(directory, quiet=True) and _same_at_both_ends(urls, directory, started)
+            second = _built_and_compared(directory, urls, started, quiet=True)
+            shown = replace(second, receipts=[*shown.receipts, *second.receipts])
         if keep:
             _mark(directory, server)
             let_live()
-    _print_ending(directory, server if keep else None, ok)
-    return 0 if ok else 1
+    _print_ending(directory, server if keep else None, shown.ok)
+    return shown
 
 
 def say(text: str, started: float) -> None:
@@ -91,7 +108,13 @@ def _write_project(directory: Path, urls: Mapping[str, str], again: bool) -> Non
     init.write_files(directory, {secrets: init.rendered("shop", answers)[secrets]})
 
 
-def _built(directory: Path, *, quiet: bool = False) -> bool:
+def _built_and_compared(directory: Path, urls: Mapping[str, str], started: float, *, quiet: bool = False) -> Shown:
+    outcome = _built(directory, quiet=quiet)
+    checks = _compared(urls, directory, started) if outcome.ok else []
+    return Shown(outcome.ok and all(check["same"] for check in checks), outcome.receipts, checks)
+
+
+def _built(directory: Path, *, quiet: bool) -> run.Outcome:
     """`dbt-bridge build` in the folder."""
     with chdir(directory):
         project = load_project(DbtOptions(project_dir=directory, profiles_dir=directory))
@@ -103,10 +126,10 @@ def _built(directory: Path, *, quiet: bool = False) -> bool:
         with reporter() as progress:
             outcome = run.build(project, build, run.Options(), progress)
     print_summary(outcome.receipts)
-    return outcome.ok
+    return outcome
 
 
-def _same_at_both_ends(urls: dict[str, str], directory: Path, started: float) -> bool:
+def _compared(urls: Mapping[str, str], directory: Path, started: float) -> list[dict[str, object]]:
     answers = check.answers(urls, directory / _WAREHOUSE)
     for answer in answers:
         if answer.same:
@@ -115,7 +138,7 @@ def _same_at_both_ends(urls: dict[str, str], directory: Path, started: float) ->
             print(f"  DIFFER {answer.check.what}: Postgres {_shown(answer.postgres)}, DuckDB {_shown(answer.duckdb)}")
     same = sum(answer.same for answer in answers)
     say(f"{same} of {len(answers)} checks have the same answer in PostgreSQL and in DuckDB", started)
-    return same == len(answers)
+    return [{"what": a.check.what, "same": a.same, "postgres": a.postgres, "duckdb": a.duckdb} for a in answers]
 
 
 def _shown(values: tuple[object, ...]) -> str:
