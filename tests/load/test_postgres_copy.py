@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import psycopg
 import pytest
 
+from dbt_bridge.errors import OriginError
 from dbt_bridge.extract.postgres import PostgresOrigin
 from dbt_bridge.load.destination import Load
 from dbt_bridge.load.postgres import PostgresWarehouse
@@ -86,3 +89,14 @@ def test_a_stream_that_breaks_leaves_nothing(database: str, origin: psycopg.Conn
         assert warehouse.existing(LANDED) is None
     query = "SELECT count(*) FROM pg_class WHERE starts_with(relname, '_dbt_bridge_stage_')"
     assert origin.execute(query).fetchone() == (0,)
+
+
+def test_closing_the_origin_breaks_off_a_copy_that_nobody_waits_for(database: str, origin: psycopg.Connection) -> None:
+    origin.execute("CREATE VIEW slow AS SELECT i, pg_sleep(0.01)::text AS s FROM generate_series(1, 100000) AS i")
+    reading = PostgresOrigin("pg", database)
+    (stream,) = reading.copy_binary(TableName("public", "slow"), ["i", "s"], {})
+    closer = threading.Timer(0.5, reading.close)
+    closer.start()
+    with pytest.raises(OriginError, match=r"public\.slow: reading was broken off"):
+        next(stream)
+    closer.join()

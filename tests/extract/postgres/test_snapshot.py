@@ -103,3 +103,12 @@ def test_a_question_that_fails_leaves_the_snapshot_usable(origin: psycopg.Connec
 
 def test_constructing_connects_to_nothing() -> None:
     PostgresOrigin("pg", "postgresql://nobody@127.0.0.1:1/nothing").close()
+
+
+def test_a_closed_origin_does_not_begin_another_snapshot(origin: psycopg.Connection, database: str) -> None:
+    origin.execute("CREATE TABLE t (id int)")
+    reading = PostgresOrigin("pg", database)
+    reading.describe(TableName("public", "t"))
+    reading.close()
+    with pytest.raises(OriginError, match="was closed"):
+        reading.describe(TableName("public", "t"))

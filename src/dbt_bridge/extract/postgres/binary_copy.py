@@ -9,13 +9,10 @@ type at the other end is sent as text.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from typing import Any
 
 import psycopg
 import pyarrow as pa
 
-from dbt_bridge.extract.postgres import connection as settings
 from dbt_bridge.extract.postgres.catalog import Relation
 from dbt_bridge.extract.postgres.column_types import travel
 from dbt_bridge.extract.postgres.connection import Connections
@@ -74,7 +71,7 @@ def _parts(pages: int, workers: int) -> list[str]:
 def _stream(connections: Connections, name: TableName, select: str) -> Iterator[bytes]:
     try:
         with (
-            closing(_in_snapshot(connections)) as connection,
+            connections.copying() as connection,
             connection.cursor() as cur,
             cur.copy(f"COPY ({select}) TO STDOUT (FORMAT binary)".encode()) as copy,
         ):
@@ -89,14 +86,3 @@ def _stream(connections: Connections, name: TableName, select: str) -> Iterator[
             yield b"".join(held)
     except psycopg.Error as error:
         raise connections.meaning(error, name) from error
-
-
-def _in_snapshot(connections: Connections) -> psycopg.Connection[Any]:
-    connections.query("SELECT 1")  # the snapshot begins with the first use
-    try:
-        connection = psycopg.connect(connections._conninfo(), autocommit=True)
-    except psycopg.OperationalError as error:
-        raise connections.unreachable(error) from None
-    for statement in (settings._BEGIN, f"SET TRANSACTION SNAPSHOT '{connections._snapshot}'", settings._SET):
-        connection.execute(statement.encode())
-    return connection

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -72,6 +72,7 @@ class Connections:
         self._snapshot = ""
         self._idle: list[BulkConnection] = []
         self._stops: list[Callable[[], None]] = []
+        self._closed = False
         self._lock = threading.RLock()
 
     def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
@@ -114,6 +115,30 @@ class Connections:
             raise self.meaning(error) from error
         return connection
 
+    @contextlib.contextmanager
+    def copying(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection in the snapshot for one COPY; `close` breaks it off."""
+        with self._lock:
+            self._connected()
+            snapshot = self._snapshot
+        try:
+            connection = psycopg.connect(self._conninfo(), autocommit=True)
+        except psycopg.Error as error:
+            raise self.unreachable(error) from error
+
+        def stop() -> None:
+            with contextlib.suppress(psycopg.Error):  # the COPY has ended, or the server is gone
+                connection.cancel_safe(timeout=5)
+
+        with contextlib.closing(connection):
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{snapshot}'", _SET):
+                connection.execute(statement.encode())
+            self.on_close(stop)
+            try:
+                yield connection
+            finally:
+                self.forget(stop)
+
     def give_back(self, connection: BulkConnection) -> None:
         with self._lock:
             if self._control is not None:
@@ -136,6 +161,7 @@ class Connections:
 
     def close(self) -> None:
         """Also from another thread while a query waits (for a lock, say): it is cancelled until it lets go."""
+        self._closed = True  # a thread between two queries must not begin another snapshot
         while not self._lock.acquire(timeout=0.1):
             if (control := self._control) is not None:
                 with contextlib.suppress(psycopg.Error):  # it ended by itself, or the server is gone
@@ -173,6 +199,8 @@ class Connections:
                 f"{place}: another session has locked it for longer than a minute",
                 mend="run again when that session has ended; SELECT * FROM pg_locks WHERE mode = 'AccessExclusiveLock'",
             )
+        if state == "57014":  # by `close`, by a timeout, or by an administrator
+            return OriginError(f"{place}: reading was broken off: {said}", mend="run the same command again")
         if state.startswith(("08", "57P")) or _BROKEN.search(said):
             return OriginError(f"{place} broke off: {said}", mend="run the same command again when the server is up")
         if state.startswith("22") or "overflow" in said or "invalid input syntax" in said:
@@ -216,6 +244,8 @@ class Connections:
     def _connected(self) -> psycopg.Connection[Any]:
         if self._control is not None:
             return self._control
+        if self._closed:
+            raise OriginError(f"origin {self.name!r} was closed while it was read", mend="run the same command again")
         try:
             control = psycopg.connect(self._conninfo(), autocommit=True)
         except psycopg.Error as error:

@@ -133,7 +133,10 @@ class _Reading:
                 return self.batches.get(timeout=0.2)
             except queue.Empty:
                 if self._stopped.is_set():
-                    return OriginError(f"{self._copy.name}: the origin was closed while its rows were read")
+                    return OriginError(
+                        f"{self._copy.name}: the origin was closed while its rows were read",
+                        mend="run the same command again",
+                    )
 
     def run(self) -> None:
         """A thread: ranges one after the other until none is left."""
