@@ -20,7 +20,7 @@ ORDERS = TableName("landing", "orders")
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = pytest.importorskip("moto.server", reason="moto[server], which stands for S3, is not installed")
+    server = pytest.importorskip("moto.server", reason="moto (and Flask), which stands for S3, is not installed")
     pytest.importorskip("s3fs", reason="s3fs (dlt[s3]) is not installed")
     running = server.ThreadedMotoServer("127.0.0.1", 0)
     running.start()
