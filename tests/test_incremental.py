@@ -247,6 +247,17 @@ def test_a_full_refresh_forgets_what_the_origin_has_forgotten(shop: Shop) -> Non
     assert shop.sync().rows_inserted == 1
 
 
+def test_a_full_refresh_from_an_empty_table_starts_over(shop: Shop) -> None:
+    numbered = replace(ORDERS, cursor="id")
+    shop.insert((1000, "old", "2026-01-01 10:00:00"))
+    shop.sync(numbered)
+    shop.origin("DELETE FROM orders")
+    assert shop.sync(numbered, full_refresh=True).checkpoint_to is None
+    shop.insert((1, "new", "2026-01-01 10:00:00"))
+    shop.sync(numbered)
+    assert shop.landed() == [(1, "new")]
+
+
 def test_a_landing_table_that_was_dropped_is_loaded_whole_again(shop: Shop) -> None:
     shop.insert((1, "a", "2026-01-01 10:00:00"), (2, "b", "2026-01-02 10:00:00"))
     shop.sync()
@@ -304,8 +315,9 @@ def test_a_wider_type_widens_the_landing_and_another_one_is_refused(shop: Shop) 
 
 _CHILD = """
 import os, pickle, signal, sys
+from dbt_bridge import receipt
 from dbt_bridge.progress import Silent
-from dbt_bridge.run import Options, hop, sync
+from dbt_bridge.run import Options, sync
 
 class Killing(Silent):
     def advanced(self, node, rows, bytes):
@@ -316,7 +328,7 @@ def killing(receipt, counts):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.argv[2] == "publishing":
-    hop.closed = killing  # called in the transaction, between the rows and the commit
+    receipt.closed = killing  # called in the transaction, between the rows and the commit
 with open(sys.argv[1], "rb") as file:
     sync(pickle.load(file), Options(), Killing())
 """

@@ -1,14 +1,15 @@
-"""The true, durable record of one hop: a frozen value, and the rows of `_dbt_bridge.receipts`."""
+"""The true, durable record of one hop, from its start to its end, and the rows of `_dbt_bridge.receipts`."""
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
+from dbt_bridge.errors import scrubbed
 from dbt_bridge.table import Column, Table, TableName
 
 AUDIT_SCHEMA = "_dbt_bridge"
@@ -84,3 +85,81 @@ def new_load_id() -> str:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+class Counts(Protocol):
+    """What a destination answers (`load.destination.Loaded`)."""
+
+    @property
+    def rows_loaded(self) -> int: ...
+    @property
+    def rows_inserted(self) -> int | None: ...
+    @property
+    def rows_updated(self) -> int | None: ...
+    @property
+    def rows_deleted(self) -> int | None: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+def opened(load_id: str, hop: Hop, node: str, **known: Any) -> Receipt:
+    """The receipt of a hop that begins now; failed until it is `closed`."""
+    started = now()
+    blank: dict[str, Any] = dict.fromkeys(
+        ("rows_loaded", "rows_inserted", "rows_updated", "rows_deleted", "bytes", "checkpoint_from", "checkpoint_to")
+    )
+    return Receipt(
+        **{
+            **blank,
+            "load_id": load_id,
+            "hop": hop,
+            "node": node,
+            "status": "failed",
+            "started_at": started,
+            "finished_at": started,
+            "duration_seconds": 0.0,
+            "error": None,
+            **known,
+        }
+    )
+
+
+def closed(receipt: Receipt, counts: Counts) -> Receipt:
+    """The hop arrived."""
+    return _ended(
+        receipt,
+        "success",
+        rows_loaded=counts.rows_loaded,
+        rows_inserted=counts.rows_inserted,
+        rows_updated=counts.rows_updated,
+        rows_deleted=counts.rows_deleted,
+        bytes=counts.bytes,
+    )
+
+
+def failed(receipt: Receipt, error: BaseException | str) -> Receipt:
+    """The hop did not arrive: nothing of it is at the destination."""
+    return _ended(receipt, "failed", **_nothing(receipt), error=scrubbed(str(error) or type(error).__name__))
+
+
+def skipped(receipt: Receipt, why: str) -> Receipt:
+    """The hop was not begun, and this is why."""
+    return _ended(receipt, "skipped", **_nothing(receipt), error=why)
+
+
+def _nothing(receipt: Receipt) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(("rows_loaded", "rows_inserted", "rows_updated", "rows_deleted", "bytes"), 0),
+        "checkpoint_to": receipt.checkpoint_from,
+    }
+
+
+def _ended(receipt: Receipt, status: Status, **changes: Any) -> Receipt:
+    finished = now()
+    return replace(
+        receipt,
+        status=status,
+        finished_at=finished,
+        duration_seconds=(finished - receipt.started_at).total_seconds(),
+        **changes,
+    )

@@ -13,14 +13,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
+from dbt_bridge import receipt as record
 from dbt_bridge.errors import BridgeError, DestinationError, UsageError, scrubbed
 from dbt_bridge.load.destination import WRITE_DISPOSITIONS, Destination, Load, Loaded, Warehouse, WriteDisposition
-from dbt_bridge.receipt import Receipt, as_arrow, new_load_id, now
+from dbt_bridge.receipt import Receipt, as_arrow, new_load_id
 from dbt_bridge.table import Column, Table, TableName
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _checked(request: _Request, on_error: str) -> _Request:
     if on_error not in ("raise", "receipt"):
         raise UsageError(f"transfer: unknown on_error {on_error!r}", mend='"raise" or "receipt"')
     if not request.dataset:
-        raise UsageError("transfer: dataset_name is empty")
+        raise UsageError("transfer: dataset_name is empty", mend='pass dataset_name="..."')
     return request
 
 
@@ -154,14 +155,14 @@ class _Transfer:
 
     def run(self, data: Any, *, tolerate: bool) -> list[Receipt]:
         self._origin = f"{type(data).__module__.split('.')[0]}.{type(data).__name__}"
-        begun = self._receipt(self._request.table or "")
+        begun = self._receipt(self._request.table or "*")
         try:
             return self._run(data)
         except UsageError:
             raise
         except Exception as error:
             told = _told(error)
-            receipt = _ended(begun, error=str(told))
+            receipt = record.failed(begun, told)
             self._place.warehouse.record([receipt])
             if tolerate:
                 return [receipt]
@@ -178,7 +179,7 @@ class _Transfer:
         done = []
         for (load, frame), receipt in zip(loads, begun, strict=True):
             loaded = self._nothing(load) or destination.load(load, self._batches(load, frame))
-            done.append(_closed(receipt, loaded))
+            done.append(record.closed(receipt, loaded))
             self._place.warehouse.record(done[-1:])
         return done
 
@@ -238,7 +239,7 @@ class _Transfer:
         def close(loaded: Sequence[Loaded]) -> list[Receipt]:
             answers = iter(loaded)
             return [
-                _closed(receipt, self._nothing(load) or next(answers))
+                record.closed(receipt, self._nothing(load) or next(answers))
                 for (load, _), receipt in zip(loads, begun, strict=True)
             ]
 
@@ -263,33 +264,21 @@ class _Transfer:
         return receipts
 
     def _receipt(self, table: str) -> Receipt:
-        started = now()
-        return Receipt(
-            load_id=self._load_id, hop="transfer", node=self._node, origin=self._origin,
-            destination=self._place.destination.name, table_name=f"{self._request.dataset}.{table}",
-            write_disposition=self._request.write_disposition, status="failed", rows_loaded=0, rows_inserted=0,
-            rows_updated=0, rows_deleted=0, bytes=0, checkpoint_from=None, checkpoint_to=None, started_at=started,
-            finished_at=started, duration_seconds=0.0, error=None,
-        )  # fmt: skip
+        return record.opened(
+            self._load_id,
+            "transfer",
+            self._node,
+            origin=self._origin,
+            destination=self._place.destination.name,
+            table_name=f"{self._request.dataset}.{table}",
+            write_disposition=self._request.write_disposition,
+        )
 
 
 def _none(call: Callable[[Sequence[Loaded]], list[Receipt]], loaded: Sequence[Loaded]) -> list[Receipt]:
     """Take the answers, but leave the receipts to dbt's own warehouse."""
     call(loaded)
     return []
-
-
-def _closed(receipt: Receipt, loaded: Loaded) -> Receipt:
-    return _ended(
-        receipt, status="success", rows_loaded=loaded.rows_loaded, rows_inserted=loaded.rows_inserted,
-        rows_updated=loaded.rows_updated, rows_deleted=loaded.rows_deleted, bytes=loaded.bytes,
-    )  # fmt: skip
-
-
-def _ended(receipt: Receipt, **changes: Any) -> Receipt:
-    finished = now()
-    seconds = (finished - receipt.started_at).total_seconds()
-    return replace(receipt, finished_at=finished, duration_seconds=seconds, **changes)
 
 
 def _told(error: Exception) -> BridgeError:
@@ -300,7 +289,10 @@ def _told(error: Exception) -> BridgeError:
         return error
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return DestinationError(f"transfer: {type(error).__name__}: {scrubbed(str(error))}{place}")
+    return DestinationError(
+        f"transfer: {type(error).__name__}: {scrubbed(str(error))}{place}",
+        mend="correct what that line reads or calls, then run the model again",
+    )
 
 
 def _is_relation(data: Any) -> bool:

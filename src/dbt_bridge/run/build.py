@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from dbt_bridge import receipt as record
 from dbt_bridge.deliver.gate import refusal
 from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.extract.open import open_origin
@@ -16,7 +17,6 @@ from dbt_bridge.progress import Progress
 from dbt_bridge.project import LandingSource, Project
 from dbt_bridge.receipt import Receipt, new_load_id
 from dbt_bridge.run import delivery as outgoing
-from dbt_bridge.run import hop
 from dbt_bridge.run.landing import Ends, Wanted, land, wanted_tables
 
 
@@ -144,10 +144,10 @@ def _all_failed(  # the origin or the destination could not be reached
     progress: Progress,
 ) -> list[Receipt]:
     wanted = [w for source in sources for w in wanted_tables(source, None, project.needs, load_id)]
-    receipts = [hop.failed(item.receipt, error) for item in wanted]
+    receipts = [record.failed(item.receipt, error) for item in wanted]
     if not receipts:  # `tables: "*"` alone: there is no table to name
         source = sources[0]
-        blank = hop.opened(
+        blank = record.opened(
             load_id,
             source.defaults.replication,
             source.defaults.node,
@@ -156,7 +156,7 @@ def _all_failed(  # the origin or the destination could not be reached
             table_name=f"{source.landing_schema}.*",
             write_disposition="replace",
         )
-        receipts = [hop.failed(blank, error)]
+        receipts = [record.failed(blank, error)]
     warehouse.record(receipts)
     for receipt in receipts:
         progress.finished(receipt)
@@ -185,7 +185,7 @@ def deliver(
         for item in chosen:
             receipt = outgoing.opened(item, load_id)
             if why := refusal(item, statuses):
-                receipt = hop.skipped(receipt, why)
+                receipt = record.skipped(receipt, why)
             else:
                 receipt = outgoing.delivered(item, warehouse, project.root, receipt, progress, dry_run=options.dry_run)
             if options.dry_run and receipt.status == "success":

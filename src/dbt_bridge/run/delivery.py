@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from dbt_bridge import receipt as record
 from dbt_bridge.deliver.gate import unknown_columns
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused
 from dbt_bridge.load.destination import Destination, Ledger, Load
@@ -15,13 +16,13 @@ from dbt_bridge.load.open import open_destination
 from dbt_bridge.progress import Progress
 from dbt_bridge.project import Delivery
 from dbt_bridge.receipt import Receipt
-from dbt_bridge.run import hop
+from dbt_bridge.run.hop import watched
 from dbt_bridge.table import Column, Table, TableName
 
 
 def opened(delivery: Delivery, load_id: str) -> Receipt:
     """The receipt of a delivery that begins now."""
-    return hop.opened(
+    return record.opened(
         load_id,
         "deliver",
         delivery.node,
@@ -42,11 +43,11 @@ def delivered(
             progress.started(delivery.node, f"{delivery.destination}: {receipt.table_name}", None)
             relation = TableName(delivery.relation_schema, delivery.relation_name)
             rows = warehouse.read(relation, [c.name for c in load.table.columns], as_text)
-            batches = hop.watched(_cast(rows, load.table), delivery.node, progress)
+            batches = watched(_cast(rows, load.table), delivery.node, progress)
             counts = destination.preview(load, batches) if dry_run else destination.load(load, batches)
-            return hop.closed(receipt, counts)
+            return record.closed(receipt, counts)
     except BridgeError as error:
-        return hop.failed(receipt, error)
+        return record.failed(receipt, error)
 
 
 def _planned(delivery: Delivery, warehouse: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from dbt_bridge import receipt as record
 from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError
 from dbt_bridge.extract.origin import Described, Increment, Origin
 from dbt_bridge.load.destination import Checkpoint, Destination, Ledger, Load, Loaded, Staged, Warehouse, Window
@@ -15,7 +16,7 @@ from dbt_bridge.override import overridden
 from dbt_bridge.progress import Progress
 from dbt_bridge.project import LandingSource, LandingTable
 from dbt_bridge.receipt import Receipt
-from dbt_bridge.run import hop
+from dbt_bridge.run.hop import watched
 from dbt_bridge.run.undecoded import staged
 from dbt_bridge.table import Column, Table, TableName
 
@@ -93,7 +94,7 @@ def _matches(name: str, source: LandingSource) -> bool:
 
 
 def _opened(source: LandingSource, table: LandingTable, load_id: str) -> Receipt:
-    return hop.opened(
+    return record.opened(
         load_id,
         table.replication,
         table.node,
@@ -160,12 +161,12 @@ def _arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) 
         if undecoded is not None:
             return _Arrived(plan, staged=undecoded)
         batches = ends.origin.rows(plan.name, plan.load.table.columns, plan.increment, workers=plan.workers)
-        batches = hop.watched(batches, wanted.table.node, progress)
+        batches = watched(batches, wanted.table.node, progress)
         if isinstance(ends.destination, Warehouse):
             return _Arrived(plan, staged=ends.destination.stage(plan.load, batches))
         return _Arrived(plan, loaded=ends.destination.load(plan.load, batches))
     except BridgeError as error:
-        return hop.failed(receipt, error)
+        return record.failed(receipt, error)
 
 
 def _described(origin: Origin, wanted: Wanted) -> Described:
@@ -215,6 +216,8 @@ def _incremental(ends: Ends, plan: _Plan, full_refresh: bool) -> _Plan:
     stands = last is not None and last.origin == ends.origin.name and last.cursor == table.cursor
     if last is None or not stands or full_refresh or ends.destination.existing(plan.load.table.name) is None:
         checkpoint = None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest)
+        if last is not None and checkpoint is None:  # an empty table is followed from its first row on
+            ends.ledger.forget(table.node)
         return replace(plan, checkpoint=checkpoint, receipt=replace(plan.receipt, checkpoint_to=newest))
     increment = Increment(table.cursor, last.value, table.lag)
     bound = ends.origin.lower_bound(plan.name, increment)
@@ -254,7 +257,7 @@ def _publish(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
     staged = [a.staged for a in arrived if a.staged is not None]
 
     def receipted(counts: Sequence[Loaded]) -> list[Receipt]:
-        receipts[:] = [hop.closed(a.plan.receipt, c) for a, c in zip(arrived, counts, strict=True)]
+        receipts[:] = [record.closed(a.plan.receipt, c) for a, c in zip(arrived, counts, strict=True)]
         return receipts
 
     try:
@@ -263,7 +266,7 @@ def _publish(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
         else:
             receipted(ends.destination.publish(staged))
     except BridgeError as error:
-        return [hop.failed(a.plan.receipt, error) for a in arrived]
+        return [record.failed(a.plan.receipt, error) for a in arrived]
     if ends.destination is not ends.ledger:
         ends.ledger.save(_checkpoints(arrived), receipts)
     return receipts
@@ -271,7 +274,7 @@ def _publish(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
 
 def _saved(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
     """Without transactions over many tables each is visible already: save the checkpoints after them."""
-    receipts = [hop.closed(a.plan.receipt, a.loaded) for a in arrived if a.loaded is not None]
+    receipts = [record.closed(a.plan.receipt, a.loaded) for a in arrived if a.loaded is not None]
     ends.ledger.save(_checkpoints(arrived), receipts)
     return receipts
 

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from dbt_bridge.extract.origin import Increment, Origin
 from dbt_bridge.load.destination import Destination, Load, Staged
 from dbt_bridge.progress import Progress
+from dbt_bridge.run.hop import watched_bytes
 from dbt_bridge.table import TableName
 
 
@@ -50,11 +51,6 @@ def staged(
     # Of several rows with one key the last one wins a merge: only one stream has an order.
     workers = 1 if load.write_disposition == "merge" else workers
     columns = [column.name for column in load.table.columns]
+    watching, node = progress
     streams = origin.copy_binary(name, columns, casts, increment, workers=workers)
-    return destination.stage_copy(load, [_watched(stream, *progress) for stream in streams])
-
-
-def _watched(stream: Iterator[bytes], progress: Progress, node: str) -> Iterator[bytes]:
-    for chunk in stream:
-        progress.advanced(node, 0, len(chunk))
-        yield chunk
+    return destination.stage_copy(load, [watched_bytes(stream, node, watching) for stream in streams])
