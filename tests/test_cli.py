@@ -105,6 +105,21 @@ def test_a_build_lands_builds_delivers_and_says_so_in_one_document(
     assert origin.execute("SELECT count(*) FROM crm.big").fetchall() == [(2,)]
 
 
+def test_a_build_without_the_real_rows_delivers_nothing_and_says_why(
+    shop: Path, command: Command, origin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dbt takes `--empty` from its environment too."""
+    monkeypatch.setenv("DBT_EMPTY", "true")
+    code, document = command("build")
+    held_back = document["receipts"][-1]
+    assert (code, document["dbt"]["success"], held_back["status"]) == (1, True, "skipped")
+    assert "model big: success, but dbt ran with --empty: dbt-bridge build, without" in held_back["error"]
+    monkeypatch.delenv("DBT_EMPTY")
+    code, document = command("deliver")
+    assert (code, document["receipts"][0]["status"]) == (1, "skipped"), "the last build was none"
+    assert origin.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'crm'").fetchall() == [(0,)]
+
+
 def test_without_json_a_person_gets_a_table_and_with_quiet_nothing(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -165,7 +165,9 @@ def build(**given: Any) -> int:
 
     with output.reporter() as progress:
         outcome = run.build(project, run_dbt, _run_options(options), progress)
-    return output.result(outcome.receipts, ok=outcome.ok, dbt=built[0] if built else None)
+    # `--empty` and `--sample` come from dbt's environment: what they held back was meant to be delivered.
+    partial = bool(built and built[0].partial) and any(receipt.status == "skipped" for receipt in outcome.receipts)
+    return output.result(outcome.receipts, ok=outcome.ok and not partial, dbt=built[0] if built else None)
 
 
 @cli.command()
