@@ -14,7 +14,7 @@ def test_an_override_changes_only_its_column() -> None:
     table = overridden(ORDERS, {"amount": "decimal(38, 10)"})
 
     assert [c.type for c in table.columns] == [pa.int64(), pa.decimal128(38, 10)]
-    assert table.columns[1].origin_type == ""  # a destination of the origin's kind must not take its own type instead
+    assert table.columns[1].origin_type == "numeric"
 
 
 def test_an_unknown_column_names_the_nearest() -> None:

@@ -74,12 +74,10 @@ class Table:
         return cls(name, tuple(Column(f.name, f.type, nullable=f.nullable) for f in schema), key)
 
     def with_types(self, types: Mapping[str, pa.DataType]) -> Table:
-        """The same table with other Arrow types for some columns, which no longer land as the origin's own type."""
+        """The same table with other Arrow types for some columns."""
         return replace(
             self,
-            columns=tuple(
-                replace(c, type=types[c.name], origin_type="") if c.name in types else c for c in self.columns
-            ),
+            columns=tuple(replace(c, type=types[c.name]) if c.name in types else c for c in self.columns),
         )
 
 

@@ -199,11 +199,6 @@ def test_the_duckdb_profile_has_its_settings_and_attached_databases(tmp_path: Pa
         warehouse.close()
 
 
-def test_a_profile_without_a_loader_is_refused() -> None:
-    with pytest.raises(UsageError, match="dbt adapter 'snowflake'"):
-        open_warehouse(profile("snowflake"))
-
-
 def test_values_that_a_lake_lacks_are_refused_through_a_name_too(tmp_path: Path) -> None:
     lake = open_destination("lake", project_root=project(tmp_path, SECRETS))
     rows = pa.table({"at": pa.array([2**63 - 1], pa.timestamp("us"))})
