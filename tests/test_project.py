@@ -63,6 +63,11 @@ exposures:
     type: dashboard
     owner: {name: growth, email: growth@example.com}
     depends_on: [ref('segments')]
+  - name: brief
+    type: application
+    owner: {name: growth, email: growth@example.com}
+    depends_on: [ref('segments')]
+    config: {meta: {bridge: {destination: crm_pg, write_disposition: replace}}}
 """
 
 
@@ -115,7 +120,8 @@ def test_a_project_is_read_as_it_was_written(shop: Path) -> None:
     assert (erp.every_table, erp.include, erp.exclude, erp.tables) == (True, ("sales_*",), ("sales_tmp",), ())
     assert (erp.landing_schema, erp.landing_database, erp.destination) == ("erp_raw", "warehouse", "lake")
 
-    (delivery,) = project.deliveries
+    brief, delivery = project.deliveries
+    assert (brief.schema, brief.table, brief.write_disposition) == ("main", "brief", "replace")
     assert (delivery.node, delivery.model) == ("exposure.shop.crm", "model.shop.segments")
     assert (delivery.relation_schema, delivery.relation_name) == ("main", "segments")
     assert (delivery.schema, delivery.table, delivery.write_disposition) == ("crm", "people", "merge")

@@ -76,7 +76,7 @@ class ExposureBridge(_Block):
     """What can be said of a delivery."""
 
     destination: Name
-    schema_: str = Field(default="", alias="schema")
+    schema_: Name | None = Field(default=None, alias="schema")
     table: Name | None = None
     write_disposition: Literal["replace", "append", "merge"]
     primary_key: Names = ()

@@ -145,9 +145,7 @@ def _writable(subject: str, destination: Destination, schema: str) -> Finding:
         destination.preview(Load(table, "replace", "doctor"), table.arrow_schema.empty_table().to_reader())
     except BridgeError as error:
         return _fault(subject, error)
-    return Finding(
-        subject, "ok", f"reachable, and its schema {schema} is writable" if schema else "reachable, writable"
-    )
+    return Finding(subject, "ok", f"reachable, and its schema {schema} is writable")
 
 
 def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:

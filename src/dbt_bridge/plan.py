@@ -113,7 +113,7 @@ def _outgoing(delivery: Delivery) -> Outgoing:
         node=delivery.node,
         model=delivery.model,
         destination=delivery.destination,
-        table=f"{delivery.schema}.{delivery.table}" if delivery.schema else delivery.table,
+        table=f"{delivery.schema}.{delivery.table}",
         write_disposition=delivery.write_disposition,
         primary_key=delivery.primary_key,
         models=tuple(sorted(made)),

@@ -45,7 +45,7 @@ def _delivery(exposure: Exposure, manifest: Manifest) -> Delivery:
         ancestors=frozenset(node for node in upstream if not _is_ephemeral(manifest, node)),
         gates=_gates(upstream, manifest),
         destination=block.destination,
-        schema=block.schema_,
+        schema=block.schema_ or model.schema,
         table=block.table or exposure.name,
         write_disposition=block.write_disposition,
         primary_key=block.primary_key,
