@@ -217,6 +217,18 @@ def test_a_cursor_of_a_wrong_type_or_without_a_column_is_refused(shop: Shop, cur
     )
 
 
+def test_of_several_rows_with_one_key_the_newest_version_lands(shop: Shop) -> None:
+    by_status = replace(ORDERS, primary_key=("status",), write_disposition="merge")
+    shop.insert((1, "a", "2026-01-03 10:00:00"), (2, "a", "2026-01-01 10:00:00"), (3, "b", "2026-01-02 10:00:00"))
+    assert shop.sync(by_status).error is None
+    assert shop.landed() == [(1, "a"), (3, "b")]
+    shop.insert((5, "b", "2026-01-06 10:00:00"), (4, "b", "2026-01-05 10:00:00"))
+    assert shop.sync(by_status).error is None
+    assert shop.landed() == [(1, "a"), (5, "b")]
+    assert shop.sync(by_status, full_refresh=True).error is None
+    assert shop.landed() == [(1, "a"), (5, "b")]
+
+
 def test_a_merge_without_a_key_is_refused(shop: Shop) -> None:
     shop.origin("CREATE TABLE keyless (id INTEGER, at TIMESTAMP)")
     keyless = replace(ORDERS, identifier="keyless", write_disposition="merge")

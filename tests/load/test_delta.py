@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -328,3 +329,11 @@ def test_an_error_of_the_origin_is_told_as_it_was(lake: DeltaDestination) -> Non
     with pytest.raises(DestinationError, match="the origin broke off"):
         lake.load(load, pa.RecordBatchReader.from_batches(people().schema, breaking()))
     assert rows_of(lake) == [(1, "a")]
+
+
+def test_a_replace_may_keep_the_last_version_of_each_key(lake: DeltaDestination) -> None:
+    versions = people((1, "old"), (2, "b"), (1, "new"))
+    load = replace(request(versions, "replace", ("id",)), one_per_key=True)
+    loaded = lake.load(load, versions.to_reader())
+    assert (loaded.rows_loaded, loaded.rows_inserted) == (3, 2)
+    assert rows_of(lake) == [(1, "new"), (2, "b")]

@@ -39,11 +39,13 @@ class Increment:
         at_least: a checkpoint's text.
         lag: how far before `at_least` to read again, for rows that were committed late: seconds for dates and
             timestamps, units for numbers.
+        ordered: the rows come in the order of the cursor, for a key of which the newest version is wanted.
     """
 
     cursor: str
     at_least: str | None = None
     lag: float = 0
+    ordered: bool = False
 
 
 class Origin(Protocol):

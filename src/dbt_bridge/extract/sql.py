@@ -248,6 +248,8 @@ class SqlOrigin:
                 reading = self._dialect.reading(cursor)
                 statement = statement.add_columns(reading.expression.label("dbt_bridge_cursor"))
                 keep = _filter(cursor, reading, _earlier(cursor, increment), name)
+        if increment is not None and increment.ordered:
+            statement = statement.order_by(column_of(increment.cursor))
         with self._my_turn(), contextlib.closing(self._chunks(statement, str(name))) as chunks:
             for rows in chunks:
                 values = list(zip(*rows, strict=True))

@@ -70,9 +70,13 @@ class DeltaDestination:
         if there is not None and load.write_disposition == "append":
             schema = fitted(_schema(there), schema, load.table)
         passing = Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+        written = passing
+        if load.one_per_key:
+            kept = last_per_key(load, passing.reader().read_all())
+            written = Passing(kept.to_reader(), schema, lambda batch: batch)
         before = 0 if there is None else there.count()
         predicate = _predicate(load.window, _schema(there), load.table.name) if load.window and there else None
-        self._write(load, passing, predicate, replace=there is None or load.write_disposition == "replace")
+        self._write(load, written, predicate, replace=there is None or load.write_disposition == "replace")
         after = self._counted(load.table.name)
         if load.write_disposition == "replace":
             return Loaded(passing.rows, after, 0, before, passing.bytes)

@@ -44,12 +44,20 @@ class Load:
         load_id: of the run.
         window: for append only: in the same transaction, rows of the destination inside it are deleted first, so
             that rows which share the checkpoint's cursor value, or came late, are neither lost nor doubled.
+        one_per_key: for replace only: the rows may hold several versions of a key, and the last one stays, as after a
+            merge.
     """
 
     table: Table
     write_disposition: WriteDisposition
     load_id: str
     window: Window | None = None
+    one_per_key: bool = False
+
+    @property
+    def keeps_last(self) -> bool:
+        """Whether of the new rows with one key only the last one stays."""
+        return self.write_disposition == "merge" or self.one_per_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class DltDestination:
             passing = _passing(load, batches, there)
             rows = passing.reader()
             distinct = None
-            if load.write_disposition == "merge":
+            if load.keeps_last:
                 kept = last_per_key(load, rows.read_all())
                 distinct, rows = len(kept), kept.to_reader()
             before = 0 if there is None else self._counted(pipeline, name)

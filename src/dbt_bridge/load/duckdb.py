@@ -172,7 +172,7 @@ class DuckDBWarehouse:
             publication.create_schema(name.schema)
             try:
                 _create_from(cur, publication, staging, load, counter)
-                if load.write_disposition == "merge":
+                if load.keeps_last:
                     publication.keep_last(staging, load.table.key, ROW)
             except BaseException:
                 publication.drop_staging(staging)
@@ -276,7 +276,7 @@ class _Counter:
 
     def reader(self) -> pa.RecordBatchReader:
         schema = self._load.table.arrow_schema
-        if self._load.write_disposition == "merge":
+        if self._load.keeps_last:
             schema = schema.append(pa.field(ROW, pa.int64()))
         return pa.RecordBatchReader.from_batches(_nullable(schema), self._counted())
 
@@ -287,7 +287,7 @@ class _Counter:
                 first = self.rows
                 self.rows += batch.num_rows
                 self.bytes += batch.nbytes
-                if self._load.write_disposition == "merge":
+                if self._load.keeps_last:
                     row = pa.array(range(first, self.rows), pa.int64())
                     yield pa.record_batch([*batch.columns, row], names=[*batch.schema.names, ROW])
                 else:
@@ -297,7 +297,7 @@ class _Counter:
             raise
 
     def _check_key(self, batch: pa.RecordBatch) -> None:
-        for column in self._load.table.key if self._load.write_disposition == "merge" else ():
+        for column in self._load.table.key if self._load.keeps_last else ():
             if batch.column(column).null_count:
                 raise KeyRefused(
                     f"key column {column!r} of {self._load.table.name} holds NULL, so its rows cannot be merged",
@@ -316,7 +316,7 @@ def _nullable(schema: pa.Schema) -> pa.Schema:
 def _create_from(cur: Any, publication: Publication, staging: TableName, load: Load, counter: _Counter) -> None:
     standing = publication.standing(load.table.name)
     columns = [_staged_expression(c, standing) for c in load.table.columns]
-    if load.write_disposition == "merge":
+    if load.keeps_last:
         columns.append(quoted(ROW))
     cur.register("_dbt_bridge_batches", counter.reader())
     try:
@@ -393,7 +393,7 @@ def _check(load: Load) -> None:
                 f"{table.name} has the columns {other!r} and {column.name!r}, which are one name to DuckDB",
                 mend="rename or leave out one of them",
             )
-    if disposition == "merge":
+    if load.keeps_last:
         _check_key(table)
 
 

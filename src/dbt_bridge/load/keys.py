@@ -31,7 +31,7 @@ def check_load(load: Load) -> None:
         raise TypeRefused(f"{name} has no columns", mend="leave the table out with `exclude:`")
     if double := next((c for c in columns if columns.count(c) > 1), None):
         raise TypeRefused(f"{name} has two columns named {double!r}", mend="rename or leave out one of them")
-    if load.write_disposition != "merge":
+    if not load.keeps_last:
         return
     if not load.table.key:
         raise KeyRefused(f"a merge into {name} needs a key, and none is declared", mend="add primary_key: <column>")

@@ -100,8 +100,8 @@ class ParquetDestination:
 
     def _passing(self, load: Load, batches: pa.RecordBatchReader) -> Passing:
         check_load(load)
-        if load.write_disposition == "merge" or load.window is not None:
-            what = "a merge" if load.write_disposition == "merge" else "an incremental append"
+        if load.keeps_last or load.window is not None:
+            what = "a merge" if load.keeps_last else "an incremental append"
             raise UsageError(
                 f"{what} must change single rows, and Parquet files cannot: {load.table.name}",
                 mend='write table_format = "delta" in the destination\'s settings, or write_disposition: replace',

@@ -215,7 +215,7 @@ class PostgresWarehouse:
         with self._transaction(load.table.name) as cur:
             if not raw:
                 staging_area.read_texts(cur, staging, load.table.columns)
-            if load.write_disposition == "merge":
+            if load.keeps_last:
                 staging_area.keep_last(cur, staging, load)
 
     def _hold_token(self) -> None:

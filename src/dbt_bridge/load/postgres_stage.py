@@ -44,7 +44,7 @@ def check(load: Load) -> None:
             )
     if double := next((name for name in names if names.count(name) > 1), None):
         raise TypeRefused(f"{load.table.name} has two columns named {double!r}", mend="rename or leave out one of them")
-    if load.write_disposition == "merge":
+    if load.keeps_last:
         check_key(load)
 
 
@@ -76,7 +76,7 @@ class Encoded:
         self._load = load
         self._batches = batches
         self._wires = [wire(c) for c in load.table.columns]
-        self._numbered = load.write_disposition == "merge"
+        self._numbered = load.keeps_last
 
     def reader(self) -> pa.RecordBatchReader:
         fields = [
@@ -123,7 +123,7 @@ def create(cur: Cursor[Any], staging: TableName, load: Load, *, logged: bool, ra
         sql.SQL("{} {}").format(sql.Identifier(c.name), sql.SQL(landing_type(c) if raw else wire(c).sql_type))
         for c in load.table.columns
     ]
-    if load.write_disposition == "merge":
+    if load.keeps_last:
         numbers = "bigint GENERATED ALWAYS AS IDENTITY" if raw else "bigint"
         columns.append(sql.SQL("{} {}").format(sql.Identifier(ROW), sql.SQL(numbers)))
     kind = sql.SQL("TABLE" if logged else "UNLOGGED TABLE")

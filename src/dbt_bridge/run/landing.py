@@ -48,10 +48,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How one table lands: its name at the origin, the load, and the increment that it reads."""
+    """How one table lands: its name and columns at the origin, the load, and the increment that it reads."""
 
     wanted: Wanted
     name: TableName
+    columns: tuple[Column, ...]
     load: Load
     increment: Increment | None
     checkpoint: Checkpoint | None
@@ -154,13 +155,14 @@ def _arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) 
         plan = _planned(ends, wanted, described, full_refresh)
         receipt = plan.receipt
         # The catalog's estimate is of the whole table: it says nothing of an increment.
-        estimate = described.rows if plan.increment is None else None
+        is_whole = plan.increment is None or plan.increment.at_least is None
+        estimate = described.rows if is_whole else None
         progress.started(wanted.table.node, str(wanted.landing), estimate)
         told = (progress, wanted.table.node)
         undecoded = staged((ends.origin, ends.destination), plan.name, plan.load, plan.increment, plan.workers, told)
         if undecoded is not None:
             return _Arrived(plan, staged=undecoded)
-        batches = ends.origin.rows(plan.name, plan.load.table.columns, plan.increment, workers=plan.workers)
+        batches = ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)
         batches = watched(batches, wanted.table.node, progress)
         if isinstance(ends.destination, Warehouse):
             return _Arrived(plan, staged=ends.destination.stage(plan.load, batches))
@@ -191,18 +193,27 @@ def _planned(ends: Ends, wanted: Wanted, described: Described, full_refresh: boo
     columns = tuple(ends.destination.landed(column) for column in table.columns)
     key = wanted.table.primary_key or table.key
     _check_key(key, columns, wanted)
-    landing = Table(wanted.landing, columns, key)
+    # An override stands above the origin's own type, which a destination of the same kind would take.
+    landing = Table(
+        wanted.landing, tuple(replace(c, origin_type="") if c.name in wanted.table.types else c for c in columns), key
+    )
     load = Load(landing, "replace", wanted.receipt.load_id)
     workers = 2 if (described.bytes or 0) >= _RANGES_FROM_BYTES else 1
-    plan = _Plan(wanted, described.table.name, load, None, None, workers, wanted.receipt)
+    plan = _Plan(wanted, described.table.name, columns, load, None, None, workers, wanted.receipt)
     plan = replace(plan, receipt=replace(plan.receipt, destination=ends.destination.name))
     if wanted.table.replication == "incremental":
-        return _incremental(ends, plan, full_refresh)
+        # A key that the origin's own is part of has one row there; of any other the newest version is wanted.
+        several = not table.key or not set(table.key) <= set(key)
+        return _incremental(ends, plan, full_refresh, several=several)
     return plan
 
 
-def _incremental(ends: Ends, plan: _Plan, full_refresh: bool) -> _Plan:
-    """From the checkpoint on; everything when there is none, or the table is gone, or on a full refresh."""
+def _incremental(ends: Ends, plan: _Plan, full_refresh: bool, *, several: bool) -> _Plan:
+    """From the checkpoint on; everything when there is none, or the table is gone, or on a full refresh.
+
+    Args:
+        several: the origin may have several rows with one key.
+    """
     table = plan.wanted.table
     assert table.cursor is not None, "the project's reader refuses incremental without a cursor"
     disposition = table.write_disposition or ("merge" if plan.load.table.key else "append")
@@ -211,6 +222,7 @@ def _incremental(ends: Ends, plan: _Plan, full_refresh: bool) -> _Plan:
             f"{plan.name} has no primary key, and a merge needs one",
             mend="add `primary_key: [...]` to its bridge block, or `write_disposition: append`",
         )
+    ordered = disposition == "merge" and several
     newest = ends.origin.newest(plan.name, table.cursor)
     last = ends.ledger.checkpoint(table.node)
     stands = last is not None and last.origin == ends.origin.name and last.cursor == table.cursor
@@ -218,8 +230,14 @@ def _incremental(ends: Ends, plan: _Plan, full_refresh: bool) -> _Plan:
         checkpoint = None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest)
         if last is not None and checkpoint is None:  # an empty table is followed from its first row on
             ends.ledger.forget(table.node)
-        return replace(plan, checkpoint=checkpoint, receipt=replace(plan.receipt, checkpoint_to=newest))
-    increment = Increment(table.cursor, last.value, table.lag)
+        return replace(
+            plan,
+            load=replace(plan.load, one_per_key=ordered),
+            increment=Increment(table.cursor, ordered=True) if ordered else None,
+            checkpoint=checkpoint,
+            receipt=replace(plan.receipt, checkpoint_to=newest),
+        )
+    increment = Increment(table.cursor, last.value, table.lag, ordered)
     bound = ends.origin.lower_bound(plan.name, increment)
     window = Window(table.cursor, bound) if disposition == "append" and bound is not None else None
     value = newest if newest is not None else last.value

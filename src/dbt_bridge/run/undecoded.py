@@ -48,8 +48,8 @@ def staged(
     casts = destination.copied_as(load)
     if casts is None:
         return None
-    # Of several rows with one key the last one wins a merge: only one stream has an order.
-    workers = 1 if load.write_disposition == "merge" else workers
+    # Of several rows with one key the last one stays: only one stream has an order.
+    workers = 1 if load.keeps_last else workers
     columns = [column.name for column in load.table.columns]
     watching, node = progress
     streams = origin.copy_binary(name, columns, casts, increment, workers=workers)

@@ -9,6 +9,7 @@ type at the other end is sent as text.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import psycopg
 import pyarrow as pa
@@ -22,12 +23,20 @@ _CHUNK = 1 << 18
 _PAGES = 8192  # 64 MB: below it a second stream costs more than it gives
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which rows, and in which order: SQL after WHERE and after ORDER BY; empty for all rows, and for no order."""
+
+    condition: str = ""
+    order: str = ""
+
+
 def copy_binary(
     connections: Connections,
     relation: Relation,
     columns: Sequence[str],
     casts: Mapping[str, str],
-    condition: str = "",
+    part: Part,
     *,
     workers: int = 1,
 ) -> list[Iterator[bytes]]:
@@ -35,7 +44,6 @@ def copy_binary(
 
     Args:
         casts: column -> SQL type that it is sent as; `text` is the server's text form of the value.
-        condition: SQL after WHERE; empty for all rows.
 
     Raises (while a stream is read):
         OriginError: a privilege is missing, or the server broke off.
@@ -44,9 +52,10 @@ def copy_binary(
     name = relation.table.name
     select = f"SELECT {', '.join(expressions)} FROM {quoted_name(name)}"  # noqa: S608
     streams = []
-    for part in _parts(relation.pages if connections.server_version >= 140000 else 0, workers):
-        where = " AND ".join(c for c in (part, condition) if c)
-        streams.append(_stream(connections, name, select + (f" WHERE {where}" if where else "")))
+    for ctid in _parts(relation.pages if connections.server_version >= 140000 else 0, workers):
+        where = " AND ".join(c for c in (ctid, part.condition) if c)
+        rest = (f" WHERE {where}" if where else "") + (f" ORDER BY {part.order}" if part.order else "")
+        streams.append(_stream(connections, name, select + rest))
     return streams
 
 

@@ -36,6 +36,7 @@ class Copy:
         columns: in the order and types of the batches.
         travels: how each of them travels.
         condition: SQL after WHERE; empty for all rows.
+        order: SQL after ORDER BY; empty for no order.
         ranges: conditions on ctid that together cover the table; one empty string for one scan.
     """
 
@@ -43,6 +44,7 @@ class Copy:
     columns: tuple[Column, ...]
     travels: tuple[Travel, ...]
     condition: str = ""
+    order: str = ""
     ranges: tuple[str, ...] = ("",)
 
     @property
@@ -56,7 +58,8 @@ class Copy:
             for column, travel in zip(self.columns, self.travels, strict=True)
         )
         where = " AND ".join(part for part in (ctid, self.condition) if part)
-        return f"SELECT {wanted} FROM {quoted_name(self.name)}" + (f" WHERE {where}" if where else "")  # noqa: S608
+        rest = (f" WHERE {where}" if where else "") + (f" ORDER BY {self.order}" if self.order else "")
+        return f"SELECT {wanted} FROM {quoted_name(self.name)}{rest}"  # noqa: S608
 
 
 def ranges(pages: int, workers: int) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ import pyarrow as pa
 from dbt_bridge.errors import OriginError
 from dbt_bridge.extract.origin import Described, Increment
 from dbt_bridge.extract.postgres import catalog, cursor
-from dbt_bridge.extract.postgres.binary_copy import copy_binary
+from dbt_bridge.extract.postgres.binary_copy import Part, copy_binary
 from dbt_bridge.extract.postgres.column_types import travel
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.initial_copy import Copy, ranges, reader
-from dbt_bridge.table import Column, TableName
+from dbt_bridge.table import Column, TableName, quoted
 
 
 class PostgresOrigin:
@@ -73,15 +73,14 @@ class PostgresOrigin:
                     f"origin {self.name!r}: {name} has no column {column.name!r}",
                     mend=f"did you mean {near[0]!r}?" if near else "take it out of the table's columns",
                 )
-        condition = ""
-        if increment is not None:
-            bound = cursor.lower_bound(self._connections, relation, increment)
-            condition = cursor.condition(relation, increment, bound)
+        condition, order = self._asked(relation, increment)
+        workers = 1 if order else workers
         copy = Copy(
             relation.table.name,
             tuple(columns),
             tuple(travel(relation.types[c.name], c.type) for c in columns),
             condition,
+            order,
             ranges(relation.pages if self._connections.server_version >= 140000 else 0, workers),
         )
         return reader(self._connections, copy, workers)
@@ -92,11 +91,17 @@ class PostgresOrigin:
     ) -> list[Iterator[bytes]]:  # fmt: skip
         """The same rows for another Postgres; see `binary_copy`."""
         relation = self._relation(name)
-        condition = ""
-        if increment is not None:
-            bound = cursor.lower_bound(self._connections, relation, increment)
-            condition = cursor.condition(relation, increment, bound)
-        return copy_binary(self._connections, relation, columns, casts, condition, workers=workers)
+        condition, order = self._asked(relation, increment)
+        part = Part(condition, order)
+        return copy_binary(self._connections, relation, columns, casts, part, workers=1 if order else workers)
+
+    def _asked(self, relation: catalog.Relation, increment: Increment | None) -> tuple[str, str]:
+        """What stands after WHERE and after ORDER BY."""
+        if increment is None:
+            return "", ""
+        bound = cursor.lower_bound(self._connections, relation, increment)
+        order = quoted(increment.cursor) if increment.ordered else ""
+        return cursor.condition(relation, increment, bound), order
 
     def lower_bound(self, name: TableName, increment: Increment) -> str | None:
         return cursor.lower_bound(self._connections, self._relation(name), increment)
