@@ -65,12 +65,12 @@ class DbtFailed(BridgeError):
 
 
 class MissingExtra(BridgeError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed: an extra of dbt-bridge, or of another package."""
 
-    def __init__(self, extra: str, needed_for: str) -> None:
+    def __init__(self, extra: str, needed_for: str, *, of: str = "dbt-bridge") -> None:
         super().__init__(
-            f"{needed_for} needs an optional part of dbt-bridge that is not installed",
-            mend=f"pip install 'dbt-bridge[{extra}]'",
+            f"{needed_for} needs an optional part of {of} that is not installed",
+            mend=f"pip install '{of}[{extra}]'",
         )
 
 

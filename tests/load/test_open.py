@@ -213,3 +213,9 @@ def test_a_secret_of_the_duckdb_profile_is_made_and_a_wrong_one_is_told_without_
         open_warehouse(profile("duckdb", path=path, secrets=[secret]))
     assert "canary-7391" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+def test_a_driver_without_an_extra_of_ours_is_dlts_to_install(tmp_path: Path) -> None:
+    settings = '[destination.events]\ndestination_type = "clickhouse"\n'
+    with pytest.raises(MissingExtra, match=r"pip install 'dlt\[clickhouse\]'"):
+        open_destination("events", project_root=project(tmp_path, settings))

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import threading
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,4 +191,7 @@ _EXTRAS = {"motherduck": "duckdb", "ducklake": "duckdb", "sqlalchemy": "all"}
 
 def _missing(type_: str, name: str) -> MissingExtra:
     short = type_.rsplit(".", 1)[-1]
-    return MissingExtra(_EXTRAS.get(short, short), f"the destination {name!r} ({short})")
+    extra = _EXTRAS.get(short, short)
+    if extra in metadata("dbt-bridge").get_all("Provides-Extra", []):
+        return MissingExtra(extra, f"the destination {name!r} ({short})")
+    return MissingExtra(short, f"the destination {name!r} ({short})", of="dlt")
