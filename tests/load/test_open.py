@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from dbt_bridge.errors import ConnectionFailed, TypeRefused, UsageError
+from dbt_bridge.errors import ConnectionFailed, MissingExtra, TypeRefused, UsageError
 from dbt_bridge.load.delta import DeltaDestination
 from dbt_bridge.load.destination import Load, Warehouse
 from dbt_bridge.load.dlt import DltDestination
