@@ -27,7 +27,7 @@ class Receipt:
         node: dbt's unique_id of the source table, model or exposure.
         rows_loaded: rows that the hop brought to the destination.
         rows_inserted, rows_updated, rows_deleted: what they did there.
-        bytes: size of the rows in Arrow's memory format.
+        bytes: size of the rows in Arrow's memory format; of Postgres's binary COPY where they travel as that.
         checkpoint_from, checkpoint_to: cursor value or LSN before and after; None where there is none.
         started_at, finished_at: UTC.
     """

@@ -120,7 +120,7 @@ def test_merge_into_rows_that_already_share_a_key_is_refused(warehouse):
     ("rows", "key", "what"),
     [
         ({"id": [1]}, (), "needs a key"),
-        ({"id": [1]}, ("nr",), "key column 'nr' is not among the columns"),
+        ({"id": [1]}, ("nr",), "key column 'nr' is not among the new rows' columns"),
         ({"id": [1, None]}, ("id",), "key column 'id' of landing.users holds NULL"),
     ],
 )

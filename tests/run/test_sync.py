@@ -190,3 +190,19 @@ def test_tables_that_differ_in_case_alone_do_not_replace_each_other(
     receipts = sync(replace(project, sources=(source(every=True),)), Options(), Silent())
     assert [(r.status, "exclude" in (r.error or "")) for r in receipts] == [("failed", True)] * 2
     assert landed("SELECT table_name FROM information_schema.tables WHERE table_schema = 'shop_landing'") == []
+
+
+def test_what_is_wrong_with_a_later_origin_is_told_before_the_first_one_lands(
+    project: Project, origin: psycopg.Connection, source: MakeSource, warehouse_file: Path, database: str
+) -> None:
+    origin.execute("CREATE TABLE customers (id int)")
+    first = source(table("customers"))
+    other = replace(first, origin="other_pg", tables=(replace(table("customers"), node="source.shop.other.customers"),))
+
+    with pytest.raises(UsageError, match="'other_pg' is not configured"):
+        sync(replace(project, sources=(first, replace(other, landing_schema="elsewhere"))), Options(), Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCES__OTHER_PG__CREDENTIALS", database)
+        with pytest.raises(UsageError, match=r"both land in shop_landing\.customers"):
+            sync(replace(project, sources=(first, other)), Options(), Silent())
+    assert not warehouse_file.exists()

@@ -17,13 +17,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, TypeRefused, UsageError
+from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, TypeRefused
 from dbt_bridge.load import duckdb_audit as audit
 from dbt_bridge.load import duckdb_read as reading
-from dbt_bridge.load.destination import WRITE_DISPOSITIONS, Checkpoint, Load, Loaded, Staged
+from dbt_bridge.load.destination import Checkpoint, Load, Loaded, Staged
 from dbt_bridge.load.duckdb_publish import Publication, Relation, check_types, folded, publish_one, refuse_one_place
 from dbt_bridge.load.duckdb_retry import in_transaction, translated
 from dbt_bridge.load.duckdb_types import landed as landed_column
+from dbt_bridge.load.keys import check_request
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName, quoted
 
@@ -365,16 +366,8 @@ def _current_catalog(connection: Any) -> str:
 
 def _check(load: Load) -> None:
     """All that is wrong with a request before its rows are looked at."""
-    table, disposition = load.table, load.write_disposition
-    if disposition not in WRITE_DISPOSITIONS:
-        raise UsageError(
-            f"unknown write disposition {disposition!r} for {table.name}",
-            mend=f"one of {', '.join(WRITE_DISPOSITIONS)}",
-        )
-    if load.window is not None and disposition != "append":
-        raise UsageError(
-            f"a window belongs to append, not to {disposition} ({table.name})", mend="write_disposition: append"
-        )
+    check_request(load)
+    table = load.table
     if not table.columns:
         raise TypeRefused(
             f"{table.name} has no columns, and DuckDB has no tables without columns",
@@ -392,18 +385,4 @@ def _check(load: Load) -> None:
             raise TypeRefused(
                 f"{table.name} has the columns {other!r} and {column.name!r}, which are one name to DuckDB",
                 mend="rename or leave out one of them",
-            )
-    if load.keeps_last:
-        _check_key(table)
-
-
-def _check_key(table: Table) -> None:
-    if not table.key:
-        raise KeyRefused(f"merge into {table.name} needs a key", mend="name one: primary_key: [column, ...]")
-    for column in table.key:
-        if table.column(column) is None:
-            raise KeyRefused(
-                f"key column {column!r} is not among the columns of {table.name}: "
-                + ", ".join(c.name for c in table.columns),
-                mend="name one of them: primary_key: [column, ...]",
             )

@@ -1,4 +1,4 @@
-"""Merge keys for destinations without SQL of their own: checked, and one row kept per key."""
+"""What is asked of a load, and its merge key: checked, and one row kept per key where the destination cannot."""
 
 from __future__ import annotations
 
@@ -11,26 +11,21 @@ from dbt_bridge.load.destination import WRITE_DISPOSITIONS, Load
 _ROW = "_dbt_bridge_row"
 
 
-def check_load(load: Load) -> None:
-    """Refuse, before a row moves, what no destination can load.
+def check_request(load: Load) -> None:
+    """Refuse, before a row moves, what no destination understands.
 
     Raises:
         UsageError: an unknown disposition, or a window for another one than append.
         KeyRefused: merge without a key, or with one that is not a column.
-        TypeRefused: two columns of one name, or no column at all.
     """
     name, columns = load.table.name, [c.name for c in load.table.columns]
     if load.write_disposition not in WRITE_DISPOSITIONS:
         raise UsageError(
-            f"{name}: there is no write disposition {load.write_disposition!r}",
+            f"{name}: unknown write disposition {load.write_disposition!r}",
             mend=f"one of {', '.join(WRITE_DISPOSITIONS)}",
         )
     if load.window is not None and load.write_disposition != "append":
         raise UsageError(f"{name}: only append has a window", mend="write_disposition: append")
-    if not columns:
-        raise TypeRefused(f"{name} has no columns", mend="leave the table out with `exclude:`")
-    if double := next((c for c in columns if columns.count(c) > 1), None):
-        raise TypeRefused(f"{name} has two columns named {double!r}", mend="rename or leave out one of them")
     if not load.keeps_last:
         return
     if not load.table.key:
@@ -41,6 +36,21 @@ def check_load(load: Load) -> None:
                 f"the key column {column!r} is not among the new rows' columns of {name}",
                 mend=f"name one of {', '.join(columns)}",
             )
+
+
+def check_load(load: Load) -> None:
+    """Refuse, before a row moves, what no destination without SQL of its own can load.
+
+    Raises:
+        UsageError, KeyRefused: see `check_request`.
+        TypeRefused: two columns of one name, or no column at all.
+    """
+    check_request(load)
+    name, columns = load.table.name, [c.name for c in load.table.columns]
+    if not columns:
+        raise TypeRefused(f"{name} has no columns", mend="leave the table out with `exclude:`")
+    if double := next((c for c in columns if columns.count(c) > 1), None):
+        raise TypeRefused(f"{name} has two columns named {double!r}", mend="rename or leave out one of them")
 
 
 def last_per_key(load: Load, rows: pa.Table) -> pa.Table:

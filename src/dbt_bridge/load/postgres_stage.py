@@ -11,7 +11,8 @@ import pyarrow as pa
 from psycopg import Cursor, errors, sql
 
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError, scrubbed
-from dbt_bridge.load.destination import WRITE_DISPOSITIONS, Load
+from dbt_bridge.load.destination import Load
+from dbt_bridge.load.keys import check_request
 from dbt_bridge.load.postgres_relation import identifier
 from dbt_bridge.load.postgres_types import Wire, landing_type, wire
 from dbt_bridge.table import Column, TableName, quoted
@@ -28,13 +29,7 @@ def check(load: Load) -> None:
         KeyRefused: merge without a key, or with one that is not a column.
         TypeRefused: two columns of one name.
     """
-    if load.write_disposition not in WRITE_DISPOSITIONS:
-        raise UsageError(
-            f"{load.table.name}: there is no write disposition {load.write_disposition!r}",
-            mend=f"one of {', '.join(WRITE_DISPOSITIONS)}",
-        )
-    if load.window is not None and load.write_disposition != "append":
-        raise UsageError(f"{load.table.name}: only append has a window", mend="write_disposition: append")
+    check_request(load)
     names = [c.name for c in load.table.columns]
     for name in (load.table.name.schema, load.table.name.name, *names):
         if not name or "\0" in name or len(name.encode()) > _LONGEST_NAME:
@@ -44,21 +39,6 @@ def check(load: Load) -> None:
             )
     if double := next((name for name in names if names.count(name) > 1), None):
         raise TypeRefused(f"{load.table.name} has two columns named {double!r}", mend="rename or leave out one of them")
-    if load.keeps_last:
-        check_key(load)
-
-
-def check_key(load: Load) -> None:
-    if not load.table.key:
-        raise KeyRefused(
-            f"a merge into {load.table.name} needs a key, and none is declared", mend="add primary_key: <column>"
-        )
-    for column in load.table.key:
-        if load.table.column(column) is None:
-            raise KeyRefused(
-                f"the key column {column!r} is not among the new rows' columns of {load.table.name}",
-                mend=f"name one of {', '.join(c.name for c in load.table.columns)}",
-            )
 
 
 class Encoded:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 from dbt_bridge import receipt as record
 from dbt_bridge.deliver.gate import refusal
-from dbt_bridge.errors import BridgeError, UsageError
+from dbt_bridge.errors import BridgeError, MissingExtra, UsageError
 from dbt_bridge.extract.open import open_origin
 from dbt_bridge.load.destination import Destination, Ledger
 from dbt_bridge.load.open import open_destination, open_warehouse
@@ -18,6 +18,7 @@ from dbt_bridge.project import LandingSource, Project
 from dbt_bridge.receipt import Receipt, new_load_id
 from dbt_bridge.run import delivery as outgoing
 from dbt_bridge.run.landing import Ends, Wanted, land, wanted_tables
+from dbt_bridge.table import TableName
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def sync(project: Project, options: Options, progress: Progress, *, load_id: str
     by_ends: dict[tuple[str, str | None], list[LandingSource]] = defaultdict(list)
     for source in sources:
         by_ends[source.origin, source.destination].append(source)
+    _check_before_anything_moves(project, sources, load_id)
     receipts: list[Receipt] = []
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         for (_, destination), group in by_ends.items():
@@ -123,11 +125,21 @@ def _sync_origin(  # the pieces of one call of `land`
             destination.close()
 
 
+def _check_before_anything_moves(project: Project, sources: Sequence[LandingSource], load_id: str) -> None:
+    """An origin that is not configured, or two declarations of one landing table, must not leave half a sync."""
+    for origin in {source.origin for source in sources}:
+        with suppress(MissingExtra):  # told in the receipts of its tables
+            open_origin(origin, project_root=project.root)
+    for destination in {source.destination for source in sources}:
+        alike = [source for source in sources if source.destination == destination]
+        _refuse_doubles([w for s in alike for w in wanted_tables(s, None, project.needs, load_id)])
+
+
 def _refuse_doubles(wanted: Sequence[Wanted]) -> None:
     """Two declarations that land in one table would overwrite each other."""
-    seen: dict[str, Wanted] = {}
+    seen: dict[TableName, Wanted] = {}
     for item in wanted:
-        other = seen.setdefault(str(item.landing), item)
+        other = seen.setdefault(item.landing, item)
         if other is not item:
             raise UsageError(
                 f"{other.table.node} and {item.table.node} both land in {item.landing}",
