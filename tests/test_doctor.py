@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -92,6 +93,40 @@ def test_each_fault_is_found_with_what_mends_it(
     assert faults["source.shop.shop.gone"]
     assert faults["destination crm_pg"]
     assert origin.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'crm'").fetchall() == [(0,)]
+
+
+def test_a_landing_schema_and_a_destination_are_faults_of_their_own(
+    root: Path, origin: psycopg.Connection, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The warehouse is the same Postgres, whose user may write its audit tables and not the landing schema."""
+    origin.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    origin.execute("CREATE SCHEMA landing")
+    origin.execute("CREATE SCHEMA _dbt_bridge")
+    origin.execute("DROP ROLE IF EXISTS tenant")
+    origin.execute("CREATE ROLE tenant LOGIN")
+    origin.execute("GRANT SELECT ON orders TO tenant")
+    origin.execute("GRANT ALL ON SCHEMA _dbt_bridge TO tenant")
+    url = urlsplit(database.replace("//postgres@", "//tenant:x@"))
+    (root / ".dlt" / "secrets.toml").write_text(f'[sources.shop_pg]\ncredentials = "{url.geturl()}"\n')
+    output = {
+        "type": "postgres", "host": url.hostname, "port": url.port, "user": "tenant", "password": "x",
+        "dbname": url.path[1:], "schema": "public",
+    }  # fmt: skip
+    (root / "profiles.yml").write_text(json.dumps({"shop": {"target": "dev", "outputs": {"dev": output}}}))
+    source = "{name: %s, schema: landing, config: {meta: {bridge: {origin: shop_pg%s}}}, tables: [{name: orders}]}"
+    (root / "models" / "all.yml").write_text(
+        f"sources: [{source % ('shop', '')}, {source % ('lake_shop', ', destination: lake')}]"
+    )
+    try:
+        _, checks = doctor(root, capsys)
+    finally:
+        origin.execute("DROP OWNED BY tenant")
+        origin.execute("DROP ROLE tenant")
+    assert checks["warehouse (postgres)"]["status"] == checks["source.shop.shop.orders"]["status"] == "ok"
+    faults = {subject: check["mend"] for subject, check in checks.items() if check["status"] == "fault"}
+    assert set(faults) == {"warehouse (postgres), schema landing", "destination lake"}
+    assert "GRANT USAGE, CREATE" in faults["warehouse (postgres), schema landing"]
+    assert "[destination.lake]" in faults["destination lake"]
 
 
 def test_a_project_that_dbt_cannot_read_is_a_fault(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

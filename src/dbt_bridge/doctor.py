@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
@@ -155,18 +155,20 @@ def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
     for (name, landing), group in groupby(sorted(project.sources, key=ends), ends):
         sources = list(group)
         destination: Destination = warehouse
-        try:
-            if landing:
-                destination = open_destination(landing, project_root=project.root)
-            origin = open_origin(name, project_root=project.root)
-        except BridgeError as error:
-            yield _fault(f"origin {name}", error)
-            continue
-        with origin:
+        with ExitStack() as opened:
+            subject = f"destination {landing}"
+            try:
+                if landing:
+                    destination = opened.enter_context(closing(open_destination(landing, project_root=project.root)))
+                subject = f"origin {name}"
+                origin = opened.enter_context(open_origin(name, project_root=project.root))
+            except BridgeError as error:
+                yield _fault(subject, error)
+                continue
             yield from _origin(sources, origin, destination, project)
-        if landing:
-            yield _writable(f"destination {landing}", destination, sources[0].landing_schema)
-            destination.close()
+            place = f"destination {landing}" if landing else f"warehouse ({project.warehouse.adapter})"
+            for schema in dict.fromkeys(source.landing_schema for source in sources):
+                yield _writable(f"{place}, schema {schema}", destination, schema)
 
 
 def _origin(
