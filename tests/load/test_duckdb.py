@@ -65,6 +65,20 @@ def test_a_column_of_nulls_keeps_the_type_that_the_column_had(warehouse):
     assert [c.origin_type for c in warehouse.existing(USERS).columns] == ["BIGINT", "TIMESTAMP"]
 
 
+def test_replace_keeps_what_somebody_put_on_the_table(file):
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("CREATE SCHEMA landing")
+        connection.execute("CREATE TABLE landing.users (id BIGINT PRIMARY KEY, name VARCHAR DEFAULT 'x')")
+        connection.execute("INSERT INTO landing.users VALUES (1, 'a'), (2, 'b')")
+    with DuckDBWarehouse.open(file) as warehouse:
+        loaded = warehouse.load(*load({"id": [2, 3]}))
+        assert (loaded.rows_inserted, loaded.rows_deleted) == (2, 2)
+        assert landed(warehouse) == [(2, "x"), (3, "x")]
+        with pytest.raises(DestinationError, match=r"(?i)primary key"):
+            warehouse.load(*load({"id": [4, 4]}))
+        assert landed(warehouse) == [(2, "x"), (3, "x")]
+
+
 def test_append_adds(warehouse):
     warehouse.load(*load({"id": [1, 2]}, "append"))
     loaded = warehouse.load(*load({"id": [2, 3]}, "append"))
@@ -300,6 +314,20 @@ def test_many_threads_load_into_one_new_schema(warehouse):
     assert landed(warehouse) == sorted((n * 10 + turn,) for n in range(6) for turn in range(3))
     assert len(landed(warehouse, TableName("landing", "shared"))) == 1
     assert landed(warehouse, TableName("landing", "merged")) == [(0,), (1,), (2,)]
+
+
+def test_merges_of_the_same_new_key_at_once_leave_it_once(warehouse):
+    def merge(key):
+        warehouse.load(*load({"id": [key]}, "merge", ("id",)))
+
+    merge(0)
+    for key in range(1, 7):
+        threads = [threading.Thread(target=merge, args=(key,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert landed(warehouse) == [(key,) for key in range(7)]
 
 
 def test_over_a_connection_of_dbt_its_settings_stay(file):

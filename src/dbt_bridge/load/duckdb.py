@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -37,6 +38,9 @@ DEFAULT_MEMORY_LIMIT = "300MB"
 # A DuckDB file is open in one process at a time: staging tables of any other token are left over from a killed run.
 _PROCESS = secrets.token_hex(4)
 _numbers = itertools.count(1)
+# Two transactions that insert the same key do not conflict in DuckDB (snapshot isolation): merges at once into one
+# table would leave the key twice. All writers of a file are threads of one process.
+_publishing = threading.Lock()
 
 
 class DuckDBWarehouse:
@@ -199,7 +203,7 @@ class DuckDBWarehouse:
 
         refuse_one_place(staged)
         tables = ", ".join(str(s.load.table.name) for s in staged)
-        with self._cursor(tables) as cur:
+        with _publishing, self._cursor(tables) as cur:
             audit.ensure(cur, self._catalog)
             return in_transaction(cur, work)
 

@@ -111,6 +111,24 @@ class Publication:
             )
         return found
 
+    def is_bare(self, name: TableName) -> bool:
+        """Whether a table has no key, index, constraint or default that replacing it by another one would lose."""
+        place = [self._catalog, name.schema, name.name]
+        found = self.execute(
+            "SELECT 1 FROM duckdb_constraints()\n"
+            "WHERE database_name = $1 AND schema_name = $2 AND table_name = $3\n"
+            "UNION ALL\n"
+            "SELECT 1 FROM duckdb_indexes()\n"
+            "WHERE database_name = $1 AND schema_name = $2 AND table_name = $3\n"
+            "UNION ALL\n"
+            "SELECT 1 FROM duckdb_columns()\n"
+            "WHERE database_name = $1 AND schema_name = $2 AND table_name = $3\n"
+            "  AND column_default IS NOT NULL AND column_default <> 'NULL'\n"
+            "LIMIT 1",
+            place,
+        ).fetchone()
+        return found is None
+
     def keep_last(self, staging: TableName, key: tuple[str, ...], row: str) -> None:
         """Leave one staged row per key, the one that came last, and drop the column of the order."""
         table, keys = self.sql_name(staging), _list(key)
@@ -143,6 +161,8 @@ def publish_one(on: Publication, staged: Staged) -> Loaded:
     """Put one staged table in its place."""
     load = staged.load
     standing = on.standing(load.table.name)
+    if standing is not None and load.write_disposition == "replace" and not on.is_bare(standing.name):
+        return _replace_rows(on, staged, standing)
     if standing is None or load.write_disposition == "replace":
         deleted = _replace(on, staged, standing)
         inserted = on.scalar(f"SELECT count(*) FROM {on.sql_name(load.table.name)}")  # noqa: S608
@@ -170,6 +190,17 @@ def _replace(on: Publication, staged: Staged, standing: Relation | None) -> int:
         on.execute(f"DROP VIEW IF EXISTS {on.sql_name(name)}")
     on.execute(f"ALTER TABLE {on.sql_name(staged.staging)} RENAME TO {quoted(name.name)}")
     return deleted
+
+
+def _replace_rows(on: Publication, staged: Staged, standing: Relation) -> Loaded:
+    """Replace the rows in place, so that what somebody put on the table stays."""
+    _evolve(on, staged, standing)
+    into = on.standing(standing.name)
+    assert into is not None
+    deleted = on.scalar(f"DELETE FROM {on.sql_name(into.name)}")  # noqa: S608
+    inserted = _append(on, staged, into)
+    on.execute(f"DROP TABLE {on.sql_name(staged.staging)}")
+    return Loaded(staged.rows, inserted, 0, int(deleted), staged.bytes)
 
 
 def _append(on: Publication, staged: Staged, into: Relation) -> int:
