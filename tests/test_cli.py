@@ -35,6 +35,13 @@ exposures:
     config: {meta: {bridge: {destination: crm_pg, schema: crm, table: big, write_disposition: merge, primary_key: id}}}
 """
 
+# The interface that other tools rely on: the names, in this order.
+RECEIPT = [
+    "load_id", "hop", "node", "origin", "destination", "table_name", "write_disposition", "status", "rows_loaded",
+    "rows_inserted", "rows_updated", "rows_deleted", "bytes", "checkpoint_from", "checkpoint_to", "started_at",
+    "finished_at", "duration_seconds", "error",
+]  # fmt: skip
+
 Command = Callable[..., tuple[int, dict[str, Any]]]
 
 
@@ -82,6 +89,14 @@ def test_a_build_lands_builds_delivers_and_says_so_in_one_document(
         "exposure.shop.crm": ("success", 2),
     }
     assert {node["unique_id"].split(".")[0] for node in document["dbt"]["nodes"]} >= {"model", "test"}
+    with duckdb.connect(str(shop / "warehouse.duckdb"), read_only=True) as connection:
+        kept = connection.execute("SELECT * FROM _dbt_bridge.receipts ORDER BY table_name")
+        assert [column[0] for column in kept.description] == RECEIPT == list(document["receipts"][0])
+        assert [row[1:3] for row in kept.fetchall()] == [
+            ("deliver", "exposure.shop.crm"),
+            ("initial_copy", "source.shop.shop.customers"),
+            ("initial_copy", "source.shop.shop.orders"),
+        ]
     assert origin.execute("SELECT id FROM crm.big ORDER BY id").fetchall() == [(2,), (3,)]
 
     origin.execute("INSERT INTO orders VALUES (4, 5000)")
