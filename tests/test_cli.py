@@ -233,6 +233,16 @@ def test_a_wrong_command_line_is_2(arguments: list[str], what: str, command: Com
     assert document["error"]["mend"]
 
 
+def test_a_models_child_process_does_not_write_into_the_document() -> None:
+    program = (
+        "import subprocess, sys; from dbt_bridge import cli\n"
+        "cli.answered = lambda arguments: subprocess.run(['echo', 'a child'], check=True) and print('{}')\n"
+        "sys.argv = ['dbt-bridge', 'build', '--json']; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("{}\n", "a child\n")
+
+
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(cli.commands) == {"sync", "build", "deliver", "plan", "doctor", "init", "demo"}
     for name in cli.commands:

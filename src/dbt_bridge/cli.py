@@ -7,6 +7,7 @@ Exit codes: 0 all done, 1 something failed, 2 the command or the project is wron
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -418,4 +419,13 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if "--json" in sys.argv:
+        _keep_standard_output_for_the_document()
     sys.exit(answered(sys.argv[1:]))
+
+
+def _keep_standard_output_for_the_document() -> None:
+    """What a Python model's child process, or a library in C, writes to file descriptor 1 goes to standard error."""
+    document = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = document
