@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -302,6 +302,10 @@ def _is_relation(data: Any) -> bool:
 @contextmanager
 def _opened(target: Any, here: Session) -> Iterator[_Place]:
     """The destination and dbt's warehouse, closed afterwards where they were opened here."""
+    # Whole, and first: pyarrow and dlt import it when they need it, and threads that come to it from its parts and
+    # from pyarrow's at once find it partially initialized.
+    with suppress(ImportError):
+        import pandas  # type: ignore[import-untyped]  # noqa: F401
     from dbt_bridge.load.duckdb import DuckDBWarehouse
 
     name = _name(target)
