@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,9 @@ def main() -> None:
     console.print(f"$ dbt-bridge build --select {SELECTION}", style="bold", highlight=False)
     console.print(Text.from_ansi(shown))
     IMAGE.parent.mkdir(exist_ok=True)
-    console.save_svg(str(IMAGE), title="dbt-bridge build", theme=MONOKAI)
+    picture = console.export_svg(title="dbt-bridge build", theme=MONOKAI)
+    # rich links a web font; who shows the picture should ask nobody for it, and `monospace` is the next choice.
+    IMAGE.write_text(re.sub(r"\n\s*@font-face \{.*?\n\s*\}", "", picture, flags=re.DOTALL), encoding="utf-8")
     print(f"wrote {IMAGE}")
 
 
