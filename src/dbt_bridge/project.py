@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
 
-Replication = Literal["initial_copy", "incremental"]
+Replication = Literal["initial_copy", "incremental", "cdc"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,9 @@ class LandingTable:
         primary_key: overrides the origin's catalog; empty to use it.
         types: overrides per column: `text`, `decimal(38,10)`, `timestamp`, ...
         lag: seconds (dates and timestamps) or units (numbers) to read again before the checkpoint.
+        include, exclude: globs of column names: which columns land; all of them when empty.
+        mask: column -> how its values are made unreadable before they leave the process (`sha256`).
+        deletes, history: for cdc, see `load.destination.Replica`; `write_disposition: append` there is a change log.
     """
 
     node: str
@@ -73,6 +76,11 @@ class LandingTable:
     primary_key: tuple[str, ...] = ()
     lag: float = 0
     types: Mapping[str, str] = field(default_factory=dict)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    mask: Mapping[str, Literal["sha256"]] = field(default_factory=dict)
+    deletes: Literal["hard", "soft"] = "hard"
+    history: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,9 @@ class LandingSource:
         every_table: `tables: "*"`: all tables of the origin's schema that `include` and `exclude` leave; those that
             are not declared get the node `source.project.shop.<table>` and `defaults`.
         defaults: the source's own settings, as a table that is not declared gets them (its name is empty).
+        slot: for cdc: the replication slot's name, and its publication's. The default names project, source and dbt
+            target, as each warehouse needs a slot of its own.
+        max_wal: for cdc: bytes of log that the slot may retain at the origin; None for no bound.
     """
 
     name: str
@@ -102,6 +113,8 @@ class LandingSource:
     every_table: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    slot: str = ""
+    max_wal: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ class Receipt:
         bytes: size of the rows in Arrow's memory format; of Postgres's binary COPY where they travel as that.
         checkpoint_from, checkpoint_to: cursor value or LSN before and after; None where there is none.
         started_at, finished_at: UTC.
+        last_commit_at: for changes: when the last of their transactions committed, by the origin's clock.
+        lag_seconds: for changes: from there to `finished_at`.
     """
 
     load_id: str
@@ -51,6 +53,8 @@ class Receipt:
     finished_at: datetime
     duration_seconds: float
     error: str | None
+    last_commit_at: datetime | None = None
+    lag_seconds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,6 +69,8 @@ _ARROW: dict[str, pa.DataType] = {
     "started_at": pa.timestamp("us", "UTC"),
     "finished_at": pa.timestamp("us", "UTC"),
     "duration_seconds": pa.float64(),
+    "last_commit_at": pa.timestamp("us", "UTC"),
+    "lag_seconds": pa.float64(),
 }
 
 RECEIPTS = Table(

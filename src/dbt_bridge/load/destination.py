@@ -3,6 +3,7 @@
     Destination     one table becomes visible at once             Delta, Parquet, everything through dlt
     Ledger          also dbt's warehouse: keeps the audit tables   the same through dlt, where there is SQL
     Warehouse       many tables and their checkpoints at once      DuckDB, Postgres
+    Follows         applies changes of tables in commit order       DuckDB, Postgres, Delta, MERGE through dlt
 
 Write dispositions (dlt's words):
 
@@ -14,11 +15,13 @@ Write dispositions (dlt's words):
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from dbt_bridge.changes import Event
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName
 
@@ -80,12 +83,18 @@ class Checkpoint:
         origin: the origin's name.
         cursor: the cursor column's name; empty for an LSN.
         value: as text that the origin reads back exactly.
+        slot: for an LSN: `system identifier/slot`, for an LSN means nothing on another server.
+        shape: for an LSN: the table's shape at the origin when it stood there, as the origin's JSON.
+        set_aside: why the table is not followed any more; empty while it is. The next sync copies it anew.
     """
 
     node: str
     origin: str
     cursor: str
     value: str
+    slot: str = ""
+    shape: str = ""
+    set_aside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,84 @@ class Staged:
     staging: TableName
     rows: int
     bytes: int
+
+
+DELETED_AT = "_deleted_at"
+VALID_FROM, VALID_TO = "valid_from", "valid_to"
+CHANGE, CHANGE_LSN, COMMITTED_AT = "_change", "_lsn", "_committed_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A landing table that follows its origin, and how.
+
+    Attributes:
+        node: dbt's unique_id of the source table.
+        table: its name here, its columns as the changes travel, and the key that finds a changed row. Without a key
+            the whole row is matched, one row per change (REPLICA IDENTITY FULL).
+        deletes: `soft` keeps a deleted row, with the commit's time in `_deleted_at`; a row that comes again has NULL.
+        history: beside the current state, `<table>_history` keeps every committed version of each row, with
+            `valid_from` and `valid_to` (NULL for the current one) from the commits' times.
+        change_log: there is no state; every change is appended, with `_change` (insert, update, delete, truncate),
+            `_lsn` (bigint) and `_committed_at`.
+    """
+
+    node: str
+    table: Table
+    deletes: Literal["hard", "soft"] = "hard"
+    history: bool = False
+    change_log: bool = False
+
+    @property
+    def history_name(self) -> TableName:
+        return TableName(self.table.name.schema, f"{self.table.name.name}_history")
+
+
+class Application(Protocol):
+    """What becomes visible together: the changes of several tables up to one LSN, with checkpoints and receipts.
+
+    Used by one thread. One transaction where the destination has them: leaving the context without `commit` undoes
+    everything. May take any number of calls, so that one huge transaction of the origin arrives in pieces.
+
+    Raises (from every method): TypeRefused, KeyRefused or DestinationError whose message names the table.
+    """
+
+    def join(self, replica: Replica, staged: Staged, copied_at: int) -> Loaded:
+        """Show a staged initial copy in the replica's place, with its `_deleted_at`, change log columns and history.
+
+        Args:
+            copied_at: microseconds since 1970: when the copy's snapshot was taken; `valid_from` of its versions.
+        """
+
+    def apply(self, replica: Replica, event: Event) -> Loaded:
+        """Apply what happened to one table, after everything that was applied before.
+
+        Counts: rows_loaded are the changes, the others what became of the table's rows.
+        """
+
+    def commit(self, upto: int, checkpoints: Sequence[Checkpoint] = (), receipts: Sequence[Receipt] = ()) -> None:
+        """Make it visible. Every table that was touched, and every one in `checkpoints`, then stands at `upto`.
+
+        Args:
+            receipts: appended in the same transaction, where this destination is the ledger.
+        """
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A destination that applies changes.
+
+    Attributes:
+        chunk_rows: how many changes it likes to get at once.
+    """
+
+    name: str
+    chunk_rows: int
+
+    def applying(self, load_id: str) -> AbstractContextManager[Application]: ...
+
+    def position(self, replica: Replica) -> int | None:
+        """The LSN that the table itself says it stands at, beyond the ledger's checkpoint; None where it cannot."""
 
 
 @runtime_checkable
@@ -128,6 +215,9 @@ class Ledger(Destination, Protocol):
     """dbt's warehouse: it holds the audit tables, and the relations that are delivered."""
 
     def checkpoint(self, node: str) -> Checkpoint | None: ...
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All of them."""
 
     def forget(self, node: str) -> None:
         """Drop a node's checkpoint (full refresh)."""

@@ -61,14 +61,16 @@ class Connections:
     Args:
         name: the origin's name, for messages.
         url: a libpq URL or `key=value` string; `postgresql+driver://` is read as `postgresql://`.
+        snapshot: an exported one to work in, such as that of a slot's creation; None to begin one.
     """
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, snapshot: str | None = None) -> None:
         self.name = name
         self.default_schema = "public"
         self.server_version = 0
         self._url = re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", url)
         self._control: psycopg.Connection[Any] | None = None
+        self._imported = snapshot
         self._snapshot = ""
         self._idle: list[BulkConnection] = []
         self._stops: list[Callable[[], None]] = []
@@ -255,6 +257,8 @@ class Connections:
             self.default_schema = (row and row[0]) or "public"
             self.server_version = control.info.server_version
             control.execute(_BEGIN.encode())
+            if self._imported is not None:
+                control.execute(f"SET TRANSACTION SNAPSHOT '{self._imported}'".encode())
             control.execute(_SET.encode())
             row = control.execute("SELECT pg_export_snapshot()").fetchone()
             control.execute(f"SAVEPOINT {_SAVEPOINT}".encode())

@@ -26,15 +26,17 @@ class PostgresOrigin:
     Args:
         name: as in `origin: NAME`, for messages.
         url: `postgresql://user:password@host:port/database?sslmode=...`, or libpq's `key=value` form.
+        snapshot: an exported snapshot to read in; None to begin one.
 
     Raises (from every method):
         ConnectionFailed: the server cannot be reached or logged in to.
         OriginError: a table, column or privilege is missing, or the server broke off.
     """
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, snapshot: str | None = None) -> None:
         self.name = name
-        self._connections = Connections(name, url)
+        self.url = url
+        self._connections = Connections(name, url, snapshot)
         self._relations: dict[TableName, catalog.Relation] = {}
         self._lock = threading.RLock()
 
