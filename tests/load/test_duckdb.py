@@ -375,6 +375,28 @@ def test_a_missing_relation_and_a_missing_column_are_named(warehouse):
         warehouse.read(USERS, ["nr"])
 
 
+def test_audit_tables_of_an_earlier_version_get_the_columns_that_came_since(file):
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("CREATE SCHEMA _dbt_bridge")
+        connection.execute(
+            "CREATE TABLE _dbt_bridge.checkpoints"
+            " (node VARCHAR, origin VARCHAR, cursor VARCHAR, value VARCHAR, saved_at TIMESTAMPTZ)"
+        )
+        connection.execute("INSERT INTO _dbt_bridge.checkpoints VALUES ('source.shop.a', 'shop_pg', 'id', '7', now())")
+        connection.execute("CREATE TABLE _dbt_bridge.receipts (load_id VARCHAR, node VARCHAR, note VARCHAR)")
+        connection.execute("INSERT INTO _dbt_bridge.receipts VALUES ('load-0', 'source.shop.a', 'somebody''s own')")
+    followed = Checkpoint("source.shop.b", "shop_pg", "", "0/16B3748", "7301/dbt_shop", "{}", "type refused")
+    with DuckDBWarehouse.open(file) as warehouse:
+        assert warehouse.checkpoint("source.shop.a") == Checkpoint("source.shop.a", "shop_pg", "id", "7")
+        warehouse.save([followed], [receipt(Loaded(1, 1, 0, 0, 8))])
+        assert warehouse.checkpoints() == [Checkpoint("source.shop.a", "shop_pg", "id", "7"), followed]
+        assert warehouse.checkpoint("source.shop.b") == followed
+        rows = warehouse.read(TableName("_dbt_bridge", "receipts")).read_all()
+    assert rows["load_id"].to_pylist() == ["load-0", "load-1"]
+    assert rows["note"].to_pylist() == ["somebody's own", None]
+    assert {"last_commit_at", "lag_seconds"} <= set(rows.column_names)
+
+
 def receipt(loaded: Loaded) -> Receipt:
     return Receipt(
         load_id="load-1", hop="transfer", node="model.shop.m", origin="o", destination="duckdb", table_name="t",

@@ -220,6 +220,10 @@ class DuckDBWarehouse:
         with self._cursor("checkpoints") as cur:
             return audit.checkpoint(cur, self._catalog, node)
 
+    def checkpoints(self) -> list[Checkpoint]:
+        with self._cursor("checkpoints") as cur:
+            return audit.checkpoints(cur, self._catalog)
+
     def forget(self, node: str) -> None:
         with self._cursor("checkpoints") as cur:
             audit.forget(cur, self._catalog, node)

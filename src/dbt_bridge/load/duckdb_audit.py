@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
 from typing import Any
 
 from dbt_bridge.load.destination import Checkpoint
@@ -11,6 +12,11 @@ from dbt_bridge.receipt import AUDIT_SCHEMA, RECEIPTS, Receipt, as_arrow
 from dbt_bridge.table import quoted
 
 _SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
+_POINT = tuple(field.name for field in fields(Checkpoint))
+_TABLES: Mapping[str, Mapping[str, str]] = {
+    "receipts": {c.name: _SQL_TYPES[str(c.type)] for c in RECEIPTS.columns},
+    "checkpoints": {**dict.fromkeys(_POINT, "VARCHAR"), "saved_at": "TIMESTAMPTZ"},
+}
 
 
 def _table(catalog: str, name: str) -> str:
@@ -18,22 +24,27 @@ def _table(catalog: str, name: str) -> str:
 
 
 def ensure(cur: Any, catalog: str) -> None:
-    """Create the audit schema and its tables where they are missing. Several threads may do so at once."""
+    """Create the audit schema and its tables where they are missing, and the columns that an earlier version did not
+    have. Several threads may do so at once."""
     found = cur.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND schema_name = ? "
-        "AND table_name IN ('receipts', 'checkpoints')",
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = ? AND schema_name = ?",
         [catalog, AUDIT_SCHEMA],
-    ).fetchone()
-    if found == (2,):
-        return
-    columns = ",\n  ".join(f"{quoted(c.name)} {_SQL_TYPES[str(c.type)]}" for c in RECEIPTS.columns)
-    for statement in (
-        f"CREATE SCHEMA IF NOT EXISTS {quoted(catalog)}.{quoted(AUDIT_SCHEMA)}",
-        f"CREATE TABLE IF NOT EXISTS {_table(catalog, 'receipts')} (\n  {columns}\n)",
-        f"CREATE TABLE IF NOT EXISTS {_table(catalog, 'checkpoints')}\n"
-        "  (node VARCHAR, origin VARCHAR, cursor VARCHAR, value VARCHAR, saved_at TIMESTAMPTZ)",
-    ):
-        retried(lambda statement=statement: cur.execute(statement))  # type: ignore[misc]
+    ).fetchall()
+    standing = {table: {column for t, column in found if t == table} for table in _TABLES}
+    if not any(standing.values()):
+        _execute(cur, f"CREATE SCHEMA IF NOT EXISTS {quoted(catalog)}.{quoted(AUDIT_SCHEMA)}")
+    for table, columns in _TABLES.items():
+        if not standing[table]:
+            parts = ",\n  ".join(f"{quoted(name)} {type_}" for name, type_ in columns.items())
+            _execute(cur, f"CREATE TABLE IF NOT EXISTS {_table(catalog, table)} (\n  {parts}\n)")
+            continue
+        for name in columns.keys() - standing[table]:
+            added = f"{quoted(name)} {columns[name]}"
+            _execute(cur, f"ALTER TABLE {_table(catalog, table)} ADD COLUMN IF NOT EXISTS {added}")
+
+
+def _execute(cur: Any, statement: str) -> None:
+    retried(lambda: cur.execute(statement))
 
 
 def append_receipts(cur: Any, catalog: str, receipts: Sequence[Receipt]) -> None:
@@ -49,21 +60,25 @@ def append_receipts(cur: Any, catalog: str, receipts: Sequence[Receipt]) -> None
 
 def save_checkpoints(cur: Any, catalog: str, checkpoints: Sequence[Checkpoint]) -> None:
     """Replace each node's checkpoint inside the caller's transaction."""
+    names, marks = ", ".join(map(quoted, _POINT)), ", ".join("?" for _ in _POINT)
     for point in checkpoints:
         cur.execute(f"DELETE FROM {_table(catalog, 'checkpoints')} WHERE node = ?", [point.node])  # noqa: S608
         cur.execute(
-            f"INSERT INTO {_table(catalog, 'checkpoints')} VALUES (?, ?, ?, ?, now())",  # noqa: S608
-            [point.node, point.origin, point.cursor, point.value],
+            f"INSERT INTO {_table(catalog, 'checkpoints')} ({names}, saved_at) VALUES ({marks}, now())",  # noqa: S608
+            list(astuple(point)),
         )
 
 
 def checkpoint(cur: Any, catalog: str, node: str) -> Checkpoint | None:
+    return next((point for point in checkpoints(cur, catalog) if point.node == node), None)
+
+
+def checkpoints(cur: Any, catalog: str) -> list[Checkpoint]:
+    """All of them. What an earlier version did not save is empty."""
     ensure(cur, catalog)
-    row = cur.execute(
-        f"SELECT node, origin, cursor, value FROM {_table(catalog, 'checkpoints')} WHERE node = ?",  # noqa: S608
-        [node],
-    ).fetchone()
-    return Checkpoint(*row) if row else None
+    names = ", ".join(f"coalesce({quoted(name)}, '')" for name in _POINT)
+    rows = cur.execute(f"SELECT {names} FROM {_table(catalog, 'checkpoints')} ORDER BY node").fetchall()  # noqa: S608
+    return [Checkpoint(*row) for row in rows]
 
 
 def forget(cur: Any, catalog: str, node: str) -> None:
