@@ -147,10 +147,12 @@ class Application(Protocol):
     Raises (from every method): TypeRefused, KeyRefused or DestinationError whose message names the table.
     """
 
-    def join(self, replica: Replica, staged: Staged, copied_at: int) -> Loaded:
+    def join(self, replica: Replica, staged: Staged | Loaded, copied_at: int) -> Loaded:
         """Show a staged initial copy in the replica's place, with its `_deleted_at`, change log columns and history.
 
         Args:
+            staged: what `Warehouse.stage` answered; at a destination without stages what `load` answered, as its rows
+                are visible already.
             copied_at: microseconds since 1970: when the copy's snapshot was taken; `valid_from` of its versions.
         """
 
