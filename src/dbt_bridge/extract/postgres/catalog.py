@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -48,15 +49,16 @@ JOIN pg_class c ON c.oid = tree.oid
 """
 
 # A domain is followed to its base type; the modifier is the first that is set on the way down.
-_COLUMNS = """
-WITH RECURSIVE resolved AS (
-    SELECT a.attnum, a.attname, a.attnotnull, format_type(a.atttypid, a.atttypmod) AS spelled,
-           t.oid, t.typtype, t.typbasetype, a.atttypmod AS modifier, t.typtypmod
-    FROM pg_attribute a
-    JOIN pg_type t ON t.oid = a.atttypid
-    WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
+_RESOLVED = """
+WITH RECURSIVE wanted (place, name, not_null, oid, modifier) AS (
+    {wanted}
+), resolved AS (
+    SELECT w.place, w.name, w.not_null, format_type(t.oid, w.modifier) AS spelled,
+           t.oid, t.typtype, t.typbasetype, w.modifier, t.typtypmod
+    FROM wanted w
+    JOIN pg_type t ON t.oid = w.oid
     UNION ALL
-    SELECT r.attnum, r.attname, r.attnotnull, r.spelled,
+    SELECT r.place, r.name, r.not_null, r.spelled,
            t.oid, t.typtype, t.typbasetype, CASE WHEN r.modifier = -1 THEN r.typtypmod ELSE r.modifier END, t.typtypmod
     FROM resolved r
     JOIN pg_type t ON t.oid = r.typbasetype
@@ -72,7 +74,7 @@ WITH RECURSIVE resolved AS (
     JOIN pg_type t ON t.oid = r.typbasetype
     WHERE r.typtype = 'd'
 )
-SELECT r.attname, r.spelled, r.attnotnull, r.modifier, known.name, e.oid IS NOT NULL, element.name, e.modifier
+SELECT r.name, r.spelled, r.not_null, r.modifier, known.name, e.oid IS NOT NULL, element.name, e.modifier
 FROM resolved r
 LEFT JOIN elements e ON e.array_oid = r.oid AND e.typtype <> 'd'
 LEFT JOIN LATERAL (
@@ -86,8 +88,19 @@ LEFT JOIN LATERAL (
     WHERE t.oid = e.oid AND t.typnamespace = 'pg_catalog'::regnamespace
 ) element ON true
 WHERE r.typtype <> 'd'
-ORDER BY r.attnum
+ORDER BY r.place
 """
+
+_COLUMNS = _RESOLVED.format(
+    wanted="""SELECT a.attnum::int, a.attname, a.attnotnull, a.atttypid, a.atttypmod
+    FROM pg_attribute a
+    WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped"""
+)
+_TYPES = _RESOLVED.format(
+    wanted="""SELECT w.place::int, w.name::name, false, w.oid, w.modifier
+    FROM unnest(%(names)s::text[], %(oids)s::oid[], %(modifiers)s::int[])
+        WITH ORDINALITY AS w (name, oid, modifier, place)"""
+)
 
 _KEY = """
 SELECT a.attname
@@ -169,6 +182,20 @@ def relation(connections: Connections, name: TableName) -> Relation:
         bytes=size if kind in ("r", "p", "m") else None,
         pages=pages if kind in ("r", "m") and not is_tree else 0,
     )
+
+
+def typed(
+    connections: Connections, columns: Sequence[tuple[str, int, int]]
+) -> tuple[tuple[Column, ...], dict[str, OriginType]]:
+    """Columns with their natural Arrow types, from what a Relation message says of them: name, type's oid, modifier.
+
+    A type that is gone from the catalog is one that no built-in type is: it travels as text.
+    """
+    names, oids, modifiers = (list(part) for part in zip(*columns, strict=True)) if columns else ([], [], [])
+    rows = {row[0]: row for row in connections.query(_TYPES, {"names": names, "oids": oids, "modifiers": modifiers})}
+    types = {name: _origin_type(*rows[name][3:]) if name in rows else OriginType("") for name in names}
+    spelled = {name: rows[name][1] if name in rows else "" for name in names}
+    return tuple(Column(name, natural(types[name]), spelled[name]) for name in names), types
 
 
 def _origin_type(modifier: int, name: str | None, is_array: bool, element: str | None, own: int | None) -> OriginType:
