@@ -41,6 +41,22 @@ def test_checkpoints_are_kept_replaced_and_forgotten(warehouse: DltWarehouse) ->
     assert warehouse.checkpoint(items.node) is None
 
 
+def test_every_field_of_a_checkpoint_is_kept_also_by_a_table_of_an_earlier_version(
+    warehouse: DltWarehouse,
+) -> None:
+    orders = Checkpoint("source.orders", "shop_pg", "", "0/1F", "7301/shop", '{"id": 23}', "type refused")
+    items = Checkpoint("source.items", "shop_pg", "id", "7")
+    assert warehouse.checkpoints() == []
+    name = TableName("_dbt_bridge", "checkpoints")
+    earlier = pa.table({"node": [items.node], "origin": ["shop_pg"], "cursor": ["id"], "value": ["7"]})
+    warehouse.load(Load(Table.of_schema(name, earlier.schema, ("node",)), "merge", "load-0"), earlier.to_reader())
+    assert warehouse.checkpoints() == [items]
+
+    warehouse.save([orders], [])
+
+    assert sorted(warehouse.checkpoints(), key=lambda c: c.node) == [items, orders]
+
+
 def test_relations_are_read_in_order_and_as_text(warehouse: DltWarehouse, origin: psycopg.Connection) -> None:
     origin.execute("CREATE SCHEMA marts")
     origin.execute("CREATE TABLE marts.dim (id int, amount numeric(12,2), born date)")

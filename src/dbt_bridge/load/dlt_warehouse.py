@@ -7,6 +7,7 @@ merge and replace absorb. The audit tables are loaded like any other.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, fields
 
 import pyarrow as pa
 
@@ -16,7 +17,7 @@ from dbt_bridge.load.dlt import DltDestination
 from dbt_bridge.receipt import AUDIT_SCHEMA, RECEIPTS, Receipt, as_arrow, new_load_id
 from dbt_bridge.table import Column, Table, TableName
 
-_TEXTS = tuple(Column(name, pa.string()) for name in ("node", "origin", "cursor", "value"))
+_TEXTS = tuple(Column(field.name, pa.string()) for field in fields(Checkpoint))
 _CHECKPOINTS = Table(TableName(AUDIT_SCHEMA, "checkpoints"), _TEXTS, key=("node",))
 _BATCH_ROWS = 20_000
 
@@ -25,10 +26,22 @@ class DltWarehouse(DltDestination):
     """A `Ledger` over any dlt destination with SQL. Its constructor is DltDestination's."""
 
     def checkpoint(self, node: str) -> Checkpoint | None:
-        return next((point for point in self._checkpoints() if point.node == node), None)
+        return next((point for point in self.checkpoints() if point.node == node), None)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        there = self.existing(_CHECKPOINTS.name)
+        if there is None:
+            return []
+        # A table that an earlier version made lacks the later fields until the next checkpoint is saved.
+        names = tuple(c.name for c in _TEXTS if there.column(c.name) is not None)
+        with self._pipeline(_CHECKPOINTS.name) as pipeline:
+            found = self._selected(pipeline, _CHECKPOINTS.name, names)
+        return [
+            Checkpoint(**{**dict.fromkeys((c.name for c in _TEXTS), ""), **_known(names, row)}) for row in found or []
+        ]
 
     def forget(self, node: str) -> None:
-        left = [point for point in self._checkpoints() if point.node != node]
+        left = [point for point in self.checkpoints() if point.node != node]
         self.load(Load(_CHECKPOINTS, "replace", new_load_id()), _rows(left))
 
     def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
@@ -68,14 +81,10 @@ class DltWarehouse(DltDestination):
                 for table in cur.iter_arrow(chunk_size=_BATCH_ROWS):
                     yield from pa.table(dict(zip(schema.names, table.columns, strict=True))).cast(schema).to_batches()
 
-    def _checkpoints(self) -> list[Checkpoint]:
-        if self.existing(_CHECKPOINTS.name) is None:
-            return []
-        with self._pipeline(_CHECKPOINTS.name) as pipeline:
-            found = self._selected(pipeline, _CHECKPOINTS.name, tuple(c.name for c in _TEXTS))
-        return [Checkpoint(*row) for row in found or []]
+
+def _known(names: Sequence[str], row: Sequence[str | None]) -> dict[str, str]:
+    return {name: value or "" for name, value in zip(names, row, strict=True)}
 
 
 def _rows(checkpoints: Sequence[Checkpoint]) -> pa.RecordBatchReader:
-    rows = [{"node": c.node, "origin": c.origin, "cursor": c.cursor, "value": c.value} for c in checkpoints]
-    return pa.Table.from_pylist(rows, schema=_CHECKPOINTS.arrow_schema).to_reader()
+    return pa.Table.from_pylist([asdict(c) for c in checkpoints], schema=_CHECKPOINTS.arrow_schema).to_reader()

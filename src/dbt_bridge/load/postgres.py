@@ -167,6 +167,10 @@ class PostgresWarehouse:
         with self._transaction("checkpoints") as cur:
             return audit.checkpoint(cur, node)
 
+    def checkpoints(self) -> list[Checkpoint]:
+        with self._transaction("checkpoints") as cur:
+            return audit.checkpoints(cur)
+
     def forget(self, node: str) -> None:
         with self._transaction("checkpoints") as cur:
             audit.forget(cur, node)

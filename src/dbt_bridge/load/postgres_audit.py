@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
 from typing import Any
 
 from psycopg import Cursor, sql
@@ -16,32 +17,61 @@ _CHECKPOINTS = sql.Identifier(AUDIT_SCHEMA, "checkpoints")
 _LOCK = 0x6462_7462  # "dbtb": CREATE IF NOT EXISTS of two sessions at once breaks one of them
 
 
-def _stands(cur: Cursor[Any]) -> bool:
+_CHECKPOINT_FIELDS = tuple(f.name for f in fields(Checkpoint))
+_COLUMNS: dict[str, dict[str, str]] = {
+    "receipts": {c.name: landing_type(c) for c in RECEIPTS.columns},
+    "checkpoints": {**dict.fromkeys(_CHECKPOINT_FIELDS, "text"), "saved_at": "timestamptz"},
+}
+
+
+def _standing(cur: Cursor[Any]) -> dict[str, set[str]]:
+    """The audit tables that are there, with their columns."""
     cur.execute(
-        "SELECT count(*)\n"
-        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace\n"
-        "WHERE n.nspname = %s AND c.relname IN ('receipts', 'checkpoints')",
+        "SELECT c.relname, array_agg(a.attname::text)\n"
+        "FROM pg_class c\n"
+        "JOIN pg_namespace n ON n.oid = c.relnamespace\n"
+        "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped\n"
+        "WHERE n.nspname = %s AND c.relname IN ('receipts', 'checkpoints')\n"
+        "GROUP BY c.relname",
         [AUDIT_SCHEMA],
     )
-    return cur.fetchone() == (2,)
+    return {table: set(columns) for table, columns in cur.fetchall()}
 
 
 def ensure(cur: Cursor[Any]) -> None:
-    """Create the audit schema and its tables where they are missing, in the caller's transaction."""
-    if _stands(cur):
+    """Create the audit schema and its tables where they are missing, in the caller's transaction.
+
+    Tables that an earlier version made get the columns that they lack.
+    """
+    if _complete(_standing(cur)):
         return
     cur.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-    columns = sql.SQL(",\n  ").join(
-        sql.SQL("{} {}").format(sql.Identifier(c.name), sql.SQL(landing_type(c))) for c in RECEIPTS.columns
-    )
     if not _exists(cur):
         cur.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(AUDIT_SCHEMA)))
-    cur.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} (\n  {}\n)").format(_RECEIPTS, columns))
-    cur.execute(
-        sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {} (\n"
-            "  node text PRIMARY KEY, origin text, cursor text, value text, saved_at timestamptz\n)"
-        ).format(_CHECKPOINTS)
+    there = _standing(cur)
+    for table, columns in _COLUMNS.items():
+        name = sql.Identifier(AUDIT_SCHEMA, table)
+        if table not in there:
+            cur.execute(sql.SQL("CREATE TABLE {} (\n  {}\n)").format(name, _definitions(table)))
+        for column in columns.keys() - there.get(table, columns.keys()):
+            cur.execute(
+                sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}").format(
+                    name, sql.Identifier(column), sql.SQL(columns[column])
+                )
+            )
+
+
+def _complete(there: Mapping[str, set[str]]) -> bool:
+    return all(columns.keys() <= there.get(table, set()) for table, columns in _COLUMNS.items())
+
+
+def _definitions(table: str) -> sql.Composed:
+    key = {"checkpoints": "node"}.get(table)
+    return sql.SQL(",\n  ").join(
+        sql.SQL("{} {}{}").format(
+            sql.Identifier(column), sql.SQL(type_), sql.SQL(" PRIMARY KEY" if column == key else "")
+        )
+        for column, type_ in _COLUMNS[table].items()
     )
 
 
@@ -64,26 +94,40 @@ def append_receipts(cur: Cursor[Any], receipts: Sequence[Receipt]) -> None:
 
 def save_checkpoints(cur: Cursor[Any], checkpoints: Sequence[Checkpoint]) -> None:
     """Replace each node's checkpoint."""
-    for point in checkpoints:
-        cur.execute(
-            sql.SQL(
-                "INSERT INTO {} (node, origin, cursor, value, saved_at)\n"
-                "VALUES (%s, %s, %s, %s, now())\n"
-                "ON CONFLICT (node) DO UPDATE\n"
-                "SET origin = excluded.origin, cursor = excluded.cursor, value = excluded.value, saved_at = now()"
-            ).format(_CHECKPOINTS),
-            [point.node, point.origin, point.cursor, point.value],
-        )
+    if not checkpoints:
+        return
+    columns = [sql.Identifier(name) for name in _CHECKPOINT_FIELDS]
+    statement = sql.SQL(
+        "INSERT INTO {table} ({columns}, saved_at)\n"
+        "VALUES ({values}, now())\n"
+        "ON CONFLICT (node) DO UPDATE\n"
+        "SET {changes}, saved_at = now()"
+    ).format(
+        table=_CHECKPOINTS,
+        columns=sql.SQL(", ").join(columns),
+        values=sql.SQL(", ").join(sql.Placeholder() for _ in columns),
+        changes=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(name) for name in columns[1:]),
+    )
+    cur.executemany(statement, [astuple(point) for point in checkpoints])
 
 
 def checkpoint(cur: Cursor[Any], node: str) -> Checkpoint | None:
-    if not _stands(cur):
-        return None
-    cur.execute(sql.SQL("SELECT node, origin, cursor, value FROM {} WHERE node = %s").format(_CHECKPOINTS), [node])
-    row = cur.fetchone()
-    return Checkpoint(*row) if row else None
+    return next(iter(_read(cur, sql.SQL("WHERE node = {}").format(sql.Literal(node)))), None)
+
+
+def checkpoints(cur: Cursor[Any]) -> list[Checkpoint]:
+    """All of them, in the order of their nodes."""
+    return _read(cur, sql.SQL("ORDER BY node"))
+
+
+def _read(cur: Cursor[Any], which: sql.Composable) -> list[Checkpoint]:
+    """Whole rows, so that a table of an earlier version can be read by a user who may not alter it."""
+    if "checkpoints" not in _standing(cur):
+        return []
+    cur.execute(sql.SQL("SELECT to_jsonb(c) FROM {} AS c {}").format(_CHECKPOINTS, which))
+    return [Checkpoint(*(row.get(name) or "" for name in _CHECKPOINT_FIELDS)) for (row,) in cur.fetchall()]
 
 
 def forget(cur: Cursor[Any], node: str) -> None:
-    if _stands(cur):
+    if "checkpoints" in _standing(cur):
         cur.execute(sql.SQL("DELETE FROM {} WHERE node = %s").format(_CHECKPOINTS), [node])
