@@ -24,7 +24,7 @@ from dbt_bridge.table import TableName, quoted_name
 # Text that Postgres writes depends on these; each is set for the transaction only, so that a connection pooler
 # which shares sessions between clients (PgBouncer) keeps none of them. `row_security = off` turns rows that a policy
 # would hide from us into an error, as pg_dump does. The timeouts of a role are for queries, not for copies.
-_SETTINGS = (
+SETTINGS = (
     ("DateStyle", "ISO, YMD"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
@@ -43,7 +43,7 @@ _SET = """
 SELECT set_config(wanted.name, wanted.value, true)
 FROM (VALUES {}) AS wanted (name, value)
 JOIN pg_settings s ON lower(s.name) = lower(wanted.name)
-""".format(", ".join(f"('{name}', '{value}')" for name, value in _SETTINGS))
+""".format(", ".join(f"('{name}', '{value}')" for name, value in SETTINGS))
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -106,7 +106,7 @@ class Connections:
             if self._idle:
                 return self._idle.pop()
         try:
-            connection = BulkConnection(self._conninfo())
+            connection = BulkConnection(self.conninfo())
         except bulk.Error as error:
             raise self.unreachable(error) from error
         try:
@@ -124,7 +124,7 @@ class Connections:
             self._connected()
             snapshot = self._snapshot
         try:
-            connection = psycopg.connect(self._conninfo(), autocommit=True)
+            connection = psycopg.connect(self.conninfo(), autocommit=True)
         except psycopg.Error as error:
             raise self.unreachable(error) from error
 
@@ -210,7 +210,7 @@ class Connections:
         return OriginError(f"{place}: {said}", mend="see the message of the origin's server, and its log")
 
     def unreachable(self, error: Exception) -> ConnectionFailed:
-        target = conninfo_to_dict(self._conninfo())
+        target = conninfo_to_dict(self.conninfo())
         at = f"{target.get('host', 'the local socket')}:{target.get('port', 5432)}/{target.get('dbname', '')}"
         said = self._said(error)
         mend = f"check [sources.{self.name}] credentials in .dlt/secrets.toml"
@@ -227,7 +227,8 @@ class Connections:
                 text = text.replace(str(password), "***")
         return scrubbed(text)
 
-    def _conninfo(self) -> str:
+    def conninfo(self) -> str:
+        """What libpq connects with; its own defaults for what the URL leaves open."""
         try:
             known = conninfo_to_dict(self._url)
             return make_conninfo(
@@ -249,7 +250,7 @@ class Connections:
         if self._closed:
             raise OriginError(f"origin {self.name!r} was closed while it was read", mend="run the same command again")
         try:
-            control = psycopg.connect(self._conninfo(), autocommit=True)
+            control = psycopg.connect(self.conninfo(), autocommit=True)
         except psycopg.Error as error:
             raise self.unreachable(error) from error
         try:
