@@ -186,7 +186,7 @@ class Connections:
         if isinstance(error, BridgeError):
             return error
         state = getattr(error, "sqlstate", None) or ""  # the driver has none for an error in the middle of a read
-        said = self._said(error)
+        said = self.said(error)
         place = f"origin {self.name!r}" + (f", table {table}" if table else "")
         if "row-level security" in said:
             return OriginError(
@@ -212,13 +212,13 @@ class Connections:
     def unreachable(self, error: Exception) -> ConnectionFailed:
         target = conninfo_to_dict(self.conninfo())
         at = f"{target.get('host', 'the local socket')}:{target.get('port', 5432)}/{target.get('dbname', '')}"
-        said = self._said(error)
+        said = self.said(error)
         mend = f"check [sources.{self.name}] credentials in .dlt/secrets.toml"
         if re.search("refused|timeout|timed out|host|unreachable", said):
             mend = f"check that the server listens on {at} and that a firewall lets you through"
         return ConnectionFailed(f"origin {self.name!r} at {at}: {said}", mend=mend)
 
-    def _said(self, error: Exception) -> str:
+    def said(self, error: Exception) -> str:
         """The driver's message on one line, without the password."""
         text = re.sub(r"\s+", " ", str(error)).strip()
         with contextlib.suppress(psycopg.ProgrammingError):
