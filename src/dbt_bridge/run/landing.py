@@ -12,10 +12,10 @@ from dbt_bridge import receipt as record
 from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError
 from dbt_bridge.extract.origin import Described, Increment, Origin
 from dbt_bridge.load.destination import Checkpoint, Destination, Ledger, Load, Loaded, Staged, Warehouse, Window
-from dbt_bridge.override import overridden
 from dbt_bridge.progress import Progress
 from dbt_bridge.project import LandingSource, LandingTable
 from dbt_bridge.receipt import Receipt
+from dbt_bridge.run.columns import landing_columns
 from dbt_bridge.run.hop import watched
 from dbt_bridge.run.undecoded import staged
 from dbt_bridge.table import Column, Table, TableName
@@ -189,8 +189,8 @@ def _described(origin: Origin, wanted: Wanted) -> Described:
 
 def _planned(ends: Ends, wanted: Wanted, described: Described, full_refresh: bool) -> _Plan:
     """Decide types, key, disposition and increment. Raises before any row is read."""
-    table = overridden(described.table, wanted.table.types)
-    columns = tuple(ends.destination.landed(column) for column in table.columns)
+    table = described.table
+    columns = landing_columns(table, wanted.table, ends.destination)
     key = wanted.table.primary_key or table.key
     _check_key(key, columns, wanted)
     # An override stands above the origin's own type, which a destination of the same kind would take.
