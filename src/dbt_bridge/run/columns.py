@@ -1,4 +1,4 @@
-"""Which columns of an origin's table land, and in which types: overrides, include and exclude, masks, the destination."""
+"""Which of a table's columns land, and in which types: overrides, include and exclude, masks, the destination."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
     """How one table lands: its name and columns at the origin, the load, and the increment that it reads."""
 
     wanted: Wanted
@@ -61,10 +61,10 @@ class _Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrived:
+class Arrived:
     """A table whose rows are at the destination: staged, or (without transactions there) already visible."""
 
-    plan: _Plan
+    plan: Plan
     staged: Staged | None = None
     loaded: Loaded | None = None
 
@@ -115,14 +115,14 @@ def land(
     visible in one of them.
     """
     failures: list[Receipt] = []
-    arrived: list[_Arrived] = []
-    jobs: list[Future[_Arrived | Receipt]] = []
+    arrived: list[Arrived] = []
+    jobs: list[Future[Arrived | Receipt]] = []
     pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="dbt-bridge-land")
     try:
-        jobs += [pool.submit(_arrive, ends, item, progress, full_refresh) for item in wanted]
+        jobs += [pool.submit(arrive, ends, item, progress, full_refresh) for item in wanted]
         for job in jobs:
             done = job.result()
-            if isinstance(done, _Arrived):
+            if isinstance(done, Arrived):
                 arrived.append(done)
             else:
                 failures.append(done)
@@ -134,7 +134,7 @@ def land(
         raise
     finally:
         pool.shutdown(wait=True)
-        _discard(ends, [done for done in _results(jobs) if isinstance(done, _Arrived)])
+        _discard(ends, [done for done in _results(jobs) if isinstance(done, Arrived)])
     ends.ledger.record([*failures, *(r for r in successes if r.status == "failed")])
     receipts = {receipt.node: receipt for receipt in [*failures, *successes]}
     for receipt in receipts.values():
@@ -142,12 +142,12 @@ def land(
     return [receipts[item.table.node] for item in wanted]
 
 
-def _results(jobs: Iterable[Future[_Arrived | Receipt]]) -> list[_Arrived | Receipt]:
+def _results(jobs: Iterable[Future[Arrived | Receipt]]) -> list[Arrived | Receipt]:
     """What the jobs brought, also those that nobody waited for because of an interruption."""
     return [job.result() for job in jobs if job.done() and not job.cancelled() and job.exception() is None]
 
 
-def _arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -> _Arrived | Receipt:
+def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -> Arrived | Receipt:
     """Bring one table's rows to the destination; a failed receipt when that cannot be done."""
     receipt = replace(wanted.receipt, destination=ends.destination.name)
     try:
@@ -161,12 +161,12 @@ def _arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) 
         told = (progress, wanted.table.node)
         undecoded = staged((ends.origin, ends.destination), plan.name, plan.load, plan.increment, plan.workers, told)
         if undecoded is not None:
-            return _Arrived(plan, staged=undecoded)
+            return Arrived(plan, staged=undecoded)
         batches = ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)
         batches = watched(batches, wanted.table.node, progress)
         if isinstance(ends.destination, Warehouse):
-            return _Arrived(plan, staged=ends.destination.stage(plan.load, batches))
-        return _Arrived(plan, loaded=ends.destination.load(plan.load, batches))
+            return Arrived(plan, staged=ends.destination.stage(plan.load, batches))
+        return Arrived(plan, loaded=ends.destination.load(plan.load, batches))
     except BridgeError as error:
         return record.failed(receipt, error)
 
@@ -187,7 +187,7 @@ def _described(origin: Origin, wanted: Wanted) -> Described:
         raise OriginError(error.what, mend=f"did you mean {nearest[0]!r}? {error.mend}".strip()) from error
 
 
-def _planned(ends: Ends, wanted: Wanted, described: Described, full_refresh: bool) -> _Plan:
+def _planned(ends: Ends, wanted: Wanted, described: Described, full_refresh: bool) -> Plan:
     """Decide types, key, disposition and increment. Raises before any row is read."""
     table = described.table
     columns = landing_columns(table, wanted.table, ends.destination)
@@ -199,7 +199,7 @@ def _planned(ends: Ends, wanted: Wanted, described: Described, full_refresh: boo
     )
     load = Load(landing, "replace", wanted.receipt.load_id)
     workers = 2 if (described.bytes or 0) >= _RANGES_FROM_BYTES else 1
-    plan = _Plan(wanted, described.table.name, columns, load, None, None, workers, wanted.receipt)
+    plan = Plan(wanted, described.table.name, columns, load, None, None, workers, wanted.receipt)
     plan = replace(plan, receipt=replace(plan.receipt, destination=ends.destination.name))
     if wanted.table.replication == "incremental":
         # A key that the origin's own is part of has one row there; of any other the newest version is wanted.
@@ -208,7 +208,7 @@ def _planned(ends: Ends, wanted: Wanted, described: Described, full_refresh: boo
     return plan
 
 
-def _incremental(ends: Ends, plan: _Plan, full_refresh: bool, *, several: bool) -> _Plan:
+def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -> Plan:
     """From the checkpoint on; everything when there is none, or the table is gone, or on a full refresh.
 
     Args:
@@ -262,7 +262,7 @@ def _check_key(key: Iterable[str], columns: Sequence[Column], wanted: Wanted) ->
             )
 
 
-def _publish(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
+def _publish(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
     """Show what was staged, and save checkpoints and receipts: with it where the ledger is the destination, else after.
 
     A crash in between reads the same rows again, which append (by its window) and merge (by its key) absorb.
@@ -290,17 +290,17 @@ def _publish(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
     return receipts
 
 
-def _saved(ends: Ends, arrived: Sequence[_Arrived]) -> list[Receipt]:
+def _saved(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
     """Without transactions over many tables each is visible already: save the checkpoints after them."""
     receipts = [record.closed(a.plan.receipt, a.loaded) for a in arrived if a.loaded is not None]
     ends.ledger.save(_checkpoints(arrived), receipts)
     return receipts
 
 
-def _checkpoints(arrived: Sequence[_Arrived]) -> list[Checkpoint]:
+def _checkpoints(arrived: Sequence[Arrived]) -> list[Checkpoint]:
     return [a.plan.checkpoint for a in arrived if a.plan.checkpoint is not None]
 
 
-def _discard(ends: Ends, arrived: Sequence[_Arrived]) -> None:
+def _discard(ends: Ends, arrived: Sequence[Arrived]) -> None:
     if isinstance(ends.destination, Warehouse):
         ends.destination.discard([a.staged for a in arrived if a.staged is not None])
