@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from dbt_bridge.errors import BridgeError, DbtFailed, UsageError
 from dbt_bridge.project import DbtOptions, LandingSource, Project, load_project, nearest_project
+from dbt_bridge.transform.manifest import default_slot
 
 SOURCES = """
 sources:
@@ -35,6 +37,19 @@ sources:
   - name: erp
     schema: "{{ var('erp_schema') }}"
     meta: {bridge: {origin: erp_my, tables: "*", include: ["sales_*"], exclude: sales_tmp, destination: lake}}
+"""
+FOLLOWED = """
+sources:
+  - name: "Shop-2"
+    schema: followed
+    config:
+      meta:
+        bridge: {origin: shop_pg, replication: cdc, max_wal: 10GB, mask: {email: sha256}, columns: {exclude: [ssn]}}
+    tables:
+      - name: customers
+        config: {meta: {bridge: {deletes: soft, history: true, columns: [id, email, "name_*"]}}}
+      - name: events
+        config: {meta: {bridge: {write_disposition: append}}}
 """
 EXPOSURES = """
 models:
@@ -139,6 +154,26 @@ def test_a_project_is_read_as_it_was_written(shop: Path) -> None:
     assert project.needs("source.shop.erp.sales_2026")
 
 
+def test_a_followed_source_has_a_slot_of_its_own_for_each_target(dbt_root: Path) -> None:
+    write(dbt_root, followed__yml=FOLLOWED)
+    source = named(read(dbt_root), "Shop-2")
+    assert re.fullmatch(r"dbt_bridge_shop_shop_2_dev_[0-9a-f]{8}", source.slot)
+    assert source.max_wal == 10 << 30
+    customers, events = source.tables
+    assert (customers.replication, customers.deletes, customers.history) == ("cdc", "soft", True)
+    assert (customers.include, customers.exclude) == (("id", "email", "name_*"), ("ssn",))
+    assert (customers.mask, customers.of_source) == ({"email": "sha256"}, {"email", "ssn"})
+    assert (events.write_disposition, events.deletes, events.history) == ("append", "hard", False)
+
+
+def test_a_slots_name_is_valid_and_apart_from_all_others() -> None:
+    assert default_slot("shop", "orders", "prod") == "dbt_bridge_shop_orders_prod"
+    names = [default_slot("p" * 60, source, "prod") for source in ("one", "two")]
+    names += [default_slot("shop", source, "prod") for source in ("Orders", "orders", "or-ders", "or_ders")]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9_]{1,55}", name) for name in names)
+
+
 def test_env_var_that_is_missing_is_dbts_error(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SHOP_ORIGIN")
     with pytest.raises(DbtFailed, match="SHOP_ORIGIN") as failed:
@@ -159,6 +194,17 @@ def test_env_var_that_is_missing_is_dbts_error(shop: Path, monkeypatch: pytest.M
             "sources: [{name: shop, config: {meta: {bridge: {origin: x, tables: '*', replication: incremental}}}}]",
             "source shop (models/sources.yml): replication: incremental needs a cursor",
             "cursor: <column>",
+        ),
+        (
+            "sources: [{name: a, config: {meta: {bridge: {origin: x, replication: cdc, slot: one}}}, "
+            "tables: [{name: t}]}, {name: b, config: {meta: {bridge: {origin: x, replication: cdc, slot: one}}}, tables: [{name: u}]}]",
+            "the sources a and b share the slot 'one' of the origin x",
+            "give one of them another `slot:`",
+        ),
+        (
+            "sources: [{name: shop, config: {meta: {bridge: {origin: x, slot: one}}}, tables: [{name: t}]}]",
+            "source shop (models/sources.yml): `slot` needs replication: cdc",
+            "add `replication: cdc`",
         ),
         (
             "exposures: [{name: crm, type: application, owner: {name: a, email: a@b.c}, "

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from dbt_bridge.errors import UsageError
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(second|minute|hour|day|week)s?")
+_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}  # as postgresql.conf counts
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)?")
+
+SLOT_LENGTH = 63 - len("_inserts")  # NAMEDATALEN - 1, less what the second publication's name adds
+
+# What only means something for `replication: cdc`, and what means nothing there.
+_OF_CDC = ("deletes", "history")
+_OF_CURSORS = ("cursor", "lag")
 
 
 def _as_list(value: object) -> object:
@@ -41,24 +50,63 @@ def _every(value: object) -> object:
     return value
 
 
+def _as_bytes(value: object) -> object:
+    """Bytes of "10GB"; numbers stay."""
+    if not isinstance(value, str):
+        return value
+    found = _SIZE.fullmatch(value.strip().lower())
+    if found is None:
+        raise ValueError('is a number of bytes, or a text like "500MB", "10GB"')
+    return int(float(found[1]) * _UNITS[found[2] or ""])
+
+
+def _as_columns(value: object) -> object:
+    return {"include": value} if isinstance(value, str | list | tuple) else value
+
+
+def _a_slot(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise ValueError("a slot's name has only lower-case letters, digits and underscores")
+    if len(name) > SLOT_LENGTH:
+        raise ValueError(f"a slot's name has at most {SLOT_LENGTH} characters, as its publications add to it")
+    return name
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 Seconds = Annotated[float, BeforeValidator(_as_number), Field(ge=0, allow_inf_nan=False)]
+Bytes = Annotated[int, BeforeValidator(_as_bytes), Field(gt=0)]
 Name = Annotated[str, Field(min_length=1)]
+Slot = Annotated[Name, AfterValidator(_a_slot)]
 
 
 class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Columns(_Block):
+    """Which columns land, by globs of their names."""
+
+    include: Names = ()
+    exclude: Names = ()
+
+    def have(self, name: str) -> bool:
+        included = not self.include or any(fnmatchcase(name, glob) for glob in self.include)
+        return included and not any(fnmatchcase(name, glob) for glob in self.exclude)
+
+
 class TableBridge(_Block):
     """What can be said of one source table, or of all tables of a source at once."""
 
-    replication: Literal["initial_copy", "incremental"] = "initial_copy"
+    replication: Literal["initial_copy", "incremental", "cdc"] = "initial_copy"
     cursor: Name | None = None
     write_disposition: Literal["append", "merge"] | None = None
     primary_key: Names = ()
     lag: Seconds = 0
     types: dict[str, str] = Field(default_factory=dict)
+    columns: Annotated[Columns, BeforeValidator(_as_columns)] = Columns()
+    mask: dict[str, Literal["sha256"]] = Field(default_factory=dict)
+    deletes: Literal["hard", "soft"] = "hard"
+    history: bool = False
 
 
 class SourceBridge(TableBridge):
@@ -70,6 +118,8 @@ class SourceBridge(TableBridge):
     tables: Annotated[Literal["*"] | None, BeforeValidator(_every)] = None
     include: Names = ()
     exclude: Names = ()
+    slot: Slot | None = None
+    max_wal: Bytes | None = None
 
 
 class ExposureBridge(_Block):
@@ -105,11 +155,6 @@ def checked(block: type[Block], raw: object, where: str) -> Block:
             nearest = get_close_matches(str(key), valid, n=1)
             hint = f"did you mean {nearest[0]!r}? " if nearest else ""
             raise UsageError(f"{where}: `bridge` has no key {key!r}", mend=f"{hint}valid are {', '.join(valid)}")
-    if raw.get("replication") == "cdc":
-        raise UsageError(
-            f"{where}: replication: cdc arrives with change data capture, which this version does not have",
-            mend="use `replication: incremental` with a cursor, or `replication: initial_copy`",
-        )
     try:
         return block.model_validate(dict(raw))
     except ValidationError as error:
@@ -117,17 +162,122 @@ def checked(block: type[Block], raw: object, where: str) -> Block:
 
 
 def checked_table(raw: object, where: str, source: Mapping[str, Any]) -> TableBridge:
-    """A table's block over its source's, key by key; incremental needs a cursor."""
+    """A table's block over its source's, key by key.
+
+    What the source says for all its tables and does not suit this one (a cursor for a table that follows the log) is
+    passed over. Columns that the source masks or excludes stay so, whatever the table masks or excludes itself.
+
+    Raises:
+        UsageError: as `checked`, and for keys of the table itself that contradict each other.
+    """
     if not isinstance(raw, Mapping):
         raise UsageError(f"{where}: `bridge` is not a mapping", mend="write it as bridge: {cursor: updated_at}")
     inherited = {key: value for key, value in source.items() if key in TableBridge.model_fields}
-    table = checked(TableBridge, {**inherited, **raw}, where)
+    own = checked(TableBridge, raw, where)
+    replication = own.replication if "replication" in raw else inherited.get("replication", own.replication)
+    for key in _OF_CURSORS if replication == "cdc" else _OF_CDC:
+        inherited.pop(key, None)
+    if replication == "cdc" and inherited.get("write_disposition") == "merge":
+        del inherited["write_disposition"]
+    above = checked(TableBridge, inherited, where)
+    together = {
+        **inherited,
+        **raw,
+        "mask": {**above.mask, **own.mask},
+        "columns": _together(above.columns, own.columns),
+    }
+    table = checked(TableBridge, together, where)
+    _refuse_contradictions(table, {**inherited, **raw}, where)
+    return table
+
+
+def refuse_unused(source: SourceBridge, raw: Mapping[str, Any], tables: Iterable[TableBridge], where: str) -> None:
+    """What a source says of change data capture needs a table that has it.
+
+    Raises:
+        UsageError: no table of the source has `replication: cdc`.
+    """
+    if source.replication == "cdc" or any(table.replication == "cdc" for table in tables):
+        return
+    for key in (*_OF_CDC, "slot", "max_wal"):
+        if key in raw:
+            raise _needs_cdc(key, where)
+
+
+def _together(above: Columns, own: Columns) -> dict[str, tuple[str, ...]]:
+    return {
+        "include": own.include or above.include,
+        "exclude": tuple(dict.fromkeys((*above.exclude, *own.exclude))),
+    }
+
+
+def _refuse_contradictions(table: TableBridge, said: Mapping[str, Any], where: str) -> None:
     if table.replication == "incremental" and table.cursor is None:
         raise UsageError(
             f"{where}: replication: incremental needs a cursor",
             mend="add `cursor: <column>`, the column that grows with each insert or update, like updated_at or id",
         )
-    return table
+    if table.replication == "cdc":
+        _refuse_in_cdc(table, said, where)
+    else:
+        for key in _OF_CDC:
+            if key in said:
+                raise _needs_cdc(key, where)
+    for use, names in (("primary_key", table.primary_key), ("cursor", (table.cursor,)), ("types", table.types)):
+        for name in names:
+            if name is not None and not table.columns.have(name):
+                raise UsageError(
+                    f"{where}: `columns` leaves out {name!r}, which `{use}` names",
+                    mend=f"let {name!r} land, or take it out of `{use}`",
+                )
+    _refuse_masks(table, where)
+
+
+def _refuse_in_cdc(table: TableBridge, said: Mapping[str, Any], where: str) -> None:
+    for key in _OF_CURSORS:
+        if key in said:
+            raise UsageError(
+                f"{where}: `{key}` has no use with replication: cdc, which follows the origin's log",
+                mend=f"take `{key}` out, or use `replication: incremental`",
+            )
+    if table.write_disposition == "merge":
+        raise UsageError(
+            f"{where}: write_disposition: merge is what replication: cdc does by itself",
+            mend="take `write_disposition` out, or say `append` for a log of every change",
+        )
+    if table.write_disposition == "append":
+        for key in _OF_CDC:
+            if said.get(key) in ("soft", True):
+                raise UsageError(
+                    f"{where}: `{key}` has no use with write_disposition: append, a log of every change",
+                    mend=f"take `{key}` out, or take `write_disposition` out to land the current state",
+                )
+
+
+def _refuse_masks(table: TableBridge, where: str) -> None:
+    for name in table.mask:
+        if not table.columns.have(name):
+            raise UsageError(
+                f"{where}: `mask` names {name!r}, which `columns` leaves out: it lands nowhere",
+                mend=f"take {name!r} out of `mask`, or let the column land",
+            )
+        if name in table.types:
+            raise UsageError(
+                f"{where}: {name!r} is in `mask` and in `types`, but a masked column is always text",
+                mend=f"take {name!r} out of `types`",
+            )
+        if name == table.cursor:
+            raise UsageError(
+                f"{where}: the cursor {name!r} cannot be masked: its values are kept as the checkpoint",
+                mend="name another cursor, or take it out of `mask`",
+            )
+
+
+def _needs_cdc(key: str, where: str) -> UsageError:
+    return UsageError(
+        f"{where}: `{key}` needs replication: cdc",
+        mend=f"add `replication: cdc`, or take `{key}` out",
+    )
 
 
 def checked_exposure(raw: object, where: str) -> ExposureBridge:

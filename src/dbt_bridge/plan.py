@@ -102,7 +102,7 @@ def _landing(source: LandingSource, table: LandingTable, project: Project) -> La
         replication=table.replication,
         cursor=table.cursor if incremental else None,
         lag=table.lag if incremental else 0,
-        write_disposition=table.write_disposition if incremental else "replace",
+        write_disposition="replace" if table.replication == "initial_copy" else table.write_disposition,
         primary_key=table.primary_key,
     )
 

@@ -64,6 +64,8 @@ class LandingTable:
         lag: seconds (dates and timestamps) or units (numbers) to read again before the checkpoint.
         include, exclude: globs of column names: which columns land; all of them when empty.
         mask: column -> how its values are made unreadable before they leave the process (`sha256`).
+        of_source: those names in include, exclude and mask that the source gives to all its tables: a table that
+            lacks such a column is no mistake.
         deletes, history: for cdc, see `load.destination.Replica`; `write_disposition: append` there is a change log.
     """
 
@@ -81,6 +83,7 @@ class LandingTable:
     mask: Mapping[str, Literal["sha256"]] = field(default_factory=dict)
     deletes: Literal["hard", "soft"] = "hard"
     history: bool = False
+    of_source: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,8 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import SourceDefinition
 from dbt.parser.schema_renderer import SchemaYamlRenderer
 
-from dbt_bridge.declared import SourceBridge, TableBridge, checked, checked_table
+from dbt_bridge.declared import SLOT_LENGTH, SourceBridge, TableBridge, checked, checked_table, refuse_unused
+from dbt_bridge.errors import UsageError
 from dbt_bridge.project import DbtOptions, LandingSource, LandingTable, Project
 from dbt_bridge.transform import invoke, profile, selection
 from dbt_bridge.transform.exposures import deliveries
@@ -41,7 +44,8 @@ def read_project(options: DbtOptions) -> Project:
     root = options.project_dir.resolve()
     manifest = invoke.parse(options)
     config = profile.runtime_config(options)
-    sources = tuple(_landing(group) for group in _groups(manifest, config))
+    sources = tuple(_landing(group, config) for group in _groups(manifest, config))
+    _refuse_shared_slots(sources)
     picked = selection.pick(options, manifest, sources)
     return Project(
         root=root,
@@ -93,8 +97,10 @@ def _without_tables(manifest: Manifest, config: RuntimeConfig, declared: Any) ->
                 yield _Group(package, name, file.path.original_file_path, schema, database, meta["bridge"])
 
 
-def _landing(group: _Group) -> LandingSource:
+def _landing(group: _Group, config: RuntimeConfig) -> LandingSource:
     source = checked(SourceBridge, group.bridge, group.where)
+    blocks = [_block(group, table) for table in group.tables]
+    refuse_unused(source, group.bridge, blocks, group.where)
     prefix = f"source.{group.package}.{group.source}."
     if source.tables == "*":
         # Tables that dbt does not know get these as they are, so they must do.
@@ -106,23 +112,56 @@ def _landing(group: _Group) -> LandingSource:
         landing_schema=group.schema,
         landing_database=group.database,
         destination=source.destination,
-        tables=tuple(_table(group, table) for table in group.tables),
-        defaults=_landing_table(prefix, "", "", source),
+        tables=tuple(
+            _landing_table(table.unique_id, table.name, table.identifier, block, source)
+            for table, block in zip(group.tables, blocks, strict=True)
+        ),
+        defaults=_landing_table(prefix, "", "", source, source),
         every_table=source.tables == "*",
         include=source.include,
         exclude=source.exclude,
+        slot=source.slot or default_slot(config.project_name, group.source, config.target_name),
+        max_wal=source.max_wal,
     )
 
 
-def _table(group: _Group, table: SourceDefinition) -> LandingTable:
+def default_slot(project: str, source: str, target: str) -> str:
+    """A replication slot's name that no other source, and no other dbt target, has.
+
+    Postgres takes lower-case letters, digits and underscores. Where that or the length changes the name, a hash of
+    the whole of it keeps it apart from others.
+    """
+    whole = f"dbt_bridge_{project}_{source}_{target}"
+    cleaned = re.sub(r"[^a-z0-9_]", "_", whole.lower())
+    if cleaned == whole and len(whole) <= SLOT_LENGTH:
+        return whole
+    suffix = "_" + hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return cleaned[: SLOT_LENGTH - len(suffix)] + suffix
+
+
+def _refuse_shared_slots(sources: Sequence[LandingSource]) -> None:
+    """A slot has one position: two sources that move on at different times cannot share it."""
+    taken: dict[tuple[str, str], LandingSource] = {}
+    for source in sources:
+        if "cdc" not in {source.defaults.replication, *(table.replication for table in source.tables)}:
+            continue
+        other = taken.setdefault((source.origin, source.slot), source)
+        if other is not source:
+            raise UsageError(
+                f"the sources {other.name} and {source.name} share the slot {source.slot!r} of the origin "
+                f"{source.origin}",
+                mend="give one of them another `slot:`, or take it out of both for names of their own",
+            )
+
+
+def _block(group: _Group, table: SourceDefinition) -> TableBridge:
     """A table's own block over its source's. dbt hands the source's block down to a table that has none."""
     own = table.config.meta.get("bridge", {})
     where = f"source {group.source}.{table.name} ({table.original_file_path})"
-    block = checked_table({} if own == group.bridge else own, where, group.bridge)
-    return _landing_table(table.unique_id, table.name, table.identifier, block)
+    return checked_table({} if own == group.bridge else own, where, group.bridge)
 
 
-def _landing_table(node: str, name: str, identifier: str, block: TableBridge) -> LandingTable:
+def _landing_table(node: str, name: str, identifier: str, block: TableBridge, source: SourceBridge) -> LandingTable:
     return LandingTable(
         node=node,
         name=name,
@@ -133,4 +172,10 @@ def _landing_table(node: str, name: str, identifier: str, block: TableBridge) ->
         primary_key=block.primary_key,
         lag=block.lag,
         types=block.types,
+        include=block.columns.include,
+        exclude=block.columns.exclude,
+        mask=block.mask,
+        deletes=block.deletes,
+        history=block.history,
+        of_source=frozenset((*source.columns.include, *source.columns.exclude, *source.mask)),
     )
