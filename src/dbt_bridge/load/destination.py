@@ -22,6 +22,7 @@ from typing import Literal, Protocol, runtime_checkable
 import pyarrow as pa
 
 from dbt_bridge.changes import Event
+from dbt_bridge.errors import DestinationError
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName
 
@@ -136,6 +137,10 @@ class Replica:
     @property
     def history_name(self) -> TableName:
         return TableName(self.table.name.schema, f"{self.table.name.name}_history")
+
+
+class CannotReshape(DestinationError):
+    """The destination cannot change a table's columns as its origin did; the table is to be copied anew."""
 
 
 class Application(Protocol):
