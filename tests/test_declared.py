@@ -115,6 +115,7 @@ def test_what_a_source_hides_stays_hidden_in_a_table_that_hides_more() -> None:
     table = checked_table({"mask": {"phone": "sha256"}, "columns": ["id", "email", "phone", "ssn"]}, WHERE, source)
     assert table.mask == {"email": "sha256", "phone": "sha256"}
     assert (table.columns.have("id"), table.columns.have("ssn")) == (True, False)
+    assert checked_table({"columns": ["id"]}, WHERE, source).mask == {}, "email does not land here, which hides it too"
 
 
 def test_what_does_not_suit_a_table_is_not_taken_from_its_source() -> None:

@@ -197,7 +197,8 @@ def test_env_var_that_is_missing_is_dbts_error(shop: Path, monkeypatch: pytest.M
         ),
         (
             "sources: [{name: a, config: {meta: {bridge: {origin: x, replication: cdc, slot: one}}}, "
-            "tables: [{name: t}]}, {name: b, config: {meta: {bridge: {origin: x, replication: cdc, slot: one}}}, tables: [{name: u}]}]",
+            "tables: [{name: t}]}, "
+            "{name: b, config: {meta: {bridge: {origin: x, replication: cdc, slot: one}}}, tables: [{name: u}]}]",
             "the sources a and b share the slot 'one' of the origin x",
             "give one of them another `slot:`",
         ),

@@ -180,12 +180,9 @@ def checked_table(raw: object, where: str, source: Mapping[str, Any]) -> TableBr
     if replication == "cdc" and inherited.get("write_disposition") == "merge":
         del inherited["write_disposition"]
     above = checked(TableBridge, inherited, where)
-    together = {
-        **inherited,
-        **raw,
-        "mask": {**above.mask, **own.mask},
-        "columns": _together(above.columns, own.columns),
-    }
+    columns = _together(above.columns, own.columns)
+    mask = {name: how for name, how in above.mask.items() if columns.have(name)}
+    together = {**inherited, **raw, "mask": {**mask, **own.mask}, "columns": columns}
     table = checked(TableBridge, together, where)
     _refuse_contradictions(table, {**inherited, **raw}, where)
     return table
@@ -204,11 +201,9 @@ def refuse_unused(source: SourceBridge, raw: Mapping[str, Any], tables: Iterable
             raise _needs_cdc(key, where)
 
 
-def _together(above: Columns, own: Columns) -> dict[str, tuple[str, ...]]:
-    return {
-        "include": own.include or above.include,
-        "exclude": tuple(dict.fromkeys((*above.exclude, *own.exclude))),
-    }
+def _together(above: Columns, own: Columns) -> Columns:
+    exclude = tuple(dict.fromkeys((*above.exclude, *own.exclude)))
+    return Columns(include=own.include or above.include, exclude=exclude)
 
 
 def _refuse_contradictions(table: TableBridge, said: Mapping[str, Any], where: str) -> None:

@@ -28,19 +28,23 @@ def landing_columns(table: Table, declared: LandingTable, destination: Destinati
 def check_names(table: Table, declared: LandingTable) -> None:
     """Refuse a name in `columns` or `mask` that no column has: a slip there would let a value through.
 
+    What the source says for all of its tables need not be in each.
+
     Raises:
         UsageError: names the nearest column.
     """
     names = [column.name for column in table.columns]
     said = [("columns", name) for name in (*declared.include, *declared.exclude)]
     for option, name in [*said, *(("mask", name) for name in declared.mask)]:
+        if name in declared.of_source:
+            continue
         if not any(fnmatchcase(column, name) if option == "columns" else column == name for column in names):
             nearest = get_close_matches(name, names, n=1)
             raise UsageError(
                 f"{option}: {table.name} has no column {name!r}",
                 mend=f"did you mean {nearest[0]!r}?" if nearest else f"name one of {', '.join(names)}",
             )
-    hidden = [name for name in declared.mask if not _lands(name, declared)]
+    hidden = [name for name in declared.mask if not _lands(name, declared) and name not in declared.of_source]
     if hidden:
         raise UsageError(
             f"mask: the column {hidden[0]!r} of {table.name} does not land", mend=f"take {hidden[0]!r} out of `mask`"

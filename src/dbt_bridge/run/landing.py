@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from fnmatch import fnmatchcase
 
 from dbt_bridge import receipt as record
 from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError
+from dbt_bridge.extract.mask import masking
 from dbt_bridge.extract.origin import Described, Increment, Origin
 from dbt_bridge.load.destination import Checkpoint, Destination, Ledger, Load, Loaded, Staged, Warehouse, Window
 from dbt_bridge.progress import Progress
@@ -159,16 +161,25 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
         estimate = described.rows if is_whole else None
         progress.started(wanted.table.node, str(wanted.landing), estimate)
         told = (progress, wanted.table.node)
-        undecoded = staged((ends.origin, ends.destination), plan.name, plan.load, plan.increment, plan.workers, told)
-        if undecoded is not None:
-            return Arrived(plan, staged=undecoded)
+        if not _masks(plan):  # what is not decoded cannot be masked
+            both = (ends.origin, ends.destination)
+            undecoded = staged(both, plan.name, plan.load, plan.increment, plan.workers, told)
+            if undecoded is not None:
+                return Arrived(plan, staged=undecoded)
         batches = ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)
+        batches = masking(batches, _masks(plan))
         batches = watched(batches, wanted.table.node, progress)
         if isinstance(ends.destination, Warehouse):
             return Arrived(plan, staged=ends.destination.stage(plan.load, batches))
         return Arrived(plan, loaded=ends.destination.load(plan.load, batches))
     except BridgeError as error:
         return record.failed(receipt, error)
+
+
+def _masks(plan: Plan) -> dict[str, str]:
+    """The masks of the columns that land."""
+    mask = plan.wanted.table.mask
+    return {column.name: mask[column.name] for column in plan.columns if column.name in mask}
 
 
 def _described(origin: Origin, wanted: Wanted) -> Described:
@@ -191,12 +202,10 @@ def _planned(ends: Ends, wanted: Wanted, described: Described, full_refresh: boo
     """Decide types, key, disposition and increment. Raises before any row is read."""
     table = described.table
     columns = landing_columns(table, wanted.table, ends.destination)
-    key = wanted.table.primary_key or table.key
-    _check_key(key, columns, wanted)
-    # An override stands above the origin's own type, which a destination of the same kind would take.
-    landing = Table(
-        wanted.landing, tuple(replace(c, origin_type="") if c.name in wanted.table.types else c for c in columns), key
-    )
+    key = _landing_key(table, columns, wanted)
+    # An override or a mask stands above the origin's own type, which a destination of the same kind would take.
+    chosen = {*wanted.table.types, *wanted.table.mask}
+    landing = Table(wanted.landing, tuple(replace(c, origin_type="") if c.name in chosen else c for c in columns), key)
     load = Load(landing, "replace", wanted.receipt.load_id)
     workers = 2 if (described.bytes or 0) >= _RANGES_FROM_BYTES else 1
     plan = Plan(wanted, described.table.name, columns, load, None, None, workers, wanted.receipt)
@@ -225,9 +234,12 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
     ordered = disposition == "merge" and several
     newest = ends.origin.newest(plan.name, table.cursor)
     last = ends.ledger.checkpoint(table.node)
-    stands = last is not None and last.origin == ends.origin.name and last.cursor == table.cursor
+    hides = _hides(table)
+    stands = last is not None and (last.origin, last.cursor, last.shape) == (ends.origin.name, table.cursor, hides)
     if last is None or not stands or full_refresh or ends.destination.existing(plan.load.table.name) is None:
-        checkpoint = None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest)
+        checkpoint = (
+            None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest, shape=hides)
+        )
         if last is not None and checkpoint is None:  # an empty table is followed from its first row on
             ends.ledger.forget(table.node)
         return replace(
@@ -251,15 +263,31 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
     )
 
 
-def _check_key(key: Iterable[str], columns: Sequence[Column], wanted: Wanted) -> None:
+def _hides(table: LandingTable) -> str:
+    """What of the table does not land as it is: rows that landed when it was otherwise must be copied anew."""
+    said = [sorted(table.include), sorted(table.exclude), sorted(table.mask.items())]
+    return json.dumps(said, ensure_ascii=False) if any(said) else ""
+
+
+def _landing_key(table: Table, columns: Sequence[Column], wanted: Wanted) -> tuple[str, ...]:
+    """The key as declared, or else the origin's own: none where a column of that does not land and nobody needs it."""
     names = [column.name for column in columns]
-    for column in key:
-        if column not in names:
-            nearest = get_close_matches(column, names, n=1)
-            raise UsageError(
-                f"primary_key: {wanted.landing} has no column {column!r}",
-                mend=f"did you mean {nearest[0]!r}?" if nearest else "name a column of the table",
-            )
+    key = wanted.table.primary_key or table.key
+    hidden = next((name for name in key if name not in names), None)
+    if hidden is None:
+        return key
+    if table.column(hidden) is None:
+        nearest = get_close_matches(hidden, names, n=1)
+        raise UsageError(
+            f"primary_key: {wanted.landing} has no column {hidden!r}",
+            mend=f"did you mean {nearest[0]!r}?" if nearest else "name a column of the table",
+        )
+    if wanted.table.replication != "initial_copy" and wanted.table.write_disposition != "append":
+        raise KeyRefused(
+            f"`columns` leaves out {hidden!r} of {table.name}, a column of the key by which its changes are merged",
+            mend=f"let {hidden!r} land (`mask` hides its values), or say `write_disposition: append`",
+        )
+    return ()
 
 
 def _publish(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
