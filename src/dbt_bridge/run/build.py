@@ -28,11 +28,15 @@ class Options:
     Attributes:
         threads: tables that move at once; None for the dbt profile's number.
         dry_run: deliveries only count.
+        until_lsn: where cdc sources stop; None for where their origin's log ends when they start.
+        max_seconds: after which cdc sources stop at the next commit; None for no bound.
     """
 
     full_refresh: bool = False
     threads: int | None = None
     dry_run: bool = False
+    until_lsn: int | None = None
+    max_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +113,14 @@ def _sync_origin(  # the pieces of one call of `land`
         with open_origin(sources[0].origin, project_root=project.root) as origin:
             wanted = [w for s in sources for w in wanted_tables(s, origin, project.needs, load_id)]
             _refuse_doubles(wanted)
-            return land(
-                Ends(origin, destination, warehouse),
-                wanted,
-                progress,
-                full_refresh=options.full_refresh,
-                threads=threads,
-            )
+            ends = Ends(origin, destination, warehouse)
+            copied = [w for w in wanted if w.table.replication != "cdc"]
+            receipts: list[Receipt] = []
+            if copied:
+                receipts = land(ends, copied, progress, full_refresh=options.full_refresh, threads=threads)
+            if len(copied) < len(wanted):
+                receipts += _caught_up(project, sources, ends, load_id, options, progress)
+            return receipts
     except UsageError:
         raise
     except BridgeError as error:
@@ -123,6 +128,23 @@ def _sync_origin(  # the pieces of one call of `land`
     finally:
         if destination is not warehouse:
             destination.close()
+
+
+def _caught_up(
+    project: Project, sources: Sequence[LandingSource], ends: Ends, load_id: str, options: Options, progress: Progress
+) -> list[Receipt]:
+    """The cdc tables, each source through its own slot."""
+    from dbt_bridge.run.capture import Bounds  # needs the postgres extra
+    from dbt_bridge.run.sources import capture_source
+
+    threads = options.threads or project.warehouse.threads
+    receipts: list[Receipt] = []
+    for source in sources:
+        capture = capture_source(project, source, ends, load_id, options.full_refresh, progress, threads)
+        if capture is not None:
+            with capture:
+                receipts += capture.catch_up(Bounds(options.until_lsn, options.max_seconds))
+    return receipts
 
 
 def _check_before_anything_moves(project: Project, sources: Sequence[LandingSource], load_id: str) -> None:

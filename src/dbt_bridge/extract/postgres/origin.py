@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from dbt_bridge.extract.postgres.binary_copy import Part, copy_binary
 from dbt_bridge.extract.postgres.column_types import travel
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.initial_copy import Copy, ranges, reader
+from dbt_bridge.extract.postgres.shape import oid_of, shape_of
 from dbt_bridge.table import Column, TableName, quoted
 
 
@@ -27,15 +29,18 @@ class PostgresOrigin:
         name: as in `origin: NAME`, for messages.
         url: `postgresql://user:password@host:port/database?sslmode=...`, or libpq's `key=value` form.
         snapshot: an exported snapshot to read in; None to begin one.
+        for_changes: describe only the columns whose changes the server publishes: generated ones it does not, or not
+            before PostgreSQL 18.
 
     Raises (from every method):
         ConnectionFailed: the server cannot be reached or logged in to.
         OriginError: a table, column or privilege is missing, or the server broke off.
     """
 
-    def __init__(self, name: str, url: str, snapshot: str | None = None) -> None:
+    def __init__(self, name: str, url: str, snapshot: str | None = None, *, for_changes: bool = False) -> None:
         self.name = name
         self.url = url
+        self._for_changes = for_changes
         self._connections = Connections(name, url, snapshot)
         self._relations: dict[TableName, catalog.Relation] = {}
         self._lock = threading.RLock()
@@ -61,7 +66,12 @@ class PostgresOrigin:
 
     def describe(self, name: TableName) -> Described:
         relation = self._relation(name)
-        return Described(relation.table, relation.rows, relation.bytes)
+        table = relation.table
+        if self._for_changes and (oid := oid_of(self._connections, table.name)) is not None:
+            shape = shape_of(self._connections, oid)
+            published = {column.name for column in shape.columns} if shape else set()
+            table = replace(table, columns=tuple(c for c in table.columns if c.name in published))
+        return Described(table, relation.rows, relation.bytes)
 
     def rows(
         self, name: TableName, columns: Sequence[Column], increment: Increment | None = None, *, workers: int = 1

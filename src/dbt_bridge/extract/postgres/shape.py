@@ -159,7 +159,7 @@ def compared(known: Shape, sent: Relation, now: Shape | None) -> Verdict:
     here = [(column.name, column.type_oid, column.modifier) for column in sent.columns]
     if now is None:
         return Verdict(known) if was == here else _lost("it changed, and was dropped since")
-    if why := _rewritten(known, now):
+    if why := rewritten(known, now):
         return _lost(why)
     current = [column.sent_as for column in now.columns]
     if was == here:
@@ -169,7 +169,7 @@ def compared(known: Shape, sent: Relation, now: Shape | None) -> Verdict:
     return _evolved(known, now)
 
 
-def _rewritten(known: Shape, now: Shape) -> str:
+def rewritten(known: Shape, now: Shape) -> str:
     """Why the stored rows may have changed without a message; empty when they did not."""
     by_number = {column.number: column for column in now.columns}
     by_name = {column.name: column for column in now.columns}

@@ -1,0 +1,383 @@
+"""A cdc source catches up: new tables are copied, all followed tables move together to one LSN."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dbt_bridge import lsn
+from dbt_bridge import receipt as record
+from dbt_bridge.errors import OriginError, UsageError
+from dbt_bridge.extract.postgres import publication
+from dbt_bridge.extract.postgres import shape as shapes
+from dbt_bridge.extract.postgres.catalog import typed
+from dbt_bridge.extract.postgres.column_types import OriginType
+from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.extract.postgres.feed import Feed, Pace
+from dbt_bridge.extract.postgres.followed import Following
+from dbt_bridge.extract.postgres.replication import ReplicationStream
+from dbt_bridge.extract.postgres.shape import Shape
+from dbt_bridge.extract.postgres.slot import Replication
+from dbt_bridge.extract.postgres.values import decodes_binary
+from dbt_bridge.load.destination import Checkpoint, Follows, Loaded, Staged
+from dbt_bridge.progress import Progress
+from dbt_bridge.receipt import Receipt
+from dbt_bridge.run.applying import Applier, Committed, GivenUp
+from dbt_bridge.run.copying import Copied, copied, discard
+from dbt_bridge.run.landing import Ends, Wanted
+from dbt_bridge.run.slot_state import check_slot
+from dbt_bridge.run.tracked import Census, Tracked, census, declared_name
+from dbt_bridge.table import Column, TableName
+
+_ROUNDS = 4  # a table that changes its columns again and again while it is copied is not copied for ever
+_BUSY = 10.0  # seconds in which a slot's last reader may still be on its way out
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far a catch-up goes.
+
+    Attributes:
+        until: an LSN; None for where the log ends when it starts.
+        seconds: after which it stops at the next commit; None for no bound.
+    """
+
+    until: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One cdc source and its ends, for one run.
+
+    Attributes:
+        tables: every declared cdc table of it, needed by the selection or not.
+        asked: unique_ids of those that the selection needs.
+        anew: unique_ids of those that are copied whatever their checkpoints say (full refresh).
+    """
+
+    url: str
+    ends: Ends
+    slot: str
+    tables: Sequence[Wanted]
+    asked: frozenset[str]
+    anew: frozenset[str]
+    threads: int
+    progress: Progress
+    load_id: str
+    max_wal: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.ends.origin.name
+
+
+class Capture:
+    """Follows one source; a context manager. One process at a time can: the slot has one reader.
+
+    Attributes:
+        receipts: of everything that ended, in order.
+        position: the LSN that every followed table stands at.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.receipts: list[Receipt] = []
+        self._source = source
+        self._replication = Replication(source.name, source.url)
+        self._anew = source.anew
+        self._asked = source.asked
+        self._tracked: dict[str, Tracked] = {}
+        self._copies: list[Copied] = []
+        self._publications: tuple[str, ...] = ()
+        self._identity = ""
+        self.position = 0
+
+    def __enter__(self) -> Capture:
+        self._replication.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._replication.close()
+
+    def catch_up(self, bounds: Bounds) -> list[Receipt]:
+        """Bring every followed table to one LSN: copies what is to be copied, applies everything below it.
+
+        Raises:
+            OriginError: the slot is gone or lost, the checkpoints are of another server or ahead of this one, or the
+                origin broke off. What was committed stays, and the same command goes on from there.
+        """
+        deadline = None if bounds.seconds is None else time.monotonic() + bounds.seconds
+
+        def go_on() -> bool:
+            return deadline is None or time.monotonic() < deadline
+
+        for _ in range(_ROUNDS):
+            self.prepare()
+            target = self._replication.current_lsn() if bounds.until is None else bounds.until
+            if not self.follow(target, Pace(_chunk_rows(self._source)), go_on) or not go_on():
+                break
+        self._tell_unchanged()
+        return self.receipts
+
+    # --- prepare: which tables, the slot, the copies ---------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Look at every table, make slot and publications where they are missing, copy what must be copied."""
+        source = self._source
+        if not isinstance(source.ends.destination, Follows):
+            raise UsageError(
+                f"the destination {source.ends.destination.name!r} cannot follow changes",
+                mend="land the source in the warehouse or in a Delta destination, or `replication: incremental`",
+            )
+        self._identity = f"{self._replication.identity().system_identifier}/{source.slot}"
+        points = self._checkpoints()
+        with closing(Connections(source.name, source.url)) as now:
+            taken = census(now, source.ends.destination, source.tables, points, self._asked, self._anew)
+            self._refuse(taken, points)
+            check_slot(self._replication, source.slot, list(taken.tracked.values()))
+            self._publish(now, taken)
+        self._tracked = dict(taken.tracked)
+        self._copies = self._copied([wanted for wanted, _ in taken.to_copy.values()])
+        self._anew = frozenset()
+
+    def _checkpoints(self) -> dict[str, Checkpoint]:
+        """The checkpoints of this source's tables that are LSNs.
+
+        Raises:
+            OriginError: one is of another server or slot.
+        """
+        nodes = {wanted.table.node for wanted in self._source.tables} - self._anew
+        points = {p.node: p for p in self._source.ends.ledger.checkpoints() if p.node in nodes and p.slot}
+        for point in points.values():
+            if point.slot != self._identity and not point.set_aside:
+                raise OriginError(
+                    f"the checkpoint of {point.node} is of slot {point.slot}, and the origin {self._source.name!r} is"
+                    f" {self._identity}: another server, a restored one, or another `slot:`",
+                    mend=f"check [sources.{self._source.name}]; if it is right: dbt-bridge sync --full-refresh",
+                )
+        return points
+
+    def _publish(self, now: Connections, taken: Census) -> None:
+        """Every table that is followed or copied is in a publication, and none that is neither."""
+        everything: list[TableName] = []
+        inserts: list[TableName] = []
+        for item in [*(t.wanted for t in taken.tracked.values()), *(w for w, _ in taken.to_copy.values())]:
+            oid = shapes.oid_of(now, declared_name(now, item))
+            shape = None if oid is None else shapes.shape_of(now, oid)
+            if shape is not None:
+                (everything if shape.identifies else inserts).append(shape.table)
+        if everything or inserts:
+            self._publications = publication.ensure(self._replication, self._source.slot, everything, inserts)
+
+    def _copied(self, wanted: Sequence[Wanted]) -> list[Copied]:
+        """Copy under the snapshot of the slot where it is new, else of a temporary one."""
+        if not wanted:
+            return []
+        source = self._source
+        is_new = self._replication.slot(source.slot) is None
+        name = source.slot if is_new else f"{source.slot[:40]}_copy_{source.load_id[-6:]}"
+        with self._replication.create_slot(name, temporary=not is_new, on_wait=source.progress.message) as exported:
+            copies, failures = copied(source.url, source.ends, exported, wanted, source.threads, source.progress)
+        at = lsn.spelled(exported.consistent_point)
+        points = [
+            Checkpoint(r.node, source.name, "", at, self._identity, "", r.error or "it could not be copied")
+            for r in failures
+        ]
+        self._failed(failures, points)
+        return copies
+
+    def _refuse(self, taken: Census, points: Mapping[str, Checkpoint]) -> None:
+        """Tables that cannot be followed have a failed receipt, and those that were followed are set aside."""
+        refused = taken.refused.items()
+        failed = [record.failed(replace(wanted.receipt, hop="cdc"), error) for _, (wanted, error) in refused]
+        aside = [replace(points[node], set_aside=str(error)) for node, (_, error) in refused if node in points]
+        self._failed(failed, aside)
+
+    def _failed(self, receipts: Sequence[Receipt], points: Sequence[Checkpoint]) -> None:
+        if receipts:
+            self._source.ends.ledger.save(points, receipts)
+        self.receipts += receipts
+        for receipt in receipts:
+            self._source.progress.finished(receipt)
+
+    # --- follow ----------------------------------------------------------------------------------------------------
+
+    def follow(
+        self,
+        target: int | None,
+        pace: Pace,
+        go_on: Callable[[], bool],
+        on_commit: Callable[[Committed], None] = lambda _: None,
+    ) -> bool:
+        """Apply everything below the target (for ever without one); True when tables must be looked at anew.
+
+        Args:
+            go_on: asked between chunks.
+            on_commit: told of everything that became visible.
+        """
+        again = False
+        while True:
+            applier = self._applier()
+            try:
+                self._join_first(applier)
+                self._run(applier, target, pace, go_on, on_commit)
+            except GivenUp as given_up:
+                # What was not committed is undone; the log is read again from there, without these tables.
+                again = self._give_up(applier, given_up) or again
+                if again:
+                    return True
+                continue
+            finally:
+                applier.undo()
+                self._tracked, self._copies, self.position = applier.tracked, applier.copies, applier.position
+                if not again:
+                    self._discard_unjoined()
+            return again
+
+    def _applier(self) -> Applier:
+        source = self._source
+        positions = [t.followed.position for t in self._tracked.values()]
+        positions += [copy.tracked.followed.position for copy in self._copies]
+        return Applier(
+            source.ends, source.load_id, self._identity, self._tracked, source.progress, self._copies,
+            position=min(positions, default=0),
+        )  # fmt: skip
+
+    def _join_first(self, applier: Applier) -> None:
+        """Copies with nothing behind them are joined at once: their snapshot is where everything stands."""
+        if applier.copies and not applier.tracked:
+            self.receipts += applier.commit(applier.copies[0].tracked.followed.position).receipts
+
+    def _run(
+        self,
+        applier: Applier,
+        target: int | None,
+        pace: Pace,
+        go_on: Callable[[], bool],
+        on_commit: Callable[[Committed], None],
+    ) -> None:
+        if not applier.tracked:
+            return
+        barriers: list[int | None] = [copy.tracked.followed.position for copy in applier.copies[:1]]
+        if target is None or target > max((b for b in barriers if b is not None), default=applier.position):
+            barriers.append(target)
+        tables = [*applier.tracked.values(), *(copy.tracked for copy in applier.copies)]
+        self._wait_until_free()
+        with (
+            self._streaming(applier.position, tables) as (stream, following),
+            Feed(stream, following, barriers, pace) as feed,
+        ):
+            applier.acknowledge = stream.acknowledge
+            for chunk in feed.chunks(go_on):
+                if chunk.gathered.failed or chunk.gathered.lost:
+                    raise GivenUp(chunk.gathered.failed, chunk.gathered.lost)
+                committed = applier.take(chunk)
+                if committed is not None:
+                    self.receipts += committed.receipts
+                    on_commit(committed)
+
+    @contextmanager
+    def _streaming(self, start: int, tables: Sequence[Tracked]) -> Iterator[tuple[ReplicationStream, Following]]:
+        source = self._source
+        with closing(Connections(source.name, source.url)) as now:
+            binary = all(_travels_binary(now, tracked) for tracked in tables)
+        following = Following(
+            [replace(t.followed, position=max(t.followed.position, start)) for t in tables],
+            lambda oid: _shape_now(source, oid),
+            lambda columns: _types_now(source, columns),
+            binary=binary,
+        )
+        with (
+            tempfile.TemporaryDirectory(prefix="dbt-bridge-spool-") as folder,
+            ReplicationStream(
+                source.name,
+                source.url,
+                source.slot,
+                self._publications,
+                start,
+                binary=binary,
+                spool_folder=Path(folder),
+            ) as stream,
+        ):
+            yield stream, following
+
+    def _wait_until_free(self) -> None:
+        """A reader that was killed a moment ago leaves the slot when the server notices."""
+        end = time.monotonic() + _BUSY
+        while (state := self._replication.slot(self._source.slot)) is not None and state.active:
+            if time.monotonic() >= end:
+                raise self._replication.in_use(state)
+            time.sleep(0.1)
+
+    def _give_up(self, applier: Applier, given_up: GivenUp) -> bool:
+        """Set tables aside; True when some of them are to be copied anew."""
+        applier.undo()
+        why: dict[str, str] = {node: str(error) for node, error in given_up.failed.items()}
+        why |= {node: f"must be copied anew: {reason}" for node, reason in given_up.lost.items()}
+        for node, reason in given_up.lost.items():
+            self._source.progress.message(f"{node} is copied anew: {reason}")
+        receipts = [
+            record.failed(replace(tracked.wanted.receipt, hop="cdc"), given_up.failed[tracked.node])
+            for tracked in [*applier.tracked.values(), *(copy.tracked for copy in applier.copies)]
+            if tracked.node in given_up.failed
+        ]
+        points = applier.set_aside(why)
+        self._failed(receipts, points)
+        if not receipts:
+            self._source.ends.ledger.save(points, [])
+        self._asked |= frozenset(given_up.lost)
+        return bool(given_up.lost)
+
+    def _discard_unjoined(self) -> None:
+        discard(self._source.ends, [copy.rows for copy in self._copies if isinstance(copy.rows, Staged)])
+        self._copies = []
+
+    def _tell_unchanged(self) -> None:
+        """Tables that were asked for and did not change have a receipt too, which says where they stand."""
+        told = {receipt.node for receipt in self.receipts}
+        blank = [
+            record.closed(
+                replace(
+                    tracked.wanted.receipt,
+                    hop="cdc",
+                    destination=self._source.ends.destination.name,
+                    write_disposition="append" if tracked.replica.change_log else "merge",
+                    checkpoint_from=lsn.spelled(self.position),
+                    checkpoint_to=lsn.spelled(self.position),
+                ),
+                Loaded(0, 0, 0, 0, 0),
+            )
+            for node, tracked in self._tracked.items()
+            if node in self._source.asked and node not in told
+        ]
+        if blank:
+            self._source.ends.ledger.record(blank)
+        self.receipts += blank
+        for receipt in blank:
+            self._source.progress.finished(receipt)
+
+
+def _chunk_rows(source: Source) -> int:
+    destination = source.ends.destination
+    return destination.chunk_rows if isinstance(destination, Follows) else 0
+
+
+def _travels_binary(now: Connections, tracked: Tracked) -> bool:
+    _, types = typed(now, [column.sent_as for column in tracked.followed.shape.columns])
+    return all(decodes_binary(types[column.name], column.type) for column in tracked.followed.columns)
+
+
+def _shape_now(source: Source, oid: int) -> Shape | None:
+    with closing(Connections(source.name, source.url)) as now:
+        return shapes.shape_of(now, oid)
+
+
+def _types_now(
+    source: Source, columns: Sequence[tuple[str, int, int]]
+) -> tuple[tuple[Column, ...], Mapping[str, OriginType]]:
+    with closing(Connections(source.name, source.url)) as now:
+        return typed(now, columns)

@@ -1,0 +1,243 @@
+"""The tables of a cdc source: which are followed, which must be copied (and why), which cannot be followed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from dbt_bridge import lsn
+from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError
+from dbt_bridge.extract.postgres import shape as shapes
+from dbt_bridge.extract.postgres.catalog import typed
+from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.extract.postgres.followed import Followed
+from dbt_bridge.extract.postgres.shape import Shape
+from dbt_bridge.load.destination import (
+    CHANGE,
+    CHANGE_LSN,
+    COMMITTED_AT,
+    DELETED_AT,
+    VALID_FROM,
+    VALID_TO,
+    Checkpoint,
+    Destination,
+    Replica,
+)
+from dbt_bridge.run.columns import landing_columns
+from dbt_bridge.run.landing import Wanted
+from dbt_bridge.table import Column, Table, TableName
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """A table that is followed.
+
+    Attributes:
+        followed: what the feed knows of it.
+        replica: what the destination knows of it.
+    """
+
+    wanted: Wanted
+    followed: Followed
+    replica: Replica
+
+    @property
+    def node(self) -> str:
+        return self.wanted.table.node
+
+    def checkpoint(self, slot: str, position: int) -> Checkpoint:
+        """That the table stands at a position, in the shape that it has now."""
+        memory = {"shape": json.loads(self.followed.shape.as_json()), "landing": fingerprint(self.wanted, self.replica)}
+        text = json.dumps(memory, ensure_ascii=False, separators=(",", ":"))
+        return Checkpoint(self.node, self.wanted.source.origin, "", lsn.spelled(position), slot, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What is to be done with each table of a source.
+
+    Attributes:
+        tracked: go on from their checkpoints.
+        to_copy: table -> why it is copied.
+        refused: table -> why it cannot be followed now.
+    """
+
+    tracked: Mapping[str, Tracked] = field(default_factory=dict)
+    to_copy: Mapping[str, tuple[Wanted, str]] = field(default_factory=dict)
+    refused: Mapping[str, tuple[Wanted, BridgeError]] = field(default_factory=dict)
+
+
+def census(
+    origin: Connections,
+    destination: Destination,
+    wanted: Sequence[Wanted],
+    checkpoints: Mapping[str, Checkpoint],
+    asked: frozenset[str],
+    anew: frozenset[str],
+) -> Census:
+    """Decide for each table.
+
+    Args:
+        origin: of this moment.
+        wanted: every table of the source that is declared, asked for or not: all that are followed move together.
+        checkpoints: of the tables that have one for this slot.
+        asked: those that the selection needs: only they are copied.
+        anew: those that are copied whatever their checkpoints say.
+    """
+    tracked: dict[str, Tracked] = {}
+    to_copy: dict[str, tuple[Wanted, str]] = {}
+    refused: dict[str, tuple[Wanted, BridgeError]] = {}
+    for item in wanted:
+        node, point = item.table.node, checkpoints.get(item.table.node)
+        try:
+            name = declared_name(origin, item)
+            oid = shapes.oid_of(origin, name)
+            now = None if oid is None else shapes.shape_of(origin, oid)
+            if now is None:
+                raise _missing(origin, name, point)
+            check_identity(now, item)
+            follows = point is not None and not point.set_aside
+            why = "" if node in anew else _why_anew(origin, destination, item, point, now)
+            if node not in anew and not why and point is not None:
+                tracked[node] = _tracked(origin, destination, item, point, now)
+            elif node in asked or (follows and node not in anew):
+                to_copy[node] = (item, why or "full refresh")
+        except BridgeError as error:
+            if point is not None or node in asked:
+                refused[node] = (item, error)
+    return Census(tracked, to_copy, refused)
+
+
+def declared_name(origin: Connections, wanted: Wanted) -> TableName:
+    origin.query("SELECT 1")
+    return TableName(wanted.source.origin_schema or origin.default_schema, wanted.table.identifier)
+
+
+def track(origin: Connections, destination: Destination, wanted: Wanted, shape: Shape, position: int) -> Tracked:
+    """A table in the shape that its landing table has."""
+    columns_sent = [column.sent_as for column in shape.columns]
+    natural, _ = typed(origin, columns_sent)
+    primary = origin.query(_PRIMARY, {"oid": shape.oid})
+    key = shapes.key_of(shape, wanted.table.primary_key, [row[0] for row in primary])
+    columns = landing_columns(Table(shape.table, natural, key), wanted.table, destination)
+    names = [column.name for column in columns]
+    log_only = wanted.table.write_disposition == "append"
+    if not log_only and (hidden := [column for column in key if column not in names]):
+        raise KeyRefused(
+            f"{shape.table}: the key column {hidden[0]!r} does not land, and changes are found by it",
+            mend=f"take {hidden[0]!r} into `columns`, or `write_disposition: append` for a log of changes",
+        )
+    _refuse_own_names(names, wanted)
+
+    def land(table: Table) -> tuple[Column, ...]:
+        return landing_columns(table, wanted.table, destination)
+
+    followed = Followed(
+        wanted.table.node, shape.table, shape, columns, key, position, land, dict(wanted.table.mask), log_only
+    )
+    landing = Table(wanted.landing, tuple(_plain(c, wanted) for c in columns), () if log_only else key)
+    replica = Replica(
+        wanted.table.node, landing, wanted.table.deletes, history=wanted.table.history, change_log=log_only
+    )
+    return Tracked(wanted, followed, replica)
+
+
+def _plain(column: Column, wanted: Wanted) -> Column:
+    """An override or a mask stands above the origin's own type, which a destination of the same kind would take."""
+    chosen = column.name in wanted.table.types or column.name in wanted.table.mask
+    return replace(column, origin_type="" if chosen else column.origin_type, nullable=True)
+
+
+_PRIMARY = """
+SELECT a.attname
+FROM pg_index i
+CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indrelid = %(oid)s AND i.indisprimary AND k.place <= i.indnkeyatts
+ORDER BY k.place
+"""
+
+
+def _tracked(origin: Connections, destination: Destination, wanted: Wanted, point: Checkpoint, now: Shape) -> Tracked:
+    known = Shape.of_json(json.dumps(json.loads(point.shape)["shape"]))
+    # The same columns, untouched: a new file alone is a TRUNCATE or VACUUM FULL, which changes no stored value.
+    known = now if known.columns == now.columns and known.table == now.table else known
+    return track(origin, destination, wanted, known, lsn.parsed(point.value))
+
+
+def _why_anew(
+    origin: Connections, destination: Destination, wanted: Wanted, point: Checkpoint | None, now: Shape
+) -> str:
+    """Why the table must be copied; empty when it goes on from its checkpoint."""
+    if point is None:
+        return "it has not landed yet"
+    if point.set_aside:
+        return f"it was set aside: {point.set_aside}"
+    memory = json.loads(point.shape)
+    known = Shape.of_json(json.dumps(memory["shape"]))
+    if known.oid != now.oid:
+        return "it is another table of the same name at the origin"
+    if lost := shapes.rewritten(known, now):
+        return lost
+    tracked = _tracked(origin, destination, wanted, point, now)
+    if memory["landing"] != fingerprint(wanted, tracked.replica):
+        return "its declaration in the dbt YAML changed"
+    if destination.existing(wanted.landing) is None:
+        return "its landing table is gone"
+    return ""
+
+
+def fingerprint(wanted: Wanted, replica: Replica) -> str:
+    """What of the declaration changes the rows that land; not the columns that the origin itself adds."""
+    table = wanted.table
+    said = [
+        str(replica.table.name), sorted(table.types.items()), table.include, table.exclude, sorted(table.mask.items()),
+        table.deletes, table.history, replica.change_log, wanted.source.destination or "",
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def check_identity(shape: Shape, wanted: Wanted) -> None:
+    """Refuse a table whose updates and deletes could not be found again, before it is in a publication.
+
+    Raises:
+        KeyRefused: it has no replica identity, and its changes are not only appended.
+    """
+    if shape.identifies or wanted.table.write_disposition == "append":
+        return
+    raise KeyRefused(
+        f"{shape.table} has no primary key and no other replica identity, so its updates and deletes cannot be found",
+        mend=f'ALTER TABLE "{shape.schema}"."{shape.name}" ADD PRIMARY KEY (...); or REPLICA IDENTITY FULL; or'
+        " `write_disposition: append` in its bridge block, which lands its inserts as a log",
+    )
+
+
+def _refuse_own_names(names: Sequence[str], wanted: Wanted) -> None:
+    table = wanted.table
+    own = {
+        DELETED_AT: table.deletes == "soft", VALID_FROM: table.history, VALID_TO: table.history,
+        CHANGE: table.write_disposition == "append", CHANGE_LSN: table.write_disposition == "append",
+        COMMITTED_AT: table.write_disposition == "append",
+    }  # fmt: skip
+    for name, used in own.items():
+        if used and name in names:
+            raise UsageError(
+                f"{wanted.landing}: the origin has a column {name!r}, which the bridge adds itself here",
+                mend=f"columns: {{exclude: [{name}]}}, or leave out `deletes: soft`, `history` or `append`",
+            )
+
+
+def _missing(origin: Connections, name: TableName, point: Checkpoint | None) -> OriginError:
+    what = f"origin {origin.name!r} has no table {name}"
+    if point is None or not point.shape:
+        return OriginError(what, mend="correct the table's name in the dbt source, or `identifier:`")
+    known = Shape.of_json(json.dumps(json.loads(point.shape)["shape"]))
+    now = shapes.shape_of(origin, known.oid)
+    if now is None:
+        return OriginError(
+            f"{what}: it was dropped, and its landing table stays as it last was",
+            mend="take the table out of the dbt source, or create it at the origin again",
+        )
+    return OriginError(f"{what}: it was renamed to {now.table}", mend=f"identifier: {now.name} in the dbt source")
