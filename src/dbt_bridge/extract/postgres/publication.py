@@ -1,0 +1,293 @@
+"""Publications of an origin: which tables' changes a slot is sent.
+
+A table without replica identity must not be published with updates and deletes: the origin's own UPDATE would fail. So
+a slot has two publications, both made before it, as decoding looks a publication up as of each change's place in the
+log, and fails where it was not made yet: `<slot>` for every operation, `<slot>_inserts` for inserts and truncates.
+https://www.postgresql.org/docs/current/logical-replication-publication.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dbt_bridge.errors import OriginError
+from dbt_bridge.extract.postgres.slot import Replication
+from dbt_bridge.table import TableName, quoted, quoted_name
+
+_MADE = "made by dbt-bridge"  # the comment of publications that are ours to change
+_EVERYTHING = "insert, update, delete, truncate"
+_INSERTS = "insert, truncate"
+
+_PUBLICATION = """
+SELECT p.oid::bigint, p.puballtables, p.pubviaroot, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate,
+       coalesce(to_jsonb(p) ->> 'pubgencols', 'n'),
+       coalesce(obj_description(p.oid, 'pg_publication'), '') = %(made)s AND pg_has_role(p.pubowner, 'USAGE')
+FROM pg_publication p
+WHERE p.pubname = %(name)s
+"""
+_MEMBERS = """
+SELECT n.nspname, c.relname
+FROM pg_publication_rel r
+JOIN pg_class c ON c.oid = r.prrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE r.prpubid = %(oid)s::oid
+"""
+_COVERED = "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = %(name)s"
+_RESTRICTED = """
+SELECT n.nspname, c.relname, to_jsonb(r) ->> 'prqual' IS NOT NULL
+FROM pg_publication_rel r
+JOIN pg_class c ON c.oid = r.prrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE r.prpubid = %(oid)s::oid
+  AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL)
+ORDER BY 1, 2
+"""
+# A partition is written to by itself, so each must say which row it means. A deferrable primary key identifies nothing
+# (relcache.c, RelationGetIndexList).
+_IDENTITY = """
+WITH RECURSIVE tree (root, oid) AS (
+    SELECT c.oid, c.oid
+    FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (schema, name)
+      ON n.nspname = wanted.schema AND c.relname = wanted.name
+    UNION ALL
+    SELECT tree.root, i.inhrelid
+    FROM tree
+    JOIN pg_class p ON p.oid = tree.oid AND p.relkind = 'p'
+    JOIN pg_inherits i ON i.inhparent = tree.oid
+)
+SELECT rn.nspname, root.relname, root.relkind::text, root.relpersistence::text,
+       EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = root.oid) AND root.relkind <> 'p',
+       pg_has_role(root.relowner, 'USAGE'),
+       pn.nspname, part.relname, part.relreplident::text,
+       part.relreplident = 'f' OR EXISTS (
+           SELECT 1
+           FROM pg_index x
+           WHERE x.indrelid = part.oid
+             AND x.indimmediate
+             AND ((part.relreplident = 'd' AND x.indisprimary) OR (part.relreplident = 'i' AND x.indisreplident))
+       )
+FROM tree
+JOIN pg_class root ON root.oid = tree.root
+JOIN pg_namespace rn ON rn.oid = root.relnamespace
+JOIN pg_class part ON part.oid = tree.oid
+JOIN pg_namespace pn ON pn.oid = part.relnamespace
+ORDER BY 1, 2, 7, 8
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Publishable:
+    """What the catalog says of publishing a table.
+
+    Attributes:
+        kind: `relkind`; only r(elation) and p(artitioned) can be published.
+        persistence: `relpersistence`; only p(ermanent) tables can.
+        has_heirs: other tables inherit from it (not as partitions): their changes come under their own names.
+        is_ours: our role owns it, and may add it to a publication.
+        identity: `relreplident`: d(efault), n(othing), f(ull), i(ndex).
+        unidentified: the table or those partitions of it whose updates and deletes do not say which row they mean.
+    """
+
+    name: TableName
+    kind: str
+    persistence: str
+    has_heirs: bool
+    is_ours: bool
+    identity: str
+    unidentified: tuple[TableName, ...] = ()
+
+    @property
+    def identifies(self) -> bool:
+        return not self.unidentified
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A table that a slot is to be sent; `inserts_only` without replica identity."""
+
+    name: TableName
+    inserts_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ensured:
+    """What `ensure` found and did.
+
+    Attributes:
+        names: of the publications, for START_REPLICATION.
+        added, removed: tables, as far as the publications are ours.
+        is_new: the publications were made now: a slot that is older must be made again.
+    """
+
+    names: tuple[str, ...]
+    added: tuple[TableName, ...] = ()
+    removed: tuple[TableName, ...] = ()
+    is_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Existing:
+    """A publication as the catalog has it."""
+
+    oid: int
+    all_tables: bool
+    via_root: bool
+    operations: str
+    generated: str
+    is_ours: bool
+
+
+def publishable(replication: Replication, names: Sequence[TableName]) -> dict[TableName, Publishable]:
+    """Each table that exists, with what publishing it takes."""
+    wanted = {"schemas": [name.schema for name in names], "names": [name.name for name in names]}
+    found: dict[TableName, Publishable] = {}
+    for schema, table, kind, persistence, heirs, ours, part_schema, part, identity, identifies in replication.query(
+        _IDENTITY, wanted
+    ):
+        name = TableName(schema, table)
+        known = found.get(name)
+        lacking = known.unidentified if known else ()
+        root = identity if (part == table and part_schema == schema) or known is None else known.identity
+        is_root_of_parts = kind == "p" and (part_schema, part) == (schema, table)
+        if not identifies and not is_root_of_parts:  # a partitioned table itself holds no rows
+            lacking += (TableName(part_schema, part),)
+        found[name] = Publishable(name, kind, persistence, heirs, ours, root, lacking)
+    return found
+
+
+def ensure(replication: Replication, name: str, wanted: Sequence[Published]) -> Ensured:
+    """Make the slot's publications publish exactly these tables; all of them, as others are taken out.
+
+    Publications that somebody else made (our role may not) are left as they are, and must publish every table whole.
+
+    Args:
+        name: the slot's and the first publication's; the second one is `<name>_inserts`.
+
+    Raises:
+        OriginError: a table cannot be added or is not published as it must be; with the SQL that mends it.
+    """
+    parts = (
+        (name, _EVERYTHING, [table.name for table in wanted if not table.inserts_only]),
+        (inserts_name(name), _INSERTS, [table.name for table in wanted if table.inserts_only]),
+    )
+    statements: list[str] = []
+    names: list[str] = []
+    added: list[TableName] = []
+    removed: list[TableName] = []
+    version = int(replication.query("SHOW server_version_num")[0][0])
+    first = _existing(replication, name)
+    for publication, operations, tables in parts:
+        existing = first if publication == name else _existing(replication, publication)
+        if existing is not None and not existing.is_ours:
+            _check_foreign(replication, publication, existing, operations, tables)
+            names.append(publication)
+            continue
+        if existing is None and first is not None and not first.is_ours and not tables:
+            continue  # our role may make none, and none is needed
+        names.append(publication)
+        members = _members(replication, existing.oid) if existing is not None else set()
+        options = _options(operations, version)
+        if existing is None:
+            statements.append(f"CREATE PUBLICATION {quoted(publication)} WITH ({options})")
+            statements.append(f"COMMENT ON PUBLICATION {quoted(publication)} IS '{_MADE}'")
+        elif not _is_as_made(existing, operations, version):
+            statements.append(f"ALTER PUBLICATION {quoted(publication)} SET ({options})")
+        new = [table for table in tables if table not in members]
+        gone = sorted(members.difference(tables))
+        # The tables that move to the other publication leave this one first: the second statement list follows.
+        statements += [f"ALTER PUBLICATION {quoted(publication)} DROP TABLE {_listed(gone)}"] if gone else []
+        statements += [f"ALTER PUBLICATION {quoted(publication)} ADD TABLE {_listed(new)}"] if new else []
+        added += new
+        removed += gone
+    _execute(replication, statements)
+    is_new = first is None
+    return Ensured(tuple(names), tuple(added), tuple(t for t in removed if t not in added), is_new)
+
+
+def drop(replication: Replication, name: str) -> list[str]:
+    """Drop the slot's publications as far as they are ours; answers their names."""
+    dropped = []
+    for publication in (name, inserts_name(name)):
+        existing = _existing(replication, publication)
+        if existing is not None and existing.is_ours:
+            _execute(replication, [f"DROP PUBLICATION {quoted(publication)}"])
+            dropped.append(publication)
+    return dropped
+
+
+def inserts_name(name: str) -> str:
+    """The publication of tables without replica identity; Postgres's names have at most 63 bytes."""
+    return f"{name[: 63 - len('_inserts')]}_inserts"
+
+
+def _existing(replication: Replication, name: str) -> _Existing | None:
+    rows = replication.query(_PUBLICATION, {"name": name, "made": _MADE})
+    if not rows:
+        return None
+    oid, all_tables, via_root, inserts, updates, deletes, truncates, generated, ours = rows[0]
+    flags = zip(_EVERYTHING.split(", "), (inserts, updates, deletes, truncates), strict=True)
+    return _Existing(oid, all_tables, via_root, ", ".join(o for o, on in flags if on), generated, ours)
+
+
+def _members(replication: Replication, oid: int) -> set[TableName]:
+    return {TableName(*row) for row in replication.query(_MEMBERS, {"oid": oid})}
+
+
+def _options(operations: str, version: int) -> str:
+    generated = ", publish_generated_columns = stored" if version >= 180000 else ""
+    return f"publish = '{operations}', publish_via_partition_root = true{generated}"
+
+
+def _is_as_made(existing: _Existing, operations: str, version: int) -> bool:
+    generated = "s" if version >= 180000 else "n"
+    return existing.via_root and existing.operations == operations and existing.generated == generated
+
+
+def _check_foreign(
+    replication: Replication, name: str, existing: _Existing, operations: str, tables: Sequence[TableName]
+) -> None:
+    """Somebody's publication publishes every row, column and operation of the tables, under their own names."""
+    place = f"origin {replication.name!r}: publication {name!r}, which dbt-bridge did not make,"
+    altered = f"ALTER PUBLICATION {quoted(name)}"
+    for schema, table, is_filter in replication.query(_RESTRICTED, {"oid": existing.oid}):
+        restricted = TableName(schema, table)
+        if restricted in tables:
+            what = "leaves out rows of" if is_filter else "leaves out columns of"
+            listed = f"{altered} DROP TABLE {quoted_name(restricted)}; {altered} ADD TABLE {quoted_name(restricted)};"
+            raise OriginError(f"{place} {what} {restricted}", mend=listed)
+    silent = [operation for operation in operations.split(", ") if operation not in existing.operations.split(", ")]
+    if tables and silent:
+        raise OriginError(
+            f"{place} does not publish {', '.join(silent)}", mend=f"{altered} SET (publish = '{operations}');"
+        )
+    covered = {TableName(*row) for row in replication.query(_COVERED, {"name": name})}
+    missing = [table for table in tables if table not in covered]
+    if not missing:
+        return
+    partitioned = [n for n, table in publishable(replication, missing).items() if table.kind == "p"]
+    if partitioned and not existing.via_root:
+        mend = f"{altered} SET (publish_via_partition_root = true);"
+        raise OriginError(f"{place} publishes partitions under their own names", mend=mend)
+    raise OriginError(f"{place} lacks {', '.join(map(str, missing))}", mend=f"{altered} ADD TABLE {_listed(missing)};")
+
+
+def _execute(replication: Replication, statements: Sequence[str]) -> None:
+    """In one transaction: all of it or nothing."""
+    if not statements:
+        return
+    sql = "; ".join(statements)
+    try:
+        replication.query(f"BEGIN; SET LOCAL lock_timeout = '60s'; {sql}; COMMIT")
+    except OriginError as error:
+        replication.query("ROLLBACK")
+        if "must be owner" in error.what or "permission denied" in error.what:
+            raise OriginError(error.what, mend=f"as the owner of the tables (or a superuser): {sql};") from error
+        raise
+
+
+def _listed(names: Sequence[TableName]) -> str:
+    """ONLY: tables that inherit are their own; partitions follow their root all the same."""
+    return ", ".join(f"ONLY {quoted_name(name)}" for name in names)
