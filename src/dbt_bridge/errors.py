@@ -25,11 +25,13 @@ class BridgeError(Exception):
     Args:
         what: one sentence, with the table and column where there is one.
         mend: what the user does next: a command, a line of YAML or a SQL statement.
+        transient: the same may succeed later, without anybody doing anything; `stream` tries it again.
     """
 
-    def __init__(self, what: str, *, mend: str = "") -> None:
+    def __init__(self, what: str, *, mend: str = "", transient: bool = False) -> None:
         self.what = scrubbed(what)
         self.mend = mend
+        self.transient = transient
         super().__init__(self.what)
 
     def __str__(self) -> str:
@@ -42,6 +44,9 @@ class UsageError(BridgeError):
 
 class ConnectionFailed(BridgeError):
     """An origin or a destination cannot be reached or logged in to."""
+
+    def __init__(self, what: str, *, mend: str = "", transient: bool = True) -> None:
+        super().__init__(what, mend=mend, transient=transient)
 
 
 class OriginError(BridgeError):

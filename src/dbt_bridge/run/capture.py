@@ -171,7 +171,8 @@ class Capture:
             if shape is not None:
                 (everything if shape.identifies else inserts).append(shape.table)
         if everything or inserts:
-            self._publications = publication.ensure(self._replication, self._source.slot, everything, inserts)
+            found = publication.ensure(self._replication, self._source.slot, everything, inserts)
+            self._publications = found.names
 
     def _copied(self, wanted: Sequence[Wanted]) -> list[Copied]:
         """Copy under the snapshot of the slot where it is new, else of a temporary one."""
