@@ -105,14 +105,6 @@ class Publishable:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A table that a slot is to be sent; `inserts_only` without replica identity."""
-
-    name: TableName
-    inserts_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Ensured:
     """What `ensure` found and did.
 
@@ -158,20 +150,24 @@ def publishable(replication: Replication, names: Sequence[TableName]) -> dict[Ta
     return found
 
 
-def ensure(replication: Replication, name: str, wanted: Sequence[Published]) -> Ensured:
+def ensure(
+    replication: Replication, name: str, everything: Sequence[TableName], inserts: Sequence[TableName]
+) -> Ensured:
     """Make the slot's publications publish exactly these tables; all of them, as others are taken out.
 
     Publications that somebody else made (our role may not) are left as they are, and must publish every table whole.
 
     Args:
         name: the slot's and the first publication's; the second one is `<name>_inserts`.
+        everything: tables that are sent with every operation.
+        inserts: tables without replica identity.
 
     Raises:
         OriginError: a table cannot be added or is not published as it must be; with the SQL that mends it.
     """
     parts = (
-        (name, _EVERYTHING, [table.name for table in wanted if not table.inserts_only]),
-        (inserts_name(name), _INSERTS, [table.name for table in wanted if table.inserts_only]),
+        (name, _EVERYTHING, list(everything)),
+        (inserts_name(name), _INSERTS, list(inserts)),
     )
     statements: list[str] = []
     names: list[str] = []
