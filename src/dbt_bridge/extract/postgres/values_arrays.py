@@ -16,6 +16,8 @@ from dbt_bridge.extract.postgres.values_cells import Unfit, Values, bitmap, gath
 
 Decode = Callable[[Values, OriginType, pa.DataType], pa.Array]
 
+_QUOTED = np.isin(np.arange(256), list(b"{} \t\n\r\v\f"))  # array_out never writes these outside of quotes
+
 
 def lists(values: Values, element: OriginType, wanted: pa.DataType, decode: Decode) -> pa.Array:
     """Arrays of one dimension that begin at 1, as lists.
@@ -58,10 +60,10 @@ def _elements(values: Values, delimiter: int) -> tuple[Values, np.ndarray]:
     before = np.concatenate([[0], np.cumsum(quote)]) if some_quotes else np.zeros(len(letters) + 1, np.int64)
     open_ = (before[:-1] & 1).astype(bool)  # inside of quotes; right as long as each array closes its own
     values.refuse((before[end] - before[begin]) % 2 != 0, "an open quote")
-    braces = np.isin(letters, np.frombuffer(b"{}", np.uint8)) & ~open_
-    if braces.any():
-        row = int(np.searchsorted(end, int(braces.argmax()), side="right"))
-        raise Unfit(f"the value {values.shown(row)} (an array of several dimensions)")
+    odd = (_QUOTED[letters] | escaped) & ~open_
+    if odd.any():
+        row = int(np.searchsorted(end, int(odd.argmax()), side="right"))
+        raise Unfit(f"the value {values.shown(row)} (not an array of one dimension)")
     splits = np.flatnonzero((letters == delimiter) & ~open_)
     filled = end > begin
     of_split = np.searchsorted(end, splits, side="right")
@@ -98,7 +100,8 @@ def _bare(values: Values, elements: Values, before: np.ndarray, quote: np.ndarra
     _refuse(values, (length == 0) & ~quoted, counts)
     null = (length == 4) & ~quoted
     if null.any():
-        null &= loaded(Values(elements.buffer, start, length), "S4") == b"NULL"
+        words = loaded(Values(elements.buffer, start, length), ">u4")
+        null &= (words & 0xDFDFDFDF) == int.from_bytes(b"NULL")  # in any case, as array_in reads it
     if not null.any():
         return Values(elements.buffer, start, length)
     return Values(elements.buffer, start, np.where(null, 0, length), ~null)

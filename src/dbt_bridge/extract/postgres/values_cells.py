@@ -83,8 +83,12 @@ def inside(values: Values) -> Values:
     Raises:
         OriginError: one does not.
     """
-    if len(values) and (
-        values.start.min() < 0 or values.length.min() < 0 or (values.start + values.length).max() > len(values.buffer)
+    end = len(values.buffer)
+    if len(values) and not (
+        values.start.min() >= 0
+        and values.length.min() >= 0
+        and max(values.start.max(), values.length.max()) <= end  # so that their sum does not wrap around
+        and (values.start + values.length).max() <= end
     ):
         raise OriginError(
             "the origin sent a message whose values end outside of it",

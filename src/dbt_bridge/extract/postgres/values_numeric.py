@@ -13,6 +13,7 @@ from dbt_bridge.extract.postgres.values_cells import Unfit, Values, loaded, prim
 
 _HEADER = np.dtype([("digits", ">u2"), ("weight", ">i2"), ("sign", ">u2"), ("scale", ">u2")])
 _POSITIVE, _NEGATIVE = 0x0000, 0x4000  # NaN is 0xC000, the infinities 0xD000 and 0xF000
+_MOST_SCALE = 0x3FFF
 _GROUP = np.uint64(10**16)  # four base-10000 digits
 _LOW = np.uint64(2**32 - 1)
 _HALF = np.uint64(32)
@@ -24,7 +25,7 @@ def decimals(values: Values, type_: pa.DataType) -> pa.Array:
     header = np.ascontiguousarray(loaded(values, "V8")).view(_HEADER)
     count, weight = header["digits"].astype(np.int64), header["weight"].astype(np.int64)
     sign = header["sign"].astype(np.int64)
-    _refuse(values, (sign != _POSITIVE) & (sign != _NEGATIVE))
+    _refuse(values, ((sign != _POSITIVE) & (sign != _NEGATIVE)) | (header["scale"] > _MOST_SCALE))
     _refuse(values, values.length != 8 + 2 * count)
     if values.valid is not None:
         count = np.where(values.valid, count, 0)
