@@ -98,7 +98,7 @@ def rows_of(
     updates = np.flatnonzero(has_before)
     before = _before(source, relation, numbers[updates], at[updates], end[updates])
     at[updates] = before.end
-    after = _tuples(source, relation, numbers, at)
+    after = _tuples(source, relation, numbers, at, end)
     _check(after.end == end, relation, numbers, "holds a tuple that does not end where the message ends")
     _fill_unchanged(after, before, updates)
     for c in after.unchanged:
@@ -109,7 +109,7 @@ def rows_of(
 
 def _before(source: Bytes, relation: Relation, numbers: np.ndarray, at: np.ndarray, end: np.ndarray) -> Tuples:
     """The old tuples of updates; another tuple with its count of columns follows each."""
-    before = _tuples(source, relation, numbers, at)
+    before = _tuples(source, relation, numbers, at, end)
     _check(before.end + 3 <= end, relation, numbers, "ends within an old tuple")
     _check(source.uint8(before.end) == _NEW, relation, numbers, "has no new tuple after the old one")
     for c in before.unchanged:
@@ -118,10 +118,11 @@ def _before(source: Bytes, relation: Relation, numbers: np.ndarray, at: np.ndarr
     return before
 
 
-def _tuples(source: Bytes, relation: Relation, numbers: np.ndarray, at: np.ndarray) -> Tuples:
+def _tuples(source: Bytes, relation: Relation, numbers: np.ndarray, at: np.ndarray, end: np.ndarray) -> Tuples:
     """The tuples whose K, O or N is at `at`."""
     columns = len(relation.columns)
     _check(source.uint16(at + 1) == columns, relation, numbers, f"holds a tuple that has not {columns} columns")
+    _check(at + 3 + columns <= end, relation, numbers, "is cut off")  # before memory is taken for so many columns
     return Tuples(source, at + 3, columns)
 
 
