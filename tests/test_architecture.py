@@ -95,7 +95,10 @@ def test_a_function_takes_at_most_seven_parameters() -> None:
     assert many == []
 
 
-@pytest.mark.parametrize("module", ["__init__", "cli", "errors", "project", "progress"])
+@pytest.mark.parametrize(
+    "module",
+    ["__init__", *(f"cli/{file.stem}" for file in (ROOT / "cli").glob("*.py")), "errors", "project", "progress"],
+)
 def test_what_every_command_loads_imports_nothing_heavy(module: str) -> None:
     """`dbt-bridge --help` answers at once, and dbt imports `dbt_bridge` at each start."""
     heavy = {"dbt", "dlt", "duckdb", "pyarrow", "adbc_driver_postgresql", "psycopg", "rich", "pydantic", "pandas"}

@@ -1,0 +1,90 @@
+"""The command line: parse, call, print, exit code.
+
+Exit codes: 0 all done, 1 something failed, 2 the command or the project is wrong and nothing was touched,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+
+import click
+
+from dbt_bridge.cli import looking, moving, starting  # noqa: F401 (they add their commands to the group)
+from dbt_bridge.cli.group import cli
+from dbt_bridge.cli.output import FAILED, INTERRUPTED, USAGE, Output
+from dbt_bridge.errors import BridgeError, UsageError, scrubbed
+
+__all__ = ["answered", "cli", "main"]
+
+_SELECTORS = {
+    "--select": "--select",
+    "-s": "--select",
+    "--models": "--select",
+    "-m": "--select",
+    "--exclude": "--exclude",
+}
+
+
+def _spread(arguments: Iterable[str]) -> list[str]:
+    """dbt takes several selectors after one flag: `--select a b` is `--select a --select b`."""
+    spread: list[str] = []
+    flag: str | None = None
+    for argument in arguments:
+        if argument in _SELECTORS:
+            flag = _SELECTORS[argument]
+            spread += [flag]
+        elif flag and not argument.startswith("-"):
+            spread += [argument] if spread[-1] == flag else [flag, argument]
+        else:
+            flag = None
+            spread.append(argument)
+    return spread
+
+
+def answered(arguments: Sequence[str]) -> int:
+    """Run one command; every failure becomes a message and an exit code."""
+    output = Output("--json" in arguments, debug="--debug" in arguments)
+    try:
+        return cli.main(args=_spread(arguments), prog_name="dbt-bridge", standalone_mode=False) or 0
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "dbt-bridge"
+        return output.failure(error.format_message(), f"{command} --help", USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return output.failure("interrupted", "run the same command again: what had landed stays", INTERRUPTED)
+    except UsageError as error:
+        return output.failure(error.what, error.mend, USAGE)
+    except BridgeError as error:
+        return output.failure(error.what, error.mend, FAILED)
+    except BrokenPipeError:  # `dbt-bridge plan | head`
+        sys.stderr.close()
+        return FAILED
+    except Exception as error:
+        if output.debug:
+            click.echo(scrubbed(traceback.format_exc()), err=True)
+        what = f"this is a bug in dbt-bridge: {type(error).__name__}: {scrubbed(str(error))}"
+        return output.failure(what, "run it again with --debug, and report the traceback", FAILED)
+
+
+def main() -> None:
+    """The entry point `dbt-bridge`."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    if "--json" in sys.argv:
+        _keep_standard_output_for_the_document()
+    sys.exit(answered(sys.argv[1:]))
+
+
+def _keep_standard_output_for_the_document() -> None:
+    """What a Python model's child process, or a library in C, writes to file descriptor 1 goes to standard error."""
+    document = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = document

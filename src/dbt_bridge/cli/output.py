@@ -1,0 +1,64 @@
+"""Where results go: to a person, or as one JSON document to a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from dbt_bridge.progress import Reporter
+    from dbt_bridge.receipt import Receipt
+    from dbt_bridge.transform.invoke import BuildResult
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+@dataclass
+class Output:
+    """Where results go. With `--json` nothing but one document is written to standard output, whatever happens."""
+
+    as_json: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+    def document(self, **parts: Any) -> None:
+        """The one JSON document."""
+        blank: dict[str, Any] = {"status": "success", "receipts": [], "dbt": None, "error": None}
+        click.echo(json.dumps({**blank, **parts}, ensure_ascii=False, default=str))
+
+    def reporter(self) -> Reporter:
+        from dbt_bridge.progress import reporter
+
+        return reporter(silent=self.as_json or self.quiet)
+
+    def result(self, receipts: Sequence[Receipt], *, ok: bool, dbt: BuildResult | None = None) -> int:
+        """Print what happened; answers the exit code."""
+        if self.as_json:
+            status = "success" if ok else "failed"
+            self.document(status=status, receipts=[r.as_json() for r in receipts], dbt=_dbt_as_json(dbt))
+        elif not self.quiet:
+            from dbt_bridge.progress import print_summary
+
+            print_summary(receipts)
+            if not receipts:
+                click.echo("nothing to move: no selected source or exposure has a config.meta.bridge block", err=True)
+        return 0 if ok else FAILED
+
+    def failure(self, what: str, mend: str, code: int) -> int:
+        if self.as_json:
+            self.document(status="failed", error={"what": what, "mend": mend})
+        click.echo(f"{what}\n  -> {mend}" if mend else what, err=True)
+        return code
+
+
+def _dbt_as_json(built: BuildResult | None) -> dict[str, Any] | None:
+    if built is None:
+        return None
+    nodes = [
+        {"unique_id": n.unique_id, "status": n.status, "message": n.message, "seconds": n.seconds} for n in built.nodes
+    ]
+    return {"success": built.success, "error": built.error, "nodes": nodes}

@@ -1,0 +1,98 @@
+"""init, demo: a project that works, and one that shows it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dbt_bridge.cli.group import cli
+from dbt_bridge.cli.options import DEBUG, JSON, OUTPUT, output_of, takes
+from dbt_bridge.cli.output import FAILED, Output
+from dbt_bridge.errors import MissingExtra
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--name", help="The dbt project's name; the folder's by default.")
+@click.option(
+    "--origin-url",
+    envvar="DBT_BRIDGE_ORIGIN_URL",
+    help="Your own database: the project gets its tables, and .dlt/secrets.toml this URL.",
+)
+@click.option("--origin-schema", help="Schema of --origin-url to take; its default one otherwise.")
+@takes(*OUTPUT)
+def init(directory: Path, name: str | None, origin_url: str | None, origin_schema: str | None, **given: Any) -> int:
+    """Write a dbt project that works into DIRECTORY: sources, models, tests, snapshot, seed, exposure.
+
+    Without --origin-url it is the demo's shop, to be changed into yours.
+
+    \b
+    Example:
+      dbt-bridge init my_project
+      dbt-bridge init my_project --origin-url postgresql://me:secret@host/database
+      cd my_project && dbt-bridge doctor
+    """
+    output = output_of(given)
+    from dbt_bridge.init import Answers, write_project
+
+    name = name or re.sub(r"\W+", "_", directory.resolve().name, flags=re.ASCII).lower()
+    answers = Answers(name=name, warehouse=f"{name}.duckdb")
+    if origin_url:
+        from dbt_bridge.scaffold import write_own_project
+
+        files = write_own_project(directory, replace(answers, origin_url=origin_url), origin_schema)
+    else:
+        files = write_project(directory, answers)
+    if output.as_json:
+        output.document(files=[str(file) for file in files])
+    elif not output.quiet:
+        click.echo(f"{len(files)} files are in {directory}")
+        if not origin_url:
+            click.echo(f"put the origin's URL into {directory / '.dlt' / 'secrets.toml'}, then: dbt-bridge doctor")
+    return 0
+
+
+@cli.command()
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="dbt-bridge-demo",
+    show_default=True,
+    help="Where the demo's dbt project goes.",
+)
+@click.option(
+    "--scale",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="1 is about 200,000 rows.",
+)
+@click.option("--keep", is_flag=True, help="Let the PostgreSQL run on, to try other commands.")
+@takes(JSON, DEBUG)
+def demo(directory: Path, scale: float, *, keep: bool, as_json: bool, debug: bool) -> int:
+    """See it work: a shop in a real PostgreSQL, built into DuckDB, delivered back, checked at both ends.
+
+    \b
+    Example:
+      dbt-bridge demo
+      dbt-bridge demo --dir /tmp/shop --scale 5 --keep
+    """
+    try:
+        from dbt_bridge.demo.run import demo as run_demo
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("dbt_bridge"):
+            raise
+        raise MissingExtra("demo", "the demo") from missing
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        shown = run_demo(directory, scale, keep=keep)
+    if as_json:
+        status = "success" if shown.ok else "failed"
+        Output().document(status=status, receipts=[r.as_json() for r in shown.receipts], checks=shown.checks)
+    return 0 if shown.ok else FAILED
