@@ -22,7 +22,8 @@ from psycopg import Cursor, errors, sql
 from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, scrubbed
 from dbt_bridge.load import postgres_audit as audit
 from dbt_bridge.load import postgres_stage as staging_area
-from dbt_bridge.load.destination import Checkpoint, Load, Loaded, Staged
+from dbt_bridge.load.destination import Checkpoint, Load, Loaded, Replica, Staged
+from dbt_bridge.load.postgres_apply import PostgresApplication
 from dbt_bridge.load.postgres_publish import publish_one
 from dbt_bridge.load.postgres_read import read_relation, relation_table
 from dbt_bridge.load.postgres_relation import Relation, find, identifier, is_bare, standing
@@ -148,7 +149,7 @@ class PostgresWarehouse:
             if checkpoints or receipts is not None:
                 audit.ensure(cur)
             for name in sorted({str(s.load.table.name) for s in staged}):
-                cur.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_CLASS + 1, name])
+                _lock_named(cur, name)
             loaded = [publish_one(cur, one) for one in staged]
             audit.save_checkpoints(cur, checkpoints)
             if receipts is not None:
@@ -194,6 +195,29 @@ class PostgresWarehouse:
             table = relation_table(cur, found)
         return read_relation(self._conninfo, table, columns, as_text)
 
+    # --- Follows -----------------------------------------------------------------------------------------------
+
+    chunk_rows = 200_000
+
+    @contextmanager
+    def applying(self, load_id: str) -> Iterator[PostgresApplication]:
+        """Apply changes in one transaction; see `postgres_apply`."""
+        self._hold_token()
+        with self._connected("changes") as connection:
+            connection.autocommit = False
+            application = PostgresApplication(connection, self._conninfo, self._new_staging, _lock_table)
+            try:
+                yield application
+            finally:
+                connection.rollback()
+                for staging in application.staged:  # committed by a connection of their own
+                    connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(identifier(staging)))
+                connection.commit()
+
+    def position(self, replica: Replica) -> int | None:
+        """None: the ledger's checkpoint is committed with the rows."""
+        return None
+
     # --- inside ------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -201,7 +225,7 @@ class PostgresWarehouse:
         """A new staging table; dropped again when the block fails."""
         self._hold_token()
         name = load.table.name
-        staging = TableName(name.schema, f"{STAGING_PREFIX}{self._token:08x}_{next(_numbers)}")
+        staging = self._new_staging(name.schema)
         with self._transaction(name) as cur:
             _create_schema(cur, name.schema)
             there = standing(cur, name)
@@ -214,6 +238,9 @@ class PostgresWarehouse:
         except BaseException:
             self.discard([Staged(load, staging, 0, 0)])
             raise
+
+    def _new_staging(self, schema: str) -> TableName:
+        return TableName(schema, f"{STAGING_PREFIX}{self._token:08x}_{next(_numbers)}")
 
     def _finish(self, load: Load, staging: TableName, *, raw: bool = False) -> None:
         with self._transaction(load.table.name) as cur:
@@ -246,6 +273,14 @@ class PostgresWarehouse:
     def _transaction(self, where: object) -> Iterator[Cursor[Any]]:
         with self._connected(where) as connection, connection.transaction(), connection.cursor() as cur:
             yield cur
+
+
+def _lock_named(cur: Cursor[Any], name: str) -> None:
+    cur.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_CLASS + 1, name])
+
+
+def _lock_table(cur: Cursor[Any], name: TableName) -> None:
+    _lock_named(cur, str(name))
 
 
 def _becomes_the_table(cur: Cursor[Any], load: Load, there: Relation | None) -> bool:
