@@ -174,6 +174,22 @@ class Capture:
             found = publication.ensure(self._replication, self._source.slot, everything, inserts)
             self._publications = found.names
 
+    def _begin_anew(self, taken: Census) -> None:
+        """A slot cannot be read across the time before its publication: pgoutput looks it up as of each change.
+
+        Raises:
+            OriginError: tables are followed through the slot, and the publication was dropped.
+        """
+        slot = self._source.slot
+        if taken.tracked:
+            tables = " ".join(f"source:{t.wanted.source.name}.{t.wanted.table.name}" for t in taken.tracked.values())
+            raise OriginError(
+                f"the publication {slot!r} of origin {self._source.name!r} was dropped, and its slot cannot be read"
+                " without it",
+                mend=f"dbt-bridge slots drop {slot}, then dbt-bridge sync --full-refresh --select {tables}",
+            )
+        self._replication.drop_slot(slot)
+
     def _copied(self, wanted: Sequence[Wanted]) -> list[Copied]:
         """Copy under the snapshot of the slot where it is new, else of a temporary one."""
         if not wanted:
