@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,27 +18,81 @@ from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
 
 _numbers = itertools.count(1)
+_SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "10"}
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server from pip, stopped by its own process id."""
-    running = postgres.start(settings={"fsync": "off", "max_connections": "200"})
+    running = postgres.start(settings=_SETTINGS)
     try:
         yield running
     finally:
         postgres.remove(running)
 
 
+@pytest.fixture(scope="session", params=["18", "17", "16", "15", "14", "13"])
+def each_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """One server after another: the one from pip, and each other version that this machine has.
+
+    They are looked for in Debian's folders, and in those that DBT_BRIDGE_TEST_POSTGRES names: `/path/bin:/other/bin`.
+    """
+    if request.param == "18":
+        yield request.getfixturevalue("server")
+        return
+    folders = [Path("/usr/lib/postgresql", request.param, "bin")]
+    folders += [Path(folder) for folder in os.environ.get("DBT_BRIDGE_TEST_POSTGRES", "").split(":") if folder]
+    found = next((folder for folder in folders if _major(folder) == request.param), None)
+    if found is None:
+        pytest.skip(f"PostgreSQL {request.param} is not installed here, and DBT_BRIDGE_TEST_POSTGRES names none")
+    running = postgres.start(settings=_SETTINGS, binaries=found)
+    try:
+        yield running
+    finally:
+        postgres.remove(running)
+
+
+def _major(folder: Path) -> str:
+    if not (folder / "postgres").exists():
+        return ""
+    told = subprocess.run([folder / "postgres", "-V"], check=True, capture_output=True, text=True).stdout
+    return told.split()[2].split(".")[0]  # postgres (PostgreSQL) 15.18 (Debian ...)
+
+
 @pytest.fixture
 def database(server: Server) -> Iterator[str]:
     """The URL of an empty database."""
+    yield from _database(server)
+
+
+@pytest.fixture
+def each_database(each_server: Server) -> Iterator[str]:
+    """The URL of an empty database, on one server version after another."""
+    yield from _database(each_server)
+
+
+def _database(server: Server) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"'.encode())
     yield server.url(name)
     with psycopg.connect(server.url(), autocommit=True) as connection:
+        _drop_slots(connection, name)
         connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+
+
+def _drop_slots(connection: psycopg.Connection, database: str) -> None:
+    """A database with slots cannot be dropped, and a slot that is read cannot either."""
+    slots = "FROM pg_replication_slots WHERE database = %s"
+    for _ in range(200):
+        connection.execute(f"SELECT pg_terminate_backend(active_pid) {slots} AND active", [database])
+        idle = connection.execute(f"SELECT slot_name {slots} AND NOT active", [database]).fetchall()
+        for (slot,) in idle:
+            with contextlib.suppress(psycopg.Error):  # a temporary one that went by itself
+                connection.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+        if not connection.execute(f"SELECT 1 {slots}", [database]).fetchall():
+            return
+        time.sleep(0.05)
 
 
 @pytest.fixture

