@@ -21,7 +21,8 @@ import pyarrow as pa
 from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, TypeRefused
 from dbt_bridge.load import duckdb_audit as audit
 from dbt_bridge.load import duckdb_read as reading
-from dbt_bridge.load.destination import Checkpoint, Load, Loaded, Staged
+from dbt_bridge.load.destination import Application, Checkpoint, Load, Loaded, Replica, Staged
+from dbt_bridge.load.duckdb_apply import DuckDBApplication
 from dbt_bridge.load.duckdb_publish import Publication, Relation, check_types, folded, publish_one, refuse_one_place
 from dbt_bridge.load.duckdb_retry import in_transaction, translated
 from dbt_bridge.load.duckdb_types import landed as landed_column
@@ -49,6 +50,8 @@ class DuckDBWarehouse:
     Made by `open`, which owns its connection, or `over` a connection of somebody else (dbt's), whose settings stay as
     they are.
     """
+
+    chunk_rows = 250_000
 
     def __init__(self, connection: Any, *, name: str, catalog: str, owned: bool) -> None:
         self.name = name
@@ -206,6 +209,22 @@ class DuckDBWarehouse:
         with _publishing, self._cursor(tables) as cur:
             audit.ensure(cur, self._catalog)
             return in_transaction(cur, work)
+
+    @contextmanager
+    def applying(self, load_id: str) -> Iterator[Application]:
+        """One transaction for the changes of several tables. Nothing else is published while it lasts: a load or a
+        publish of the same thread would wait for itself."""
+        with _publishing, self._cursor("changes") as cur:
+            audit.ensure(cur, self._catalog)
+            application = DuckDBApplication(cur, self._catalog)
+            try:
+                yield application
+            finally:
+                application.undo()
+
+    def position(self, replica: Replica) -> int | None:
+        """None: the checkpoint is committed with the rows, and so is never behind them."""
+        return None
 
     def discard(self, staged: Sequence[Staged] = ()) -> None:
         """Drop these staging tables and those of killed processes; live loads of this process keep theirs."""

@@ -49,6 +49,10 @@ class Publication:
         self._cur = cur
         self._catalog = catalog
 
+    @property
+    def cursor(self) -> Any:
+        return self._cur
+
     def sql_name(self, name: TableName) -> str:
         return f"{quoted(self._catalog)}.{quoted(name.schema)}.{quoted(name.name)}"
 
@@ -288,7 +292,7 @@ def evolved_type(on: Publication, staged: Staged, standing: Relation, column: st
     if _only_nulls(on, old, there):
         return incoming
     wanted = wider(existing, incoming)
-    if wanted and _kept(on, old, there, existing, wanted) and _kept(on, new, column, incoming, wanted):
+    if wanted and is_kept(on, old, there, existing, wanted) and is_kept(on, new, column, incoming, wanted):
         return wanted
     raise type_changed(standing.name, there, existing, incoming)
 
@@ -304,7 +308,7 @@ def _only_nulls(on: Publication, table: str, column: str) -> bool:
     return on.scalar(f"SELECT 1 FROM {table} WHERE {quoted(column)} IS NOT NULL LIMIT 1") is None  # noqa: S608
 
 
-def _kept(on: Publication, table: str, column: str, before: str, after: str) -> bool:
+def is_kept(on: Publication, table: str, column: str, before: str, after: str) -> bool:
     """Whether every value comes back from the other type as it was."""
     if before == after:
         return True

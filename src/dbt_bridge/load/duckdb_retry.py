@@ -51,14 +51,15 @@ def in_transaction(cur: Any, work: Callable[[Any], _T]) -> _T:
             answer = work(cur)
             cur.execute("COMMIT")
         except BaseException:
-            _roll_back(cur)
+            roll_back(cur)
             raise
         return answer
 
     return retried(once)
 
 
-def _roll_back(cur: Any) -> None:
+def roll_back(cur: Any) -> None:
+    """End a transaction, if there still is one."""
     try:
         cur.execute("ROLLBACK")
     except duckdb.TransactionException:
