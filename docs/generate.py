@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -22,10 +23,16 @@ def commands_page() -> str:
     ]
     top = click.Context(cli, info_name="dbt-bridge", terminal_width=_WIDTH, **cli.context_settings)
     parts.append(f"## dbt-bridge\n\n```text\n{cli.get_help(top)}\n```\n")
-    for name, command in sorted(cli.commands.items()):
-        context = click.Context(command, info_name=name, parent=top, terminal_width=_WIDTH)
-        parts.append(f"## dbt-bridge {name}\n\n```text\n{command.get_help(context)}\n```\n")
+    parts += _commands_of(cli, top)
     return "\n".join(parts)
+
+
+def _commands_of(group: click.Group, above: click.Context) -> Iterator[str]:
+    for name, command in sorted(group.commands.items()):
+        context = click.Context(command, info_name=name, parent=above, terminal_width=_WIDTH)
+        yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+        if isinstance(command, click.Group):
+            yield from _commands_of(command, context)
 
 
 if __name__ == "__main__":

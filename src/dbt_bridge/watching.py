@@ -79,8 +79,14 @@ class Watch(Progress, Protocol):
         """The origin or the destination broke off; it is tried again in so many seconds."""
 
 
-class Watcher(Watch, AbstractContextManager["Watcher"], Protocol):
+class Watcher(Watch, Protocol):
     """A Watch that holds a terminal or a port while it is open."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> bool | None: ...
 
 
 @dataclass
@@ -101,6 +107,10 @@ class _Rate:
 
 class WatchLines(Lines):
     """Plain lines: a source's first batch, then what came since, every few seconds."""
+
+    def finished(self, receipt: Receipt) -> None:
+        if not _is_told_by_its_batch(receipt):
+            super().finished(receipt)
 
     def __init__(self, out: IO[str], seconds_between: float = _SECONDS_BETWEEN_LINES) -> None:
         super().__init__(out)
@@ -164,6 +174,10 @@ class WatchLive(Live):
         with self._lock:
             self._take_down()
             super().started(node, table, rows_estimate)
+
+    def finished(self, receipt: Receipt) -> None:
+        if not _is_told_by_its_batch(receipt):
+            super().finished(receipt)
 
     def caught_up(self, source: str, at: int) -> None:
         with self._lock:
@@ -267,7 +281,8 @@ class Watches(AbstractContextManager["Watches"]):
 
     def __enter__(self) -> Watches:
         for watch in self._watches:
-            self._stack.enter_context(watch)
+            watch.__enter__()
+            self._stack.push(watch.__exit__)
         return self
 
     def __exit__(
@@ -313,6 +328,10 @@ def watcher(out: IO[str], *, silent: bool = False) -> WatchSilent | WatchLines |
     from rich.console import Console
 
     return WatchLive(Console(file=out))
+
+
+def _is_told_by_its_batch(receipt: Receipt) -> bool:
+    return receipt.hop == "cdc" and receipt.status == "success"
 
 
 def _where(batch: Batch) -> str:

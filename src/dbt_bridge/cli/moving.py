@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import FULL_REFRESH, OPTIONS, OUTPUT, dbt_options, output_of, run_options, takes
+from dbt_bridge.cli.options import BOUNDS, FULL_REFRESH, OPTIONS, OUTPUT, dbt_options, output_of, run_options, takes
 
 if TYPE_CHECKING:
     from dbt_bridge.transform.invoke import BuildResult
 
 
 @cli.command()
-@takes(*OPTIONS, FULL_REFRESH, *OUTPUT)
+@takes(*OPTIONS, FULL_REFRESH, *BOUNDS, *OUTPUT)
 def sync(**given: Any) -> int:
     """Land the sources: their rows come from the origins into the warehouse.
 
@@ -30,12 +30,12 @@ def sync(**given: Any) -> int:
 
     project = load_project(options)
     with output.reporter() as progress:
-        receipts = run.sync(project, run_options(options), progress)
+        receipts = run.sync(project, run_options(options, given), progress)
     return output.result(receipts, ok=all(r.status == "success" for r in receipts))
 
 
 @cli.command()
-@takes(*OPTIONS, FULL_REFRESH, *OUTPUT)
+@takes(*OPTIONS, FULL_REFRESH, *BOUNDS, *OUTPUT)
 def build(**given: Any) -> int:
     """Land what the selection needs, run `dbt build`, deliver what passed.
 
@@ -59,7 +59,7 @@ def build(**given: Any) -> int:
         return built[0].statuses, built[0].success
 
     with output.reporter() as progress:
-        outcome = run.build(project, run_dbt, run_options(options), progress)
+        outcome = run.build(project, run_dbt, run_options(options, given), progress)
     # `--empty` and `--sample` come from dbt's environment: what they held back was meant to be delivered.
     partial = bool(built and built[0].partial) and any(receipt.status == "skipped" for receipt in outcome.receipts)
     return output.result(outcome.receipts, ok=outcome.ok and not partial, dbt=built[0] if built else None)

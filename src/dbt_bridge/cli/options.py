@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dbt_bridge.cli.output import Output
-from dbt_bridge.errors import UsageError
+from dbt_bridge.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from dbt_bridge.project import DbtOptions
+
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Span(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.3
+    """Seconds of `2s`, `500ms`, `5m`, `1h` or `2`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", str(value).strip())
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is not a time like 2s, 500ms, 5m or 1h", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+class Position(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """An LSN as Postgres writes it."""
+
+    name = "lsn"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from dbt_bridge import lsn
+
+        if isinstance(value, int):
+            return value
+        try:
+            return lsn.parsed(value)
+        except UsageError as error:
+            self.fail(f"{error.what}: {error.mend}", param, ctx)
+
 
 OPTIONS = (
     click.option("--project-dir", type=click.Path(path_type=Path), envvar="DBT_PROJECT_DIR",
@@ -30,6 +63,13 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON docu
 DEBUG = click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
 OUTPUT = (JSON, click.option("--quiet", "-q", is_flag=True, help="Print errors only."), DEBUG)
 FULL_REFRESH = click.option("--full-refresh", is_flag=True, help="Copy and build everything anew; forget checkpoints.")
+MAX_SECONDS = click.option("--max-seconds", type=Span(), metavar="TIME", help="Stop after this time, like 90 or 10m.")
+BOUNDS = (
+    click.option("--until-lsn", type=Position(), metavar="LSN",
+                 help="Bring cdc sources up to this LSN only; by default to where the log ends now."),
+    click.option("--max-seconds", type=Span(), metavar="TIME",
+                 help="Let cdc sources stop at the next commit after this time, like 90 or 10m."),
+)  # fmt: skip
 
 
 def takes(*options: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,10 +81,33 @@ def takes(*options: Callable[..., Any]) -> Callable[..., Any]:
     return add
 
 
-def run_options(options: DbtOptions, *, dry_run: bool = False) -> Any:
+def run_options(options: DbtOptions, given: dict[str, Any] | None = None, *, dry_run: bool = False) -> Any:
+    """What a run wants to know; `given` has the bounds of a command that takes them."""
     from dbt_bridge.run import Options
 
-    return Options(full_refresh=options.full_refresh, threads=options.threads, dry_run=dry_run)
+    given = given or {}
+    return Options(
+        full_refresh=options.full_refresh,
+        threads=options.threads,
+        dry_run=dry_run,
+        until_lsn=given.get("until_lsn"),
+        max_seconds=given.get("max_seconds"),
+    )
+
+
+@contextmanager
+def postgres_needed(what: str) -> Iterator[None]:
+    """An import that fails because the postgres extra is absent says so.
+
+    Raises:
+        MissingExtra: psycopg or numpy is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("dbt_bridge"):
+            raise
+        raise MissingExtra("postgres", what) from missing
 
 
 def output_of(given: dict[str, Any]) -> Output:

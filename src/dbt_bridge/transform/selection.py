@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 
@@ -82,6 +82,19 @@ def build_order(manifest: Manifest, selected: frozenset[str] | None) -> tuple[Bu
         for unique_id in order
         if selected is None or unique_id in selected
     )
+
+
+def downstream(options: DbtOptions, manifest: Manifest, changed: Collection[str]) -> DbtOptions | None:
+    """The options of a `dbt build` of what reads these source tables, within the selection that is there already.
+
+    None when dbt knows none of the tables (`tables: "*"`): then nothing can read them.
+    """
+    sources = [f"source:{node.removeprefix('source.')}+" for node in sorted(changed) if node in manifest.sources]
+    if not sources:
+        return None
+    within = [part for selector in options.select for part in selector.split()]
+    select = [f"{source},{part}" for source in sources for part in within] if within else sources
+    return replace(options, select=tuple(select), full_refresh=False)
 
 
 def _tests(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
