@@ -16,13 +16,16 @@ from dbt_bridge.table import TableName
 
 NULL, UNCHANGED, TEXT, BINARY = b"nutb"  # how TupleData says what a value is
 
+SLACK = 8  # bytes; see `Messages.buffer`
+
 
 @dataclass(frozen=True, slots=True)
 class Messages:
     """Messages one after another, as protocol version 1 has them (streamed transactions are put in their place).
 
     Attributes:
-        buffer: uint8: the bytes of all of them; there may be gaps between messages.
+        buffer: uint8: the bytes of all of them; there may be gaps between messages. With SLACK bytes after the last
+            message, 64-bit reads stay inside; without them the decoder has to copy the buffer.
         kind: uint8[n]: the letter of each: B, C, O, R, Y, I, U, D, T, M.
         body: int64[n]: where in the buffer each one's fields begin: after its letter (and after the transaction id
             that streamed messages carry).
@@ -98,8 +101,9 @@ class Rows:
         kind: uint8[n]: I, U or D.
         lsn: int64[n]: where the commit record starts (Begin's final LSN).
         committed_at: int64[n]: microseconds since 1970 in UTC.
-        cells: per column of the relation: the new tuple, or the old one of a delete. Under REPLICA IDENTITY FULL an
-            unchanged value is taken from the old tuple, so that no cell is UNCHANGED.
+        cells: per column of the relation: the new tuple, or the old one of a delete. A value that is
+            unchanged is taken from the old tuple where that has it: under REPLICA IDENTITY FULL always, so that no
+            cell is UNCHANGED, except of a partition under a root that says FULL while the partition does not.
         before: per column: the old tuples that updates sent (one entry per True in `has_before`).
         has_before: bool[n].
     """

@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from dbt_bridge.extract.postgres.messages import Decoded, Messages, Relation, RelationColumn, Rows, Truncation
-from dbt_bridge.extract.postgres.pgoutput_bytes import SLACK, Bytes, Fields, check, refuse
+from dbt_bridge.extract.postgres.messages import SLACK, Decoded, Messages, Relation, RelationColumn, Rows, Truncation
+from dbt_bridge.extract.postgres.pgoutput_bytes import Bytes, Fields, check, refuse
 from dbt_bridge.extract.postgres.pgoutput_tuples import rows_of
 from dbt_bridge.table import TableName
 

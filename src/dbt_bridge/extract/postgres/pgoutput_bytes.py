@@ -10,9 +10,7 @@ from typing import NoReturn
 import numpy as np
 
 from dbt_bridge.errors import OriginError
-from dbt_bridge.extract.postgres.messages import Messages
-
-SLACK = 8  # bytes after the last message, so that eight can be read at any position
+from dbt_bridge.extract.postgres.messages import SLACK, Messages
 
 
 class Bytes:
@@ -23,7 +21,7 @@ class Bytes:
     """
 
     def __init__(self, buffer: np.ndarray, end: int) -> None:
-        """`end`: where the last message ends."""
+        """`end`: where the last message ends. A buffer without SLACK after it is copied."""
         if end + SLACK > len(buffer):
             buffer = np.concatenate((buffer, np.zeros(SLACK, np.uint8)))
         self.buffer = np.ascontiguousarray(buffer)

@@ -18,7 +18,7 @@ import numpy as np
 import psycopg
 
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError
-from dbt_bridge.extract.postgres.messages import Messages
+from dbt_bridge.extract.postgres.messages import SLACK, Messages
 from dbt_bridge.extract.postgres.spool import Spool
 from dbt_bridge.extract.postgres.walsender import Walsender
 
@@ -218,7 +218,7 @@ class Receiver:
     def _give(self) -> None:
         """Hand the run over, with streamed transactions in their places; only its last part has a newer `sent`."""
         lengths = np.fromiter(map(len, self._pieces), np.int64, len(self._pieces))
-        buffer = np.frombuffer(b"".join(self._pieces), np.uint8)
+        buffer = np.frombuffer(b"".join((*self._pieces, bytes(SLACK))), np.uint8)
         end = np.cumsum(lengths)
         letter = end - lengths + _HEADER
         run = Messages(buffer, buffer[letter], letter + 1, end)
@@ -300,14 +300,25 @@ class Receiver:
         with contextlib.suppress(BridgeError, psycopg.Error):
             self._tell()
             self._pgconn.put_copy_end()
-            end = time.monotonic() + _GOODBYE
+            end, over = time.monotonic() + _GOODBYE, False
             while (left := end - time.monotonic()) > 0:
                 self._walsender.flush()
-                n, _ = self._pgconn.get_copy_data(1)
-                if n < 0 and not self._pgconn.is_busy() and self._pgconn.get_result() is None:
+                if not over:
+                    n, _ = self._pgconn.get_copy_data(1)
+                    if n > 0:
+                        continue
+                    over = n < 0
+                if over and self._has_ended():
                     return
-                if n <= 0 and self._sleep(left):
+                if self._sleep(left):
                     self._walsender.consume()
+
+    def _has_ended(self) -> bool:
+        """Whether every result of the command is there, after COPY is over."""
+        while not self._pgconn.is_busy():
+            if self._pgconn.get_result() is None:
+                return True
+        return False
 
     def _ended(self) -> BridgeError:
         """Why the server ended COPY."""
