@@ -1,7 +1,8 @@
-r"""Arrays in Postgres's text form, `{1,NULL,"a \"b\""}`, to Arrow lists: element by element over all bytes at once.
+r"""Arrays in Postgres's text form, `{1,NULL,"a \"b\""}`, to Arrow lists: over the bytes of all arrays at once.
 
 array_out quotes an element that is empty, says NULL, or holds the delimiter, a brace, a quote, a backslash or white
-space; in quotes, a backslash stands before quotes and backslashes (arrayfuncs.c).
+space; in quotes, a backslash stands before quotes and backslashes (arrayfuncs.c). So outside of quotes every brace and
+delimiter is one of the array's own, and the elements are what lies between two of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from dbt_bridge.extract.postgres.values_cells import Unfit, Values, bitmap, gath
 
 Decode = Callable[[Values, OriginType, pa.DataType], pa.Array]
 
-_QUOTED = np.isin(np.arange(256), list(b"{} \t\n\r\v\f"))  # array_out never writes these outside of quotes
+_OPEN, _CLOSE, _QUOTE, _BACKSLASH = b'{}"\\'
+
+
+class _Malformed(Exception):
+    """One of several arrays is no list."""
 
 
 def lists(values: Values, element: OriginType, wanted: pa.DataType, decode: Decode) -> pa.Array:
@@ -29,86 +34,107 @@ def lists(values: Values, element: OriginType, wanted: pa.DataType, decode: Deco
     Raises:
         Unfit: several dimensions, another lower bound, or an element that does not fit.
     """
-    opened, closed = loaded(values, "u1"), loaded(_last(values), "u1")
-    values.refuse((values.length < 2) | (opened != ord("{")) | (closed != ord("}")), "not an array that begins at 1")
-    elements, counts = _elements(values, ord(";") if element.name == "box" else ord(","))
-    offsets = np.zeros(len(values) + 1, np.int64)
+    delimiter = ord(";") if element.name == "box" else ord(",")  # pg_type.typdelim
+    arrays = values if values.valid is None else values.take(np.flatnonzero(values.valid))
+    try:
+        elements, found = _elements(arrays, delimiter)
+    except _Malformed:
+        raise _refusal(arrays, delimiter) from None
+    counts = found
+    if values.valid is not None:
+        counts = np.zeros(len(values), np.int64)
+        counts[values.valid] = found
+    offsets = np.zeros(len(values) + 1, np.int32)  # elements have bytes of their own, so 2 GiB of text hold no more
     np.cumsum(counts, out=offsets[1:])
-    if offsets[-1] > 2**31 - 1:
-        raise Unfit(f"{offsets[-1]} elements in one batch")
     inner = decode(elements, element, wanted.value_type)
-    parts = [bitmap(values.valid), pa.py_buffer(offsets.astype(np.int32))]
-    return pa.Array.from_buffers(wanted, len(values), parts, children=[inner])
+    return pa.Array.from_buffers(wanted, len(values), [bitmap(values.valid), pa.py_buffer(offsets)], children=[inner])
 
 
-def _last(values: Values) -> Values:
-    return Values(values.buffer, np.maximum(values.start + values.length - 1, 0), values.length, values.valid)
+def _refusal(arrays: Values, delimiter: int) -> Unfit:
+    """Of the first array that is malformed, found by halving."""
+    rows = np.arange(len(arrays))
+    while len(rows) > 1:
+        half = rows[: len(rows) // 2]
+        try:
+            _elements(arrays.take(half), delimiter)
+        except _Malformed:
+            rows = half
+        else:
+            rows = rows[len(rows) // 2 :]
+    return Unfit(f"the value {arrays.shown(int(rows[0]))} (not an array of one dimension that begins at 1)")
 
 
-def _elements(values: Values, delimiter: int) -> tuple[Values, np.ndarray]:
+def _elements(arrays: Values, delimiter: int) -> tuple[Values, np.ndarray]:
     """The elements of all arrays, without quotes and escapes, and how many each array has."""
-    content = gathered(values.inner(1, 1), pa.binary())
-    bounds = np.frombuffer(content.buffers()[1], np.int32)[: len(content) + 1].astype(np.int64)
-    data = content.buffers()[2]
-    letters = np.frombuffer(data, np.uint8)[: bounds[-1]] if data is not None and bounds[-1] else np.empty(0, np.uint8)
-    begin, end = bounds[:-1], bounds[1:]
-    escaped = np.zeros(len(letters), bool)
-    if (letters == ord("\\")).any():
-        letters, escaped, begin, end = _unescaped(values, letters, begin, end)
-    quote = (letters == ord('"')) & ~escaped
-    some_quotes = bool(quote.any())
-    before = np.concatenate([[0], np.cumsum(quote)]) if some_quotes else np.zeros(len(letters) + 1, np.int64)
-    open_ = (before[:-1] & 1).astype(bool)  # inside of quotes; right as long as each array closes its own
-    values.refuse((before[end] - before[begin]) % 2 != 0, "an open quote")
-    odd = (_QUOTED[letters] | escaped) & ~open_
+    if not len(arrays):
+        return arrays, np.empty(0, np.int64)
+    text = gathered(arrays, pa.binary())
+    bounds = np.frombuffer(text.buffers()[1], np.int32)[: len(text) + 1].astype(np.int64)
+    letters = np.frombuffer(text.buffers()[2], np.uint8)[: bounds[-1]]
+    if (letters == _BACKSLASH).any():
+        letters, escaped, bounds = _unescaped(letters, bounds)
+        quote = (letters == _QUOTE) & ~escaped
+    else:
+        escaped, quote = np.zeros(0, bool), letters == _QUOTE
+    mark = (letters == delimiter) | (letters == _OPEN) | (letters == _CLOSE)
+    odd = (letters == ord(" ")) | ((letters >= 9) & (letters <= 13))  # white space; array_out quotes it
+    if len(escaped):
+        odd |= escaped
+    if quotes := int(np.count_nonzero(quote)):
+        outside = ~(np.bitwise_xor.accumulate(quote) ^ quote)
+        mark &= outside
+        odd &= outside
     if odd.any():
-        row = int(np.searchsorted(end, int(odd.argmax()), side="right"))
-        raise Unfit(f"the value {values.shown(row)} (not an array of one dimension)")
-    splits = np.flatnonzero((letters == delimiter) & ~open_)
-    filled = end > begin
-    of_split = np.searchsorted(end, splits, side="right")
-    counts = np.bincount(of_split, minlength=len(values)) + filled
-    start = np.sort(np.concatenate([begin[filled], splits + 1]), kind="stable")
-    stop = np.sort(np.concatenate([end[filled], splits]), kind="stable")
-    return _bare(values, Values(letters, start, stop - start), before, quote, counts), counts
+        raise _Malformed
+    start, length, counts = _between(letters, np.flatnonzero(mark), bounds)
+    return _bare(letters, start, length, quote if quotes else None), counts
 
 
-def _unescaped(
-    values: Values, letters: np.ndarray, begin: np.ndarray, end: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _unescaped(letters: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Without the backslashes that escape; which letters one stood before; the arrays' new bounds."""
-    slash = letters == ord("\\")
+    slash = letters == _BACKSLASH
     places = np.arange(len(letters))
     other = np.maximum.accumulate(np.where(slash, -1, places))  # the last letter that is none, up to here
-    escaping = slash & ((places - other) % 2 == 1)  # the first, third... of a run
-    values.refuse((end > begin) & escaping[np.maximum(end - 1, 0)], "an open escape")
-    kept = np.concatenate([[0], np.cumsum(~escaping)])
-    escaped = np.concatenate([[False], escaping[:-1]])
-    return letters[~escaping], escaped[~escaping], kept[begin], kept[end]
+    kept = ~(slash & ((places - other) % 2 == 1))  # the first, third... of a run escape
+    if not kept[bounds[1:] - 1].all():
+        raise _Malformed
+    escaped = np.concatenate([[False], ~kept[:-1]])
+    return letters[kept], escaped[kept], np.concatenate([[0], np.cumsum(kept)])[bounds]
 
 
-def _bare(values: Values, elements: Values, before: np.ndarray, quote: np.ndarray, counts: np.ndarray) -> Values:
+def _between(letters: np.ndarray, marks: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Start and length of what lies between the marks of each array, and how many that are."""
+    kind = letters[marks]
+    closing = kind == _CLOSE
+    opens, closes = np.flatnonzero(kind == _OPEN), np.flatnonzero(closing)
+    if not (np.array_equal(marks[opens], bounds[:-1]) and np.array_equal(marks[closes], bounds[1:] - 1)):
+        raise _Malformed
+    before = np.flatnonzero(~closing)
+    start = marks[before] + 1
+    length = marks[before + 1] - start
+    counts = closes - opens
+    empty = length == 0
+    if empty.any():  # {} has no element
+        none = letters[start] == _CLOSE
+        none &= letters[start - 1] == _OPEN
+        if (empty & ~none).any():
+            raise _Malformed
+        start, length = start[~empty], length[~empty]
+        counts = np.where(bounds[1:] - bounds[:-1] == 2, 0, counts)
+    return start, length, counts
+
+
+def _bare(letters: np.ndarray, start: np.ndarray, length: np.ndarray, quote: np.ndarray | None) -> Values:
     """The elements without their quotes; NULL where it stands unquoted."""
-    start, length = elements.start, elements.length
-    stop = start + length
-    quotes = before[stop] - before[start]
-    quoted = quotes > 0
-    if quoted.any():
-        framed = quote[np.minimum(start, len(quote) - 1)] & quote[np.maximum(stop - 1, 0)]
-        _refuse(values, quoted & ~((quotes == 2) & framed & (length >= 2)), counts)
+    word = length == 4
+    if quote is not None:
+        quoted, ends = quote[start], quote[start + length - 1]
+        # Each quoted element has two quotes around it, and there are no others.
+        if (quoted & ((length < 2) | ~ends)).any() or np.count_nonzero(quote) != 2 * np.count_nonzero(quoted):
+            raise _Malformed
+        word &= ~quoted
         start, length = start + quoted, length - 2 * quoted
-    _refuse(values, (length == 0) & ~quoted, counts)
-    null = (length == 4) & ~quoted
-    if null.any():
-        words = loaded(Values(elements.buffer, start, length), ">u4")
-        null &= (words & 0xDFDFDFDF) == int.from_bytes(b"NULL")  # in any case, as array_in reads it
-    if not null.any():
-        return Values(elements.buffer, start, length)
-    return Values(elements.buffer, start, np.where(null, 0, length), ~null)
-
-
-def _refuse(values: Values, wrong: np.ndarray, counts: np.ndarray) -> None:
-    """Raise Unfit for the array that the first wrong element belongs to."""
-    if wrong.any():
-        row = int(np.searchsorted(np.cumsum(counts), int(wrong.argmax()), side="right"))
-        raise Unfit(f"the value {values.shown(row)}")
+    elements = Values(letters, start, length)
+    if word.any():
+        word &= (loaded(elements, ">u4") & 0xDFDFDFDF) == int.from_bytes(b"NULL")  # array_in takes it in any case
+    return elements.where(~word) if word.any() else elements

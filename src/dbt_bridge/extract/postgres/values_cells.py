@@ -57,6 +57,11 @@ class Values:
         """Where the condition holds and there is a value."""
         return condition if self.valid is None else condition & self.valid
 
+    def are(self, text: bytes) -> np.ndarray:
+        """Which of them are exactly this text."""
+        found: np.ndarray = (self.length == len(text)) & (loaded(self, f"S{len(text)}") == text)
+        return found
+
     def bytes(self, row: int) -> bytes:
         start = int(self.start[row])
         return bytes(self.buffer[start : start + int(self.length[row])])

@@ -121,8 +121,7 @@ def _shifted(values: Values, by: int) -> Values:
 def _odd(values: Values, rows: np.ndarray, parse, infinite: int) -> np.ndarray:  # type: ignore[no-untyped-def]
     """Numbers of the rows that Arrow cannot parse; infinities are often many, the others few."""
     found = values.take(rows)
-    plus = (found.length == 8) & (loaded(found, "S8") == b"infinity")
-    minus = (found.length == 9) & (loaded(found, "S9") == b"-infinity")
+    plus, minus = found.are(b"infinity"), found.are(b"-infinity")
     numbers = np.where(plus, infinite, np.where(minus, -infinite, 0))
     for i in np.flatnonzero(~(plus | minus)):
         number = parse(found.bytes(int(i)))

@@ -73,7 +73,7 @@ def _natural(values: Values, origin: OriginType, own: pa.DataType) -> pa.Array:
 def _oids(values: Values) -> pa.Array:
     numbers = cast(values, strictly(pa.int64()))
     found = np.frombuffer(numbers.buffers()[1], np.int64)[: len(values)]
-    values.refuse((found < 0) | (found > 2**32 - 1))
+    values.refuse((found < 0) | (found > 2**32 - 1) | ((values.length > 1) & (loaded(values, "u1") == ord("0"))))
     return numbers
 
 
@@ -86,8 +86,7 @@ def _floats(type_: pa.DataType) -> Callable[[Values], pa.Array]:
         odd = np.flatnonzero(values.among(np.isinf(found) | (found == 0)))
         if len(odd):
             sent = values.take(odd)
-            said = (loaded(sent, "S8") == b"Infinity") | (loaded(sent, "S9") == b"-Infinity")
-            said |= (loaded(sent, "S1") == b"0") | (loaded(sent, "S2") == b"-0")
+            said = sent.are(b"Infinity") | sent.are(b"-Infinity") | sent.are(b"0") | sent.are(b"-0")
             sent.refuse(~said)
         return numbers
 
