@@ -56,13 +56,10 @@ class Tuples:
                 np.copyto(tag, words, casting="unsafe")  # the lowest byte
                 words.byteswap(inplace=True)
                 np.right_shift(words, 24, out=words)
-                if (tag == tag[0]).all():
-                    np.bitwise_and(words.view("<i8"), _LENGTH_BITS[tag[0]], out=length)
-                    np.add(position, _WIDTH[tag[0]], out=start)
-                else:
-                    np.bitwise_and(words.view("<i8"), _LENGTH_BITS[tag], out=length)
-                    np.add(position, _WIDTH[tag], out=start)
-                if (tag == UNCHANGED).any():
+                kinds = tag[0] if (tag == tag[0]).all() else tag  # mostly one: then no lookups
+                np.bitwise_and(words.view("<i8"), _LENGTH_BITS[kinds], out=length)
+                np.add(position, _WIDTH[kinds], out=start)
+                if (kinds == UNCHANGED).any():
                     unchanged.add(c)
                 position = start + length
             self.end[rows] = position
