@@ -131,12 +131,11 @@ class Proxy:
 
     def reset(self) -> None:
         """Every connection gets a TCP RST."""
-        for sides in self._pairs:
-            for side in sides:
-                with contextlib.suppress(OSError):
-                    side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    side.close()
-        self._pairs.clear()
+        pairs, self._pairs = self._pairs, []
+        for side in (side for pair in pairs for side in pair):
+            side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(OSError):
+                side.close()
 
     def freeze(self) -> None:
         """Connections stay open and nothing passes, as behind a firewall that forgot them."""
@@ -154,11 +153,18 @@ class Proxy:
                 server = socket.create_connection(self._target)
                 self._pairs.append((client, server))
                 for source, sink in ((client, server), (server, client)):
+                    source.settimeout(0.05)  # a thread that waits in recv would keep a closed socket open
                     threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65_536):
+            while True:
+                try:
+                    data = source.recv(65_536)
+                except TimeoutError:
+                    continue
+                if not data:
+                    break
                 self._passing.wait()
                 sink.sendall(data)
         for side in (source, sink):
