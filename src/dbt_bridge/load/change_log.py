@@ -1,53 +1,108 @@
-"""Changes as the rows of a log: what happened, at which LSN, when it was committed, and the row's columns.
+"""A table's changes as rows of a log, from which its state can be rebuilt.
 
-A value that an update did not send is the old row's where that came along (REPLICA IDENTITY FULL), else NULL; a delete
-has the columns that the origin sent of the old row, a truncate none.
+    _change         insert, update, delete or truncate
+    _lsn            of the commit, as an integer; NULL in rows of a copy
+    _seq            the number of the row in its commit: `_lsn, _seq` is the order in which things happened
+    _committed_at   by the origin's clock; of a copy when its snapshot was taken
+    _unchanged      the columns whose value an update did not send, as it is large and did not change: it is NULL here,
+                    and what it was before; NULL where there are none
+
+A delete has the values of the replica identity alone. An update that changed the key (without a key: any update) is
+preceded by a `delete` with the old values and the same `_lsn`. A table that is copied anew is logged as a truncate and
+inserts.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from dbt_bridge.changes import DELETE, INSERT, UPDATE, Changes, Truncated
-from dbt_bridge.load.compaction import UTC_TIME
-from dbt_bridge.load.destination import CHANGE, CHANGE_LSN, COMMITTED_AT, Replica
-from dbt_bridge.table import Column
+from dbt_bridge.load.compaction import UTC_TIME, moved, with_values_before
+from dbt_bridge.load.destination import CHANGE, CHANGE_LSN, COMMITTED_AT
+from dbt_bridge.table import Table
 
-LOG_COLUMNS = (
-    Column(CHANGE, pa.string(), "text"),
-    Column(CHANGE_LSN, pa.int64(), "bigint"),
-    Column(COMMITTED_AT, UTC_TIME, "timestamp with time zone"),
-)
-_NAMES = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
+SEQUENCE, UNCHANGED = "_seq", "_unchanged"
+LOG_COLUMNS = {
+    CHANGE: pa.string(),
+    CHANGE_LSN: pa.int64(),
+    SEQUENCE: pa.int64(),
+    COMMITTED_AT: UTC_TIME,
+    UNCHANGED: pa.list_(pa.string()),
+}
+_WORDS = {INSERT: 0, UPDATE: 1, DELETE: 2}
 
 
-def logged(replica: Replica, event: Changes | Truncated) -> pa.Table:
-    """One row per change: the landing table's columns, then `LOG_COLUMNS`."""
-    if isinstance(event, Truncated):
-        nothing = [pa.nulls(1, c.type) for c in replica.table.columns]
-        rows = pa.Table.from_arrays(nothing, names=[c.name for c in replica.table.columns])
-        return _with(rows, pa.array(["truncate"]), pa.array([event.lsn]), pa.array([event.committed_at]))
-    codes = np.searchsorted(sorted(_NAMES), event.kind)
-    kinds = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array([_NAMES[k] for k in sorted(_NAMES)]))
-    names = [c.name for c in replica.table.columns]
-    return _with(
-        whole_rows(event).select(names), kinds.cast(pa.string()), pa.array(event.lsn), pa.array(event.committed_at)
+def logged(table: Table, changes: Changes, sequence: int = 0) -> pa.Table:
+    """The rows of the log for a run of changes, in their order.
+
+    Args:
+        sequence: how many rows of the first commit were logged before.
+
+    Raises:
+        KeyRefused: a key is NULL, or has a type without equality.
+    """
+    changes = with_values_before(changes)
+    replaced = moved(table, changes) if table.key else _has_before(changes)
+    event = np.repeat(np.arange(len(changes)), 1 + replaced)
+    old = np.zeros(len(event), bool)
+    old[np.flatnonzero(replaced) + np.arange(replaced.sum())] = True
+    rows = pa.Table.from_arrays(
+        [_values(changes, name, event, old) for name in changes.rows.column_names], changes.rows.column_names
     )
-
-
-def _with(rows: pa.Table, kinds: pa.Array, lsn: pa.Array, committed_at: pa.Array) -> pa.Table:
-    rows = rows.append_column(CHANGE, kinds).append_column(CHANGE_LSN, lsn.cast(pa.int64()))
-    return rows.append_column(COMMITTED_AT, committed_at.cast(UTC_TIME))
-
-
-def whole_rows(changes: Changes) -> pa.Table:
-    """The rows, with the values that updates did not send from their old rows, as far as these came along."""
-    rows, before = changes.rows, changes.before
-    for name, unsent in changes.unchanged.items():
-        if before is None or name not in before.column_names or not unsent.any():
-            continue
-        place = np.where(unsent, np.arange(len(rows)) + len(rows), np.arange(len(rows)))
-        both = pa.chunked_array([*rows[name].chunks, *before[name].chunks], rows[name].type)
-        rows = rows.set_column(rows.column_names.index(name), name, both.take(pa.array(place)))
+    words = np.zeros(256, np.int64)
+    words[list(_WORDS)] = list(_WORDS.values())
+    word = np.where(old, _WORDS[DELETE], words[changes.kind[event]])
+    lsn = changes.lsn[event]
+    first = np.maximum.accumulate(np.where(np.append(True, lsn[1:] != lsn[:-1]), np.arange(len(event)), 0))
+    number = np.arange(len(event)) - first + np.where(lsn == lsn[0], sequence, 0)
+    columns = {
+        CHANGE: pa.array(["insert", "update", "delete"]).take(pa.array(word)),
+        CHANGE_LSN: pa.array(lsn),
+        SEQUENCE: pa.array(number),
+        COMMITTED_AT: pa.array(changes.committed_at[event]).cast(UTC_TIME),
+        UNCHANGED: _unsent(changes, event, old),
+    }
+    for name, values in columns.items():
+        rows = rows.append_column(name, values)
     return rows
+
+
+def logged_truncate(event: Truncated, sequence: int = 0) -> pa.Table:
+    """The one row of the log for a TRUNCATE: it has no other columns."""
+    values: Sequence[object] = ("truncate", event.lsn, sequence, event.committed_at, None)
+    arrays = [
+        pa.array([value], pa.int64()).cast(type_) if type_ == UTC_TIME else pa.array([value], type_)
+        for value, type_ in zip(values, LOG_COLUMNS.values(), strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, list(LOG_COLUMNS))
+
+
+def _has_before(changes: Changes) -> np.ndarray:
+    if changes.has_before is None:
+        return np.zeros(len(changes), bool)
+    return np.asarray(changes.has_before & (changes.kind == UPDATE))
+
+
+def _values(changes: Changes, name: str, event: np.ndarray, old: np.ndarray) -> pa.ChunkedArray:
+    column = changes.rows[name]
+    if not old.any():
+        return column
+    assert changes.before is not None, "old rows come from there"
+    if name not in changes.before.column_names:
+        return column.take(pa.array(event, mask=old))
+    both = pa.chunked_array([*column.chunks, *changes.before[name].chunks], column.type)
+    return both.take(pa.array(np.where(old, event + len(changes), event)))
+
+
+def _unsent(changes: Changes, event: np.ndarray, old: np.ndarray) -> pa.Array:
+    names = list(changes.unchanged)
+    flags = np.zeros((len(event), len(names)), bool)
+    for place, name in enumerate(names):
+        flags[:, place] = changes.unchanged[name][event] & ~old
+    counts = flags.sum(axis=1)
+    offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
+    values = pa.array(names, pa.string()).take(pa.array(np.nonzero(flags)[1]))
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(counts == 0))

@@ -13,7 +13,7 @@ no deferrable constraint as a replica identity (RelationGetIndexList), and a run
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -141,16 +141,17 @@ class Lineages:
         Raises:
             KeyRefused: a key is NULL or has a type without equality, or two rows have one key at once.
         """
+        changes = with_values_before(changes)
         old, new, keys = _key_codes(table, changes)
-        moved = (changes.kind == UPDATE) & (old != new)
-        event = np.repeat(np.arange(len(changes)), 1 + moved)
+        moves = old != new
+        event = np.repeat(np.arange(len(changes)), 1 + moves)
         kinds = np.zeros(256, np.int64)
         kinds[[INSERT, UPDATE, DELETE]] = _NEW, _STAYED, _DIED
         kind = kinds[changes.kind][event]
         code = new[event]
-        leaves = np.flatnonzero(moved) + np.arange(moved.sum())
+        leaves = np.flatnonzero(moves) + np.arange(moves.sum())
         kind[leaves], kind[leaves + 1] = _LEFT, _CAME
-        code[leaves] = old[moved]
+        code[leaves] = old[moves]
         by_key = np.argsort(code, kind="stable")
         stay = _stays(table, code[by_key], kind[by_key], by_key)
         lineage = _joined(stay, leaves)
@@ -256,6 +257,37 @@ def net(table: Table, changes: Changes, *, soft: bool = False) -> Net:
     return Lineages.of(table, changes).net(soft=soft)
 
 
+def moved(table: Table, changes: Changes) -> _Mask:
+    """bool: updates that changed the key of their row.
+
+    Raises:
+        KeyRefused: see `Lineages.of`.
+    """
+    old, new, _ = _key_codes(table, changes)
+    return old != new
+
+
+def with_values_before(changes: Changes) -> Changes:
+    """The same changes with the values that only their old rows brought: those of a key that is stored out of line,
+    and all of REPLICA IDENTITY FULL."""
+    before, has_before = changes.before, changes.has_before
+    if before is None or has_before is None:
+        return changes
+    rows, unchanged = changes.rows, dict(changes.unchanged)
+    for name in [name for name in unchanged if name in before.column_names]:
+        known = unchanged[name] & has_before
+        if not known.any():
+            continue
+        place = np.arange(len(changes))
+        both = pa.chunked_array([*rows[name].chunks, *before[name].chunks], rows[name].type)
+        filled = both.take(pa.array(np.where(known, place + len(changes), place)))
+        rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), filled)
+        unchanged[name] = unchanged[name] & ~known
+        if not unchanged[name].any():
+            del unchanged[name]
+    return replace(changes, rows=rows, unchanged=unchanged)
+
+
 def _starts(ordered: _Index) -> _Mask:
     """True where a value differs from the one before it."""
     first = np.ones(len(ordered), bool)
@@ -297,13 +329,11 @@ def _key_codes(table: Table, changes: Changes) -> tuple[_Index, _Index, pa.Table
     """Codes of the key before and after each change (one of them where there is one), and the key of each code."""
     rows = changes.rows
     before, has_before = changes.before, changes.has_before
-    # An update sends its old key also where a column of it is stored out of line, and then that column is not sent.
     with_old = np.flatnonzero(has_before & (changes.kind == UPDATE)) if before is not None else np.arange(0)
     codes, columns = None, []
     for name in table.key:
         after = rows[name]
         if before is not None and len(with_old):
-            after = _filled(after, changes.unchanged.get(name), before[name])
             after = pa.chunked_array([*after.chunks, *before[name].take(pa.array(with_old)).chunks], after.type)
         columns.append(after)
         codes = _combined(codes, _codes(table, name, after))
@@ -316,13 +346,6 @@ def _key_codes(table: Table, changes: Changes) -> tuple[_Index, _Index, pa.Table
     old = new.copy()
     old[with_old] = dense[len(changes) :]
     return old, new, keys
-
-
-def _filled(after: pa.ChunkedArray, unsent: _Mask | None, before: pa.ChunkedArray) -> pa.ChunkedArray:
-    if unsent is None or not unsent.any():
-        return after
-    take = np.where(unsent, np.arange(len(after)) + len(after), np.arange(len(after)))
-    return pa.chunked_array([*after.chunks, *before.chunks], after.type).take(pa.array(take))
 
 
 def _codes(table: Table, name: str, column: pa.ChunkedArray) -> _Index:

@@ -12,18 +12,36 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from dbt_bridge.changes import Changes, Event
+from dbt_bridge.changes import Changes, Event, Reshaped, Truncated
 from dbt_bridge.load import duckdb_audit as audit
+from dbt_bridge.load import duckdb_history as history
+from dbt_bridge.load import duckdb_multiset as multiset
+from dbt_bridge.load.change_log import SEQUENCE, logged, logged_truncate
 from dbt_bridge.load.compaction import Lineages, Net
-from dbt_bridge.load.destination import Checkpoint, Loaded, Replica, Staged
-from dbt_bridge.load.duckdb_publish import Publication, publish_one
+from dbt_bridge.load.destination import DELETED_AT, Checkpoint, Loaded, Replica, Staged
+from dbt_bridge.load.duckdb_join import check_names, instant, join
+from dbt_bridge.load.duckdb_publish import Publication
+from dbt_bridge.load.duckdb_reshape import reshape
 from dbt_bridge.load.duckdb_retry import roll_back, translated
-from dbt_bridge.load.duckdb_target import Target, insert, registered, target, whole_rows
+from dbt_bridge.load.duckdb_target import (
+    Source,
+    Target,
+    check_values,
+    insert,
+    registered,
+    standing,
+    target,
+    types_of,
+    whole_rows,
+)
+from dbt_bridge.load.full_row import full_rows
 from dbt_bridge.receipt import Receipt
+from dbt_bridge.table import TableName, quoted
 
 _NOTHING = Loaded(0, 0, 0, 0, 0)
-_KEYS = "_dbt_bridge_keys"
+_KEYS, _LOGGED = "_dbt_bridge_keys", "_dbt_bridge_logged"
 
 
 class DuckDBApplication:
@@ -36,21 +54,26 @@ class DuckDBApplication:
         self._on = Publication(cur, catalog)
         self._open = False
         self._over = False
+        self._last: dict[TableName, int] = {}  # the commit that the last piece of a history belongs to
+        self._sequence: dict[TableName, tuple[int, int]] = {}  # of a log: its commit, and how many rows that has
 
     def join(self, replica: Replica, staged: Staged | Loaded, copied_at: int) -> Loaded:
-        """Show a staged copy."""
+        """Show a staged copy, with what the replica keeps beside its columns."""
         assert isinstance(staged, Staged), "DuckDB stages"
         with translated(replica.table.name):
             self._begin()
-            return publish_one(self._on, staged)
+            return join(self._on, replica, staged, copied_at)
 
     def apply(self, replica: Replica, event: Event) -> Loaded:
         """Apply a run of changes, a TRUNCATE or a change of the columns."""
         with translated(replica.table.name):
             self._begin()
-            if isinstance(event, Changes):
-                return self._change(replica, event) if len(event) else _NOTHING
-            raise NotImplementedError
+            check_names(replica)
+            if isinstance(event, Reshaped):
+                return self._reshape(replica, event)
+            if isinstance(event, Truncated):
+                return self._truncate(replica, event)
+            return self._change(replica, event) if len(event) else _NOTHING
 
     def commit(self, upto: int, checkpoints: Sequence[Checkpoint] = (), receipts: Sequence[Receipt] = ()) -> None:
         """Make it visible."""
@@ -75,22 +98,76 @@ class DuckDBApplication:
             self._open = True
 
     def _change(self, replica: Replica, changes: Changes) -> Loaded:
-        on = self._on
-        state = target(on, replica, replica.table.name, changes.rows.column_names)
+        if replica.change_log:
+            first, last = int(changes.lsn[0]), int(changes.lsn[-1])
+            rows = logged(replica.table, changes, self._logged(replica, first))
+            self._sequence[replica.table.name] = last, int(rows[SEQUENCE][-1].as_py()) + 1
+            return self._log(replica, rows, len(changes), changes.rows.nbytes)
+        soft = replica.deletes == "soft"
+        names = [*changes.rows.column_names, *([DELETED_AT] if soft else [])]
+        state = target(self._on, replica, replica.table.name, names)
+        if not replica.table.key:
+            rows = full_rows(replica.table, changes, soft=soft)
+            multiset.write(self._on, replica, state, rows)
+            return Loaded(len(changes), rows.inserts, rows.updates, rows.deletes, changes.rows.nbytes)
         lineages = Lineages.of(replica.table, changes)
-        inserted, updated, deleted = _write(on, replica, state, lineages.net())
-        return Loaded(len(changes), inserted, updated, deleted, changes.rows.nbytes)
+        if replica.history:
+            first = int(changes.lsn[0])
+            unfinished = first if first == self._last.get(replica.table.name) else None
+            history.write(self._on, replica, state, lineages.versions(), unfinished)
+            self._last[replica.table.name] = int(changes.lsn[-1])
+        counts = _write(self._on, replica, state, lineages.net(soft=soft))
+        return Loaded(len(changes), *counts, changes.rows.nbytes)
+
+    def _truncate(self, replica: Replica, event: Truncated) -> Loaded:
+        if replica.change_log:
+            number = self._logged(replica, event.lsn)
+            self._sequence[replica.table.name] = event.lsn, number + 1
+            return self._log(replica, logged_truncate(event, number), 1, 0)
+        at = instant(event.committed_at)
+        if replica.history:
+            history.truncate(self._on, replica, event.lsn, at)
+        name = self._on.sql_name(standing(self._on, replica, replica.table.name).name)
+        if replica.deletes == "soft":
+            marked = f"UPDATE {name}\nSET {quoted(DELETED_AT)} = ?\nWHERE {quoted(DELETED_AT)} IS NULL"
+            deleted = self._on.scalar(marked, [at])
+        else:
+            deleted = self._on.scalar(f"DELETE FROM {name}")  # noqa: S608
+        return Loaded(1, 0, 0, int(deleted), 0)
+
+    def _reshape(self, replica: Replica, event: Reshaped) -> Loaded:
+        reshape(self._on, replica, event, replica.table.name)
+        if replica.history:
+            reshape(self._on, replica, event, replica.history_name)
+        return _NOTHING
+
+    def _logged(self, replica: Replica, lsn: int) -> int:
+        """How many rows of this commit the log has from earlier pieces."""
+        last, number = self._sequence.get(replica.table.name, (None, 0))
+        return number if last == lsn else 0
+
+    def _log(self, replica: Replica, rows: pa.Table, changes: int, size: int) -> Loaded:
+        log = target(self._on, replica, replica.table.name, [*rows.column_names])
+        with registered(self._on, _LOGGED, rows):
+            check_values(self._on, log, _LOGGED, types_of(self._on, _LOGGED))
+            columns = {log.own[name]: quoted(name) for name in rows.column_names}
+            return Loaded(changes, insert(self._on, log, Source(_LOGGED, columns)), 0, 0, size)
 
 
 def _write(on: Publication, replica: Replica, state: Target, net: Net) -> tuple[int, int, int]:
-    """Rows inserted, updated and deleted."""
-    key = list(replica.table.key)
+    """Rows inserted, updated and deleted; with soft deletes a row that is written as deleted counts as that."""
+    key, rows = list(replica.table.key), net.written.rows
+    keys, dead = rows.select(key), rows.select(key).slice(0, 0)
+    if DELETED_AT in rows.column_names:
+        died = rows[DELETED_AT].is_valid()
+        keys, dead = keys.filter(pc.invert(died)), keys.filter(died)
     with whole_rows(on, replica, state, net.written, state) as sources:
         deleted = _delete(on, state, net.deleted)
-        found = _delete(on, state, net.written.rows.select(key))
+        _delete(on, state, dead)
+        found = _delete(on, state, keys)
         written = sum(insert(on, state, source) for source in sources)
-    updated = min(found, written)  # of several rows with one key, which somebody made here, one stays
-    return written - updated, updated, deleted + found - updated
+    updated = min(found, len(keys))  # of several rows with one key, which somebody made here, one stays
+    return len(keys) - updated, updated, deleted + written - len(keys) + found - updated
 
 
 def _delete(on: Publication, state: Target, keys: pa.Table) -> int:

@@ -171,7 +171,7 @@ def publish_one(on: Publication, staged: Staged) -> Loaded:
         deleted = _replace(on, staged, standing)
         inserted = on.scalar(f"SELECT count(*) FROM {on.sql_name(load.table.name)}")  # noqa: S608
         return Loaded(staged.rows, inserted, 0, deleted, staged.bytes)
-    _evolve(on, staged, standing)
+    evolve(on, staged, standing)
     into = on.standing(load.table.name)
     assert into is not None
     if load.write_disposition == "merge":
@@ -198,7 +198,7 @@ def _replace(on: Publication, staged: Staged, standing: Relation | None) -> int:
 
 def _replace_rows(on: Publication, staged: Staged, standing: Relation) -> Loaded:
     """Replace the rows in place, so that what somebody put on the table stays."""
-    _evolve(on, staged, standing)
+    evolve(on, staged, standing)
     into = on.standing(standing.name)
     assert into is not None
     deleted = on.scalar(f"DELETE FROM {on.sql_name(into.name)}")  # noqa: S608
@@ -260,7 +260,7 @@ def _merge(on: Publication, staged: Staged, into: Relation) -> tuple[int, int]:
     return inserted, touched - inserted
 
 
-def _evolve(on: Publication, staged: Staged, standing: Relation) -> None:
+def evolve(on: Publication, staged: Staged, standing: Relation) -> None:
     """Give the standing table the new columns and the wider types that the staged rows need."""
     source = on.relation(staged.staging)
     assert source is not None
