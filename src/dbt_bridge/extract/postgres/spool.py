@@ -20,7 +20,7 @@ from typing import IO
 import numpy as np
 
 from dbt_bridge.errors import OriginError
-from dbt_bridge.extract.postgres.messages import Messages
+from dbt_bridge.extract.postgres.messages import SLACK, Messages
 
 _START, _STOP, _COMMIT, _ABORT, _ORIGIN = b"SEcAO"
 _CONTROL = np.array([_START, _STOP, _COMMIT, _ABORT], np.uint8)
@@ -179,8 +179,8 @@ class _Streamed:
                 while len(read):
                     fit = max(int(np.searchsorted(ends[1::2], _PIECE_BYTES, "right")), 1)
                     size = int(ends[2 * fit - 1])
-                    piece = np.fromfile(content, np.uint8, size)
-                    if len(piece) != size:
+                    piece = np.zeros(size + SLACK, np.uint8)
+                    if content.readinto(piece[:size].data) != size:
                         raise OSError(f"{self._bytes.name} is shorter than what was written to it")
                     kept = _kept(piece, ends[: 2 * fit], aborted)
                     if len(kept):
@@ -205,7 +205,7 @@ def _kept(buffer: np.ndarray, positions: np.ndarray, aborted: np.ndarray) -> Mes
 
 
 def _single(message: bytes) -> Messages:
-    buffer = np.frombuffer(message, np.uint8)
+    buffer = np.frombuffer(message + bytes(SLACK), np.uint8)
     return Messages(buffer, buffer[:1], np.ones(1, np.int64), np.array([len(message)], np.int64))
 
 
