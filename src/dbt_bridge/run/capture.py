@@ -17,7 +17,7 @@ from dbt_bridge.extract.postgres import shape as shapes
 from dbt_bridge.extract.postgres.catalog import typed
 from dbt_bridge.extract.postgres.column_types import OriginType
 from dbt_bridge.extract.postgres.connection import Connections
-from dbt_bridge.extract.postgres.feed import Feed, Pace
+from dbt_bridge.extract.postgres.feed import Chunk, Feed, Pace
 from dbt_bridge.extract.postgres.followed import Following
 from dbt_bridge.extract.postgres.replication import ReplicationStream
 from dbt_bridge.extract.postgres.shape import Shape
@@ -93,6 +93,7 @@ class Capture:
         self._tracked: dict[str, Tracked] = {}
         self._copies: list[Copied] = []
         self._publications: tuple[str, ...] = ()
+        self._shapes: Mapping[str, Shape] = {}
         self._identity = ""
         self.position = 0
 
@@ -118,7 +119,8 @@ class Capture:
         for _ in range(_ROUNDS):
             self.prepare()
             target = self._replication.current_lsn() if bounds.until is None else bounds.until
-            if not self.follow(target, Pace(_chunk_rows(self._source)), go_on) or not go_on():
+            again = self.follow(target, Pace(_chunk_rows(self._source)), go_on)
+            if not go_on() or not (self._settle() or again):
                 break
         self._tell_unchanged()
         return self.receipts
@@ -140,6 +142,7 @@ class Capture:
             self._refuse(taken, points)
             check_slot(self._replication, source.slot, list(taken.tracked.values()))
             self._publish(now, taken)
+        self._shapes = taken.shapes
         self._tracked = dict(taken.tracked)
         self._copies = self._copied([wanted for wanted, _ in taken.to_copy.values()])
         self._anew = frozenset()
@@ -255,6 +258,33 @@ class Capture:
                     self._discard_unjoined()
             return again
 
+    def _settle(self) -> bool:
+        """Take up columns that changed without a row after them, of which the log says nothing.
+
+        The shapes were seen before the target was read, so everything stands behind them. True when tables must be
+        copied anew.
+        """
+        late = [t for n, t in self._tracked.items() if self._shapes[n].relation != t.followed.shape.relation]
+        if not late:
+            return False
+        following = self._following(late, 0, binary=False)
+        for tracked in late:
+            following.relation(self._shapes[tracked.node].relation)
+            following.take_up(tracked.followed.shape.oid)
+        gathered = following.gathered()
+        applier = self._applier()
+        try:
+            if gathered.failed or gathered.lost:
+                raise GivenUp(gathered.failed, gathered.lost)
+            committed = applier.take(Chunk(gathered, upto=applier.position))
+            self.receipts += committed.receipts if committed else ()
+        except GivenUp as given_up:
+            return self._give_up(applier, given_up)
+        finally:
+            applier.undo()
+            self._tracked = applier.tracked
+        return False
+
     def _applier(self) -> Applier:
         source = self._source
         positions = [t.followed.position for t in self._tracked.values()]
@@ -302,12 +332,7 @@ class Capture:
         source = self._source
         with closing(Connections(source.name, source.url)) as now:
             binary = all(_travels_binary(now, tracked) for tracked in tables)
-        following = Following(
-            [replace(t.followed, position=max(t.followed.position, start)) for t in tables],
-            lambda oid: _shape_now(source, oid),
-            lambda columns: _types_now(source, columns),
-            binary=binary,
-        )
+        following = self._following(tables, start, binary=binary)
         with (
             tempfile.TemporaryDirectory(prefix="dbt-bridge-spool-") as folder,
             ReplicationStream(
@@ -321,6 +346,15 @@ class Capture:
             ) as stream,
         ):
             yield stream, following
+
+    def _following(self, tables: Sequence[Tracked], start: int, *, binary: bool) -> Following:
+        source = self._source
+        return Following(
+            [replace(t.followed, position=max(t.followed.position, start)) for t in tables],
+            lambda oid: _shape_now(source, oid),
+            lambda columns: _types_now(source, columns),
+            binary=binary,
+        )
 
     def _wait_until_free(self) -> None:
         """A reader that was killed a moment ago leaves the slot when the server notices."""

@@ -62,11 +62,13 @@ class Census:
         tracked: go on from their checkpoints.
         to_copy: table -> why it is copied.
         refused: table -> why it cannot be followed now.
+        shapes: the shape of each table now.
     """
 
     tracked: Mapping[str, Tracked] = field(default_factory=dict)
     to_copy: Mapping[str, tuple[Wanted, str]] = field(default_factory=dict)
     refused: Mapping[str, tuple[Wanted, BridgeError]] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
 
 
 def census(
@@ -89,6 +91,7 @@ def census(
     tracked: dict[str, Tracked] = {}
     to_copy: dict[str, tuple[Wanted, str]] = {}
     refused: dict[str, tuple[Wanted, BridgeError]] = {}
+    seen: dict[str, Shape] = {}
     for item in wanted:
         node, point = item.table.node, checkpoints.get(item.table.node)
         try:
@@ -97,6 +100,7 @@ def census(
             now = None if oid is None else shapes.shape_of(origin, oid)
             if now is None:
                 raise _missing(origin, name, point)
+            seen[node] = now
             check_identity(now, item)
             follows = point is not None and not point.set_aside
             why = "" if node in anew else _why_anew(origin, destination, item, point, now)
@@ -107,7 +111,7 @@ def census(
         except BridgeError as error:
             if point is not None or node in asked:
                 refused[node] = (item, error)
-    return Census(tracked, to_copy, refused)
+    return Census(tracked, to_copy, refused, seen)
 
 
 def declared_name(origin: Connections, wanted: Wanted) -> TableName:

@@ -97,6 +97,7 @@ class Following:
         self._binary = binary
         self._tables = {table.shape.oid: table for table in tables}
         self._versions: dict[int, _Version] = {}
+        self._pending: dict[int, Relation] = {}
         self._examine = examine
         self._typed = typed
         self._events: list[tuple[str, Event]] = []
@@ -117,9 +118,14 @@ class Following:
         return answer
 
     def relation(self, sent: Relation) -> None:
-        """Take up a Relation message: the table is as it was, has other columns, or is lost."""
-        table = self._tables.get(sent.oid)
-        if table is None:
+        """Keep a Relation message until rows come that are to be applied: those before may be of an older shape."""
+        if sent.oid in self._tables:
+            self._pending[sent.oid] = sent
+
+    def take_up(self, oid: int) -> None:
+        """Look at the last Relation message: the table is as it was, has other columns, or is lost."""
+        sent, table = self._pending.pop(oid, None), self._tables.get(oid)
+        if sent is None or table is None:
             return
         if sent.name != table.declared:
             what = f"{table.declared} was renamed to {sent.name} at the origin"
@@ -138,6 +144,7 @@ class Following:
             return
         if verdict.shape is None:
             self._lose(table, verdict.lost)
+        if table.node in self._lost:
             return
         if self._binary and not all(values.decodes_binary(types[c.name], c.type) for c in table.columns):
             self._lose(table, "it has a column now whose values must be sent as text")
@@ -171,11 +178,16 @@ class Following:
 
     def rows(self, rows: Rows) -> int:
         """Take up rows; answers how many of them are changes of a followed table."""
-        table, version = self._tables.get(rows.relation.oid), self._versions.get(rows.relation.oid)
-        if table is None or version is None or not len(rows):
+        oid = rows.relation.oid
+        table = self._tables.get(oid)
+        if table is None or not len(rows):
             return 0
         first = int(np.searchsorted(rows.lsn, table.position))
         if first == len(rows):
+            return 0
+        self.take_up(oid)
+        table, version = self._tables.get(oid), self._versions.get(oid)
+        if table is None or version is None:
             return 0
         try:
             changes = _changes(rows, table, version)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from dbt_bridge.extract.postgres.connection import Connections
-from dbt_bridge.extract.postgres.messages import Relation
+from dbt_bridge.extract.postgres.messages import Relation, RelationColumn
 from dbt_bridge.table import TableName
 
 _COLUMNS = """
@@ -101,6 +101,13 @@ class Shape:
     def identifies(self) -> bool:
         """Whether updates and deletes say which row they mean."""
         return self.identity == "f" or bool(self.identity_columns)
+
+    @property
+    def relation(self) -> Relation:
+        """The Relation message that pgoutput would send of it."""
+        keys = {c.name for c in self.columns} if self.identity == "f" else set(self.identity_columns)
+        columns = tuple(RelationColumn(*c.sent_as, c.name in keys) for c in self.columns)
+        return Relation(self.oid, self.table, self.identity, columns)
 
     def as_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
