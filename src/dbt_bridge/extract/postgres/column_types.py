@@ -75,6 +75,8 @@ _NATURAL: dict[str, pa.DataType] = {
     "interval": pa.month_day_nano_interval(),
 }
 _RAW_TEXT = {"text", "varchar", "bpchar", "name"}  # as they are: `bpchar::text` would lose its padding
+# `inet::text` appends /32, and `xml::text` shows an encoding that is no longer its own; their output does neither.
+_BY_OUTPUT = {"inet", "xml"}
 
 
 def natural(origin: OriginType) -> pa.DataType:
@@ -130,8 +132,7 @@ def _array(element: OriginType, wanted: pa.DataType) -> Travel:
     inner = wanted.value_type
     own = natural(element)
     if pa.types.is_string(inner) and element.name not in _RAW_TEXT:
-        # `inet::text` appends /32, which inet's own output does not: go through the array's output.
-        casts = ("text", "text[]") if element.name == "inet" else ("text[]",)
+        casts = ("text", "text[]") if element.name in _BY_OUTPUT else ("text[]",)  # the array's output
         return Travel(_plain(_cast(*casts), "text[]"), _as_is)
     if pa.types.is_decimal(inner) or inner != own:
         return Travel(_plain(_cast("text[]"), "text[]"), decoding.of_list(wanted, decoding.strictly(inner)))
@@ -163,8 +164,8 @@ def _refusing(unfit: str, column: str, type_: str, otherwise: str) -> str:
 def _text(origin: OriginType) -> Callable[[str], str]:
     if origin.name in _RAW_TEXT:
         return _itself
-    if origin.name == "inet":
-        return lambda column: f"inet_out({column})::text"
+    if origin.name in _BY_OUTPUT:
+        return lambda column: f"{origin.name}_out({column})::text"
     return _cast("text")
 
 
