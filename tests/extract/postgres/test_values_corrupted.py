@@ -193,6 +193,14 @@ def test_values_beyond_2_gib_of_a_buffer_are_read_where_they_are() -> None:
     assert column(numbers, OriginType("int4"), pa.int32()).to_pylist() == [12, 345]
 
 
+def test_more_text_than_one_array_can_hold_is_an_error() -> None:
+    count = 2**11 + 1
+    zeros = np.zeros(count, np.int64)
+    cells = Cells(np.zeros(2**20, np.uint8), np.full(count, TEXT, np.uint8), zeros, zeros + 2**20)
+    with pytest.raises(OriginError, match="2 GiB"):
+        column(cells, OriginType("text"), pa.string())
+
+
 def test_values_need_not_lie_in_the_order_of_their_rows() -> None:
     buffer = np.frombuffer(b"aabbbcccc", np.uint8)
     tags = np.array([TEXT, NULL, TEXT, TEXT], np.uint8)

@@ -113,6 +113,10 @@ def gathered(values: Values, type_: pa.DataType) -> pa.Array:
     n = len(values)
     if n == 0:
         return pa.array([], type_)
+    if values.length.sum() > _INT32:
+        raise OriginError(
+            f"{n} values of one column are more than 2 GiB together", mend="make the batches of this source smaller"
+        )
     order = None
     end = values.start + values.length
     if (values.start[1:] < end[:-1]).any():
@@ -129,14 +133,9 @@ def gathered(values: Values, type_: pa.DataType) -> pa.Array:
     places = np.arange(0, 2 * n - 1, 2)
     if order is not None:
         places[order] = places.copy()
-    try:
-        taken = pieces.take(pa.array(places))
-        if wide:
-            taken = taken.cast(pa.binary())
-    except pa.ArrowInvalid as error:
-        raise OriginError(
-            f"{n} changes hold more than 2 GiB in one column ({error})", mend="lower the rows or the memory of a batch"
-        ) from error
+    taken = pieces.take(pa.array(places))
+    if wide:
+        taken = taken.cast(pa.binary())
     parts = taken.buffers()
     return pa.Array.from_buffers(type_, n, [bitmap(values.valid), parts[1], parts[2]])
 

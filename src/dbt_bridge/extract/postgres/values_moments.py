@@ -21,7 +21,7 @@ MOST_HOURS = 2_562_046  # that fit 64 bits of nanoseconds
 INTERVAL = np.dtype([("months", "<i4"), ("days", "<i4"), ("nanoseconds", "<i8")])
 
 _FIRST_DAY = -2_440_588  # 4714-11-24 BC
-_YEAR_0, _IN_UTC = np.array(b"0000", "V4"), np.array(b"+00", "V3")  # Arrow has a year 0, and all zones
+_YEAR_0, _IN_UTC = int.from_bytes(b"0000"), int.from_bytes(b"+00")  # Arrow has a year 0, and all zones
 _ODD_DAY = re.compile(r"(\d{4,7})-(\d\d)-(\d\d)( BC)?")
 _ODD_MOMENT = re.compile(r"(\d{4,6})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(\+00)?( BC)?")
 _INTERVAL = (
@@ -31,7 +31,7 @@ _INTERVAL = (
 
 
 def dates(values: Values) -> pa.Array:
-    odd = values.among((values.length != 10) | (loaded(values, "V4") == _YEAR_0))
+    odd = values.among((values.length != 10) | (loaded(values, ">u4") == _YEAR_0))
     if not odd.any():
         return _parsed(values, pa.date32())
     days = np.frombuffer(_parsed(values.where(~odd), pa.date32()).buffers()[1], np.int32).copy()
@@ -43,12 +43,10 @@ def dates(values: Values) -> pa.Array:
 def timestamps(values: Values, type_: pa.DataType) -> pa.Array:
     """`type_` is timestamp[us], with UTC for timestamptz."""
     zoned = type_.tz is not None
-    plain = (values.length >= (22 if zoned else 19)) & (loaded(values, "u1", 4) == ord("-"))
-    plain &= loaded(values, "V4") != _YEAR_0
-    if zoned:
-        plain &= loaded(_shifted(values, -3), "V3") == _IN_UTC
-    else:
-        plain &= loaded(_shifted(values, -1), "u1") != ord("C")  # of BC
+    head, tail = loaded(values, ">u8"), loaded(_shifted(values, -4), ">u4")
+    plain = (values.length >= (22 if zoned else 19)) & (head >> np.uint64(32) != _YEAR_0)
+    plain &= head >> np.uint64(24) & np.uint64(0xFF) == ord("-")  # after four digits
+    plain &= (tail & 0xFFFFFF == _IN_UTC) if zoned else (tail & 0xFF != ord("C"))  # of BC
     odd = values.among(~plain)
     if not odd.any():
         return _parsed(values, type_)

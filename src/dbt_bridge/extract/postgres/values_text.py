@@ -106,7 +106,7 @@ def _booleans(values: Values) -> pa.Array:
 
 def _bytes(values: Values) -> pa.Array:
     r"""`\x` and two digits per byte: the digits of all values lie behind each other once they are gathered."""
-    values.refuse((values.length < 2) | (loaded(values, "V2") != np.array(b"\\x", "V2")) | (values.length % 2 != 0))
+    values.refuse((values.length < 2) | (loaded(values, ">u2") != _HEX_BEGINS) | (values.length % 2 != 0))
     digits = gathered(values.inner(2), pa.binary())
     n = len(digits)
     if n == 0:
@@ -122,6 +122,7 @@ def _bytes(values: Values) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), n, [digits.buffers()[0], pa.py_buffer(offsets // 2), pa.py_buffer(plain)])
 
 
+_HEX_BEGINS = int.from_bytes(b"\\x")
 _HEX = np.isin(np.arange(256), list(b"0123456789abcdefABCDEF"))
 
 
