@@ -224,6 +224,9 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, command: Command) -> Non
         (["bild"], "No such command 'bild'."),
         (["build", "--threads", "0"], "Invalid value for '--threads'"),
         (["build", "--vars", "[1, 2]"], "--vars is not a YAML dictionary"),
+        (["sync", "--until-lsn", "soon"], "'soon' is not an LSN: write it as Postgres does: 16/B374D848"),
+        (["sync", "--max-seconds", "soon"], "'soon' is not a time like 2s, 500ms, 5m or 1h"),
+        (["stream", "--every", "0s"], "'0s' is not a time"),
     ],
 )
 def test_a_wrong_command_line_is_2(arguments: list[str], what: str, command: Command) -> None:
@@ -244,9 +247,11 @@ def test_a_models_child_process_does_not_write_into_the_document() -> None:
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(cli.commands) == {"sync", "build", "deliver", "plan", "doctor", "init", "demo"}
-    for name in cli.commands:
-        assert answered([name, "--help"]) == 0
+    assert set(cli.commands) == {
+        "sync", "build", "stream", "deliver", "plan", "doctor", "slots", "init", "demo", "simulate",
+    }  # fmt: skip
+    for name in [*cli.commands, "slots drop"]:
+        assert answered([*name.split(), "--help"]) == 0
         help_ = capsys.readouterr().out
         assert f"Example:\n    dbt-bridge {name}" in help_, name
 

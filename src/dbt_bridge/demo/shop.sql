@@ -199,4 +199,5 @@ DROP FUNCTION shop.pick;
 CREATE INDEX ON shop.customers (updated_at);
 CREATE INDEX ON shop.orders (updated_at);
 CREATE INDEX ON shop.payments (updated_at);
+CREATE INDEX ON shop.payments (order_id);
 ANALYZE;
