@@ -6,7 +6,7 @@ import hashlib
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbt_bridge.extract.mask import masked, masking
@@ -14,6 +14,7 @@ from dbt_bridge.extract.mask import masked, masking
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
+@settings(deadline=None)
 @given(values=st.lists(st.one_of(st.none(), texts), max_size=50))
 def test_each_value_is_the_sha256_of_its_text(values: list[str | None]) -> None:
     expected = [None if v is None else hashlib.sha256(v.encode()).hexdigest() for v in values]

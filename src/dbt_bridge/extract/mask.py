@@ -26,7 +26,8 @@ def masked(array: pa.Array, how: Literal["sha256"]) -> pa.Array:
     if how != "sha256":
         raise ValueError(f"no mask {how!r}: there is sha256")
     distinct = pc.dictionary_encode(array)  # NULL is an index without a value
-    hashes = [hashlib.sha256(text.as_buffer()).hexdigest() for text in distinct.dictionary]
+    texts = distinct.dictionary.cast(pa.binary()).to_pylist()
+    hashes = [hashlib.sha256(text).hexdigest() for text in texts]
     return pc.take(pa.array(hashes, pa.string()), distinct.indices)
 
 
