@@ -60,13 +60,16 @@ def from_binary(values: Values, origin: OriginType, wanted: pa.DataType) -> pa.A
 
 
 def _number(type_: pa.DataType, sent: str) -> Callable[[Values], pa.Array]:
-    width, own = np.dtype(sent).itemsize, type_.to_pandas_dtype()
+    width = np.dtype(sent).itemsize
 
     def decode(values: Values) -> pa.Array:
         values.need(width)
-        return primitive(type_, loaded(values, sent).astype(own, copy=False), values.valid)
+        return primitive(type_, loaded(values, sent), values.valid)
 
     return decode
+
+
+_unsigned = _number(pa.uint32(), ">u4")
 
 
 def _booleans(values: Values) -> pa.Array:
@@ -128,7 +131,7 @@ _DECODE: dict[str, Callable[[Values], pa.Array]] = {
     "int2": _number(pa.int16(), ">i2"),
     "int4": _number(pa.int32(), ">i4"),
     "int8": _number(pa.int64(), ">i8"),
-    "oid": _number(pa.int64(), ">u4"),
+    "oid": lambda values: _unsigned(values).cast(pa.int64()),
     "float4": _number(pa.float32(), ">f4"),
     "float8": _number(pa.float64(), ">f8"),
     "bool": _booleans,

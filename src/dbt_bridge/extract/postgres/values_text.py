@@ -82,7 +82,7 @@ def _floats(type_: pa.DataType) -> Callable[[Values], pa.Array]:
 
     def decode(values: Values) -> pa.Array:
         numbers = cast(values, strictly(type_))
-        found = np.frombuffer(numbers.buffers()[1], type_.to_pandas_dtype())[: len(values)]
+        found = np.frombuffer(numbers.buffers()[1], f"f{type_.bit_width // 8}")[: len(values)]
         odd = np.flatnonzero(values.among(np.isinf(found) | (found == 0)))
         if len(odd):
             sent = values.take(odd)
