@@ -157,3 +157,29 @@ def test_secrets_that_git_would_take_are_a_fault(root: Path) -> None:
     (committed,) = _secrets(root)
     assert committed.status == "fault"
     assert "git rm --cached" in committed.mend
+
+
+def test_what_change_capture_needs_of_the_origin_is_looked_at(
+    root: Path, origin: psycopg.Connection, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin.execute("CREATE TABLE orders (id int PRIMARY KEY, updated_at timestamptz)")
+    origin.execute("CREATE TABLE keyless (line text)")
+    (root / "models" / "all.yml").write_text(
+        """
+sources:
+  - name: shop
+    schema: landing
+    config: {meta: {bridge: {origin: shop_pg, schema: public, replication: cdc, slot: doctors, max_wal: 1GB}}}
+    tables: [{name: orders}, {name: keyless}]
+"""
+    )
+    (root / ".dlt" / "secrets.toml").write_text(f'[sources.shop_pg]\ncredentials = "{database}"\n')
+    code, checks = doctor(root, capsys)
+    assert code == 1
+    assert checks["origin shop_pg, slot doctors"]["what"] == "will be made by the first sync"
+    assert "public.orders" in checks["origin shop_pg, publication doctors"]["what"]
+    assert "REPLICA IDENTITY FULL" in checks["origin shop_pg, table public.keyless"]["mend"]
+    origin.execute('ALTER TABLE "public"."keyless" REPLICA IDENTITY FULL')
+    code, checks = doctor(root, capsys)
+    assert "origin shop_pg, table public.keyless" not in checks
+    assert code == 0

@@ -166,6 +166,8 @@ def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
                 yield _fault(subject, error)
                 continue
             yield from _origin(sources, origin, destination, project)
+            for source in sources:
+                yield from _followed(source, origin)
             place = f"destination {landing}" if landing else f"warehouse ({project.warehouse.adapter})"
             for schema in dict.fromkeys(source.landing_schema for source in sources):
                 yield _writable(f"{place}, schema {schema}", destination, schema)
@@ -211,6 +213,40 @@ def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
         what = "readable; without a primary key its increments are appended, and updated rows come twice"
         return Finding(subject, "note", what, "add `primary_key: [...]` to its bridge block if it has one")
     return Finding(subject, "ok", f"readable, {len(landed)} columns, key {', '.join(key) or 'none'}")
+
+
+def _followed(source: LandingSource, origin: Origin) -> Iterator[Finding]:
+    """What change capture needs of the origin; of all tables of the source that have it, as they move together."""
+    try:
+        every = wanted_tables(source, origin, lambda _: True, "doctor")
+    except BridgeError:
+        return  # said already
+    tables = [wanted.table for wanted in every if wanted.table.replication == "cdc"]
+    if not tables:
+        return
+    from dbt_bridge.extract.postgres import PostgresOrigin
+    from dbt_bridge.extract.postgres.readiness import Wish, readiness
+    from dbt_bridge.extract.postgres.slot import Replication
+
+    subject = f"origin {source.origin}, slot {source.slot}"
+    if not isinstance(origin, PostgresOrigin):
+        mend = "replication: incremental with a cursor, or replication: initial_copy"
+        yield Finding(subject, "fault", "replication: cdc needs a Postgres origin", mend)
+        return
+    names: dict[TableName, bool] = {}
+    for table in tables:
+        try:
+            name = origin.describe(TableName(source.origin_schema or "", table.identifier)).table.name
+        except BridgeError:
+            continue  # a finding of the table's own
+        names[name] = table.write_disposition == "append"
+    wish = Wish(source.slot, tuple(names), frozenset(name for name, log in names.items() if log), source.max_wal)
+    try:
+        with Replication(origin.name, origin.url) as replication:
+            for found in readiness(replication, wish):
+                yield Finding(f"origin {source.origin}, {found.subject}", found.status, found.what, found.mend)
+    except BridgeError as error:
+        yield _fault(subject, error)
 
 
 def _delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> Iterator[Finding]:

@@ -112,12 +112,14 @@ class Ensured:
         names: of the publications, for START_REPLICATION.
         added, removed: tables, as far as the publications are ours.
         is_new: the publications were made now: a slot that is older must be made again.
+        statements: the SQL of it.
     """
 
     names: tuple[str, ...]
     added: tuple[TableName, ...] = ()
     removed: tuple[TableName, ...] = ()
     is_new: bool = False
+    statements: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,42 +167,60 @@ def ensure(
     Raises:
         OriginError: a table cannot be added or is not published as it must be; with the SQL that mends it.
     """
-    parts = (
-        (name, _EVERYTHING, list(everything)),
-        (inserts_name(name), _INSERTS, list(inserts)),
-    )
-    statements: list[str] = []
-    names: list[str] = []
-    added: list[TableName] = []
-    removed: list[TableName] = []
+    found = planned(replication, name, everything, inserts)
+    _execute(replication, found.statements)
+    return found
+
+
+def planned(
+    replication: Replication, name: str, everything: Sequence[TableName], inserts: Sequence[TableName]
+) -> Ensured:
+    """What `ensure` would do; raises what it would, before it writes."""
     version = int(replication.query("SHOW server_version_num")[0][0])
     first = _existing(replication, name)
-    for publication, operations, tables in parts:
-        existing = first if publication == name else _existing(replication, publication)
-        if existing is not None and not existing.is_ours:
-            _check_foreign(replication, publication, existing, operations, tables)
-            names.append(publication)
-            continue
-        if existing is None and first is not None and not first.is_ours and not tables:
-            continue  # our role may make none, and none is needed
-        names.append(publication)
-        members = _members(replication, existing.oid) if existing is not None else set()
-        options = _options(operations, version)
-        if existing is None:
-            statements.append(f"CREATE PUBLICATION {quoted(publication)} WITH ({options})")
-            statements.append(f"COMMENT ON PUBLICATION {quoted(publication)} IS '{_MADE}'")
-        elif not _is_as_made(existing, operations, version):
-            statements.append(f"ALTER PUBLICATION {quoted(publication)} SET ({options})")
-        new = [table for table in tables if table not in members]
-        gone = sorted(members.difference(tables))
-        # The tables that move to the other publication leave this one first: the second statement list follows.
-        statements += [f"ALTER PUBLICATION {quoted(publication)} DROP TABLE {_listed(gone)}"] if gone else []
-        statements += [f"ALTER PUBLICATION {quoted(publication)} ADD TABLE {_listed(new)}"] if new else []
-        added += new
-        removed += gone
-    _execute(replication, statements)
-    is_new = first is None
-    return Ensured(tuple(names), tuple(added), tuple(t for t in removed if t not in added), is_new)
+    parts = [_planned(replication, name, first, (_EVERYTHING, everything), version)]
+    second = _existing(replication, inserts_name(name))
+    if second is not None or inserts or first is None or first.is_ours:  # else our role makes none, and none is needed
+        parts.append(_planned(replication, inserts_name(name), second, (_INSERTS, inserts), version))
+    added = tuple(table for part in parts for table in part.added)
+    return Ensured(
+        tuple(name for part in parts for name in part.names),
+        added,
+        tuple(table for part in parts for table in part.removed if table not in added),
+        is_new=parts[0].is_new,
+        statements=tuple(statement for part in parts for statement in part.statements),
+    )
+
+
+def _planned(
+    replication: Replication,
+    name: str,
+    existing: _Existing | None,
+    wanted: tuple[str, Sequence[TableName]],
+    version: int,
+) -> Ensured:
+    """One publication: the operations that it publishes, of which tables."""
+    operations, tables = wanted
+    options = _options(operations, version)
+    statements: list[str] = []
+    members: set[TableName] = set()
+    if existing is None:
+        statements.append(f"CREATE PUBLICATION {quoted(name)} WITH ({options})")
+        statements.append(f"COMMENT ON PUBLICATION {quoted(name)} IS '{_MADE}'")
+    elif not existing.is_ours:
+        _check_foreign(replication, name, existing, operations, tables)
+        return Ensured((name,))
+    else:
+        members = _members(replication, existing.oid)
+        if not _is_as_made(existing, operations, version):
+            statements.append(f"ALTER PUBLICATION {quoted(name)} SET ({options})")
+    added = tuple(table for table in tables if table not in members)
+    removed = tuple(sorted(members.difference(tables)))
+    if removed:
+        statements.append(f"ALTER PUBLICATION {quoted(name)} DROP TABLE {_listed(removed)}")
+    if added:
+        statements.append(f"ALTER PUBLICATION {quoted(name)} ADD TABLE {_listed(added)}")
+    return Ensured((name,), added, removed, existing is None, tuple(statements))
 
 
 def drop(replication: Replication, name: str) -> list[str]:
@@ -279,8 +299,10 @@ def _execute(replication: Replication, statements: Sequence[str]) -> None:
         replication.query(f"BEGIN; SET LOCAL lock_timeout = '60s'; {sql}; COMMIT")
     except OriginError as error:
         replication.query("ROLLBACK")
+        if "in a read-only transaction" in error.what:  # a standby, above all
+            raise OriginError(error.what, mend=f"at the primary: {sql};") from error
         if "must be owner" in error.what or "permission denied" in error.what:
-            raise OriginError(error.what, mend=f"as the owner of the tables (or a superuser): {sql};") from error
+            raise OriginError(error.what, mend=f"as the owner of the tables, or a superuser: {sql};") from error
         raise
 
 

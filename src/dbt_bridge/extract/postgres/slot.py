@@ -41,6 +41,12 @@ CROSS JOIN LATERAL (SELECT to_jsonb(s) AS row) j
 WHERE %(name)s::text IS NULL OR s.slot_name = %(name)s
 ORDER BY s.slot_name
 """  # noqa: S608 (constants only)
+# What `current_lsn` calls: one of its forms, with the arguments that this version gives it.
+MARK = """
+SELECT oid::regprocedure::text
+FROM pg_proc
+WHERE proname = 'pg_logical_emit_message' AND proargtypes[2] = 'text'::regtype
+"""
 _HOLDER = "SELECT application_name, client_addr::text FROM pg_stat_activity WHERE pid = %(pid)s"
 _BLOCKERS = "SELECT DISTINCT unnest(pg_blocking_pids(%(pid)s))"
 _PREPARED = "SELECT gid FROM pg_prepared_xacts ORDER BY prepared"
@@ -176,7 +182,8 @@ class Replication:
             except OriginError as error:
                 if "permission denied" not in error.what:
                     raise
-                granted = "GRANT EXECUTE ON FUNCTION pg_logical_emit_message TO <the origin's user>;"
+                ((function,),) = self.query(MARK)
+                granted = f"GRANT EXECUTE ON FUNCTION {function} TO <the origin's user>;"
                 raise OriginError(error.what, mend=granted) from error
         return lsn.parsed(at)
 
