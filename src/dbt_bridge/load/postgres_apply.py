@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 from psycopg import Cursor, sql
 
 from dbt_bridge.changes import Changes, Event, Reshaped, Truncated
@@ -21,14 +22,17 @@ from dbt_bridge.load import postgres_audit as audit
 from dbt_bridge.load import postgres_change_log as change_log
 from dbt_bridge.load import postgres_history as history
 from dbt_bridge.load import postgres_keyless as keyless
-from dbt_bridge.load.change_log import LOG_COLUMNS, logged
+from dbt_bridge.load.change_log import logged, logged_truncate
 from dbt_bridge.load.compaction import Lineages
-from dbt_bridge.load.destination import DELETED_AT, Checkpoint, Loaded, Replica, Staged
+from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, Checkpoint, Loaded, Replica, Staged
+from dbt_bridge.load.full_row import full_rows
+from dbt_bridge.load.merge_rows import Counted, check_names
 from dbt_bridge.load.postgres_landing import TIME, checked, ensure_key, index_name, refuse_null_keys, stage
-from dbt_bridge.load.postgres_net import Counted, NetWriter
+from dbt_bridge.load.postgres_net import NetWriter
 from dbt_bridge.load.postgres_publish import publish_one
 from dbt_bridge.load.postgres_relation import Relation, identifier, standing
 from dbt_bridge.load.postgres_reshape import reshape
+from dbt_bridge.load.postgres_soft import keep_deleted
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, TableName
 
@@ -59,6 +63,7 @@ class PostgresApplication:
         self._new_staging = new_staging
         self._lock = lock
         self._tables: dict[TableName, _Tables] = {}
+        self._logged: dict[TableName, tuple[int, int]] = {}  # the last LSN in a log, and its rows there
         self.staged: list[TableName] = []
         # The planner's defaults are of spinning disks: it reads 5 million rows rather than look for 30,000 by index.
         connection.execute("SET LOCAL random_page_cost = 1.1")
@@ -70,18 +75,15 @@ class PostgresApplication:
         assert isinstance(staged, Staged), "a warehouse has stages"
         name = replica.table.name
         self._tables.pop(name, None)
+        check_names(replica)
         with self._telling(name) as cur:
             self._lock(cur, name)
             if replica.change_log:
                 return change_log.join(cur, replica, staged, copied_at)
             _drop_own_index(cur, name)
-            loaded = publish_one(cur, staged)
             if replica.deletes == "soft":
-                cur.execute(
-                    sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}").format(
-                        identifier(name), sql.Identifier(DELETED_AT), sql.SQL(TIME)
-                    )
-                )
+                keep_deleted(cur, replica, staged, copied_at)
+            loaded = publish_one(cur, staged)
             into = checked(cur, replica, name, _own(replica))
             if replica.table.key:
                 ensure_key(cur, replica, into)
@@ -98,6 +100,8 @@ class PostgresApplication:
                 self._tables.pop(name, None)
                 self._lock(cur, name)
                 reshape(cur, replica, event)
+                return Loaded(0, 0, 0, 0, 0)
+            if isinstance(event, Changes) and not len(event):
                 return Loaded(0, 0, 0, 0, 0)
             if replica.change_log:
                 return self._log(cur, replica, event)
@@ -120,8 +124,6 @@ class PostgresApplication:
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _net(self, cur: Cursor[Any], replica: Replica, tables: _Tables, changes: Changes) -> Loaded:
-        if not len(changes):
-            return Loaded(0, 0, 0, 0, 0)
         lineages = Lineages.of(replica.table, changes)
         if tables.history is not None:
             versions = lineages.versions()
@@ -135,16 +137,29 @@ class PostgresApplication:
             return _loaded(changes, writer.write(staged))
 
     def _whole_rows(self, cur: Cursor[Any], replica: Replica, tables: _Tables, changes: Changes) -> Loaded:
-        rows, columns = keyless.signed(replica, changes)
+        what = full_rows(replica.table, changes, soft=replica.deletes == "soft")
+        rows, columns = keyless.signed(replica, what)
         with self._staging(cur, replica, columns, rows) as staged:
-            return _loaded(changes, keyless.write_signed(cur, replica, tables.landing, staged, rows))
+            keyless.write_signed(cur, replica, tables.landing, staged, rows)
+        return _loaded(changes, Counted(what.inserts, what.updates, what.deletes))
 
     def _log(self, cur: Cursor[Any], replica: Replica, event: Changes | Truncated) -> Loaded:
-        into = checked(cur, replica, replica.table.name, change_log.OWN_TYPES)
-        rows, columns = logged(replica, event), (*replica.table.columns, *LOG_COLUMNS)
+        name = replica.table.name
+        into = checked(cur, replica, name, change_log.OWN_TYPES)
+        lsn, logged_before = self._logged.get(name, (-1, 0))
+        first = event.lsn if isinstance(event, Truncated) else int(event.lsn[0])
+        sequence = logged_before if lsn == first else 0
+        if isinstance(event, Truncated):
+            rows, columns = logged_truncate(event, sequence), change_log.OWN
+            self._logged[name] = (first, sequence + 1)
+        else:
+            rows, columns = logged(replica.table, event, sequence), (*replica.table.columns, *change_log.OWN)
+            last = int(event.lsn[-1])
+            of_last = pc.sum(pc.equal(rows[CHANGE_LSN], last)).as_py()
+            self._logged[name] = (last, of_last + (sequence if last == first else 0))
         with self._staging(cur, replica, columns, rows) as staged:
             inserted = change_log.append(cur, into, columns, staged)
-        return Loaded(len(rows), inserted, 0, 0, rows.nbytes)
+        return Loaded(1 if isinstance(event, Truncated) else len(event), inserted, 0, 0, rows.nbytes)
 
     def _standing(self, cur: Cursor[Any], replica: Replica) -> _Tables:
         name = replica.table.name

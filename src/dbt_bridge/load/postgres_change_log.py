@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from psycopg import Cursor, sql
 
-from dbt_bridge.load.change_log import LOG_COLUMNS
+from dbt_bridge.load.change_log import LOG_COLUMNS, SEQUENCE
 from dbt_bridge.load.destination import CHANGE, COMMITTED_AT, Loaded, Replica, Staged
 from dbt_bridge.load.postgres_history import moment
 from dbt_bridge.load.postgres_landing import identifiers, listed, value
 from dbt_bridge.load.postgres_publish import publish_one
-from dbt_bridge.load.postgres_relation import Relation, identifier
+from dbt_bridge.load.postgres_relation import Relation, identifier, standing
+from dbt_bridge.load.postgres_types import landing_type
 from dbt_bridge.table import Column, TableName
 
-OWN_TYPES = {c.name: c.origin_type for c in LOG_COLUMNS}
+OWN = tuple(Column(name, type_) for name, type_ in LOG_COLUMNS.items())
+OWN_TYPES = {column.name: landing_type(column) for column in OWN}
 
 
 def join(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> Loaded:
-    """Put the copy into the log: its rows were there, by whatever changes, when it was made."""
-    loaded = publish_one(cur, staged)
-    target = identifier(replica.table.name)
-    for column in LOG_COLUMNS:
+    """Begin the log with a copy's rows; a log that stands goes on, with a truncate before them."""
+    name = replica.table.name
+    there = standing(cur, name)
+    goes_on = there is not None and CHANGE in there.columns
+    names: dict[str, sql.Composable] = {
+        "target": identifier(name),
+        "change": sql.Identifier(CHANGE),
+        "at": sql.Identifier(COMMITTED_AT),
+        "copied_at": moment(copied_at),
+    }
+    if goes_on:
         cur.execute(
-            sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}").format(
-                target, sql.Identifier(column.name), sql.SQL(column.origin_type)
+            sql.SQL("INSERT INTO {target} ({change}, {seq}, {at}) VALUES ('truncate', 0, {copied_at})").format(
+                **names, seq=sql.Identifier(SEQUENCE)
+            )
+        )
+    loaded = publish_one(cur, replace(staged, load=replace(staged.load, write_disposition=_disposition(goes_on))))
+    for column in OWN:
+        cur.execute(
+            sql.SQL("ALTER TABLE {target} ADD COLUMN IF NOT EXISTS {column} {type}").format(
+                **names, column=sql.Identifier(column.name), type=sql.SQL(OWN_TYPES[column.name])
             )
         )
     cur.execute(
-        sql.SQL("UPDATE {target} SET {change} = 'insert', {at} = {copied_at} WHERE {change} IS NULL").format(
-            target=target,
-            change=sql.Identifier(CHANGE),
-            at=sql.Identifier(COMMITTED_AT),
-            copied_at=moment(copied_at),
-        )
+        sql.SQL(
+            "UPDATE {target} AS t\n"
+            "SET {change} = 'insert', {at} = {copied_at}, {seq} = n.seq\n"
+            "FROM (SELECT ctid, row_number() OVER () - 1 + {first} AS seq FROM {target} WHERE {change} IS NULL) AS n\n"
+            "WHERE t.ctid = n.ctid"
+        ).format(**names, seq=sql.Identifier(SEQUENCE), first=sql.Literal(int(goes_on)))
     )
     return loaded
+
+
+def _disposition(goes_on: bool) -> Any:
+    return "append" if goes_on else "replace"
 
 
 def append(cur: Cursor[Any], into: Relation, columns: Sequence[Column], staged: TableName) -> int:

@@ -11,18 +11,17 @@ from psycopg import Cursor, sql
 from dbt_bridge.changes import Truncated
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.load.compaction import UTC_TIME, Versions
-from dbt_bridge.load.destination import CHANGE_LSN, VALID_FROM, VALID_TO, Replica
+from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALID_TO, Replica
+from dbt_bridge.load.merge_rows import DO, Staging, copied_anew, staging_of
 from dbt_bridge.load.postgres_landing import (
     TIME,
     checked,
-    copied_anew,
     ensure_key,
     identifiers,
     listed,
     same_key,
     value,
 )
-from dbt_bridge.load.postgres_net import DO, Staging, staging_of
 from dbt_bridge.load.postgres_relation import Relation, find, identifier
 from dbt_bridge.load.postgres_types import landing_type
 from dbt_bridge.table import Column, TableName
@@ -164,6 +163,9 @@ def join(cur: Cursor[Any], replica: Replica, into: Relation, copied_at: int) -> 
         "to": sql.Identifier(VALID_TO),
         "lsn": sql.Identifier(CHANGE_LSN),
         "at": moment(copied_at),
+        "alive": sql.SQL("t.{} IS NULL").format(sql.Identifier(DELETED_AT))
+        if replica.deletes == "soft"
+        else sql.SQL("true"),
         "same": sql.SQL(" AND ").join([sql.SQL("t.{0} = h.{0}").format(sql.Identifier(k)) for k in replica.table.key]),
     }
     _create(cur, replica, names)
@@ -171,13 +173,13 @@ def join(cur: Cursor[Any], replica: Replica, into: Relation, copied_at: int) -> 
     cur.execute(
         sql.SQL(
             "UPDATE {history} AS h\nSET {to} = {at}\nWHERE h.{to} IS NULL AND NOT EXISTS (\n"
-            "  SELECT FROM {target} AS t WHERE {same} AND {alike})"
+            "  SELECT FROM {target} AS t WHERE {same} AND {alive} AND {alike})"
         ).format(**names, alike=_alike(replica, history))
     )
     cur.execute(
         sql.SQL(
             "INSERT INTO {history} ({columns}, {from})\nSELECT {columns}, {at}\nFROM {target} AS t\n"
-            "WHERE NOT EXISTS (SELECT FROM {history} AS h WHERE h.{to} IS NULL AND {same})"
+            "WHERE {alive} AND NOT EXISTS (SELECT FROM {history} AS h WHERE h.{to} IS NULL AND {same})"
         ).format(**names)
     )
 

@@ -13,13 +13,12 @@ import numpy as np
 import pyarrow as pa
 from psycopg import Cursor, sql
 
-from dbt_bridge.changes import DELETE, INSERT, UPDATE, Changes
 from dbt_bridge.errors import KeyRefused
-from dbt_bridge.load.change_log import whole_rows
 from dbt_bridge.load.compaction import UTC_TIME
 from dbt_bridge.load.destination import DELETED_AT, Replica
-from dbt_bridge.load.postgres_landing import copied_anew, identifiers, listed, value
-from dbt_bridge.load.postgres_net import DELETED_AT_COLUMN, Counted
+from dbt_bridge.load.full_row import FullRows
+from dbt_bridge.load.merge_rows import DELETED_AT_COLUMN, copied_anew
+from dbt_bridge.load.postgres_landing import identifiers, listed, value
 from dbt_bridge.load.postgres_relation import Relation, identifier
 from dbt_bridge.load.postgres_types import base
 from dbt_bridge.table import Column, TableName
@@ -34,39 +33,26 @@ _EXACT = {
 }  # fmt: skip
 
 
-def signed(replica: Replica, changes: Changes) -> tuple[pa.Table, tuple[Column, ...]]:
-    """The rows that went (-1) and came (+1), with their columns; a soft delete goes and comes with its time.
-
-    Raises:
-        KeyRefused: an update or delete does not tell the whole old row.
-    """
-    updates = np.flatnonzero(changes.kind == UPDATE)
-    deletes = np.flatnonzero(changes.kind == DELETE)
-    if len(updates) and (changes.before is None or changes.has_before is None or not changes.has_before[updates].all()):
-        raise KeyRefused(
-            f"updates of {replica.table.name}, which has no key, do not tell the whole old row",
-            mend="ALTER TABLE ... REPLICA IDENTITY FULL at the origin, or give the table a primary key",
-        )
+def signed(replica: Replica, rows: FullRows) -> tuple[pa.Table, tuple[Column, ...]]:
+    """The rows that went (-1) and came (+1), with their columns; a soft delete goes and comes with its time."""
     soft = replica.deletes == "soft"
-    parts = [_part(whole_rows(changes), np.flatnonzero(np.isin(changes.kind, (INSERT, UPDATE))), 1)]
-    if len(updates):
-        assert changes.before is not None
-        parts.append(_part(changes.before.select(changes.rows.column_names), updates, -1))
-    parts.append(_part(changes.rows, deletes, -1))
+    dead = rows.died.drop_columns([DELETED_AT])
+    parts = [_part(rows.added, 1), _part(rows.removed, -1), _part(dead, -1), _part(dead, 1)]
+    own: tuple[Column, ...] = ()
     if soft:
-        parts.append(_part(changes.rows, deletes, 1))
         times = [pa.nulls(len(part), UTC_TIME) for part in parts[:-1]]
-        times.append(pa.array(changes.committed_at[deletes]).cast(UTC_TIME))
-        parts = [part.append_column(DELETED_AT, at) for part, at in zip(parts, times, strict=True)]
-    own = (DELETED_AT_COLUMN,) if soft else ()
+        parts = [
+            part.append_column(DELETED_AT, at) for part, at in zip(parts, [*times, rows.died[DELETED_AT]], strict=True)
+        ]
+        own = (DELETED_AT_COLUMN,)
     return pa.concat_tables(parts), (*replica.table.columns, *own, Column(SIGN, pa.int16()))
 
 
-def _part(rows: pa.Table, which: Any, sign: int) -> pa.Table:
-    return rows.take(pa.array(which)).append_column(SIGN, pa.array(np.full(len(which), sign), pa.int16()))
+def _part(rows: pa.Table, sign: int) -> pa.Table:
+    return rows.append_column(SIGN, pa.array(np.full(len(rows), sign), pa.int16()))
 
 
-def write_signed(cur: Cursor[Any], replica: Replica, into: Relation, staged: TableName, rows: pa.Table) -> Counted:
+def write_signed(cur: Cursor[Any], replica: Replica, into: Relation, staged: TableName, rows: pa.Table) -> None:
     """Delete what went, insert what came.
 
     Raises:
@@ -74,7 +60,7 @@ def write_signed(cur: Cursor[Any], replica: Replica, into: Relation, staged: Tab
     """
     columns = [*replica.table.columns, *((DELETED_AT_COLUMN,) if replica.deletes == "soft" else ())]
     _sum_up(cur, into, staged, columns)
-    deleted = _delete(cur, replica, into, columns, rows)
+    _delete(cur, replica, into, columns, rows)
     names = identifiers([c.name for c in columns])
     cur.execute(
         sql.SQL(
@@ -87,9 +73,7 @@ def write_signed(cur: Cursor[Any], replica: Replica, into: Relation, staged: Tab
             sql.Identifier(_TIMES),
         )
     )
-    inserted = cur.rowcount
     cur.execute(sql.SQL("DROP TABLE pg_temp.{}").format(sql.Identifier(_ROW)))
-    return Counted(inserted, 0, deleted)
 
 
 def _comparable(expression: sql.Composable, type_: str) -> sql.Composable:
@@ -121,14 +105,14 @@ def _sum_up(cur: Cursor[Any], into: Relation, staged: TableName, columns: list[C
     )
 
 
-def _delete(cur: Cursor[Any], replica: Replica, into: Relation, columns: list[Column], rows: pa.Table) -> int:
+def _delete(cur: Cursor[Any], replica: Replica, into: Relation, columns: list[Column], rows: pa.Table) -> None:
     table = sql.SQL("pg_temp.{}").format(sql.Identifier(_ROW))
     row = cur.execute(
         sql.SQL("SELECT coalesce(-sum({0}), 0) FROM {1} WHERE {0} < 0").format(sql.Identifier(_TIMES), table)
     ).fetchone()
     assert row is not None
     if not (wanted := int(row[0])):
-        return 0
+        return
     cur.execute(sql.SQL("ANALYZE {}").format(table))
     cur.execute(
         sql.SQL(
@@ -148,7 +132,6 @@ def _delete(cur: Cursor[Any], replica: Replica, into: Relation, columns: list[Co
             f"{wanted - cur.rowcount} rows that the origin changed or deleted are not in {into.name}",
             mend=copied_anew(replica.node),
         )
-    return wanted
 
 
 def _same(into: Relation, columns: list[Column], rows: pa.Table) -> sql.Composable:

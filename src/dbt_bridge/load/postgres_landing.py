@@ -17,17 +17,13 @@ from psycopg import Cursor, errors, sql
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.load import postgres_stage as staging_area
 from dbt_bridge.load.destination import Load, Replica
+from dbt_bridge.load.merge_rows import copied_anew
 from dbt_bridge.load.postgres_relation import Relation, find, identifier
 from dbt_bridge.load.postgres_types import base, fits, landing_type, wire
 from dbt_bridge.table import Column, Table, TableName
 
 _LONGEST_NAME = 63
 TIME = "timestamp with time zone"
-
-
-def copied_anew(node: str) -> str:
-    """The command that copies one table anew."""
-    return f"dbt-bridge sync --full-refresh --select source:{'.'.join(node.split('.')[2:])}"
 
 
 def checked(cur: Cursor[Any], replica: Replica, name: TableName, own: Mapping[str, str]) -> Relation:

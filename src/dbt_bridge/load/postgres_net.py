@@ -8,101 +8,38 @@ these three read the whole table, where ON CONFLICT always asks the index. It al
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from psycopg import Cursor, sql
 
 from dbt_bridge.errors import KeyRefused
-from dbt_bridge.load.compaction import UTC_TIME, Net, Written, plain
-from dbt_bridge.load.destination import DELETED_AT, Replica
-from dbt_bridge.load.postgres_landing import (
-    TIME,
-    as_staged,
+from dbt_bridge.load.compaction import Net
+from dbt_bridge.load.destination import Replica
+from dbt_bridge.load.merge_rows import (
+    DELETED_AT_COLUMN,
+    DO,
+    FRESH,
+    GONE,
+    KEEPING,
+    MOVED,
+    WHOLE,
+    Counted,
+    actions,
     copied_anew,
+    counted,
+    moved,
+    staging_of,
+)
+from dbt_bridge.load.postgres_landing import (
+    as_staged,
     identifiers,
     listed,
     same_key,
     value,
 )
 from dbt_bridge.load.postgres_relation import Relation, identifier
-from dbt_bridge.table import Column, TableName
-
-# What is to be done with a staged row.
-DO = "_dbt_bridge_do"
-GONE, WHOLE, FRESH, KEEPING, MOVED = range(5)
-DELETED_AT_COLUMN = Column(DELETED_AT, UTC_TIME, TIME)
-
-
-@dataclass(frozen=True, slots=True)
-class Staging:
-    """Rows to stage, and under which names their further columns go.
-
-    Attributes:
-        columns: of the landing table, those that are staged.
-        kept: column -> the column that says that the landing table's own value stays.
-        found: key column -> the column with the key under which the landing table has the row.
-    """
-
-    rows: pa.Table
-    columns: tuple[Column, ...]
-    kept: Mapping[str, str]
-    found: Mapping[str, str]
-    more: tuple[Column, ...]
-
-    @property
-    def all_columns(self) -> tuple[Column, ...]:
-        return (*self.columns, *self.more)
-
-
-def staging_of(replica: Replica, own: Sequence[Column], written: Written, gone: pa.Table, do: Any) -> Staging:
-    """The written rows, and the keys of the gone ones, as one table to stage.
-
-    Args:
-        own: columns beyond the origin's: in `written.rows`, NULL for gone rows that do not have them.
-        do: what is to be done with each written row; gone rows get GONE unless they say it themselves.
-    """
-    columns = (*replica.table.columns, *own)
-    rows = written.rows.select([c.name for c in columns]).append_column(DO, pa.array(do, pa.int16()))
-    more = [Column(DO, pa.int16())]
-    kept: dict[str, str] = {}
-    for i, (name, flags) in enumerate(written.kept.items()):
-        kept[name] = f"_dbt_bridge_kept_{i}"
-        rows = rows.append_column(kept[name], pa.array(flags))
-        more.append(Column(kept[name], pa.bool_()))
-    found: dict[str, str] = {}
-    for i, name in enumerate(replica.table.key if written.found_under is not None else ()):
-        column = replica.table.column(name)
-        assert column is not None and written.found_under is not None
-        found[name] = f"_dbt_bridge_found_{i}"
-        rows = rows.append_column(found[name], written.found_under[name])
-        more.append(Column(found[name], column.type, column.origin_type))
-    if len(gone):
-        if DO not in gone.column_names:
-            gone = gone.append_column(DO, pa.array(np.full(len(gone), GONE), pa.int16()))
-        rows = pa.concat_tables([rows, gone], promote_options="default")
-    return Staging(rows, columns, kept, found, tuple(more))
-
-
-def moved(replica: Replica, written: Written) -> Any:
-    """bool per written row: the landing table has it under another key."""
-    mask = np.zeros(len(written), bool)
-    if written.found_under is None:
-        return mask
-    for name in replica.table.key:
-        differs = pc.not_equal(plain(written.found_under[name]), plain(written.rows[name]))
-        mask |= differs.to_numpy(zero_copy_only=False)
-    return mask & written.continues
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    inserted: int
-    updated: int
-    deleted: int
+from dbt_bridge.table import TableName
 
 
 class NetWriter:
@@ -117,11 +54,8 @@ class NetWriter:
         names = {c.name for c in (*replica.table.columns, *self._own)}
         self._extra = [name for name in into.columns if name not in names]
         self._moved = moved(replica, net.written)
-        do = np.where(net.written.continues, WHOLE, FRESH)
-        do[net.written.needing()] = KEEPING
-        do[self._moved] = MOVED
-        self._do = do
-        self.staging = staging_of(replica, self._own, net.written, net.deleted, do)
+        self._do = actions(net.written, self._moved)
+        self.staging = staging_of(replica, self._own, net.written, net.deleted, self._do)
 
     def write(self, staged: TableName) -> Counted:
         """From the staging table, in this order: read what stays under old keys, delete, update, insert."""
@@ -136,24 +70,7 @@ class NetWriter:
         deleted = self._delete(names)
         updated = self._update_keeping(names)
         inserted, overwritten = self._insert(names)
-        if self._moved.any():
-            return self._by_identity(deleted, inserted)
-        buried = self._buried()
-        return Counted(inserted, updated + overwritten - buried, deleted + buried)
-
-    def _buried(self) -> int:
-        """Rows that only got the time of their delete."""
-        if self._replica.deletes == "hard":
-            return 0
-        dead = self._net.written.rows[DELETED_AT].is_valid().to_numpy(zero_copy_only=False)
-        return int((dead & self._net.written.continues).sum())
-
-    def _by_identity(self, deleted: int, inserted: int) -> Counted:
-        """A row that took another row's place, or moved to a new one, is neither inserted nor deleted."""
-        new = int((~self._net.written.continues).sum())
-        buried = self._buried()
-        there = int(self._net.written.continues.sum())
-        return Counted(new, there - buried, max(0, new + deleted - inserted) + buried)
+        return counted(self._replica, self._net, inserted, updated + overwritten, deleted)
 
     def _fill_moved(self, names: Mapping[str, sql.Composable]) -> None:
         """Rows that come to another key take along what the changes do not bring."""
