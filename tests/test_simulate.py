@@ -140,6 +140,13 @@ def test_any_tables_get_single_rows_that_keep_their_keys(origin: psycopg.Connect
     assert made.rows["public.event"]["update"] == 0, "it has no columns outside of its key"
 
 
+def test_the_same_seed_goes_on_after_itself(origin: psycopg.Connection, database: str) -> None:
+    origin.execute("CREATE TABLE token (id uuid PRIMARY KEY, name text UNIQUE)")
+    for _ in range(2):
+        simulate(database, Mix(10, 0, 0, seed=1), ["token"])
+    assert len(rows(origin, "token")) == 20
+
+
 def test_globs_name_tables_and_a_slip_names_what_there_is(origin: psycopg.Connection, database: str) -> None:
     origin.execute("CREATE TABLE a_one (id int PRIMARY KEY); CREATE TABLE b_two (id int PRIMARY KEY)")
     assert set(simulate(database, Mix(5, 0, 0), ["public.a_*"]).rows) == {"public.a_one"}

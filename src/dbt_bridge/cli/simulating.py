@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,7 @@ _MARK = ".dbt-bridge-demo.json"
     metavar="NAME",
     help="Write single rows to these tables instead, like shop.orders or 'public.*'; may be repeated.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same choices.")
+@click.option("--seed", type=int, help="The same seed on the same rows makes the same choices; by default another one.")
 @click.option(
     "--project-dir",
     type=click.Path(path_type=Path),
@@ -64,7 +65,8 @@ def simulate(
     with postgres_needed("simulate"):
         from dbt_bridge.simulate import Mix
         from dbt_bridge.simulate import simulate as make
-    mix = Mix(inserts, updates, deletes, given["rate"], given["seconds"], given["seed"])
+    seed = secrets.randbelow(1 << 31) if given["seed"] is None else given["seed"]
+    mix = Mix(inserts, updates, deletes, given["rate"], given["seconds"], seed)
     mix.counts()
     if url is None:
         url, is_demo = _origin(given["project_dir"])
@@ -74,12 +76,12 @@ def simulate(
             click.confirm(f"Write {inserts + updates + deletes} transactions to {scrubbed(url)}?", abort=True, err=True)
     made = make(url, mix, tables, _bar(silent=output.as_json or output.quiet))
     if output.as_json:
-        output.document(simulated=made.as_json())
+        output.document(simulated={**made.as_json(), "seed": seed})
     elif not output.quiet:
         total = made.inserts + made.updates + made.deletes
         click.echo(
             f"{total:,} transactions in {made.seconds:.1f} s: {made.inserts:,} inserts, {made.updates:,} updates, "
-            f"{made.deletes:,} deletes"
+            f"{made.deletes:,} deletes (--seed {seed})"
         )
         for table, counts in made.rows.items():
             click.echo(f"  {table}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))

@@ -119,17 +119,18 @@ def simulate(
     except psycopg.Error as error:
         raise ConnectionFailed(f"the database cannot be reached: {scrubbed(str(error))}", mend="check --url") from error
     with connection:
-        writer = _writer(connection, mix, tables)
+        draws = random.Random(f"{mix.seed} rows")
+        writer = _writer(connection, draws, tables)
         for number in _paced(len(kinds), mix.pace()):
             try:
-                rows += _written(writer, kinds[number])
+                rows += _written(writer, kinds[number], draws)
             except NothingToChange:
                 # Rows must be there before they can be changed: an insert that comes later is made now.
                 if "insert" not in kinds[number + 1 :]:
                     raise
                 later = kinds.index("insert", number + 1)
                 kinds[number], kinds[later] = kinds[later], kinds[number]
-                rows += _written(writer, kinds[number])
+                rows += _written(writer, kinds[number], draws)
             done[kinds[number]] += 1
             told(number + 1, len(kinds))
     by_table: dict[str, dict[str, int]] = {}
@@ -139,8 +140,7 @@ def simulate(
     return Simulated(done["insert"], done["update"], done["delete"], seconds, by_table)
 
 
-def _writer(connection: psycopg.Connection, mix: Mix, tables: Sequence[str]) -> Writer:
-    draws = random.Random(f"{mix.seed} rows")
+def _writer(connection: psycopg.Connection, draws: random.Random, tables: Sequence[str]) -> Writer:
     if tables:
         return Tables(connection, tables, draws)
     if is_shop(connection):
@@ -160,7 +160,7 @@ def _paced(count: int, pause: float | None) -> Iterator[int]:
         yield number
 
 
-def _written(writer: Writer, kind: Kind) -> Counter[tuple[str, str]]:
+def _written(writer: Writer, kind: Kind, draws: random.Random) -> Counter[tuple[str, str]]:
     """One transaction; again where another writer took the row or the key first."""
     for attempt in range(_PATIENCE + 1):
         try:
@@ -169,6 +169,8 @@ def _written(writer: Writer, kind: Kind) -> Counter[tuple[str, str]]:
                 psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:  # fmt: skip
             if attempt == _PATIENCE:
                 raise _refused(kind, error) from error
+            if isinstance(error, psycopg.errors.UniqueViolation):
+                draws.seed()  # an earlier run with the same seed made these very values
         except psycopg.Error as error:
             raise _refused(kind, error) from error
     raise AssertionError("the last attempt answers or raises")
