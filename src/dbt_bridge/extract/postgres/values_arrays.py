@@ -61,7 +61,7 @@ def _refusal(arrays: Values, delimiter: int) -> Unfit:
             rows = half
         else:
             rows = rows[len(rows) // 2 :]
-    return Unfit(f"the value {arrays.shown(int(rows[0]))} (not an array of one dimension that begins at 1)")
+    return Unfit(f"{arrays.shown(int(rows[0]))} (not an array of one dimension that begins at 1)")
 
 
 def _elements(arrays: Values, delimiter: int) -> tuple[Values, np.ndarray]:

@@ -46,7 +46,7 @@ def decodes_binary(origin: OriginType, wanted: pa.DataType) -> bool:
 def from_binary(values: Values, origin: OriginType, wanted: pa.DataType) -> pa.Array:
     """The values in the wanted type. Raises Unfit for one that does not fit."""
     if not decodes_binary(origin, wanted):
-        raise Unfit(f"the binary form of {origin.name or 'a type'}, sent although it was not asked for,")
+        raise Unfit(f"the binary form of {origin.name or 'a type'}, sent although it was not asked for")
     if origin.name in _TEXTS:
         if origin.name == "jsonb":
             values.refuse((values.length < 1) | (loaded(values, "u1") != _JSONB_VERSION))
@@ -108,8 +108,9 @@ def _timestamps(type_: pa.DataType) -> Callable[[Values], pa.Array]:
         if not odd.any():
             return primitive(type_, micros + _EPOCH_US, values.valid)
         plus, minus = micros == 2**63 - 1, micros == -(2**63)
-        if (odd & ~(plus | minus)).any():
-            raise Unfit("a moment after the year 294246, which Arrow cannot hold")
+        far = odd & ~(plus | minus)
+        if far.any():
+            raise Unfit(f"{micros[far.argmax()]} microseconds after 2000-01-01 (after the year 294246)")
         finite = np.where(odd, 0, micros) + _EPOCH_US
         return primitive(type_, np.where(plus, INFINITE_US, np.where(minus, -INFINITE_US, finite)), values.valid)
 
@@ -122,7 +123,7 @@ def _intervals(values: Values) -> pa.Array:
     most = (MOST_HOURS + 1) * _HOUR_US
     far = values.among((micros >= most) | (micros <= -most))
     if far.any():
-        raise Unfit("an interval of more than 2562046 hours, which Arrow cannot hold")
+        raise Unfit(f"{micros[far.argmax()]} microseconds (more than {MOST_HOURS} hours, or infinity)")
     days, months = loaded(values, ">i4", 8), loaded(values, ">i4", 12)
     return interval_array(values, months, days, np.where(values.among(~far), micros, 0) * 1000)
 

@@ -16,7 +16,7 @@ _INT32 = 2**31 - 1
 
 
 class Unfit(ValueError):
-    """A value that cannot be kept exactly in the wanted type; the message holds its text, cut to 80 characters."""
+    """A value cannot be kept exactly in the wanted type. The message is its text, cut to 80 characters, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Values:
         """Raise Unfit for the first value for which `wrong` is True."""
         wrong = self.among(wrong)
         if wrong.any():
-            raise Unfit(f"the value {self.shown(int(wrong.argmax()))}" + (f" ({why})" if why else ""))
+            raise Unfit(self.shown(int(wrong.argmax())) + (f" ({why})" if why else ""))
 
     def need(self, width: int) -> None:
         """Raise Unfit for a value that does not have so many bytes."""
@@ -185,7 +185,7 @@ def refuse_first(array: pa.Array, decode: Callable[[pa.Array], object], shown: C
             last = middle
         else:
             first = middle
-    raise Unfit(f"the value {shown(first)}")
+    raise Unfit(shown(first))
 
 
 def loaded(values: Values, dtype: str, skipped: int = 0) -> np.ndarray:

@@ -124,7 +124,7 @@ def _odd(values: Values, rows: np.ndarray, parse, infinite: int) -> np.ndarray: 
     for i in np.flatnonzero(~(plus | minus)):
         number = parse(found.bytes(int(i)))
         if number is None:
-            raise Unfit(f"the value {found.shown(int(i))}")
+            raise Unfit(found.shown(int(i)))
         numbers[i] = number
     return numbers
 

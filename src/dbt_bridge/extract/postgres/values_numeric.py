@@ -185,4 +185,4 @@ def _product(many: np.ndarray, one: np.uint64) -> tuple[np.ndarray, np.ndarray]:
 def _refuse(values: Values, wrong: np.ndarray) -> None:
     wrong = values.among(wrong)
     if wrong.any():
-        raise Unfit(f"the value '{as_text(values.bytes(int(wrong.argmax())))[:80]}'")
+        raise Unfit(f"'{as_text(values.bytes(int(wrong.argmax())))[:80]}'")

@@ -118,7 +118,7 @@ def _bytes(values: Values) -> pa.Array:
     except binascii.Error:
         wrong = _first_wrong(np.frombuffer(data, np.uint8)[: offsets[-1]])
         row = int(np.searchsorted(offsets, wrong, side="right")) - 1
-        raise Unfit(f"the value {values.shown(row)}") from None
+        raise Unfit(values.shown(row)) from None
     return pa.Array.from_buffers(pa.binary(), n, [digits.buffers()[0], pa.py_buffer(offsets // 2), pa.py_buffer(plain)])
 
 
@@ -154,7 +154,7 @@ def _uuids(values: Values) -> pa.Array:
     try:
         found = binascii.unhexlify(digits.data)
     except binascii.Error:
-        raise Unfit(f"the value {values.shown(_first_wrong(digits.reshape(-1)) // 32)}") from None
+        raise Unfit(values.shown(_first_wrong(digits.reshape(-1)) // 32)) from None
     return primitive(pa.binary(16), np.frombuffer(found, "V16"), values.valid)
 
 
@@ -170,7 +170,7 @@ def _odd_uuid(values: Values, row: int) -> bytes:
             rest = rest[1:]
     found = b"".join(pairs)
     if rest or len(found) != 32:
-        raise Unfit(f"the value {values.shown(row)}")
+        raise Unfit(values.shown(row))
     return found
 
 
@@ -182,7 +182,7 @@ def _documents(array: pa.Array) -> pa.Array:
             if value is not None:
                 json.loads(value, parse_constant=_no_constant, parse_int=str, parse_float=str)
         except (ValueError, RecursionError):
-            raise Unfit(f"the value {value[:80]!r}") from None
+            raise Unfit(repr(value[:80])) from None
     return array
 
 
