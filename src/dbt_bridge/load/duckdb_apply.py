@@ -54,6 +54,7 @@ class DuckDBApplication:
         self._on = Publication(cur, catalog)
         self._open = False
         self._over = False
+        self._changed: set[TableName] = set()
         self._last: dict[TableName, int] = {}  # the commit that the last piece of a history belongs to
         self._sequence: dict[TableName, tuple[int, int]] = {}  # of a log: its commit, and how many rows that has
 
@@ -62,6 +63,7 @@ class DuckDBApplication:
         assert isinstance(staged, Staged), "DuckDB stages"
         with translated(replica.table.name):
             self._begin()
+            self._changed.add(replica.table.name)
             return join(self._on, replica, staged, copied_at)
 
     def apply(self, replica: Replica, event: Event) -> Loaded:
@@ -71,6 +73,7 @@ class DuckDBApplication:
             check_names(replica)
             if isinstance(event, Reshaped):
                 return self._reshape(replica, event)
+            self._changed.add(replica.table.name)
             if isinstance(event, Truncated):
                 return self._truncate(replica, event)
             return self._change(replica, event) if len(event) else _NOTHING
@@ -136,9 +139,9 @@ class DuckDBApplication:
         return Loaded(1, 0, 0, int(deleted), 0)
 
     def _reshape(self, replica: Replica, event: Reshaped) -> Loaded:
-        reshape(self._on, replica, event, replica.table.name)
-        if replica.history:
-            reshape(self._on, replica, event, replica.history_name)
+        for name in [replica.table.name, *([replica.history_name] if replica.history else [])]:
+            reshape(self._on, replica, event, name, changed=replica.table.name in self._changed)
+        self._changed.discard(replica.table.name)
         return _NOTHING
 
     def _logged(self, replica: Replica, lsn: int) -> int:

@@ -12,7 +12,7 @@ from datetime import datetime
 import pyarrow as pa
 
 from dbt_bridge.load.compaction import Versions
-from dbt_bridge.load.destination import CHANGE_LSN, VALID_FROM, VALID_TO, Replica, Staged
+from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALID_TO, Replica, Staged
 from dbt_bridge.load.duckdb_publish import Publication, evolve
 from dbt_bridge.load.duckdb_target import Target, insert, registered, target, whole_rows
 from dbt_bridge.table import quoted
@@ -23,7 +23,7 @@ _BEGIN, _END, _LSN = map(quoted, _OWN)
 
 
 def history_of(on: Publication, replica: Replica, columns: list[str]) -> Target:
-    """Raises DestinationError where it, or one of its columns, is not there any more."""
+    """Raises TypeRefused where it, or one of its columns, is not there any more."""
     return target(on, replica, replica.history_name, [*columns, *_OWN])
 
 
@@ -33,7 +33,7 @@ def write(on: Publication, replica: Replica, state: Target, versions: Versions, 
     Args:
         unfinished: the LSN of a commit of which an earlier piece was written already, in this same application.
     """
-    history = history_of(on, replica, list(state.own))
+    history = history_of(on, replica, [c for c in state.own if c != DELETED_AT])
     with whole_rows(on, replica, state, versions.written, history) as sources:
         if unfinished is not None and len(versions.continued):  # no other transaction has that LSN
             _with_keys(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from dbt_bridge.errors import DestinationError
+from dbt_bridge.errors import KeyRefused
 from dbt_bridge.load.destination import DELETED_AT, Replica
 from dbt_bridge.load.duckdb_publish import Publication
 from dbt_bridge.load.duckdb_target import Source, Target, check_values, insert, mend, registered, types_of
@@ -19,7 +19,7 @@ def write(on: Publication, replica: Replica, state: Target, rows: FullRows) -> N
     """Add rows, take rows away, and mark those that a soft delete keeps.
 
     Raises:
-        DestinationError: a row is not there that should be.
+        KeyRefused: a row is not there that should be.
     """
     with registered(on, _ADDED, rows.added):
         check_values(on, state, _ADDED, types_of(on, _ADDED))
@@ -60,7 +60,7 @@ def _each_once(on: Publication, replica: Replica, state: Target, old: pa.Table, 
     found = on.scalar(f"{statement}\nWHERE t.rowid = f._dbt_bridge_rowid")
     on.execute(f"DROP TABLE temp.{_FOUND}")
     if found != len(old):
-        raise DestinationError(
+        raise KeyRefused(
             f"{len(old) - found} rows of {replica.table.name} that its origin changed or deleted are not there:"
             " somebody changed them here",
             mend=mend(replica),

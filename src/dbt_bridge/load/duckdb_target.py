@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.errors import DestinationError, KeyRefused
+from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.load.compaction import Written
 from dbt_bridge.load.destination import DELETED_AT, Replica
 from dbt_bridge.load.duckdb_publish import Publication, Relation, folded, is_kept, type_changed
@@ -53,11 +53,11 @@ def standing(on: Publication, replica: Replica, name: TableName) -> Relation:
     """The table that follows its origin.
 
     Raises:
-        DestinationError: it is not there any more.
+        TypeRefused: it is not there any more.
     """
     found = on.standing(name)
     if found is None:
-        raise DestinationError(f"{name} follows its origin, and it is not there any more", mend=mend(replica))
+        raise TypeRefused(f"{name} follows its origin, and it is not there any more", mend=mend(replica))
     return found
 
 
@@ -65,13 +65,13 @@ def target(on: Publication, replica: Replica, name: TableName, columns: Sequence
     """The table with these columns.
 
     Raises:
-        DestinationError: it, or one of its columns, is not there any more.
+        TypeRefused: it, or one of its columns, is not there any more.
     """
     found = standing(on, replica, name)
     spelled = {folded(column): column for column in found.columns}
     missing = [column for column in columns if folded(column) not in spelled]
     if missing:
-        raise DestinationError(
+        raise TypeRefused(
             f"{name} follows its origin, and has no column {missing[0]!r} any more, whose earlier values no change"
             " brings again",
             mend=mend(replica),
@@ -134,8 +134,7 @@ def whole_rows(
     Where that is the state itself, rows that it has also keep their values in columns that the changes do not bring.
 
     Raises:
-        DestinationError: the row whose values are kept is not there.
-        KeyRefused: there are several with its key.
+        KeyRefused: the row whose values are kept is not there, or there are several with its key.
     """
     extras = into.extras if into is state else ()
     needing = written.needing(everything=bool(extras))
@@ -184,7 +183,7 @@ def _fill(on: Publication, replica: Replica, state: Target, written: Written, ex
             f"{replica.table.name} holds several rows with the same key ({', '.join(key)})", mend=mend(replica)
         )
     if on.scalar(f"SELECT count(*) FROM {_FILLED} WHERE {_MISSES}"):  # noqa: S608
-        raise DestinationError(
+        raise KeyRefused(
             f"a row of {replica.table.name} whose large value did not change is not there any more, so that value is"
             " not known",
             mend=mend(replica),
