@@ -143,7 +143,12 @@ def _caught_up(
         capture = capture_source(project, source, ends, load_id, options.full_refresh, progress, threads)
         if capture is not None:
             with capture:
-                receipts += capture.catch_up(Bounds(options.until_lsn, options.max_seconds))
+                try:
+                    receipts += capture.catch_up(Bounds(options.until_lsn, options.max_seconds))
+                except UsageError:
+                    raise
+                except BridgeError as error:  # of this source alone
+                    receipts += capture.broke_off(error)
     return receipts
 
 

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from dbt_bridge import lsn
 from dbt_bridge import receipt as record
-from dbt_bridge.errors import OriginError, UsageError
+from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.extract.postgres import publication
 from dbt_bridge.extract.postgres import shape as shapes
-from dbt_bridge.extract.postgres.catalog import typed
-from dbt_bridge.extract.postgres.column_types import OriginType
 from dbt_bridge.extract.postgres.connection import Connections
-from dbt_bridge.extract.postgres.feed import Chunk, Feed, Pace
-from dbt_bridge.extract.postgres.followed import Following
-from dbt_bridge.extract.postgres.replication import ReplicationStream
+from dbt_bridge.extract.postgres.feed import Chunk, Pace
 from dbt_bridge.extract.postgres.shape import Shape
 from dbt_bridge.extract.postgres.slot import Replication
-from dbt_bridge.extract.postgres.values import decodes_binary
 from dbt_bridge.load.destination import Checkpoint, Follows, Loaded, Staged
-from dbt_bridge.progress import Progress
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.run.applying import Applier, Committed, GivenUp
+from dbt_bridge.run.cdc_source import Source, following, opened
 from dbt_bridge.run.copying import Copied, copied, discard
-from dbt_bridge.run.landing import Ends, Wanted
-from dbt_bridge.run.slot_state import check_slot
+from dbt_bridge.run.landing import Wanted
+from dbt_bridge.run.slot_state import WalGuard, check_slot
 from dbt_bridge.run.tracked import Census, Tracked, census, declared_name
-from dbt_bridge.table import Column, TableName
+from dbt_bridge.table import TableName
 
 _ROUNDS = 4  # a table that changes its columns again and again while it is copied is not copied for ever
 _BUSY = 10.0  # seconds in which a slot's last reader may still be on its way out
@@ -50,32 +43,6 @@ class Bounds:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One cdc source and its ends, for one run.
-
-    Attributes:
-        tables: every declared cdc table of it, needed by the selection or not.
-        asked: unique_ids of those that the selection needs.
-        anew: unique_ids of those that are copied whatever their checkpoints say (full refresh).
-    """
-
-    url: str
-    ends: Ends
-    slot: str
-    tables: Sequence[Wanted]
-    asked: frozenset[str]
-    anew: frozenset[str]
-    threads: int
-    progress: Progress
-    load_id: str
-    max_wal: int | None = None
-
-    @property
-    def name(self) -> str:
-        return self.ends.origin.name
-
-
 class Capture:
     """Follows one source; a context manager. One process at a time can: the slot has one reader.
 
@@ -88,6 +55,7 @@ class Capture:
         self.receipts: list[Receipt] = []
         self._source = source
         self._replication = Replication(source.name, source.url)
+        self._wal = WalGuard(self._replication, source.slot, source.max_wal, source.progress.message)
         self._anew = source.anew
         self._asked = source.asked
         self._tracked: dict[str, Tracked] = {}
@@ -109,7 +77,8 @@ class Capture:
 
         Raises:
             OriginError: the slot is gone or lost, the checkpoints are of another server or ahead of this one, or the
-                origin broke off. What was committed stays, and the same command goes on from there.
+                origin broke off; or the slot retains more log than `max_wal`, although everything has arrived. What
+                was committed stays, and the same command goes on from there.
         """
         deadline = None if bounds.seconds is None else time.monotonic() + bounds.seconds
 
@@ -119,10 +88,17 @@ class Capture:
         for _ in range(_ROUNDS):
             self.prepare()
             target = self._replication.current_lsn() if bounds.until is None else bounds.until
-            again = self.follow(target, Pace(_chunk_rows(self._source)), go_on)
+            again = self.follow(target, Pace(self._source.chunk_rows), go_on)
             if not go_on() or not (self._settle() or again):
                 break
         self._tell_unchanged()
+        self._wal.check()
+        return self.receipts
+
+    def broke_off(self, error: BridgeError) -> list[Receipt]:
+        """What ended before an error of `catch_up`, and a failed receipt for each table that was asked for."""
+        blank = [w.receipt for w in self._source.tables if w.table.node in self._source.asked]
+        self._failed([record.failed(replace(receipt, hop="cdc"), error) for receipt in blank], [])
         return self.receipts
 
     # --- prepare: which tables, the slot, the copies ---------------------------------------------------------------
@@ -267,11 +243,11 @@ class Capture:
         late = [t for n, t in self._tracked.items() if self._shapes[n].relation != t.followed.shape.relation]
         if not late:
             return False
-        following = self._following(late, 0, binary=False)
+        late_ones = following(self._source, late, 0, binary=False)
         for tracked in late:
-            following.relation(self._shapes[tracked.node].relation)
-            following.take_up(tracked.followed.shape.oid)
-        gathered = following.gathered()
+            late_ones.relation(self._shapes[tracked.node].relation)
+            late_ones.take_up(tracked.followed.shape.oid)
+        gathered = late_ones.gathered()
         applier = self._applier()
         try:
             if gathered.failed or gathered.lost:
@@ -312,49 +288,19 @@ class Capture:
         barriers: list[int | None] = [copy.tracked.followed.position for copy in applier.copies[:1]]
         if target is None or target > max((b for b in barriers if b is not None), default=applier.position):
             barriers.append(target)
+        if not barriers:
+            return
         tables = [*applier.tracked.values(), *(copy.tracked for copy in applier.copies)]
         self._wait_until_free()
-        with (
-            self._streaming(applier.position, tables) as (stream, following),
-            Feed(stream, following, barriers, pace) as feed,
-        ):
-            applier.acknowledge = stream.acknowledge
-            for chunk in feed.chunks(go_on):
+        with opened(self._source, self._publications, applier.position, tables, barriers, pace) as (feed, acknowledge):
+            applier.acknowledge = acknowledge
+            for chunk in feed.chunks(lambda: go_on() and self._wal.is_bearable()):
                 if chunk.gathered.failed or chunk.gathered.lost:
                     raise GivenUp(chunk.gathered.failed, chunk.gathered.lost)
                 committed = applier.take(chunk)
                 if committed is not None:
                     self.receipts += committed.receipts
                     on_commit(committed)
-
-    @contextmanager
-    def _streaming(self, start: int, tables: Sequence[Tracked]) -> Iterator[tuple[ReplicationStream, Following]]:
-        source = self._source
-        with closing(Connections(source.name, source.url)) as now:
-            binary = all(_travels_binary(now, tracked) for tracked in tables)
-        following = self._following(tables, start, binary=binary)
-        with (
-            tempfile.TemporaryDirectory(prefix="dbt-bridge-spool-") as folder,
-            ReplicationStream(
-                source.name,
-                source.url,
-                source.slot,
-                self._publications,
-                start,
-                binary=binary,
-                spool_folder=Path(folder),
-            ) as stream,
-        ):
-            yield stream, following
-
-    def _following(self, tables: Sequence[Tracked], start: int, *, binary: bool) -> Following:
-        source = self._source
-        return Following(
-            [replace(t.followed, position=max(t.followed.position, start)) for t in tables],
-            lambda oid: _shape_now(source, oid),
-            lambda columns: _types_now(source, columns),
-            binary=binary,
-        )
 
     def _wait_until_free(self) -> None:
         """A reader that was killed a moment ago leaves the slot when the server notices."""
@@ -410,25 +356,3 @@ class Capture:
         self.receipts += blank
         for receipt in blank:
             self._source.progress.finished(receipt)
-
-
-def _chunk_rows(source: Source) -> int:
-    destination = source.ends.destination
-    return destination.chunk_rows if isinstance(destination, Follows) else 0
-
-
-def _travels_binary(now: Connections, tracked: Tracked) -> bool:
-    _, types = typed(now, [column.sent_as for column in tracked.followed.shape.columns])
-    return all(decodes_binary(types[column.name], column.type) for column in tracked.followed.columns)
-
-
-def _shape_now(source: Source, oid: int) -> Shape | None:
-    with closing(Connections(source.name, source.url)) as now:
-        return shapes.shape_of(now, oid)
-
-
-def _types_now(
-    source: Source, columns: Sequence[tuple[str, int, int]]
-) -> tuple[tuple[Column, ...], Mapping[str, OriginType]]:
-    with closing(Connections(source.name, source.url)) as now:
-        return typed(now, columns)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from dbt_bridge import lsn
 from dbt_bridge.errors import OriginError
@@ -10,7 +11,9 @@ from dbt_bridge.extract.postgres.slot import Replication
 from dbt_bridge.progress import in_bytes
 from dbt_bridge.run.tracked import Tracked
 
-_WARNING = 0.8  # of max_wal
+_NEAR = 0.8  # of max_wal: told
+_OLDEST = "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start;"
+_LOOK = 10.0  # seconds between two looks
 
 
 def check_slot(replication: Replication, slot: str, followed: Sequence[Tracked]) -> None:
@@ -48,11 +51,60 @@ def check_slot(replication: Replication, slot: str, followed: Sequence[Tracked])
         )
 
 
-def wal_warning(replication: Replication, slot: str, max_wal: int | None) -> tuple[str, bool]:
-    """What is to be said of the log that the slot retains (nothing when all is well), and whether it is too much."""
-    state = replication.slot(slot)
-    if max_wal is None or state is None or state.retained_bytes < max_wal * _WARNING:
-        return "", False
-    kept = in_bytes(state.retained_bytes)
-    said = f"slot {slot!r} retains {kept} of log at the origin, and max_wal is {in_bytes(max_wal)}"
-    return said, state.retained_bytes > max_wal
+class WalGuard:
+    """Looks after the log that a slot retains at the origin, whose disk it fills.
+
+    Args:
+        max_wal: bytes; None for no bound.
+        warn: told once when the slot nears the bound.
+    """
+
+    def __init__(self, replication: Replication, slot: str, max_wal: int | None, warn: Callable[[str], None]) -> None:
+        self._replication = replication
+        self._slot = slot
+        self._max_wal = max_wal
+        self._warn = warn
+        self._warned = False
+        self._looked = 0.0
+        self._before: int | None = None
+
+    def is_bearable(self) -> bool:
+        """True; looks every few seconds, and minds a backlog only while it does not shrink.
+
+        Raises:
+            OriginError: the slot retains more than the bound, and more than at the last look.
+        """
+        now = time.monotonic()
+        if self._max_wal is not None and now - self._looked >= _LOOK:
+            self._looked = now
+            before, retained = self._before, self._retained()
+            self._before = retained
+            if retained > self._max_wal and before is not None and retained >= before:
+                raise self._too_much(retained)
+        return True
+
+    def check(self) -> None:
+        """After everything was applied.
+
+        Raises:
+            OriginError: the slot retains more than the bound all the same.
+        """
+        if self._max_wal is not None and (retained := self._retained()) > self._max_wal:
+            raise self._too_much(retained)
+
+    def _retained(self) -> int:
+        state = self._replication.slot(self._slot)
+        retained = 0 if state is None else state.retained_bytes
+        assert self._max_wal is not None
+        if retained > _NEAR * self._max_wal and not self._warned:
+            self._warned = True
+            self._warn(f"slot {self._slot!r} retains {in_bytes(retained)} of log; max_wal is {in_bytes(self._max_wal)}")
+        return retained
+
+    def _too_much(self, retained: int) -> OriginError:
+        assert self._max_wal is not None
+        return OriginError(
+            f"slot {self._slot!r} of origin {self._replication.name!r} retains {in_bytes(retained)} of log, more than"
+            f" max_wal: {in_bytes(self._max_wal)}; a transaction that stays open holds it, or a destination too slow",
+            mend=f"{_OLDEST} and end the oldest one; or give the log up: dbt-bridge slots drop {self._slot}",
+        )

@@ -6,7 +6,8 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.extract.postgres import PostgresOrigin
 from dbt_bridge.progress import Progress
 from dbt_bridge.project import LandingSource, Project
-from dbt_bridge.run.capture import Capture, Source
+from dbt_bridge.run.capture import Capture
+from dbt_bridge.run.cdc_source import Source
 from dbt_bridge.run.landing import Ends, wanted_tables
 
 

@@ -144,7 +144,7 @@ class Following:
             return
         if verdict.shape is None:
             self._lose(table, verdict.lost)
-        if table.node in self._lost:
+        if verdict.shape is None or table.node in self._lost:
             return
         if self._binary and not all(values.decodes_binary(types[c.name], c.type) for c in table.columns):
             self._lose(table, "it has a column now whose values must be sent as text")

@@ -1,0 +1,106 @@
+"""A cdc source of one run, and the feed of its changes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dbt_bridge.extract.postgres import shape as shapes
+from dbt_bridge.extract.postgres.catalog import typed
+from dbt_bridge.extract.postgres.column_types import OriginType
+from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.extract.postgres.feed import Feed, Pace
+from dbt_bridge.extract.postgres.followed import Following
+from dbt_bridge.extract.postgres.replication import ReplicationStream
+from dbt_bridge.extract.postgres.shape import Shape
+from dbt_bridge.extract.postgres.values import decodes_binary
+from dbt_bridge.load.destination import Follows
+from dbt_bridge.progress import Progress
+from dbt_bridge.run.landing import Ends, Wanted
+from dbt_bridge.run.tracked import Tracked
+from dbt_bridge.table import Column
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One cdc source and its ends, for one run.
+
+    Attributes:
+        tables: every declared cdc table of it, needed by the selection or not.
+        asked: unique_ids of those that the selection needs.
+        anew: unique_ids of those that are copied whatever their checkpoints say (full refresh).
+    """
+
+    url: str
+    ends: Ends
+    slot: str
+    tables: Sequence[Wanted]
+    asked: frozenset[str]
+    anew: frozenset[str]
+    threads: int
+    progress: Progress
+    load_id: str
+    max_wal: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.ends.origin.name
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many changes the destination likes to get at once."""
+        destination = self.ends.destination
+        assert isinstance(destination, Follows), "checked before anything moves"
+        return destination.chunk_rows
+
+
+@contextmanager
+def opened(
+    source: Source,
+    publications: Sequence[str],
+    start: int,
+    tables: Sequence[Tracked],
+    barriers: Sequence[int | None],
+    pace: Pace,
+) -> Iterator[tuple[Feed, Callable[[int], None]]]:
+    """The feed of these tables from an LSN on, and what acknowledges an LSN to the slot."""
+    with closing(Connections(source.name, source.url)) as now:
+        binary = all(_travels_binary(now, tracked) for tracked in tables)
+    with (
+        tempfile.TemporaryDirectory(prefix="dbt-bridge-spool-") as folder,
+        ReplicationStream(
+            source.name, source.url, source.slot, publications, start, binary=binary, spool_folder=Path(folder)
+        ) as stream,
+        Feed(stream, following(source, tables, start, binary=binary), barriers, pace) as feed,
+    ):
+        yield feed, stream.acknowledge
+
+
+def following(source: Source, tables: Sequence[Tracked], start: int, *, binary: bool) -> Following:
+    """What the feed knows of the tables; changes of transactions that committed below `start` are passed over."""
+    return Following(
+        [replace(t.followed, position=max(t.followed.position, start)) for t in tables],
+        lambda oid: _shape_now(source, oid),
+        lambda columns: _types_now(source, columns),
+        binary=binary,
+    )
+
+
+def _travels_binary(now: Connections, tracked: Tracked) -> bool:
+    _, types = typed(now, [column.sent_as for column in tracked.followed.shape.columns])
+    return all(decodes_binary(types[column.name], column.type) for column in tracked.followed.columns)
+
+
+def _shape_now(source: Source, oid: int) -> Shape | None:
+    with closing(Connections(source.name, source.url)) as now:
+        return shapes.shape_of(now, oid)
+
+
+def _types_now(
+    source: Source, columns: Sequence[tuple[str, int, int]]
+) -> tuple[tuple[Column, ...], Mapping[str, OriginType]]:
+    with closing(Connections(source.name, source.url)) as now:
+        return typed(now, columns)
