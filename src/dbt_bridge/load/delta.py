@@ -10,14 +10,15 @@ A killed load leaves files that no commit names, which nobody reads and `VACUUM`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused, TypeRefused, scrubbed
-from dbt_bridge.load.destination import Load, Loaded, Window
+from dbt_bridge.load.destination import Load, Loaded, Replica, Window
 from dbt_bridge.load.keys import check_load, last_per_key
 from dbt_bridge.load.lake import Lake, lake_of
 from dbt_bridge.load.lake_types import as_written, fitted, lake_schema
@@ -25,6 +26,9 @@ from dbt_bridge.load.lake_types import landed as landed_column
 from dbt_bridge.load.passing import Passing
 from dbt_bridge.load.window import check_cursor
 from dbt_bridge.table import Column, Table, TableName, quoted
+
+if TYPE_CHECKING:
+    from dbt_bridge.load.delta_apply import DeltaApplication
 
 # The minimum and maximum of a decimal column are doubles in Delta's log. deltalake 1.x compares with them to pass over
 # files, and finds none of the rows whose values differ after those digits.
@@ -52,8 +56,8 @@ class DeltaDestination:
         return landed_column(column)
 
     def existing(self, name: TableName) -> Table | None:
-        table = self._open(name)
-        return None if table is None else Table.of_schema(name, _schema(table))
+        table = self.open(name)
+        return None if table is None else Table.of_schema(name, schema_of(table))
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """Load one table in one commit.
@@ -63,19 +67,19 @@ class DeltaDestination:
             DestinationError: the store refused or broke off; no commit was made.
         """
         check_load(load)
-        there = self._open(load.table.name)
+        there = self.open(load.table.name)
         if load.write_disposition == "merge":
             return self._merge(load, batches, there)
         schema = lake_schema(load.table)
         if there is not None and load.write_disposition == "append":
-            schema = fitted(_schema(there), schema, load.table)
+            schema = fitted(schema_of(there), schema, load.table)
         passing = Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
         written = passing
         if load.one_per_key:
             kept = last_per_key(load, passing.reader().read_all())
             written = Passing(kept.to_reader(), schema, lambda batch: batch)
         before = 0 if there is None else there.count()
-        predicate = _predicate(load.window, _schema(there), load.table.name) if load.window and there else None
+        predicate = _predicate(load.window, schema_of(there), load.table.name) if load.window and there else None
         self._write(load, written, predicate, replace=there is None or load.write_disposition == "replace")
         after = self._counted(load.table.name)
         if load.write_disposition == "replace":
@@ -85,14 +89,14 @@ class DeltaDestination:
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """What `load` would do, counted against the table's rows."""
         check_load(load)
-        there = self._open(load.table.name)
+        there = self.open(load.table.name)
         schema = lake_schema(load.table)
         if there is not None and load.write_disposition != "replace":
-            schema = fitted(_schema(there), schema, load.table)
+            schema = fitted(schema_of(there), schema, load.table)
         passing = Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
         if load.write_disposition == "merge":
             rows = last_per_key(load, passing.reader().read_all())
-            updated = 0 if there is None else _matching(there, rows, load.table.key)
+            updated = 0 if there is None else matching(there, rows, load.table.key)
             return Loaded(passing.rows, len(rows) - updated, updated, 0, passing.bytes)
         for _ in passing.reader():
             pass
@@ -100,14 +104,40 @@ class DeltaDestination:
         if there is not None and load.write_disposition == "replace":
             deleted = there.count()
         elif there is not None and load.window is not None:
-            inside = _predicate(load.window, _schema(there), load.table.name)
-            counted = _query(there, f"SELECT count(*) AS n FROM t WHERE {inside}").read_all()  # noqa: S608
+            inside = _predicate(load.window, schema_of(there), load.table.name)
+            counted = query(there, f"SELECT count(*) AS n FROM t WHERE {inside}").read_all()  # noqa: S608
             deleted = int(counted["n"][0].as_py())
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
 
+    # --- Follows -----------------------------------------------------------------------------------------------
+
+    chunk_rows = 1_000_000  # a MERGE rewrites most files of a table, however few its rows are
+
+    @contextmanager
+    def applying(self, load_id: str) -> Iterator[DeltaApplication]:
+        """Apply changes; see `delta_apply`."""
+        from dbt_bridge.load.delta_apply import DeltaApplication
+
+        application = DeltaApplication(self, load_id)
+        try:
+            yield application
+        finally:
+            application.undo()
+
+    def position(self, replica: Replica) -> int | None:
+        """The LSN in the table's log, or in its history's where that is less; None without one."""
+        from dbt_bridge.load.delta_table import STANDS_AT
+
+        names = [replica.table.name, *([replica.history_name] if replica.history else [])]
+        tables = [self.open(name) for name in names]
+        found = [None if table is None else table.transaction_version(STANDS_AT) for table in tables]
+        known = [int(position) for position in found if position is not None]
+        return min(known) if len(known) == len(names) else None
+
     # --- inside ------------------------------------------------------------------------------------------------
 
-    def _open(self, name: TableName) -> Any:
+    def open(self, name: TableName) -> Any:
+        """deltalake's own table; None when there is none."""
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
@@ -117,10 +147,20 @@ class DeltaDestination:
         except TableNotFoundError:
             return None
         except Exception as error:
-            raise _told(error, name) from error
+            raise told(error, name) from error
+
+    def create(self, name: TableName, schema: pa.Schema) -> Any:
+        """An empty table."""
+        from deltalake import DeltaTable
+
+        try:
+            options = dict(self._lake.storage_options)
+            return DeltaTable.create(self._lake.folder(name), schema=schema, storage_options=options)
+        except Exception as error:
+            raise told(error, name) from error
 
     def _counted(self, name: TableName) -> int:
-        table = self._open(name)
+        table = self.open(name)
         return 0 if table is None else int(table.count())
 
     def _write(self, load: Load, passing: Passing, predicate: str | None, *, replace: bool) -> None:
@@ -145,7 +185,7 @@ class DeltaDestination:
     def _merge(self, load: Load, batches: pa.RecordBatchReader, there: Any) -> Loaded:
         schema = lake_schema(load.table)
         if there is not None:
-            schema = fitted(_schema(there), schema, load.table)
+            schema = fitted(schema_of(there), schema, load.table)
         passing = Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
         rows = last_per_key(load, passing.reader().read_all())
         if there is None:
@@ -164,7 +204,7 @@ class DeltaDestination:
         except Exception as error:
             if passing.failure is not None:
                 raise passing.failure from None
-            raise _told(error, load.table.name) from error
+            raise told(error, load.table.name) from error
 
 
 def _merged(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
@@ -189,7 +229,7 @@ def _properties(load: Load) -> Any:
     return CommitProperties(custom_metadata={"dbt_bridge_load_id": load.load_id})
 
 
-def _schema(table: Any) -> pa.Schema:
+def schema_of(table: Any) -> pa.Schema:
     return pa.schema(table.schema().to_arrow())
 
 
@@ -218,7 +258,7 @@ def _predicate(window: Window, schema: pa.Schema, name: TableName) -> str:
 
 
 def _refuse_doubles(there: Any, rows: pa.Table, load: Load) -> None:
-    if _matching(there, rows, load.table.key) > len(rows):
+    if matching(there, rows, load.table.key) > len(rows):
         raise KeyRefused(
             f"{load.table.name} already holds several rows with the same key ({', '.join(load.table.key)}), so a"
             " merge cannot leave one row per key",
@@ -226,24 +266,28 @@ def _refuse_doubles(there: Any, rows: pa.Table, load: Load) -> None:
         )
 
 
-def _matching(there: Any, rows: pa.Table, key: tuple[str, ...]) -> int:
+def matching(there: Any, rows: pa.Table, key: tuple[str, ...]) -> int:
     """How many rows of the table have a key of the new rows."""
     keys = rows.select(list(key))
     columns = ", ".join(quoted(k) for k in key)
     found = 0
-    for batch in _query(there, f"SELECT {columns} FROM t"):  # noqa: S608
+    for batch in query(there, f"SELECT {columns} FROM t"):  # noqa: S608
         theirs = pa.Table.from_batches([batch]).cast(keys.schema)
         found += len(theirs.join(keys, keys=list(key), join_type="left semi"))
     return found
 
 
-def _query(there: Any, statement: str) -> pa.RecordBatchReader:
+def query(there: Any, statement: str) -> pa.RecordBatchReader:
+    """The answer of DataFusion; the table is `t`, or several have the names of a mapping."""
     from deltalake import QueryBuilder
 
-    return pa.RecordBatchReader.from_stream(QueryBuilder().register("t", there).execute(statement))
+    builder = QueryBuilder()
+    for name, table in (there if isinstance(there, Mapping) else {"t": there}).items():
+        builder = builder.register(name, table)
+    return pa.RecordBatchReader.from_stream(builder.execute(statement))
 
 
-def _told(error: Exception, name: TableName) -> BridgeError:
+def told(error: Exception, name: TableName) -> BridgeError:
     """delta-rs's error as one of ours; its message has a Rust backtrace below the first line."""
     if isinstance(error, BridgeError):
         return error
