@@ -16,6 +16,7 @@ from dbt_bridge.extract.postgres.slot import Replication
 from dbt_bridge.table import TableName, quoted, quoted_name
 
 _MADE = "made by dbt-bridge"  # the comment of publications that are ours to change
+LOCK_TIMEOUT = "60s"  # a table that is being rewritten must not stop a sync for ever
 _EVERYTHING = "insert, update, delete, truncate"
 _INSERTS = "insert, truncate"
 
@@ -110,7 +111,9 @@ class Ensured:
 
     Attributes:
         names: of the publications, for START_REPLICATION.
-        added, removed: tables, as far as the publications are ours.
+        added: tables whose changes are sent from now on: what happened to them before was not, or not whole. One that
+            was followed already has to be copied anew: somebody took it out, or restricted what is published.
+        removed: tables that are sent no more.
         is_new: the publications were made now: a slot that is older must be made again.
         statements: the SQL of it.
     """
@@ -203,6 +206,7 @@ def _planned(
     operations, tables = wanted
     options = _options(operations, version)
     statements: list[str] = []
+    removed: list[TableName] = []
     members: set[TableName] = set()
     if existing is None:
         statements.append(f"CREATE PUBLICATION {quoted(name)} WITH ({options})")
@@ -212,15 +216,17 @@ def _planned(
         return Ensured((name,))
     else:
         members = _members(replication, existing.oid)
+        whole = members - set(_restricted(replication, existing.oid))
+        if existing.operations != operations or not existing.via_root:  # something was not sent, of any of them
+            whole = set()
         if not _is_as_made(existing, operations, version):
             statements.append(f"ALTER PUBLICATION {quoted(name)} SET ({options})")
+        removed = sorted(members - (whole & set(tables)))
+        statements += [f"ALTER PUBLICATION {quoted(name)} DROP TABLE {_listed(removed)}"] if removed else []
+        members = whole
     added = tuple(table for table in tables if table not in members)
-    removed = tuple(sorted(members.difference(tables)))
-    if removed:
-        statements.append(f"ALTER PUBLICATION {quoted(name)} DROP TABLE {_listed(removed)}")
-    if added:
-        statements.append(f"ALTER PUBLICATION {quoted(name)} ADD TABLE {_listed(added)}")
-    return Ensured((name,), added, removed, existing is None, tuple(statements))
+    statements += [f"ALTER PUBLICATION {quoted(name)} ADD TABLE {_listed(added)}"] if added else []
+    return Ensured((name,), added, tuple(removed), existing is None, tuple(statements))
 
 
 def drop(replication: Replication, name: str) -> list[str]:
@@ -268,8 +274,7 @@ def _check_foreign(
     """Somebody's publication publishes every row, column and operation of the tables, under their own names."""
     place = f"origin {replication.name!r}: publication {name!r}, which dbt-bridge did not make,"
     altered = f"ALTER PUBLICATION {quoted(name)}"
-    for schema, table, is_filter in replication.query(_RESTRICTED, {"oid": existing.oid}):
-        restricted = TableName(schema, table)
+    for restricted, is_filter in _restricted(replication, existing.oid).items():
         if restricted in tables:
             what = "leaves out rows of" if is_filter else "leaves out columns of"
             listed = f"{altered} DROP TABLE {quoted_name(restricted)}; {altered} ADD TABLE {quoted_name(restricted)};"
@@ -280,14 +285,21 @@ def _check_foreign(
             f"{place} does not publish {', '.join(silent)}", mend=f"{altered} SET (publish = '{operations}');"
         )
     covered = {TableName(*row) for row in replication.query(_COVERED, {"name": name})}
-    missing = [table for table in tables if table not in covered]
-    if not missing:
-        return
-    partitioned = [n for n, table in publishable(replication, missing).items() if table.kind == "p"]
-    if partitioned and not existing.via_root:
+    known = publishable(replication, [table for table in tables if table not in covered])
+    roots = [table for table in known.values() if table.kind == "p"]
+    missing = [name for name in known if not roots or existing.via_root or known[name].kind != "p"]
+    if missing:
+        mend = f"{altered} ADD TABLE {_listed(missing)};"
+        raise OriginError(f"{place} lacks {', '.join(map(str, missing))}", mend=mend)
+    if roots:
         mend = f"{altered} SET (publish_via_partition_root = true);"
         raise OriginError(f"{place} publishes partitions under their own names", mend=mend)
-    raise OriginError(f"{place} lacks {', '.join(map(str, missing))}", mend=f"{altered} ADD TABLE {_listed(missing)};")
+
+
+def _restricted(replication: Replication, oid: int) -> dict[TableName, bool]:
+    """Tables of which not every row (True) or column (False) is published."""
+    rows = replication.query(_RESTRICTED, {"oid": oid})
+    return {TableName(schema, table): is_filter for schema, table, is_filter in rows}
 
 
 def _execute(replication: Replication, statements: Sequence[str]) -> None:
@@ -296,7 +308,7 @@ def _execute(replication: Replication, statements: Sequence[str]) -> None:
         return
     sql = "; ".join(statements)
     try:
-        replication.query(f"BEGIN; SET LOCAL lock_timeout = '60s'; {sql}; COMMIT")
+        replication.query(f"BEGIN; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; {sql}; COMMIT")
     except OriginError as error:
         replication.query("ROLLBACK")
         if "in a read-only transaction" in error.what:  # a standby, above all

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from dbt_bridge import lsn
-from dbt_bridge.errors import OriginError, UsageError
+from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.walsender import SET, Walsender, meaning
 from dbt_bridge.table import quoted
@@ -263,7 +263,12 @@ class Replication:
             except OriginError as error:
                 raise self._uncreated(name, error) from error
             _, point, snapshot, _ = rows[0]
-            yield ExportedSlot(name, lsn.parsed(point), snapshot)
+            try:
+                yield ExportedSlot(name, lsn.parsed(point), snapshot)
+            finally:
+                if temporary:  # it would go with the connection, but a little later
+                    with contextlib.suppress(BridgeError):
+                        walsender.command(f"DROP_REPLICATION_SLOT {quoted(name)}")
 
     def drop_slot(self, name: str) -> bool:
         """Drop a slot; False when there is none of this name.
@@ -292,7 +297,7 @@ class Replication:
             problem = misfit(state, database) or f"slot {name!r} exists already"
             mend = f"give the source another `slot:` name, or drop it: dbt-bridge slots drop {name}"
             return OriginError(f"origin {self.name!r}: {problem}", mend=mend)
-        if "slots are in use" in error.what:
+        if "no slot is free" in error.what:
             idle = [state.name for state in self.slots() if not state.active]
             unused = f"inactive: {', '.join(idle)}" if idle else "none of them is inactive"
             return OriginError(f"{error.what}; {unused}", mend=error.mend)

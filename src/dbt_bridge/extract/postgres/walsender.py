@@ -170,7 +170,7 @@ _KNOWN = (
     ),
     (
         "all replication slots are in use",
-        "all its replication slots are in use",
+        "no slot is free",
         "SELECT slot_name FROM pg_replication_slots WHERE NOT active; drop one that nobody needs with "
         "SELECT pg_drop_replication_slot('<slot>'); or raise max_replication_slots and restart the server",
     ),
