@@ -94,8 +94,9 @@ class Applier:
                 if node in self.tracked:
                     self._apply(node, event)
             for node, followed in chunk.gathered.tables.items():
-                if node in self.tracked:
-                    self.tracked[node] = replace(self.tracked[node], followed=followed)
+                if (tracked := self.tracked.get(node)) is not None:
+                    at = tracked.followed.position
+                    self.tracked[node] = replace(tracked, followed=replace(followed, position=at))
             self._transactions += chunk.transactions
             if chunk.upto is None:
                 return None
@@ -111,9 +112,8 @@ class Applier:
         joined = [self._join(application, copy) for copy in due]
         changed = {node: counts.rows_loaded for node, counts in self._counts.items()}
         receipts = [*joined, *self._receipts(upto, committed_at)]
-        checkpoints = [
-            tracked.checkpoint(self.slot, max(upto, tracked.followed.position)) for tracked in self.tracked.values()
-        ]
+        self.tracked = {node: tracked.at(upto) for node, tracked in self.tracked.items()}
+        checkpoints = [tracked.checkpoint(self.slot) for tracked in self.tracked.values()]
         if self.ends.destination is self.ends.ledger:
             application.commit(upto, checkpoints, receipts)
         else:
@@ -143,7 +143,7 @@ class Applier:
         for node, why in given_up.items():
             tracked = self.tracked.pop(node, None) or unjoined.get(node)
             if tracked is not None:
-                points.append(replace(tracked.checkpoint(self.slot, self.position), set_aside=why))
+                points.append(replace(tracked.checkpoint(self.slot), set_aside=why))
         self.copies = [copy for copy in self.copies if copy.tracked.node not in given_up]
         self._committed = dict(self.tracked)
         return points

@@ -23,7 +23,7 @@ from dbt_bridge.run.cdc_source import Source, following, opened
 from dbt_bridge.run.copying import Copied, copied, discard
 from dbt_bridge.run.landing import Wanted
 from dbt_bridge.run.slot_state import WalGuard, check_slot
-from dbt_bridge.run.tracked import Census, Tracked, census, declared_name
+from dbt_bridge.run.tracked import ANEW, Census, Tracked, census, declared_name
 from dbt_bridge.table import TableName
 
 _ROUNDS = 4  # a table that changes its columns again and again while it is copied is not copied for ever
@@ -72,8 +72,17 @@ class Capture:
     def __exit__(self, *exc: object) -> None:
         self._replication.close()
 
-    def catch_up(self, bounds: Bounds) -> list[Receipt]:
+    def catch_up(
+        self,
+        bounds: Bounds,
+        go_on: Callable[[], bool] = lambda: True,
+        on_commit: Callable[[Committed], None] = lambda _: None,
+    ) -> list[Receipt]:
         """Bring every followed table to one LSN: copies what is to be copied, applies everything below it.
+
+        Args:
+            go_on: asked between chunks.
+            on_commit: told of everything that became visible.
 
         Raises:
             OriginError: the slot is gone or lost, the checkpoints are of another server or ahead of this one, or the
@@ -82,14 +91,14 @@ class Capture:
         """
         deadline = None if bounds.seconds is None else time.monotonic() + bounds.seconds
 
-        def go_on() -> bool:
-            return deadline is None or time.monotonic() < deadline
+        def in_time() -> bool:
+            return go_on() and (deadline is None or time.monotonic() < deadline)
 
         for _ in range(_ROUNDS):
             self.prepare()
             target = self._replication.current_lsn() if bounds.until is None else bounds.until
-            again = self.follow(target, Pace(self._source.chunk_rows), go_on)
-            if not go_on() or not (self._settle() or again):
+            again = self.follow(target, Pace(self._source.chunk_rows), in_time, on_commit)
+            if not in_time() or not (self._settle() or again):
                 break
         self._tell_unchanged()
         self._wal.check()
@@ -314,7 +323,7 @@ class Capture:
         """Set tables aside; True when some of them are to be copied anew."""
         applier.undo()
         why: dict[str, str] = {node: str(error) for node, error in given_up.failed.items()}
-        why |= {node: f"must be copied anew: {reason}" for node, reason in given_up.lost.items()}
+        why |= {node: f"{ANEW}: {reason}" for node, reason in given_up.lost.items()}
         for node, reason in given_up.lost.items():
             self._source.progress.message(f"{node} is copied anew: {reason}")
         receipts = [

@@ -20,7 +20,7 @@ from dbt_bridge.project import LandingSource, Project
 from dbt_bridge.receipt import Receipt, new_load_id
 from dbt_bridge.run.applying import Committed
 from dbt_bridge.run.build import Options, Outcome, sync
-from dbt_bridge.run.capture import Capture
+from dbt_bridge.run.capture import Bounds, Capture
 from dbt_bridge.run.landing import Ends
 from dbt_bridge.run.sources import capture_source
 from dbt_bridge.watching import Batch, Watch
@@ -133,10 +133,16 @@ class _Follower:
 
     def _follow(self) -> None:
         """One life of the connections: until stopped, or until tables must be looked at anew."""
+
+        def go_on() -> bool:
+            return not self._stop.is_set()
+
         with self._capture() as (capture, chunk_rows):
-            capture.prepare()
-            pace = Pace(chunk_rows, seconds=self._options.every)
-            capture.follow(None, pace, lambda: not self._stop.is_set(), self._told(capture))
+            told = self._told(capture)
+            capture.catch_up(Bounds(), go_on, told)
+            self._watch.caught_up(self._source.name, capture.position)
+            if go_on():
+                capture.follow(None, Pace(chunk_rows, seconds=self._options.every), go_on, told)
 
     @contextmanager
     def _capture(self) -> Iterator[tuple[Capture, int]]:

@@ -29,6 +29,8 @@ from dbt_bridge.run.columns import landing_columns
 from dbt_bridge.run.landing import Wanted
 from dbt_bridge.table import Column, Table, TableName
 
+ANEW = "must be copied anew"  # begins why a table is set aside that nobody has to mend
+
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
@@ -47,11 +49,16 @@ class Tracked:
     def node(self) -> str:
         return self.wanted.table.node
 
-    def checkpoint(self, slot: str, position: int) -> Checkpoint:
-        """That the table stands at a position, in the shape that it has now."""
+    def at(self, position: int) -> Tracked:
+        """The same table, standing at least at a position."""
+        return replace(self, followed=replace(self.followed, position=max(position, self.followed.position)))
+
+    def checkpoint(self, slot: str) -> Checkpoint:
+        """Where the table stands, and in which shape."""
         memory = {"shape": json.loads(self.followed.shape.as_json()), "landing": fingerprint(self.wanted, self.replica)}
         text = json.dumps(memory, ensure_ascii=False, separators=(",", ":"))
-        return Checkpoint(self.node, self.wanted.source.origin, "", lsn.spelled(position), slot, text)
+        at = lsn.spelled(self.followed.position)
+        return Checkpoint(self.node, self.wanted.source.origin, "", at, slot, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ def census(
                 raise _missing(origin, name, point)
             seen[node] = now
             check_identity(now, item)
-            follows = point is not None and not point.set_aside
+            follows = point is not None and (not point.set_aside or point.set_aside.startswith(ANEW))
             why = "" if node in anew else _why_anew(origin, destination, item, point, now)
             if node not in anew and not why and point is not None:
                 tracked[node] = _tracked(origin, destination, item, point, now)

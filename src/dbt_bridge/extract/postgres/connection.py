@@ -204,7 +204,8 @@ class Connections:
         if state == "57014":  # by `close`, by a timeout, or by an administrator
             return OriginError(f"{place}: reading was broken off: {said}", mend="run the same command again")
         if state.startswith(("08", "57P")) or _BROKEN.search(said):
-            return OriginError(f"{place} broke off: {said}", mend="run the same command again when the server is up")
+            again = "run the same command again when the server is up"
+            return OriginError(f"{place} broke off: {said}", mend=again, transient=True)
         if state.startswith("22") or "overflow" in said or "invalid input syntax" in said:
             return TypeRefused(f"{place}: {said}", mend="add `types: {<column>: text}` to the table's bridge")
         return OriginError(f"{place}: {said}", mend="see the message of the origin's server, and its log")
