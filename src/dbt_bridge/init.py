@@ -40,19 +40,26 @@ class Answers:
     warehouse: str = "shop.duckdb"
 
 
-def write_project(directory: Path, answers: Answers) -> list[Path]:
-    """Write the shop's project: sources, models, tests, snapshot, seed, exposure, connections.
+def write_project(directory: Path, answers: Answers, template: str = "shop") -> list[Path]:
+    """Write a project: sources, models, tests, connections.
+
+    Args:
+        template: `shop`, the whole of it into DuckDB, or `lakehouse`, into Delta tables that dbt-duckdb reads.
 
     Returns the files, relative to `directory`, sorted.
 
     Raises:
         UsageError: the name is none that dbt takes, or a file is there already. Nothing was written.
     """
-    return write_files(directory, rendered("shop", answers))
+    return write_files(directory, rendered(template, answers))
 
 
-def rendered(template: str, answers: Answers) -> dict[Path, str]:
-    """The template's files with the answers filled in, by path relative to the project."""
+def rendered(template: str, answers: Answers, *, over: str | None = None) -> dict[Path, str]:
+    """The template's files with the answers filled in, by path relative to the project.
+
+    Args:
+        over: a second template, whose files stand in the place of the first one's.
+    """
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", answers.name):
         raise UsageError(
             f"{answers.name!r} cannot name a dbt project",
@@ -67,7 +74,7 @@ def rendered(template: str, answers: Answers) -> dict[Path, str]:
     }
     return {
         Path(*(_REAL_NAMES.get(part, part) for part in file.relative_to(root).parts)): _filled(file, values)
-        for root in (_TEMPLATES / "common", _TEMPLATES / template)
+        for root in (_TEMPLATES / name for name in ("common", template, over) if name)
         for file in sorted(root.rglob("*"))
         if file.is_file() and "__pycache__" not in file.parts
     }

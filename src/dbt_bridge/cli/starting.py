@@ -26,16 +26,27 @@ from dbt_bridge.errors import MissingExtra
     help="Your own database: the project gets its tables, and .dlt/secrets.toml this URL.",
 )
 @click.option("--origin-schema", help="Schema of --origin-url to take; its default one otherwise.")
+@click.option(
+    "--template",
+    type=click.Choice(["shop", "lakehouse"]),
+    default="shop",
+    show_default=True,
+    help="The demo's shop in DuckDB, or in Delta tables kept by change data capture.",
+)
 @takes(*OUTPUT)
-def init(directory: Path, name: str | None, origin_url: str | None, origin_schema: str | None, **given: Any) -> int:
+def init(
+    directory: Path, name: str | None, origin_url: str | None, origin_schema: str | None, template: str, **given: Any
+) -> int:
     """Write a dbt project that works into DIRECTORY: sources, models, tests, snapshot, seed, exposure.
 
-    Without --origin-url it is the demo's shop, to be changed into yours.
+    Without --origin-url it is the demo's shop, to be changed into yours. The lakehouse is the shop in Delta tables,
+    with entry points for schedulers.
 
     \b
     Example:
       dbt-bridge init my_project
       dbt-bridge init my_project --origin-url postgresql://me:secret@host/database
+      dbt-bridge init my_lake --template lakehouse
       cd my_project && dbt-bridge doctor
     """
     output = output_of(given)
@@ -43,7 +54,10 @@ def init(directory: Path, name: str | None, origin_url: str | None, origin_schem
 
     name = name or re.sub(r"\W+", "_", directory.resolve().name, flags=re.ASCII).lower()
     answers = Answers(name=name, warehouse=f"{name}.duckdb")
-    if origin_url:
+    if template != "shop":
+        answers = replace(answers, origin_url=origin_url) if origin_url else answers
+        files = write_project(directory, answers, template)
+    elif origin_url:
         from dbt_bridge.scaffold import write_own_project
 
         files = write_own_project(directory, replace(answers, origin_url=origin_url), origin_schema)

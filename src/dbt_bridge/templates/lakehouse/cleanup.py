@@ -1,0 +1,28 @@
+"""Take away what the pipeline made: slot and publications at the shop, the lake, the DuckDB file. Asks first."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+LAKE, WAREHOUSE = Path("lake"), Path("$name.duckdb")
+
+
+def cleanup():
+    os.chdir(Path(__file__).resolve().parent)
+    files = [path for path in (LAKE, WAREHOUSE, WAREHOUSE.with_name(f"{WAREHOUSE.name}.wal")) if path.exists()]
+    print("This drops the replication slot and its publications at the shop's PostgreSQL, and deletes:")
+    print("\n".join(f"  {path.resolve()}" for path in files) or "  no files: there are none")
+    if "--yes" not in sys.argv[1:] and input("Type yes to go on: ").strip() != "yes":
+        print("nothing was touched")
+        sys.exit(1)
+    # First the slot, and only with it the files: a slot that nobody reads keeps the shop's log for ever.
+    subprocess.run([sys.executable, "-m", "dbt_bridge", "slots", "drop", "--yes"], check=True)
+    for path in files:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    print("done")
+
+
+if __name__ == "__main__":
+    cleanup()

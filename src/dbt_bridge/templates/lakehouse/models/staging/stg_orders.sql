@@ -1,0 +1,8 @@
+select
+    order_id,
+    customer_id,
+    status as order_status,
+    total_amount,
+    ordered_at,
+    updated_at
+from {{ source('shop', 'orders') }}
