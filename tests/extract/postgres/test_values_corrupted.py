@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -206,3 +208,20 @@ def test_values_need_not_lie_in_the_order_of_their_rows() -> None:
     tags = np.array([TEXT, NULL, TEXT, TEXT], np.uint8)
     cells = Cells(buffer, tags, np.array([5, 0, 0, 2]), np.array([4, 0, 2, 3]))
     assert column(cells, OriginType("text"), pa.string()).to_pylist() == ["cccc", None, "aa", "bbb"]
+
+
+def test_decoding_imports_no_pandas() -> None:
+    """It takes a second and 70 MB, and pyarrow imports it, where it is installed, for every Python value in a call."""
+    code = """
+import sys, numpy, pyarrow
+from dbt_bridge.extract.postgres import column_types, messages, values
+for name, value in {"interval": b"1 mon", "bool": b"t", "text": b"x", "uuid": b"0" * 32, "date": b"infinity"}.items():
+    cells = messages.Cells(
+        numpy.frombuffer(value, "u1"), numpy.array([messages.TEXT], "u1"), numpy.array([0]), numpy.array([len(value)])
+    )
+    origin = column_types.OriginType(name)
+    values.column(cells, origin, column_types.natural(origin))
+    values.column(cells, origin, pyarrow.string())
+sys.exit("pandas" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -106,12 +106,16 @@ def _between(letters: np.ndarray, marks: np.ndarray, bounds: np.ndarray) -> tupl
     """Start and length of what lies between the marks of each array, and how many that are."""
     kind = letters[marks]
     closing = kind == _CLOSE
-    opens, closes = np.flatnonzero(kind == _OPEN), np.flatnonzero(closing)
-    if not (np.array_equal(marks[opens], bounds[:-1]) and np.array_equal(marks[closes], bounds[1:] - 1)):
+    closes = np.flatnonzero(closing)
+    if not np.array_equal(marks[closes], bounds[1:] - 1):
         raise _Malformed
-    before = np.flatnonzero(~closing)
-    start = marks[before] + 1
-    length = marks[before + 1] - start
+    opens = np.concatenate([[0], closes[:-1] + 1])
+    opening = kind == _OPEN
+    if np.count_nonzero(opening) != len(opens) or not (opening[opens] & (marks[opens] == bounds[:-1])).all():
+        raise _Malformed
+    before = ~closing[:-1]
+    start = marks[:-1][before] + 1
+    length = marks[1:][before] - start
     counts = closes - opens
     empty = length == 0
     if empty.any():  # {} has no element

@@ -130,10 +130,10 @@ def gathered(values: Values, type_: pa.DataType) -> pa.Array:
         2 * n - 1,
         [None, pa.py_buffer(offsets), pa.py_buffer(values.buffer)],
     )
-    places = np.arange(0, 2 * n - 1, 2)
+    places = np.arange(0, 2 * n - 1, 2, dtype=np.int64)
     if order is not None:
         places[order] = places.copy()
-    taken = pieces.take(pa.array(places))
+    taken = pieces.take(primitive(pa.int64(), places, None))  # pa.array would import pandas
     if wide:
         taken = taken.cast(pa.binary())
     parts = taken.buffers()
@@ -226,6 +226,15 @@ def primitive(type_: pa.DataType, data: np.ndarray, valid: np.ndarray | None) ->
     return pa.Array.from_buffers(type_, len(data), [bitmap(valid), pa.py_buffer(np.ascontiguousarray(data))])
 
 
+def numbers(array: pa.Array) -> np.ndarray:
+    """The numbers of an array of integers or booleans, whatever stands where it is NULL; `to_numpy` imports pandas."""
+    if pa.types.is_boolean(array.type):
+        return numbers(pc.cast(array, pa.uint8())).astype(bool)
+    kind = "u" if pa.types.is_unsigned_integer(array.type) else "i"
+    found: np.ndarray = np.frombuffer(array.buffers()[1], f"{kind}{array.type.bit_width // 8}")
+    return found[array.offset : array.offset + len(array)]
+
+
 def booleans(data: np.ndarray, valid: np.ndarray | None) -> pa.Array:
     return pa.Array.from_buffers(pa.bool_(), len(data), [bitmap(valid), bitmap(data)])
 
@@ -240,4 +249,4 @@ def wrapped(storage: pa.Array, wanted: pa.DataType) -> pa.Array:
 def combined(first: pa.Array, second: pa.Array, rows: np.ndarray, missing: np.ndarray) -> pa.Array:
     """Row i is entry `rows[i]` of both arrays one after the other; NULL where `missing`."""
     both = pa.concat_arrays([first, second])
-    return pc.take(both, pa.array(rows, mask=missing))
+    return pc.take(both, primitive(pa.int64(), rows, ~missing))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.extract.postgres.values_cells import Unfit, Values, fitted, gathered, loaded, primitive
+from dbt_bridge.extract.postgres.values_cells import Unfit, Values, fitted, gathered, loaded, numbers, primitive
 
 INFINITE_US, INFINITE_DAYS = 2**63 - 1, 2**31 - 1  # as column_types.py has infinity
 DAY_US = 86_400_000_000
@@ -24,6 +24,7 @@ _FIRST_DAY = -2_440_588  # 4714-11-24 BC
 _YEAR_0, _IN_UTC = int.from_bytes(b"0000"), int.from_bytes(b"+00")  # Arrow has a year 0, and all zones
 _ODD_DAY = re.compile(r"(\d{4,7})-(\d\d)-(\d\d)( BC)?")
 _ODD_MOMENT = re.compile(r"(\d{4,6})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(\+00)?( BC)?")
+_NOTHING, _ZERO, _MINUS = pa.scalar(""), pa.scalar("0"), pa.scalar("-")  # a Python value would import pandas
 _INTERVAL = (
     r"^(?:\+?(?P<years>-?\d+) years?)?(?:(?:^| )\+?(?P<months>-?\d+) mons?)?(?:(?:^| )\+?(?P<days>-?\d+) days?)?"
     r"(?:(?:^| )(?P<sign>[+-]?)(?P<hours>\d+):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)(?:\.(?P<fraction>\d{1,6}))?)?$"
@@ -58,17 +59,31 @@ def timestamps(values: Values, type_: pa.DataType) -> pa.Array:
 
 def times(values: Values) -> pa.Array:
     """HH:MM:SS[.f], 24:00:00 included."""
+    values.refuse(~_is_clock(values))
+    micros = _clock(values)
+    values.refuse(micros > DAY_US)
+    return primitive(pa.time64("us"), micros, values.valid)
+
+
+def _is_clock(values: Values) -> np.ndarray:
+    """Which values can be HH:MM:SS[.f], by their length and first colon."""
     length = values.length
-    values.refuse((length != 8) & ((length < 10) | (length > 15)))
+    fits: np.ndarray = (length == 8) | ((length >= 10) & (length <= 15))
+    fits &= loaded(values, "u1", 2) == ord(":")
+    return fits
+
+
+def _clock(values: Values) -> np.ndarray:
+    """Microseconds of HH:MM:SS[.f]."""
+    length = values.length
     raw = np.ascontiguousarray(loaded(values, "V15")).view(np.uint8).reshape(-1, 15)
     digits = raw - np.uint8(ord("0"))  # wraps around for what comes before it
     digits[:, 9:][np.arange(9, 15) >= length[:, None]] = 0
-    separated = (raw[:, 2] == ord(":")) & (raw[:, 5] == ord(":")) & ((length == 8) | (raw[:, 8] == ord(".")))
-    numbers = (digits[:, _DIGITS] <= 9).all(axis=1)
-    micros = digits[:, _DIGITS] @ _WEIGHTS
-    clock = (digits[:, 3] < 6) & (digits[:, 6] < 6) & (micros <= DAY_US)
-    values.refuse(~(separated & numbers & clock))
-    return primitive(pa.time64("us"), micros, values.valid)
+    right = (raw[:, 5] == ord(":")) & ((length == 8) | (raw[:, 8] == ord(".")))
+    right &= (digits[:, 3] < 6) & (digits[:, 6] < 6) & (digits[:, _DIGITS] <= 9).all(axis=1)
+    values.refuse(~right)
+    micros: np.ndarray = digits[:, _DIGITS] @ _WEIGHTS
+    return micros
 
 
 _DIGITS = np.array([0, 1, 3, 4, 6, 7, 9, 10, 11, 12, 13, 14])
@@ -80,23 +95,31 @@ _WEIGHTS = np.array(
 
 def intervals(values: Values) -> pa.Array:
     """Raises Unfit for more than 2,562,046 hours, and for infinity."""
-    array = gathered(values, pa.string())
-    found = pc.extract_regex(array, _INTERVAL)
-    wrong = np.asarray(pc.fill_null(pc.is_null(found), True)) | (values.length == 0)
-    values.refuse(wrong)
+    is_clock = values.among(_is_clock(values))  # most durations; the regular expression takes ten times as long
+    parts = np.zeros((3, len(values)), np.int64)  # months, days, nanoseconds
+    parts[2] = np.where(is_clock, _clock(values.where(is_clock)) * 1000, 0)
+    rows = np.flatnonzero(values.among(~is_clock))
+    if len(rows):
+        parts[:, rows] = _long_intervals(values.take(rows))
+    return interval_array(values, *parts)
+
+
+def _long_intervals(values: Values) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Months, days and nanoseconds of any interval's text."""
+    found = pc.extract_regex(gathered(values, pa.string()), _INTERVAL)
+    values.refuse(numbers(pc.is_null(found)) | (values.length == 0))
 
     def number(name: str) -> np.ndarray:
         part = pc.struct_field(found, name)
-        part = pc.if_else(pc.equal(part, ""), "0", part)
-        return np.asarray(pc.fill_null(fitted(part, lambda a: pc.cast(a, pa.int64()), values.shown), 0))
+        part = pc.if_else(pc.equal(part, _NOTHING), _ZERO, part)
+        return numbers(fitted(part, lambda a: pc.cast(a, pa.int64()), values.shown))
 
-    fraction = pc.utf8_rpad(pc.struct_field(found, "fraction"), 6, "0")
-    micros = np.asarray(pc.fill_null(pc.cast(fraction, pa.int64()), 0))
+    micros = numbers(pc.cast(pc.utf8_rpad(pc.struct_field(found, "fraction"), 6, "0"), pa.int64()))
     hours, months, days = number("hours"), number("years") * 12 + number("months"), number("days")
     values.refuse(hours > MOST_HOURS)
     nanos = (((hours * 60 + number("minutes")) * 60 + number("seconds")) * 1_000_000 + micros) * 1000
-    negative = np.asarray(pc.fill_null(pc.equal(pc.struct_field(found, "sign"), "-"), False))
-    return interval_array(values, months, days, np.where(negative, -nanos, nanos))
+    negative = numbers(pc.equal(pc.struct_field(found, "sign"), _MINUS))
+    return months, days, np.where(negative, -nanos, nanos)
 
 
 def interval_array(values: Values, months: np.ndarray, days: np.ndarray, nanoseconds: np.ndarray) -> pa.Array:
