@@ -406,6 +406,19 @@ def test_flipped_bits_are_refused_or_read_alike(chunks: list[bytes], data: st.Da
     both([chunks])
 
 
+def test_many_rows_are_read_as_a_plain_reader_reads_them() -> None:
+    """More than the decoder takes at a time, of two tables, with a wrong one at the end of them."""
+    chance = random.Random(7)
+    chunks = [begin(1), relation(1, "abc"), relation(2, "ab")]
+    for i in range(25_000):
+        row = [chance.choice([("n", b""), ("t", b"x" * (i % 9)), ("b", bytes([i % 256]))]) for _ in "abc"]
+        of_first = insert(1, row) if i % 3 else update(1, [("u", b""), *row[1:]], row if i % 2 else None, "O")
+        chunks.append(of_first if i % 4 else delete(2, row[:2]))
+    assert both([chunks]) is not None
+    assert both([[*chunks, insert(1, SENT)]]) is None
+    assert both([[*chunks, insert(2, SENT)[:-1]]]) is None
+
+
 RECORDINGS = sorted(RECORDED.glob("*.hex.gz"))
 
 
@@ -471,6 +484,7 @@ SENT, MISSING = [("t", b"1"), ("t", b"x")], [("t", b"1"), ("u", b"")]
         [*HEAD, insert(1, MISSING)],
         [*HEAD, delete(1, MISSING)],
         [*HEAD, update(1, SENT, MISSING)],
+        [*HEAD, b"I" + struct.pack(">IcH", 1, b"N", 2) + b"n" + b"t" + struct.pack(">i", 3 - 2**31) + b"abc"],
         [begin(1, 2**62)],
         [begin(1, -(2**63))],
         [begin(-1)],
