@@ -66,7 +66,7 @@ class Pace:
     rows: int
     bytes: int = 128 << 20
     seconds: float = 5.0
-    idle: float = 30.0
+    idle: float = 10.0
 
 
 class Feed:

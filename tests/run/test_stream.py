@@ -1,0 +1,220 @@
+"""stream: a source is followed while somebody writes, and stopped in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from dbt_bridge import run
+from dbt_bridge.demo.postgres import Server
+from dbt_bridge.errors import OriginError, UsageError
+from dbt_bridge.project import LandingSource, LandingTable, Project
+from dbt_bridge.receipt import Receipt
+from dbt_bridge.run.stream import StreamOptions, stream
+from dbt_bridge.watching import Batch, WatchSilent
+
+Ask = Callable[[str], list[tuple[object, ...]]]
+ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", "cdc")
+
+
+class Seen(WatchSilent):
+    """Keeps what the stream tells."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.caught: list[int] = []
+        self.retries: list[BaseException] = []
+        self.receipts: list[Receipt] = []
+
+    def finished(self, receipt: Receipt) -> None:
+        self.receipts.append(receipt)
+
+    def batch(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    def caught_up(self, source: str, at: int) -> None:
+        self.caught.append(at)
+
+    def retrying(self, source: str, error: BaseException, pause: float) -> None:
+        self.retries.append(error)
+
+
+def until(condition: Callable[[], bool], running: Future[run.Outcome], seconds: float = 30) -> None:
+    """Wait for a condition; what the stream raised is raised here."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if running.done():
+            running.result()
+            raise AssertionError("the stream ended")
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def shop(origin: psycopg.Connection) -> psycopg.Connection:
+    origin.execute("CREATE TABLE orders (id int PRIMARY KEY, note text)")
+    origin.execute("INSERT INTO orders SELECT g, 'n' FROM generate_series(1, 100) g")
+    return origin
+
+
+@pytest.fixture
+def followed(project: Project) -> Project:
+    source = LandingSource(
+        name="shop",
+        origin="shop_pg",
+        origin_schema="public",
+        landing_schema="shop_landing",
+        landing_database=None,
+        destination=None,
+        tables=(ORDERS,),
+        defaults=LandingTable("source.shop.shop", "", "", "cdc"),
+        slot="dbt_bridge_stream",
+    )
+    return replace(project, sources=(source,))
+
+
+@contextmanager
+def streaming(
+    project: Project, seen: Seen, rebuild: Callable[[frozenset[str]], bool] | None = None
+) -> Iterator[tuple[Future[run.Outcome], threading.Event]]:
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(stream, project, StreamOptions(every=0.2), seen, stop, rebuild)
+        try:
+            yield running, stop
+        finally:
+            stop.set()
+
+
+def test_changes_land_while_the_stream_goes_on_and_it_stops_in_order(
+    shop: psycopg.Connection, followed: Project, landed: Ask
+) -> None:
+    seen = Seen()
+    with streaming(followed, seen) as (running, stop):
+        until(lambda: bool(seen.caught), running)
+        for i in range(3):
+            before = len(seen.batches)
+            shop.execute("UPDATE orders SET note = %s WHERE id <= 10", [f"round {i}"])
+            until(lambda before=before: len(seen.batches) > before, running)  # type: ignore[misc]
+        stop.set()
+        assert running.result(timeout=20).ok
+    assert sum(batch.changes for batch in seen.batches if batch.from_lsn) >= 30
+    assert landed("SELECT count(*) FROM shop_landing.orders WHERE note = 'round 2'") == [(10,)]
+    changes = "SELECT sum(rows_loaded) FROM _dbt_bridge.receipts WHERE hop = 'cdc' AND status = 'success'"
+    assert landed(changes) == [(30,)]
+
+
+def test_a_stream_that_was_stopped_goes_on_where_it_was(
+    shop: psycopg.Connection, followed: Project, landed: Ask
+) -> None:
+    for i in range(2):
+        seen = Seen()
+        with streaming(followed, seen) as (running, _):
+            until(lambda seen=seen: bool(seen.caught), running)  # type: ignore[misc]
+        shop.execute("INSERT INTO orders VALUES (%s, 'between')", [1000 + i])
+    with streaming(followed, Seen()) as (running, _):
+        pass
+    running.result(timeout=20)
+    run.sync(followed, run.Options(), WatchSilent())
+    assert landed("SELECT count(*) FROM shop_landing.orders WHERE note = 'between'") == [(2,)]
+    copies = "SELECT count(*) FROM _dbt_bridge.receipts WHERE hop = 'initial_copy'"
+    assert landed(copies) == [(1,)]
+
+
+def test_an_idle_stream_lets_the_origin_go_on(shop: psycopg.Connection, followed: Project) -> None:
+    """Another table fills the log; the slot does not hold it."""
+    seen = Seen()
+    shop.execute("CREATE TABLE other (x text)")
+    where = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn) FROM pg_replication_slots"
+
+    def behind() -> int:
+        row = shop.execute(f"{where} WHERE slot_name = 'dbt_bridge_stream'".encode()).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    with streaming(followed, seen) as (running, _):
+        until(lambda: bool(seen.caught), running)
+        shop.execute("INSERT INTO other SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
+        assert behind() > 1_000_000
+        until(lambda: behind() < 1_000_000, running, seconds=60)
+
+
+def test_the_stream_survives_a_lost_connection(shop: psycopg.Connection, followed: Project, landed: Ask) -> None:
+    seen = Seen()
+    with streaming(followed, seen) as (running, _):
+        until(lambda: bool(seen.caught), running)
+        kill = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active AND database = %s"
+        database = shop.info.dbname
+        # The first one may be the walsender of the catch-up, which is over anyway.
+        until(lambda: shop.execute(kill, [database]).rowcount < 0 or bool(seen.retries), running)
+        shop.execute("UPDATE orders SET note = 'after' WHERE id = 1")
+        until(lambda: any(batch.changes == 1 for batch in seen.batches), running)
+    assert landed("SELECT note FROM shop_landing.orders WHERE id = 1") == [("after",)]
+
+
+def test_a_slot_that_is_gone_ends_the_stream(shop: psycopg.Connection, followed: Project) -> None:
+    run.sync(followed, run.Options(), WatchSilent())
+    shop.execute("SELECT pg_drop_replication_slot('dbt_bridge_stream')")
+    with pytest.raises(OriginError, match="is gone"), streaming(followed, Seen()) as (running, _):
+        running.result(timeout=30)
+
+
+def test_columns_that_come_with_values_are_copied_while_streaming(
+    shop: psycopg.Connection, followed: Project, landed: Ask
+) -> None:
+    seen = Seen()
+    with streaming(followed, seen) as (running, _):
+        until(lambda: bool(seen.caught), running)
+        shop.execute("ALTER TABLE orders ADD COLUMN size int DEFAULT 7")
+        shop.execute("INSERT INTO orders (id) VALUES (500)")
+        until(lambda: any(r.hop == "initial_copy" and r.rows_loaded == 101 for r in seen.receipts), running)
+    assert landed("SELECT count(*) FROM shop_landing.orders WHERE size = 7") == [(101,)]
+
+
+def test_models_are_built_after_each_batch_that_changed_something(
+    shop: psycopg.Connection, followed: Project, landed: Ask
+) -> None:
+    built: list[frozenset[str]] = []
+
+    def rebuild(changed: frozenset[str]) -> bool:
+        landed("SELECT count(*) FROM shop_landing.orders")  # nobody else holds the warehouse
+        built.append(changed)
+        return True
+
+    with streaming(followed, Seen(), rebuild) as (running, _):
+        until(lambda: len(built) == 1, running)
+        shop.execute("DELETE FROM orders WHERE id = 3")
+        until(lambda: len(built) == 2, running)
+    assert built[-1] == {ORDERS.node}
+
+
+def test_a_project_without_cdc_has_nothing_to_stream(project: Project) -> None:
+    with pytest.raises(UsageError, match="nothing to follow"):
+        stream(project, StreamOptions(), WatchSilent(), threading.Event())
+
+
+def test_the_servers_restart_is_waited_for(
+    shop: psycopg.Connection, followed: Project, landed: Ask, server: Server
+) -> None:
+    """Not the shared server: its walsenders are ended, and connections refused for a moment by `datallowconn`."""
+    seen = Seen()
+    with (
+        psycopg.connect(server.url(), autocommit=True) as admin,
+        streaming(followed, seen) as (running, _),
+    ):
+        until(lambda: bool(seen.caught), running)
+        allow = f'ALTER DATABASE "{shop.info.dbname}" ALLOW_CONNECTIONS %s'
+        admin.execute((allow % "false").encode())
+        admin.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
+        until(lambda: len(seen.retries) >= 2, running)
+        admin.execute((allow % "true").encode())
+        shop.execute("UPDATE orders SET note = 'up again' WHERE id = 2")
+        until(lambda: any(batch.changes == 1 for batch in seen.batches), running)
+    assert landed("SELECT note FROM shop_landing.orders WHERE id = 2") == [("up again",)]
