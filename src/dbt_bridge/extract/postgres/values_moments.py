@@ -24,7 +24,6 @@ _FIRST_DAY = -2_440_588  # 4714-11-24 BC
 _YEAR_0, _IN_UTC = int.from_bytes(b"0000"), int.from_bytes(b"+00")  # Arrow has a year 0, and all zones
 _ODD_DAY = re.compile(r"(\d{4,7})-(\d\d)-(\d\d)( BC)?")
 _ODD_MOMENT = re.compile(r"(\d{4,6})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(\+00)?( BC)?")
-_NOTHING, _ZERO, _MINUS = pa.scalar(""), pa.scalar("0"), pa.scalar("-")  # a Python value would import pandas
 _INTERVAL = (
     r"^(?:\+?(?P<years>-?\d+) years?)?(?:(?:^| )\+?(?P<months>-?\d+) mons?)?(?:(?:^| )\+?(?P<days>-?\d+) days?)?"
     r"(?:(?:^| )(?P<sign>[+-]?)(?P<hours>\d+):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)(?:\.(?P<fraction>\d{1,6}))?)?$"
@@ -111,14 +110,14 @@ def _long_intervals(values: Values) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
     def number(name: str) -> np.ndarray:
         part = pc.struct_field(found, name)
-        part = pc.if_else(pc.equal(part, _NOTHING), _ZERO, part)
+        part = pc.utf8_lpad(part, 1, "0")  # a group that was not there is empty
         return numbers(fitted(part, lambda a: pc.cast(a, pa.int64()), values.shown))
 
     micros = numbers(pc.cast(pc.utf8_rpad(pc.struct_field(found, "fraction"), 6, "0"), pa.int64()))
     hours, months, days = number("hours"), number("years") * 12 + number("months"), number("days")
     values.refuse(hours > MOST_HOURS)
     nanos = (((hours * 60 + number("minutes")) * 60 + number("seconds")) * 1_000_000 + micros) * 1000
-    negative = numbers(pc.equal(pc.struct_field(found, "sign"), _MINUS))
+    negative = numbers(pc.starts_with(pc.struct_field(found, "sign"), "-"))
     return months, days, np.where(negative, -nanos, nanos)
 
 

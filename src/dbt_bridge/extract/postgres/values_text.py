@@ -60,7 +60,7 @@ def converts(own: pa.DataType, wanted: pa.DataType) -> bool:
 def texts(values: Values, origin: OriginType) -> pa.Array:
     """`value::text`, which is the output function's text for every type but boolean (pg_cast)."""
     if origin.name == "bool":
-        return pc.if_else(_booleans(values), pa.scalar("true"), pa.scalar("false"))
+        return pc.cast(_booleans(values), pa.string())
     return validated(values)
 
 
