@@ -95,14 +95,28 @@ def check_values(on: Publication, into: Target, rows: str, types: Mapping[str, s
             raise type_changed(into.relation.name, into.own[column], existing, incoming)
 
 
+class _Lent:
+    """Arrow rows that DuckDB reads through this. It keeps what was registered in a transaction until that ends (a
+    dropped view can be rolled back), which would be every row of a huge one; it does not keep what was only lent."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self.rows: pa.Table | None = rows
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        assert self.rows is not None, "read while it was lent"
+        return self.rows.__arrow_c_stream__(requested_schema)
+
+
 @contextmanager
 def registered(on: Publication, name: str, rows: pa.Table) -> Iterator[str]:
     """Arrow rows under a name that this cursor's statements can use."""
-    on.cursor.register(name, rows)
+    lent = _Lent(rows)
+    on.cursor.register(name, lent)
     try:
         yield name
     finally:
         on.cursor.unregister(name)
+        lent.rows = None
 
 
 def types_of(on: Publication, rows: str) -> dict[str, str]:
