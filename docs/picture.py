@@ -18,6 +18,7 @@ from rich.text import Text
 from dbt_bridge import init
 from dbt_bridge.demo import shop
 from dbt_bridge.demo.guard import guarded_server
+from dbt_bridge.simulate import simulate
 
 IMAGE = Path(__file__).parent / "img" / "build.svg"
 COLUMNS = 132
@@ -33,7 +34,7 @@ def main() -> None:
         init.write_project(Path(folder), init.Answers(origin_url=server.url("shop"), delivery_url=server.url("shop")))
         command = [str(Path(sys.executable).with_name("dbt-bridge")), "build", "--select", *SELECTION.split()]
         subprocess.run(command[:2], cwd=folder, check=True, capture_output=True)
-        shop.change(server.url("shop"), sizes)  # so that the picture shows changes that are merged
+        simulate(server.url("shop"), shop.business(sizes))  # so that the picture shows changes that are merged
         shown = _in_a_terminal(command, folder)
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     console.print(f"$ dbt-bridge build --select {SELECTION}", style="bold", highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -122,10 +123,15 @@ def rebuilding(
         options = downstream(project.options, project.manifest, changed)
         if options is None:
             return True
+        began = time.monotonic()
         with person.aside() if isinstance(person, WatchLive) else nullcontext():
             # dbt marks what it has compiled in the manifest, and would not inject ephemeral models a second time.
             manifest = project.manifest.deepcopy()  # type: ignore[no-untyped-call]
-            built = dbt_build(options, manifest, to_stderr=output.as_json, quiet=output.quiet)
+            built = dbt_build(options, manifest, to_stderr=output.as_json, quiet=True)
+        seconds = time.monotonic() - began
+        person.message(
+            f"dbt build: {len(built.nodes)} nodes, {'' if built.success else 'not '}all well, {seconds:.1f} s"
+        )
         return built.success
 
     return rebuild

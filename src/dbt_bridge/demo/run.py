@@ -22,6 +22,8 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.progress import print_summary, reporter
 from dbt_bridge.project import DbtOptions, load_project
 from dbt_bridge.receipt import Receipt
+from dbt_bridge.run import slots
+from dbt_bridge.simulate import Simulated, simulate
 from dbt_bridge.transform.invoke import build as dbt_build
 
 _WAREHOUSE = "shop.duckdb"
@@ -68,13 +70,15 @@ def demo(directory: Path, scale: float = 1, *, keep: bool = False) -> Shown:
         say(f"the dbt project is in {directory}" + (" (an earlier demo's files, as you left them)" * again), started)
         shown = _built_and_compared(directory, urls, started)
         if shown.ok:
-            shop.change(urls["shop"], sizes)
-            say("the shop did a day of business: customers moved, orders shipped, new ones came", started)
+            made = simulate(urls["shop"], shop.business(sizes))
+            say(_business(made), started)
             second = _built_and_compared(directory, urls, started, quiet=True)
             shown = replace(second, receipts=[*shown.receipts, *second.receipts])
         if keep:
             _mark(directory, server)
             let_live()
+        else:
+            _let_go_of_the_log(directory, started)
     _print_ending(directory, server if keep else None, shown.ok)
     return shown
 
@@ -88,6 +92,22 @@ def server_version(url: str) -> str:
         return str(connection.info.parameter_status("server_version"))
 
 
+def _business(made: Simulated) -> str:
+    return (
+        f"the shop did a day of business: {made.inserts:,} orders came, {made.deletes:,} were erased, {made.updates:,} "
+        "orders, customers and prices changed"
+    )
+
+
+def _let_go_of_the_log(directory: Path, started: float) -> None:
+    """A slot that nobody reads would keep the server's log for ever."""
+    with chdir(directory):
+        project = load_project(DbtOptions(project_dir=directory, profiles_dir=directory))
+        for dropped in slots.drop(project, slots.followed_sources(project)):
+            if dropped.slot:
+                say(f"the replication slot {dropped.slot} is dropped (dbt-bridge slots drop)", started)
+
+
 def _databases(server: Server) -> dict[str, str]:
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE shop")
@@ -98,7 +118,7 @@ def _databases(server: Server) -> dict[str, str]:
 def _write_project(directory: Path, urls: Mapping[str, str], again: bool) -> None:
     answers = init.Answers(origin_url=urls["shop"], delivery_url=urls["crm"], warehouse=_WAREHOUSE)
     if not again:
-        init.write_project(directory, answers)
+        init.write_files(directory, init.rendered("shop", answers, over="shop_cdc"))
         _mark(directory, None)
         return
     # The new shop is not the old one's future: its warehouse starts empty, and the credentials are new.
@@ -190,6 +210,9 @@ def _print_ending(directory: Path, kept: Server | None, ok: bool) -> None:
     print(f"  cd {shown}")
     if kept:
         print("  dbt-bridge plan                                   what a build would do, in order")
+        print("  dbt-bridge stream --build                         follow the shop; in another terminal:")
+        print("  dbt-bridge simulate 700 200 100 --for 60s         a thousand transactions in a minute")
+        print("  dbt-bridge slots                                  what the server keeps for us")
         print("  dbt-bridge build --select +fct_orders             only the orders, and what they need")
         print("  dbt-bridge deliver --dry-run                      what the CRM would get")
         print(f"  psql or any client at 127.0.0.1:{kept.port}; the password is in .dlt/secrets.toml")

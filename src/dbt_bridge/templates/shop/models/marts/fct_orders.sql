@@ -1,5 +1,12 @@
--- Orders with what was paid. Only orders that changed since the last build are computed again.
-{{ config(materialized='incremental', unique_key='order_id', incremental_strategy='delete+insert') }}
+-- Orders with what was paid. Only orders that changed since the last build are computed again; those that the shop
+-- erased go away first.
+-- depends_on: {{ ref('stg_orders') }}
+{{ config(
+    materialized='incremental',
+    unique_key='order_id',
+    incremental_strategy='delete+insert',
+    pre_hook="{% if is_incremental() %}delete from {{ this }} where order_id not in (select order_id from {{ ref('stg_orders') }}){% endif %}"
+) }}
 
 select
     orders.order_id,
