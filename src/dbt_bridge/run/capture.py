@@ -16,7 +16,7 @@ from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.feed import Chunk, Pace
 from dbt_bridge.extract.postgres.shape import Shape
 from dbt_bridge.extract.postgres.slot import Replication
-from dbt_bridge.load.destination import Checkpoint, Follows, Loaded, Staged
+from dbt_bridge.load.destination import Checkpoint, Follows, Loaded, Staged, Warehouse
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.run.applying import Applier, Committed, GivenUp
 from dbt_bridge.run.cdc_source import Source, following, opened
@@ -60,6 +60,7 @@ class Capture:
         self._asked = source.asked
         self._tracked: dict[str, Tracked] = {}
         self._copies: list[Copied] = []
+        self._staged: list[Staged] = []  # rows of the copies
         self._publications: tuple[str, ...] = ()
         self._shapes: Mapping[str, Shape] = {}
         self._identity = ""
@@ -183,6 +184,7 @@ class Capture:
         if not wanted:
             return []
         source = self._source
+        self._forget_where_rows_show(wanted)
         is_new = self._replication.slot(source.slot) is None
         name = source.slot if is_new else f"{source.slot[:40]}_copy_{source.load_id[-6:]}"
         with self._replication.create_slot(name, temporary=not is_new, on_wait=source.progress.message) as exported:
@@ -193,7 +195,18 @@ class Capture:
             for r in failures
         ]
         self._failed(failures, points)
+        self._staged = [copy.rows for copy in copies if isinstance(copy.rows, Staged)]
         return copies
+
+    def _forget_where_rows_show(self, wanted: Sequence[Wanted]) -> None:
+        """At a destination without stages a copy shows before it is joined: the old checkpoint ends there."""
+        source = self._source
+        if isinstance(source.ends.destination, Warehouse):
+            return
+        nodes = {item.table.node for item in wanted}
+        old = [point for point in source.ends.ledger.checkpoints() if point.node in nodes and not point.set_aside]
+        if old:
+            source.ends.ledger.save([replace(point, set_aside=f"{ANEW}: a copy broke off") for point in old], [])
 
     def _refuse(self, taken: Census, points: Mapping[str, Checkpoint]) -> None:
         """Tables that cannot be followed have a failed receipt, and those that were followed are set aside."""
@@ -224,24 +237,22 @@ class Capture:
             go_on: asked between chunks.
             on_commit: told of everything that became visible.
         """
-        again = False
-        while True:
-            applier = self._applier()
-            try:
-                self._join_first(applier)
-                self._run(applier, target, pace, go_on, on_commit)
-            except GivenUp as given_up:
-                # What was not committed is undone; the log is read again from there, without these tables.
-                again = self._give_up(applier, given_up) or again
-                if again:
-                    return True
-                continue
-            finally:
-                applier.undo()
-                self._tracked, self._copies, self.position = applier.tracked, applier.copies, applier.position
-                if not again:
-                    self._discard_unjoined()
-            return again
+        try:
+            while True:
+                applier = self._applier()
+                try:
+                    self._join_first(applier)
+                    self._run(applier, target, pace, go_on, on_commit)
+                    return False
+                except GivenUp as given_up:
+                    # What was not committed is undone; the log is read again from there, without these tables.
+                    if self._give_up(applier, given_up):
+                        return True
+                finally:
+                    applier.undo()
+                    self._tracked, self._copies, self.position = applier.tracked, applier.copies, applier.position
+        finally:
+            self._discard_unjoined()
 
     def _settle(self) -> bool:
         """Take up columns that changed without a row after them, of which the log says nothing.
@@ -339,8 +350,9 @@ class Capture:
         return bool(given_up.lost)
 
     def _discard_unjoined(self) -> None:
-        discard(self._source.ends, [copy.rows for copy in self._copies if isinstance(copy.rows, Staged)])
-        self._copies = []
+        """Drop the copies of this run that nobody will join any more; those that were joined are not there."""
+        discard(self._source.ends, self._staged)
+        self._copies, self._staged = [], []
 
     def _tell_unchanged(self) -> None:
         """Tables that were asked for and did not change have a receipt too, which says where they stand."""

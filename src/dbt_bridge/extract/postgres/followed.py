@@ -127,13 +127,14 @@ class Following:
         sent, table = self._pending.pop(oid, None), self._tables.get(oid)
         if sent is None or table is None:
             return
-        if sent.name != table.declared:
+        now = self._examine(sent.oid)
+        if sent.name != table.declared and (now is None or now.table != table.declared):  # it may be renamed back since
             what = f"{table.declared} was renamed to {sent.name} at the origin"
             self._fail(
                 table, OriginError(what, mend=f"identifier: {sent.name.name} in the dbt source, or rename it back")
             )
             return
-        verdict = compared(table.shape, sent, self._examine(sent.oid))
+        verdict = compared(table.shape, sent, now)
         columns = tuple((c.name, c.type_oid, c.modifier) for c in sent.columns)
         natural, types = self._typed(columns)
         try:
