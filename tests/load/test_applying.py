@@ -84,9 +84,14 @@ def _postgres(path: Path, request: pytest.FixtureRequest) -> Iterator[Follower]:
         def execute(statement: str) -> Any:
             return connection.execute(statement.encode())
 
-        yield Follower(
-            "postgres", warehouse.applying, join, lambda name: warehouse.read(name).read_all().to_pylist(), execute
-        )
+        def read(name: TableName) -> list[Row]:
+            rows = warehouse.read(name).read_all().to_pylist()
+            for row in rows:  # arrays are read as the server prints them
+                if row.get("_unchanged"):
+                    row["_unchanged"] = row["_unchanged"].strip("{}").split(",")
+            return rows
+
+        yield Follower("postgres", warehouse.applying, join, read, execute)
 
 
 FOLLOWERS = {"duckdb": _duckdb, "postgres": _postgres}
@@ -229,7 +234,7 @@ COPY = [
     {"id": 3, "part": "a", "note": "", "big": None, "amount": Decimal("-7.00")},
 ]
 RANDOM = settings(
-    max_examples=60,
+    max_examples=settings.default.max_examples // 5,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -444,7 +449,12 @@ def test_a_table_that_is_copied_anew_keeps_its_deleted_rows_and_its_history(foll
     apply(follower, replica, changes_of(replica.table, [Change("delete", {**BEFORE, "note": None}, 1, 1000)]))
     joined(follower, replica, {**BEFORE, "id": 2}, {**BEFORE, "id": 4})
     rows = {row["id"]: (row["note"], row["_deleted_at"]) for row in follower.read(replica.table.name)}
-    assert rows == {1: ("first", instant(1000)), 2: ("first", None), 3: ("first", instant(COPIED_AT)), 4: ("first", None)}
+    assert rows == {
+        1: ("first", instant(1000)),
+        2: ("first", None),
+        3: ("first", instant(COPIED_AT)),
+        4: ("first", None),
+    }
     versions = {row["id"]: (row["valid_from"], row["valid_to"]) for row in follower.read(replica.history_name)}
     copied = instant(COPIED_AT)
     assert versions == {1: (copied, instant(1000)), 2: (copied, None), 3: (copied, copied), 4: (copied, None)}

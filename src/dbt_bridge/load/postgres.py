@@ -24,6 +24,7 @@ from dbt_bridge.load import postgres_audit as audit
 from dbt_bridge.load import postgres_stage as staging_area
 from dbt_bridge.load.destination import Checkpoint, Load, Loaded, Replica, Staged
 from dbt_bridge.load.postgres_apply import PostgresApplication
+from dbt_bridge.load.postgres_carrier import Carrier
 from dbt_bridge.load.postgres_publish import publish_one
 from dbt_bridge.load.postgres_read import read_relation, relation_table
 from dbt_bridge.load.postgres_relation import Relation, find, identifier, is_bare, standing
@@ -50,6 +51,7 @@ class PostgresWarehouse:
         self._conninfo = conninfo
         self._token = secrets.randbits(31)
         self._alive: psycopg.Connection | None = None
+        self._carrier = Carrier(conninfo)
         self._lock = threading.Lock()
 
     def __enter__(self) -> PostgresWarehouse:
@@ -59,6 +61,7 @@ class PostgresWarehouse:
         self.close()
 
     def close(self) -> None:
+        self._carrier.close()
         with self._lock:
             if self._alive is not None:
                 self._alive.close()
@@ -205,7 +208,7 @@ class PostgresWarehouse:
         self._hold_token()
         with self._connected("changes") as connection:
             connection.autocommit = False
-            application = PostgresApplication(connection, self._conninfo, self._new_staging, _lock_table)
+            application = PostgresApplication(connection, self._carrier, self._new_staging, _lock_table)
             try:
                 yield application
             finally:

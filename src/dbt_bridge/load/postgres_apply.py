@@ -27,7 +27,8 @@ from dbt_bridge.load.compaction import Lineages
 from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, Checkpoint, Loaded, Replica, Staged
 from dbt_bridge.load.full_row import full_rows
 from dbt_bridge.load.merge_rows import Counted, check_names
-from dbt_bridge.load.postgres_landing import TIME, checked, ensure_key, index_name, refuse_null_keys, stage
+from dbt_bridge.load.postgres_carrier import Carrier
+from dbt_bridge.load.postgres_landing import TIME, checked, ensure_key, index_name, refuse_null_keys
 from dbt_bridge.load.postgres_net import NetWriter
 from dbt_bridge.load.postgres_publish import publish_one
 from dbt_bridge.load.postgres_relation import Relation, identifier, standing
@@ -47,6 +48,7 @@ class PostgresApplication:
     """An `Application` inside one transaction of `connection`.
 
     Args:
+        carrier: brings changes to where the transaction reads them.
         new_staging: names a staging table in a schema.
         lock: keeps other writers of a table away until the transaction ends.
     """
@@ -54,12 +56,12 @@ class PostgresApplication:
     def __init__(
         self,
         connection: psycopg.Connection[Any],
-        conninfo: str,
+        carrier: Carrier,
         new_staging: Callable[[str], TableName],
         lock: Callable[[Cursor[Any], TableName], None],
     ) -> None:
         self._connection = connection
-        self._conninfo = conninfo
+        self._carrier = carrier
         self._new_staging = new_staging
         self._lock = lock
         self._tables: dict[TableName, _Tables] = {}
@@ -179,7 +181,7 @@ class PostgresApplication:
         name = replica.table.name
         staging = self._new_staging(name.schema)
         self.staged.append(staging)
-        stage(self._conninfo, staging, name, columns, rows)
+        self._carrier.carry(staging, name, columns, rows)
         yield staging
         cur.execute(sql.SQL("DROP TABLE {}").format(identifier(staging)))
 

@@ -1,4 +1,4 @@
-"""What changes find in Postgres: the landing table as it must stand, the indexes on its key, and staged changes.
+"""What changes find in Postgres: the landing table as it must stand, and the index on its key.
 
 A landing table may have been changed by hand. Columns beyond the origin's are kept; one that is missing, or whose type
 does not take the origin's values, stops the table until it is copied anew.
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from typing import Any
 
-import pyarrow as pa
 from psycopg import Cursor, errors, sql
 
 from dbt_bridge.errors import KeyRefused, TypeRefused
-from dbt_bridge.load import postgres_stage as staging_area
-from dbt_bridge.load.destination import Load, Replica
+from dbt_bridge.load.destination import Replica
 from dbt_bridge.load.merge_rows import copied_anew
 from dbt_bridge.load.postgres_relation import Relation, find, identifier
 from dbt_bridge.load.postgres_types import base, fits, landing_type, wire
-from dbt_bridge.table import Column, Table, TableName
+from dbt_bridge.table import Column, TableName
 
 _LONGEST_NAME = 63
 TIME = "timestamp with time zone"
@@ -164,26 +161,3 @@ def refuse_null_keys(cur: Cursor[Any], replica: Replica, table: Relation) -> Non
                 f"the key column {column!r} of {table.name} holds NULL, so changes cannot find that row",
                 mend="name a key that is never NULL in primary_key:",
             )
-
-
-def stage(conninfo: str, staging: TableName, of: TableName, columns: Sequence[Column], rows: pa.Table) -> int:
-    """Put rows into a new unlogged table, at once visible to every transaction; answers their bytes.
-
-    psycopg has no fast way from Arrow into COPY, and ADBC's driver has none into somebody else's transaction.
-    """
-    import adbc_driver_postgresql.dbapi as adbc
-
-    load = Load(Table(of, tuple(columns)), "append", "")
-    encoded = staging_area.Encoded(load, rows.to_reader())
-    definitions = listed([sql.SQL("{} {}").format(sql.Identifier(c.name), sql.SQL(wire(c).sql_type)) for c in columns])
-    create = sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(identifier(staging), definitions)
-    try:
-        with closing(adbc.connect(conninfo, autocommit=True)) as connection, closing(connection.cursor()) as cur:
-            cur.execute("SET synchronous_commit = off")
-            cur.execute(create.as_string())
-            cur.adbc_ingest(staging.name, encoded.reader(), mode="append", db_schema_name=staging.schema)
-    except adbc.Error as error:
-        if encoded.failure is not None:
-            raise encoded.failure from None
-        raise staging_area.told(str(error), getattr(error, "sqlstate", None), staging, encoded) from error
-    return encoded.bytes
