@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -181,6 +186,29 @@ def test_closing_tells_the_server_the_last_acknowledgement_and_frees_the_slot(
             assert (state.confirmed_flush_lsn, state.active) == (upto, False)
 
 
+def test_closing_in_the_middle_of_a_large_transaction_ends_in_time(
+    database: str, items: psycopg.Connection, taken: Callable, tmp_path: Path
+) -> None:
+    """The server would end the stream only after the transaction; it is not waited for, and nothing is lost."""
+    start = _slot(database, "middle")
+    items.execute("INSERT INTO items SELECT i, repeat('x', 1000) FROM generate_series(1, 150000) i")
+    upto = _now(database)
+    for folder in (None, tmp_path):
+        stream = _stream(database, "middle", start, folder)
+        stream.goodbye = 0.1
+        with stream:
+            assert stream.next(20) is not None
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 5
+    assert not list(tmp_path.glob("streamed-*"))
+    with _stream(database, "middle", start, tmp_path) as stream:
+        rows, run = 0, stream.next(20)
+        while run is not None:
+            rows += int((run.kind == ord("I")).sum())
+            run = stream.next(20) if run.sent < upto else None
+    assert rows == 150_000
+
+
 def test_what_was_not_acknowledged_comes_again(database: str, items: psycopg.Connection, taken: Callable) -> None:
     start = _slot(database, "again")
     items.execute("INSERT INTO items VALUES (1, 'a')")
@@ -248,6 +276,46 @@ def test_runs_are_bounded_and_so_is_what_waits_for_a_slow_consumer(
             run = stream.next(10) if run.sent < upto else None
     assert rows == 200_000
     assert sizes > RUN_BYTES // 2, "runs are full when the consumer is slow"
+
+
+def test_messages_of_any_size_come_through_tls(taken: Callable) -> None:
+    """libpq takes less than a TLS record at once, and the socket does not show that the rest is there already."""
+    folders = [folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if (folder / "postgres").exists()]
+    if not folders or shutil.which("openssl") is None:
+        pytest.skip("no PostgreSQL with TLS is installed here (that of pip is built without)")
+    server = postgres.start(settings={"fsync": "off"}, binaries=folders[0])
+    try:
+        names = [server.data / "server.crt", server.data / "server.key"]
+        command = ["openssl", "req", "-new", "-x509", "-days", "1", "-nodes", "-subj", "/CN=localhost"]
+        subprocess.run([*command, "-out", names[0], "-keyout", names[1]], check=True, capture_output=True)
+        for name in names:
+            name.chmod(0o600)
+            if os.geteuid() == 0:
+                os.chown(name, pwd.getpwnam("nobody").pw_uid, -1)
+        server.stop()
+        again = postgres.start(server.data, {"fsync": "off", "ssl": "on"}, binaries=folders[0])
+        try:
+            _sizes_through(f"{again.url()}?sslmode=require", taken)
+        finally:
+            again.stop()
+    finally:
+        postgres.remove(server)
+
+
+def _sizes_through(url: str, taken: Callable) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        assert connection.pgconn.ssl_in_use
+        connection.execute("CREATE TABLE items (id int PRIMARY KEY, name text)")
+        connection.execute("ALTER TABLE items ALTER name SET STORAGE EXTERNAL")
+        start = _slot(url, "tls")
+        sizes = [10, 8_100, 8_192, 16_300, 16_384, 40_000, 100_000, 3_000_000]
+        for n, size in enumerate(sizes):
+            connection.execute("INSERT INTO items VALUES (%s, repeat('x', %s))", [n, size])
+        with _stream(url, "tls", start) as stream:
+            begun = time.monotonic()
+            reader = taken(stream, _now(url))
+            assert [len(values[1]) for _, _, values in _changes(reader)] == sizes
+            assert time.monotonic() - begun < 8, "nothing waited for the next status update"
 
 
 def test_a_killed_walsender_is_told_and_the_next_stream_goes_on(

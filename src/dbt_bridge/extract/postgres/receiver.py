@@ -27,7 +27,6 @@ RUN_BYTES = 16 << 20
 _WAITING = 2  # runs that wait for the consumer
 _QUIET = 0.01  # seconds without data after which a run is given away
 _LINGER = 0.25  # seconds after which a run is given away although data goes on coming
-_GOODBYE = 5.0  # seconds that the end of a stream may take
 
 _HEADER = 25  # of XLogData: w, start, end, clock
 _KEEPALIVE = struct.Struct(">cQQB")  # k, where the walsender stands, its clock, whether it wants an answer
@@ -44,10 +43,12 @@ class Patience:
     Attributes:
         status_every: between status updates, and without a byte before an answer is asked for.
         silence: without a byte, though an answer was asked for, after which the server counts as gone.
+        goodbye: that the end of a stream may take.
     """
 
     status_every: float
     silence: float
+    goodbye: float
 
 
 class Runs:
@@ -300,7 +301,7 @@ class Receiver:
         with contextlib.suppress(BridgeError, psycopg.Error):
             self._tell()
             self._pgconn.put_copy_end()
-            end, over = time.monotonic() + _GOODBYE, False
+            end, over = time.monotonic() + self._patience.goodbye, False
             while (left := end - time.monotonic()) > 0:
                 self._walsender.flush()
                 if not over:

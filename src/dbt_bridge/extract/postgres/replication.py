@@ -44,6 +44,8 @@ class ReplicationStream:
     silence = 60.0  # seconds without any byte, though an answer was asked for, after which the server counts as gone
     patience = 5.0  # seconds to wait for a slot that is in use: the walsender of a killed process lives a little longer
 
+    goodbye = 5.0  # seconds to wait for the server to have taken the last acknowledgement
+
     def __init__(
         self,
         name: str,
@@ -76,7 +78,7 @@ class ReplicationStream:
             if self._spool_folder is not None:
                 spool = undo.enter_context(Spool(self.name, self._spool_folder))
             self._runs = Runs()
-            receiver = Receiver(walsender, spool, self._runs, Patience(self.status_every, self.silence))
+            receiver = Receiver(walsender, spool, self._runs, Patience(self.status_every, self.silence, self.goodbye))
             undo.pop_all()
         self._thread = threading.Thread(target=receiver.run, name=f"dbt-bridge-{self._slot}", daemon=True)
         self._thread.start()

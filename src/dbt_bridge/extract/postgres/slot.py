@@ -17,6 +17,7 @@ import psycopg
 from dbt_bridge import lsn
 from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.extract.postgres.slot_wait import Blockers
 from dbt_bridge.extract.postgres.walsender import SET, Walsender, meaning
 from dbt_bridge.table import quoted
 
@@ -48,8 +49,6 @@ FROM pg_proc
 WHERE proname = 'pg_logical_emit_message' AND proargtypes[2] = 'text'::regtype
 """
 _HOLDER = "SELECT application_name, client_addr::text FROM pg_stat_activity WHERE pid = %(pid)s"
-_BLOCKERS = "SELECT DISTINCT unnest(pg_blocking_pids(%(pid)s))"
-_PREPARED = "SELECT gid FROM pg_prepared_xacts ORDER BY prepared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +256,9 @@ class Replication:
         """
         valid_name(name)
         with Walsender(self.connections) as walsender:
-            patience = _Patience(self, walsender.pgconn.backend_pid, timeout, on_wait)
+            blockers = Blockers(self.name, self.query, walsender.pgconn.backend_pid, timeout, on_wait)
             try:
-                rows, _ = walsender.command(self._creation(name, temporary, walsender.server_version), waiting=patience)
+                rows, _ = walsender.command(self._creation(name, temporary, walsender.server_version), waiting=blockers)
             except OriginError as error:
                 raise self._uncreated(name, error) from error
             _, point, snapshot, _ = rows[0]
@@ -317,43 +316,6 @@ class Replication:
             control.execute("SET synchronous_commit = local")
             self._control = control
         return self._control
-
-
-class _Patience:
-    """Waits for the transactions that were open before a slot, up to a bound, and says which they are."""
-
-    def __init__(
-        self, replication: Replication, pid: int, timeout: float, on_wait: Callable[[str], None] | None
-    ) -> None:
-        self._replication = replication
-        self._pid = pid
-        self._timeout = timeout
-        self._on_wait = on_wait
-        self._told = ""
-
-    def __call__(self, seconds: float) -> None:
-        if seconds < min(3.0, self._timeout):
-            return
-        who, mend = self._blockers()
-        if seconds >= self._timeout:
-            raise OriginError(
-                f"origin {self._replication.name!r}: its new slot waited {seconds:.0f} s for {who}", mend=mend
-            )
-        if self._on_wait is not None and who != self._told:
-            self._told = who
-            self._on_wait(f"the new slot waits for {who}")
-
-    def _blockers(self) -> tuple[str, str]:
-        pids = sorted(pid for (pid,) in self._replication.query(_BLOCKERS, {"pid": self._pid}))
-        if 0 in pids:  # of prepared transactions, which no process holds
-            gids = [gid for (gid,) in self._replication.query(_PREPARED)]
-            return f"prepared transactions {', '.join(gids)}", "; ".join(f"ROLLBACK PREPARED '{g}'" for g in gids)
-        if pids:
-            named = ", ".join(map(str, pids))
-            look = f"SELECT pid, usename, xact_start, query FROM pg_stat_activity WHERE pid IN ({named});"  # noqa: S608
-            end = " ".join(f"SELECT pg_terminate_backend({pid});" for pid in pids)
-            return f"transactions of server processes {named}", f"{look} end them, or: {end}"
-        return "the server", "on a standby, SELECT pg_log_standby_snapshot(); at its primary lets it go on"
 
 
 def misfit(state: SlotState, database: str) -> str | None:
