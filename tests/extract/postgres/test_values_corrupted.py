@@ -148,6 +148,20 @@ def _same(found: pa.Array, expected: pa.Array) -> bool:
     return found.equals(expected) or repr(found.to_pylist()) == repr(expected.to_pylist())  # NaN
 
 
+@pytest.mark.parametrize("value", [b"", b"x", b"4294967296 years", b"9223372036854775807 years", b"99999999999:00:00"])
+@pytest.mark.parametrize("name", [name for name in ORIGINS if name not in ("text", "bytea")])
+def test_no_value_and_numbers_beyond_64_bits_are_refused(name: str, value: bytes) -> None:
+    for values in ([value], [value, value]):
+        cells = Cells(
+            np.frombuffer(b"".join(values), np.uint8),
+            np.full(len(values), TEXT, np.uint8),
+            np.arange(len(values)) * len(value),
+            np.full(len(values), len(value)),
+        )
+        with pytest.raises(Unfit):
+            column(cells, ORIGINS[name], natural(ORIGINS[name]))
+
+
 def test_a_value_that_is_not_utf8_is_refused_and_shown() -> None:
     cells = one(b"caf\xe9", TEXT)
     with pytest.raises(Unfit, match="caf"):

@@ -70,6 +70,8 @@ def _elements(arrays: Values, delimiter: int) -> tuple[Values, np.ndarray]:
         return arrays, np.empty(0, np.int64)
     text = gathered(arrays, pa.binary())
     bounds = np.frombuffer(text.buffers()[1], np.int32)[: len(text) + 1].astype(np.int64)
+    if (bounds[1:] == bounds[:-1]).any():
+        raise _Malformed
     letters = np.frombuffer(text.buffers()[2], np.uint8)[: bounds[-1]]
     if (letters == _BACKSLASH).any():
         letters, escaped, bounds = _unescaped(letters, bounds)

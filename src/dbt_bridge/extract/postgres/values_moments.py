@@ -96,7 +96,8 @@ def intervals(values: Values) -> pa.Array:
     """Raises Unfit for more than 2,562,046 hours, and for infinity."""
     is_clock = values.among(_is_clock(values))  # most durations; the regular expression takes ten times as long
     parts = np.zeros((3, len(values)), np.int64)  # months, days, nanoseconds
-    parts[2] = np.where(is_clock, _clock(values.where(is_clock)) * 1000, 0)
+    if is_clock.any():
+        parts[2] = np.where(is_clock, _clock(values.where(is_clock)) * 1000, 0)
     rows = np.flatnonzero(values.among(~is_clock))
     if len(rows):
         parts[:, rows] = _long_intervals(values.take(rows))
@@ -111,7 +112,7 @@ def _long_intervals(values: Values) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     def number(name: str) -> np.ndarray:
         part = pc.struct_field(found, name)
         part = pc.utf8_lpad(part, 1, "0")  # a group that was not there is empty
-        return numbers(fitted(part, lambda a: pc.cast(a, pa.int64()), values.shown))
+        return numbers(fitted(part, lambda a: pc.cast(a, pa.int32()), values.shown)).astype(np.int64)
 
     micros = numbers(pc.cast(pc.utf8_rpad(pc.struct_field(found, "fraction"), 6, "0"), pa.int64()))
     hours, months, days = number("hours"), number("years") * 12 + number("months"), number("days")
