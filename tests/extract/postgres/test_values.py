@@ -108,7 +108,7 @@ OVERRIDES = (
 OVERRIDDEN = {
     "text": ["1", "1.5", "12.55", "true", "t", "2024-02-29", "2024-02-29 01:02:03", "2024-02-29 01:02:03+00",
              "01:02:03", "{ffffffff-1234-5678-9abc-def012345678}", "ffff-ffff-1234-5678-9abc-def0-1234-5678",
-             '{"a": 1}', "NaN", "", "{} x", "é"],
+             '{"a": 1}', "NaN", "Infinity", "1e400", "1e39", "", "{} x", "é"],
     "bigint": ["0", "1", "40000", "9223372036854775807"],
     "double precision": ["1.5", "1e300", "NaN", "0.1", "7"],
     "real": ["0.1", "3"],
@@ -259,6 +259,14 @@ def test_an_override_gives_or_refuses_what_the_initial_copy_does(
                 if (found is None) != (expected is None) or (found is not None and not same(found, expected)):
                     wrong.append((value, str(wanted), form, found, expected))
     assert not wrong
+
+
+def test_a_number_that_is_too_large_does_not_become_infinity(origin: psycopg.Connection, bulk: BulkConnection) -> None:
+    stored = Stored(origin, bulk, "text", ["1e400"])
+    with pytest.raises(ValueError, match="1e400"):
+        stored.copied(pa.float64())
+    with pytest.raises(Unfit, match="1e400"):
+        column(laid([(TEXT, b"1e400")]), stored.type, pa.float64())
 
 
 def test_the_refusal_names_the_first_value_that_does_not_fit() -> None:

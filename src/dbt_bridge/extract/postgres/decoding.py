@@ -23,7 +23,9 @@ def strictly(wanted: pa.DataType) -> Decode:
     if pa.types.is_time(wanted):
         return lambda array: _time(array, wanted)
     if pa.types.is_float32(wanted):
-        return _float32
+        return lambda array: _not_overflown(array, _float32(array))
+    if pa.types.is_float64(wanted):
+        return lambda array: _not_overflown(array, pc.cast(array, wanted, safe=True))
     return lambda array: pc.cast(array, wanted, safe=True)
 
 
@@ -41,6 +43,15 @@ def _float32(array: pa.Array) -> pa.Array:
         if pc.any(pc.invert(kept)).as_py():
             raise ValueError("a double with more digits than a float has")
     return short
+
+
+def _not_overflown(array: pa.Array, floats: pa.Array) -> pa.Array:
+    """Arrow reads text of a number that is too large as infinity."""
+    if pa.types.is_string(array.type) and pc.any(infinite := pc.is_inf(floats)).as_py():
+        large = pc.and_(infinite, pc.match_substring_regex(array, "[0-9]"))
+        if pc.any(large).as_py():
+            raise ValueError(f"the value {pc.filter(array, large)[0].as_py()!r}, which is too large,")
+    return floats
 
 
 def repaired(own: pa.DataType) -> Decode:
