@@ -103,6 +103,18 @@ class DltDestination:
             deleted = self._counted(pipeline, name) if replaces else 0
             return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
 
+    # --- for changes -------------------------------------------------------------------------------------------
+
+    def capabilities(self) -> Any:
+        """What the destination can, as dlt tells."""
+        return self._destination.capabilities()
+
+    @contextmanager
+    def sql_client(self, name: TableName) -> Iterator[Any]:
+        """dlt's SQL client on the table's dataset."""
+        with self._pipeline(name) as pipeline, pipeline.sql_client() as client:
+            yield client
+
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _check(self, load: Load) -> None:

@@ -7,13 +7,15 @@ merge and replace absorb. The audit tables are loaded like any other.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 
 import pyarrow as pa
 
 from dbt_bridge.errors import DestinationError
-from dbt_bridge.load.destination import Checkpoint, Load
+from dbt_bridge.load.destination import Checkpoint, Load, Replica
 from dbt_bridge.load.dlt import DltDestination
+from dbt_bridge.load.dlt_apply import APPLIED, DltApplication
 from dbt_bridge.receipt import AUDIT_SCHEMA, RECEIPTS, Receipt, as_arrow, new_load_id
 from dbt_bridge.table import Column, Table, TableName
 
@@ -27,6 +29,41 @@ class DltWarehouse(DltDestination):
 
     def checkpoint(self, node: str) -> Checkpoint | None:
         return next((point for point in self.checkpoints() if point.node == node), None)
+
+    # --- Follows -----------------------------------------------------------------------------------------------
+
+    chunk_rows = 200_000
+
+    @contextmanager
+    def applying(self, load_id: str) -> Iterator[DltApplication]:
+        """Apply changes; see `dlt_apply`."""
+        application = DltApplication(self, load_id)
+        try:
+            yield application
+        finally:
+            application.undo()
+
+    def position(self, replica: Replica) -> int | None:
+        """The LSN that was written with the table's rows; None before the first."""
+        applied = TableName(replica.table.name.schema, APPLIED)
+        if self.existing(applied) is None:
+            return None
+        with self._pipeline(applied) as pipeline:
+            found = self._selected(pipeline, applied, ("node", "lsn")) or []
+        return next((int(lsn) for node, lsn in found if node == replica.node), None)
+
+    def ensure_applied(self, schema: str) -> None:
+        """The table that says where each one stands."""
+        table = Table(TableName(schema, APPLIED), (Column("node", pa.string()), Column("lsn", pa.int64())))
+        if self.existing(table.name) is None:
+            self.load(Load(table, "replace", new_load_id()), table.arrow_schema.empty_table().to_reader())
+
+    def save_ledger(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
+        """After the changes: a crash in between leaves checkpoints behind, and `position` tells."""
+        if checkpoints or receipts:
+            self.save(checkpoints, receipts)
+
+    # --- Ledger ------------------------------------------------------------------------------------------------
 
     def checkpoints(self) -> list[Checkpoint]:
         there = self.existing(_CHECKPOINTS.name)
