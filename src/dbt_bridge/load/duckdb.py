@@ -18,21 +18,20 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, TypeRefused
+from dbt_bridge.errors import ConnectionFailed, DestinationError
 from dbt_bridge.load import duckdb_audit as audit
 from dbt_bridge.load import duckdb_read as reading
 from dbt_bridge.load.destination import Application, Checkpoint, Load, Loaded, Replica, Staged
 from dbt_bridge.load.duckdb_apply import DuckDBApplication
-from dbt_bridge.load.duckdb_publish import Publication, Relation, check_types, folded, publish_one, refuse_one_place
+from dbt_bridge.load.duckdb_publish import Publication, check_types, publish_one, refuse_one_place
 from dbt_bridge.load.duckdb_retry import in_transaction, translated
+from dbt_bridge.load.duckdb_stage import ROW, Counter, check, create_from, sql_types
 from dbt_bridge.load.duckdb_types import landed as landed_column
-from dbt_bridge.load.keys import check_request
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName, quoted
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
 _TEXT = "VARCHAR"
-ROW = "_dbt_bridge_row"
 # The process, with Arrow batches in flight and what DuckDB does not count, stays under 600 MB at any number of rows.
 DEFAULT_MEMORY_LIMIT = "300MB"
 
@@ -41,7 +40,7 @@ _PROCESS = secrets.token_hex(4)
 _numbers = itertools.count(1)
 # Two transactions that insert the same key do not conflict in DuckDB (snapshot isolation): merges at once into one
 # table would leave the key twice. All writers of a file are threads of one process.
-_publishing = threading.Lock()
+_publishing = threading.RLock()
 
 
 class DuckDBWarehouse:
@@ -170,16 +169,16 @@ class DuckDBWarehouse:
             TypeRefused: no columns, two columns whose names DuckDB takes for one, or a type that does not fit.
             DestinationError: DuckDB broke off.
         """
-        _check(load)
+        check(load)
         name = load.table.name
         staging = TableName(name.schema, f"{STAGING_PREFIX}{_PROCESS}_{next(_numbers)}")
-        counter = _Counter(load, batches)
+        counter = Counter(load, batches)
         with self._cursor(name) as cur:
             publication = Publication(cur, self._catalog)
-            check_types(publication, load, _sql_types(cur, load.table.arrow_schema))
+            check_types(publication, load, sql_types(cur, load.table.arrow_schema))
             publication.create_schema(name.schema)
             try:
-                _create_from(cur, publication, staging, load, counter)
+                create_from(cur, publication, staging, load, counter)
                 if load.keeps_last:
                     publication.keep_last(staging, load.table.key, ROW)
             except BaseException:
@@ -212,8 +211,7 @@ class DuckDBWarehouse:
 
     @contextmanager
     def applying(self, load_id: str) -> Iterator[Application]:
-        """One transaction for the changes of several tables. Nothing else is published while it lasts: a load or a
-        publish of the same thread would wait for itself."""
+        """One transaction for the changes of several tables; no other thread publishes while it lasts."""
         with _publishing, self._cursor("changes") as cur:
             audit.ensure(cur, self._catalog)
             application = DuckDBApplication(cur, self._catalog)
@@ -292,88 +290,6 @@ class DuckDBWarehouse:
         return f"SELECT {parts}\nFROM {quoted(self._catalog)}.{quoted(name.schema)}.{quoted(name.name)}"
 
 
-class _Counter:
-    """Counts the rows and bytes that pass, checks keys, and keeps the error that DuckDB would only quote."""
-
-    def __init__(self, load: Load, batches: pa.RecordBatchReader) -> None:
-        self.rows = 0
-        self.bytes = 0
-        self._load = load
-        self._batches = batches
-        self._error: BaseException | None = None
-
-    def reader(self) -> pa.RecordBatchReader:
-        schema = self._load.table.arrow_schema
-        if self._load.keeps_last:
-            schema = schema.append(pa.field(ROW, pa.int64()))
-        return pa.RecordBatchReader.from_batches(_nullable(schema), self._counted())
-
-    def _counted(self) -> Iterator[pa.RecordBatch]:
-        try:
-            for batch in self._batches:
-                self._check_key(batch)
-                first = self.rows
-                self.rows += batch.num_rows
-                self.bytes += batch.nbytes
-                if self._load.keeps_last:
-                    row = pa.array(range(first, self.rows), pa.int64())
-                    yield pa.record_batch([*batch.columns, row], names=[*batch.schema.names, ROW])
-                else:
-                    yield batch
-        except BaseException as error:
-            self._error = error
-            raise
-
-    def _check_key(self, batch: pa.RecordBatch) -> None:
-        for column in self._load.table.key if self._load.keeps_last else ():
-            if batch.column(column).null_count:
-                raise KeyRefused(
-                    f"key column {column!r} of {self._load.table.name} holds NULL, so its rows cannot be merged",
-                    mend="name a key that is never NULL, or load with append or replace",
-                )
-
-    def raise_own_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-
-def _nullable(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([field.with_nullable(True) for field in schema])
-
-
-def _create_from(cur: Any, publication: Publication, staging: TableName, load: Load, counter: _Counter) -> None:
-    standing = publication.standing(load.table.name)
-    columns = [_staged_expression(c, standing) for c in load.table.columns]
-    if load.keeps_last:
-        columns.append(quoted(ROW))
-    cur.register("_dbt_bridge_batches", counter.reader())
-    try:
-        cur.execute(
-            f"CREATE TABLE {publication.sql_name(staging)} AS\nSELECT {', '.join(columns)}\nFROM _dbt_bridge_batches"
-        )
-    finally:
-        cur.unregister("_dbt_bridge_batches")
-
-
-def _staged_expression(column: Column, standing: Relation | None) -> str:
-    """A column of NULLs has no type of its own: it has that of the standing table, or is text until values come."""
-    name = quoted(column.name)
-    if not pa.types.is_null(column.type):
-        return name
-    there = standing.column(column.name) if standing else None
-    return f"CAST({name} AS {standing.columns[there] if standing and there else 'VARCHAR'}) AS {name}"
-
-
-def _sql_types(cur: Any, schema: pa.Schema) -> dict[str, str]:
-    """The SQL type of each column of an Arrow schema."""
-    # Schema.empty_table() fails for lists of extension types (pyarrow 25)
-    cur.register("_dbt_bridge_nothing", pa.Table.from_batches([], _nullable(schema)))
-    try:
-        return {row[0]: row[1] for row in cur.execute("DESCRIBE FROM _dbt_bridge_nothing").fetchall()}
-    finally:
-        cur.unregister("_dbt_bridge_nothing")
-
-
 def _prepared(connection: Any, statement: str) -> None:
     """DuckDB quotes a statement that it refuses; that of a secret is not passed on."""
     try:
@@ -389,27 +305,3 @@ def _prepared(connection: Any, statement: str) -> None:
 def _current_catalog(connection: Any) -> str:
     with closing(connection.cursor()) as cur:
         return str(cur.execute("SELECT current_database()").fetchone()[0])
-
-
-def _check(load: Load) -> None:
-    """All that is wrong with a request before its rows are looked at."""
-    check_request(load)
-    table = load.table
-    if not table.columns:
-        raise TypeRefused(
-            f"{table.name} has no columns, and DuckDB has no tables without columns",
-            mend="leave the table out with `exclude:`",
-        )
-    seen: dict[str, str] = {}
-    for column in table.columns:
-        if not column.name or column.name == ROW:
-            raise TypeRefused(
-                f"{table.name} has a column named {column.name!r}, which DuckDB cannot take",
-                mend="rename the column at the origin, or read a view that does",
-            )
-        other = seen.setdefault(folded(column.name), column.name)
-        if other is not column.name:
-            raise TypeRefused(
-                f"{table.name} has the columns {other!r} and {column.name!r}, which are one name to DuckDB",
-                mend="rename or leave out one of them",
-            )
