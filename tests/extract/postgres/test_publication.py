@@ -62,6 +62,7 @@ def test_each_version_publishes_what_is_asked_for(each_database: str) -> None:
         more = publication.ensure(replication, "shop", [A, B], [LOG])
         assert (set(more.added), more.removed) == ({B, LOG}, (PARTS,))
         assert _published(tables) == {"shop": {"a", 'b"é'}, "shop_inserts": {"log"}}
+        tables.execute("ALTER TABLE log REPLICA IDENTITY FULL")
         moved = publication.ensure(replication, "shop", [A, B, LOG], [])
         assert (moved.added, moved.removed) == ((LOG,), ())
         assert _published(tables) == {"shop": {"a", 'b"é', "log"}}
@@ -89,6 +90,29 @@ def test_a_table_without_identity_can_still_be_updated_at_the_origin(
     tables.execute("INSERT INTO log VALUES ('x')")
     tables.execute("UPDATE log SET line = 'y'")
     tables.execute("DELETE FROM log")
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "CREATE TABLE bad (id int PRIMARY KEY DEFERRABLE)",
+        "CREATE TABLE bad (id int) PARTITION BY LIST (id); ALTER TABLE bad REPLICA IDENTITY FULL;"
+        "CREATE TABLE badpart PARTITION OF bad FOR VALUES IN (1)",
+    ],
+)
+def test_a_table_whose_updates_would_fail_is_never_published_with_them(
+    replication: Replication, tables: psycopg.Connection, ddl: str
+) -> None:
+    tables.execute(ddl.encode())
+    bad = TableName("public", "bad")
+    with pytest.raises(OriginError, match="no replica identity") as raised:
+        publication.ensure(replication, "shop", [A, bad], [])
+    assert _published(tables) == {}
+    tables.execute("INSERT INTO bad VALUES (1)")
+    tables.execute("UPDATE bad SET id = 1")
+    tables.execute(raised.value.mend.split(" or ")[0].encode())
+    publication.ensure(replication, "shop", [A, bad], [])
+    tables.execute("UPDATE bad SET id = 1")
 
 
 @pytest.mark.parametrize(

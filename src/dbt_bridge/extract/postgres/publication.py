@@ -170,9 +170,23 @@ def ensure(
     Raises:
         OriginError: a table cannot be added or is not published as it must be; with the SQL that mends it.
     """
+    _check_identified(replication, everything)
     found = planned(replication, name, everything, inserts)
     _execute(replication, found.statements)
     return found
+
+
+def _check_identified(replication: Replication, tables: Sequence[TableName]) -> None:
+    """Never publish the updates of a table that has no replica identity: its owners' updates would fail."""
+    for table in publishable(replication, everything).values():
+        if not table.identifies:
+            lacking = ", ".join(map(str, table.unidentified))
+            statements = " ".join(f"ALTER TABLE {quoted_name(t)} REPLICA IDENTITY FULL;" for t in table.unidentified)
+            raise OriginError(
+                f"origin {replication.name!r}: {table.name} is not published with its updates and deletes, as they do"
+                f" not say which row they mean (no replica identity: {lacking})",
+                mend=f"{statements} or add a primary key that is not deferrable",
+            )
 
 
 def planned(

@@ -38,6 +38,7 @@ _IDENTITY = """
 SELECT a.attname
 FROM pg_class c
 JOIN pg_index i ON i.indrelid = c.oid
+  AND i.indimmediate  -- a deferrable key identifies nothing (relcache.c, RelationGetIndexList)
   AND ((c.relreplident = 'd' AND i.indisprimary) OR (c.relreplident = 'i' AND i.indisreplident))
 CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
