@@ -178,7 +178,7 @@ def ensure(
 
 def _check_identified(replication: Replication, tables: Sequence[TableName]) -> None:
     """Never publish the updates of a table that has no replica identity: its owners' updates would fail."""
-    for table in publishable(replication, everything).values():
+    for table in publishable(replication, tables).values():
         if not table.identifies:
             lacking = ", ".join(map(str, table.unidentified))
             statements = " ".join(f"ALTER TABLE {quoted_name(t)} REPLICA IDENTITY FULL;" for t in table.unidentified)
