@@ -109,13 +109,14 @@ class _Lent:
 
 @contextmanager
 def registered(on: Publication, name: str, rows: pa.Table) -> Iterator[str]:
-    """Arrow rows under a name that this cursor's statements can use."""
+    """Arrow rows under a name that this cursor's statements can use, inside a transaction. After an error it is left
+    to the rollback to forget the name: a transaction that failed takes no other statement."""
     lent = _Lent(rows)
     on.cursor.register(name, lent)
     try:
         yield name
-    finally:
         on.cursor.unregister(name)
+    finally:
         lent.rows = None
 
 
@@ -160,11 +161,9 @@ def whole_rows(
             yield [Source(_PLAIN, columns)]
             return
         _fill(on, replica, state, written.take(needing), extras)
-        try:
-            filled = Source(_FILLED, {**columns, **{extra: quoted(extra) for extra in extras}})
-            yield [Source(_PLAIN, columns), filled] if len(plain) else [filled]
-        finally:
-            on.execute(f"DROP TABLE IF EXISTS temp.{_FILLED}")
+        filled = Source(_FILLED, {**columns, **{extra: quoted(extra) for extra in extras}})
+        yield [Source(_PLAIN, columns), filled] if len(plain) else [filled]
+        on.execute(f"DROP TABLE temp.{_FILLED}")
 
 
 def _fill(on: Publication, replica: Replica, state: Target, written: Written, extras: Sequence[str]) -> None:
