@@ -12,7 +12,7 @@ import pytest
 
 from dbt_bridge.changes import DELETE, INSERT, UPDATE, Changes
 from dbt_bridge.load.destination import Load, Replica
-from dbt_bridge.load.postgres import STAGING_PREFIX, PostgresWarehouse
+from dbt_bridge.load.postgres import PostgresWarehouse
 from dbt_bridge.table import Column, Table, TableName
 
 ORDERS = Table(
@@ -90,4 +90,4 @@ def test_changes_are_applied_with_rows_that_move(warehouse: PostgresWarehouse, o
         (5, "e", None, None),
     ]
     assert (loaded.rows_loaded, loaded.rows_inserted, loaded.rows_updated, loaded.rows_deleted) == (4, 1, 2, 1)
-    assert rows_of(origin, f"SELECT relname FROM pg_class WHERE starts_with(relname, '{STAGING_PREFIX}')") == []
+    assert rows_of(origin, "SELECT relname FROM pg_class WHERE starts_with(relname, '_dbt_bridge_stage_')") == []
