@@ -97,6 +97,43 @@ def test_a_mask_that_is_added_later_also_hides_the_rows_that_landed_before(
     assert receipt.write_disposition == "merge"
 
 
+@pytest.mark.parametrize("kept", [{}, {"history": True}, {"deletes": "soft"}, {"write_disposition": "append"}])
+def test_changes_are_masked_like_the_copy(
+    people: None,
+    project: Project,
+    origin: psycopg.Connection,
+    source: MakeSource,
+    landed: Ask,
+    tmp_path: Path,
+    kept: dict[str, object],
+) -> None:
+    """Inserts, updates, deletes, and old values under REPLICA IDENTITY FULL; in the file, its log and its history."""
+    hiding = table("cdc", mask={"email": "sha256", "born": "sha256"}, exclude=("ssn",), **kept)
+    slot = f"hidden_{origin.info.dbname}_{len(kept)}"
+    followed = replace(project, sources=(replace(source(hiding), slot=slot),))
+    origin.execute("ALTER TABLE people REPLICA IDENTITY FULL")
+    try:
+        sync(followed, Options(), Silent())
+        other, third = "grace@example.com", "barbara@example.com"
+        origin.execute("INSERT INTO people VALUES (3, 'Grace', %s, %s, '1906-12-09')", [other, EXCLUDED])
+        origin.execute("INSERT INTO people VALUES (4, 'Barbara', %s, %s, NULL)", [third, EXCLUDED])
+        origin.execute("UPDATE people SET email = %s, ssn = %s WHERE id = 2", [MASKED, EXCLUDED])
+        origin.execute("DELETE FROM people WHERE id = 4")
+        (receipt,) = sync(followed, Options(), Silent())
+    finally:
+        origin.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
+        )
+
+    assert (receipt.hop, receipt.status, receipt.error) == ("cdc", "success", None)
+    assert landed("SELECT DISTINCT email, born FROM shop_landing.people WHERE id = 3") == [
+        (hashed(other), hashed("1906-12-09"))
+    ]
+    assert SHOWN.encode() in written(tmp_path)
+    for secret in (MASKED, EXCLUDED, other, third):
+        assert secret.encode() not in written(tmp_path), secret
+
+
 def test_rows_that_would_travel_undecoded_are_masked_in_a_postgres_warehouse(
     people: None, project: Project, origin: psycopg.Connection, database: str, source: MakeSource
 ) -> None:
