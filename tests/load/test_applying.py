@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.load.changes import Change, Model, Row, changes_of, instant, rows_of
 
 from dbt_bridge.changes import Changes, Event, Reshaped, Truncated
 from dbt_bridge.demo.postgres import Server
@@ -26,7 +27,6 @@ from dbt_bridge.load.destination import Application, CannotReshape, Load, Loaded
 from dbt_bridge.load.duckdb import DuckDBWarehouse
 from dbt_bridge.load.postgres import PostgresWarehouse
 from dbt_bridge.table import Column, Table, TableName
-from tests.load.changes import Change, Model, Row, changes_of, instant, rows_of
 
 _numbers = itertools.count(1)
 COPIED_AT = 500_000
@@ -342,7 +342,7 @@ def test_of_equal_rows_exactly_as_many_change_as_changed(
 def test_a_row_that_the_origin_deleted_and_that_is_not_here_is_told(follower: Follower) -> None:
     replica = replica_of(orders(()))
     joined(follower, replica, BEFORE)
-    with pytest.raises(KeyRefused, match="--full-refresh --select source:shop.orders"):
+    with pytest.raises(KeyRefused, match=r"--full-refresh --select source:shop\.orders"):
         apply(follower, replica, changes_of(replica.table, [Change("delete", {**BEFORE, "note": "other"}, 1, 1)]))
     assert follower.read(replica.table.name) == [BEFORE]
 
@@ -392,7 +392,7 @@ def test_a_value_that_is_kept_of_a_row_that_is_not_there_is_never_null(follower:
     replica = replica_of(orders())
     joined(follower, replica, BEFORE)
     change = Change("update", {**BEFORE, "id": 7}, 1, 1, None, frozenset({"big"}))
-    with pytest.raises(KeyRefused, match="--full-refresh --select source:shop.orders"):
+    with pytest.raises(KeyRefused, match=r"--full-refresh --select source:shop\.orders"):
         apply(follower, replica, changes_of(replica.table, [change]))
     assert follower.read(replica.table.name) == [BEFORE]
 
@@ -402,7 +402,7 @@ def test_columns_added_by_hand_keep_their_values_in_rows_that_change(follower: F
     joined(follower, replica, BEFORE, {**BEFORE, "id": 2})
     name = f'"landing"."{replica.table.name.name}"'
     follower.execute(f"ALTER TABLE {name} ADD COLUMN mine integer")
-    follower.execute(f"UPDATE {name} SET mine = id * 10")
+    follower.execute(f"UPDATE {name} SET mine = id * 10")  # noqa: S608
     changes = [
         Change("update", {**BEFORE, "note": "new"}, 1, 1),
         Change("update", {**BEFORE, "id": 3}, 1, 1, {"id": 2, "part": "a"}),
@@ -417,7 +417,7 @@ def test_a_table_or_column_dropped_by_hand_is_told_with_its_mend(follower: Follo
     replica = replica_of(orders())
     joined(follower, replica, BEFORE)
     follower.execute(statement.format(f'"landing"."{replica.table.name.name}"'))
-    with pytest.raises(TypeRefused, match="--full-refresh --select source:shop.orders"):
+    with pytest.raises(TypeRefused, match=r"--full-refresh --select source:shop\.orders"):
         apply(follower, replica, changes_of(replica.table, [Change("insert", {**BEFORE, "id": 2}, 1, 1)]))
 
 
@@ -500,3 +500,25 @@ def test_nothing_is_nothing(follower: Follower) -> None:
     none = Changes(empty.rows.slice(0, 0), empty.kind[:0], empty.lsn[:0], empty.committed_at[:0])
     assert apply(follower, replica, none) == [Loaded(0, 0, 0, 0, 0)]
     assert follower.read(replica.table.name) == [BEFORE]
+
+
+@pytest.mark.parametrize("how", [{}, {"deletes": "soft", "history": True}, {"change_log": True}])
+def test_a_copy_and_the_changes_after_it_become_visible_at_once(follower: Follower, how: Row) -> None:
+    replica = replica_of(orders(), **how)
+    joined(follower, replica, BEFORE)
+    columns = (*replica.table.columns, Column("extra", pa.int64(), "bigint"))
+    longer = replica_of(Table(replica.table.name, columns, replica.table.key), **how)
+    with applied(follower) as application:
+        follower.join(application, replica, rows_of(replica.table, [BEFORE, {**BEFORE, "id": 2}]))
+        application.apply(
+            replica, changes_of(replica.table, [Change("delete", {**BEFORE, "note": None}, 1, 1_000_000)])
+        )
+        application.apply(replica, Reshaped(columns))
+        new = Change("insert", {**BEFORE, "id": 3, "extra": 7}, 2, 2_000_000)
+        application.apply(longer, changes_of(longer.table, [new]))
+    rows = [row for row in follower.read(replica.table.name) if not row.get("_deleted_at")]
+    if "change_log" not in how:
+        assert sorted((row["id"], row["extra"]) for row in rows) == [(2, None), (3, 7)]
+    else:
+        assert [row["extra"] for row in rows if row["_lsn"] == 2] == [7]
+        assert sorted(row["_change"] for row in rows) == ["delete", *["insert"] * 4, "truncate"]
