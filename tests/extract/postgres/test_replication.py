@@ -172,6 +172,36 @@ def test_an_idle_slot_advances_while_another_database_writes(
             until(lambda: replication.slot("advancing").confirmed_flush_lsn > start + 1_000_000)
 
 
+def test_what_other_databases_write_costs_the_consumer_nothing(
+    server: Server, database: str, items: psycopg.Connection, taken: Callable
+) -> None:
+    """Each of their commits makes the server tell how far it is; the consumer is told a few times per second."""
+    start = _slot(database, "aside")
+    with _stream(database, "aside", start) as stream, psycopg.connect(server.url(), autocommit=True) as other:
+        taken(stream, _now(database))
+        begun, runs, commits = time.monotonic(), 0, 0
+        while time.monotonic() < begun + 1.5:
+            other.execute("SELECT pg_logical_emit_message(true, 'aside', '')")
+            commits += 1
+            runs += stream.next(0) is not None
+        assert commits > 100
+        assert 2 <= runs <= 8
+        items.execute("INSERT INTO items VALUES (1, 'a')")
+        assert len(_changes(taken(stream, _now(database)))) == 1
+
+
+def test_an_idle_stream_takes_no_time(database: str, items: psycopg.Connection, taken: Callable) -> None:
+    start = _slot(database, "resting")
+    with _stream(database, "resting", start) as stream:
+        taken(stream, _now(database), acknowledge=True)
+        while stream.next(0.5) is not None:
+            pass
+        before, begun = time.process_time(), time.monotonic()
+        while time.monotonic() < begun + 2:
+            stream.next(1)
+        assert time.process_time() - before < 0.02 * 2
+
+
 def test_closing_tells_the_server_the_last_acknowledgement_and_frees_the_slot(
     database: str, items: psycopg.Connection, taken: Callable
 ) -> None:

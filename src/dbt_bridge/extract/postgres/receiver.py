@@ -139,6 +139,7 @@ class Receiver:
         self._begun = 0.0  # when its first message came
         self._sent = 0
         self._told_consumer = 0
+        self._news_from = 0.0  # another database may write thousands of commits per second, which are no news
         self._told_server = 0
         self._told = self._heard = time.monotonic()
         self._asked = False  # whether the server owes an answer
@@ -172,8 +173,9 @@ class Receiver:
         full = len(self._pieces) >= RUN_MESSAGES or self._bytes >= RUN_BYTES
         if self._pieces and (full or now - self._begun >= _LINGER):
             self._give()
-        elif not self._pieces and self._sent > self._told_consumer and self._runs.is_empty():
+        elif self._has_news() and now >= self._news_from:
             self._put(_EMPTY, self._sent)
+            self._news_from = now + _LINGER
         self._report(now)
         if full:
             return  # libpq may hold more
@@ -184,6 +186,10 @@ class Receiver:
                 self._walsender.consume()
         elif self._pieces:
             self._give()
+
+    def _has_news(self) -> bool:
+        """Whether the consumer would learn from an empty run that the log went on."""
+        return not self._pieces and self._sent > self._told_consumer and self._runs.is_empty()
 
     def _drain(self) -> None:
         """Messages out of libpq's buffer: nothing is done with each but taking it."""
@@ -277,7 +283,8 @@ class Receiver:
     def _pause(self, now: float) -> float:
         """Seconds until there is something to report."""
         listened = self._heard + (self._patience.silence if self._asked else self._patience.status_every)
-        return min(self._told + self._patience.status_every, listened) - now
+        wake = min(self._told + self._patience.status_every, listened)
+        return (min(wake, self._news_from) if self._has_news() else wake) - now
 
     def _tell(self, *, ask: bool = False) -> None:
         acknowledged = self._runs.acknowledged

@@ -137,6 +137,7 @@ class Replication:
 
     def close(self) -> None:
         with self._lock:
+            self._identity = None  # the next connection may find another server at the same address
             if self._control is not None:
                 self._control.close()
                 self._control = None
