@@ -53,4 +53,7 @@ class Blockers:
             look = f"SELECT pid, usename, xact_start, query FROM pg_stat_activity WHERE pid IN ({named});"  # noqa: S608
             end = " ".join(f"SELECT pg_terminate_backend({pid});" for pid in pids)
             return f"transactions of server processes {named}", f"{look} end them, or: {end}"
-        return "the server", "on a standby, SELECT pg_log_standby_snapshot(); at its primary lets it go on"
+        return (
+            "the next record of running transactions",
+            "SELECT pg_log_standby_snapshot(); at the primary of a standby",
+        )
