@@ -6,7 +6,7 @@ https://www.postgresql.org/docs/current/protocol-replication.html
 from __future__ import annotations
 
 import re
-import select
+import selectors
 import time
 from collections.abc import Callable
 from typing import Any
@@ -80,7 +80,7 @@ class Walsender:
             self.flush()
             if not self.pgconn.is_busy():
                 break
-            if select.select([self.pgconn.socket], [], [], 0.5)[0]:
+            if self._readable(0.5):
                 self.consume()
             elif waiting is not None:
                 try:
@@ -99,6 +99,12 @@ class Walsender:
             raise self.refused(result)
         rows = [tuple(_text(result.get_value(r, c)) for c in range(result.nfields)) for r in range(result.ntuples)]
         return rows, result
+
+    def _readable(self, seconds: float) -> bool:
+        """`select` knows only the first thousand files of a process."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.pgconn.socket, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
 
     def consume(self) -> None:
         """Read once what the socket holds."""
