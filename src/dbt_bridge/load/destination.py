@@ -123,9 +123,9 @@ class Replica:
             the whole row is matched, one row per change (REPLICA IDENTITY FULL).
         deletes: `soft` keeps a deleted row, with the commit's time in `_deleted_at`; a row that comes again has NULL.
         history: beside the current state, `<table>_history` keeps every committed version of each row, with
-            `valid_from` and `valid_to` (NULL for the current one) from the commits' times.
+            `valid_from` and `valid_to` (NULL for the current one) from the commits' times, and the commit's `_lsn`.
         change_log: there is no state; every change is appended, with `_change` (insert, update, delete, truncate),
-            `_lsn` (bigint) and `_committed_at`.
+            `_lsn` (bigint), `_committed_at` and what else `change_log.LOG_COLUMNS` names.
     """
 
     node: str
