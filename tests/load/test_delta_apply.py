@@ -222,6 +222,23 @@ def test_what_was_applied_before_a_crash_is_left_out(lake: DeltaDestination) -> 
     assert len(read(lake, replica.table.name)) == len(model.log)
 
 
+def test_a_table_that_is_copied_anew_forgets_where_it_stood(lake: DeltaDestination) -> None:
+    """The origin may be another server now, whose log is at lower LSNs."""
+    replica = replica_of(orders_(), history=True)
+    copied(lake, replica, COPY, at=900_000)
+    changed = {**COPY[0], "note": "copied anew"}
+    copied(lake, replica, [changed, *COPY[2:]], at=100)
+    assert lake.position(replica) == 100
+    _, runs = a_run(replica_of(replica.table))
+    applied(lake, replica, runs[0])
+    assert {row["id"] for row in read(lake, replica.table.name)} == {9, 3, 5}
+    versions = ordered(
+        [{k: v for k, v in row.items() if k in ("id", "part", "note")} for row in read(lake, replica.history_name)]
+    )
+    assert {"id": 1, "note": "copied anew", "part": "a"} in versions
+    assert len(versions) == len(COPY) + 3
+
+
 def test_columns_added_by_hand_keep_their_values(lake: DeltaDestination) -> None:
     from deltalake import Field
     from deltalake.schema import PrimitiveType

@@ -83,7 +83,7 @@ class DeltaApplication:
         name = replica.table.name
         self._followed.pop(name, None)
         check_names(replica)
-        landing = self._open(name, replica)
+        landing = self._open(name, replica, anew=True)
         own = _LOG if replica.change_log else (DELETED_AT_COLUMN,) if replica.deletes == "soft" else ()
         if missing := [column for column in own if column.name not in landing.schema.names]:
             landing.add_columns(missing)
@@ -139,11 +139,11 @@ class DeltaApplication:
             self._followed[name] = _Followed(replica, landing, past)
         return self._followed[name]
 
-    def _open(self, name: TableName, replica: Replica) -> FollowedTable:
+    def _open(self, name: TableName, replica: Replica, *, anew: bool = False) -> FollowedTable:
         delta = self._destination.open(name)
         if delta is None:
             raise TypeRefused(f"the Delta table {name} is not there any more", mend=copied_anew(replica.node))
-        return FollowedTable(name, delta, self._load_id)
+        return FollowedTable(name, delta, self._load_id, anew=anew)
 
     def _write(self, followed: _Followed, upto: int | None = None) -> None:
         """Write what waits; with `upto` each table's last commit says where it stands.

@@ -136,7 +136,7 @@ def join(destination: Any, replica: Replica, landing: FollowedTable, copied_at: 
     delta = destination.open(name)
     if delta is None:
         delta = destination.create(name, lake_schema(table))
-    past = FollowedTable(name, delta, load_id)
+    past = FollowedTable(name, delta, load_id, anew=True)
     names = [c.name for c in replica.table.columns]
     listed = ", ".join(quoted(n) for n in names)
     is_open = f"{quoted(VALID_TO)} IS NULL"
@@ -162,7 +162,7 @@ def _go_on(replica: Replica, landing: FollowedTable, past: FollowedTable, copied
     names = [c.name for c in replica.table.columns]
     key = [quoted(k) for k in replica.table.key]
     alike = " AND ".join(
-        [f"t.{k} = h.{k}" for k in key] + [f"t.{quoted(n)} IS NOT DISTINCT FROM h.{quoted(n)}" for n in names]
+        [f"t.{k} = h.{k}" for k in key] + [f"(t.{quoted(n)} IS NOT DISTINCT FROM h.{quoted(n)})" for n in names]
     )
     is_open = f"h.{quoted(VALID_TO)} IS NULL"
     both = {"t": landing.delta, "h": past.delta}

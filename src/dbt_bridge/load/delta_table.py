@@ -29,10 +29,15 @@ Step = Callable[[Any], Any]  # takes deltalake's CommitProperties, answers what 
 
 
 class FollowedTable:
-    """One Delta table, from the first change of an application to its commit."""
+    """One Delta table, from the first change of an application to its commit.
 
-    def __init__(self, name: TableName, delta: Any, load_id: str) -> None:
+    Args:
+        anew: it was just copied: the LSN in its log is of what it held before, perhaps of another server.
+    """
+
+    def __init__(self, name: TableName, delta: Any, load_id: str, *, anew: bool = False) -> None:
         self.name = name
+        self._anew = anew
         self.delta = delta
         self._load_id = load_id
         self._recover()
@@ -41,6 +46,8 @@ class FollowedTable:
     @property
     def position(self) -> int:
         """The LSN that its log says; 0 without one."""
+        if self._anew:
+            return 0
         return int(self.delta.transaction_version(STANDS_AT) or 0)
 
     @property
@@ -55,11 +62,11 @@ class FollowedTable:
         """The commit that ends at an LSN; without anything to write, the log alone says so."""
         if write is None:
             said = self.delta.transaction_version(STANDS_AT)
-            if said is not None and said >= upto and not self.delta.transaction_version(UNFINISHED):
+            if not self._anew and said is not None and said >= upto and not self.delta.transaction_version(UNFINISHED):
                 return None
             write = self._nothing
         counted = self._committed(write, {STANDS_AT: max(upto, self.position), UNFINISHED: 0})
-        self._version = int(self.delta.version())
+        self._version, self._anew = int(self.delta.version()), False
         return counted
 
     def undo(self) -> None:
