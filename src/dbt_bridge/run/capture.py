@@ -22,6 +22,7 @@ from dbt_bridge.run.applying import Applier, Committed, GivenUp
 from dbt_bridge.run.cdc_source import Source, following, opened
 from dbt_bridge.run.copying import Copied, copied, discard
 from dbt_bridge.run.landing import Wanted
+from dbt_bridge.run.memory import give_back_large_blocks
 from dbt_bridge.run.slot_state import WalGuard, check_slot
 from dbt_bridge.run.tracked import ANEW, Census, Tracked, census, declared_name
 from dbt_bridge.table import TableName
@@ -67,6 +68,7 @@ class Capture:
         self.position = 0
 
     def __enter__(self) -> Capture:
+        give_back_large_blocks()
         self._replication.__enter__()
         return self
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -70,13 +72,18 @@ def opened(
     with closing(Connections(source.name, source.url)) as now:
         binary = all(_travels_binary(now, tracked) for tracked in tables)
     with (
-        tempfile.TemporaryDirectory(prefix="dbt-bridge-spool-") as folder,
         ReplicationStream(
-            source.name, source.url, source.slot, publications, start, binary=binary, spool_folder=Path(folder)
+            source.name, source.url, source.slot, publications, start, binary=binary, spool_folder=_spool_folder()
         ) as stream,
         Feed(stream, following(source, tables, start, binary=binary), barriers, pace) as feed,
     ):
         yield feed, stream.acknowledge
+
+
+def _spool_folder() -> Path:
+    """One for all processes of a user: each removes there what killed ones left."""
+    user = getattr(os, "getuid", getpass.getuser)()  # Windows has names only
+    return Path(tempfile.gettempdir()) / f"dbt-bridge-spool-{user}"
 
 
 def following(source: Source, tables: Sequence[Tracked], start: int, *, binary: bool) -> Following:

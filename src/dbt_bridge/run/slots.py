@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -93,7 +94,30 @@ def followed_sources(project: Project) -> list[LandingSource]:
 
 def reports(project: Project) -> list[SlotReport]:
     """One per cdc source; an origin that cannot be asked is a problem of its own."""
-    return [_report(project.root, source) for source in followed_sources(project)]
+    found = [(source, _report(project.root, source)) for source in followed_sources(project)]
+    if not any(report.problem == _NOT_YET for _, report in found):
+        return [report for _, report in found]
+    points = _known_checkpoints(project)
+    return [
+        replace(
+            report,
+            problem="the slot is gone: it was dropped, or the server was restored or replaced without it",
+            mend=f"dbt-bridge sync --full-refresh --select source:{source.name}",
+        )
+        if report.problem == _NOT_YET and any(_is_of(point, source) for point in points)
+        else report
+        for source, report in found
+    ]
+
+
+def _known_checkpoints(project: Project) -> list[Checkpoint]:
+    """What the warehouse remembers; nothing where it is not there yet, and is not made by looking."""
+    path = str(project.warehouse.credentials.get("path", ""))
+    is_file = project.warehouse.adapter == "duckdb" and not re.match(r"\w\w+:", path)
+    if is_file and not Path(path).exists():
+        return []
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+        return warehouse.checkpoints()
 
 
 def named(project: Project, name: str | None) -> list[LandingSource]:
