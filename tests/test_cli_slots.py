@@ -97,6 +97,7 @@ def test_a_source_that_was_never_synced_has_no_slot_and_that_is_no_fault(
     (report,) = document["slots"]
     assert (code, document["status"], report["slot"], report["wal_status"]) == (0, "success", slot, None)
     assert (report["problem"], report["mend"]) == ("there is no slot of this name yet", "dbt-bridge sync")
+    assert not (shop / "warehouse.duckdb").exists(), "looking makes nothing"
 
 
 def test_the_log_that_a_slot_retains_is_shown(
@@ -173,6 +174,17 @@ def test_a_slot_that_somebody_reads_is_not_dropped(
     assert code == 1
     assert f"server process {pid}" in document["error"]["what"]
     assert remembered(followed) >= {"source.shop.shop.orders"}, "nothing was forgotten"
+
+
+def test_a_slot_that_is_gone_is_a_fault(
+    followed: Path, command: Command, origin: psycopg.Connection, slot: str
+) -> None:
+    origin.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+    code, document = command("slots")
+    (report,) = document["slots"]
+    assert (code, document["status"]) == (1, "failed")
+    assert report["problem"].startswith("the slot is gone")
+    assert report["mend"] == "dbt-bridge sync --full-refresh --select source:shop"
 
 
 def test_another_name_is_refused_with_the_nearest(followed: Path, command: Command, slot: str) -> None:

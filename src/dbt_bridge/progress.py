@@ -223,9 +223,12 @@ def print_summary(receipts: Sequence[Receipt], out: IO[str] | None = None) -> No
             Text(r.status, style={"success": "green", "failed": "red"}.get(r.status, "yellow")),
         )  # fmt: skip
     console.print(table)
+    errors: dict[str, list[str]] = {}
     for r in receipts:
         if r.error:
-            console.print(f"{r.table_name}: {r.error}", markup=False, soft_wrap=True)
+            errors.setdefault(r.error, []).append(r.table_name)
+    for error, names in errors.items():
+        console.print(f"{', '.join(names)}: {error}", markup=False, soft_wrap=True)
 
 
 def in_bytes(size: float) -> str:
