@@ -23,6 +23,7 @@ from dbt_bridge.changes import DELETE, INSERT, UPDATE, Changes, Truncated
 from dbt_bridge.load.compaction import UTC_TIME, moved, with_values_before
 from dbt_bridge.load.destination import CHANGE, CHANGE_LSN, COMMITTED_AT
 from dbt_bridge.table import Table
+from dbt_bridge.vectors import as_arrow
 
 SEQUENCE, UNCHANGED = "_seq", "_unchanged"
 LOG_COLUMNS = {
@@ -59,10 +60,10 @@ def logged(table: Table, changes: Changes, sequence: int = 0) -> pa.Table:
     first = np.maximum.accumulate(np.where(np.append(True, lsn[1:] != lsn[:-1]), np.arange(len(event)), 0))
     number = np.arange(len(event)) - first + np.where(lsn == lsn[0], sequence, 0)
     columns = {
-        CHANGE: pa.array(["insert", "update", "delete"]).take(pa.array(word)),
-        CHANGE_LSN: pa.array(lsn),
-        SEQUENCE: pa.array(number),
-        COMMITTED_AT: pa.array(changes.committed_at[event]).cast(UTC_TIME),
+        CHANGE: pa.array(["insert", "update", "delete"]).take(as_arrow(word)),
+        CHANGE_LSN: as_arrow(lsn),
+        SEQUENCE: as_arrow(number),
+        COMMITTED_AT: as_arrow(changes.committed_at[event]).cast(UTC_TIME),
         UNCHANGED: _unsent(changes, event, old),
     }
     for name, values in columns.items():
@@ -92,9 +93,9 @@ def _values(changes: Changes, name: str, event: np.ndarray, old: np.ndarray) -> 
         return column
     assert changes.before is not None, "old rows come from there"
     if name not in changes.before.column_names:
-        return column.take(pa.array(event, mask=old))
+        return column.take(as_arrow(event, mask=old))
     both = pa.chunked_array([*column.chunks, *changes.before[name].chunks], column.type)
-    return both.take(pa.array(np.where(old, event + len(changes), event)))
+    return both.take(as_arrow(np.where(old, event + len(changes), event)))
 
 
 def _unsent(changes: Changes, event: np.ndarray, old: np.ndarray) -> pa.Array:
@@ -104,5 +105,5 @@ def _unsent(changes: Changes, event: np.ndarray, old: np.ndarray) -> pa.Array:
         flags[:, place] = changes.unchanged[name][event] & ~old
     counts = flags.sum(axis=1)
     offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
-    values = pa.array(names, pa.string()).take(pa.array(np.nonzero(flags)[1]))
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(counts == 0))
+    values = pa.array(names, pa.string()).take(as_arrow(np.nonzero(flags)[1]))
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=as_arrow(counts == 0))

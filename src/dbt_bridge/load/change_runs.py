@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from dbt_bridge.changes import Changes, Event, Reshaped, Truncated
 from dbt_bridge.load.destination import CHANGE_LSN
+from dbt_bridge.vectors import as_arrow
 
 
 def joined(events: Iterable[Event]) -> list[Changes | Truncated]:
@@ -68,7 +69,7 @@ def part(run: Changes | Truncated, first: int, end: int | None) -> Changes | Tru
         return run
     if not chosen.any():
         return None
-    mask = pa.array(chosen)
+    mask = as_arrow(chosen)
     return Changes(
         run.rows.filter(mask),
         run.kind[chosen],

@@ -23,6 +23,7 @@ from dbt_bridge.changes import DELETE, INSERT, UPDATE, Changes
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALID_TO
 from dbt_bridge.table import Table
+from dbt_bridge.vectors import as_arrow
 
 UTC_TIME = pa.timestamp("us", "UTC")
 _Mask = Any  # numpy array of bool
@@ -66,7 +67,7 @@ class Written:
         """Those of the rows, in the same order."""
         if chosen.all():
             return self
-        mask = pa.array(chosen)
+        mask = as_arrow(chosen)
         kept = {name: flags[chosen] for name, flags in self.kept.items()}
         return Written(
             self.rows.filter(mask),
@@ -178,7 +179,7 @@ class Lineages:
             touches = np.sort(last[~gone])
             times = self._times(touches, self.kind[touches] == _DIED)
             written = _with_columns(written, {DELETED_AT: times})
-        return Net(self.keys.take(pa.array(self.code[last[gone]])), written)
+        return Net(self.keys.take(as_arrow(self.code[last[gone]])), written)
 
     def versions(self) -> Versions:
         """Every committed version that the run brings."""
@@ -192,18 +193,18 @@ class Lineages:
         followed[:-1] = codes[1:] == codes[:-1]
         ends = np.where(followed, np.append(begins[1:], 0), 0)
         first = _starts(codes)
-        closed = self.keys.take(pa.array(codes[first])).append_column(VALID_TO, pa.array(begins[first]).cast(UTC_TIME))
+        closed = self.keys.take(as_arrow(codes[first])).append_column(VALID_TO, as_arrow(begins[first]).cast(UTC_TIME))
         continued = codes[first & (lsn[self.event[steps]] == lsn[0])]
         there = ~np.isin(self.kind[steps], (_LEFT, _DIED))
         order = np.argsort(steps[there], kind="stable")
         chosen = steps[there][order]
         columns = {
-            VALID_FROM: pa.array(begins[there][order]).cast(UTC_TIME),
-            VALID_TO: pa.array(ends[there][order], mask=~followed[there][order]).cast(UTC_TIME),
-            CHANGE_LSN: pa.array(lsn[self.event[chosen]]),
+            VALID_FROM: as_arrow(begins[there][order]).cast(UTC_TIME),
+            VALID_TO: as_arrow(ends[there][order], mask=~followed[there][order]).cast(UTC_TIME),
+            CHANGE_LSN: as_arrow(lsn[self.event[chosen]]),
         }
         written = _with_columns(self._written(chosen), columns)
-        return Versions(closed, self.keys.take(pa.array(continued)), written)
+        return Versions(closed, self.keys.take(as_arrow(continued)), written)
 
     def _last_of_key(self) -> _Index:
         """The last touch of each key."""
@@ -213,13 +214,13 @@ class Lineages:
         return self.by_key[ends]
 
     def _times(self, touches: _Index, chosen: _Mask) -> pa.Array:
-        return pa.array(self.changes.committed_at[self.event[touches]], mask=~chosen).cast(UTC_TIME)
+        return as_arrow(self.changes.committed_at[self.event[touches]], mask=~chosen).cast(UTC_TIME)
 
     def _written(self, touches: _Index) -> Written:
         """The rows as they are right after these touches."""
         kept: dict[str, _Mask] = {}
         whole = self._sources(None)[touches]
-        own = self.keys.take(pa.array(self.code[touches]))
+        own = self.keys.take(as_arrow(self.code[touches]))
         arrays = []
         for column in self.changes.rows.column_names:
             if column in self.table.key:
@@ -232,7 +233,7 @@ class Lineages:
                 kept[column] = missing
             arrays.append(_taken(self.changes.rows[column], source, missing))
         root = self._root[touches]
-        found = self.keys.take(pa.array(self.code[root])) if self.moves else None
+        found = self.keys.take(as_arrow(self.code[root])) if self.moves else None
         rows = pa.Table.from_arrays(arrays, schema=_nullable(self.changes.rows.schema))
         return Written(rows, kept, self.kind[root] != _NEW, found)
 
@@ -280,7 +281,7 @@ def with_values_before(changes: Changes) -> Changes:
             continue
         place = np.arange(len(changes))
         both = pa.chunked_array([*rows[name].chunks, *before[name].chunks], rows[name].type)
-        filled = both.take(pa.array(np.where(known, place + len(changes), place)))
+        filled = both.take(as_arrow(np.where(known, place + len(changes), place)))
         rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), filled)
         unchanged[name] = unchanged[name] & ~known
         if not unchanged[name].any():
@@ -334,14 +335,14 @@ def _key_codes(table: Table, changes: Changes) -> tuple[_Index, _Index, pa.Table
     for name in table.key:
         after = rows[name]
         if before is not None and len(with_old):
-            after = pa.chunked_array([*after.chunks, *before[name].take(pa.array(with_old)).chunks], after.type)
+            after = pa.chunked_array([*after.chunks, *before[name].take(as_arrow(with_old)).chunks], after.type)
         columns.append(after)
         codes = _combined(codes, _codes(table, name, after))
     assert codes is not None, "a keyed table"
     dense = _dense(codes)
     representative = np.empty(dense.max(initial=-1) + 1, np.int64)
     representative[dense[::-1]] = np.arange(len(dense))[::-1]
-    keys = pa.Table.from_arrays([c.take(pa.array(representative)) for c in columns], names=list(table.key))
+    keys = pa.Table.from_arrays([c.take(as_arrow(representative)) for c in columns], names=list(table.key))
     new = dense[: len(changes)]
     old = new.copy()
     old[with_old] = dense[len(changes) :]
@@ -375,7 +376,7 @@ def _combined(codes: _Index | None, more: _Index) -> _Index:
 
 
 def _dense(codes: _Index) -> _Index:
-    return pa.array(codes).dictionary_encode().indices.to_numpy().astype(np.int64)
+    return as_arrow(codes).dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -389,7 +390,7 @@ def _taken(column: pa.ChunkedArray, source: _Index, missing: _Mask) -> pa.Chunke
     """The values at these places, NULL where they are missing."""
     if len(source) == len(column) and not missing.any() and (source == np.arange(len(source))).all():
         return column
-    return column.take(pa.array(source, mask=missing))
+    return column.take(as_arrow(source, mask=missing))
 
 
 def _with_columns(written: Written, columns: Mapping[str, pa.Array]) -> Written:

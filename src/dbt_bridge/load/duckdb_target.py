@@ -15,6 +15,7 @@ from dbt_bridge.load.destination import DELETED_AT, Replica
 from dbt_bridge.load.duckdb_publish import Publication, Relation, folded, is_kept, type_changed
 from dbt_bridge.load.duckdb_types import wider
 from dbt_bridge.table import TableName, quoted
+from dbt_bridge.vectors import as_arrow
 
 _PLAIN, _PARTIAL, _FILLED = "_dbt_bridge_plain", "_dbt_bridge_partial", "_dbt_bridge_filled"
 _KEPT, _FOUND = "_dbt_bridge_kept_", "_dbt_bridge_found_"
@@ -172,14 +173,14 @@ def _fill(on: Publication, replica: Replica, state: Target, written: Written, ex
     rows, flags = written.rows, {column: f"{_KEPT}{i}" for i, column in enumerate(written.kept)}
     found = written.found_under if written.found_under is not None else rows.select(list(key))
     for column, flag in flags.items():
-        rows = rows.append_column(flag, pa.array(written.kept[column]))
+        rows = rows.append_column(flag, as_arrow(written.kept[column]))
     for i, column in enumerate(key):
         rows = rows.append_column(f"{_FOUND}{i}", found[column])
     needing = written.needing()
     died = np.zeros(len(rows), bool)
     if DELETED_AT in rows.column_names:
         died = needing & ~np.asarray(rows[DELETED_AT].is_null())
-    rows = rows.append_column(_NEEDS, pa.array(needing & ~died)).append_column(_DIED, pa.array(died))
+    rows = rows.append_column(_NEEDS, as_arrow(needing & ~died)).append_column(_DIED, as_arrow(died))
     selected = [_value(state, c, flags.get(c)) for c in written.rows.column_names]
     selected += [f"t.{quoted(extra)}" for extra in extras]
     matches = " AND ".join(f"t.{state.column(c)} = s.{_FOUND}{i}" for i, c in enumerate(key))

@@ -16,6 +16,7 @@ from dbt_bridge.extract.postgres.column_types import OriginType
 from dbt_bridge.extract.postgres.messages import UNCHANGED, Cells, Relation, Rows, Truncation
 from dbt_bridge.extract.postgres.shape import Shape, Verdict, compared
 from dbt_bridge.table import Column, Table, TableName
+from dbt_bridge.vectors import as_arrow
 
 Typed = Callable[[Sequence[tuple[str, int, int]]], tuple[tuple[Column, ...], Mapping[str, OriginType]]]
 """The natural columns and types of a Relation message's columns (`catalog.typed`)."""
@@ -269,11 +270,11 @@ def _before(
         return None, None
     wanted = [c for c in table.columns if not table.key or c.name in table.key]
     old = {c.name: _column(rows.before, c, table, version) for c in wanted}
-    places = pa.array(np.flatnonzero(rows.has_before))
+    places = as_arrow(np.flatnonzero(rows.has_before))
     if table.key and all(_equal(old[c.name], new[c.name].take(places)) for c in wanted):
         return None, None
     spread = np.cumsum(rows.has_before) - 1
-    indices = pa.array(spread, mask=~rows.has_before)
+    indices = as_arrow(spread, mask=~rows.has_before)
     taken = [old[c.name].take(indices) for c in wanted]
     return pa.table(taken, schema=pa.schema([pa.field(c.name, c.type) for c in wanted])), rows.has_before
 
