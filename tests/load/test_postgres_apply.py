@@ -10,8 +10,9 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.changes import DELETE, INSERT, UPDATE, Changes
-from dbt_bridge.load.destination import Load, Replica
+from dbt_bridge.changes import DELETE, INSERT, UPDATE, Changes, Reshaped, Truncated
+from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.load.destination import Checkpoint, Follows, Load, Replica
 from dbt_bridge.load.postgres import PostgresWarehouse
 from dbt_bridge.table import Column, Table, TableName
 
@@ -91,3 +92,76 @@ def test_changes_are_applied_with_rows_that_move(warehouse: PostgresWarehouse, o
     ]
     assert (loaded.rows_loaded, loaded.rows_inserted, loaded.rows_updated, loaded.rows_deleted) == (4, 1, 2, 1)
     assert rows_of(origin, "SELECT relname FROM pg_class WHERE starts_with(relname, '_dbt_bridge_stage_')") == []
+
+
+def test_views_and_grants_on_the_table_stay(warehouse: PostgresWarehouse, origin: psycopg.Connection) -> None:
+    joined(warehouse, ROWS)
+    origin.execute("CREATE VIEW landing.names AS SELECT id, note FROM landing.orders")
+    origin.execute("GRANT SELECT ON landing.orders TO PUBLIC")
+    joined(warehouse, [*ROWS, (4, "d", None, None)])
+    with warehouse.applying("load-1") as application:
+        application.apply(REPLICA, Truncated(100, COPIED_AT))
+        application.apply(REPLICA, changes((INSERT, (9, "i", None, None), None)))
+        application.apply(REPLICA, Reshaped(ORDERS.columns[:2], {}))
+        application.commit(200)
+    assert rows_of(origin, "SELECT * FROM landing.names") == [(9, "i")]
+    assert rows_of(origin, "SELECT has_table_privilege('public', 'landing.orders', 'SELECT')") == [(True,)]
+
+
+def indexes(connection: psycopg.Connection) -> list[str]:
+    found = rows_of(connection, "SELECT indexname FROM pg_indexes WHERE schemaname = 'landing' ORDER BY 1")
+    return [name for (name,) in found]
+
+
+def test_the_key_has_one_unique_index_ours_or_somebodys(
+    warehouse: PostgresWarehouse, origin: psycopg.Connection
+) -> None:
+    joined(warehouse, ROWS)
+    assert indexes(origin) == ["orders_dbt_bridge_key"]
+    origin.execute("DROP INDEX landing.orders_dbt_bridge_key")
+    origin.execute("ALTER TABLE landing.orders ADD PRIMARY KEY (id)")
+    joined(warehouse, ROWS)
+    with warehouse.applying("load-1") as application:
+        application.apply(REPLICA, changes((INSERT, (9, "i", None, None), None)))
+        application.commit(200)
+    assert indexes(origin) == ["orders_pkey"]
+
+
+def test_a_copy_with_a_key_twice_is_refused(warehouse: PostgresWarehouse, origin: psycopg.Connection) -> None:
+    with pytest.raises(KeyRefused, match="unique"):
+        joined(warehouse, [*ROWS, ROWS[0]])
+    with pytest.raises(KeyRefused, match="NULL"):
+        joined(warehouse, [*ROWS, (None, "d", None, None)])
+    assert rows_of(origin, "SELECT to_regclass('landing.orders')") == [(None,)]
+
+
+def test_a_value_that_the_changed_column_cannot_take_is_refused_and_nothing_stays(
+    warehouse: PostgresWarehouse, origin: psycopg.Connection
+) -> None:
+    joined(warehouse, ROWS)
+    origin.execute("ALTER TABLE landing.orders ALTER note TYPE varchar(3)")
+    with pytest.raises(TypeRefused, match="too long"), warehouse.applying("load-1") as application:
+        application.apply(REPLICA, changes((INSERT, (9, "too long", None, None), None)))
+    origin.execute("ALTER TABLE landing.orders ALTER note TYPE text")
+    with pytest.raises(TypeRefused, match="inet"), warehouse.applying("load-1") as application:
+        application.apply(REPLICA, changes((INSERT, (9, "i", None, "nowhere"), None)))
+    assert rows_of(origin, "SELECT count(*) FROM landing.orders") == [(3,)]
+    assert rows_of(origin, "SELECT relname FROM pg_class WHERE starts_with(relname, '_dbt_bridge_stage_')") == []
+
+
+def test_checkpoints_and_receipts_come_with_the_rows_or_not_at_all(
+    warehouse: PostgresWarehouse, origin: psycopg.Connection
+) -> None:
+    joined(warehouse, ROWS)
+    point = Checkpoint(REPLICA.node, "shop_pg", "", "0/C8", "7301/shop")
+    with pytest.raises(ZeroDivisionError), warehouse.applying("load-1") as application:
+        application.apply(REPLICA, changes((INSERT, (9, "i", None, None), None)))
+        raise ZeroDivisionError
+    assert rows_of(origin, "SELECT count(*) FROM landing.orders") == [(3,)]
+    with warehouse.applying("load-1") as application:
+        application.apply(REPLICA, changes((INSERT, (9, "i", None, None), None)))
+        application.commit(200, [point], [])
+    assert warehouse.checkpoints() == [point]
+    assert rows_of(origin, "SELECT count(*) FROM landing.orders") == [(4,)]
+    assert isinstance(warehouse, Follows)
+    assert warehouse.position(REPLICA) is None
