@@ -275,3 +275,53 @@ def test_the_slot_advances_so_that_the_origin_can_let_go_of_its_log(shop: psycop
     ).fetchone()
     end = shop.execute("SELECT pg_current_wal_lsn()").fetchone()
     assert row and end and lsn.parsed(end[0]) - lsn.parsed(row[0]) < 100_000
+
+
+def test_a_table_that_somebody_took_out_of_the_publication_is_copied_anew(
+    shop: psycopg.Connection, sync: Sync, landed: Ask
+) -> None:
+    both = (table("customers"), table("orders"))
+    sync(*both)
+    shop.execute("ALTER PUBLICATION dbt_bridge_test DROP TABLE orders")
+    shop.execute("DELETE FROM orders WHERE id <= 100")
+    shop.execute("UPDATE customers SET city = 'Thun' WHERE id = 4")
+    receipts = {r.node: r for r in sync(*both)}
+    assert receipts[f"{NODE}orders"].hop == "initial_copy"
+    same(shop, landed, "orders", "id, customer_id, amount, note")
+    same(shop, landed, "customers", "id, name, city")
+
+
+def test_a_publication_that_was_dropped_is_noticed(shop: psycopg.Connection, sync: Sync) -> None:
+    sync(table("orders"))
+    shop.execute("DROP PUBLICATION dbt_bridge_test")
+    shop.execute("DELETE FROM orders WHERE id = 1")
+    (receipt,) = sync(table("orders"))
+    assert receipt.status == "failed" and "was dropped" in (receipt.error or "")
+
+
+@pytest.mark.parametrize(
+    ("ddl", "said"),
+    [
+        ("CREATE UNLOGGED TABLE odd (id int PRIMARY KEY)", "unlogged"),
+        ("CREATE TABLE odd (id int PRIMARY KEY); CREATE TABLE heir () INHERITS (odd)", "inherit"),
+        ("CREATE TABLE odd (id int PRIMARY KEY DEFERRABLE)", "which row they mean"),
+    ],
+)
+def test_a_table_that_cannot_be_followed_whole_leaves_the_others_alone(
+    ddl: str, said: str, shop: psycopg.Connection, sync: Sync
+) -> None:
+    shop.execute(ddl.encode())
+    receipts = {r.node: r for r in sync(table("odd"), table("orders"))}
+    assert receipts[f"{NODE}odd"].status == "failed" and said in (receipts[f"{NODE}odd"].error or "")
+    assert receipts[f"{NODE}orders"].status == "success"
+
+
+def test_the_log_that_a_slot_retains_has_a_bound(shop: psycopg.Connection, sync: Sync, database: str) -> None:
+    sync(table("orders"), max_wal=1 << 30)
+    with psycopg.connect(database) as other:  # a transaction that stays open holds the log
+        other.execute("INSERT INTO orders (id) VALUES (7000)")
+        shop.execute("INSERT INTO orders SELECT g, 1, 1, repeat('x', 1000) FROM generate_series(8000, 12000) g")
+        receipts = sync(table("orders"), max_wal=100_000)
+    assert [r.status for r in receipts] == ["success", "failed"]
+    assert "max_wal" in (receipts[-1].error or "")
+    assert {r.status for r in sync(table("orders"), max_wal=1 << 30)} == {"success"}

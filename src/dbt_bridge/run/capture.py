@@ -11,9 +11,9 @@ from dbt_bridge import lsn
 from dbt_bridge import receipt as record
 from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.extract.postgres import publication
-from dbt_bridge.extract.postgres import shape as shapes
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.feed import Chunk, Pace
+from dbt_bridge.extract.postgres.publication import Publishable
 from dbt_bridge.extract.postgres.shape import Shape
 from dbt_bridge.extract.postgres.slot import Replication
 from dbt_bridge.load.destination import Checkpoint, Follows, Loaded, Staged, Warehouse
@@ -126,10 +126,12 @@ class Capture:
         self._identity = f"{self._replication.identity().system_identifier}/{source.slot}"
         points = self._checkpoints()
         with closing(Connections(source.name, source.url)) as now:
-            taken = census(now, source.ends.destination, source.tables, points, self._asked, self._anew)
+            names = [declared_name(now, wanted) for wanted in source.tables]
+            known = publication.publishable(self._replication, names)
+            taken = census(now, source.ends.destination, source.tables, points, (self._asked, self._anew), known)
             self._refuse(taken, points)
             check_slot(self._replication, source.slot, list(taken.tracked.values()))
-            self._publish(now, taken)
+            taken = self._published(now, taken, known)
         self._shapes = taken.shapes
         self._tracked = dict(taken.tracked)
         self._copies = self._copied([wanted for wanted, _ in taken.to_copy.values()])
@@ -152,18 +154,26 @@ class Capture:
                 )
         return points
 
-    def _publish(self, now: Connections, taken: Census) -> None:
+    def _published(self, now: Connections, taken: Census, known: Mapping[TableName, Publishable]) -> Census:
         """Every table that is followed or copied is in a publication, and none that is neither."""
-        everything: list[TableName] = []
-        inserts: list[TableName] = []
-        for item in [*(t.wanted for t in taken.tracked.values()), *(w for w, _ in taken.to_copy.values())]:
-            oid = shapes.oid_of(now, declared_name(now, item))
-            shape = None if oid is None else shapes.shape_of(now, oid)
-            if shape is not None:
-                (everything if shape.identifies else inserts).append(shape.table)
-        if everything or inserts:
-            found = publication.ensure(self._replication, self._source.slot, everything, inserts)
-            self._publications = found.names
+        wanted = [*(t.wanted for t in taken.tracked.values()), *(item for item, _ in taken.to_copy.values())]
+        names = [declared_name(now, item) for item in wanted]
+        everything = [name for name in names if known[name].identifies]
+        inserts = [name for name in names if not known[name].identifies]
+        if not names:
+            return taken
+        found = publication.ensure(self._replication, self._source.slot, everything, inserts)
+        self._publications = found.names
+        if found.is_new:
+            self._begin_anew(taken)
+        # What happened to a table while it was not published, or not whole, was not sent.
+        missed = [node for node, t in taken.tracked.items() if t.followed.declared in found.added]
+        why = "it was taken out of its publication, or published in part"
+        return replace(
+            taken,
+            tracked={node: t for node, t in taken.tracked.items() if node not in missed},
+            to_copy={**taken.to_copy, **{node: (taken.tracked[node].wanted, why) for node in missed}},
+        )
 
     def _begin_anew(self, taken: Census) -> None:
         """A slot cannot be read across the time before its publication: pgoutput looks it up as of each change.

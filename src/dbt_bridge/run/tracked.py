@@ -13,6 +13,7 @@ from dbt_bridge.extract.postgres import shape as shapes
 from dbt_bridge.extract.postgres.catalog import typed
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.followed import Followed
+from dbt_bridge.extract.postgres.publication import Publishable
 from dbt_bridge.extract.postgres.shape import Shape
 from dbt_bridge.load.destination import (
     CHANGE,
@@ -27,7 +28,7 @@ from dbt_bridge.load.destination import (
 )
 from dbt_bridge.run.columns import landing_columns
 from dbt_bridge.run.landing import Wanted
-from dbt_bridge.table import Column, Table, TableName
+from dbt_bridge.table import Column, Table, TableName, quoted_name
 
 ANEW = "must be copied anew"  # begins why a table is set aside that nobody has to mend
 
@@ -83,8 +84,8 @@ def census(
     destination: Destination,
     wanted: Sequence[Wanted],
     checkpoints: Mapping[str, Checkpoint],
-    asked: frozenset[str],
-    anew: frozenset[str],
+    chosen: tuple[frozenset[str], frozenset[str]],
+    known: Mapping[TableName, Publishable],
 ) -> Census:
     """Decide for each table.
 
@@ -92,9 +93,11 @@ def census(
         origin: of this moment.
         wanted: every table of the source that is declared, asked for or not: all that are followed move together.
         checkpoints: of the tables that have one for this slot.
-        asked: those that the selection needs: only they are copied.
-        anew: those that are copied whatever their checkpoints say.
+        chosen: the tables that the selection needs, as only they are copied; and those of them that are copied
+            whatever their checkpoints say.
+        known: what the catalog says of publishing each table.
     """
+    asked, anew = chosen
     tracked: dict[str, Tracked] = {}
     to_copy: dict[str, tuple[Wanted, str]] = {}
     refused: dict[str, tuple[Wanted, BridgeError]] = {}
@@ -108,7 +111,7 @@ def census(
             if now is None:
                 raise _missing(origin, name, point)
             seen[node] = now
-            check_identity(now, item)
+            check_publishable(known[name], item)
             follows = point is not None and (not point.set_aside or point.set_aside.startswith(ANEW))
             why = "" if node in anew else _why_anew(origin, destination, item, point, now)
             if node not in anew and not why and point is not None:
@@ -210,18 +213,32 @@ def fingerprint(wanted: Wanted, replica: Replica) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
-def check_identity(shape: Shape, wanted: Wanted) -> None:
-    """Refuse a table whose updates and deletes could not be found again, before it is in a publication.
+def check_publishable(table: Publishable, wanted: Wanted) -> None:
+    """Refuse a table that cannot be followed whole, before it is in a publication.
 
     Raises:
-        KeyRefused: it has no replica identity, and its changes are not only appended.
+        OriginError: its rows are not, or not all, in the log under its name.
+        KeyRefused: its updates and deletes do not say which row they mean, and they are not only appended.
     """
-    if shape.identifies or wanted.table.write_disposition == "append":
+    if table.persistence != "p":
+        raise OriginError(
+            f"{table.name} is not in the log: it is unlogged, or temporary",
+            mend=f"ALTER TABLE {quoted_name(table.name)} SET LOGGED; or replication: initial_copy",
+        )
+    if table.has_heirs:
+        raise OriginError(
+            f"other tables inherit from {table.name}, and their changes come under their own names",
+            mend="declare those tables beside it, each with cdc; or replication: initial_copy for this one",
+        )
+    if table.identifies or wanted.table.write_disposition == "append":
         return
+    lacking = ", ".join(map(str, table.unidentified))
+    full = " ".join(f"ALTER TABLE {quoted_name(name)} REPLICA IDENTITY FULL;" for name in table.unidentified)
     raise KeyRefused(
-        f"{shape.table} has no primary key and no other replica identity, so its updates and deletes cannot be found",
-        mend=f'ALTER TABLE "{shape.schema}"."{shape.name}" ADD PRIMARY KEY (...); or REPLICA IDENTITY FULL; or'
-        " `write_disposition: append` in its bridge block, which lands its inserts as a log",
+        f"updates and deletes of {table.name} do not say which row they mean: no primary key and no other replica"
+        f" identity (of {lacking})",
+        mend=f"ALTER TABLE ... ADD PRIMARY KEY (...); or {full} or `write_disposition: append` in its bridge block,"
+        " which lands its inserts as a log",
     )
 
 
