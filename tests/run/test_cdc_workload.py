@@ -1,0 +1,168 @@
+"""Random transactions and DDL at a real origin; whenever it is quiet, every followed table is as the origin has it.
+
+Each failure says its seed: DBT_BRIDGE_SEED plays it again. DBT_BRIDGE_RUNS asks for more seeds than CI takes.
+"""
+
+# ruff: noqa: S608  (the statements' parts are this file's own)
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import duckdb
+import psycopg
+import pytest
+from tests.run.cdc_model import EVERYTHING, TABLES, Workload
+
+from dbt_bridge import run
+from dbt_bridge.demo import postgres
+from dbt_bridge.demo.postgres import Server
+from dbt_bridge.extract.postgres import feed, receiver
+from dbt_bridge.load.duckdb import DuckDBWarehouse
+from dbt_bridge.progress import Silent
+from dbt_bridge.project import LandingSource, LandingTable, Project
+from dbt_bridge.receipt import Receipt
+from dbt_bridge.run import cdc_source
+
+_RUNS = int(os.environ.get("DBT_BRIDGE_RUNS", "3"))
+_SEEDS = [int(os.environ["DBT_BRIDGE_SEED"])] if "DBT_BRIDGE_SEED" in os.environ else list(range(1, _RUNS + 1))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """Streams every transaction of more than 64 kB before its commit, and remembers when transactions committed."""
+    settings = {
+        "fsync": "off", "max_prepared_transactions": "10", "logical_decoding_work_mem": "64kB",
+        "track_commit_timestamp": "on", "debug_logical_replication_streaming": "buffered",
+    }  # fmt: skip
+    running = postgres.start(settings=settings)
+    try:
+        yield running
+    finally:
+        postgres.remove(running)
+
+
+@dataclass
+class Bridge:
+    """The source under test, followed into `landing`, and the same tables copied into `fresh` to compare with."""
+
+    project: Project
+    file: Path
+    tables: dict[str, LandingTable]
+
+    def sync(self, until: int | None = None) -> list[Receipt]:
+        return self._run("landing", list(self.tables.values()), run.Options(until_lsn=until))
+
+    def copy_afresh(self) -> None:
+        tables = [
+            replace(t, node=t.node.replace(".shop.shop.", ".shop.fresh."), replication="initial_copy",
+                    write_disposition=None, history=False, deletes="hard")
+            for t in self.tables.values()
+        ]  # fmt: skip
+        receipts = self._run("fresh", tables, run.Options())
+        assert [r.error for r in receipts if r.status != "success"] == []
+
+    def _run(self, schema: str, tables: list[LandingTable], options: run.Options) -> list[Receipt]:
+        source = LandingSource(
+            name="shop", origin="shop_pg", origin_schema="public", landing_schema=schema, landing_database=None,
+            destination=None, tables=tuple(tables), defaults=LandingTable("source.shop.shop", "", "", "cdc"),
+            slot="dbt_bridge_test",
+        )  # fmt: skip
+        return run.sync(replace(self.project, sources=(source,)), options, Silent())
+
+    def check(self) -> None:
+        """Followed tables hold exactly what the copies hold, in the same columns."""
+        with duckdb.connect(str(self.file), read_only=True) as connection:
+            for name in self.tables:
+                if name != "log":
+                    _same(connection, name)
+            positions = connection.execute("SELECT DISTINCT value FROM _dbt_bridge.checkpoints WHERE slot <> ''")
+            assert len(positions.fetchall()) == 1
+            left = connection.execute("SELECT table_name FROM duckdb_tables() WHERE table_name LIKE '\\_%' ESCAPE '\\'")
+            assert [name for (name,) in left.fetchall() if "stag" in name] == []
+
+
+def _same(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    def columns(schema: str) -> list[tuple[str, str]]:
+        found = connection.execute(f"DESCRIBE {schema}.{name}").fetchall()
+        return sorted((column, type_) for column, type_, *_ in found if column != "_deleted_at")
+
+    stays = {column: type_ for column, type_ in columns("landing") if column in dict(columns("fresh"))}
+    assert stays == dict(columns("fresh")), name  # columns that the origin dropped stay here
+    names = [column for column, _ in columns("fresh")]
+    rows = ", ".join(f'"{column}"::VARCHAR' for column in names)
+    alive = (
+        ""
+        if ("_deleted_at" not in str(connection.execute(f"DESCRIBE landing.{name}").fetchall()))
+        else (" WHERE _deleted_at IS NULL")
+    )
+    landed, copied = f"SELECT {rows} FROM landing.{name}{alive}", f"SELECT {rows} FROM fresh.{name}"
+    wrong = connection.execute(f"({landed} EXCEPT ALL {copied})").fetchall()
+    missing = connection.execute(f"({copied} EXCEPT ALL {landed})").fetchall()
+    shown = [[tuple(v if v is None or len(v) < 30 else v[:30] + "..." for v in row) for row in rows[:3]]
+             for rows in (wrong, missing)]  # fmt: skip
+    assert (len(wrong), len(missing)) == (0, 0), f"{name} ({names}): too much {shown[0]}, missing {shown[1]}"
+
+
+@pytest.fixture
+def bridge(project: Project, warehouse_file: Path) -> Bridge:
+    tables = {name: LandingTable(f"source.shop.shop.{name}", name, name, "cdc") for name in TABLES}
+    tables["log"] = replace(tables["log"], write_disposition="append")
+    tables["gentle"] = replace(tables["gentle"], deletes="soft", history=True)
+    tables["chosen"] = replace(tables["chosen"], deletes="soft")
+    return Bridge(project, warehouse_file, tables)
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[random.Random]:
+    """Transactions arrive whole or in pieces, in binary or in text: asked for before each sync."""
+    yield random.Random()
+
+
+def _shaken(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the next sync receives: chunk sizes down to a row, runs of a few messages, text or binary."""
+    rows, huge, messages = rng.choice([1, 7, 250_000]), rng.choice([2, 32_768]), rng.choice([3, 65_536])
+    text = rng.random() < 0.5
+    monkeypatch.setattr(DuckDBWarehouse, "chunk_rows", rows)
+    monkeypatch.setattr(feed, "_HUGE", huge)
+    monkeypatch.setattr(receiver, "RUN_MESSAGES", messages)
+    monkeypatch.setattr(cdc_source, "_travels_binary", _TRAVELS if not text else lambda now, tracked: False)
+    return f"-- sync: chunk_rows={rows} huge={huge} messages={messages} text={text}"
+
+
+_TRAVELS = cdc_source._travels_binary
+
+
+@pytest.mark.parametrize("seed", _SEEDS)
+def test_whatever_happens_at_the_origin_is_at_the_destination(
+    seed: int, bridge: Bridge, database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rng = random.Random(seed)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(EVERYTHING.encode())
+    work = Workload(database, seed)
+    try:
+        for number in range(8):
+            for _ in range(rng.randint(3, 25)):
+                work.step(ddl=0.1)
+            is_quiet = number % 2 == 1
+            if is_quiet or work.may_copy:
+                work.settle()
+            work.said.append(_shaken(rng, monkeypatch))
+            failed = [r.error for r in bridge.sync() if r.status != "success"]
+            work.may_copy = False
+            assert failed == []
+            if is_quiet:
+                bridge.copy_afresh()
+                bridge.check()
+    except BaseException:
+        told = Path(tmp_path / "statements.sql")
+        told.write_text("\n".join(work.said))
+        print(f"seed {seed}; its statements are in {told}")
+        raise
+    finally:
+        work.close()
