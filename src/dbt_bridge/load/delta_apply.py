@@ -41,7 +41,7 @@ from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName, quoted
 
 _LOG = tuple(Column(name, type_) for name, type_ in LOG_COLUMNS.items())
-_MOST_ROWS, _MOST_BYTES = 2_000_000, 512 << 20  # that wait in memory for a table
+_MOST_ROWS, _MOST_BYTES = 1_200_000, 256 << 20  # that wait in memory for a table
 
 
 @dataclass(slots=True)
@@ -58,9 +58,12 @@ class _Followed:
     def tables(self) -> list[FollowedTable]:
         return [self.landing] if self.history is None else [self.history, self.landing]
 
-    def is_full(self) -> bool:
-        runs = [event for event in self.waiting if isinstance(event, Changes)]
-        return sum(map(len, runs)) >= _MOST_ROWS or sum(run.rows.nbytes for run in runs) >= _MOST_BYTES
+    def overflows(self, event: Event) -> bool:
+        """Whether what waits is to be written before this one waits too."""
+        runs = [run for run in (*self.waiting, event) if isinstance(run, Changes)]
+        return bool(self.waiting) and (
+            sum(map(len, runs)) > _MOST_ROWS or sum(run.rows.nbytes for run in runs) > _MOST_BYTES
+        )
 
 
 class DeltaApplication:
@@ -107,10 +110,10 @@ class DeltaApplication:
             self._write(followed)
             _reshape(followed, event)
             return Loaded(0, 0, 0, 0, 0)
+        if followed.overflows(event):
+            self._write(followed)
         followed.replica = replica
         followed.waiting.append(event)
-        if followed.is_full():
-            self._write(followed)
         loaded = 1 if isinstance(event, Truncated) else len(event)
         return Loaded(loaded, None, None, None, 0 if isinstance(event, Truncated) else int(event.rows.nbytes))
 
