@@ -267,7 +267,12 @@ class Workload:
         if table == "whole":
             choices += ["ALTER TABLE whole REPLICA IDENTITY DEFAULT", "ALTER TABLE whole REPLICA IDENTITY FULL"]
         if table == "parts":
-            choices += [f"CREATE TABLE parts_{new} PARTITION OF parts FOR VALUES IN ('{new}')"]
+            choices += [
+                f"CREATE TABLE parts_{new} PARTITION OF parts FOR VALUES IN ('{new}')",
+                "TRUNCATE parts_a",
+                "DO $$ BEGIN ALTER TABLE parts DETACH PARTITION parts_b; DELETE FROM parts_b WHERE id % 2 = 0;"
+                " ALTER TABLE parts ATTACH PARTITION parts_b FOR VALUES IN ('b', 'c'); END $$",
+            ]
         return self.rng.choice(choices)
 
     # --- statements ------------------------------------------------------------------------------------------------

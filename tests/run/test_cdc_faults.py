@@ -101,3 +101,32 @@ def test_a_table_that_was_renamed_and_renamed_back_goes_on(
     receipts = sync(followed("orders"))
     assert (receipts["orders"].hop, receipts["orders"].status, receipts["orders"].rows_loaded) == ("cdc", "success", 2)
     same(shop, warehouse_file, "orders")
+
+
+@pytest.mark.parametrize(
+    ("ddl", "hop"),
+    [
+        ("TRUNCATE parts_a", "initial_copy"),
+        ("ALTER TABLE parts DETACH PARTITION parts_a", "initial_copy"),
+        ("DROP TABLE parts_a", "initial_copy"),
+        (
+            "CREATE TABLE more (LIKE parts); INSERT INTO more VALUES (9, 'c');"
+            " ALTER TABLE parts ATTACH PARTITION more FOR VALUES IN ('c')",
+            "initial_copy",
+        ),
+        ("CREATE TABLE more PARTITION OF parts FOR VALUES IN ('c'); INSERT INTO more VALUES (9, 'c')", "cdc"),
+    ],
+)
+def test_what_is_done_to_a_partition_by_its_own_name_is_noticed(
+    ddl: str, hop: str, shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+) -> None:
+    """pgoutput, which publishes the root, is silent of it."""
+    shop.execute("CREATE TABLE parts (id int, region text, PRIMARY KEY (id, region)) PARTITION BY LIST (region)")
+    shop.execute("CREATE TABLE parts_a PARTITION OF parts FOR VALUES IN ('a')")
+    shop.execute("CREATE TABLE parts_b PARTITION OF parts FOR VALUES IN ('b')")
+    shop.execute("INSERT INTO parts VALUES (1, 'a'), (2, 'b'), (3, 'a')")
+    sync(followed("parts"))
+    shop.execute(ddl.encode())
+    shop.execute("INSERT INTO parts VALUES (77, 'b')")
+    assert sync(followed("parts"))["parts"].hop == hop
+    same(shop, warehouse_file, "parts")

@@ -17,7 +17,7 @@ from dbt_bridge.extract.postgres.messages import Relation, RelationColumn
 from dbt_bridge.table import TableName
 
 _COLUMNS = """
-SELECT n.nspname, c.relname, c.relkind::text, c.relreplident::text, pg_relation_filenode(c.oid),
+SELECT n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relfilenode::bigint,
        a.attname, a.attnum, a.atttypid::bigint, a.atttypmod, a.xmin::text::bigint, a.atthasmissing, a.attgenerated::text
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -45,6 +45,42 @@ JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
 WHERE c.oid = %(oid)s AND k.place <= i.indnkeyatts
 ORDER BY k.place
 """
+
+
+# ATTACH PARTITION writes a partition's columns again; CREATE TABLE ... PARTITION OF writes them once, with tableoid's.
+_PARTITIONS = """
+WITH RECURSIVE tree AS (
+  SELECT inhrelid, xmin::text::bigint AS attached FROM pg_inherits WHERE inhparent = %(oid)s
+  UNION ALL
+  SELECT i.inhrelid, i.xmin::text::bigint FROM pg_inherits i JOIN tree t ON i.inhparent = t.inhrelid
+)
+SELECT c.oid::bigint, c.relname::text, c.relfilenode::bigint, t.attached, EXISTS (
+  SELECT 1
+  FROM pg_attribute a
+  JOIN pg_attribute s ON s.attrelid = a.attrelid AND s.attnum = -6
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.xmin = s.xmin AND a.cmin::text = s.cmin::text
+)
+FROM tree t
+JOIN pg_class c ON c.oid = t.inhrelid
+ORDER BY c.oid
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A part of a partitioned table, at any depth.
+
+    Attributes:
+        file: its relfilenode; 0 where it is partitioned itself.
+        attached: `xmin` of its row in pg_inherits.
+        made: it was made as a partition, so that all its rows were published as the root's.
+    """
+
+    oid: int
+    name: str
+    file: int
+    attached: int
+    made: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +119,7 @@ class Shape:
         identity_columns: of the key or index that identifies a row; empty for full and nothing.
         file: its relfilenode; 0 for a partitioned table.
         columns: those that pgoutput sends.
+        partitions: of a partitioned table.
     """
 
     oid: int
@@ -93,6 +130,7 @@ class Shape:
     identity_columns: tuple[str, ...]
     file: int
     columns: tuple[ShapeColumn, ...]
+    partitions: tuple[Partition, ...] = ()
 
     @property
     def table(self) -> TableName:
@@ -117,7 +155,9 @@ class Shape:
     def of_json(cls, text: str) -> Shape:
         raw = json.loads(text)
         columns = tuple(ShapeColumn(**column) for column in raw.pop("columns"))
-        return cls(**{**raw, "identity_columns": tuple(raw["identity_columns"])}, columns=columns)
+        partitions = tuple(Partition(**partition) for partition in raw.pop("partitions", ()))
+        identity = tuple(raw.pop("identity_columns"))
+        return cls(**raw, identity_columns=identity, columns=columns, partitions=partitions)
 
 
 def oid_of(connections: Connections, name: TableName) -> int | None:
@@ -135,7 +175,9 @@ def shape_of(connections: Connections, oid: int) -> Shape | None:
     published = {"", "s"} if connections.server_version >= 180000 else {""}
     schema, name, kind, replica_identity, file = rows[0][:5]
     columns = tuple(ShapeColumn(*row[5:]) for row in rows if row[5] is not None and row[11] in published)
-    return Shape(oid, schema, name, kind, replica_identity, identity, int(file or 0), columns)
+    parts = connections.query(_PARTITIONS, {"oid": oid}) if kind == "p" else []
+    partitions = tuple(Partition(*row) for row in parts)
+    return Shape(oid, schema, name, kind, replica_identity, identity, int(file), columns, partitions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +232,24 @@ def rewritten(known: Shape, now: Shape) -> str:
         there = by_number.get(column.number)
         if file_changed and there is not None and there.touched != column.touched:
             return f"its column {there.name!r} was altered, and the table rewritten"
-    return ""
+    return _repartitioned(known, now)
+
+
+def _repartitioned(known: Shape, now: Shape) -> str:
+    """Why rows may have come or gone with a partition: pgoutput says nothing of what is done to it by its own name.
+
+    https://www.postgresql.org/docs/current/sql-createpublication.html (publish_via_partition_root: TRUNCATE performed
+    directly on partitions is not replicated)
+    """
+    here = {partition.oid: partition for partition in now.partitions}
+    for was in known.partitions:
+        partition = here.pop(was.oid, None)
+        if partition is None or partition.attached != was.attached:
+            return f"its partition {was.name!r} was detached or dropped"
+        if partition.file != was.file:
+            return f"its partition {was.name!r} was truncated or rewritten"
+    joined = [partition.name for partition in here.values() if not partition.made]
+    return f"the table {joined[0]!r} was attached as its partition" if joined else ""
 
 
 def _evolved(known: Shape, now: Shape) -> Verdict:
