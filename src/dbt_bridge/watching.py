@@ -39,7 +39,7 @@ class Batch:
         from_lsn, to_lsn: where the tables stood before, and stand now.
         lag_seconds: from the last transaction's commit, by the origin's clock, to the batch's; None where the batch
             holds no transaction.
-        lag_bytes: log that the origin has written beyond `to_lsn`; None where it was not asked.
+        lag_bytes: log that the origin has sent beyond `to_lsn`; None where it was not asked.
         seconds: from the first change's arrival to the commit.
         tables: unique_ids of the source tables that changed.
     """

@@ -325,3 +325,21 @@ def test_the_log_that_a_slot_retains_has_a_bound(shop: psycopg.Connection, sync:
     assert [r.status for r in receipts] == ["success", "failed"]
     assert "max_wal" in (receipts[-1].error or "")
     assert {r.status for r in sync(table("orders"), max_wal=1 << 30)} == {"success"}
+
+
+@pytest.mark.parametrize("full_refresh", [False, True])
+def test_a_mask_that_comes_later_does_not_leave_old_values_in_a_history(
+    full_refresh: bool, shop: psycopg.Connection, sync: Sync, landed: Ask, warehouse_file: Path
+) -> None:
+    import duckdb
+
+    sync(table("customers", history=True))
+    masked = table("customers", history=True, mask={"name": "sha256"})
+    (receipt,) = sync(masked, full_refresh=full_refresh)
+    assert receipt.status == "failed"
+    assert 'DROP TABLE "shop_landing"."customers_history"' in (receipt.error or "")
+    with duckdb.connect(str(warehouse_file)) as connection:
+        connection.execute("DROP TABLE shop_landing.customers_history")
+    (receipt,) = sync(masked)
+    assert (receipt.status, receipt.hop) == ("success", "initial_copy")
+    assert landed("SELECT count(*) FROM shop_landing.customers_history WHERE length(name) = 64") == [(100,)]

@@ -44,6 +44,7 @@ class Committed:
     Attributes:
         upto: where every followed table stands now.
         changes: per table that changed.
+        behind: bytes of log that the origin has sent beyond `upto`.
     """
 
     upto: int
@@ -51,6 +52,7 @@ class Committed:
     changes: Mapping[str, int]
     receipts: tuple[Receipt, ...]
     transactions: int
+    behind: int = 0
 
 
 @dataclass(slots=True)
@@ -100,7 +102,8 @@ class Applier:
             self._transactions += chunk.transactions
             if chunk.upto is None:
                 return None
-            return self.commit(chunk.upto, chunk.committed_at)
+            done = self.commit(chunk.upto, chunk.committed_at)
+            return replace(done, behind=max(0, chunk.sent - chunk.upto))
         except BaseException:
             self.undo()
             raise

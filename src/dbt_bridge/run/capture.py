@@ -100,12 +100,16 @@ class Capture:
         for _ in range(_ROUNDS):
             self.prepare()
             target = self._replication.current_lsn() if bounds.until is None else bounds.until
-            again = self.follow(target, Pace(self._source.chunk_rows), in_time, on_commit)
+            again = self.follow(target, self.pace(), in_time, on_commit)
             if not in_time() or not (self._settle() or again):
                 break
         self._tell_unchanged()
         self._wal.check()
         return self.receipts
+
+    def pace(self, seconds: float = 5.0) -> Pace:
+        """See `Source.pace`."""
+        return self._source.pace(seconds)
 
     def broke_off(self, error: BridgeError) -> list[Receipt]:
         """What ended before an error of `catch_up`, and a failed receipt for each table that was asked for."""
@@ -143,10 +147,10 @@ class Capture:
         Raises:
             OriginError: one is of another server or slot.
         """
-        nodes = {wanted.table.node for wanted in self._source.tables} - self._anew
+        nodes = {wanted.table.node for wanted in self._source.tables}
         points = {p.node: p for p in self._source.ends.ledger.checkpoints() if p.node in nodes and p.slot}
         for point in points.values():
-            if point.slot != self._identity and not point.set_aside:
+            if point.slot != self._identity and not point.set_aside and point.node not in self._anew:
                 raise OriginError(
                     f"the checkpoint of {point.node} is of slot {point.slot}, and the origin {self._source.name!r} is"
                     f" {self._identity}: another server, a restored one, or another `slot:`",
@@ -241,7 +245,7 @@ class Capture:
         target: int | None,
         pace: Pace,
         go_on: Callable[[], bool],
-        on_commit: Callable[[Committed], None] = lambda _: None,
+        on_commit: Callable[[Committed], None],
     ) -> bool:
         """Apply everything below the target (for ever without one); True when tables must be looked at anew.
 

@@ -19,7 +19,7 @@ from dbt_bridge.extract.postgres.followed import Following
 from dbt_bridge.extract.postgres.replication import ReplicationStream
 from dbt_bridge.extract.postgres.shape import Shape
 from dbt_bridge.extract.postgres.values import decodes_binary
-from dbt_bridge.load.destination import Follows
+from dbt_bridge.load.destination import Follows, Warehouse
 from dbt_bridge.progress import Progress
 from dbt_bridge.run.landing import Ends, Wanted
 from dbt_bridge.run.tracked import Tracked
@@ -51,12 +51,16 @@ class Source:
     def name(self) -> str:
         return self.ends.origin.name
 
-    @property
-    def chunk_rows(self) -> int:
-        """How many changes the destination likes to get at once."""
+    def pace(self, seconds: float = 5.0) -> Pace:
+        """How large the pieces are that the destination gets.
+
+        Where it can stage, a piece costs little beside its rows, and small ones keep it busy while the origin sends;
+        elsewhere (Delta) each rewrites files.
+        """
         destination = self.ends.destination
         assert isinstance(destination, Follows), "checked before anything moves"
-        return destination.chunk_rows
+        rows = destination.chunk_rows
+        return Pace(rows, least=rows // 4 if isinstance(destination, Warehouse) else rows, seconds=seconds)
 
 
 @contextmanager

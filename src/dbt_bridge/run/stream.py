@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from dbt_bridge import lsn
 from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.extract.open import open_origin
-from dbt_bridge.extract.postgres.feed import Pace
-from dbt_bridge.load.destination import Follows, Ledger
+from dbt_bridge.load.destination import Ledger
 from dbt_bridge.load.open import open_destination, open_warehouse
 from dbt_bridge.project import LandingSource, Project
 from dbt_bridge.receipt import Receipt, new_load_id
@@ -137,15 +136,15 @@ class _Follower:
         def go_on() -> bool:
             return not self._stop.is_set()
 
-        with self._capture() as (capture, chunk_rows):
+        with self._capture() as capture:
             told = self._told(capture)
             capture.catch_up(Bounds(), go_on, told)
             self._watch.caught_up(self._source.name, capture.position)
             if go_on():
-                capture.follow(None, Pace(chunk_rows, seconds=self._options.every), go_on, told)
+                capture.follow(None, capture.pace(self._options.every), go_on, told)
 
     @contextmanager
-    def _capture(self) -> Iterator[tuple[Capture, int]]:
+    def _capture(self) -> Iterator[Capture]:
         source, root = self._source, self._project.root
         with ExitStack() as stack:
             destination = self._warehouse
@@ -161,10 +160,8 @@ class _Follower:
                     self._watch,
                     self._options.options.threads or self._project.warehouse.threads,
                 )
-                if capture is None:
-                    return
-            rows = destination.chunk_rows if isinstance(destination, Follows) else 0
-            yield stack.enter_context(capture), rows
+                assert capture is not None, "only sources with cdc tables are followed"
+            yield stack.enter_context(capture)
 
     def _told(self, capture: Capture) -> Callable[[Committed], None]:
         def told(committed: Committed) -> None:
@@ -188,7 +185,7 @@ def _batch(source: str, committed: Committed, from_lsn: int, seconds: float) -> 
         from_lsn,
         committed.upto,
         lag,
-        None,
+        committed.behind,
         seconds,
         frozenset(committed.changes),
     )
@@ -235,7 +232,7 @@ def _batches(sources: Sequence[LandingSource], changed: Sequence[Receipt], secon
                 sum(receipt.rows_loaded or 0 for receipt in mine),
                 min(lsn.parsed(receipt.checkpoint_from or "0/0") for receipt in mine),
                 max(lsn.parsed(receipt.checkpoint_to or "0/0") for receipt in mine),
-                max((receipt.lag_seconds or 0.0 for receipt in mine), default=None),
+                max((r.lag_seconds for r in mine if r.lag_seconds is not None), default=None),
                 None,
                 seconds,
                 frozenset(receipt.node for receipt in mine),

@@ -56,7 +56,11 @@ class Tracked:
 
     def checkpoint(self, slot: str) -> Checkpoint:
         """Where the table stands, and in which shape."""
-        memory = {"shape": json.loads(self.followed.shape.as_json()), "landing": fingerprint(self.wanted, self.replica)}
+        memory = {
+            "shape": json.loads(self.followed.shape.as_json()),
+            "landing": fingerprint(self.wanted, self.replica),
+            "hidden": hidden(self.wanted),
+        }
         text = json.dumps(memory, ensure_ascii=False, separators=(",", ":"))
         at = lsn.spelled(self.followed.position)
         return Checkpoint(self.node, self.wanted.source.origin, "", at, slot, text)
@@ -112,6 +116,8 @@ def census(
                 raise _missing(origin, name, point)
             seen[node] = now
             check_publishable(known[name], item)
+            if newly := _newly_hidden(item, point):
+                _refuse_what_was_kept(destination, track(origin, destination, item, now, 0).replica, newly)
             follows = point is not None and (not point.set_aside or point.set_aside.startswith(ANEW))
             why = "" if node in anew else _why_anew(origin, destination, item, point, now)
             if node not in anew and not why and point is not None:
@@ -211,6 +217,36 @@ def fingerprint(wanted: Wanted, replica: Replica) -> str:
         table.deletes, table.history, replica.change_log, wanted.source.destination or "",
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def hidden(wanted: Wanted) -> list[str]:
+    """What of the declaration hides values: each mask, and each choice of columns."""
+    table = wanted.table
+    chosen = [f"include {glob}" for glob in table.include] + [f"exclude {glob}" for glob in table.exclude]
+    return sorted([*chosen, *(f"mask {column}" for column in table.mask)])
+
+
+def _newly_hidden(wanted: Wanted, point: Checkpoint | None) -> set[str]:
+    """What of the declaration hides values that the table's last copy showed."""
+    before = json.loads(point.shape)["hidden"] if point is not None and point.shape else hidden(wanted)
+    return set(hidden(wanted)).difference(before)
+
+
+def _refuse_what_was_kept(destination: Destination, replica: Replica, newly: set[str]) -> None:
+    """A new copy replaces rows, but not those that are kept for ever.
+
+    Raises:
+        UsageError: values are to be hidden that a history, soft deletes or a log hold in the open.
+    """
+    kept = [replica.history_name] if replica.history else []
+    kept += [replica.table.name] if replica.deletes == "soft" or replica.change_log else []
+    standing = [name for name in kept if destination.existing(name) is not None]
+    if newly and standing:
+        raise UsageError(
+            f"{', '.join(sorted(newly))}: {', '.join(map(str, standing))} keeps values from before, and would go on"
+            " showing them",
+            mend=" ".join(f"DROP TABLE {quoted_name(name)};" for name in standing) + " then dbt-bridge sync",
+        )
 
 
 def check_publishable(table: Publishable, wanted: Wanted) -> None:

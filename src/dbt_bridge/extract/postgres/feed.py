@@ -42,6 +42,7 @@ class Chunk:
         committed_at: when the last transaction in it committed, microseconds since 1970; 0 without any.
         transactions: how many ended.
         is_barrier: `upto` is one of the LSNs that were asked for.
+        sent: how far the origin has sent its log.
     """
 
     gathered: Gathered
@@ -50,6 +51,7 @@ class Chunk:
     committed_at: int = 0
     transactions: int = 0
     is_barrier: bool = False
+    sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,14 @@ class Pace:
 
     Attributes:
         rows: changes.
+        least: changes that are enough when the destination has nothing to do.
         bytes: of their values.
         seconds: since its first message.
         idle: seconds after which an empty chunk tells that the log went on without changes.
     """
 
     rows: int
+    least: int
     bytes: int = 128 << 20
     seconds: float = 5.0
     idle: float = 10.0
@@ -155,9 +159,9 @@ class Feed:
             gathering.receive(self._stream.next(_WAIT))
             for run in gathering.runs(barrier):
                 gathering.add(run)
-                if gathering.is_full(self._pace) and not self._put(gathering.chunk()):
+                if gathering.is_full(self._pace, hungry=self._ready.empty()) and not self._put(gathering.chunk()):
                     return False
-            if gathering.is_full(self._pace) and not self._put(gathering.chunk()):
+            if gathering.is_full(self._pace, hungry=self._ready.empty()) and not self._put(gathering.chunk()):
                 return False
         return False
 
@@ -218,9 +222,9 @@ class _Gathering:
         """Whether nothing below the barrier is still to come."""
         return not self._is_open and (self._behind or (not self._waiting and self._sent >= barrier))
 
-    def is_full(self, pace: Pace) -> bool:
+    def is_full(self, pace: Pace, *, hungry: bool) -> bool:
         age = time.monotonic() - self._begun
-        full = self._rows >= pace.rows or self._following.bytes >= pace.bytes
+        full = self._rows >= (pace.least if hungry else pace.rows) or self._following.bytes >= pace.bytes
         if self._is_open:
             return full
         if self._rows or self._following.is_troubled:
@@ -231,7 +235,13 @@ class _Gathering:
         """What was gathered; begins anew."""
         upto = barrier or (None if self._is_open else self._position())
         chunk = Chunk(
-            self._following.gathered(), self._rows, upto, self._committed_at, self._transactions, barrier is not None
+            self._following.gathered(),
+            self._rows,
+            upto,
+            self._committed_at,
+            self._transactions,
+            barrier is not None,
+            self._sent,
         )
         self._told = max(self._told, upto or 0)
         self._behind = False
