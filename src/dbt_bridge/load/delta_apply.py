@@ -32,6 +32,7 @@ from dbt_bridge.load.destination import (
     CannotReshape,
     Checkpoint,
     Loaded,
+    NotApplied,
     Replica,
     Staged,
 )
@@ -121,7 +122,10 @@ class DeltaApplication:
         """Write what waits, one commit per table. Delta is no ledger: it keeps no checkpoints and receipts."""
         assert not checkpoints and not receipts, "Delta is no ledger"
         for followed in self._followed.values():
-            self._write(followed, upto)
+            try:
+                self._write(followed, upto)
+            except (TypeRefused, KeyRefused, CannotReshape) as error:
+                raise NotApplied(followed.replica.node, error) from error
         self._followed.clear()
 
     def undo(self) -> None:

@@ -22,7 +22,7 @@ from typing import Literal, Protocol, runtime_checkable
 import pyarrow as pa
 
 from dbt_bridge.changes import Event
-from dbt_bridge.errors import DestinationError
+from dbt_bridge.errors import BridgeError, DestinationError
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName
 
@@ -143,6 +143,20 @@ class CannotReshape(DestinationError):
     """The destination cannot change a table's columns as its origin did; the table is to be copied anew."""
 
 
+class NotApplied(Exception):
+    """A commit that writes table by table was refused by one of them, which is to be set aside.
+
+    Attributes:
+        node: dbt's unique_id of the table.
+        error: TypeRefused, KeyRefused or CannotReshape.
+    """
+
+    def __init__(self, node: str, error: BridgeError) -> None:
+        super().__init__(str(error))
+        self.node = node
+        self.error = error
+
+
 class Application(Protocol):
     """What becomes visible together: the changes of several tables up to one LSN, with checkpoints and receipts.
 
@@ -172,6 +186,9 @@ class Application(Protocol):
 
         Args:
             receipts: appended in the same transaction, where this destination is the ledger.
+
+        Raises:
+            NotApplied: a table refused at last what was written only now; some of the others may have committed.
         """
 
 

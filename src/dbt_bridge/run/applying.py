@@ -12,7 +12,7 @@ from dbt_bridge import receipt as record
 from dbt_bridge.changes import Reshaped
 from dbt_bridge.errors import BridgeError, KeyRefused, TypeRefused
 from dbt_bridge.extract.postgres.feed import Chunk
-from dbt_bridge.load.destination import Application, CannotReshape, Checkpoint, Follows, Loaded
+from dbt_bridge.load.destination import Application, CannotReshape, Checkpoint, Follows, Loaded, NotApplied
 from dbt_bridge.progress import Progress
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.run.copying import Copied
@@ -117,10 +117,16 @@ class Applier:
         receipts = [*joined, *self._receipts(upto, committed_at)]
         self.tracked = {node: tracked.at(upto) for node, tracked in self.tracked.items()}
         checkpoints = [tracked.checkpoint(self.slot) for tracked in self.tracked.values()]
-        if self.ends.destination is self.ends.ledger:
-            application.commit(upto, checkpoints, receipts)
-        else:
-            application.commit(upto)
+        try:
+            if self.ends.destination is self.ends.ledger:
+                application.commit(upto, checkpoints, receipts)
+            else:
+                application.commit(upto)
+        except NotApplied as refused:
+            lost = isinstance(refused.error, CannotReshape)
+            failed = {} if lost else {refused.node: refused.error}
+            raise GivenUp(failed, {refused.node: refused.error.what} if lost else {}) from refused
+        if self.ends.destination is not self.ends.ledger:
             self.ends.ledger.save(checkpoints, receipts)
         self._close()
         self._committed = dict(self.tracked)
