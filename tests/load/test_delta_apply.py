@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.load import delta_apply, delta_history
 from dbt_bridge.load.change_runs import joined, part
 from dbt_bridge.load.delta import DeltaDestination
-from dbt_bridge.load.destination import CannotReshape, Follows, Load, Replica
+from dbt_bridge.load.destination import CannotReshape, Follows, Load, NotApplied, Replica
 from dbt_bridge.load.lake import Lake
 from dbt_bridge.table import Column, Table, TableName
 
@@ -210,6 +211,31 @@ def test_a_history_that_is_ahead_of_its_table_gets_nothing_twice(lake: DeltaDest
     assert without_lsn(read(lake, replica.history_name)) == ordered(versions_of(model))
 
 
+@pytest.mark.parametrize("most_rows", [1, 1_000])
+@pytest.mark.parametrize("again", [[1, 1], [2]], ids=["in two batches", "in pieces"])
+def test_a_table_behind_its_history_catches_up_in_steps(
+    lake: DeltaDestination, again: list[int], most_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What died between the two commits comes again in smaller batches, or more of it than memory holds."""
+    replica = replica_of(orders_(), history=True)
+    copied(lake, replica, COPY)
+    model, runs = a_run(replica)
+    ends = [int(run.lsn[-1]) + 1 for run in runs]
+    with lake.applying("load-1") as application:  # the process dies after the history's commit, the table's lacks
+        both = application._of(replica)
+        assert both.history is not None
+        delta_history.write(replica, both.landing, both.history, joined(runs), ends[-1])
+
+    monkeypatch.setattr(delta_apply, "_MOST_ROWS", most_rows)
+    for count in again:
+        applied(lake, replica, *runs[:count], upto=ends[count - 1])
+        assert lake.position(replica) == ends[count - 1]
+        runs, ends = runs[count:], ends[count:]
+
+    assert ordered(read(lake, replica.table.name)) == ordered(list(model.state.values()))
+    assert without_lsn(read(lake, replica.history_name)) == ordered(versions_of(model))
+
+
 def test_what_was_applied_before_a_crash_is_left_out(lake: DeltaDestination) -> None:
     replica = replica_of(orders_(), change_log=True)
     copied(lake, replica, COPY)
@@ -241,6 +267,19 @@ def test_a_table_that_is_copied_anew_forgets_where_it_stood(lake: DeltaDestinati
     assert len(versions) == len(COPY) + 3
 
 
+def test_a_history_goes_on_when_its_table_is_copied_anew_with_another_column(lake: DeltaDestination) -> None:
+    replica = replica_of(orders_(), history=True)
+    copied(lake, replica, [BEFORE])
+    wider = Table(replica.table.name, (*replica.table.columns, Column("more", pa.string(), "text")), replica.table.key)
+    copied(lake, replica_of(wider, history=True), [{**BEFORE, "more": "than before"}])
+    versions = {row["more"]: row["valid_to"] for row in read(lake, replica.history_name)}
+    assert versions == {None: instant(COPIED_AT), "than before": None}
+
+    number = Table(replica.table.name, (*replica.table.columns, Column("more", pa.int64(), "bigint")), ("id", "part"))
+    with pytest.raises(TypeRefused, match=r"'more'.*\n.*move the folder"):
+        copied(lake, replica_of(number, history=True), [{**BEFORE, "more": 7}])
+
+
 def test_columns_added_by_hand_keep_their_values(lake: DeltaDestination) -> None:
     from deltalake import Field
     from deltalake.schema import PrimitiveType
@@ -263,8 +302,9 @@ def test_a_row_that_is_gone_is_never_made_up(lake: DeltaDestination) -> None:
     replica = replica_of(orders_())
     copied(lake, replica, [BEFORE])
     change = Change("update", {**BEFORE, "id": 7}, 1, 1, None, frozenset({"big"}))
-    with pytest.raises(KeyRefused, match=r"--full-refresh --select source:shop\.orders"):
+    with pytest.raises(NotApplied, match=r"--full-refresh --select source:shop\.orders") as refused:
         applied(lake, replica, changes_of(replica.table, [change]))
+    assert isinstance(refused.value.error, KeyRefused)
     assert read(lake, replica.table.name) == [BEFORE]
 
 

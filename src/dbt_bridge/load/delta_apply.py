@@ -155,17 +155,20 @@ class DeltaApplication:
     def _write(self, followed: _Followed, upto: int | None = None) -> None:
         """Write what waits; with `upto` each table's last commit says where it stands.
 
-        The history goes first, for it needs values of the rows that stand. After a crash between the two it is ahead,
-        and the landing table catches up alone.
+        The history goes first, for it needs values of the rows that stand. After a crash between the two it is ahead:
+        what it has already is then for the landing table alone, however many batches or pieces bring that again.
         """
         runs = joined(followed.waiting)
         followed.waiting = []
-        if followed.history is not None and followed.history.position > followed.landing.position:
-            behind = [part(run, -1, followed.history.position) for run in runs]
-            self._land(followed, behind, followed.history.position)
+        stands = ahead = followed.landing.position
+        if followed.history is not None:
+            ahead = max(stands, followed.history.position)
+        if ahead > stands:
+            behind = [part(run, stands, ahead) for run in runs]
+            self._land(followed, behind, None if upto is None else min(upto, ahead))
         if followed.history is not None:
             history.write(followed.replica, followed.landing, followed.history, runs, upto)
-        self._land(followed, [part(run, followed.landing.position, None) for run in runs], upto)
+        self._land(followed, [part(run, ahead, None) for run in runs], upto)
 
     def _land(self, followed: _Followed, parts: Sequence[Changes | Truncated | None], upto: int | None) -> None:
         runs = [run for run in parts if run is not None]

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_bridge.changes import Changes, Truncated
+from dbt_bridge.errors import TypeRefused
 from dbt_bridge.load.change_runs import part
 from dbt_bridge.load.compaction import UTC_TIME, Lineages, Versions
 from dbt_bridge.load.delta_table import FollowedTable, chunks, moment, prunes_exactly, refuse_missing
 from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALID_TO, Replica
-from dbt_bridge.load.lake_types import lake_schema
+from dbt_bridge.load.lake_types import fitted, lake_schema
 from dbt_bridge.load.merge_rows import DO, copied_anew, staging_of
 from dbt_bridge.table import Column, Table, quoted
 
@@ -128,7 +129,11 @@ def _with_kept(replica: Replica, landing: FollowedTable, versions: Versions, nee
 
 
 def join(destination: Any, replica: Replica, landing: FollowedTable, copied_at: int, load_id: str) -> FollowedTable:
-    """Begin the history with the copy, or go on with one that stands: what differs from its open versions is new."""
+    """Begin the history with the copy, or go on with one that stands: what differs from its open versions is new.
+
+    Raises:
+        TypeRefused: a column has another type now, in which the history does not keep its values.
+    """
     from dbt_bridge.load.delta import query
 
     name = replica.history_name
@@ -141,6 +146,9 @@ def join(destination: Any, replica: Replica, landing: FollowedTable, copied_at: 
     listed = ", ".join(quoted(n) for n in names)
     is_open = f"{quoted(VALID_TO)} IS NULL"
     if query(past.delta, f"SELECT count(*) AS n FROM t WHERE {is_open}").read_all()["n"][0].as_py():  # noqa: S608
+        if missing := [column for column in table.columns if column.name not in past.schema.names]:
+            past.add_columns(missing)
+        _refuse_other_types(past, table)
         return _go_on(replica, landing, past, copied_at)
 
     # A commit for each chunk: delta-rs cannot write what it reads at the same time.
@@ -149,6 +157,14 @@ def join(destination: Any, replica: Replica, landing: FollowedTable, copied_at: 
         rows = chunk.append_column(VALID_FROM, at).append_column(VALID_TO, pa.nulls(len(chunk), UTC_TIME))
         past.append(rows.append_column(CHANGE_LSN, pa.nulls(len(rows), pa.int64())).cast(lake_schema(table)))
     return past
+
+
+def _refuse_other_types(past: FollowedTable, table: Table) -> None:
+    try:
+        fitted(past.schema, lake_schema(table), table)
+    except TypeRefused as refused:
+        mend = f"`types:` that keep the old one, or move the folder of {table.name} away: a new history begins"
+        raise TypeRefused(refused.what, mend=mend) from None
 
 
 def alive(replica: Replica) -> str:
