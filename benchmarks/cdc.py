@@ -120,9 +120,10 @@ def main() -> None:
 
 @contextmanager
 def database(url: str) -> Iterator[str]:
-    """A database of its own, dropped with its slots."""
+    """A database of its own, dropped with its slots; beside it one for the warehouse, on the same server."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE bench_cdc")
+        connection.execute("CREATE DATABASE bench_warehouse")
         try:
             yield url.rpartition("/")[0] + "/bench_cdc"
         finally:
@@ -130,6 +131,7 @@ def database(url: str) -> Iterator[str]:
                 "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = 'bench_cdc'"
             )
             connection.execute("DROP DATABASE bench_cdc WITH (FORCE)")
+            connection.execute("DROP DATABASE bench_warehouse WITH (FORCE)")
 
 
 def work(connection: psycopg.Connection, args: argparse.Namespace) -> tuple[int, str]:
@@ -203,8 +205,8 @@ def measured(to: str, url: str, folder: str) -> dict[str, float]:
         slot=f"bench_{to}",
     )
     if to == "postgres":
-        parameters = psycopg.conninfo.conninfo_to_dict(url)
-        warehouse = WarehouseProfile("postgres", "bench_cdc", "public", 2, {**parameters, "type": "postgres"})
+        parameters = {**psycopg.conninfo.conninfo_to_dict(url), "dbname": "bench_warehouse", "type": "postgres"}
+        warehouse = WarehouseProfile("postgres", "bench_warehouse", "public", 2, parameters)
     else:
         path = f"{folder}/{to}.duckdb"
         warehouse = WarehouseProfile("duckdb", to, "main", 2, {"type": "duckdb", "path": path, "schema": "main"})

@@ -26,6 +26,9 @@ from dbt_bridge.run.tracked import Tracked
 from dbt_bridge.table import Column
 
 
+_LARGE = 512 << 20  # bytes of values that a destination gets at once where each time costs much
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One cdc source and its ends, for one run.
@@ -60,7 +63,9 @@ class Source:
         destination = self.ends.destination
         assert isinstance(destination, Follows), "checked before anything moves"
         rows = destination.chunk_rows
-        return Pace(rows, least=rows // 4 if isinstance(destination, Warehouse) else rows, seconds=seconds)
+        if isinstance(destination, Warehouse):
+            return Pace(rows, least=rows // 4, seconds=seconds)
+        return Pace(rows, least=rows, bytes=_LARGE, seconds=seconds)
 
 
 @contextmanager
