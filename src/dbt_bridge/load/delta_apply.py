@@ -37,7 +37,8 @@ from dbt_bridge.load.destination import (
     Staged,
 )
 from dbt_bridge.load.lake_types import fitted, lake_schema
-from dbt_bridge.load.merge_rows import DELETED_AT_COLUMN, check_names, copied_anew
+from dbt_bridge.load.merge_rows import DELETED_AT_COLUMN
+from dbt_bridge.load.replica import check_names, copied_anew
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName, quoted
 
@@ -86,7 +87,7 @@ class DeltaApplication:
         assert isinstance(staged, Loaded), "Delta has no stages"
         name = replica.table.name
         self._followed.pop(name, None)
-        check_names(replica)
+        check_names(replica, str.lower)
         landing = self._open(name, replica, anew=True)
         own = _LOG if replica.change_log else (DELETED_AT_COLUMN,) if replica.deletes == "soft" else ()
         if missing := [column for column in own if column.name not in landing.schema.names]:

@@ -15,7 +15,8 @@ from dbt_bridge.load.compaction import UTC_TIME, Lineages, Versions
 from dbt_bridge.load.delta_table import FollowedTable, chunks, moment, prunes_exactly, refuse_missing
 from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALID_TO, Replica
 from dbt_bridge.load.lake_types import fitted, lake_schema
-from dbt_bridge.load.merge_rows import DO, copied_anew, staging_of
+from dbt_bridge.load.merge_rows import DO, staging_of
+from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.table import Column, Table, quoted
 
 OWN = (Column(VALID_FROM, UTC_TIME), Column(VALID_TO, UTC_TIME), Column(CHANGE_LSN, pa.int64()))

@@ -19,11 +19,11 @@ from dbt_bridge.load.merge_rows import (
     MOVED,
     Counted,
     actions,
-    copied_anew,
     counted,
     moved,
     staging_of,
 )
+from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.table import quoted
 
 

@@ -40,8 +40,9 @@ from dbt_bridge.load.destination import (
     Replica,
     Staged,
 )
-from dbt_bridge.load.merge_rows import DELETED_AT_COLUMN, actions, check_names, copied_anew, moved, staging_of
+from dbt_bridge.load.merge_rows import DELETED_AT_COLUMN, actions, moved, staging_of
 from dbt_bridge.load.merge_sql import MergeSql, table_of
+from dbt_bridge.load.replica import check_names, copied_anew
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName
 
@@ -93,7 +94,7 @@ class DltApplication:
     def join(self, replica: Replica, staged: Staged | Loaded, copied_at: int) -> Loaded:
         """The rows are there already; what a replica has beside them is added."""
         assert isinstance(staged, Loaded), "no stages here"
-        check_names(replica)
+        check_names(replica, str.lower)
         _check_kind(replica)
         own = _own(replica)
         if own:

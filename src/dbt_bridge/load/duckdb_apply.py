@@ -21,8 +21,8 @@ from dbt_bridge.load import duckdb_multiset as multiset
 from dbt_bridge.load.change_log import SEQUENCE, logged, logged_truncate
 from dbt_bridge.load.compaction import Lineages, Net
 from dbt_bridge.load.destination import DELETED_AT, Checkpoint, Loaded, Replica, Staged
-from dbt_bridge.load.duckdb_join import check_names, instant, join
-from dbt_bridge.load.duckdb_publish import Publication
+from dbt_bridge.load.duckdb_join import instant, join
+from dbt_bridge.load.duckdb_publish import Publication, folded
 from dbt_bridge.load.duckdb_reshape import reshape
 from dbt_bridge.load.duckdb_retry import roll_back, translated
 from dbt_bridge.load.duckdb_target import (
@@ -37,6 +37,7 @@ from dbt_bridge.load.duckdb_target import (
     whole_rows,
 )
 from dbt_bridge.load.full_row import full_rows
+from dbt_bridge.load.replica import check_names
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import TableName, quoted
 
@@ -70,7 +71,7 @@ class DuckDBApplication:
         """Apply a run of changes, a TRUNCATE or a change of the columns."""
         with translated(replica.table.name):
             self._begin()
-            check_names(replica)
+            check_names(replica, folded)
             if isinstance(event, Reshaped):
                 return self._reshape(replica, event)
             self._changed.add(replica.table.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.load import duckdb_history as history
 from dbt_bridge.load.change_log import LOG_COLUMNS, SEQUENCE, UNCHANGED
 from dbt_bridge.load.destination import (
@@ -12,13 +11,12 @@ from dbt_bridge.load.destination import (
     CHANGE_LSN,
     COMMITTED_AT,
     DELETED_AT,
-    VALID_FROM,
-    VALID_TO,
     Loaded,
     Replica,
     Staged,
 )
 from dbt_bridge.load.duckdb_publish import Publication, Relation, evolve, folded, is_kept, publish_one, type_changed
+from dbt_bridge.load.replica import check_names
 from dbt_bridge.table import quoted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,7 +34,7 @@ def join(on: Publication, replica: Replica, staged: Staged, copied_at: int) -> L
         TypeRefused: a column of the origin has a name that the replica needs, or rows to keep do not fit it.
         KeyRefused: a history of a table without a key.
     """
-    check_names(replica)
+    check_names(replica, folded)
     at = instant(copied_at)
     if replica.change_log:
         return _join_log(on, replica, staged, at)
@@ -46,25 +44,6 @@ def join(on: Publication, replica: Replica, staged: Staged, copied_at: int) -> L
     loaded = publish_one(on, staged)
     deleted = None if loaded.rows_deleted is None else loaded.rows_deleted - kept
     return Loaded(staged.rows, staged.rows, 0, deleted, staged.bytes)
-
-
-def check_names(replica: Replica) -> None:
-    """Refuse what cannot stand beside what the replica keeps."""
-    wanted: list[str] = [DELETED_AT] if replica.deletes == "soft" else []
-    wanted += [VALID_FROM, VALID_TO, CHANGE_LSN] if replica.history else []
-    wanted += list(LOG_COLUMNS) if replica.change_log else []
-    taken = {folded(column.name): column.name for column in replica.table.columns}
-    for name in wanted:
-        if name in taken:
-            raise TypeRefused(
-                f"{replica.table.name} has a column {taken[name]!r} at its origin, a name that dbt-bridge needs itself",
-                mend=f"columns: {{exclude: [{taken[name]}]}}",
-            )
-    if replica.history and not replica.table.key and not replica.change_log:
-        raise KeyRefused(
-            f"{replica.table.name} has no key, so the versions of its rows cannot be told apart",
-            mend="give the table a primary key at the origin, or leave out `history:`",
-        )
 
 
 def _keep_deleted(on: Publication, replica: Replica, staged: Staged, at: datetime) -> int:

@@ -7,8 +7,9 @@ import pyarrow as pa
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.load.destination import DELETED_AT, Replica
 from dbt_bridge.load.duckdb_publish import Publication
-from dbt_bridge.load.duckdb_target import Source, Target, check_values, insert, mend, registered, types_of
+from dbt_bridge.load.duckdb_target import Source, Target, check_values, insert, registered, types_of
 from dbt_bridge.load.full_row import FullRows
+from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.table import quoted
 
 _ADDED, _OLD, _FOUND = "_dbt_bridge_added", "_dbt_bridge_old", "_dbt_bridge_matched"
@@ -63,5 +64,5 @@ def _each_once(on: Publication, replica: Replica, state: Target, old: pa.Table, 
         raise KeyRefused(
             f"{len(old) - found} rows of {replica.table.name} that its origin changed or deleted are not there:"
             " somebody changed them here",
-            mend=mend(replica),
+            mend=copied_anew(replica.node),
         )

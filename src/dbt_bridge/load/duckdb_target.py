@@ -14,18 +14,13 @@ from dbt_bridge.load.compaction import Written
 from dbt_bridge.load.destination import DELETED_AT, Replica
 from dbt_bridge.load.duckdb_publish import Publication, Relation, folded, is_kept, type_changed
 from dbt_bridge.load.duckdb_types import wider
+from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.table import TableName, quoted
 from dbt_bridge.vectors import as_arrow
 
 _PLAIN, _PARTIAL, _FILLED = "_dbt_bridge_plain", "_dbt_bridge_partial", "_dbt_bridge_filled"
 _KEPT, _FOUND = "_dbt_bridge_kept_", "_dbt_bridge_found_"
 _NEEDS, _DIED, _MISSES = "_dbt_bridge_needs", "_dbt_bridge_died", "_dbt_bridge_misses"
-
-
-def mend(replica: Replica) -> str:
-    """What brings a table back that somebody changed at the destination."""
-    selector = "source:" + ".".join(replica.node.split(".")[-2:])
-    return f"dbt-bridge sync --full-refresh --select {selector}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +53,7 @@ def standing(on: Publication, replica: Replica, name: TableName) -> Relation:
     """
     found = on.standing(name)
     if found is None:
-        raise TypeRefused(f"{name} follows its origin, and it is not there any more", mend=mend(replica))
+        raise TypeRefused(f"{name} follows its origin, and it is not there any more", mend=copied_anew(replica.node))
     return found
 
 
@@ -75,7 +70,7 @@ def target(on: Publication, replica: Replica, name: TableName, columns: Sequence
         raise TypeRefused(
             f"{name} follows its origin, and has no column {missing[0]!r} any more, whose earlier values no change"
             " brings again",
-            mend=mend(replica),
+            mend=copied_anew(replica.node),
         )
     own = {column: spelled[folded(column)] for column in columns}
     extras = tuple(column for column in found.columns if column not in own.values())
@@ -194,13 +189,14 @@ def _fill(on: Publication, replica: Replica, state: Target, written: Written, ex
         )
     if count > len(written):
         raise KeyRefused(
-            f"{replica.table.name} holds several rows with the same key ({', '.join(key)})", mend=mend(replica)
+            f"{replica.table.name} holds several rows with the same key ({', '.join(key)})",
+            mend=copied_anew(replica.node),
         )
     if on.scalar(f"SELECT count(*) FROM {_FILLED} WHERE {_MISSES}"):  # noqa: S608
         raise KeyRefused(
             f"a row of {replica.table.name} whose large value did not change is not there any more, so that value is"
             " not known",
-            mend=mend(replica),
+            mend=copied_anew(replica.node),
         )
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.errors import KeyRefused, TypeRefused
-from dbt_bridge.load.change_log import LOG_COLUMNS
-from dbt_bridge.load.compaction import UTC_TIME, Net, Written, plain
-from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALID_TO, Replica
+from dbt_bridge.load.compaction import UTC_TIME, Net, Written
+from dbt_bridge.load.destination import DELETED_AT, Replica
+from dbt_bridge.load.key_codes import plain
 from dbt_bridge.table import Column
 
 # What is to be done with a staged row.
@@ -115,32 +114,3 @@ def counted(replica: Replica, net: Net, inserted: int, updated: int, deleted: in
         return Counted(inserted, updated - buried, deleted + buried)
     new = int((~written.continues).sum())
     return Counted(new, int(written.continues.sum()) - buried, max(0, new + deleted - inserted) + buried)
-
-
-def copied_anew(node: str) -> str:
-    """The command that copies one table anew."""
-    return f"dbt-bridge sync --full-refresh --select source:{'.'.join(node.split('.')[-2:])}"
-
-
-def check_names(replica: Replica) -> None:
-    """Refuse what cannot stand beside what the replica keeps.
-
-    Raises:
-        TypeRefused: a column of the origin has a name that the replica needs.
-        KeyRefused: a history of a table without a key.
-    """
-    name, columns = replica.table.name, [column.name for column in replica.table.columns]
-    wanted = [DELETED_AT] if replica.deletes == "soft" else []
-    wanted += [VALID_FROM, VALID_TO, CHANGE_LSN] if replica.history else []
-    wanted += list(LOG_COLUMNS) if replica.change_log else []
-    for taken in wanted:
-        if taken in columns:
-            raise TypeRefused(
-                f"{name} has a column {taken!r} at its origin, a name that dbt-bridge needs itself",
-                mend=f"columns: {{exclude: [{taken}]}}",
-            )
-    if replica.history and not replica.table.key and not replica.change_log:
-        raise KeyRefused(
-            f"{name} has no key, so the versions of its rows cannot be told apart",
-            mend="give the table a primary key at the origin, or leave out `history:`",
-        )

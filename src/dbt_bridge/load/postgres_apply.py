@@ -26,7 +26,7 @@ from dbt_bridge.load.change_log import logged, logged_truncate
 from dbt_bridge.load.compaction import Lineages
 from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, Checkpoint, Loaded, Replica, Staged
 from dbt_bridge.load.full_row import full_rows
-from dbt_bridge.load.merge_rows import Counted, check_names
+from dbt_bridge.load.merge_rows import Counted
 from dbt_bridge.load.postgres_carrier import Carrier
 from dbt_bridge.load.postgres_landing import TIME, checked, ensure_key, index_name, refuse_null_keys
 from dbt_bridge.load.postgres_net import NetWriter
@@ -34,6 +34,7 @@ from dbt_bridge.load.postgres_publish import publish_one
 from dbt_bridge.load.postgres_relation import Relation, identifier, standing
 from dbt_bridge.load.postgres_reshape import reshape
 from dbt_bridge.load.postgres_soft import keep_deleted
+from dbt_bridge.load.replica import check_names
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, TableName
 

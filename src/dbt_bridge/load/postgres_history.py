@@ -12,7 +12,7 @@ from dbt_bridge.changes import Truncated
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.load.compaction import UTC_TIME, Versions
 from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALID_TO, Replica
-from dbt_bridge.load.merge_rows import DO, Staging, copied_anew, staging_of
+from dbt_bridge.load.merge_rows import DO, Staging, staging_of
 from dbt_bridge.load.postgres_landing import (
     TIME,
     checked,
@@ -24,6 +24,7 @@ from dbt_bridge.load.postgres_landing import (
 )
 from dbt_bridge.load.postgres_relation import Relation, find, identifier
 from dbt_bridge.load.postgres_types import landing_type
+from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.table import Column, TableName
 
 OWN = (

@@ -17,10 +17,11 @@ from dbt_bridge.errors import KeyRefused
 from dbt_bridge.load.compaction import UTC_TIME
 from dbt_bridge.load.destination import DELETED_AT, Replica
 from dbt_bridge.load.full_row import FullRows
-from dbt_bridge.load.merge_rows import DELETED_AT_COLUMN, copied_anew
+from dbt_bridge.load.merge_rows import DELETED_AT_COLUMN
 from dbt_bridge.load.postgres_landing import identifiers, listed, value
 from dbt_bridge.load.postgres_relation import Relation, identifier
 from dbt_bridge.load.postgres_types import base
+from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.table import Column, TableName
 
 SIGN = "_dbt_bridge_sign"

@@ -14,9 +14,9 @@ from psycopg import Cursor, errors, sql
 
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.load.destination import Replica
-from dbt_bridge.load.merge_rows import copied_anew
 from dbt_bridge.load.postgres_relation import Relation, find, identifier
 from dbt_bridge.load.postgres_types import base, fits, landing_type, wire
+from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.table import Column, TableName
 
 _LONGEST_NAME = 63

@@ -26,7 +26,6 @@ from dbt_bridge.load.merge_rows import (
     WHOLE,
     Counted,
     actions,
-    copied_anew,
     counted,
     moved,
     staging_of,
@@ -39,6 +38,7 @@ from dbt_bridge.load.postgres_landing import (
     value,
 )
 from dbt_bridge.load.postgres_relation import Relation, identifier
+from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.table import TableName
 
 

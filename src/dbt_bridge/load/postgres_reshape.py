@@ -9,9 +9,9 @@ from psycopg import Cursor, errors, sql
 
 from dbt_bridge.changes import Reshaped
 from dbt_bridge.load.destination import CannotReshape, Replica
-from dbt_bridge.load.merge_rows import copied_anew
 from dbt_bridge.load.postgres_relation import Relation, find, identifier
 from dbt_bridge.load.postgres_types import fits, landing_type, wider
+from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.table import Column, TableName
 
 

@@ -1,0 +1,40 @@
+"""What every destination asks of a replica before it follows, and the command that brings one back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.load.change_log import LOG_COLUMNS
+from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALID_TO, Replica
+
+
+def copied_anew(node: str) -> str:
+    """The command that copies one table anew."""
+    return f"dbt-bridge sync --full-refresh --select source:{'.'.join(node.split('.')[-2:])}"
+
+
+def check_names(replica: Replica, folded: Callable[[str], str] = str) -> None:
+    """Refuse what cannot stand beside what the replica keeps.
+
+    Args:
+        folded: a column's name as the destination compares it.
+
+    Raises:
+        TypeRefused: a column of the origin has a name that the replica needs.
+        KeyRefused: a history of a table without a key.
+    """
+    name, taken = replica.table.name, {folded(column.name): column.name for column in replica.table.columns}
+    wanted = [DELETED_AT] if replica.deletes == "soft" else []
+    wanted += [VALID_FROM, VALID_TO, CHANGE_LSN] if replica.history else []
+    wanted += list(LOG_COLUMNS) if replica.change_log else []
+    if column := next((taken[own] for own in wanted if own in taken), None):
+        raise TypeRefused(
+            f"{name} has a column {column!r} at its origin, a name that dbt-bridge needs itself",
+            mend=f"columns: {{exclude: [{column}]}}",
+        )
+    if replica.history and not replica.table.key and not replica.change_log:
+        raise KeyRefused(
+            f"{name} has no key, so the versions of its rows cannot be told apart",
+            mend="give the table a primary key at the origin, or leave out `history:`",
+        )
