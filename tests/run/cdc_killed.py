@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -69,6 +70,8 @@ class Orders:
         profile: of the warehouse.
         environment: of the process: the ends' settings.
         temporary: the system's folder for temporary files.
+        node: what the tables' unique_ids begin with.
+        largest_file: bytes; stands for a disk that is full.
     """
 
     folder: str
@@ -82,14 +85,17 @@ class Orders:
     destination: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     temporary: str | None = None
+    node: str = "source.shop.shop"
+    slot: str = "dbt_bridge_kill"
+    largest_file: int | None = None
 
 
 def project(orders: Orders) -> Project:
-    tables = tuple(LandingTable(f"source.shop.shop.{name}", name, name, "cdc") for name in orders.tables)
+    tables = tuple(LandingTable(f"{orders.node}.{name}", name, name, "cdc") for name in orders.tables)
     source = LandingSource(
         name="shop", origin="shop_pg", origin_schema="public", landing_schema="landing", landing_database=None,
         destination=orders.destination, tables=tables, defaults=LandingTable("source.shop.shop", "", "", "cdc"),
-        slot="dbt_bridge_kill",
+        slot=orders.slot,
     )  # fmt: skip
     profile = WarehouseProfile(orders.adapter, "warehouse", "main", 2, orders.profile)
     return replace(Project(Path(orders.folder), "shop", profile, (), ()), sources=(source,))
@@ -123,6 +129,9 @@ def _synced(orders: Orders) -> list[str | None]:
     tempfile.tempdir = orders.temporary
     duckdb._PROCESS = secrets.token_hex(4)  # what a process of its own would have drawn
     receiver.RUN_MESSAGES = orders.run_messages
+    if orders.largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (orders.largest_file, orders.largest_file))
     if orders.step:
         _deadly(STEPS[orders.step], orders.call)
     receipts = run.sync(project(orders), run.Options(), Silent())

@@ -63,17 +63,23 @@ class _Column:
 class Workload:
     """Random transactions and DDL, told to `said` as they happen.
 
+    Args:
+        moves: rows change their keys too.
+
     Attributes:
         tables: those that are there now.
         may_copy: something happened since the last sync for which a table may be copied anew; a copy's slot waits
             for all transactions that are open.
+        truncates: TRUNCATE is among the statements.
     """
 
-    def __init__(self, url: str, seed: int, tables: Sequence[str] = TABLES) -> None:
+    def __init__(self, url: str, seed: int, tables: Sequence[str] = TABLES, *, moves: bool = True) -> None:
         self.rng = random.Random(seed)
         self.tables = list(tables)
+        self._kinds = ["insert", "insert", "insert", "update", "update", "delete", "again", "many"]
+        self._kinds += ["key", "swap"] if moves else []
         self.said: list[str] = []
-        self.may_copy = True
+        self.may_copy = self.truncates = True
         self.on_commit: Callable[[int], None] = lambda xid: None
         self._main = psycopg.connect(url, autocommit=True)
         self._side = psycopg.connect(url, autocommit=True)
@@ -145,7 +151,8 @@ class Workload:
             self._do(self._main, "SAVEPOINT s")
             self._rows_of(self._any(), self._main)
             self._do(self._main, self.rng.choice(["ROLLBACK TO s", "RELEASE s"]))
-        elif self.rng.random() < 0.04:
+        elif self.truncates and self.rng.random() < 0.04:
+            self.may_copy = True  # a partitioned one
             names = {self._any() for _ in range(self.rng.randint(1, 2))}
             restart = self.rng.choice(["", " RESTART IDENTITY"])
             self._try(self._main, f"TRUNCATE {', '.join(sorted(names))}{restart}{self.rng.choice(['', ' CASCADE'])}")
@@ -159,7 +166,7 @@ class Workload:
 
     def _rows_of(self, table: str, on: psycopg.Connection) -> None:
         rng, one = self.rng, self.rng.randint(1, 60)
-        kind = rng.choice(["insert", "insert", "insert", "update", "update", "key", "swap", "delete", "again", "many"])
+        kind = rng.choice(self._kinds)
         if kind == "insert":
             for _ in range(rng.randint(1, 4)):
                 self._insert(on, table, rng.randint(1, 60))

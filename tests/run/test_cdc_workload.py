@@ -12,13 +12,14 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import psycopg
 import pytest
 from tests.run.cdc_model import EVERYTHING, TABLES, Workload
 
-from dbt_bridge import run
+from dbt_bridge import lsn, run
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.extract.postgres import feed, receiver
@@ -117,12 +118,6 @@ def bridge(project: Project, warehouse_file: Path) -> Bridge:
     return Bridge(project, warehouse_file, tables)
 
 
-@pytest.fixture
-def pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[random.Random]:
-    """Transactions arrive whole or in pieces, in binary or in text: asked for before each sync."""
-    yield random.Random()
-
-
 def _shaken(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> str:
     """How the next sync receives: chunk sizes down to a row, runs of a few messages, text or binary."""
     rows, huge, messages = rng.choice([1, 7, 250_000]), rng.choice([2, 32_768]), rng.choice([3, 65_536])
@@ -132,6 +127,13 @@ def _shaken(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(receiver, "RUN_MESSAGES", messages)
     monkeypatch.setattr(cdc_source, "_travels_binary", _TRAVELS if not text else lambda now, tracked: False)
     return f"-- sync: chunk_rows={rows} huge={huge} messages={messages} text={text}"
+
+
+def _now(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone()
+        assert found is not None
+        return lsn.parsed(found[0])
 
 
 _TRAVELS = cdc_source._travels_binary
@@ -148,16 +150,23 @@ def test_whatever_happens_at_the_origin_is_at_the_destination(
     try:
         for number in range(8):
             for _ in range(rng.randint(3, 25)):
-                work.step(ddl=0.1)
+                work.step(ddl=0.1 if number % 4 < 2 else 0)
             is_quiet = number % 2 == 1
             if is_quiet or work.may_copy:
                 work.settle()
-            work.said.append(_shaken(rng, monkeypatch))
-            failed = [r.error for r in bridge.sync() if r.status != "success"]
-            work.may_copy = False
-            assert failed == []
+            until = None
             if is_quiet:
                 bridge.copy_afresh()
+            if is_quiet and not work.may_copy:  # and then the origin goes on
+                until = _now(database)
+                work.truncates = False
+                for _ in range(5):
+                    work.step()
+                work.truncates = True
+            work.said.append(_shaken(rng, monkeypatch))
+            assert [r.error for r in bridge.sync(until) if r.status != "success"] == []
+            work.may_copy = False
+            if is_quiet:
                 bridge.check()
     except BaseException:
         told = Path(tmp_path / "statements.sql")
@@ -166,3 +175,96 @@ def test_whatever_happens_at_the_origin_is_at_the_destination(
         raise
     finally:
         work.close()
+
+
+class Committed:
+    """What each committed transaction left of a table: the model of its history.
+
+    Attributes:
+        versions: [row, since, until] of each key, in order.
+    """
+
+    def __init__(self, url: str, table: str) -> None:
+        self._connection = psycopg.connect(url, autocommit=True)
+        self._table = table
+        self.versions: dict[int, list[list[Any]]] = {}
+
+    def look(self, xid: int) -> None:
+        """After a transaction that may have committed."""
+        when = "SELECT pg_xact_commit_timestamp(%s::text::xid)"
+        at = self._connection.execute(when, [xid]).fetchall()[0][0] if xid else None
+        if at is None:
+            return
+        rows = {row[0]: row for row in self._connection.execute(f"SELECT id, name, n FROM {self._table}".encode())}
+        for key in {*rows, *self.versions}:
+            versions = self.versions.setdefault(key, [])
+            last = versions[-1] if versions and versions[-1][2] is None else None
+            if last is not None and last[0] == rows.get(key):
+                continue
+            if last is not None:
+                last[2] = at
+            if key in rows:
+                versions.append([rows[key], at, None])
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _merged(versions: list[tuple[Any, ...]]) -> list[list[Any]]:
+    """An update that changes nothing begins a version too, which the model cannot see."""
+    merged: list[list[Any]] = []
+    for *row, since, until in versions:
+        if merged and merged[-1][0] == tuple(row) and merged[-1][2] == since:
+            merged[-1][2] = until
+        else:
+            merged.append([tuple(row), since, until])
+    return merged
+
+
+@pytest.mark.parametrize("seed", _SEEDS)
+def test_a_history_holds_every_committed_version_and_soft_deletes_every_key(
+    seed: int, bridge: Bridge, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(seed)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(EVERYTHING.encode())
+    bridge.tables = {name: bridge.tables[name] for name in ("gentle", "whole")}
+    bridge.tables["whole"] = replace(bridge.tables["whole"], deletes="soft", history=True)
+    work = Workload(database, seed, tuple(bridge.tables), moves=seed % 2 == 1)
+    models = {name: Committed(database, name) for name in bridge.tables}
+    work.on_commit = lambda xid: [model.look(xid) for model in models.values()]  # type: ignore[func-returns-value]
+    bridge.sync()
+    for _ in range(4):
+        for _ in range(rng.randint(5, 25)):
+            work.step()
+        work.said.append(_shaken(rng, monkeypatch))
+        assert [r.error for r in bridge.sync() if r.status != "success"] == []
+        for name, model in models.items():
+            _same_history(bridge, name, model)
+            if seed % 2 == 0:
+                _same_deleted(bridge, name, model)
+    work.close()
+    for model in models.values():
+        model.close()
+
+
+def _same_history(bridge: Bridge, name: str, model: Committed) -> None:
+    with duckdb.connect(str(bridge.file), read_only=True) as connection:
+        history = f"SELECT id, name, n, valid_from, valid_to FROM landing.{name}_history ORDER BY id, valid_from"
+        landed = _merged(connection.execute(history).fetchall())
+        wanted = [version for key in sorted(model.versions) for version in model.versions[key]]
+        assert landed == wanted, name
+
+
+def _same_deleted(bridge: Bridge, name: str, model: Committed) -> None:
+    """Every key that was deleted is marked, and no other one, where rows do not leave their keys for others.
+
+    A row that came and went in one transaction is marked with its time, and no committed state ever had it.
+    """
+    ended = {key: versions[-1][2] for key, versions in model.versions.items() if versions}
+    with duckdb.connect(str(bridge.file), read_only=True) as connection:
+        marks = dict(connection.execute(f"SELECT id, _deleted_at FROM landing.{name}").fetchall())
+    assert {key for key, at in marks.items() if at is None} == {key for key, at in ended.items() if at is None}, name
+    gone = {key: at for key, at in ended.items() if at is not None}
+    assert gone.keys() <= marks.keys(), name
+    assert {key: at for key, at in gone.items() if marks[key] < at} == {}, name
