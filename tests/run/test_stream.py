@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import psycopg
 import pytest
 
 from dbt_bridge import run
 from dbt_bridge.demo.postgres import Server
-from dbt_bridge.errors import OriginError, UsageError
+from dbt_bridge.errors import ConnectionFailed, OriginError, UsageError
 from dbt_bridge.project import LandingSource, LandingTable, Project
 from dbt_bridge.receipt import Receipt
+from dbt_bridge.run import cdc_source
 from dbt_bridge.run.stream import StreamOptions, stream
 from dbt_bridge.watching import Batch, WatchSilent
 
@@ -82,11 +84,15 @@ def followed(project: Project) -> Project:
 
 @contextmanager
 def streaming(
-    project: Project, seen: Seen, rebuild: Callable[[frozenset[str]], bool] | None = None
+    project: Project,
+    seen: Seen,
+    rebuild: Callable[[frozenset[str]], bool] | None = None,
+    options: run.Options | None = None,
 ) -> Iterator[tuple[Future[run.Outcome], threading.Event]]:
     stop = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(stream, project, StreamOptions(every=0.2), seen, stop, rebuild)
+        how = StreamOptions(every=0.2, options=options or run.Options())
+        running = pool.submit(stream, project, how, seen, stop, rebuild)
         try:
             yield running, stop
         finally:
@@ -128,8 +134,11 @@ def test_a_stream_that_was_stopped_goes_on_where_it_was(
     assert landed(copies) == [(1,)]
 
 
-def test_an_idle_stream_lets_the_origin_go_on(shop: psycopg.Connection, followed: Project) -> None:
+def test_an_idle_stream_lets_the_origin_go_on(
+    shop: psycopg.Connection, followed: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another table fills the log; the slot does not hold it."""
+    monkeypatch.setattr(cdc_source, "Pace", partial(cdc_source.Pace, idle=0.5))  # 10 s else
     seen = Seen()
     shop.execute("CREATE TABLE other (x text)")
     where = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn) FROM pg_replication_slots"
@@ -159,11 +168,45 @@ def test_the_stream_survives_a_lost_connection(shop: psycopg.Connection, followe
     assert landed("SELECT note FROM shop_landing.orders WHERE id = 1") == [("after",)]
 
 
-def test_a_slot_that_is_gone_ends_the_stream(shop: psycopg.Connection, followed: Project) -> None:
+@pytest.mark.parametrize("rebuild", [None, lambda changed: True], ids=["", "with builds"])
+def test_a_slot_that_is_gone_ends_the_stream(
+    shop: psycopg.Connection, followed: Project, rebuild: Callable[[frozenset[str]], bool] | None
+) -> None:
     run.sync(followed, run.Options(), WatchSilent())
     shop.execute("SELECT pg_drop_replication_slot('dbt_bridge_stream')")
-    with pytest.raises(OriginError, match="is gone"), streaming(followed, Seen()) as (running, _):
+    with pytest.raises(OriginError, match="is gone"), streaming(followed, Seen(), rebuild) as (running, _):
         running.result(timeout=30)
+
+
+@pytest.mark.parametrize("rebuild", [None, lambda changed: True], ids=["", "with builds"])
+def test_a_bounded_stream_that_never_came_through_fails(
+    shop: psycopg.Connection, followed: Project, server: Server, rebuild: Callable[[frozenset[str]], bool] | None
+) -> None:
+    seen = Seen()
+    refused = f'ALTER DATABASE "{shop.info.dbname}" ALLOW_CONNECTIONS false'
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(refused.encode())
+    with (
+        pytest.raises(ConnectionFailed, match="not currently accepting connections"),
+        streaming(followed, seen, rebuild, run.Options(max_seconds=0.5)) as (running, _),
+    ):
+        running.result(timeout=30)
+    assert seen.retries
+
+
+def test_a_full_refresh_is_not_repeated_when_a_connection_breaks(
+    shop: psycopg.Connection, followed: Project, landed: Ask
+) -> None:
+    seen = Seen()
+    kill = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active AND database = %s"
+    with streaming(followed, seen, options=run.Options(full_refresh=True)) as (running, _):
+        until(lambda: bool(seen.caught), running)
+        database = shop.info.dbname
+        until(lambda: shop.execute(kill, [database]).rowcount < 0 or bool(seen.retries), running)
+        shop.execute("UPDATE orders SET note = 'after' WHERE id = 1")
+        until(lambda: any(batch.changes == 1 for batch in seen.batches), running)
+    copies = "SELECT count(*) FROM _dbt_bridge.receipts WHERE hop = 'initial_copy'"
+    assert landed(copies) == [(1,)]
 
 
 def test_columns_that_come_with_values_are_copied_while_streaming(
@@ -193,6 +236,34 @@ def test_models_are_built_after_each_batch_that_changed_something(
         shop.execute("DELETE FROM orders WHERE id = 3")
         until(lambda: len(built) == 2, running)
     assert built[-1] == {ORDERS.node}
+
+
+def test_turns_without_news_leave_no_trace_and_a_table_set_aside_is_copied_once(
+    shop: psycopg.Connection, followed: Project, landed: Ask
+) -> None:
+    shop.execute("CREATE TABLE odd (id int PRIMARY KEY, n numeric(10, 2))")
+    shop.execute("INSERT INTO odd VALUES (1, 'NaN')")
+    odd = LandingTable("source.shop.shop.odd", "odd", "odd", "cdc")
+    both = replace(followed, sources=(replace(followed.sources[0], tables=(ORDERS, odd)),))
+    seen, built = Seen(), []
+
+    def rebuild(changed: frozenset[str]) -> bool:
+        built.append(changed)
+        return True
+
+    with streaming(both, seen, rebuild) as (running, _):
+        until(lambda: len(built) == 1, running)
+        turns = len(seen.caught)
+        until(lambda: len(seen.caught) > turns + 2, running)
+        shop.execute("DELETE FROM orders WHERE id = 3")
+        until(lambda: len(built) == 2, running)
+    assert built == [{ORDERS.node}, {ORDERS.node}]
+    told = "SELECT node, hop, status FROM _dbt_bridge.receipts ORDER BY finished_at"
+    assert sorted(landed(told)) == [
+        (odd.node, "cdc", "failed"),
+        (ORDERS.node, "cdc", "success"),
+        (ORDERS.node, "initial_copy", "success"),
+    ]
 
 
 def test_a_project_without_cdc_has_nothing_to_stream(project: Project) -> None:

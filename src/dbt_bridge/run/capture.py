@@ -80,12 +80,15 @@ class Capture:
         bounds: Bounds,
         go_on: Callable[[], bool] = lambda: True,
         on_commit: Callable[[Committed], None] = lambda _: None,
+        *,
+        tell_unchanged: bool = True,
     ) -> list[Receipt]:
         """Bring every followed table to one LSN: copies what is to be copied, applies everything below it.
 
         Args:
             go_on: asked between chunks.
             on_commit: told of everything that became visible.
+            tell_unchanged: whether tables without changes have a receipt too.
 
         Raises:
             OriginError: the slot is gone or lost, the checkpoints are of another server or ahead of this one, or the
@@ -103,7 +106,8 @@ class Capture:
             again = self.follow(target, self.pace(), in_time, on_commit)
             if not in_time() or not (self._settle() or again):
                 break
-        self._tell_unchanged()
+        if tell_unchanged:
+            self._tell_unchanged()
         self._wal.check()
         return self.receipts
 

@@ -11,14 +11,14 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from dbt_bridge import lsn
-from dbt_bridge.errors import BridgeError, UsageError
+from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.extract.open import open_origin
 from dbt_bridge.load.destination import Ledger
 from dbt_bridge.load.open import open_destination, open_warehouse
 from dbt_bridge.project import LandingSource, Project
 from dbt_bridge.receipt import Receipt, new_load_id
 from dbt_bridge.run.applying import Committed
-from dbt_bridge.run.build import Options, Outcome, sync
+from dbt_bridge.run.build import Options, Outcome
 from dbt_bridge.run.capture import Bounds, Capture
 from dbt_bridge.run.landing import Ends
 from dbt_bridge.run.sources import capture_source
@@ -47,7 +47,8 @@ def stream(
 ) -> Outcome:
     """Follow the cdc sources that the selection needs until `stop` is set; what is being committed is finished.
 
-    A broken connection is tried again, with pauses that grow to a minute. Every other error ends the stream.
+    A broken connection is tried again, with pauses that grow to a minute. Every other error ends the stream, and so
+    does one that is still there when `max_seconds` are over.
 
     Args:
         rebuild: called after each batch that changed something. dbt must have the warehouse for itself, so then the
@@ -59,9 +60,8 @@ def stream(
             "the selection needs no table with `replication: cdc`, so there is nothing to follow",
             mend="replication: cdc in the bridge block of a source; or dbt-bridge sync",
         )
-    deadline = None if options.options.max_seconds is None else time.monotonic() + options.options.max_seconds
-    if deadline is not None:
-        timer = threading.Timer(options.options.max_seconds or 0, stop.set)
+    if options.options.max_seconds is not None:
+        timer = threading.Timer(options.options.max_seconds, stop.set)
         timer.daemon = True
         timer.start()
     only = replace(project, sources=tuple(sources))
@@ -76,13 +76,62 @@ def _is_followed(project: Project, source: LandingSource) -> bool:
     return declared or (source.every_table and source.defaults.replication == "cdc")
 
 
+@dataclass(slots=True)
+class _Patience:
+    """What broke off and can be tried again is waited for, with pauses that grow while it does not go well."""
+
+    name: str
+    watch: Watch
+    stop: threading.Event
+    broken: BridgeError | None = None
+    _pause: float = _FIRST_PAUSE
+
+    def wait(self, error: BridgeError, began: float) -> None:
+        """Raises the error where trying again does not help."""
+        if not error.transient:
+            raise error
+        self.broken = error
+        self._pause = _FIRST_PAUSE if time.monotonic() - began > _LONGEST_PAUSE else self._pause
+        self.watch.retrying(self.name, error, self._pause)
+        self.stop.wait(self._pause * random.uniform(0.75, 1.25))
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def end(self, options: StreamOptions) -> None:
+        """Raises what is still broken when a bounded run ends: it did not bring what it was to bring."""
+        if self.broken is not None and options.options.max_seconds is not None:
+            raise self.broken
+
+
+@contextmanager
+def _captured(
+    project: Project, source: LandingSource, warehouse: Ledger, options: Options, watch: Watch
+) -> Iterator[Capture]:
+    """One life of a source's connections."""
+    with ExitStack() as stack:
+        destination = warehouse
+        if source.destination:
+            opened = open_destination(source.destination, project_root=project.root)
+            destination = stack.enter_context(closing(opened))  # type: ignore[assignment]
+        with open_origin(source.origin, project_root=project.root) as origin:
+            capture = capture_source(
+                project,
+                source,
+                Ends(origin, destination, warehouse),
+                new_load_id(),
+                options.full_refresh,
+                watch,
+                options.threads or project.warehouse.threads,
+            )
+            assert capture is not None, "only sources with cdc tables are followed"
+        yield stack.enter_context(capture)
+
+
 # --- without builds: a thread per source, which keeps its connections -----------------------------------------------
 
 
 def _side_by_side(project: Project, options: StreamOptions, watch: Watch, stop: threading.Event) -> Outcome:
-    followers: list[_Follower] = []
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
-        followers += [_Follower(project, source, warehouse, options, watch, stop) for source in project.sources]
+        followers = [_Follower(project, source, warehouse, options, watch, stop) for source in project.sources]
         with ThreadPoolExecutor(len(followers), thread_name_prefix="dbt-bridge-stream") as pool:
             jobs: list[Future[None]] = [pool.submit(follower.run) for follower in followers]
             try:
@@ -91,7 +140,7 @@ def _side_by_side(project: Project, options: StreamOptions, watch: Watch, stop: 
                 stop.set()
         for job in jobs:
             job.result()
-    return Outcome(tuple(receipt for follower in followers for receipt in follower.receipts), {})
+    return Outcome((), {})
 
 
 class _Follower:
@@ -106,29 +155,25 @@ class _Follower:
         watch: Watch,
         stop: threading.Event,
     ) -> None:
-        self.receipts: list[Receipt] = []
         self._project = project
         self._source = source
         self._warehouse = warehouse
-        self._options = options
+        self._stream = options
+        self._options = options.options
         self._watch = watch
         self._stop = stop
+        self._patience = _Patience(source.name, watch, stop)
         self._committed_at = time.monotonic()
 
     def run(self) -> None:
         """Until stopped: follow, and begin again after what can be tried again."""
-        pause = _FIRST_PAUSE
         while not self._stop.is_set():
             began = time.monotonic()
             try:
                 self._follow()
             except BridgeError as error:
-                if not error.transient:
-                    raise
-                pause = _FIRST_PAUSE if time.monotonic() - began > _LONGEST_PAUSE else pause
-                self._watch.retrying(self._source.name, error, pause)
-                self._stop.wait(pause * random.uniform(0.75, 1.25))
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                self._patience.wait(error, began)
+        self._patience.end(self._stream)
 
     def _follow(self) -> None:
         """One life of the connections: until stopped, or until tables must be looked at anew."""
@@ -136,32 +181,14 @@ class _Follower:
         def go_on() -> bool:
             return not self._stop.is_set()
 
-        with self._capture() as capture:
+        with _captured(self._project, self._source, self._warehouse, self._options, self._watch) as capture:
             told = self._told(capture)
             capture.catch_up(Bounds(), go_on, told)
+            self._patience.broken = None
+            self._options = replace(self._options, full_refresh=False)  # not again when a connection breaks
             self._watch.caught_up(self._source.name, capture.position)
             if go_on():
-                capture.follow(None, capture.pace(self._options.every), go_on, told)
-
-    @contextmanager
-    def _capture(self) -> Iterator[Capture]:
-        source, root = self._source, self._project.root
-        with ExitStack() as stack:
-            destination = self._warehouse
-            if source.destination:
-                destination = stack.enter_context(closing(open_destination(source.destination, project_root=root)))  # type: ignore[assignment]
-            with open_origin(source.origin, project_root=root) as origin:
-                capture = capture_source(
-                    self._project,
-                    source,
-                    Ends(origin, destination, self._warehouse),
-                    new_load_id(),
-                    self._options.options.full_refresh and not self.receipts,
-                    self._watch,
-                    self._options.options.threads or self._project.warehouse.threads,
-                )
-                assert capture is not None, "only sources with cdc tables are followed"
-            yield stack.enter_context(capture)
+                capture.follow(None, capture.pace(self._stream.every), go_on, told)
 
     def _told(self, capture: Capture) -> Callable[[Committed], None]:
         def told(committed: Committed) -> None:
@@ -197,32 +224,79 @@ def _batch(source: str, committed: Committed, from_lsn: int, seconds: float) -> 
 def _in_turns(
     project: Project, options: StreamOptions, watch: Watch, stop: threading.Event, rebuild: Rebuild
 ) -> Outcome:
-    receipts: list[Receipt] = []
-    pause = _FIRST_PAUSE
-    full_refresh = options.options.full_refresh
+    patience = _Patience(", ".join(source.name for source in project.sources), watch, stop)
+    refreshed: set[str] = set()
+    unbuilt: set[str] = set()
     while not stop.is_set():
         began = time.monotonic()
+        landed: list[Receipt] = []
         try:
-            landed = sync(project, replace(options.options, full_refresh=full_refresh, max_seconds=None), watch)
+            for source in project.sources:
+                anew = options.options.full_refresh and source.name not in refreshed
+                _turn(project, source, replace(options.options, full_refresh=anew), (watch, stop), landed)
+                refreshed.add(source.name)
+            patience.broken = None
         except BridgeError as error:
-            if not error.transient:
-                raise
-            watch.retrying(", ".join(source.name for source in project.sources), error, pause)
-            stop.wait(pause * random.uniform(0.75, 1.25))
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            continue
-        full_refresh, pause = False, _FIRST_PAUSE
-        changed = [receipt for receipt in landed if receipt.status == "success" and receipt.rows_loaded]
-        for batch in _batches(project.sources, changed, time.monotonic() - began):
+            patience.wait(error, began)
+        unbuilt |= {receipt.node for receipt in landed if receipt.status == "success" and receipt.rows_loaded}
+        for batch in _batches(project.sources, landed, time.monotonic() - began):
             watch.batch(batch)
-        receipts = [*receipts, *landed][-100:]
-        if changed and not stop.is_set() and not rebuild(frozenset(receipt.node for receipt in changed)):
-            watch.message("dbt build failed; the stream goes on, and builds again after the next change")
+        if patience.broken is None and unbuilt and not stop.is_set():
+            if not rebuild(frozenset(unbuilt)):
+                watch.message("dbt build failed; the stream goes on, and builds again after the next change")
+            unbuilt.clear()
+        project = _without(project, {receipt.node for receipt in landed if receipt.status == "failed"})
         stop.wait(max(0.0, options.every - (time.monotonic() - began)))
-    return Outcome(tuple(receipts), {})
+    patience.end(options)
+    return Outcome((), {})
 
 
-def _batches(sources: Sequence[LandingSource], changed: Sequence[Receipt], seconds: float) -> Iterator[Batch]:
+def _turn(
+    project: Project,
+    source: LandingSource,
+    options: Options,
+    told: tuple[Watch, threading.Event],
+    landed: list[Receipt],
+) -> None:
+    """Bring one source up to the end of its log; what ended is added to `landed`, also where the rest failed."""
+    watch, stop = told
+    with (
+        closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse,
+        _captured(project, source, warehouse, options, watch) as capture,
+    ):
+        try:
+            capture.catch_up(Bounds(), lambda: not stop.is_set(), tell_unchanged=False)
+        finally:
+            landed += capture.receipts
+        watch.caught_up(source.name, capture.position)
+
+
+def _without(project: Project, failed: set[str]) -> Project:
+    """Tables that were set aside are not copied again in each turn: the next start or `sync` does that.
+
+    Raises:
+        OriginError: none is left.
+    """
+    if not failed:
+        return project
+    sources = tuple(
+        replace(
+            source,
+            tables=tuple(table for table in source.tables if table.node not in failed),
+            exclude=(*source.exclude, *(node.rsplit(".", 1)[-1] for node in failed)),
+        )
+        for source in project.sources
+    )
+    sources = tuple(source for source in sources if source.tables or source.every_table)
+    if not any(_is_followed(project, source) for source in sources):
+        raise OriginError(
+            "no table is followed any more: each of them was set aside, as told above", mend="then: dbt-bridge sync"
+        )
+    return replace(project, sources=tuple(source for source in sources if _is_followed(project, source)))
+
+
+def _batches(sources: Sequence[LandingSource], landed: Sequence[Receipt], seconds: float) -> Iterator[Batch]:
+    changed = [receipt for receipt in landed if receipt.status == "success" and receipt.rows_loaded]
     for source in sources:
         prefix = source.defaults.node.removesuffix(".") + "."
         mine = [receipt for receipt in changed if receipt.node.startswith(prefix) and receipt.checkpoint_to]
