@@ -84,6 +84,11 @@ class Applier:
     def __post_init__(self) -> None:
         self._committed = dict(self.tracked)
 
+    @property
+    def is_inside(self) -> bool:
+        """A transaction of the origin has begun here and not ended."""
+        return self._application is not None
+
     def take(self, chunk: Chunk) -> Committed | None:
         """Apply a chunk; commits where it ends outside of a transaction.
 

@@ -23,7 +23,7 @@ from dbt_bridge.run.cdc_source import Source, following, opened
 from dbt_bridge.run.copying import Copied, copied, discard
 from dbt_bridge.run.landing import Wanted
 from dbt_bridge.run.memory import give_back_large_blocks
-from dbt_bridge.run.slot_state import WalGuard, check_slot
+from dbt_bridge.run.slot_state import WalGuard, check_ours, check_slot
 from dbt_bridge.run.tracked import ANEW, Census, Tracked, census, declared_name
 from dbt_bridge.table import TableName
 
@@ -63,7 +63,8 @@ class Capture:
         self._copies: list[Copied] = []
         self._staged: list[Staged] = []  # rows of the copies
         self._publications: tuple[str, ...] = ()
-        self._shapes: Mapping[str, Shape] = {}
+        self._late: Mapping[str, tuple[Shape, Shape]] = {}
+        self._told: set[str] = set()  # tables that have a failed receipt of this run
         self._identity = ""
         self.position = 0
 
@@ -104,8 +105,10 @@ class Capture:
             self.prepare()
             target = self._replication.current_lsn() if bounds.until is None else bounds.until
             again = self.follow(target, self.pace(), in_time, on_commit)
-            if not in_time() or not (self._settle() or again):
+            settles = bounds.until is None and in_time()  # else the log may not have come to those columns
+            if not in_time() or not ((settles and self._settle()) or again):
                 break
+        self._tell_unjoined()
         if tell_unchanged:
             self._tell_unchanged()
         self._wal.check()
@@ -133,6 +136,7 @@ class Capture:
             )
         self._identity = f"{self._replication.identity().system_identifier}/{source.slot}"
         points = self._checkpoints()
+        check_ours(self._replication, source.slot)
         with closing(Connections(source.name, source.url)) as now:
             names = [declared_name(now, wanted) for wanted in source.tables]
             known = publication.publishable(self._replication, names)
@@ -140,7 +144,8 @@ class Capture:
             self._refuse(taken, points)
             check_slot(self._replication, source.slot, list(taken.tracked.values()))
             taken = self._published(now, taken, known)
-        self._shapes = taken.shapes
+        both = {node: (t.followed.shape, taken.shapes[node]) for node, t in taken.tracked.items()}
+        self._late = {node: shapes for node, shapes in both.items() if shapes[0].relation != shapes[1].relation}
         self._tracked = dict(taken.tracked)
         self._copies = self._copied([wanted for wanted, _ in taken.to_copy.values()])
         self._anew = frozenset()
@@ -152,7 +157,13 @@ class Capture:
             OriginError: one is of another server or slot.
         """
         nodes = {wanted.table.node for wanted in self._source.tables}
-        points = {p.node: p for p in self._source.ends.ledger.checkpoints() if p.node in nodes and p.slot}
+        every = self._source.ends.ledger.checkpoints()
+        # The slot moves on without a table that is not declared any more.
+        gone = [p for p in every if p.slot == self._identity and p.node not in nodes and not p.set_aside]
+        if gone:
+            left = [replace(p, set_aside=f"{ANEW}: it is no cdc table of this dbt source any more") for p in gone]
+            self._source.ends.ledger.save(left, [])
+        points = {p.node: p for p in every if p.node in nodes and p.slot}
         for point in points.values():
             if point.slot != self._identity and not point.set_aside and point.node not in self._anew:
                 raise OriginError(
@@ -205,7 +216,11 @@ class Capture:
             return []
         source = self._source
         self._forget_where_rows_show(wanted)
-        is_new = self._replication.slot(source.slot) is None
+        state = self._replication.slot(source.slot)
+        if state is not None and state.is_lost and not self._tracked:  # nobody can read it, and nobody needs it
+            self._replication.drop_slot(source.slot)
+            state = None
+        is_new = state is None
         name = source.slot if is_new else f"{source.slot[:40]}_copy_{source.load_id[-6:]}"
         with self._replication.create_slot(name, temporary=not is_new, on_wait=source.progress.message) as exported:
             copies, failures = copied(source.url, source.ends, exported, wanted, source.threads, source.progress)
@@ -239,6 +254,7 @@ class Capture:
         if receipts:
             self._source.ends.ledger.save(points, receipts)
         self.receipts += receipts
+        self._told |= {receipt.node for receipt in receipts}
         for receipt in receipts:
             self._source.progress.finished(receipt)
 
@@ -277,15 +293,19 @@ class Capture:
     def _settle(self) -> bool:
         """Take up columns that changed without a row after them, of which the log says nothing.
 
-        The shapes were seen before the target was read, so everything stands behind them. True when tables must be
-        copied anew.
+        They were seen before the target was read, so everything stands behind them; what the log said of them since
+        is newer. True when tables must be copied anew.
         """
-        late = [t for n, t in self._tracked.items() if self._shapes[n].relation != t.followed.shape.relation]
+        late = {
+            node: (self._tracked[node], now)
+            for node, (before, now) in self._late.items()
+            if node in self._tracked and self._tracked[node].followed.shape.relation == before.relation
+        }
         if not late:
             return False
-        late_ones = following(self._source, late, 0, binary=False)
-        for tracked in late:
-            late_ones.relation(self._shapes[tracked.node].relation)
+        late_ones = following(self._source, [tracked for tracked, _ in late.values()], 0, binary=False)
+        for tracked, now in late.values():
+            late_ones.relation(now.relation)
             late_ones.take_up(tracked.followed.shape.oid)
         gathered = late_ones.gathered()
         applier = self._applier()
@@ -334,7 +354,8 @@ class Capture:
         self._wait_until_free()
         with opened(self._source, self._publications, applier.position, tables, barriers, pace) as (feed, acknowledge):
             applier.acknowledge = acknowledge
-            for chunk in feed.chunks(lambda: go_on() and self._wal.is_bearable()):
+            # A transaction that has begun here is finished: it would take as long the next time.
+            for chunk in feed.chunks(lambda: applier.is_inside or (go_on() and self._wal.is_bearable())):
                 if chunk.gathered.failed or chunk.gathered.lost:
                     raise GivenUp(chunk.gathered.failed, chunk.gathered.lost)
                 committed = applier.take(chunk)
@@ -373,6 +394,17 @@ class Capture:
         """Drop the copies of this run that nobody will join any more; those that were joined are not there."""
         discard(self._source.ends, self._staged)
         self._copies, self._staged = [], []
+
+    def _tell_unjoined(self) -> None:
+        """Tables that were asked for and are not followed have a receipt that says so: nothing may be built on them."""
+        missing = self._source.asked - self._told - self._tracked.keys()
+        why = OriginError(
+            "it was copied and could not join the others before --max-seconds were over, or the run was stopped, or its"
+            " columns changed again and again",
+            mend="dbt-bridge sync, with more time",
+        )
+        blank = [wanted.receipt for wanted in self._source.tables if wanted.table.node in missing]
+        self._failed([record.failed(replace(receipt, hop="cdc"), why) for receipt in blank], [])
 
     def _tell_unchanged(self) -> None:
         """Tables that were asked for and did not change have a receipt too, which says where they stand."""

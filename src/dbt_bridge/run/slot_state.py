@@ -7,13 +7,27 @@ from collections.abc import Callable, Sequence
 
 from dbt_bridge import lsn
 from dbt_bridge.errors import OriginError
-from dbt_bridge.extract.postgres.slot import Replication
+from dbt_bridge.extract.postgres.slot import Replication, misfit
 from dbt_bridge.progress import in_bytes
 from dbt_bridge.run.tracked import Tracked
 
 _NEAR = 0.8  # of max_wal: told
 _OLDEST = "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start;"
 _LOOK = 10.0  # seconds between two looks
+
+
+def check_ours(replication: Replication, slot: str) -> None:
+    """Refuse a slot of this name that is another program's or database's, before anything is copied.
+
+    Raises:
+        OriginError: it is.
+    """
+    state = replication.slot(slot)
+    if state is None:
+        return
+    ((database,),) = replication.query("SELECT current_database()")
+    if problem := misfit(state, database):
+        raise OriginError(f"origin {replication.name!r}: {problem}", mend="give the source another `slot:` name")
 
 
 def check_slot(replication: Replication, slot: str, followed: Sequence[Tracked]) -> None:

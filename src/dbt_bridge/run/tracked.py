@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dbt_bridge import lsn
-from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError
+from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, KeyRefused, OriginError, UsageError
 from dbt_bridge.extract.postgres import shape as shapes
 from dbt_bridge.extract.postgres.catalog import typed
 from dbt_bridge.extract.postgres.connection import Connections
@@ -100,6 +100,9 @@ def census(
         chosen: the tables that the selection needs, as only they are copied; and those of them that are copied
             whatever their checkpoints say.
         known: what the catalog says of publishing each table.
+
+    Raises:
+        ConnectionFailed, OriginError, DestinationError: one of the ends could not be asked.
     """
     asked, anew = chosen
     tracked: dict[str, Tracked] = {}
@@ -112,7 +115,7 @@ def census(
             name = declared_name(origin, item)
             oid = shapes.oid_of(origin, name)
             now = None if oid is None else shapes.shape_of(origin, oid)
-            if now is None:
+            if now is None or name not in known:  # or was dropped between the two looks
                 raise _missing(origin, name, point)
             seen[node] = now
             check_publishable(known[name], item)
@@ -124,14 +127,20 @@ def census(
                 tracked[node] = _tracked(origin, destination, item, point, now)
             elif node in asked or (follows and node not in anew):
                 to_copy[node] = (item, why or "full refresh")
+        except (DestinationError, ConnectionFailed):
+            raise  # of an end, not of this table: nothing has to be copied anew for it
         except BridgeError as error:
+            if error.transient:
+                raise
             if point is not None or node in asked:
                 refused[node] = (item, error)
     return Census(tracked, to_copy, refused, seen)
 
 
 def declared_name(origin: Connections, wanted: Wanted) -> TableName:
-    origin.query("SELECT 1")
+    """A table's name at the origin; the default schema is known to a connection."""
+    if not wanted.source.origin_schema and not origin.server_version:
+        origin.query("SELECT 1")
     return TableName(wanted.source.origin_schema or origin.default_schema, wanted.table.identifier)
 
 
