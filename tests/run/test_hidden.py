@@ -183,3 +183,41 @@ def test_a_key_that_does_not_land_is_refused_where_rows_are_merged_by_it(
     receipt = landing(project, source, table("incremental", cursor="born", exclude=("id",)))
     assert "`columns` leaves out 'id' of public.people" in (receipt.error or "")
     assert landing(project, source, table(exclude=("id",))).error is None
+
+
+@pytest.mark.parametrize(
+    ("hiding", "mended"),
+    [
+        ({"mask": {"email": "sha256"}}, {"mask": {"mail": "sha256"}}),
+        ({"exclude": ("email",)}, {"exclude": ("mail",)}),
+    ],
+)
+def test_a_hidden_column_that_is_renamed_at_the_origin_stays_hidden(
+    people: None,
+    project: Project,
+    origin: psycopg.Connection,
+    source: MakeSource,
+    landed: Ask,
+    tmp_path: Path,
+    hiding: dict[str, object],
+    mended: dict[str, object],
+) -> None:
+    """Also where the source says it for all of its tables, so that no table must have the column."""
+    slot = f"renamed_{origin.info.dbname}"
+
+    def run(**given: object) -> Receipt:
+        declared = table("cdc", of_source=frozenset(("email",)), **given)
+        followed = replace(project, sources=(replace(source(declared), slot=slot),))
+        return sync(followed, Options(), Silent())[-1]
+
+    origin.execute("ALTER TABLE people REPLICA IDENTITY FULL")
+    assert run(**hiding).status == "success"
+    origin.execute("ALTER TABLE people RENAME email TO mail")
+    origin.execute("INSERT INTO people (id, mail) VALUES (3, %s)", [MASKED])
+    for _ in range(2):  # the second one would copy the table anew
+        error = run(**hiding).error or ""
+        assert "'email' was renamed to 'mail'" in error and "mail" in error.partition("->")[2]
+    assert MASKED.encode() not in written(tmp_path)
+    assert run(**mended).status == "success"
+    assert MASKED.encode() not in written(tmp_path)
+    assert landed("SELECT count(*) FROM shop_landing.people") == [(3,)]

@@ -64,6 +64,7 @@ class Capture:
         self._staged: list[Staged] = []  # rows of the copies
         self._publications: tuple[str, ...] = ()
         self._late: Mapping[str, tuple[Shape, Shape]] = {}
+        self._seen: Mapping[str, str] = {}  # shapes in the checkpoints: what was hidden is remembered
         self._told: set[str] = set()  # tables that have a failed receipt of this run
         self._identity = ""
         self.position = 0
@@ -136,6 +137,7 @@ class Capture:
             )
         self._identity = f"{self._replication.identity().system_identifier}/{source.slot}"
         points = self._checkpoints()
+        self._seen = {node: point.shape for node, point in points.items()}
         check_ours(self._replication, source.slot)
         with closing(Connections(source.name, source.url)) as now:
             names = [declared_name(now, wanted) for wanted in source.tables]
@@ -226,7 +228,7 @@ class Capture:
             copies, failures = copied(source.url, source.ends, exported, wanted, source.threads, source.progress)
         at = lsn.spelled(exported.consistent_point)
         points = [
-            Checkpoint(r.node, source.name, "", at, self._identity, "", r.error or "it could not be copied")
+            Checkpoint(r.node, source.name, "", at, self._identity, self._seen.get(r.node, ""), r.error or "not copied")
             for r in failures
         ]
         self._failed(failures, points)

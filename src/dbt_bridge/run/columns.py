@@ -51,6 +51,11 @@ def check_names(table: Table, declared: LandingTable) -> None:
         )
 
 
+def shows(name: str, declared: LandingTable) -> bool:
+    """Whether the values of a column of this name land as they are."""
+    return _lands(name, declared) and name not in declared.mask
+
+
 def _lands(name: str, declared: LandingTable) -> bool:
     included = not declared.include or any(fnmatchcase(name, glob) for glob in declared.include)
     return included and not any(fnmatchcase(name, glob) for glob in declared.exclude)

@@ -12,7 +12,7 @@ from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, K
 from dbt_bridge.extract.postgres import shape as shapes
 from dbt_bridge.extract.postgres.catalog import typed
 from dbt_bridge.extract.postgres.connection import Connections
-from dbt_bridge.extract.postgres.followed import Followed
+from dbt_bridge.extract.postgres.followed import Followed, shown
 from dbt_bridge.extract.postgres.publication import Publishable
 from dbt_bridge.extract.postgres.shape import Shape
 from dbt_bridge.load.destination import (
@@ -26,7 +26,7 @@ from dbt_bridge.load.destination import (
     Destination,
     Replica,
 )
-from dbt_bridge.run.columns import landing_columns
+from dbt_bridge.run.columns import landing_columns, shows
 from dbt_bridge.run.landing import Wanted
 from dbt_bridge.table import Column, Table, TableName, quoted_name
 
@@ -119,6 +119,7 @@ def census(
                 raise _missing(origin, name, point)
             seen[node] = now
             check_publishable(known[name], item)
+            _refuse_shown(item, point, now)
             if newly := _newly_hidden(item, point):
                 _refuse_what_was_kept(destination, track(origin, destination, item, now, 0).replica, newly)
             follows = point is not None and (not point.set_aside or point.set_aside.startswith(ANEW))
@@ -239,6 +240,20 @@ def _newly_hidden(wanted: Wanted, point: Checkpoint | None) -> set[str]:
     """What of the declaration hides values that the table's last copy showed."""
     before = json.loads(point.shape)["hidden"] if point is not None and point.shape else hidden(wanted)
     return set(hidden(wanted)).difference(before)
+
+
+def _refuse_shown(wanted: Wanted, point: Checkpoint | None, now: Shape) -> None:
+    """A column that is hidden by its name has another one at the origin, and nobody has looked at the declaration.
+
+    Raises:
+        UsageError: it would land as it is.
+    """
+    if point is None or not point.shape or json.loads(point.shape)["hidden"] != hidden(wanted):
+        return
+    known = Shape.of_json(json.dumps(json.loads(point.shape)["shape"]))
+    for old, new in (shapes.renamed(known, now) if known.oid == now.oid else {}).items():
+        if not shows(old, wanted.table) and shows(new, wanted.table):
+            raise shown(now.table, old, new)
 
 
 def _refuse_what_was_kept(destination: Destination, replica: Replica, newly: set[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_bridge.changes import Changes, Event, Reshaped, Truncated
-from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, TypeRefused
+from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, TypeRefused, UsageError
 from dbt_bridge.extract.mask import masked
 from dbt_bridge.extract.postgres import values
 from dbt_bridge.extract.postgres.column_types import OriginType
@@ -159,6 +159,10 @@ class Following:
         if verdict.shape is None or not verdict.is_changed:
             return table
         columns = table.land(Table(table.declared, natural, table.key))
+        landed, lands = ({c.name for c in part} - table.mask.keys() for part in (table.columns, columns))
+        for old, new in verdict.renamed.items():
+            if old not in landed and new in lands:
+                raise shown(table.declared, old, new)
         before = {verdict.renamed.get(c.name, c.name): c.type for c in table.columns}
         for column in columns:
             if before.get(column.name, column.type) != column.type:
@@ -225,6 +229,14 @@ class Following:
         self._versions.pop(table.shape.oid, None)
 
 
+def shown(table: TableName, old: str, new: str) -> UsageError:
+    """A column that was hidden by its name is renamed, and would land as it is."""
+    return UsageError(
+        f"{table}: the column {old!r} was renamed to {new!r} at the origin; {old!r} is hidden, and {new!r} would not be",
+        mend=f"name {new!r} in `mask` or `columns` in the place of {old!r}, then: dbt-bridge sync",
+    )
+
+
 def _changes(rows: Rows, table: Followed, version: _Version) -> Changes:
     """The rows with their values, in the columns of the landing table.
 
@@ -254,8 +266,9 @@ def _column(cells: Sequence[Cells], column: Column, table: Followed, version: _V
     try:
         array = values.column(cells[version.places[column.name]], version.types[column.name], column.type)
     except values.Unfit as unfit:
+        value = "a masked value" if column.name in table.mask else f"the value {unfit}"
         raise TypeRefused(
-            f"table {table.declared}, column {column.name!r}: the value {unfit} does not fit {column.type}",
+            f"table {table.declared}, column {column.name!r}: {value} does not fit {column.type}",
             mend=f"types: {{{column.name}: text}}, then: dbt-bridge sync",
         ) from None
     how = table.mask.get(column.name)

@@ -252,6 +252,13 @@ def _repartitioned(known: Shape, now: Shape) -> str:
     return f"the table {joined[0]!r} was attached as its partition" if joined else ""
 
 
+def renamed(known: Shape, now: Shape) -> dict[str, str]:
+    """Old name -> new name."""
+    names = {column.number: column.name for column in now.columns}
+    there = {column.name: names.get(column.number, column.name) for column in known.columns}
+    return {old: new for old, new in there.items() if old != new}
+
+
 def _evolved(known: Shape, now: Shape) -> Verdict:
     before = {column.number: column for column in known.columns}
     renamed = {}
