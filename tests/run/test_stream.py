@@ -221,6 +221,18 @@ def test_columns_that_come_with_values_are_copied_while_streaming(
     assert landed("SELECT count(*) FROM shop_landing.orders WHERE size = 7") == [(101,)]
 
 
+def test_columns_that_come_without_a_row_are_seen_after_a_while(
+    shop: psycopg.Connection, followed: Project, landed: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbt_bridge.run.stream.LOOK", 0.5)
+    seen = Seen()
+    with streaming(followed, seen) as (running, _):
+        until(lambda: bool(seen.caught), running)
+        shop.execute("ALTER TABLE orders ADD COLUMN size int DEFAULT 7")
+        until(lambda: any(r.hop == "initial_copy" for r in seen.receipts[1:]), running)
+    assert landed("SELECT count(*) FROM shop_landing.orders WHERE size = 7") == [(100,)]
+
+
 def test_models_are_built_after_each_batch_that_changed_something(
     shop: psycopg.Connection, followed: Project, landed: Ask
 ) -> None:

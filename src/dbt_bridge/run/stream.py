@@ -25,6 +25,7 @@ from dbt_bridge.run.sources import capture_source
 from dbt_bridge.watching import Batch, Watch
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+LOOK = 60.0  # seconds between looks at the tables
 
 Rebuild = Callable[[frozenset[str]], bool]
 """Builds the models downstream of changed source tables (unique_ids); whether all is well."""
@@ -176,19 +177,24 @@ class _Follower:
         self._patience.end(self._stream)
 
     def _follow(self) -> None:
-        """One life of the connections: until stopped, or until tables must be looked at anew."""
+        """Until stopped. The tables are looked at anew from time to time, as the log does not tell all of them.
+
+        (A column that is added with a default is not in it before the next row, a partition that is dropped never is.)
+        """
 
         def go_on() -> bool:
             return not self._stop.is_set()
 
         with _captured(self._project, self._source, self._warehouse, self._options, self._watch) as capture:
             told = self._told(capture)
-            capture.catch_up(Bounds(), go_on, told)
-            self._patience.broken = None
-            self._options = replace(self._options, full_refresh=False)  # not again when a connection breaks
-            self._watch.caught_up(self._source.name, capture.position)
-            if go_on():
-                capture.follow(None, capture.pace(self._stream.every), go_on, told)
+            is_first = True
+            while go_on():
+                capture.catch_up(Bounds(), go_on, told, tell_unchanged=is_first)
+                is_first, self._patience.broken = False, None
+                self._options = replace(self._options, full_refresh=False)  # not again when a connection breaks
+                self._watch.caught_up(self._source.name, capture.position)
+                if go_on():
+                    capture.follow(None, capture.pace(self._stream.every), _for(LOOK, go_on), told)
 
     def _told(self, capture: Capture) -> Callable[[Committed], None]:
         def told(committed: Committed) -> None:
@@ -202,6 +208,11 @@ class _Follower:
             del capture.receipts[:]
 
         return told
+
+
+def _for(seconds: float, go_on: Callable[[], bool]) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: go_on() and time.monotonic() < end
 
 
 def _batch(source: str, committed: Committed, from_lsn: int, seconds: float) -> Batch:
