@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import psycopg
 import pytest
@@ -111,7 +112,9 @@ def test_changes_land_while_the_stream_goes_on_and_it_stops_in_order(
             until(lambda before=before: len(seen.batches) > before, running)  # type: ignore[misc]
         stop.set()
         assert running.result(timeout=20).ok
-    assert sum(batch.changes for batch in seen.batches if batch.from_lsn) >= 30
+    assert sum(batch.changes for batch in seen.batches) == 30
+    assert all(batch.from_lsn for batch in seen.batches)
+    assert all(a.to_lsn <= b.from_lsn < b.to_lsn for a, b in pairwise(seen.batches))
     assert landed("SELECT count(*) FROM shop_landing.orders WHERE note = 'round 2'") == [(10,)]
     changes = "SELECT sum(rows_loaded) FROM _dbt_bridge.receipts WHERE hop = 'cdc' AND status = 'success'"
     assert landed(changes) == [(30,)]

@@ -43,6 +43,7 @@ class Committed:
 
     Attributes:
         upto: where every followed table stands now.
+        since: and where before.
         changes: per table that changed.
         behind: bytes of log that the origin has sent beyond `upto`.
     """
@@ -53,6 +54,7 @@ class Committed:
     receipts: tuple[Receipt, ...]
     transactions: int
     behind: int = 0
+    since: int = 0
 
 
 @dataclass(slots=True)
@@ -136,11 +138,11 @@ class Applier:
         self._close()
         self._committed = dict(self.tracked)
         self.copies = [copy for copy in self.copies if copy not in due]
-        self.position = upto
+        before, self.position = self.position, upto
         self.acknowledge(upto)
         for receipt in receipts:
             self.progress.finished(receipt)
-        done = Committed(upto, committed_at, changed, tuple(receipts), self._transactions)
+        done = Committed(upto, committed_at, changed, tuple(receipts), self._transactions, since=before)
         self._transactions = 0
         return done
 

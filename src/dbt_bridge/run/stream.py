@@ -201,7 +201,7 @@ class _Follower:
             now = time.monotonic()
             before, self._committed_at = self._committed_at, now
             if committed.receipts:
-                self._watch.batch(_batch(self._source.name, committed, capture.position, now - before))
+                self._watch.batch(_batch(self._source.name, committed, now - before))
             else:
                 self._watch.caught_up(self._source.name, committed.upto)
             # A stream runs for months: what is durable in the warehouse is not kept here too.
@@ -215,12 +215,12 @@ def _for(seconds: float, go_on: Callable[[], bool]) -> Callable[[], bool]:
     return lambda: go_on() and time.monotonic() < end
 
 
-def _batch(source: str, committed: Committed, from_lsn: int, seconds: float) -> Batch:
+def _batch(source: str, committed: Committed, seconds: float) -> Batch:
     lag = time.time() - committed.committed_at / 1e6 if committed.committed_at else None
     return Batch(
         source,
         sum(committed.changes.values()),
-        from_lsn,
+        committed.since,
         committed.upto,
         lag,
         committed.behind,
