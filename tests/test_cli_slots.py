@@ -147,8 +147,16 @@ def test_a_dropped_slot_leaves_nothing_at_the_origin_and_its_tables_start_anew(
 
 
 def test_dropping_asks_first(
-    followed: Path, origin: psycopg.Connection, slot: str, command: Command, monkeypatch: pytest.MonkeyPatch
+    followed: Path,
+    origin: psycopg.Connection,
+    slot: str,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
+    assert answered(["slots", "drop"]) == 1
+    assert capsys.readouterr().err == "nothing was touched\n  -> answer yes, or add --yes\n"
     monkeypatch.setattr("click.confirm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert answered(["slots", "drop"]) == 130
     assert origin.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [slot]).fetchall() == [(1,)]

@@ -55,7 +55,11 @@ def answered(arguments: Sequence[str]) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "dbt-bridge"
         return output.failure(error.format_message(), f"{command} --help", USAGE)
-    except (KeyboardInterrupt, click.Abort):
+    except click.Abort as answer:
+        if answer.__cause__ is None:  # click makes one of Ctrl-C too, outside of its questions
+            return output.failure("nothing was touched", "answer yes, or add --yes", FAILED)
+        return output.failure("interrupted", "run the same command again: what had landed stays", INTERRUPTED)
+    except KeyboardInterrupt:
         return output.failure("interrupted", "run the same command again: what had landed stays", INTERRUPTED)
     except UsageError as error:
         return output.failure(error.what, error.mend, USAGE)
