@@ -32,7 +32,7 @@ from dbt_bridge.load.duckdb import DuckDBWarehouse
 from dbt_bridge.progress import Silent
 from dbt_bridge.project import LandingSource, LandingTable, Project
 from dbt_bridge.receipt import Receipt
-from dbt_bridge.run import capture
+from dbt_bridge.run import capture, slot_reader
 from dbt_bridge.run.applying import Applier
 
 Sync = Callable[..., dict[str, Receipt]]
@@ -93,7 +93,7 @@ def same(shop: psycopg.Connection, file: Path, name: str) -> None:
 def test_a_second_process_on_the_slot_is_told_so(
     shop: psycopg.Connection, sync: Sync, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "_BUSY", 0.5)
+    monkeypatch.setattr(slot_reader, "_BUSY", 0.5)
     sync(followed("orders"))
     shop.execute("UPDATE orders SET note = 'x' WHERE id = 1")
     with ReplicationStream(

@@ -23,12 +23,12 @@ from dbt_bridge.run.cdc_source import Source, following, opened
 from dbt_bridge.run.copying import Copied, copied, discard
 from dbt_bridge.run.landing import Wanted
 from dbt_bridge.run.memory import give_back_large_blocks
+from dbt_bridge.run.slot_reader import remember_reader, wait_until_free
 from dbt_bridge.run.slot_state import WalGuard, check_ours, check_slot
 from dbt_bridge.run.tracked import ANEW, Census, Tracked, census, declared_name
 from dbt_bridge.table import TableName
 
 _ROUNDS = 4  # a table that changes its columns again and again while it is copied is not copied for ever
-_BUSY = 10.0  # seconds in which a slot's last reader may still be on its way out
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,11 +305,11 @@ class Capture:
         }
         if not late:
             return False
-        late_ones = following(self._source, [tracked for tracked, _ in late.values()], 0, binary=False)
-        for tracked, now in late.values():
-            late_ones.relation(now.relation)
-            late_ones.take_up(tracked.followed.shape.oid)
-        gathered = late_ones.gathered()
+        with following(self._source, [tracked for tracked, _ in late.values()], 0, binary=False) as late_ones:
+            for tracked, now in late.values():
+                late_ones.relation(now.relation)
+                late_ones.take_up(tracked.followed.shape.oid)
+            gathered = late_ones.gathered()
         applier = self._applier()
         try:
             if gathered.failed or gathered.lost:
@@ -353,9 +353,10 @@ class Capture:
         if not barriers:
             return
         tables = [*applier.tracked.values(), *(copy.tracked for copy in applier.copies)]
-        self._wait_until_free()
+        wait_until_free(self._replication, self._source.slot, self._identity)
         with opened(self._source, self._publications, applier.position, tables, barriers, pace) as (feed, acknowledge):
             applier.acknowledge = acknowledge
+            remember_reader(self._replication, self._source.slot, self._identity)
             # A transaction that has begun here is finished: it would take as long the next time.
             for chunk in feed.chunks(lambda: applier.is_inside or (go_on() and self._wal.is_bearable())):
                 if chunk.gathered.failed or chunk.gathered.lost:
@@ -364,14 +365,6 @@ class Capture:
                 if committed is not None:
                     self.receipts += committed.receipts
                     on_commit(committed)
-
-    def _wait_until_free(self) -> None:
-        """A reader that was killed a moment ago leaves the slot when the server notices."""
-        end = time.monotonic() + _BUSY
-        while (state := self._replication.slot(self._source.slot)) is not None and state.active:
-            if time.monotonic() >= end:
-                raise self._replication.in_use(state)
-            time.sleep(0.1)
 
     def _give_up(self, applier: Applier, given_up: GivenUp) -> bool:
         """Set tables aside; True when some of them are to be copied anew."""

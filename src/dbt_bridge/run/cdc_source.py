@@ -5,10 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from dbt_bridge.extract.postgres import shape as shapes
 from dbt_bridge.extract.postgres.catalog import typed
@@ -25,7 +27,8 @@ from dbt_bridge.run.landing import Ends, Wanted
 from dbt_bridge.run.tracked import Tracked
 from dbt_bridge.table import Column
 
-
+T = TypeVar("T")
+_FORGOTTEN = 30.0  # seconds without a look, after which a connection may be gone without our knowing
 _LARGE = 512 << 20  # bytes of values that a destination gets at once where each time costs much
 
 
@@ -84,7 +87,8 @@ def opened(
         ReplicationStream(
             source.name, source.url, source.slot, publications, start, binary=binary, spool_folder=_spool_folder()
         ) as stream,
-        Feed(stream, following(source, tables, start, binary=binary), barriers, pace) as feed,
+        following(source, tables, start, binary=binary) as followed,
+        Feed(stream, followed, barriers, pace) as feed,
     ):
         yield feed, stream.acknowledge
 
@@ -95,14 +99,16 @@ def _spool_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"dbt-bridge-spool-{user}"
 
 
-def following(source: Source, tables: Sequence[Tracked], start: int, *, binary: bool) -> Following:
+@contextmanager
+def following(source: Source, tables: Sequence[Tracked], start: int, *, binary: bool) -> Iterator[Following]:
     """What the feed knows of the tables; changes of transactions that committed below `start` are passed over."""
-    return Following(
-        [replace(t.followed, position=max(t.followed.position, start)) for t in tables],
-        lambda oid: _shape_now(source, oid),
-        lambda columns: _types_now(source, columns),
-        binary=binary,
-    )
+    with closing(_Catalog(source)) as catalog:
+        yield Following(
+            [replace(t.followed, position=max(t.followed.position, start)) for t in tables],
+            catalog.shape,
+            catalog.types,
+            binary=binary,
+        )
 
 
 def _travels_binary(now: Connections, tracked: Tracked) -> bool:
@@ -110,13 +116,35 @@ def _travels_binary(now: Connections, tracked: Tracked) -> bool:
     return all(decodes_binary(types[column.name], column.type) for column in tracked.followed.columns)
 
 
-def _shape_now(source: Source, oid: int) -> Shape | None:
-    with closing(Connections(source.name, source.url)) as now:
-        return shapes.shape_of(now, oid)
+class _Catalog:
+    """The origin's catalog at the moment of each look. One connection serves looks that follow each other closely:
+    the tables of a source come with their Relation messages all at once, and then hardly ever again."""
 
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._connections: Connections | None = None
+        self._looked = 0.0
 
-def _types_now(
-    source: Source, columns: Sequence[tuple[str, int, int]]
-) -> tuple[tuple[Column, ...], Mapping[str, OriginType]]:
-    with closing(Connections(source.name, source.url)) as now:
-        return typed(now, columns)
+    def shape(self, oid: int) -> Shape | None:
+        return self._looking(lambda now: shapes.shape_of(now, oid))
+
+    def types(self, columns: Sequence[tuple[str, int, int]]) -> tuple[tuple[Column, ...], Mapping[str, OriginType]]:
+        return self._looking(lambda now: typed(now, columns))
+
+    def close(self) -> None:
+        if self._connections is not None:
+            self._connections.close()
+            self._connections = None
+
+    def _looking(self, look: Callable[[Connections], T]) -> T:
+        if time.monotonic() - self._looked > _FORGOTTEN:
+            self.close()
+        now = self._connections = self._connections or Connections(self._source.name, self._source.url)
+        try:
+            answer = look(now)
+            now.let_go()
+        except BaseException:
+            self.close()
+            raise
+        self._looked = time.monotonic()
+        return answer

@@ -180,6 +180,12 @@ def _plain(column: Column, wanted: Wanted) -> Column:
     return replace(column, origin_type="" if chosen else column.origin_type, nullable=True)
 
 
+_RELATION = """
+SELECT 1
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('v', 'm', 'f')
+"""
 _PRIMARY = """
 SELECT a.attname
 FROM pg_index i
@@ -318,6 +324,11 @@ def _refuse_own_names(names: Sequence[str], wanted: Wanted) -> None:
 
 
 def _missing(origin: Connections, name: TableName, point: Checkpoint | None) -> OriginError:
+    if origin.query(_RELATION, {"schema": name.schema, "name": name.name}):
+        return OriginError(
+            f"origin {origin.name!r}: {name} is no table but a view or a foreign table, whose rows are in no log",
+            mend="replication: initial_copy or incremental in its bridge block; or exclude it",
+        )
     what = f"origin {origin.name!r} has no table {name}"
     if point is None or not point.shape:
         return OriginError(what, mend="correct the table's name in the dbt source, or `identifier:`")

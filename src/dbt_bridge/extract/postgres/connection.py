@@ -87,6 +87,17 @@ class Connections:
                 self._back(control)
                 raise self.meaning(error) from error
 
+    def let_go(self) -> None:
+        """End the snapshot. The connection stays, and the next query is in a new snapshot."""
+        with self._lock:
+            if self._control is None or not self._snapshot:
+                return
+            self._snapshot = ""
+            try:
+                self._control.execute(b"ROLLBACK")
+            except psycopg.Error as error:
+                raise self.meaning(error) from error
+
     def lock(self, name: TableName) -> None:
         """Keep a table (and those that inherit from it) from being dropped or rewritten until `close`."""
         with self._lock:
@@ -246,12 +257,12 @@ class Connections:
             control.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}".encode())
 
     def _connected(self) -> psycopg.Connection[Any]:
-        if self._control is not None:
+        if self._control is not None and self._snapshot:
             return self._control
         if self._closed:
             raise OriginError(f"origin {self.name!r} was closed while it was read", mend="run the same command again")
         try:
-            control = psycopg.connect(self.conninfo(), autocommit=True)
+            control = self._control or psycopg.connect(self.conninfo(), autocommit=True)
         except psycopg.Error as error:
             raise self.unreachable(error) from error
         try:
@@ -266,6 +277,7 @@ class Connections:
             control.execute(f"SAVEPOINT {_SAVEPOINT}".encode())
         except psycopg.Error as error:
             control.close()
+            self._control = None
             raise self.meaning(error) from error
         self._snapshot = str(row[0]) if row else ""
         self._control = control

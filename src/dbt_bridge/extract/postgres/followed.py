@@ -232,7 +232,7 @@ class Following:
 def shown(table: TableName, old: str, new: str) -> UsageError:
     """A column that was hidden by its name is renamed, and would land as it is."""
     return UsageError(
-        f"{table}: the column {old!r} was renamed to {new!r} at the origin; {old!r} is hidden, and {new!r} would not be",
+        f"{table}: its hidden column {old!r} was renamed to {new!r} at the origin, and would land as it is",
         mend=f"name {new!r} in `mask` or `columns` in the place of {old!r}, then: dbt-bridge sync",
     )
 
