@@ -174,6 +174,30 @@ def test_columns_that_change_while_another_table_is_copied_are_taken_from_the_lo
     same(shop, warehouse_file, "orders", "customers")
 
 
+def test_a_hidden_column_that_is_renamed_between_two_looks_does_not_land(
+    shop: psycopg.Connection, sync: Sync, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the source hides it in all of its tables, so that this one need not have it."""
+    orders = LandingTable(
+        f"{PREFIX}.orders", "orders", "orders", "cdc", mask={"note": "sha256"}, of_source=frozenset(("note",))
+    )
+    sync(followed(orders))
+    stage = DuckDBWarehouse.stage
+
+    def renaming(self: DuckDBWarehouse, *given: Any) -> Any:
+        monkeypatch.setattr(DuckDBWarehouse, "stage", stage)
+        shop.execute("ALTER TABLE orders RENAME note TO remark")
+        shop.execute("UPDATE orders SET remark = 'open'")
+        return stage(self, *given)
+
+    monkeypatch.setattr(DuckDBWarehouse, "stage", renaming)
+    receipts = sync(followed(orders, "customers"))
+    assert "renamed to 'remark'" in (receipts["orders"].error or "")
+    assert receipts["customers"].status == "success"
+    columns = "SELECT column_name FROM duckdb_columns() WHERE table_name = 'orders' AND schema_name = 'landing'"
+    assert asked(warehouse_file, columns) == [("id",), ("note",)]
+
+
 def test_a_slot_that_is_not_ours_is_refused_before_anything_is_copied(
     shop: psycopg.Connection, sync: Sync, warehouse_file: Path
 ) -> None:
@@ -207,3 +231,23 @@ def test_many_tables_need_few_connections(
     assert {receipt.rows_loaded for receipt in receipts.values()} == {1}
     assert count < 15
     same(shop, warehouse_file, *names)
+
+
+def test_a_view_is_told_from_a_table_that_is_not_there(shop: psycopg.Connection, sync: Sync) -> None:
+    shop.execute("CREATE VIEW recent AS SELECT * FROM orders")
+    receipts = sync(followed("orders", "recent", "nowhere"))
+    assert receipts["orders"].status == "success"
+    assert "public.recent is no table but a view" in (receipts["recent"].error or "")
+    assert "has no table public.nowhere" in (receipts["nowhere"].error or "")
+
+
+def test_a_slot_that_nothing_follows_lets_the_origin_go_on(shop: psycopg.Connection, sync: Sync) -> None:
+    """Its only table is set aside and copied anew when it is mended: the log until then is of no use."""
+    confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'dbt_bridge_test'"
+    sync(followed("orders"))
+    shop.execute("ALTER TABLE orders DROP CONSTRAINT orders_pkey")
+    assert sync(followed("orders"))["orders"].status == "failed"
+    before = shop.execute(confirmed).fetchall()
+    shop.execute("UPDATE customers SET name = 'x'")
+    assert sync(followed("orders"))["orders"].status == "failed"
+    assert shop.execute(confirmed).fetchall() > before

@@ -24,7 +24,7 @@ from dbt_bridge.run.copying import Copied, copied, discard
 from dbt_bridge.run.landing import Wanted
 from dbt_bridge.run.memory import give_back_large_blocks
 from dbt_bridge.run.slot_reader import remember_reader, wait_until_free
-from dbt_bridge.run.slot_state import WalGuard, check_ours, check_slot
+from dbt_bridge.run.slot_state import WalGuard, check_ours, check_slot, let_log_go
 from dbt_bridge.run.tracked import ANEW, Census, Tracked, census, declared_name
 from dbt_bridge.table import TableName
 
@@ -109,6 +109,8 @@ class Capture:
             settles = bounds.until is None and in_time()  # else the log may not have come to those columns
             if not in_time() or not ((settles and self._settle()) or again):
                 break
+        if bounds.until is None and in_time() and not self._tracked and not self._stands():
+            let_log_go(self._replication, self._source.slot, target)
         self._tell_unjoined()
         if tell_unchanged:
             self._tell_unchanged()
@@ -174,6 +176,10 @@ class Capture:
                     mend=f"check [sources.{self._source.name}]; if it is right: dbt-bridge sync --full-refresh",
                 )
         return points
+
+    def _stands(self) -> bool:
+        """Whether a table goes on from where it stands, in this run or in a later one."""
+        return any(p.slot == self._identity and not p.set_aside for p in self._source.ends.ledger.checkpoints())
 
     def _published(self, now: Connections, taken: Census, known: Mapping[TableName, Publishable]) -> Census:
         """Every table that is followed or copied is in a publication, and none that is neither."""

@@ -65,6 +65,15 @@ def check_slot(replication: Replication, slot: str, followed: Sequence[Tracked])
         )
 
 
+def let_log_go(replication: Replication, slot: str, upto: int) -> None:
+    """Advance a slot that no table is followed through: what it retains is of use to nobody."""
+    state = replication.slot(slot)
+    if state is not None and not state.is_lost and (state.confirmed_flush_lsn or 0) < upto:
+        replication.query(
+            "SELECT pg_replication_slot_advance(%(slot)s, %(upto)s::pg_lsn)", {"slot": slot, "upto": lsn.spelled(upto)}
+        )
+
+
 class WalGuard:
     """Looks after the log that a slot retains at the origin, whose disk it fills.
 
