@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import signal
@@ -191,6 +192,23 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OriginError, match="cannot wait for its commit in"), Spool("shop", tmp_path / "file"):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives folders away")
+def test_a_folder_of_another_user_is_not_written_to(tmp_path: Path) -> None:
+    """Whoever made it in the folder for everybody's temporary files could read the rows."""
+    os.chown(tmp_path, 4242, 4242)
+    with pytest.raises(OriginError, match="belongs to another user") as raised, Spool("shop", tmp_path):
+        pass
+    assert "TMPDIR" in raised.value.mend
+    assert not list(tmp_path.glob("streamed-*"))
+
+
+def test_a_commit_of_what_was_never_sent_is_refused(tmp_path: Path) -> None:
+    """Else a whole transaction would be missing without a word."""
+    commit = b"c" + (7).to_bytes(4, "big") + bytes(25)
+    with Spool("shop", tmp_path) as spool, pytest.raises(OriginError, match="streamed transaction 7"):
+        list(spool.unspooled(_messages([commit])))
 
 
 # Chunks of several transactions in any order, cut into runs at any place, with gaps between the messages.

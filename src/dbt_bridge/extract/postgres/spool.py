@@ -10,6 +10,7 @@ in pieces, so memory does not grow with the transaction.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -53,7 +54,8 @@ class Spool:
 
     def __enter__(self) -> Spool:
         with self._writing():
-            self._parent.mkdir(parents=True, exist_ok=True)
+            self._parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_owner()
             with (self._parent / ".lock").open("ab") as guard:
                 _locked(guard, wait=True)
                 _remove_leftovers(self._parent)
@@ -121,13 +123,27 @@ class Spool:
         Stream Commit: xid, flags, where the commit record starts and ends, its time. Begin wants start, time, xid;
         Commit all but the xid.
         """
-        yield _single(b"B" + body[5:13] + body[21:29] + body[:4])
         streamed = self._streamed.pop(xid, None)
-        if streamed is not None:
-            with self._writing():
-                yield from streamed.pieces()
-                streamed.remove()
+        if streamed is None:
+            raise OriginError(
+                f"origin {self._name!r} commits the streamed transaction {xid}, of which it has sent nothing",
+                mend="run again: nothing of it was applied; if it comes back, something between here and the server"
+                " changes bytes",
+            )
+        yield _single(b"B" + body[5:13] + body[21:29] + body[:4])
+        with self._writing():
+            yield from streamed.pieces()
+            streamed.remove()
         yield _single(b"C" + body[4:29])
+
+    def _check_owner(self) -> None:
+        """A folder for temporary files is everybody's: somebody else may have made this one, to read what is in it."""
+        if sys.platform != "win32" and self._parent.lstat().st_uid != os.getuid():
+            raise OriginError(
+                f"origin {self._name!r}: large transactions would wait for their commit in {self._parent}, which"
+                " belongs to another user",
+                mend="set TMPDIR to a folder that only your user can write to",
+            )
 
     def _opened(self, xid: int) -> _Streamed:
         assert self._folder is not None, "enter the spool first"
