@@ -198,7 +198,7 @@ def _log_copy(log: FollowedTable, copied_at: int) -> None:
         number = 1
     for chunk in chunks(unsaid):
         rows = chunk.drop_columns(list(LOG_COLUMNS))
-        rows = rows.append_column(CHANGE, pa.array(["insert"] * len(rows)))
+        rows = rows.append_column(CHANGE, pa.repeat("insert", len(rows)))
         rows = rows.append_column(SEQUENCE, pa.array(np.arange(number, number + len(rows))))
         rows = rows.append_column(COMMITTED_AT, pa.array(np.full(len(rows), copied_at)))
         number += len(rows)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +23,7 @@ from dbt_bridge.errors import KeyRefused
 from dbt_bridge.load.delta import query, schema_of, told
 from dbt_bridge.load.lake_types import as_written, fitted, lake_schema
 from dbt_bridge.table import Column, Table, TableName, quoted
+from dbt_bridge.vectors import as_arrow
 
 STANDS_AT = "dbt-bridge"
 UNFINISHED = "dbt-bridge/unfinished"
@@ -124,14 +126,13 @@ class FollowedTable:
         """
         names = [*keys.column_names, *(c for c in columns if c not in keys.column_names)]
         statement = f"SELECT {', '.join(quoted(n) for n in names)} FROM t WHERE {_between(keys)}"  # noqa: S608
-        position = pa.array(range(len(keys)), pa.int64())
-        wanted = keys.append_column(_PLACE, position)
+        wanted = keys.append_column(_PLACE, as_arrow(np.arange(len(keys))))
         parts, places = [], []
         for chunk in chunks(query(self.delta, statement)):
             theirs = chunk.cast(pa.schema([_as_in(self.schema, field) for field in chunk.schema]))
             hits = (
                 theirs.select(keys.column_names)
-                .append_column(_ROW, pa.array(range(len(theirs)), pa.int64()))
+                .append_column(_ROW, as_arrow(np.arange(len(theirs))))
                 .join(wanted, keys=keys.column_names, join_type="inner")
             )
             if len(hits):

@@ -279,7 +279,8 @@ def _turn(
             capture.catch_up(Bounds(), lambda: not stop.is_set(), tell_unchanged=False)
         finally:
             landed += capture.receipts
-        watch.caught_up(source.name, capture.position)
+        if not capture.receipts:  # else its batch tells
+            watch.caught_up(source.name, capture.position)
 
 
 def _without(project: Project, failed: set[str]) -> Project:
