@@ -251,3 +251,17 @@ def test_a_slot_that_nothing_follows_lets_the_origin_go_on(shop: psycopg.Connect
     shop.execute("UPDATE customers SET name = 'x'")
     assert sync(followed("orders"))["orders"].status == "failed"
     assert shop.execute(confirmed).fetchall() > before
+
+
+def test_a_table_that_was_landed_otherwise_in_between_is_copied_anew(
+    shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+) -> None:
+    """Its rows are newer than its checkpoint; without a key, what came since would be there twice."""
+    shop.execute("ALTER TABLE orders DROP CONSTRAINT orders_pkey")
+    shop.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
+    sync(followed("orders"))
+    shop.execute("INSERT INTO orders VALUES (1000, 'once')")
+    copied = LandingTable(f"{PREFIX}.orders", "orders", "orders", "initial_copy")
+    assert sync(followed(copied))["orders"].hop == "initial_copy"
+    assert sync(followed("orders"))["orders"].status == "success"
+    same(shop, warehouse_file, "orders")

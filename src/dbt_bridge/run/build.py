@@ -117,6 +117,7 @@ def _sync_origin(  # the pieces of one call of `land`
             copied = [w for w in wanted if w.table.replication != "cdc"]
             receipts: list[Receipt] = []
             if copied:
+                _follow_no_more(warehouse, copied)
                 receipts = land(ends, copied, progress, full_refresh=options.full_refresh, threads=threads)
             if len(copied) < len(wanted):
                 receipts += _caught_up(project, sources, ends, load_id, options, progress)
@@ -128,6 +129,14 @@ def _sync_origin(  # the pieces of one call of `land`
     finally:
         if destination is not warehouse:
             destination.close()
+
+
+def _follow_no_more(ledger: Ledger, wanted: Sequence[Wanted]) -> None:
+    """Tables that were followed and land otherwise now are newer than their LSN: to be followed again is a new copy."""
+    nodes = {item.table.node for item in wanted}
+    points = [point for point in ledger.checkpoints() if point.slot and point.node in nodes and not point.set_aside]
+    if points:
+        ledger.save([replace(point, set_aside="it landed without cdc since") for point in points], [])
 
 
 def _caught_up(
