@@ -57,7 +57,7 @@ def test_one_name_is_a_list_of_one() -> None:
         ({"origin": "shop_pg", "slot": "a" * 56}, "at most 55 characters", "correct `slot`"),
         ({"origin": "shop_pg", "max_wal": "10 apples"}, 'a text like "500MB"', "correct `max_wal`"),
         ({"origin": "shop_pg", "max_wal": 0}, "greater than 0", "correct `max_wal`"),
-        ({"origin": "shop_pg", "columns": {"only": ["a"]}}, "columns.only", "correct `columns.only`"),
+        ({"origin": "shop_pg", "columns": {"only": ["a"]}}, "columns.only", "valid are include, exclude"),
         ({"origin": "shop_pg", "mask": {"email": "md5"}}, "mask.email", "correct `mask.email`"),
         ({"origin": "shop_pg", "deletes": "keep"}, "deletes: 'keep'", "correct `deletes`"),
         ({"origin": "shop_pg", "tables": "orders"}, "every table of the schema", "correct `tables`"),
@@ -65,6 +65,10 @@ def test_one_name_is_a_list_of_one() -> None:
         ({"origin": "shop_pg", "types": {"a": 1}}, "types.a", "correct `types.a`"),
         ("shop_pg", "not a mapping", "bridge: {origin"),
         (None, "not a mapping", "bridge: {origin"),
+        ({"origin": "x", "primary_key": ["id", "id"]}, "names 'id' twice", "correct `primary_key`"),
+        ({"origin": "x", "primary_key": ""}, "at least 1 character", "correct `primary_key"),
+        ({"origin": "x", "max_wal": True}, "is a number of bytes", "correct `max_wal`"),
+        ({"origin": "x", "columns": {"exlude": "a"}}, "no key `columns.exlude`", "did you mean 'exclude'?"),
     ],
 )
 def test_a_wrong_source_block_is_named_with_what_mends_it(raw: Any, what: str, mend: str) -> None:

@@ -52,6 +52,8 @@ def _every(value: object) -> object:
 
 def _as_bytes(value: object) -> object:
     """Bytes of "10GB"; numbers stay."""
+    if isinstance(value, bool):  # which is a number to Python
+        raise ValueError('is a number of bytes, or a text like "500MB", "10GB"')
     if not isinstance(value, str):
         return value
     found = _SIZE.fullmatch(value.strip().lower())
@@ -64,6 +66,13 @@ def _as_columns(value: object) -> object:
     return {"include": value} if isinstance(value, str | list | tuple) else value
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise ValueError(f"names {twice!r} twice")
+    return names
+
+
 def _a_slot(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ValueError("a slot's name has only lower-case letters, digits and underscores")
@@ -72,10 +81,10 @@ def _a_slot(name: str) -> str:
     return name
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 Seconds = Annotated[float, BeforeValidator(_as_number), Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, BeforeValidator(_as_bytes), Field(gt=0)]
 Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_as_list), AfterValidator(_distinct)]
 Slot = Annotated[Name, AfterValidator(_a_slot)]
 
 
@@ -286,6 +295,11 @@ def _refusal(error: ErrorDetails, where: str) -> UsageError:
     key = ".".join(str(part) for part in error["loc"] if part != "function-before")
     if error["type"] == "missing":
         return UsageError(f"{where}: `bridge` lacks {key}", mend=f"add `{key}: ...` to its config.meta.bridge")
+    if error["type"] == "extra_forbidden":  # in `columns`, the only block inside of one
+        valid = list(Columns.model_fields)
+        nearest = get_close_matches(str(error["loc"][-1]), valid, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        return UsageError(f"{where}: there is no key `{key}`", mend=f"{hint}valid are {', '.join(valid)}")
     reason = error["msg"].removeprefix("Value error, ")
     return UsageError(
         f"{where}: `{key}: {error['input']!r}`: {reason}", mend=f"correct `{key}` in its config.meta.bridge"
