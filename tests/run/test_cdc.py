@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -325,6 +326,19 @@ def test_the_log_that_a_slot_retains_has_a_bound(shop: psycopg.Connection, sync:
     assert [r.status for r in receipts] == ["success", "failed"]
     assert "max_wal" in (receipts[-1].error or "")
     assert {r.status for r in sync(table("orders"), max_wal=1 << 30)} == {"success"}
+
+
+def test_versions_begin_before_they_end_whatever_our_clock_says(
+    shop: psycopg.Connection, sync: Sync, landed: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy's versions begin by the origin's clock, by which the commits that end them are timed."""
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 3_600_000_000_000)
+    sync(table("customers", history=True))
+    shop.execute("UPDATE customers SET name = 'again' WHERE id = 1")
+    sync(table("customers", history=True))
+    ended = "SELECT valid_from < valid_to FROM shop_landing.customers_history WHERE valid_to IS NOT NULL"
+    assert landed(ended) == [(True,)]
 
 
 @pytest.mark.parametrize("full_refresh", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -28,7 +27,7 @@ class Copied:
 
     Attributes:
         rows: staged, or (where the destination has no stages) loaded.
-        copied_at: when the snapshot was exported, microseconds since 1970 by our clock.
+        copied_at: when the snapshot was exported, microseconds since 1970 by the origin's clock, as the commits after.
     """
 
     tracked: Tracked
@@ -37,11 +36,13 @@ class Copied:
     copied_at: int
 
 
+_NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+
+
 def copied(
     url: str, ends: Ends, exported: ExportedSlot, wanted: Sequence[Wanted], threads: int, progress: Progress
 ) -> tuple[list[Copied], list[Receipt]]:
     """Copy the tables side by side in the exported snapshot; those that could not be copied have a failed receipt."""
-    at = time.time_ns() // 1000
     arrived: list[Copied] = []
     failures: list[Receipt] = []
     jobs: list[tuple[Wanted, Future[Arrived | Receipt]]] = []
@@ -51,6 +52,7 @@ def copied(
         closing(Connections(name, url, exported.snapshot)) as catalog,
         ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="dbt-bridge-copy") as pool,
     ):
+        ((at,),) = catalog.query(_NOW)
         inside = replace(ends, origin=origin)
         try:
             jobs += [(item, pool.submit(arrive, inside, item, progress, True)) for item in wanted]
