@@ -284,6 +284,27 @@ def test_turns_without_news_leave_no_trace_and_a_table_set_aside_is_copied_once(
     ]
 
 
+def test_a_table_set_aside_is_not_copied_again_when_the_tables_are_looked_at(
+    shop: psycopg.Connection, followed: Project, landed: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbt_bridge.run.stream.LOOK", 0.5)
+    shop.execute("CREATE TABLE odd (id int PRIMARY KEY, n numeric(10, 2))")
+    shop.execute("INSERT INTO odd VALUES (1, 'NaN')")
+    odd = LandingTable("source.shop.shop.odd", "odd", "odd", "cdc")
+    both, seen = replace(followed, sources=(replace(followed.sources[0], tables=(ORDERS, odd)),)), Seen()
+    with streaming(both, seen) as (running, _):
+        until(lambda: bool(seen.caught), running)
+        shop.execute("ALTER TABLE orders ADD COLUMN size int DEFAULT 7")
+        until(lambda: sum(r.hop == "initial_copy" and r.node == ORDERS.node for r in seen.receipts) == 2, running)
+    assert landed(f"SELECT count(*) FROM _dbt_bridge.receipts WHERE node = '{odd.node}'") == [(1,)]  # noqa: S608
+
+
+def test_a_stream_of_which_no_table_is_left_ends(shop: psycopg.Connection, followed: Project) -> None:
+    shop.execute("ALTER TABLE orders DROP CONSTRAINT orders_pkey")
+    with pytest.raises(OriginError, match="no table is followed"), streaming(followed, Seen()) as (running, _):
+        running.result(timeout=30)
+
+
 def test_a_project_without_cdc_has_nothing_to_stream(project: Project) -> None:
     with pytest.raises(UsageError, match="nothing to follow"):
         stream(project, StreamOptions(), WatchSilent(), threading.Event())

@@ -11,6 +11,7 @@ from dbt_bridge import lsn
 from dbt_bridge import receipt as record
 from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.extract.postgres import publication
+from dbt_bridge.extract.postgres import shape as shapes
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.feed import Chunk, Pace
 from dbt_bridge.extract.postgres.publication import Publishable
@@ -63,6 +64,7 @@ class Capture:
         self._copies: list[Copied] = []
         self._staged: list[Staged] = []  # rows of the copies
         self._publications: tuple[str, ...] = ()
+        self._shapes: Mapping[str, Shape] = {}  # when the tables were looked at last
         self._late: Mapping[str, tuple[Shape, Shape]] = {}
         self._seen: Mapping[str, str] = {}  # shapes in the checkpoints: what was hidden is remembered
         self._told: set[str] = set()  # tables that have a failed receipt of this run
@@ -142,14 +144,16 @@ class Capture:
         self._seen = {node: point.shape for node, point in points.items()}
         check_ours(self._replication, source.slot)
         with closing(Connections(source.name, source.url)) as now:
-            names = [declared_name(now, wanted) for wanted in source.tables]
+            tables = [wanted for wanted in source.tables if wanted.table.node not in self._told]  # failed: not again
+            names = [declared_name(now, wanted) for wanted in tables]
             known = publication.publishable(self._replication, names)
-            taken = census(now, source.ends.destination, source.tables, points, (self._asked, self._anew), known)
+            taken = census(now, source.ends.destination, tables, points, (self._asked, self._anew), known)
             self._refuse(taken, points)
             check_slot(self._replication, source.slot, list(taken.tracked.values()))
             taken = self._published(now, taken, known)
+        self._shapes = taken.shapes
         both = {node: (t.followed.shape, taken.shapes[node]) for node, t in taken.tracked.items()}
-        self._late = {node: shapes for node, shapes in both.items() if shapes[0].relation != shapes[1].relation}
+        self._late = {node: pair for node, pair in both.items() if pair[0].relation != pair[1].relation}
         self._tracked = dict(taken.tracked)
         self._copies = self._copied([wanted for wanted, _ in taken.to_copy.values()])
         self._anew = frozenset()
@@ -297,6 +301,18 @@ class Capture:
                     self._tracked, self._copies, self.position = applier.tracked, applier.copies, applier.position
         finally:
             self._discard_unjoined()
+
+    @property
+    def is_following(self) -> bool:
+        """Whether any table is left that was not set aside."""
+        return bool(self._tracked)
+
+    def has_news(self) -> bool:
+        """Whether the catalog says something else of the followed tables than at the last look, so that it is time to
+        catch up: of a column with a default or of a dropped partition the log says nothing, or not yet."""
+        seen = {node: self._shapes[node] for node in self._tracked}
+        with closing(Connections(self._source.name, self._source.url)) as now:
+            return any(shapes.shape_of(now, shape.oid) != shape for shape in seen.values())
 
     def _settle(self) -> bool:
         """Take up columns that changed without a row after them, of which the log says nothing.

@@ -193,8 +193,10 @@ class _Follower:
                 is_first, self._patience.broken = False, None
                 self._options = replace(self._options, full_refresh=False)  # not again when a connection breaks
                 self._watch.caught_up(self._source.name, capture.position)
+                if go_on() and not capture.is_following:
+                    raise _none_left()
                 if go_on():
-                    capture.follow(None, capture.pace(self._stream.every), _for(LOOK, go_on), told)
+                    capture.follow(None, capture.pace(self._stream.every), _until_news(capture, go_on), told)
 
     def _told(self, capture: Capture) -> Callable[[Committed], None]:
         def told(committed: Committed) -> None:
@@ -210,9 +212,23 @@ class _Follower:
         return told
 
 
-def _for(seconds: float, go_on: Callable[[], bool]) -> Callable[[], bool]:
-    end = time.monotonic() + seconds
-    return lambda: go_on() and time.monotonic() < end
+def _until_news(capture: Capture, go_on: Callable[[], bool]) -> Callable[[], bool]:
+    """Goes on while the tables are as they were; looks from time to time.
+
+    The replication goes on meanwhile: it would be sent every open transaction again.
+    """
+    looked = time.monotonic()
+
+    def going() -> bool:
+        nonlocal looked
+        if not go_on():
+            return False
+        if time.monotonic() - looked < LOOK:
+            return True
+        looked = time.monotonic()
+        return not capture.has_news()
+
+    return going
 
 
 def _batch(source: str, committed: Committed, seconds: float) -> Batch:
@@ -301,10 +317,14 @@ def _without(project: Project, failed: set[str]) -> Project:
     )
     sources = tuple(source for source in sources if source.tables or source.every_table)
     if not any(_is_followed(project, source) for source in sources):
-        raise OriginError(
-            "no table is followed any more: each of them was set aside, as told above", mend="then: dbt-bridge sync"
-        )
+        raise _none_left()
     return replace(project, sources=tuple(source for source in sources if _is_followed(project, source)))
+
+
+def _none_left() -> OriginError:
+    return OriginError(
+        "no table is followed any more: each of them was set aside, as told above", mend="then: dbt-bridge sync"
+    )
 
 
 def _batches(sources: Sequence[LandingSource], landed: Sequence[Receipt], seconds: float) -> Iterator[Batch]:
