@@ -31,32 +31,48 @@ def server() -> Iterator[Server]:
         postgres.remove(running)
 
 
-@pytest.fixture(scope="session", params=["18", "17", "16", "15", "14", "13"])
-def each_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """One server after another: the one from pip, and each other version that this machine has.
+def _installed() -> dict[str, Path | None]:
+    """Each version of PostgreSQL that this machine has, and its binaries: None for the one from pip.
 
-    They are looked for in Debian's folders, and in those that DBT_BRIDGE_TEST_POSTGRES names: `/path/bin:/other/bin`.
+    The others are looked for in Debian's folders, and in those that DBT_BRIDGE_TEST_POSTGRES names:
+    `/path/bin:/other/bin`.
     """
-    if request.param == "18":
+    folders = [Path("/usr/lib/postgresql", version, "bin") for version in SUPPORTED]
+    folders += [Path(folder) for folder in os.environ.get("DBT_BRIDGE_TEST_POSTGRES", "").split(":") if folder]
+    found = {_major(folder): folder for folder in folders if (folder / "postgres").exists()}
+    return {"18": None, **{version: found[version] for version in SUPPORTED if version in found}}
+
+
+def _major(folder: Path) -> str:
+    told = subprocess.run([folder / "postgres", "-V"], check=True, capture_output=True, text=True).stdout
+    return told.split()[2].split(".")[0]  # postgres (PostgreSQL) 15.18 (Debian ...)
+
+
+SUPPORTED = ("17", "16", "15", "14", "13")
+INSTALLED = _installed()
+
+
+@pytest.fixture(scope="session", params=INSTALLED)
+def each_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """One server after another: the one from pip, and each other version that this machine has."""
+    binaries = INSTALLED[request.param]
+    if binaries is None:
         yield request.getfixturevalue("server")
         return
-    folders = [Path("/usr/lib/postgresql", request.param, "bin")]
-    folders += [Path(folder) for folder in os.environ.get("DBT_BRIDGE_TEST_POSTGRES", "").split(":") if folder]
-    found = next((folder for folder in folders if _major(folder) == request.param), None)
-    if found is None:
-        pytest.skip(f"PostgreSQL {request.param} is not installed here, and DBT_BRIDGE_TEST_POSTGRES names none")
-    running = postgres.start(settings=_SETTINGS, binaries=found)
+    running = postgres.start(settings=_SETTINGS, binaries=binaries)
     try:
         yield running
     finally:
         postgres.remove(running)
 
 
-def _major(folder: Path) -> str:
-    if not (folder / "postgres").exists():
-        return ""
-    told = subprocess.run([folder / "postgres", "-V"], check=True, capture_output=True, text=True).stdout
-    return told.split()[2].split(".")[0]  # postgres (PostgreSQL) 15.18 (Debian ...)
+@pytest.fixture(params=SUPPORTED)
+def older_server(request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """Another supported version and its binaries; skips, once for each, where it is not installed."""
+    folder = INSTALLED.get(request.param)
+    if folder is None:
+        pytest.skip(f"PostgreSQL {request.param} is not installed here, and DBT_BRIDGE_TEST_POSTGRES names none")
+    return str(request.param), folder
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -213,3 +214,9 @@ def test_commits_at_the_same_time_are_all_below_the_lsn_that_is_asked_for_after(
         finally:
             stop.set()
             noise.join()
+
+
+def test_other_versions_are_tested_where_they_are_installed(older_server: tuple[str, Path]) -> None:
+    """Says which are not; every test with `each_server` or `each_database` runs on those that are, and can decode."""
+    version, folder = older_server
+    assert (folder / "pg_recvlogical").exists(), f"PostgreSQL {version} has no pg_recvlogical"
