@@ -74,6 +74,11 @@ def test_a_scheduler_copies_follows_and_cleans_up(lakehouse: Path, origin: psyco
 
     done = ran(lakehouse, str(lakehouse / "cleanup.py"), said="no\n")
     assert (done.returncode, (lakehouse / "lake").exists()) == (1, True)
+    done = ran(lakehouse, str(lakehouse / "cleanup.py"), "--yes", SOURCES__SHOP_PG__CREDENTIALS=f"{database}_gone")
+    assert (done.returncode, (lakehouse / "lake").exists()) == (1, True), "the slot is still there"
+    assert "the files stay" in done.stdout and "Traceback" not in done.stderr
+    done = ran(lakehouse, str(lakehouse / "cleanup.py"))
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), "nobody is there to ask"
     done = ran(lakehouse, str(lakehouse / "cleanup.py"), said="yes\n")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (lakehouse / "lake").exists() and not (warehouse_of(lakehouse)).exists()

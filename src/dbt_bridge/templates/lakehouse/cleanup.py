@@ -1,4 +1,7 @@
-"""Take away what the pipeline made: slot and publications at the shop, the lake, the DuckDB file. Asks first."""
+"""Take away what the pipeline made: slot and publications at the shop, the lake's folder, the DuckDB file. Asks first.
+
+A lake in a bucket (.dlt/config.toml) stays: delete it with your cloud's own tools.
+"""
 
 import os
 import shutil
@@ -25,7 +28,10 @@ def cleanup():
         print("nothing was touched; --yes does not ask")
         sys.exit(1)
     # First the slot, and only with it the files: a slot that nobody reads keeps the shop's log for ever.
-    subprocess.run([sys.executable, "-m", "dbt_bridge", "slots", "drop", "--yes"], check=True)
+    dropped = subprocess.run([sys.executable, "-m", "dbt_bridge", "slots", "drop", "--yes"], check=False)
+    if dropped.returncode:
+        print("the files stay, as the slot was not dropped")
+        sys.exit(dropped.returncode)
     for path in files:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     print("done")
