@@ -17,16 +17,18 @@ from dbt_bridge.extract.postgres.feed import Chunk, Pace
 from dbt_bridge.extract.postgres.publication import Publishable
 from dbt_bridge.extract.postgres.shape import Shape
 from dbt_bridge.extract.postgres.slot import Replication
-from dbt_bridge.load.destination import Checkpoint, Follows, Loaded, Staged, Warehouse
+from dbt_bridge.load.destination import Checkpoint, Follows, Staged, Warehouse
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.run.applying import Applier, Committed, GivenUp
 from dbt_bridge.run.cdc_source import Source, following, opened
+from dbt_bridge.run.checkpoints import any_stands, checkpoints_of
 from dbt_bridge.run.copying import Copied, copied, discard
 from dbt_bridge.run.landing import Wanted
 from dbt_bridge.run.memory import give_back_large_blocks
 from dbt_bridge.run.slot_reader import remember_reader, wait_until_free
 from dbt_bridge.run.slot_state import WalGuard, check_ours, check_slot, let_log_go
 from dbt_bridge.run.tracked import ANEW, Census, Tracked, census, declared_name
+from dbt_bridge.run.unmoved import unchanged, unjoined
 from dbt_bridge.table import TableName
 
 _ROUNDS = 4  # a table that changes its columns again and again while it is copied is not copied for ever
@@ -111,9 +113,13 @@ class Capture:
             settles = bounds.until is None and in_time()  # else the log may not have come to those columns
             if not in_time() or not ((settles and self._settle()) or again):
                 break
-        if bounds.until is None and in_time() and not self._tracked and not self._stands():
+        if (
+            bounds.until is None
+            and in_time()
+            and not (self._tracked or any_stands(self._source.ends.ledger, self._identity))
+        ):
             let_log_go(self._replication, self._source.slot, target)
-        self._tell_unjoined()
+        self._failed(unjoined(self._source, self._source.asked - self._told - self._tracked.keys()), [])
         if tell_unchanged:
             self._tell_unchanged()
         self._wal.check()
@@ -140,7 +146,7 @@ class Capture:
                 mend="land the source in the warehouse or in a Delta destination, or `replication: incremental`",
             )
         self._identity = f"{self._replication.identity().system_identifier}/{source.slot}"
-        points = self._checkpoints()
+        points = checkpoints_of(source, self._identity, self._anew)
         self._seen = {node: point.shape for node, point in points.items()}
         check_ours(self._replication, source.slot)
         with closing(Connections(source.name, source.url)) as now:
@@ -157,33 +163,6 @@ class Capture:
         self._tracked = dict(taken.tracked)
         self._copies = self._copied([wanted for wanted, _ in taken.to_copy.values()])
         self._anew = frozenset()
-
-    def _checkpoints(self) -> dict[str, Checkpoint]:
-        """The checkpoints of this source's tables that are LSNs.
-
-        Raises:
-            OriginError: one is of another server or slot.
-        """
-        nodes = {wanted.table.node for wanted in self._source.tables}
-        every = self._source.ends.ledger.checkpoints()
-        # The slot moves on without a table that is not declared any more.
-        gone = [p for p in every if p.slot == self._identity and p.node not in nodes and not p.set_aside]
-        if gone:
-            left = [replace(p, set_aside=f"{ANEW}: it is no cdc table of this dbt source any more") for p in gone]
-            self._source.ends.ledger.save(left, [])
-        points = {p.node: p for p in every if p.node in nodes and p.slot}
-        for point in points.values():
-            if point.slot != self._identity and not point.set_aside and point.node not in self._anew:
-                raise OriginError(
-                    f"the checkpoint of {point.node} is of slot {point.slot}, and the origin {self._source.name!r} is"
-                    f" {self._identity}: another server, a restored one, or another `slot:`",
-                    mend=f"check [sources.{self._source.name}]; if it is right: dbt-bridge sync --full-refresh",
-                )
-        return points
-
-    def _stands(self) -> bool:
-        """Whether a table goes on from where it stands, in this run or in a later one."""
-        return any(p.slot == self._identity and not p.set_aside for p in self._source.ends.ledger.checkpoints())
 
     def _published(self, now: Connections, taken: Census, known: Mapping[TableName, Publishable]) -> Census:
         """Every table that is followed or copied is in a publication, and none that is neither."""
@@ -412,37 +391,12 @@ class Capture:
         discard(self._source.ends, self._staged)
         self._copies, self._staged = [], []
 
-    def _tell_unjoined(self) -> None:
-        """Tables that were asked for and are not followed have a receipt that says so: nothing may be built on them."""
-        missing = self._source.asked - self._told - self._tracked.keys()
-        why = OriginError(
-            "it was copied and could not join the others before --max-seconds were over, or the run was stopped, or its"
-            " columns changed again and again",
-            mend="dbt-bridge sync, with more time",
-        )
-        blank = [wanted.receipt for wanted in self._source.tables if wanted.table.node in missing]
-        self._failed([record.failed(replace(receipt, hop="cdc"), why) for receipt in blank], [])
-
     def _tell_unchanged(self) -> None:
-        """Tables that were asked for and did not change have a receipt too, which says where they stand."""
         told = {receipt.node for receipt in self.receipts}
-        blank = [
-            record.closed(
-                replace(
-                    tracked.wanted.receipt,
-                    hop="cdc",
-                    destination=self._source.ends.destination.name,
-                    write_disposition="append" if tracked.replica.change_log else "merge",
-                    checkpoint_from=lsn.spelled(self.position),
-                    checkpoint_to=lsn.spelled(self.position),
-                ),
-                Loaded(0, 0, 0, 0, 0),
-            )
-            for node, tracked in self._tracked.items()
-            if node in self._source.asked and node not in told
-        ]
-        if blank:
-            self._source.ends.ledger.record(blank)
-        self.receipts += blank
-        for receipt in blank:
+        asked = [t for node, t in self._tracked.items() if node in self._source.asked and node not in told]
+        receipts = unchanged(self._source, asked, self.position)
+        if receipts:
+            self._source.ends.ledger.record(receipts)
+        self.receipts += receipts
+        for receipt in receipts:
             self._source.progress.finished(receipt)
