@@ -118,10 +118,12 @@ class ReplicationStream:
                 return
             except OriginError as error:
                 state = replication.slot(self._slot)
+                is_active = state is not None and state.active
+                # The slot may have become free between the refusal (SQLSTATE 55006) and the look.
+                if (is_active or "is active for PID" in error.what) and time.monotonic() < end:
+                    time.sleep(0.1)
+                    continue
                 if state is not None and state.active:
-                    if time.monotonic() < end:
-                        time.sleep(0.1)
-                        continue
                     raise replication.in_use(state) from error
                 replication.usable(self._slot)  # says what is wrong with the slot, if it is the slot
                 raise
