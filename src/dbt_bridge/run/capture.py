@@ -125,7 +125,7 @@ class Capture:
         self._wal.check()
         return self.receipts
 
-    def pace(self, seconds: float = 5.0) -> Pace:
+    def pace(self, seconds: float | None = None) -> Pace:
         """See `Source.pace`."""
         return self._source.pace(seconds)
 

@@ -57,18 +57,21 @@ class Source:
     def name(self) -> str:
         return self.ends.origin.name
 
-    def pace(self, seconds: float = 5.0) -> Pace:
+    def pace(self, seconds: float | None = None) -> Pace:
         """How large the pieces are that the destination gets.
 
         Where it can stage, a piece costs little beside its rows, and small ones keep it busy while the origin sends;
         elsewhere (Delta) each rewrites files.
+
+        Args:
+            seconds: between two of them, at most; None for what suits a catch-up.
         """
         destination = self.ends.destination
         assert isinstance(destination, Follows), "checked before anything moves"
         rows = destination.chunk_rows
         if isinstance(destination, Warehouse):
-            return Pace(rows, least=rows // 4, seconds=seconds)
-        return Pace(rows, least=rows, bytes=_LARGE, seconds=seconds)
+            return Pace(rows, least=rows // 4, seconds=seconds or 5)
+        return Pace(rows, least=rows, bytes=_LARGE, seconds=seconds or 60)
 
 
 @contextmanager
