@@ -61,7 +61,6 @@ def insert(number: int) -> Change:
 
 def test_it_follows(warehouse: DuckDBWarehouse) -> None:
     assert isinstance(warehouse, Follows)
-    assert warehouse.position(REPLICA) is None
 
 
 def test_rows_checkpoints_and_receipts_are_committed_together_or_not_at_all(warehouse: DuckDBWarehouse) -> None:

@@ -164,4 +164,3 @@ def test_checkpoints_and_receipts_come_with_the_rows_or_not_at_all(
     assert warehouse.checkpoints() == [point]
     assert rows_of(origin, "SELECT count(*) FROM landing.orders") == [(4,)]
     assert isinstance(warehouse, Follows)
-    assert warehouse.position(REPLICA) is None

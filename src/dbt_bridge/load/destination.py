@@ -205,9 +205,6 @@ class Follows(Protocol):
 
     def applying(self, load_id: str) -> AbstractContextManager[Application]: ...
 
-    def position(self, replica: Replica) -> int | None:
-        """The LSN that the table itself says it stands at, beyond the ledger's checkpoint; None where it cannot."""
-
 
 @runtime_checkable
 class Destination(Protocol):

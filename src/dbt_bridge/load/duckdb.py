@@ -21,7 +21,7 @@ import pyarrow as pa
 from dbt_bridge.errors import ConnectionFailed, DestinationError
 from dbt_bridge.load import duckdb_audit as audit
 from dbt_bridge.load import duckdb_read as reading
-from dbt_bridge.load.destination import Application, Checkpoint, Load, Loaded, Replica, Staged
+from dbt_bridge.load.destination import Application, Checkpoint, Load, Loaded, Staged
 from dbt_bridge.load.duckdb_apply import DuckDBApplication
 from dbt_bridge.load.duckdb_publish import Publication, check_types, publish_one, refuse_one_place
 from dbt_bridge.load.duckdb_retry import in_transaction, translated
@@ -219,10 +219,6 @@ class DuckDBWarehouse:
                 yield application
             finally:
                 application.undo()
-
-    def position(self, replica: Replica) -> int | None:
-        """None: the checkpoint is committed with the rows, and so is never behind them."""
-        return None
 
     def discard(self, staged: Sequence[Staged] = ()) -> None:
         """Drop these staging tables and those of killed processes; live loads of this process keep theirs."""

@@ -22,7 +22,7 @@ from psycopg import Cursor, errors, sql
 from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, scrubbed
 from dbt_bridge.load import postgres_audit as audit
 from dbt_bridge.load import postgres_stage as staging_area
-from dbt_bridge.load.destination import Checkpoint, Load, Loaded, Replica, Staged
+from dbt_bridge.load.destination import Checkpoint, Load, Loaded, Staged
 from dbt_bridge.load.postgres_apply import PostgresApplication
 from dbt_bridge.load.postgres_carrier import Carrier
 from dbt_bridge.load.postgres_publish import publish_one
@@ -216,10 +216,6 @@ class PostgresWarehouse:
                 for staging in application.staged:  # committed by a connection of their own
                     connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(identifier(staging)))
                 connection.commit()
-
-    def position(self, replica: Replica) -> int | None:
-        """None: the ledger's checkpoint is committed with the rows."""
-        return None
 
     # --- inside ------------------------------------------------------------------------------------------------
 

@@ -137,11 +137,6 @@ class Shape:
         return TableName(self.schema, self.name)
 
     @property
-    def identifies(self) -> bool:
-        """Whether updates and deletes say which row they mean."""
-        return self.identity == "f" or bool(self.identity_columns)
-
-    @property
     def relation(self) -> Relation:
         """The Relation message that pgoutput would send of it."""
         keys = {c.name for c in self.columns} if self.identity == "f" else set(self.identity_columns)
@@ -276,15 +271,6 @@ def _evolved(known: Shape, now: Shape) -> Verdict:
 
 def _lost(why: str) -> Verdict:
     return Verdict(None, why)
-
-
-def same_table(known: Shape, now: Shape | None, declared: TableName) -> str:
-    """Why a followed table is not the declared one any more; empty while it is."""
-    if now is None:
-        return f"{declared} was dropped at the origin"
-    if now.table != declared:
-        return f"{declared} was renamed to {now.table} at the origin"
-    return ""
 
 
 def key_of(shape: Shape, wanted: Sequence[str], primary: Sequence[str]) -> tuple[str, ...]:
