@@ -71,6 +71,16 @@ class Origin(Protocol):
         several workers a big table is read in parallel ranges, in no order.
         """
 
+    def rows_of(self, name: TableName, columns: Sequence[Column], keys: pa.Table) -> pa.RecordBatchReader:
+        """Stream the rows with one of these keys, otherwise as `rows`.
+
+        Args:
+            keys: some of the table's columns, in the types in which `rows` gives them; NULL equals NULL.
+        """
+
+    def count(self, name: TableName) -> int:
+        """How many rows the table has, counted by the origin."""
+
     def lower_bound(self, name: TableName, increment: Increment) -> str | None:
         """`at_least - lag` as text that both this origin and the destination cast to the cursor's type."""
 

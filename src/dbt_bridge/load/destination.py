@@ -4,6 +4,7 @@
     Ledger          also dbt's warehouse: keeps the audit tables   the same through dlt, where there is SQL
     Warehouse       many tables and their checkpoints at once      DuckDB, Postgres
     Follows         applies changes of tables in commit order       DuckDB, Postgres, Delta, MERGE through dlt
+    Readable        gives back what it holds, to be compared        DuckDB, Postgres, Delta, Parquet, dlt where it can
 
 Write dispositions (dlt's words):
 
@@ -204,6 +205,34 @@ class Follows(Protocol):
     chunk_rows: int
 
     def applying(self, load_id: str) -> AbstractContextManager[Application]: ...
+
+
+class State(Protocol):
+    """What a destination holds at one moment: everything that it answers is of the same state."""
+
+    def count(self, replica: Replica) -> int:
+        """How many rows stand for rows of the origin, counted by the engine that holds them."""
+
+    def rows(self, replica: Replica, keys: pa.Table | None = None) -> pa.RecordBatchReader:
+        """Stream the rows that stand for rows of the origin: the replica's columns, exactly in their types.
+
+        Soft-deleted rows are left out; of a change log each key's last state is given, which is what the origin has.
+
+        Args:
+            keys: only the rows with one of these keys: some of the replica's columns, in their types. NULL equals NULL.
+
+        Raises:
+            DestinationError: no such table or column, or the destination broke off.
+            TypeRefused: a stored value does not fit the column's type.
+        """
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A destination that gives back what it holds."""
+
+    def reading(self) -> AbstractContextManager[State]:
+        """A state to read, held until the context ends (where the destination can hold one)."""
 
 
 @runtime_checkable

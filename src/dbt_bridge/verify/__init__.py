@@ -1,0 +1,1 @@
+"""Two relations are compared: digests, values, parity and its report."""
