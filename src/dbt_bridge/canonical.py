@@ -6,8 +6,8 @@ itself, and in Arrow arrays everywhere else. The digest of a row is defined by P
     hash_record_extended(ROW(c1, c2, ...), 0)       -- of the columns' canonical elements, below
 
 that is `h = 31 * h + e` modulo 2^64 from 0 on, with e the 64-bit extended hash of each element (hashfn.c, Jenkins's
-lookup3) and 0 for NULL (rowtypes.c). PostgreSQL computes it in a third of the time of an md5, and `verify.digest` the same
-number from Arrow arrays. One digest is a filter: rows that differ in it are fetched and compared value by value.
+lookup3) and 0 for NULL (rowtypes.c). PostgreSQL computes it in a third of the time of an md5, and `verify.digest` the
+same number from Arrow arrays. A digest is a filter: rows that differ in it are fetched and compared value by value.
 
     kind        element in PostgreSQL                  Arrow array that `verify.digest` takes
     int         int8send(x::int8)                      int64
