@@ -37,6 +37,9 @@ class Progress(Protocol):
     def finished(self, receipt: Receipt) -> None:
         """The table's hop ended, well or not; also for a node that never started (skipped)."""
 
+    def compared(self, node: str, said: str, *, ok: bool) -> None:
+        """A table's comparison ended, and this is what it found, in one line."""
+
     def message(self, text: str) -> None:
         """One line for a person."""
 
@@ -55,6 +58,9 @@ class Silent(AbstractContextManager["Silent"]):
         return
 
     def finished(self, receipt: Receipt) -> None:
+        return
+
+    def compared(self, node: str, said: str, *, ok: bool) -> None:
         return
 
     def message(self, text: str) -> None:
@@ -108,6 +114,11 @@ class Lines(AbstractContextManager["Lines"]):
             self._moving.pop(receipt.node, None)
             self._say(_ended(receipt))
 
+    def compared(self, node: str, said: str, *, ok: bool) -> None:
+        with self._lock:
+            self._moving.pop(node, None)
+            self._say(said)
+
     def message(self, text: str) -> None:
         with self._lock:
             self._say(text)
@@ -153,11 +164,19 @@ class Live(AbstractContextManager["Live"]):
         with self._lock:
             style = {"success": "green", "failed": "red"}.get(receipt.status, "yellow")
             self._print(_ended(receipt), style)
-            task = self._tasks.pop(receipt.node, None)
-            if self._display is not None and task is not None:
-                self._display.remove_task(task)
-            if not self._tasks:
-                self._stop()
+            self._take_out(receipt.node)
+
+    def compared(self, node: str, said: str, *, ok: bool) -> None:
+        with self._lock:
+            self._print(said, "green" if ok else "red")
+            self._take_out(node)
+
+    def _take_out(self, node: str) -> None:
+        task = self._tasks.pop(node, None)
+        if self._display is not None and task is not None:
+            self._display.remove_task(task)
+        if not self._tasks:
+            self._stop()
 
     def message(self, text: str) -> None:
         with self._lock:

@@ -302,6 +302,10 @@ class Watches(AbstractContextManager["Watches"]):
         for watch in self._watches:
             watch.finished(receipt)
 
+    def compared(self, node: str, said: str, *, ok: bool) -> None:
+        for watch in self._watches:
+            watch.compared(node, said, ok=ok)
+
     def message(self, text: str) -> None:
         for watch in self._watches:
             watch.message(text)

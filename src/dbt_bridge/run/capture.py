@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 from dbt_bridge import lsn
@@ -16,7 +16,7 @@ from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.feed import Chunk, Pace
 from dbt_bridge.extract.postgres.publication import Publishable
 from dbt_bridge.extract.postgres.shape import Shape
-from dbt_bridge.extract.postgres.slot import Replication
+from dbt_bridge.extract.postgres.slot import ExportedSlot, Replication
 from dbt_bridge.load.destination import Checkpoint, Follows, Staged, Warehouse
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.run.applying import Applier, Committed, GivenUp
@@ -128,6 +128,25 @@ class Capture:
     def pace(self, seconds: float | None = None) -> Pace:
         """See `Source.pace`."""
         return self._source.pace(seconds)
+
+    @property
+    def tracked(self) -> Mapping[str, Tracked]:
+        """The tables that are followed, by node, and where each stands."""
+        return dict(self._tracked)
+
+    @property
+    def asked(self) -> Mapping[str, Wanted]:
+        """The tables that the selection needs, by node."""
+        return {w.table.node: w for w in self._source.tables if w.table.node in self._source.asked}
+
+    @contextmanager
+    def point(self, name: str) -> Iterator[ExportedSlot]:
+        """A temporary slot: its consistent point, and the origin's state at that point in an exported snapshot.
+
+        Every table that `catch_up(Bounds(until=point.consistent_point))` brings there holds what the snapshot shows.
+        """
+        with self._replication.create_slot(name, temporary=True, on_wait=self._source.progress.message) as exported:
+            yield exported
 
     def broke_off(self, error: BridgeError) -> list[Receipt]:
         """What ended before an error of `catch_up`, and a failed receipt for each table that was asked for."""

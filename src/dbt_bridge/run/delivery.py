@@ -39,7 +39,7 @@ def delivered(
     """Deliver one relation. A failed receipt, never an exception, where the destination or the data refuse."""
     try:
         with closing(open_destination(delivery.destination, project_root=root)) as destination:
-            load, as_text = _planned(delivery, warehouse, destination, receipt.load_id)
+            load, as_text = planned(delivery, warehouse, destination, receipt.load_id)
             progress.started(delivery.node, f"{delivery.destination}: {receipt.table_name}", None)
             relation = TableName(delivery.relation_schema, delivery.relation_name)
             rows = warehouse.read(relation, [c.name for c in load.table.columns], as_text)
@@ -50,7 +50,7 @@ def delivered(
         return record.failed(receipt, error)
 
 
-def _planned(delivery: Delivery, warehouse: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:
+def planned(delivery: Delivery, warehouse: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:
     """The load, and the columns that the destination can only keep as text."""
     name = TableName(delivery.relation_schema, delivery.relation_name)
     relation = warehouse.existing(name)

@@ -153,12 +153,12 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
     """Bring one table's rows to the destination; a failed receipt when that cannot be done."""
     receipt = replace(wanted.receipt, destination=ends.destination.name)
     try:
-        described = _described(ends.origin, wanted)
-        plan = _planned(ends, wanted, described, full_refresh)
+        found = described(ends.origin, wanted)
+        plan = _planned(ends, wanted, found, full_refresh)
         receipt = plan.receipt
         # The catalog's estimate is of the whole table: it says nothing of an increment.
         is_whole = plan.increment is None or plan.increment.at_least is None
-        estimate = described.rows if is_whole else None
+        estimate = found.rows if is_whole else None
         progress.started(wanted.table.node, str(wanted.landing), estimate)
         told = (progress, wanted.table.node)
         if not _masks(plan):  # what is not decoded cannot be masked
@@ -182,7 +182,7 @@ def _masks(plan: Plan) -> dict[str, str]:
     return {column.name: mask[column.name] for column in plan.columns if column.name in mask}
 
 
-def _described(origin: Origin, wanted: Wanted) -> Described:
+def described(origin: Origin, wanted: Wanted) -> Described:
     """The origin's description of a table; names the nearest when there is none."""
     schema, name = wanted.source.origin_schema or "", wanted.table.identifier
     try:
@@ -198,23 +198,37 @@ def _described(origin: Origin, wanted: Wanted) -> Described:
         raise OriginError(error.what, mend=f"did you mean {nearest[0]!r}? {error.mend}".strip()) from error
 
 
-def _planned(ends: Ends, wanted: Wanted, described: Described, full_refresh: bool) -> Plan:
+def _planned(ends: Ends, wanted: Wanted, found: Described, full_refresh: bool) -> Plan:
     """Decide types, key, disposition and increment. Raises before any row is read."""
-    table = described.table
-    columns = landing_columns(table, wanted.table, ends.destination)
-    key = _landing_key(table, columns, wanted)
-    # An override or a mask stands above the origin's own type, which a destination of the same kind would take.
-    chosen = {*wanted.table.types, *wanted.table.mask}
-    landing = Table(wanted.landing, tuple(replace(c, origin_type="") if c.name in chosen else c for c in columns), key)
+    columns = landing_columns(found.table, wanted.table, ends.destination)
+    landing = landing_table(found.table, columns, wanted)
     load = Load(landing, "replace", wanted.receipt.load_id)
-    workers = 2 if (described.bytes or 0) >= _RANGES_FROM_BYTES else 1
-    plan = Plan(wanted, described.table.name, columns, load, None, None, workers, wanted.receipt)
+    plan = Plan(wanted, found.table.name, columns, load, None, None, workers_for(found), wanted.receipt)
     plan = replace(plan, receipt=replace(plan.receipt, destination=ends.destination.name))
     if wanted.table.replication == "incremental":
-        # A key that the origin's own is part of has one row there; of any other the newest version is wanted.
-        several = not table.key or not set(table.key) <= set(key)
-        return _incremental(ends, plan, full_refresh, several=several)
+        return _incremental(ends, plan, full_refresh, several=has_versions(found.table, landing))
     return plan
+
+
+def landing_table(table: Table, columns: Sequence[Column], wanted: Wanted) -> Table:
+    """The table as it lands. An override or a mask stands above the origin's own type, which a destination of the
+    same kind would take."""
+    chosen = {*wanted.table.types, *wanted.table.mask}
+    landing = tuple(replace(c, origin_type="") if c.name in chosen else c for c in columns)
+    return Table(wanted.landing, landing, landing_key(table, columns, wanted))
+
+
+def has_versions(table: Table, landing: Table) -> bool:
+    """Whether the origin may have several rows with one landing key: the newest of them is wanted.
+
+    A key that the origin's own is part of has one row there.
+    """
+    return not table.key or not set(table.key) <= set(landing.key)
+
+
+def workers_for(found: Described) -> int:
+    """How many parallel ranges a table is read in."""
+    return 2 if (found.bytes or 0) >= _RANGES_FROM_BYTES else 1
 
 
 def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -> Plan:
@@ -269,7 +283,7 @@ def _hides(table: LandingTable) -> str:
     return json.dumps(said, ensure_ascii=False) if any(said) else ""
 
 
-def _landing_key(table: Table, columns: Sequence[Column], wanted: Wanted) -> tuple[str, ...]:
+def landing_key(table: Table, columns: Sequence[Column], wanted: Wanted) -> tuple[str, ...]:
     """The key as declared, or else the origin's own: none where a column of that does not land and nobody needs it."""
     names = [column.name for column in columns]
     key = wanted.table.primary_key or table.key

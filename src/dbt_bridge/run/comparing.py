@@ -1,0 +1,112 @@
+"""Two sides are compared while they stand still, and what came of it, also where it could not be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from dbt_bridge.errors import BridgeError
+from dbt_bridge.load.destination import Replica
+from dbt_bridge.progress import Progress
+from dbt_bridge.receipt import now
+from dbt_bridge.run.landing import Ends, Wanted
+from dbt_bridge.verify.compare import Asked, compare
+from dbt_bridge.verify.parity import Level, Method, Parity
+from dbt_bridge.verify.side import Side
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """How tables are compared.
+
+    Attributes:
+        bound: for tables with a cursor: `auto` leaves out rows beyond their checkpoint, `none` nothing; else a value
+            of the cursor.
+        shown: differences that are told in full, per table.
+        threads: as for `sync`; None for the dbt profile's number.
+    """
+
+    level: Level = "rows"
+    method: Method = "auto"
+    bound: str = "auto"
+    shown: int = 100
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two sides that stand still, and what is asked of them.
+
+    Attributes:
+        opened: the parity that is to be filled in.
+        wanted, ends, replica: for a landing table: its declaration, where it comes from and lands, and what the
+            destination knows of it; None for other relations.
+        lsn: that both sides stand at; None for tables that follow no log.
+    """
+
+    opened: Parity
+    origin: Side
+    destination: Side
+    asked: Asked
+    wanted: Wanted | None = None
+    ends: Ends | None = None
+    replica: Replica | None = None
+    lsn: int | None = None
+
+
+Then = Callable[[Pair, Parity], Parity]
+"""What is done with a comparison while both of its sides still stand where they were compared; what it answers is
+reported (`repair` mends, and answers the second comparison)."""
+
+
+def leave(pair: Pair, parity: Parity) -> Parity:
+    """Nothing more is done."""
+    return parity
+
+
+def opened(load_id: str, node: str, ends: tuple[str, str], level: Level, at: str) -> Parity:
+    """The parity of a comparison that begins now; failed until it is compared.
+
+    Args:
+        ends: the names of origin and destination, for people.
+    """
+    started = now()
+    return Parity(load_id, node, *ends, level, "failed", at, started, started, 0.0, error="it was not compared")
+
+
+def failed(parity: Parity, error: BaseException | str) -> Parity:
+    """It could not be compared: that is a failure, never a match."""
+    ended = now()
+    seconds = (ended - parity.started_at).total_seconds()
+    said = str(error) or type(error).__name__
+    return replace(parity, status="failed", error=said, finished_at=ended, duration_seconds=seconds)
+
+
+def compared(pair: Pair, progress: Progress, then: Then = leave) -> Parity:
+    """Compare, and tell; an error becomes a failed parity."""
+    node = pair.opened.node
+    progress.started(node, pair.opened.destination, None)
+    asked = replace(pair.asked, progress=lambda rows: progress.advanced(node, rows, 0))
+    try:
+        parity = then(pair, replace(compare(pair.opened, pair.origin, pair.destination, asked), error=None))
+    except BridgeError as error:
+        parity = failed(pair.opened, error)
+    tell(parity, progress)
+    return parity
+
+
+def tell(parity: Parity, progress: Progress) -> None:
+    progress.compared(parity.node, in_a_line(parity), ok=parity.is_equal)
+
+
+def in_a_line(parity: Parity) -> str:
+    """For people: which table, what was found, at which state, in what time."""
+    if parity.status == "failed":
+        return f"{parity.destination}: not compared: {parity.error}"
+    at = f" at {parity.at}, {parity.duration_seconds:.1f} s"
+    rows = "" if parity.rows_origin is None else f"{parity.rows_origin:,} rows "
+    if parity.is_equal:
+        return f"{parity.destination}: {rows}equal ({parity.level}){at}"
+    if (found := parity.differences) is not None:
+        return f"{parity.destination}: {found:,} of {rows}differ{at}"
+    return f"{parity.destination}: the {parity.level} differ{at}"

@@ -1,0 +1,259 @@
+"""verify: landing tables against their origins, delivered tables against their models."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+
+from dbt_bridge.errors import BridgeError, DestinationError, MissingExtra, UsageError
+from dbt_bridge.extract.open import open_origin
+from dbt_bridge.load.destination import Destination, Ledger, Readable, Replica, State
+from dbt_bridge.load.open import open_destination, open_warehouse
+from dbt_bridge.progress import Progress
+from dbt_bridge.project import Delivery, LandingSource, Project
+from dbt_bridge.receipt import new_load_id
+from dbt_bridge.run import delivery as outgoing
+from dbt_bridge.run.columns import landing_columns
+from dbt_bridge.run.comparing import Pair, Then, VerifyOptions, compared, failed, leave, opened, tell
+from dbt_bridge.run.landing import (
+    Ends,
+    Wanted,
+    described,
+    has_versions,
+    landing_table,
+    wanted_tables,
+    workers_for,
+)
+from dbt_bridge.run.sides import landed_side, origin_side
+from dbt_bridge.table import Table, TableName
+from dbt_bridge.verify.compare import Asked, Bound
+from dbt_bridge.verify.parity import Parity
+
+
+def verify(
+    project: Project, options: VerifyOptions, progress: Progress, then: Then = leave, *, deliveries: bool = True
+) -> list[Parity]:
+    """Compare what the selection needs: cdc sources at an LSN, everything else as it is now.
+
+    Each comparison has a row in `_dbt_bridge.parity`. One that could not run is a failed parity.
+
+    Args:
+        then: what is done with each comparison while its two sides still stand.
+        deliveries: also compare the selected exposures with their models.
+
+    Raises:
+        UsageError: an origin or a destination is not configured, or an option does not suit the tables.
+    """
+    load_id = new_load_id()
+    sources = [source for source in project.sources if project.needs_source(source)]
+    chosen = [d for d in project.deliveries if deliveries and (project.selected is None or d.node in project.selected)]
+    if not sources and not chosen:
+        return []
+    for origin in {source.origin for source in sources}:
+        with suppress(MissingExtra):  # told in the parities of its tables
+            open_origin(origin, project_root=project.root)
+    by_ends: dict[tuple[str, str | None], list[LandingSource]] = defaultdict(list)
+    for source in sources:
+        by_ends[source.origin, source.destination].append(source)
+    run = _Run(project, load_id, options, progress, then)
+    parities: list[Parity] = []
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+        for group in by_ends.values():
+            parities += _kept(warehouse, run.sources(group, warehouse))
+        for item in chosen:
+            parities += _kept(warehouse, [run.delivery(item, warehouse)])
+    return parities
+
+
+def _kept(warehouse: Ledger, parities: Sequence[Parity]) -> Sequence[Parity]:
+    """In `_dbt_bridge.parity`, at once: what follows may be killed."""
+    warehouse.prove(parities)
+    return parities
+
+
+class _Run:
+    """One run of `verify`: what its steps share."""
+
+    def __init__(self, project: Project, load_id: str, options: VerifyOptions, progress: Progress, then: Then) -> None:
+        self._project = project
+        self._load_id = load_id
+        self._options = options
+        self._progress = progress
+        self._then = then
+
+    def sources(self, group: Sequence[LandingSource], warehouse: Ledger) -> list[Parity]:
+        """The tables of sources with the same ends."""
+        destination: Destination | None = None
+        try:
+            name = group[0].destination
+            destination = open_destination(name, project_root=self._project.root) if name else warehouse
+            with open_origin(group[0].origin, project_root=self._project.root) as origin:
+                ends = Ends(origin, destination, warehouse)
+                parities = self._proven(group, ends)
+                wanted = [w for s in group for w in wanted_tables(s, origin, self._project.needs, self._load_id)]
+                others = [w for w in wanted if w.table.replication != "cdc"]
+                return parities + (self._as_they_are(ends, others) if others else [])
+        except UsageError:
+            raise
+        except BridgeError as error:
+            wanted = [w for s in group for w in wanted_tables(s, None, self._project.needs, self._load_id)]
+            return [self._failed(item, error) for item in wanted]
+        finally:
+            if destination is not None and destination is not warehouse:
+                destination.close()
+
+    def _proven(self, group: Sequence[LandingSource], ends: Ends) -> list[Parity]:
+        """The cdc tables, each source at a point of its own."""
+        if not any(w.table.replication == "cdc" for s in group for w in self._of(s, ends)):
+            return []
+        from dbt_bridge.run.proving import Proof, proven  # needs the postgres extra
+
+        parities: list[Parity] = []
+        threads = self._options.threads or self._project.warehouse.threads
+        for source in group:
+            proof = Proof(source, ends, self._load_id, self._options, self._progress, self._then)
+            try:
+                parities += proven(self._project, proof, threads)
+            except UsageError:
+                raise
+            except BridgeError as error:  # of this source alone
+                cdc = [w for w in self._of(source, ends) if w.table.replication == "cdc"]
+                parities += [self._failed(item, error) for item in cdc]
+        return parities
+
+    def _of(self, source: LandingSource, ends: Ends) -> list[Wanted]:
+        return wanted_tables(source, ends.origin, self._project.needs, self._load_id)
+
+    def _as_they_are(self, ends: Ends, wanted: Sequence[Wanted]) -> list[Parity]:
+        if not isinstance(ends.destination, Readable):
+            refused = _cannot_be_read(ends.destination)
+            return [self._failed(item, refused) for item in wanted]
+        parities = []
+        with ends.destination.reading() as state:
+            for item in wanted:
+                try:
+                    pair = self._landed(ends, item, state)
+                except UsageError:
+                    raise
+                except BridgeError as error:
+                    parities.append(self._failed(item, error))
+                else:
+                    parities.append(compared(pair, self._progress, self._then))
+        return parities
+
+    def _landed(self, ends: Ends, wanted: Wanted, state: State) -> Pair:
+        """A table that follows no log, as both sides are now."""
+        found = described(ends.origin, wanted)
+        columns = landing_columns(found.table, wanted.table, ends.destination)
+        landing = landing_table(found.table, columns, wanted)
+        if ends.destination.existing(landing.name) is None:
+            raise DestinationError(
+                f"{landing.name} has not landed", mend=f"dbt-bridge sync --select {_selector(wanted)}"
+            )
+        bound = self._bound(wanted, ends.ledger)
+        if wanted.table.replication == "incremental" and landing.key and has_versions(found.table, landing):
+            raise UsageError(
+                f"{found.table.name} has several versions of a row under {', '.join(landing.key)}, and the newest lands",
+                mend="verify it against a view of the newest versions, or with --level counts its model's own tests",
+            )
+        blank = replace(self._blank(wanted, ends), at=f"{bound.cursor} <= {bound.at_most}" if bound else "now")
+        mask = {name: how for name, how in wanted.table.mask.items() if landing.column(name) is not None}
+        asked = self._asked(landing.key, landing, mask, bound)
+        return Pair(
+            blank,
+            origin_side(ends.origin, found.table, columns, mask, workers_for(found), blank.origin),
+            landed_side(state, Replica(wanted.table.node, landing), blank.destination),
+            asked,
+            wanted,
+            ends,
+            Replica(wanted.table.node, landing),
+        )
+
+    def _bound(self, wanted: Wanted, ledger: Ledger) -> Bound | None:
+        """Up to where an incremental table has landed: what is newer at the origin is in flight."""
+        table = wanted.table
+        if table.cursor is None or self._options.bound == "none":
+            return None
+        if self._options.bound != "auto":
+            return Bound(table.cursor, self._options.bound)
+        point = ledger.checkpoint(table.node)
+        return Bound(table.cursor, point.value) if point is not None and point.cursor == table.cursor else None
+
+    def delivery(self, item: Delivery, warehouse: Ledger) -> Parity:
+        """A delivered table against the model that it comes from."""
+        names = (
+            f"{warehouse.name}: {item.relation_schema}.{item.relation_name}",
+            f"{item.destination}: {item.schema}.{item.table}",
+        )
+        blank = opened(self._load_id, item.node, names, self._options.level, "now")
+        try:
+            with closing(open_destination(item.destination, project_root=self._project.root)) as destination:
+                if not isinstance(destination, Readable):
+                    raise _cannot_be_read(destination)
+                if not isinstance(warehouse, Readable):
+                    raise _cannot_be_read(warehouse)
+                with warehouse.reading() as here, destination.reading() as there:
+                    pair = self._delivered(blank, item, (warehouse, here), (destination, there))
+                    return compared(pair, self._progress, self._then)
+        except UsageError:
+            raise
+        except BridgeError as error:
+            parity = failed(blank, error)
+            tell(parity, self._progress)
+            return parity
+
+    def _delivered(
+        self, blank: Parity, item: Delivery, here: tuple[Ledger, State], there: tuple[Destination, State]
+    ) -> Pair:
+        load, as_text = outgoing.planned(item, here[0], there[0], self._load_id)
+        relation = TableName(item.relation_schema, item.relation_name)
+        natural = here[0].existing(relation)
+        assert natural is not None, "the plan has looked"
+        if there[0].existing(load.table.name) is None:
+            command = f"dbt-bridge build --select +exposure:{item.name}"
+            raise DestinationError(f"{load.table.name} has not been delivered", mend=command)
+        chosen = [c for c in natural.columns if load.table.column(c.name) is not None]
+        model = Table(relation, tuple(c.as_text() if c.name in as_text else c for c in chosen), load.table.key)
+        asked = self._asked(load.table.key, load.table, {}, None)
+        return Pair(
+            blank,
+            landed_side(here[1], Replica(item.node, model), blank.origin),
+            landed_side(there[1], Replica(item.node, load.table), blank.destination),
+            replace(asked, extra="different" if item.write_disposition == "replace" else "allowed"),
+            replica=Replica(item.node, load.table),
+        )
+
+    def _asked(self, key: Sequence[str], table: Table, mask: dict[str, str], bound: Bound | None) -> Asked:
+        return Asked(
+            level=self._options.level,
+            method=self._options.method,
+            key=tuple(key),
+            columns={column.name: column.name for column in table.columns},
+            masked=frozenset(mask),
+            bound=bound,
+            shown=self._options.shown,
+        )
+
+    def _blank(self, wanted: Wanted, ends: Ends | None = None) -> Parity:
+        schema = f"{wanted.source.origin_schema}." if wanted.source.origin_schema else ""
+        there = ends.destination.name if ends else wanted.source.destination or self._project.warehouse.adapter
+        names = (f"{wanted.source.origin}: {schema}{wanted.table.identifier}", f"{there}: {wanted.landing}")
+        return opened(self._load_id, wanted.table.node, names, self._options.level, "now")
+
+    def _failed(self, wanted: Wanted, error: BridgeError) -> Parity:
+        parity = failed(self._blank(wanted), error)
+        tell(parity, self._progress)
+        return parity
+
+
+def _selector(wanted: Wanted) -> str:
+    return f"source:{wanted.source.name}.{wanted.table.name}"
+
+
+def _cannot_be_read(destination: Destination) -> DestinationError:
+    return DestinationError(
+        f"the destination {destination.name!r} does not give back what it holds, so it cannot be compared",
+        mend="compare it there, with a test of its own",
+    )
