@@ -22,6 +22,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from dbt_bridge.audit_parity import ParityRow
 from dbt_bridge.changes import Event
 from dbt_bridge.errors import BridgeError, DestinationError
 from dbt_bridge.receipt import Receipt
@@ -274,6 +275,9 @@ class Ledger(Destination, Protocol):
 
     def record(self, receipts: Sequence[Receipt]) -> None:
         """Append to `_dbt_bridge.receipts`."""
+
+    def record_parity(self, rows: Sequence[ParityRow]) -> None:
+        """Append to `_dbt_bridge.parity`, which is created where it is missing."""
 
     def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
         """Stream a table's or view's rows: all columns when none are named, those in `as_text` cast to text."""

@@ -12,6 +12,8 @@ from dataclasses import asdict, fields
 
 import pyarrow as pa
 
+from dbt_bridge import audit_parity
+from dbt_bridge.audit_parity import PARITY, ParityRow
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.load.destination import Checkpoint, Load, Replica
 from dbt_bridge.load.dlt import DltDestination
@@ -90,6 +92,10 @@ class DltWarehouse(DltDestination):
     def record(self, receipts: Sequence[Receipt]) -> None:
         if receipts:
             self.load(Load(RECEIPTS, "append", new_load_id()), as_arrow(tuple(receipts)).to_reader())
+
+    def record_parity(self, rows: Sequence[ParityRow]) -> None:
+        if rows:
+            self.load(Load(PARITY, "append", new_load_id()), audit_parity.as_arrow(rows).to_reader())
 
     def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
         """Stream a table's or view's rows through dlt's SQL client, in the warehouse's own casts to text.

@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from dbt_bridge.audit_parity import ParityRow
 from dbt_bridge.errors import ConnectionFailed, DestinationError
 from dbt_bridge.load import duckdb_audit as audit
 from dbt_bridge.load import duckdb_read as reading
@@ -245,6 +246,13 @@ class DuckDBWarehouse:
         with self._cursor("receipts") as cur:
             audit.ensure(cur, self._catalog)
             in_transaction(cur, lambda cur: audit.append_receipts(cur, self._catalog, receipts))
+
+    def record_parity(self, rows: Sequence[ParityRow]) -> None:
+        if not rows:
+            return
+        with self._cursor("parity") as cur:
+            audit.ensure(cur, self._catalog, audit.PARITIES)
+            in_transaction(cur, lambda cur: audit.append_parity(cur, self._catalog, rows))
 
     def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
         self.publish((), checkpoints, lambda _: receipts)

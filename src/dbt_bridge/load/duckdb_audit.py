@@ -1,4 +1,4 @@
-"""The audit tables `_dbt_bridge.receipts` and `_dbt_bridge.checkpoints` in DuckDB."""
+"""The audit tables of `_dbt_bridge` in DuckDB: receipts, checkpoints, and parity once something was compared."""
 
 from __future__ import annotations
 
@@ -6,34 +6,46 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
+import pyarrow as pa
+
+from dbt_bridge import audit_parity
+from dbt_bridge.audit_parity import PARITY, ParityRow
 from dbt_bridge.load.destination import Checkpoint
 from dbt_bridge.load.duckdb_retry import in_transaction, retried
 from dbt_bridge.receipt import AUDIT_SCHEMA, RECEIPTS, Receipt, as_arrow
-from dbt_bridge.table import quoted
+from dbt_bridge.table import Table, quoted
 
 _SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
 _POINT = tuple(field.name for field in fields(Checkpoint))
-_TABLES: Mapping[str, Mapping[str, str]] = {
-    "receipts": {c.name: _SQL_TYPES[str(c.type)] for c in RECEIPTS.columns},
+Columns = Mapping[str, str]
+
+
+def _columns(table: Table) -> Columns:
+    return {c.name: _SQL_TYPES[str(c.type)] for c in table.columns}
+
+
+MOVED: Mapping[str, Columns] = {
+    "receipts": _columns(RECEIPTS),
     "checkpoints": {**dict.fromkeys(_POINT, "VARCHAR"), "saved_at": "TIMESTAMPTZ"},
 }
+PARITIES: Mapping[str, Columns] = {"parity": _columns(PARITY)}
 
 
 def _table(catalog: str, name: str) -> str:
     return f"{quoted(catalog)}.{quoted(AUDIT_SCHEMA)}.{quoted(name)}"
 
 
-def ensure(cur: Any, catalog: str) -> None:
-    """Create the audit schema and its tables where they are missing, and the columns that an earlier version did not
+def ensure(cur: Any, catalog: str, tables: Mapping[str, Columns] = MOVED) -> None:
+    """Create the audit schema and these tables where they are missing, and the columns that an earlier version did not
     have. Several threads may do so at once."""
     found = cur.execute(
         "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = ? AND schema_name = ?",
         [catalog, AUDIT_SCHEMA],
     ).fetchall()
-    standing = {table: {column for t, column in found if t == table} for table in _TABLES}
-    if not any(standing.values()):
+    standing = {table: {column for t, column in found if t == table} for table in tables}
+    if not found:
         _execute(cur, f"CREATE SCHEMA IF NOT EXISTS {quoted(catalog)}.{quoted(AUDIT_SCHEMA)}")
-    for table, columns in _TABLES.items():
+    for table, columns in tables.items():
         if not standing[table]:
             parts = ",\n  ".join(f"{quoted(name)} {type_}" for name, type_ in columns.items())
             _execute(cur, f"CREATE TABLE IF NOT EXISTS {_table(catalog, table)} (\n  {parts}\n)")
@@ -49,13 +61,21 @@ def _execute(cur: Any, statement: str) -> None:
 
 def append_receipts(cur: Any, catalog: str, receipts: Sequence[Receipt]) -> None:
     """Append inside the caller's transaction."""
-    if not receipts:
-        return
-    cur.register("_dbt_bridge_new_receipts", as_arrow(tuple(receipts)))
+    if receipts:
+        _append(cur, _table(catalog, "receipts"), as_arrow(tuple(receipts)))
+
+
+def append_parity(cur: Any, catalog: str, rows: Sequence[ParityRow]) -> None:
+    """Append inside the caller's transaction."""
+    _append(cur, _table(catalog, "parity"), audit_parity.as_arrow(rows))
+
+
+def _append(cur: Any, table: str, rows: pa.Table) -> None:
+    cur.register("_dbt_bridge_new_rows", rows)
     try:
-        cur.execute(f"INSERT INTO {_table(catalog, 'receipts')} BY NAME FROM _dbt_bridge_new_receipts")
+        cur.execute(f"INSERT INTO {table} BY NAME FROM _dbt_bridge_new_rows")
     finally:
-        cur.unregister("_dbt_bridge_new_receipts")
+        cur.unregister("_dbt_bridge_new_rows")
 
 
 def save_checkpoints(cur: Any, catalog: str, checkpoints: Sequence[Checkpoint]) -> None:

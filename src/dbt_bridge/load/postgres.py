@@ -19,6 +19,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import Cursor, errors, sql
 
+from dbt_bridge.audit_parity import ParityRow
 from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, scrubbed
 from dbt_bridge.load import postgres_audit as audit
 from dbt_bridge.load import postgres_stage as staging_area
@@ -185,6 +186,13 @@ class PostgresWarehouse:
         with self._transaction("receipts") as cur:
             audit.ensure(cur)
             audit.append_receipts(cur, receipts)
+
+    def record_parity(self, rows: Sequence[ParityRow]) -> None:
+        if not rows:
+            return
+        with self._transaction("parity") as cur:
+            audit.ensure(cur, audit.PARITIES)
+            audit.append_parity(cur, rows)
 
     def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
         self.publish((), checkpoints, lambda _: receipts)

@@ -1,4 +1,4 @@
-"""The audit tables `_dbt_bridge.receipts` and `_dbt_bridge.checkpoints` in Postgres."""
+"""The audit tables of `_dbt_bridge` in Postgres: receipts, checkpoints, and parity once something was compared."""
 
 from __future__ import annotations
 
@@ -8,51 +8,54 @@ from typing import Any
 
 from psycopg import Cursor, sql
 
+from dbt_bridge.audit_parity import PARITY, ParityRow
 from dbt_bridge.load.destination import Checkpoint
 from dbt_bridge.load.postgres_types import landing_type
 from dbt_bridge.receipt import AUDIT_SCHEMA, RECEIPTS, Receipt
+from dbt_bridge.table import Table
 
-_RECEIPTS = sql.Identifier(AUDIT_SCHEMA, "receipts")
 _CHECKPOINTS = sql.Identifier(AUDIT_SCHEMA, "checkpoints")
 _LOCK = 0x6462_7462  # "dbtb": CREATE IF NOT EXISTS of two sessions at once breaks one of them
 
 
 _CHECKPOINT_FIELDS = tuple(f.name for f in fields(Checkpoint))
-_COLUMNS: dict[str, dict[str, str]] = {
+Columns = Mapping[str, str]
+MOVED: Mapping[str, Columns] = {
     "receipts": {c.name: landing_type(c) for c in RECEIPTS.columns},
     "checkpoints": {**dict.fromkeys(_CHECKPOINT_FIELDS, "text"), "saved_at": "timestamptz"},
 }
+PARITIES: Mapping[str, Columns] = {"parity": {c.name: landing_type(c) for c in PARITY.columns}}
 
 
-def _standing(cur: Cursor[Any]) -> dict[str, set[str]]:
-    """The audit tables that are there, with their columns."""
+def _standing(cur: Cursor[Any], tables: Mapping[str, Columns] = MOVED) -> dict[str, set[str]]:
+    """Those of the audit tables that are there, with their columns."""
     cur.execute(
         "SELECT c.relname, array_agg(a.attname::text)\n"
         "FROM pg_class c\n"
         "JOIN pg_namespace n ON n.oid = c.relnamespace\n"
         "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped\n"
-        "WHERE n.nspname = %s AND c.relname IN ('receipts', 'checkpoints')\n"
+        "WHERE n.nspname = %s AND c.relname = ANY(%s)\n"
         "GROUP BY c.relname",
-        [AUDIT_SCHEMA],
+        [AUDIT_SCHEMA, list(tables)],
     )
     return {table: set(columns) for table, columns in cur.fetchall()}
 
 
-def ensure(cur: Cursor[Any]) -> None:
-    """Create the audit schema and its tables where they are missing, in the caller's transaction.
+def ensure(cur: Cursor[Any], tables: Mapping[str, Columns] = MOVED) -> None:
+    """Create the audit schema and these tables where they are missing, in the caller's transaction.
 
     Tables that an earlier version made get the columns that they lack.
     """
-    if _complete(_standing(cur)):
+    if _complete(_standing(cur, tables), tables):
         return
     cur.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
     if not _exists(cur):
         cur.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(AUDIT_SCHEMA)))
-    there = _standing(cur)
-    for table, columns in _COLUMNS.items():
+    there = _standing(cur, tables)
+    for table, columns in tables.items():
         name = sql.Identifier(AUDIT_SCHEMA, table)
         if table not in there:
-            cur.execute(sql.SQL("CREATE TABLE {} (\n  {}\n)").format(name, _definitions(table)))
+            cur.execute(sql.SQL("CREATE TABLE {} (\n  {}\n)").format(name, _definitions(table, columns)))
         for column in columns.keys() - there.get(table, columns.keys()):
             cur.execute(
                 sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}").format(
@@ -61,17 +64,17 @@ def ensure(cur: Cursor[Any]) -> None:
             )
 
 
-def _complete(there: Mapping[str, set[str]]) -> bool:
-    return all(columns.keys() <= there.get(table, set()) for table, columns in _COLUMNS.items())
+def _complete(there: Mapping[str, set[str]], tables: Mapping[str, Columns]) -> bool:
+    return all(columns.keys() <= there.get(table, set()) for table, columns in tables.items())
 
 
-def _definitions(table: str) -> sql.Composed:
+def _definitions(table: str, columns: Columns) -> sql.Composed:
     key = {"checkpoints": "node"}.get(table)
     return sql.SQL(",\n  ").join(
         sql.SQL("{} {}{}").format(
             sql.Identifier(column), sql.SQL(type_), sql.SQL(" PRIMARY KEY" if column == key else "")
         )
-        for column, type_ in _COLUMNS[table].items()
+        for column, type_ in columns.items()
     )
 
 
@@ -83,13 +86,21 @@ def _exists(cur: Cursor[Any]) -> bool:
 def append_receipts(cur: Cursor[Any], receipts: Sequence[Receipt]) -> None:
     if not receipts:
         return
-    names = [c.name for c in RECEIPTS.columns]
+    _append(cur, RECEIPTS, [receipt.as_dict() for receipt in receipts])
+
+
+def append_parity(cur: Cursor[Any], rows: Sequence[ParityRow]) -> None:
+    _append(cur, PARITY, [row.as_dict() for row in rows])
+
+
+def _append(cur: Cursor[Any], table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    names = [c.name for c in table.columns]
     statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-        _RECEIPTS,
+        sql.Identifier(table.name.schema, table.name.name),
         sql.SQL(", ").join(map(sql.Identifier, names)),
         sql.SQL(", ").join(sql.Placeholder() for _ in names),
     )
-    cur.executemany(statement, [[receipt.as_dict()[name] for name in names] for receipt in receipts])
+    cur.executemany(statement, [[row[name] for name in names] for row in rows])
 
 
 def save_checkpoints(cur: Cursor[Any], checkpoints: Sequence[Checkpoint]) -> None:

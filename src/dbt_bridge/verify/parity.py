@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from dbt_bridge.audit_parity import ParityRow
 
 Level = Literal["counts", "aggregates", "rows"]
 LEVELS: tuple[Level, ...] = ("counts", "aggregates", "rows")
@@ -124,9 +128,30 @@ class Parity:
         return None if any(count is None for count in kinds) else sum(count or 0 for count in kinds)
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values only; without `keys`."""
-        from dataclasses import asdict, replace
-
+        """JSON values only: the fields without `keys`, and `differences`."""
         given = asdict(replace(self, keys=None))
         del given["keys"]
-        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in given.items()}
+        for aggregate in given["aggregates"]:
+            aggregate["variance"] = _finite(aggregate["variance"])
+        given = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in given.items()}
+        return {**given, "differences": self.differences}
+
+    def as_row(self) -> ParityRow:
+        """The row of `_dbt_bridge.parity`, which holds no value of a compared row."""
+        from dbt_bridge.audit_parity import ParityRow
+
+        apart = [a for a in self.aggregates if not a.same]
+        told: dict[str, Any] = {
+            "columns": json.dumps(dict(self.columns)),
+            "aggregates": json.dumps(
+                [{"column": a.column, "what": a.what, "variance": _finite(a.variance)} for a in apart]
+            ),
+            "error": self.error and self.error.replace("\0", ""),  # which Postgres has in no text
+        }
+        own = {f.name: getattr(self, f.name) for f in fields(ParityRow) if f.name not in told}
+        return ParityRow(**own, **told)
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON has no infinity and no NaN."""
+    return number if number is not None and math.isfinite(number) else None
