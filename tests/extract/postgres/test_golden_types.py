@@ -304,3 +304,15 @@ def test_a_value_without_a_lossless_form_is_refused_and_lands_as_text(
         texts = reading.rows(table.name, [c.as_text() for c in table.columns]).read_all()
     expected = origin.execute(sql.SQL("SELECT {}::text FROM t").format(sql.Identifier('the "column'))).fetchall()
     assert texts.column(0).to_pylist() == [row[0] for row in expected]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_value_finds_its_own_rows(reading: PostgresOrigin, name: str) -> None:
+    table = reading.describe(TableName("public", case(name))).table
+    rows = reading.rows(table.name, table.columns).read_all()
+    for row in range(len(rows)):
+        found = reading.rows_of(table.name, table.columns, rows.slice(row, 1).select(["v"])).read_all()
+        assert found["id"].to_pylist() == [rows["id"][row].as_py()]
+        assert found.schema == rows.schema
+    everything = reading.rows_of(table.name, table.columns[:1], rows.select(["v", "id"])).read_all()
+    assert sorted(everything["id"].to_pylist()) == list(range(len(rows)))

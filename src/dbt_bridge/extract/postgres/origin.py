@@ -11,13 +11,13 @@ import pyarrow as pa
 
 from dbt_bridge.errors import OriginError
 from dbt_bridge.extract.origin import Described, Increment
-from dbt_bridge.extract.postgres import catalog, cursor
+from dbt_bridge.extract.postgres import catalog, cursor, keyed
 from dbt_bridge.extract.postgres.binary_copy import Part, copy_binary
 from dbt_bridge.extract.postgres.column_types import travel
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.initial_copy import Copy, ranges, reader
 from dbt_bridge.extract.postgres.shape import oid_of, shape_of
-from dbt_bridge.table import Column, TableName, quoted
+from dbt_bridge.table import Column, TableName, quoted, quoted_name
 
 
 class PostgresOrigin:
@@ -78,13 +78,7 @@ class PostgresOrigin:
     ) -> pa.RecordBatchReader:
         """See `Origin.rows`. Partitioned, inherited and foreign tables and views are read by one worker."""
         relation = self._relation(name)
-        for column in columns:
-            if column.name not in relation.types:
-                near = get_close_matches(column.name, relation.types, n=1)
-                raise OriginError(
-                    f"origin {self.name!r}: {name} has no column {column.name!r}",
-                    mend=f"did you mean {near[0]!r}?" if near else "take it out of the table's columns",
-                )
+        self._check(relation, [c.name for c in columns])
         condition, order = self._asked(relation, increment)
         workers = 1 if order else workers
         copy = Copy(
@@ -97,6 +91,18 @@ class PostgresOrigin:
         )
         return reader(self._connections, copy, workers)
 
+    def rows_of(self, name: TableName, columns: Sequence[Column], keys: pa.Table) -> pa.RecordBatchReader:
+        """See `Origin.rows_of` and `keyed`."""
+        relation = self._relation(name)
+        self._check(relation, [*(c.name for c in columns), *keys.column_names])
+        travels = tuple(travel(relation.types[c.name], c.type) for c in columns)
+        wanted = tuple(keyed.conditions(relation, keys))
+        return reader(self._connections, Copy(relation.table.name, tuple(columns), travels, ranges=wanted), workers=1)
+
+    def count(self, name: TableName) -> int:
+        relation = self._relation(name)
+        return int(self._connections.query(f"SELECT count(*) FROM {quoted_name(relation.table.name)}")[0][0])  # noqa: S608
+
     def copy_binary(
         self, name: TableName, columns: Sequence[str], casts: Mapping[str, str], increment: Increment | None = None,
         *, workers: int = 1,
@@ -106,6 +112,15 @@ class PostgresOrigin:
         condition, order = self._asked(relation, increment)
         part = Part(condition, order)
         return copy_binary(self._connections, relation, columns, casts, part, workers=1 if order else workers)
+
+    def _check(self, relation: catalog.Relation, columns: Sequence[str]) -> None:
+        for column in columns:
+            if column not in relation.types:
+                near = get_close_matches(column, relation.types, n=1)
+                raise OriginError(
+                    f"origin {self.name!r}: {relation.table.name} has no column {column!r}",
+                    mend=f"did you mean {near[0]!r}?" if near else "take it out of the table's columns",
+                )
 
     def _asked(self, relation: catalog.Relation, increment: Increment | None) -> tuple[str, str]:
         """What stands after WHERE and after ORDER BY."""

@@ -1,0 +1,106 @@
+"""Arrow values as texts that Postgres reads back as exactly these values, in the conventions of `column_types`."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_MAX64, _MAX32 = 2**63 - 1, 2**31 - 1
+_DAY_US = 86_400_000_000
+_400_YEARS = 146_097  # days; the calendar repeats after them
+_FIRST, _LAST = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31 as days since 1970, between which Arrow writes years
+
+
+def texts(values: pa.Array) -> pa.Array:
+    """Strings; NULL stays NULL. Zeros lose their sign, for Postgres takes both for one."""
+    type_ = values.type
+    if isinstance(type_, pa.UuidType):
+        return pa.array([None if v is None else str(v) for v in values.to_pylist()], pa.string())
+    if isinstance(type_, pa.BaseExtensionType):
+        return texts(values.storage)
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_):
+        return pa.array([None if v is None else "\\x" + v.hex() for v in values.to_pylist()], pa.string())
+    if pa.types.is_timestamp(type_):
+        return _moments(values.cast(pa.timestamp("us", type_.tz)).view(pa.int64()), "+00" if type_.tz else "")
+    if pa.types.is_date(type_):
+        return _days(values.cast(pa.date32()).view(pa.int32()))
+    if pa.types.is_time(type_):
+        return pa.array([_clock(v) for v in values.cast(pa.time64("us")).view(pa.int64()).to_pylist()], pa.string())
+    if pa.types.is_interval(type_):
+        return pa.array([_interval(v) for v in values.to_pylist()], pa.string())
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return _arrays(values)
+    if pa.types.is_floating(type_):
+        return pc.cast(pc.if_else(pc.equal(values, pa.scalar(0.0, type_)), pa.scalar(0.0, type_), values), pa.string())
+    return pc.cast(values, pa.string())
+
+
+def _moments(numbers: pa.Array, zone: str) -> pa.Array:
+    """Microseconds since 1970."""
+    bounds = pc.min_max(numbers).as_py()
+    if bounds["min"] is None or (bounds["min"] >= _FIRST * _DAY_US and bounds["max"] < (_LAST + 1) * _DAY_US):
+        return pc.binary_join_element_wise(pc.cast(numbers.view(pa.timestamp("us")), pa.string()), zone, "")
+    return pa.array([_moment(v, zone) for v in numbers.to_pylist()], pa.string())
+
+
+def _moment(number: int | None, zone: str) -> str | None:
+    if number is None:
+        return None
+    if abs(number) >= _MAX64:
+        return "infinity" if number > 0 else "-infinity"
+    days, rest = divmod(number, _DAY_US)
+    date, era = _date(days)
+    return f"{date} {_clock(rest)}{zone}{era}"
+
+
+def _days(numbers: pa.Array) -> pa.Array:
+    return pa.array([_day(v) for v in numbers.to_pylist()], pa.string())
+
+
+def _day(number: int | None) -> str | None:
+    if number is None:
+        return None
+    if abs(number) >= _MAX32:
+        return "infinity" if number > 0 else "-infinity"
+    return "".join(_date(number))
+
+
+def _date(days: int) -> tuple[str, str]:
+    """Year, month and day, and what stands at the end of the text for a year before Christ."""
+    import datetime
+
+    cycles = 0 if _FIRST <= days <= _LAST else (days - _FIRST) // _400_YEARS
+    date = datetime.date(1970, 1, 1) + datetime.timedelta(days=days - cycles * _400_YEARS)
+    year = date.year + 400 * cycles
+    return f"{year if year > 0 else 1 - year:04}-{date.month:02}-{date.day:02}", "" if year > 0 else " BC"
+
+
+def _clock(micros: int | None) -> str | None:
+    if micros is None:
+        return None
+    seconds, rest = divmod(micros, 1_000_000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:06}"
+
+
+def _interval(value: pa.MonthDayNano | None) -> str | None:
+    if value is None:
+        return None
+    micros = value.nanoseconds // 1000
+    return f"{value.months} mons {value.days} days {'-' if micros < 0 else ''}{_clock(abs(micros))}"
+
+
+def _arrays(values: pa.Array) -> pa.Array:
+    elements = texts(values.flatten()).to_pylist()
+    written: list[str | None] = []
+    at = 0
+    for size in pc.list_value_length(values).to_pylist():
+        if size is None:
+            written.append(None)
+            continue
+        written.append("{" + ",".join(_element(text) for text in elements[at : at + size]) + "}")
+        at += size
+    return pa.array(written, pa.string())
+
+
+def _element(text: str | None) -> str:
+    return "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
