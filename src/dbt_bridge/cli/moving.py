@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,8 +36,11 @@ def sync(**given: Any) -> int:
 
 
 @cli.command()
+@click.option(
+    "--verify", is_flag=True, help="Compare what landed with its origins; deliver only what comes from equal."
+)
 @takes(*OPTIONS, FULL_REFRESH, *BOUNDS, *OUTPUT)
-def build(**given: Any) -> int:
+def build(verify: bool, **given: Any) -> int:
     """Land what the selection needs, run `dbt build`, deliver what passed.
 
     An exposure is delivered only when every model above it and every test on them passed.
@@ -45,6 +49,7 @@ def build(**given: Any) -> int:
     Example:
       dbt-bridge build
       dbt-bridge build --select source:shop.orders+ --target prod
+      dbt-bridge build --verify
     """
     output, options = output_of(given), dbt_options(given)
     from dbt_bridge import run
@@ -59,10 +64,12 @@ def build(**given: Any) -> int:
         return built[0].statuses, built[0].success
 
     with output.reporter() as progress:
-        outcome = run.build(project, run_dbt, run_options(options, given), progress)
+        outcome = run.build(project, run_dbt, replace(run_options(options, given), verify=verify), progress)
     # `--empty` and `--sample` come from dbt's environment: what they held back was meant to be delivered.
     partial = bool(built and built[0].partial) and any(receipt.status == "skipped" for receipt in outcome.receipts)
-    return output.result(outcome.receipts, ok=outcome.ok and not partial, dbt=built[0] if built else None)
+    return output.result(
+        outcome.receipts, ok=outcome.ok and not partial, dbt=built[0] if built else None, parities=outcome.parities
+    )
 
 
 @cli.command()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dbt_bridge.progress import Reporter
     from dbt_bridge.receipt import Receipt
     from dbt_bridge.transform.invoke import BuildResult
+    from dbt_bridge.verify.parity import Parity
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -35,14 +36,26 @@ class Output:
 
         return reporter(silent=self.as_json or self.quiet)
 
-    def result(self, receipts: Sequence[Receipt], *, ok: bool, dbt: BuildResult | None = None) -> int:
+    def result(
+        self,
+        receipts: Sequence[Receipt],
+        *,
+        ok: bool,
+        dbt: BuildResult | None = None,
+        parities: Sequence[Parity] = (),
+    ) -> int:
         """Print what happened; answers the exit code."""
         if self.as_json:
             status = "success" if ok else "failed"
-            self.document(status=status, receipts=[r.as_json() for r in receipts], dbt=_dbt_as_json(dbt))
+            compared = {"parity": [p.as_json() for p in parities]} if parities else {}
+            self.document(status=status, receipts=[r.as_json() for r in receipts], dbt=_dbt_as_json(dbt), **compared)
         elif not self.quiet:
             from dbt_bridge.progress import print_summary
 
+            if parities:
+                from dbt_bridge.verify.report import print_parities
+
+                print_parities(parities)
             print_summary(receipts)
             if not receipts:
                 click.echo("nothing to move: no selected source or exposure has a config.meta.bridge block", err=True)

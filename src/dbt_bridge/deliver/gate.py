@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.project import Delivery
@@ -12,12 +13,18 @@ PASSED = frozenset({"success", "pass", "warn"})
 """dbt's node statuses that count as passed; a warning is allowed."""
 
 
-def refusal(delivery: Delivery, statuses: Mapping[str, str]) -> str | None:
+def refusal(
+    delivery: Delivery, statuses: Mapping[str, str], unproven: Mapping[str, str] = MappingProxyType({})
+) -> str | None:
     """Why a delivery must not happen, or None when it may.
 
     Args:
         statuses: dbt's status per unique_id of everything that ran; what did not run is absent.
+        unproven: what was compared and was not equal, and why nothing may be delivered on it.
     """
+    for node in sorted(delivery.ancestors & unproven.keys()):
+        kind, _, name = node.partition(".")
+        return f"{kind} {name.partition('.')[2]}: {unproven[node]}"
     for node in sorted(delivery.ancestors):
         if node.startswith(("model.", "seed.", "snapshot.")) and (why := _held_back(node, statuses, delivery)):
             return why

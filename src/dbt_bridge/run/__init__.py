@@ -1,5 +1,29 @@
-"""sync -> dbt build -> deliver: the only place that knows all rooms."""
+"""sync -> dbt build -> verify -> deliver: the only place that knows all rooms."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dbt_bridge.errors import MissingExtra
 from dbt_bridge.run.build import Options, Outcome, build, deliver, sync
 
-__all__ = ["Options", "Outcome", "build", "deliver", "sync"]
+if TYPE_CHECKING:
+    from dbt_bridge.run.comparing import VerifyOptions
+    from dbt_bridge.run.verifying import verify
+
+__all__ = ["Options", "Outcome", "VerifyOptions", "build", "deliver", "sync", "verify"]
+
+# What compares needs DuckDB and numpy, which a run that only moves rows may lack.
+_COMPARING = {"VerifyOptions": "comparing", "verify": "verifying"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _COMPARING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__name__}.{_COMPARING[name]}"), name)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("dbt_bridge"):
+            raise
+        raise MissingExtra("verify", "comparing rows") from missing

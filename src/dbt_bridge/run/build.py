@@ -1,4 +1,4 @@
-"""build = sync -> dbt build -> deliver."""
+"""build = sync -> (verify) -> dbt build -> deliver."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from dbt_bridge import receipt as record
 from dbt_bridge.deliver.gate import refusal
@@ -20,6 +22,9 @@ from dbt_bridge.run import delivery as outgoing
 from dbt_bridge.run.landing import Ends, Wanted, land, wanted_tables
 from dbt_bridge.table import TableName
 
+if TYPE_CHECKING:
+    from dbt_bridge.verify.parity import Parity
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -28,6 +33,7 @@ class Options:
     Attributes:
         threads: tables that move at once; None for the dbt profile's number.
         dry_run: deliveries only count.
+        verify: what landed is compared with its origins, and what differs is not delivered on.
         until_lsn: where cdc sources stop; None for where their origin's log ends when they start.
         max_seconds: after which cdc sources stop at the next commit; None for no bound.
     """
@@ -35,6 +41,7 @@ class Options:
     full_refresh: bool = False
     threads: int | None = None
     dry_run: bool = False
+    verify: bool = False
     until_lsn: int | None = None
     max_seconds: float | None = None
 
@@ -46,16 +53,19 @@ class Outcome:
     Attributes:
         statuses: dbt's status per unique_id of what ran; empty when dbt did not run.
         dbt_ok: None when dbt did not run.
+        parities: of what was compared.
     """
 
     receipts: tuple[Receipt, ...]
     statuses: Mapping[str, str]
     dbt_ok: bool | None = None
+    parities: tuple[Parity, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Nothing failed. A delivery whose ancestors were not all selected is skipped, and that is no failure."""
-        return self.dbt_ok is not False and all(receipt.status != "failed" for receipt in self.receipts)
+        moved = self.dbt_ok is not False and all(receipt.status != "failed" for receipt in self.receipts)
+        return moved and all(parity.is_equal for parity in self.parities)
 
 
 DbtBuild = Callable[[], tuple[Mapping[str, str], bool]]
@@ -63,15 +73,27 @@ DbtBuild = Callable[[], tuple[Mapping[str, str], bool]]
 
 
 def build(project: Project, dbt_build: DbtBuild, options: Options, progress: Progress) -> Outcome:
-    """Land what the selection needs, build on it, deliver what passed. Stops before dbt when a table did not land."""
+    """Land what the selection needs, build on it, deliver what passed. Stops before dbt when a table did not land.
+
+    With `options.verify` dbt builds on what was compared with its origins (cdc tables at one LSN); where that is not
+    equal dbt runs all the same, and nothing is delivered that comes from there.
+    """
     load_id = new_load_id()
     landed = sync(project, options, progress, load_id=load_id)
     if any(receipt.status == "failed" for receipt in landed):
         progress.message("dbt was not run: not every table landed")
         return Outcome(tuple(landed), {})
+    parities = _verified(project, options, progress) if options.verify else []
     statuses, dbt_ok = dbt_build()
-    delivered = deliver(project, statuses, options, progress, load_id=load_id)
-    return Outcome((*landed, *delivered), statuses, dbt_ok)
+    unproven = {parity.node: "it is not what its origin has (verify)" for parity in parities if not parity.is_equal}
+    delivered = deliver(project, statuses, options, progress, load_id=load_id, unproven=unproven)
+    return Outcome((*landed, *delivered), statuses, dbt_ok, tuple(parities))
+
+
+def _verified(project: Project, options: Options, progress: Progress) -> list[Parity]:
+    from dbt_bridge import run
+
+    return run.verify(project, run.VerifyOptions(threads=options.threads), progress, deliveries=False)
 
 
 def sync(project: Project, options: Options, progress: Progress, *, load_id: str | None = None) -> list[Receipt]:
@@ -218,11 +240,13 @@ def deliver(
     progress: Progress,
     *,
     load_id: str | None = None,
+    unproven: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Receipt]:
     """Deliver the selected exposures whose ancestors and their tests all passed; a skipped one says why.
 
     Args:
         statuses: dbt's status per unique_id, of this run or of the last one.
+        unproven: source tables and models on which nothing may be delivered, and why.
     """
     load_id = load_id or new_load_id()
     chosen = [d for d in project.deliveries if project.selected is None or d.node in project.selected]
@@ -232,7 +256,7 @@ def deliver(
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         for item in chosen:
             receipt = outgoing.opened(item, load_id)
-            if why := refusal(item, statuses):
+            if why := refusal(item, statuses, unproven):
                 receipt = record.skipped(receipt, why)
             else:
                 receipt = outgoing.delivered(item, warehouse, project.root, receipt, progress, dry_run=options.dry_run)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 
-from dbt_bridge.errors import BridgeError, DestinationError, MissingExtra, UsageError
+from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused, MissingExtra, UsageError
 from dbt_bridge.extract.open import open_origin
 from dbt_bridge.load.destination import Destination, Ledger, Readable, Replica, State
 from dbt_bridge.load.open import open_destination, open_warehouse
@@ -69,7 +69,7 @@ def verify(
 
 def _kept(warehouse: Ledger, parities: Sequence[Parity]) -> Sequence[Parity]:
     """In `_dbt_bridge.parity`, at once: what follows may be killed."""
-    warehouse.prove(parities)
+    warehouse.record_parity([parity.as_row() for parity in parities])
     return parities
 
 
@@ -154,9 +154,9 @@ class _Run:
             )
         bound = self._bound(wanted, ends.ledger)
         if wanted.table.replication == "incremental" and landing.key and has_versions(found.table, landing):
-            raise UsageError(
-                f"{found.table.name} has several versions of a row under {', '.join(landing.key)}, and the newest lands",
-                mend="verify it against a view of the newest versions, or with --level counts its model's own tests",
+            raise KeyRefused(
+                f"{found.table.name} has several versions of one {', '.join(landing.key)}, and the newest lands",
+                mend="compare a view of the newest versions with it, by `reconcile` on a model",
             )
         blank = replace(self._blank(wanted, ends), at=f"{bound.cursor} <= {bound.at_most}" if bound else "now")
         mask = {name: how for name, how in wanted.table.mask.items() if landing.column(name) is not None}
