@@ -24,7 +24,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -38,9 +38,10 @@ from dbt_bridge.extract.sql_cast import converted
 from dbt_bridge.extract.sql_cursor import earlier, is_cursor, parsed, written
 from dbt_bridge.extract.sql_dialect import AnyDialect, Dialect, Reading, column_of, table_of
 from dbt_bridge.extract.sql_errors import no_driver, not_connected, refused
+from dbt_bridge.extract.sql_keyed import parts
 from dbt_bridge.extract.sql_mysql import MySql
 from dbt_bridge.extract.sql_sqlite import Sqlite
-from dbt_bridge.table import Column, TableName
+from dbt_bridge.table import Column, Table, TableName
 
 _BATCH_BYTES = 4 << 20
 _FIRST_ROWS, _MOST_ROWS = 1_000, 50_000
@@ -115,6 +116,15 @@ class SqlOrigin:
         """
         schema = pa.schema([pa.field(c.name, c.type, c.nullable) for c in columns])
         return pa.RecordBatchReader.from_batches(schema, self._streamed(name, tuple(columns), schema, increment))
+
+    def rows_of(self, name: TableName, columns: Sequence[Column], keys: pa.Table) -> pa.RecordBatchReader:
+        """See `Origin.rows_of` and `sql_keyed`."""
+        schema = pa.schema([pa.field(c.name, c.type, c.nullable) for c in columns])
+        return pa.RecordBatchReader.from_batches(schema, self._streamed_of(name, tuple(columns), schema, keys))
+
+    def count(self, name: TableName) -> int:
+        statement = sa.select(sa.func.count()).select_from(table_of(name))
+        return self._asked(lambda connection: int(connection.execute(statement).scalar_one()), str(name))
 
     def lower_bound(self, name: TableName, increment: Increment) -> str | None:
         """`at_least - lag` as text; None when there is no checkpoint."""
@@ -253,12 +263,25 @@ class SqlOrigin:
         with self._my_turn(), contextlib.closing(self._chunks(statement, str(name))) as chunks:
             for rows in chunks:
                 values = list(zip(*rows, strict=True))
-                arrays = [
-                    converted(given, reading.convert, column, name)
-                    for given, reading, column in zip(values, readings, columns, strict=False)
-                ]
-                batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+                batch = pa.RecordBatch.from_arrays(_arrays(values, readings, columns, name), schema=schema)
                 yield batch if keep is None else batch.filter(keep(values[-1]))
+
+    def _streamed_of(
+        self, name: TableName, columns: tuple[Column, ...], schema: pa.Schema, keys: pa.Table
+    ) -> Iterator[pa.RecordBatch]:
+        described = self.describe(name).table
+        found = [_key_column(described, self.name, field) for field in keys.schema]
+        selected = (*columns, *found)
+        readings = [self._dialect.reading(column) for column in selected]
+        for part in parts(self._dialect.lookup, found, keys):
+            statement = sa.select(*_labelled(readings)).select_from(table_of(described.name))
+            if part.condition is not None:
+                statement = statement.where(part.condition)
+            with self._my_turn(), contextlib.closing(self._chunks(statement, str(name))) as chunks:
+                for rows in chunks:
+                    arrays = _arrays(list(zip(*rows, strict=True)), readings, selected, name)
+                    batch = pa.RecordBatch.from_arrays(arrays[: len(columns)], schema=schema)
+                    yield batch.filter(part.keeps(arrays[len(columns) :]))
 
     def _chunks(self, statement: sa.Select[Any], place: str) -> Generator[Sequence[Any], None, None]:
         """Lists of rows, of about `_BATCH_BYTES` each."""
@@ -303,6 +326,27 @@ def _dialect(url: sa.URL) -> Dialect:
 def _labelled(readings: Sequence[Reading]) -> list[Any]:
     """Each expression under a name of its own: SQLAlchemy would make one of two that are spelled alike."""
     return [reading.expression.label(f"c{number}") for number, reading in enumerate(readings)]
+
+
+def _arrays(
+    values: Sequence[Sequence[object]], readings: Sequence[Reading], columns: Sequence[Column], name: TableName
+) -> list[pa.Array]:
+    """The columns of a batch; what was selected beyond them is left out."""
+    return [
+        converted(given, reading.convert, column, name)
+        for given, reading, column in zip(values, readings, columns, strict=False)
+    ]
+
+
+def _key_column(table: Table, origin: str, field: pa.Field) -> Column:
+    """A column of keys, as it travels."""
+    column = table.column(field.name)
+    if column is None:
+        raise OriginError(
+            f"the origin {origin!r}: {table.name} has no column {field.name!r}",
+            mend=f"name one of {', '.join(c.name for c in table.columns)}",
+        )
+    return replace(column, type=field.type)
 
 
 def _earlier(cursor: Column, increment: Increment) -> str:

@@ -8,6 +8,7 @@ Sqlite          sql_sqlite.py
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +21,10 @@ from sqlalchemy.sql.elements import ColumnElement
 from dbt_bridge.extract.origin import Described
 from dbt_bridge.extract.sql_cast import Values, converted, exactly
 from dbt_bridge.extract.sql_cursor import parsed
+from dbt_bridge.extract.sql_keyed import Lookup
 from dbt_bridge.table import Column, Table, TableName
+
+_TEXT = re.compile(r"n?(var)?char|n?text|string|enum", re.IGNORECASE)  # columns that an index finds by a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,9 @@ class Dialect(Protocol):
 
     def bound(self, column: Column, text: str) -> Bound:
         """`column >= text`, where text is a cursor value."""
+
+    def lookup(self, column: Column) -> Lookup | None:
+        """How rows are found by values of the column as it travels; None where every row must be looked at."""
 
     def greatest(self, connection: sa.Connection, column: Column, name: TableName) -> Any:
         """The greatest value of a cursor column without NULLs, as Python's; None for no rows."""
@@ -122,6 +129,12 @@ class AnyDialect:
 
     def bound(self, column: Column, text: str) -> Bound:
         return Bound(column_of(column.name) >= sa.literal(parsed(column, text)))
+
+    def lookup(self, column: Column) -> Lookup | None:
+        plain = column_of(column.name)
+        if pa.types.is_string(column.type) and not _TEXT.match(column.origin_type):
+            return Lookup(self.reading(column).expression, lambda value: [value])
+        return Lookup(plain, lambda value: [value])
 
     def greatest(self, connection: sa.Connection, column: Column, name: TableName) -> Any:
         return greatest(connection, self.reading(column), column, name)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import time
 from typing import Any
 
 import pyarrow as pa
@@ -25,8 +26,9 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from dbt_bridge.extract.origin import Described
 from dbt_bridge.extract.sql_cast import Values, exactly, from_text
-from dbt_bridge.extract.sql_cursor import parsed
+from dbt_bridge.extract.sql_cursor import parsed, written
 from dbt_bridge.extract.sql_dialect import Bound, Reading, column_of, greatest
+from dbt_bridge.extract.sql_keyed import Lookup
 from dbt_bridge.table import Column, Table, TableName
 
 _SIGNED = {"tinyint": pa.int8(), "smallint": pa.int16(), "mediumint": pa.int32(), "int": pa.int32()}
@@ -37,6 +39,7 @@ _GEOMETRY = {
     "geometrycollection", "geomcollection",
 }  # fmt: skip
 _PLAIN_TEXT = {"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set"}
+_TEXT_INDEXED = {"uuid", "inet6", "inet4"}  # MariaDB compares them with text as what they are
 
 _SESSION = (
     "SET SESSION time_zone = '+00:00'",
@@ -122,6 +125,17 @@ class MySql:
             value = text.removesuffix("+00:00")
         return Bound(column_of(column.name) >= sa.literal(value))
 
+    def lookup(self, column: Column) -> Lookup | None:
+        kind, plain = _kind(column.origin_type), column_of(column.name)
+        if column.type != natural(column.origin_type) or pa.types.is_string(column.type):
+            if not pa.types.is_string(column.type):
+                return None
+            searched = plain if kind in _PLAIN_TEXT or kind in _TEXT_INDEXED else _as_text(plain, kind)[0]
+            return Lookup(searched, (lambda text: [text.encode()]) if kind in _BINARY else lambda text: [text])
+        if pa.types.is_temporal(column.type):
+            return Lookup(plain, lambda value: [_literal(value)])
+        return Lookup(plain, lambda value: [value])
+
     def greatest(self, connection: sa.Connection, column: Column, name: TableName) -> Any:
         return greatest(connection, self.reading(column), column, name)
 
@@ -131,6 +145,11 @@ class MySql:
         number = int(raw.thread_id())  # type: ignore[union-attr]
         with connection.engine.connect() as other:
             other.exec_driver_sql(f"KILL QUERY {number:d}")
+
+
+def _literal(value: Any) -> str:
+    """A date, time or datetime as the session's text of it, which is in UTC."""
+    return value.strftime("%H:%M:%S.%f") if isinstance(value, time) else written(value).removesuffix("+00:00")
 
 
 def _whole(number: Any) -> int | None:

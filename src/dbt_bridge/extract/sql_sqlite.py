@@ -17,6 +17,7 @@ older journal modes they wait until the copy is done.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from dbt_bridge.extract.origin import Described
 from dbt_bridge.extract.sql_cast import Values, converted, exactly, from_text
 from dbt_bridge.extract.sql_cursor import parsed
 from dbt_bridge.extract.sql_dialect import Bound, Reading, column_of, greatest, table_of
+from dbt_bridge.extract.sql_keyed import Lookup
 from dbt_bridge.table import Column, Table, TableName
 
 _COLUMNS = sa.text(
@@ -116,8 +118,21 @@ class Sqlite:
             # The stored texts may be written with T or a space, with and without fractions: only dates compare.
             return Bound(plain >= sa.literal(text[:10]), exact=False)
         if isinstance(value, Decimal):
-            value = int(value) if value == value.to_integral_value() else float(value)
+            value = _stored(value)
         return Bound(plain >= sa.literal(value))
+
+    def lookup(self, column: Column) -> Lookup | None:
+        plain, natural_type = column_of(column.name), natural(column.origin_type)
+        if pa.types.is_string(column.type):
+            return Lookup(plain, _forms)
+        if column.type != natural_type:
+            return None
+        if pa.types.is_temporal(column.type):  # one moment has several texts: see `bound`
+            length = 5 if pa.types.is_time(column.type) else 10
+            return Lookup(sa.func.substr(plain, 1, length), lambda value: [value.isoformat()[:length]])
+        if pa.types.is_decimal(column.type):
+            return Lookup(plain, lambda value: [_stored(value)])
+        return Lookup(plain, lambda value: [value])
 
     def greatest(self, connection: sa.Connection, column: Column, name: TableName) -> Any:
         reading = self.reading(column)
@@ -132,6 +147,23 @@ class Sqlite:
 
     def interrupt(self, connection: sa.Connection) -> None:
         """Nothing to do: SQLite computes a row when it is asked for the row."""
+
+
+def _stored(value: Decimal) -> int | float:
+    """A decimal as SQLite stores it."""
+    whole = value == value.to_integral_value() and abs(value) < 2**63
+    return int(value) if whole else float(value)
+
+
+def _forms(text: str) -> list[Any]:
+    """What a stored value may be whose text this is: the text, its bytes, or a number."""
+    forms: list[Any] = [text, text.encode()]
+    with contextlib.suppress(ValueError):
+        forms.append(float(text))
+    with contextlib.suppress(ValueError):
+        if abs(number := int(text)) < 2**63:
+            forms.append(number)
+    return forms
 
 
 def _estimate(connection: sa.Connection, name: TableName) -> int | None:
