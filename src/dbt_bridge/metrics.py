@@ -2,7 +2,7 @@
 
 https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
 
-`prometheus_client` is a fine library, but these are seven figures without histograms: their text is shorter than
+`prometheus_client` is a fine library, but these are nine figures without histograms: their text is shorter than
 an optional dependency, and `--metrics-port` needs no extra to be installed.
 """
 
@@ -27,6 +27,7 @@ _FIGURES = (
     ("lag_seconds", "gauge", "From the last applied transaction's commit at the origin to its commit here."),
     ("lag_bytes", "gauge", "Log that the origin had written beyond the last batch."),
     ("lsn", "gauge", "Where the tables stand, as a number of bytes."),
+    ("paused", "gauge", "1 while another process verifies or repairs the landing tables."),
 )
 _CONTENT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -43,6 +44,7 @@ class _Source:
     lag_seconds: float | None = None
     lag_bytes: int | None = None
     lsn: int | None = None
+    paused: int = 0
 
 
 class Metrics(WatchSilent, AbstractContextManager["Metrics"]):
@@ -89,6 +91,7 @@ class Metrics(WatchSilent, AbstractContextManager["Metrics"]):
         with self._lock:
             figures = self._of(source)
             figures.lsn, figures.lag_bytes, figures.lag_seconds = at, 0, 0.0
+            figures.paused = 0
 
     def batch(self, batch: Batch) -> None:
         with self._lock:
@@ -97,13 +100,17 @@ class Metrics(WatchSilent, AbstractContextManager["Metrics"]):
             figures.batches_total += 1
             figures.batch_seconds_total += batch.seconds
             figures.batch_seconds = batch.seconds
-            figures.lsn = batch.to_lsn
+            figures.lsn, figures.paused = batch.to_lsn, 0
             figures.lag_seconds = figures.lag_seconds if batch.lag_seconds is None else batch.lag_seconds
             figures.lag_bytes = figures.lag_bytes if batch.lag_bytes is None else batch.lag_bytes
 
     def retrying(self, source: str, error: BaseException, pause: float) -> None:
         with self._lock:
             self._of(source).errors_total += 1
+
+    def paused(self, source: str) -> None:
+        with self._lock:
+            self._of(source).paused = 1
 
     def exposed(self) -> str:
         """All figures in the text format."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SECONDS_OF_RATE = 10.0
 _SECONDS_BETWEEN_LINES = 10.0
+_PAUSED = "paused: another process verifies or repairs the landing; the stream goes on after it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,9 @@ class Watch(Progress, Protocol):
 
     def retrying(self, source: str, error: BaseException, pause: float) -> None:
         """The origin or the destination broke off; it is tried again in so many seconds."""
+
+    def paused(self, source: str) -> None:
+        """Another process compares or repairs the landing, which is let go of for so long."""
 
 
 class Watcher(Watch, Protocol):
@@ -136,6 +140,11 @@ class WatchLines(Lines):
         with self._lock:
             self._tell(source)
             self._say(_broken(source, error, pause))
+
+    def paused(self, source: str) -> None:
+        with self._lock:
+            self._tell(source)
+            self._say(f"{source}: {_PAUSED}")
 
     def _tell(self, source: str) -> None:
         if (untold := self._untold.pop(source, None)) is not None:
@@ -198,6 +207,11 @@ class WatchLive(Live):
             self._of(source).state = "broken off"
             self._print(_broken(source, error, pause), "yellow")
 
+    def paused(self, source: str) -> None:
+        with self._lock:
+            self._of(source).state = "paused"
+            self._print(f"{source}: {_PAUSED}", "yellow")
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Leave the terminal to somebody else."""
@@ -257,6 +271,9 @@ class WatchSilent(Silent):
         return
 
     def retrying(self, source: str, error: BaseException, pause: float) -> None:
+        return
+
+    def paused(self, source: str) -> None:
         return
 
 
@@ -321,6 +338,10 @@ class Watches(AbstractContextManager["Watches"]):
     def retrying(self, source: str, error: BaseException, pause: float) -> None:
         for watch in self._watches:
             watch.retrying(source, error, pause)
+
+    def paused(self, source: str) -> None:
+        for watch in self._watches:
+            watch.paused(source)
 
 
 def watcher(out: IO[str], *, silent: bool = False) -> WatchSilent | WatchLines | WatchLive:

@@ -155,7 +155,7 @@ def drop(project: Project, sources: list[LandingSource]) -> Iterator[Dropped]:
 
 
 def _dropped(root: Path, source: LandingSource, warehouse: Ledger) -> Dropped:
-    with Replication(source.origin, _url(root, source)) as replication:
+    with Replication(source.origin, origin_url(root, source)) as replication:
         state = replication.slot(source.slot)
         if state is not None:
             _refuse_foreign(replication, source, state)
@@ -170,7 +170,7 @@ def _dropped(root: Path, source: LandingSource, warehouse: Ledger) -> Dropped:
 def _report(root: Path, source: LandingSource) -> SlotReport:
     blank = SlotReport(source.name, source.origin, source.slot, max_wal=source.max_wal)
     try:
-        with Replication(source.origin, _url(root, source)) as replication:
+        with Replication(source.origin, origin_url(root, source)) as replication:
             state = replication.slot(source.slot)
             if state is None:
                 return replace(blank, problem=_NOT_YET, mend="dbt-bridge sync")
@@ -224,7 +224,8 @@ def _is_followed(source: LandingSource) -> bool:
     return "cdc" in {source.defaults.replication, *(table.replication for table in source.tables)}
 
 
-def _url(root: Path, source: LandingSource) -> str:
+def origin_url(root: Path, source: LandingSource) -> str:
+    """The URL of a cdc source's origin; UsageError where it is no Postgres."""
     origin = open_origin(source.origin, project_root=root)
     if not isinstance(origin, PostgresOrigin):
         raise UsageError(

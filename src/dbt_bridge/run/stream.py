@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from dbt_bridge import lsn
-from dbt_bridge.errors import BridgeError, OriginError, UsageError
+from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, UsageError
 from dbt_bridge.extract.open import open_origin
 from dbt_bridge.load.destination import Ledger
 from dbt_bridge.load.open import open_destination, open_warehouse
@@ -20,11 +20,14 @@ from dbt_bridge.receipt import Receipt, new_load_id
 from dbt_bridge.run.applying import Committed
 from dbt_bridge.run.build import Options, Outcome
 from dbt_bridge.run.capture import Bounds, Capture
+from dbt_bridge.run.hold import Mover, taken
 from dbt_bridge.run.landing import Ends
+from dbt_bridge.run.slots import origin_url
 from dbt_bridge.run.sources import capture_source
 from dbt_bridge.watching import Batch, Watch
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_LOOK_UP = 0.2  # seconds
 LOOK = 60.0  # seconds between looks at the tables
 
 Rebuild = Callable[[frozenset[str]], bool]
@@ -87,14 +90,20 @@ class _Patience:
     broken: BridgeError | None = None
     _pause: float = _FIRST_PAUSE
 
-    def wait(self, error: BridgeError, began: float) -> None:
-        """Raises the error where trying again does not help."""
+    def wait(self, error: BridgeError, began: float, is_wanted: Callable[[], bool] = lambda: False) -> None:
+        """Raises the error where trying again does not help.
+
+        Args:
+            is_wanted: asked now and then, whether something else is to be done first.
+        """
         if not error.transient:
             raise error
         self.broken = error
         self._pause = _FIRST_PAUSE if time.monotonic() - began > _LONGEST_PAUSE else self._pause
         self.watch.retrying(self.name, error, self._pause)
-        self.stop.wait(self._pause * random.uniform(0.75, 1.25))
+        end = time.monotonic() + self._pause * random.uniform(0.75, 1.25)
+        while (left := end - time.monotonic()) > 0 and not self.stop.is_set() and not is_wanted():
+            self.stop.wait(min(left, _LOOK_UP))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def end(self, options: StreamOptions) -> None:
@@ -131,17 +140,44 @@ def _captured(
 
 
 def _side_by_side(project: Project, options: StreamOptions, watch: Watch, stop: threading.Event) -> Outcome:
-    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
-        followers = [_Follower(project, source, warehouse, options, watch, stop) for source in project.sources]
-        with ThreadPoolExecutor(len(followers), thread_name_prefix="dbt-bridge-stream") as pool:
-            jobs: list[Future[None]] = [pool.submit(follower.run) for follower in followers]
-            try:
-                wait(jobs, return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()
-        for job in jobs:
-            job.result()
+    followers = [_Follower(project, source, options, watch, stop) for source in project.sources]
+    patience = _Patience(", ".join(source.name for source in project.sources), watch, stop)
+    was_paused = False
+    while taken([follower.mover for follower in followers], watch, stop):
+        began, pause = time.monotonic(), threading.Event()
+        try:
+            with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+                _follow_all(followers, warehouse, pause)
+        except ConnectionFailed as error:
+            if not was_paused:
+                raise
+            patience.wait(error, began)  # somebody looks into the warehouse that this process had let go of
+        finally:
+            for follower in followers:  # only now: whoever waits for it opens the warehouse next
+                follower.mover.let_go()
+        was_paused |= pause.is_set()
+    for follower in followers:
+        follower.patience.end(options)
     return Outcome((), {})
+
+
+def _follow_all(followers: Sequence[_Follower], warehouse: Ledger, pause: threading.Event) -> None:
+    """Until they are stopped, or one of them is to let go, and with it all: they share the warehouse."""
+    with ThreadPoolExecutor(len(followers), thread_name_prefix="dbt-bridge-stream") as pool:
+        jobs: list[Future[None]] = [pool.submit(follower.run, warehouse, pause) for follower in followers]
+        try:
+            wait(jobs, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            followers[0].stop.set()
+            raise
+        if any(job.done() and job.exception() is not None for job in jobs):
+            followers[0].stop.set()
+    for job in jobs:
+        job.result()
+
+
+def _mover(project: Project, source: LandingSource) -> Mover:
+    return Mover(source.name, source.origin, origin_url(project.root, source), source.slot)
 
 
 class _Follower:
@@ -151,47 +187,55 @@ class _Follower:
         self,
         project: Project,
         source: LandingSource,
-        warehouse: Ledger,
         options: StreamOptions,
         watch: Watch,
         stop: threading.Event,
     ) -> None:
         self._project = project
         self._source = source
-        self._warehouse = warehouse
         self._stream = options
         self._options = options.options
         self._watch = watch
-        self._stop = stop
-        self._patience = _Patience(source.name, watch, stop)
         self._committed_at = time.monotonic()
+        self.stop = stop
+        self.patience = _Patience(source.name, watch, stop)
+        self.mover = _mover(project, source)
 
-    def run(self) -> None:
-        """Until stopped: follow, and begin again after what can be tried again."""
-        while not self._stop.is_set():
+    def run(self, warehouse: Ledger, pause: threading.Event) -> None:
+        """Until stopped or paused: follow, and begin again after what can be tried again."""
+        while not (self.stop.is_set() or pause.is_set()):
             began = time.monotonic()
             try:
-                self._follow()
+                self._follow(warehouse, pause)
             except BridgeError as error:
-                self._patience.wait(error, began)
-        self._patience.end(self._stream)
+                self.patience.wait(error, began, lambda: self._is_paused(pause))
 
-    def _follow(self) -> None:
-        """Until stopped. The tables are looked at anew from time to time, as the log does not tell all of them.
+    def _is_paused(self, pause: threading.Event) -> bool:
+        if self.mover.is_mine and self.mover.is_asked():
+            pause.set()
+        return pause.is_set()
+
+    def _follow(self, warehouse: Ledger, pause: threading.Event) -> None:
+        """Until stopped or paused. The tables are looked at anew from time to time, as the log does not tell all of
+        them.
 
         (A column that is added with a default is not in it before the next row, a partition that is dropped never is.)
         """
 
         def go_on() -> bool:
-            return not self._stop.is_set()
+            return not (self._is_paused(pause) or self.stop.is_set())
 
-        with _captured(self._project, self._source, self._warehouse, self._options, self._watch) as capture:
+        if not self.mover.take():
+            pause.set()
+            return
+        with _captured(self._project, self._source, warehouse, self._options, self._watch) as capture:
             told = self._told(capture)
             is_first = True
             while go_on():
                 capture.catch_up(Bounds(), go_on, told, tell_unchanged=is_first)
-                is_first, self._patience.broken = False, None
-                self._options = replace(self._options, full_refresh=False)  # not again when a connection breaks
+                is_first, self.patience.broken = False, None
+                if go_on():  # else it was not all of it
+                    self._options = replace(self._options, full_refresh=False)  # not again when a connection breaks
                 self._watch.caught_up(self._source.name, capture.position)
                 if go_on() and not capture.is_following:
                     raise _none_left()
@@ -254,26 +298,37 @@ def _in_turns(
     patience = _Patience(", ".join(source.name for source in project.sources), watch, stop)
     refreshed: set[str] = set()
     unbuilt: set[str] = set()
-    while not stop.is_set():
-        began = time.monotonic()
-        landed: list[Receipt] = []
-        try:
-            for source in project.sources:
-                anew = options.options.full_refresh and source.name not in refreshed
-                _turn(project, source, replace(options.options, full_refresh=anew), (watch, stop), landed)
-                refreshed.add(source.name)
-            patience.broken = None
-        except BridgeError as error:
-            patience.wait(error, began)
-        unbuilt |= {receipt.node for receipt in landed if receipt.status == "success" and receipt.rows_loaded}
-        for batch in _batches(project.sources, landed, time.monotonic() - began):
-            watch.batch(batch)
-        if patience.broken is None and unbuilt and not stop.is_set():
-            if not rebuild(frozenset(unbuilt)):
-                watch.message("dbt build failed; the stream goes on, and builds again after the next change")
-            unbuilt.clear()
-        project = _without(project, {receipt.node for receipt in landed if receipt.status == "failed"})
-        stop.wait(max(0.0, options.every - (time.monotonic() - began)))
+    movers = [_mover(project, source) for source in project.sources]
+
+    def go_on() -> bool:
+        return not stop.is_set() and not any(mover.is_asked() for mover in movers)
+
+    with ExitStack() as stack:
+        for mover in movers:
+            stack.callback(mover.let_go)
+        while taken(movers, watch, stop):
+            began = time.monotonic()
+            landed: list[Receipt] = []
+            try:
+                for source in project.sources:
+                    anew = options.options.full_refresh and source.name not in refreshed
+                    _turn(project, source, replace(options.options, full_refresh=anew), (watch, go_on), landed)
+                    if go_on():  # else it was not all of it
+                        refreshed.add(source.name)
+                patience.broken = None
+            except BridgeError as error:
+                patience.wait(error, began)
+            unbuilt |= {receipt.node for receipt in landed if receipt.status == "success" and receipt.rows_loaded}
+            for batch in _batches(project.sources, landed, time.monotonic() - began):
+                watch.batch(batch)
+            if patience.broken is None and unbuilt and not stop.is_set():
+                if not rebuild(frozenset(unbuilt)):
+                    watch.message("dbt build failed; the stream goes on, and builds again after the next change")
+                unbuilt.clear()
+            for mover in movers:  # it was dbt's warehouse too until here
+                mover.let_go()
+            project = _without(project, {receipt.node for receipt in landed if receipt.status == "failed"})
+            stop.wait(max(0.0, options.every - (time.monotonic() - began)))
     patience.end(options)
     return Outcome((), {})
 
@@ -282,17 +337,17 @@ def _turn(
     project: Project,
     source: LandingSource,
     options: Options,
-    told: tuple[Watch, threading.Event],
+    told: tuple[Watch, Callable[[], bool]],
     landed: list[Receipt],
 ) -> None:
     """Bring one source up to the end of its log; what ended is added to `landed`, also where the rest failed."""
-    watch, stop = told
+    watch, go_on = told
     with (
         closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse,
         _captured(project, source, warehouse, options, watch) as capture,
     ):
         try:
-            capture.catch_up(Bounds(), lambda: not stop.is_set(), tell_unchanged=False)
+            capture.catch_up(Bounds(), go_on, tell_unchanged=False)
         finally:
             landed += capture.receipts
         if not capture.receipts:  # else its batch tells

@@ -1,0 +1,234 @@
+"""A stream of another process lets go of its landing while that is held still, and then goes on by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import duckdb
+import psycopg
+import pytest
+
+from dbt_bridge import lsn
+from dbt_bridge.errors import OriginError
+from dbt_bridge.progress import Silent
+from dbt_bridge.run.hold import Mover, held
+
+SLOT = "dbt_bridge_hold"
+SOURCES = f"""
+sources:
+  - name: shop
+    schema: landing
+    config: {{meta: {{bridge: {{origin: shop_pg, schema: public, replication: cdc, slot: {SLOT}}}}}}}
+    tables: [{{name: orders}}]
+"""
+HOLDER = f"""
+import sys, time
+from dbt_bridge.progress import Silent
+from dbt_bridge.run.hold import held
+with held("shop_pg", sys.argv[1], "{SLOT}", Silent()):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+READER = "SELECT active_pid FROM pg_replication_slots WHERE active AND slot_name = %s"
+STANDS = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(process.communicate()[1])
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, *arguments], env=os.environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def streaming(*more: str) -> object:
+    return started("-m", "dbt_bridge", "stream", "--every", "100ms", *more)
+
+
+@contextmanager
+def writing(database: str) -> Iterator[None]:
+    """A row a hundredth of a second, for as long as the context lasts."""
+    stop = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(database, autocommit=True) as connection:
+            while not stop.wait(0.01):
+                connection.execute("INSERT INTO orders SELECT coalesce(max(id), 0) + 1, 'w' FROM orders")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture
+def shop(dbt_root: Path, origin: psycopg.Connection, database: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    origin.execute("CREATE TABLE orders (id int PRIMARY KEY, note text)")
+    origin.execute("INSERT INTO orders SELECT g, 'n' FROM generate_series(1, 100) g")
+    (dbt_root / "models" / "sources.yml").write_text(SOURCES)
+    monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", database)
+    monkeypatch.chdir(dbt_root)
+    return dbt_root
+
+
+def stands(origin: psycopg.Connection) -> int:
+    ((at,),) = origin.execute(STANDS, [SLOT]).fetchall() or [(None,)]
+    return lsn.parsed(at) if at else 0
+
+
+def end_of_log(origin: psycopg.Connection) -> int:
+    ((at,),) = origin.execute("SELECT pg_current_wal_lsn()::text").fetchall()
+    return lsn.parsed(at)
+
+
+def is_followed(origin: psycopg.Connection) -> bool:
+    return bool(origin.execute(READER, [SLOT]).fetchall())
+
+
+def landed(path: Path) -> int:
+    with duckdb.connect(str(path)) as connection:  # to write: nobody else may have the file
+        ((count,),) = connection.execute("SELECT count(*) FROM landing.orders").fetchall()
+        return int(count)
+
+
+@pytest.mark.parametrize("builds", [[], ["--build"]], ids=["", "with builds"])
+def test_a_stream_lets_go_under_a_writer_and_arrives_after_it(
+    shop: Path, origin: psycopg.Connection, database: str, builds: list[str]
+) -> None:
+    file = shop / "warehouse.duckdb"
+    with streaming(*builds) as process, writing(database):  # type: ignore[attr-defined]
+        until(lambda: stands(origin) > 0 and file.exists(), process)
+        before = end_of_log(origin)
+        until(lambda: stands(origin) >= before, process)
+        began = time.monotonic()
+        with held("shop_pg", database, SLOT, Silent()) as hold:
+            assert builds or time.monotonic() - began < 5, "it reacts in a second or two, and closes in order"
+            count, at = landed(file), stands(origin)
+            origin.execute("INSERT INTO orders SELECT g, 'held' FROM generate_series(1000000, 1000100) g")
+            time.sleep(0.5)  # there is no condition to wait for: it must not go on
+            assert not is_followed(origin)
+            assert (landed(file), stands(origin)) == (count, at)
+            hold.check()
+        later = end_of_log(origin)
+        until(lambda: stands(origin) >= later, process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert err.count("shop: paused: another process") == 1
+    assert "trying again" not in err, "a pause is no error"
+    assert landed(file) > count + 100
+    with duckdb.connect(str(file)) as connection:
+        assert connection.execute("SELECT count(*) FROM landing.orders WHERE note = 'held'").fetchall() == [(101,)]
+
+
+def test_whoever_holds_and_is_killed_holds_nobody_up(shop: Path, origin: psycopg.Connection, database: str) -> None:
+    with streaming("--json", "--metrics-port", "0") as process:  # type: ignore[attr-defined]
+        until(lambda: is_followed(origin), process)
+        with started("-c", HOLDER, database) as holder:
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            assert not is_followed(origin)
+            holder.kill()
+        origin.execute("INSERT INTO orders VALUES (5000, 'after')")
+        later = end_of_log(origin)
+        until(lambda: stands(origin) >= later, process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert sum(json.loads(line)["changes"] for line in out.splitlines()) == 1
+    assert landed(shop / "warehouse.duckdb") == 101
+
+
+def test_a_stream_that_starts_meanwhile_waits(shop: Path, origin: psycopg.Connection, database: str) -> None:
+    with ExitStack() as stack:
+        holding = stack.enter_context(ExitStack())
+        holding.enter_context(held("shop_pg", database, SLOT, Silent()))
+        process = stack.enter_context(streaming())  # type: ignore[arg-type]
+        assert process.stderr is not None
+        assert "shop: paused" in process.stderr.readline()
+        assert not (shop / "warehouse.duckdb").exists()
+        holding.close()
+        until(lambda: is_followed(origin), process)
+
+
+def test_two_who_want_to_hold_wait_for_each_other(origin: psycopg.Connection, database: str) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with held("shop_pg", database, SLOT, Silent()):
+            order.append("second")
+
+    with held("shop_pg", database, SLOT, Silent()):
+        thread = threading.Thread(target=second)
+        thread.start()
+        wanting = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try_advisory_lock%%'"
+        end = time.monotonic() + 20
+        while len(origin.execute(wanting).fetchall()) < 1 and time.monotonic() < end:
+            time.sleep(0.02)
+        order.append("first")
+    thread.join(timeout=20)
+    assert order == ["first", "second"]
+
+
+def test_who_does_not_let_go_is_named(
+    origin: psycopg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbt_bridge.run.hold._TELL", 0.1)
+    mover, told = Mover("shop", "shop_pg", database, SLOT), Told()
+    assert mover.take()
+    try:
+        with pytest.raises(OriginError) as refused, held("shop_pg", database, SLOT, told, patience=0.5):
+            pass
+        assert "dbt-bridge at" in refused.value.what and "server process" in refused.value.what
+        assert "pg_terminate_backend" in refused.value.mend
+        assert len(told.messages) == 1 and "waiting for dbt-bridge at" in told.messages[0]
+    finally:
+        mover.let_go()
+
+
+def test_a_reader_who_knows_nothing_of_this_is_waited_for_and_named(origin: psycopg.Connection, database: str) -> None:
+    origin.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [SLOT])
+    origin.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    with closing(psycopg.connect(f"{database}?replication=database", autocommit=True)) as reader:
+        options = "(proto_version '1', publication_names 'everything')"
+        reader.pgconn.send_query(f"START_REPLICATION SLOT {SLOT} LOGICAL 0/0 {options}".encode())
+        end = time.monotonic() + 20
+        while not is_followed(origin) and time.monotonic() < end:
+            time.sleep(0.02)
+        with (
+            pytest.raises(OriginError, match=rf"server process {reader.info.backend_pid}"),
+            held("shop_pg", database, SLOT, Silent(), patience=0.3),
+        ):
+            pass
