@@ -1,0 +1,226 @@
+"""What comparisons found, in a terminal: a table of all, then what differs, with examples and the next command.
+
+Names and values come from databases. They are printed as `Text`, in which rich reads no markup, and spelled so that
+they cannot steer the terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING
+
+from dbt_bridge.verify.parity import Aggregate, Difference, Parity
+from dbt_bridge.verify.spelled import message, name, pairs, side_by_side
+from dbt_bridge.verify.verdict import caveats, found, kinds_of, matching, next_command, table_of, verdict, when
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+EXAMPLES = 10
+_STYLES = {"equal": "green", "different": "red", "failed": "red"}
+_WIDE = 140  # columns where there is no terminal
+
+
+def print_parities(parities: Sequence[Parity], out: IO[str] | None = None, *, examples: int = EXAMPLES) -> None:
+    """Print what was found, to standard output.
+
+    Args:
+        examples: differences that are shown of each table, at most.
+    """
+    from rich.console import Console
+
+    if not parities:
+        return
+    out = out or sys.stdout
+    console = Console(file=out, width=None if out.isatty() else _WIDE, highlight=False)
+    console.print(_overview(parities, console))
+    for parity in parities:
+        _tell(console, parity, examples)
+    _say(console, f"\n{name(verdict(parities))}", "bold green" if all(p.is_equal for p in parities) else "bold red")
+    for caveat in caveats(parities):
+        _say(console, caveat)
+
+
+def _overview(parities: Sequence[Parity], console: Console) -> Table:
+    """One line for each comparison, with its counts in columns where the terminal is wide enough for all of them."""
+    from rich.measure import Measurement
+
+    numbers = {heading: of for heading, of in _numbers(parities).items() if any(of(p) is not None for p in parities)}
+    wide = _table(parities, numbers)
+    needed = Measurement.get(console, console.options.update(max_width=10_000), wide).minimum
+    return wide if needed <= console.width else _table(parities, {})
+
+
+def _numbers(parities: Sequence[Parity]) -> dict[str, Callable[[Parity], int | None]]:
+    origin, destination = parities[0].words
+    usual: dict[str, Callable[[Parity], int | None]] = {
+        f"rows in\n{origin}": lambda p: p.rows_origin,
+        f"rows in\n{destination}": lambda p: p.rows_destination,
+        f"only in\n{origin}": lambda p: p.only_in_origin,
+        f"only in\n{destination}": lambda p: p.only_in_destination,
+        "different": lambda p: p.different,
+    }
+    rare: dict[str, Callable[[Parity], int | None]] = {
+        "duplicates": lambda p: p.duplicates,
+        "in flight": lambda p: p.in_flight,
+        "allowed": lambda p: p.allowed,
+    }
+    return usual | {heading: of for heading, of in rare.items() if any(map(of, parities))}
+
+
+def _table(parities: Sequence[Parity], numbers: Mapping[str, Callable[[Parity], int | None]]) -> Table:
+    """Without `numbers`, what was found is told in words. A count is never cut."""
+    from rich.table import Table
+    from rich.text import Text
+
+    compared = {_how(p) for p in parities}
+    title = name(compared.pop()) if len(compared) == 1 else ""
+    table = Table(title=Text(title), title_justify="left", show_footer=True, footer_style="bold")
+    table.add_column("table", footer=f"{len(parities)} in total", overflow="fold", min_width=12)
+    if not title:
+        table.add_column("compared", overflow="fold", min_width=12)
+    for heading, of in numbers.items():
+        table.add_column(heading, justify="right", footer=_total([of(p) for p in parities]), no_wrap=True)
+    if not numbers:
+        table.add_column("found", overflow="fold")
+    # They run side by side, so the total is the time from the first start to the last end.
+    wall = (max(p.finished_at for p in parities) - min(p.started_at for p in parities)).total_seconds()
+    table.add_column("seconds", justify="right", footer=f"{wall:.1f}", no_wrap=True)
+    table.add_column("status", footer=_statuses(parities), no_wrap=True)
+    for p in parities:
+        row = [Text(name(table_of(p))), *([] if title else [Text(name(_how(p)))])]
+        row += [Text(_count(of(p))) for of in numbers.values()] or [Text(found(p))]
+        table.add_row(*row, f"{p.duration_seconds:.1f}", Text(p.status, style=_STYLES[p.status]))
+    return table
+
+
+def _how(parity: Parity) -> str:
+    """`rows by digests, LSN 0/16B3748`."""
+    return f"{parity.level}{f' by {parity.method}' if parity.method else ''}, {parity.at}"
+
+
+def _tell(console: Console, parity: Parity, most: int) -> None:
+    """What is to be said of one comparison; nothing of equal ones but aggregates that differ within their tolerance."""
+    apart = [a for a in parity.aggregates if not a.same or a.origin != a.destination]
+    if parity.is_equal and not apart:
+        return
+    _say(console, f"\n{name(table_of(parity))}: {found(parity)} ({name(when(parity))})", "bold")
+    if parity.status == "failed":
+        _say(console, message(parity.error or "no reason was given"))
+        return
+    if (same := matching(parity)) is not None:
+        kinds = {"match": same, **{kind: count for kind, count in kinds_of(parity).items() if count}}
+        _say(console, f"  totals: {_counts(kinds)}")
+    if parity.columns:
+        ordered = dict(sorted(parity.columns.items(), key=lambda item: -item[1]))
+        _say(console, f"  different by column: {_counts(ordered)}")
+    if apart:
+        console.print(_aggregates(apart, parity.words, console.width))
+    if parity.examples and most:
+        shown = parity.examples[:most]
+        console.print(_examples(shown, parity.words, console.width))
+        if (more := (parity.differences or len(parity.examples)) - len(shown)) > 0:
+            _say(console, f"  and {more:,} more: --show N shows more here, --report FILE.html keeps them")
+    if command := next_command(parity):
+        _say(console, f"  -> {name(command)}")
+
+
+def _examples(examples: Sequence[Difference], words: tuple[str, str], width: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for heading in ("kind", "key", "column", *words):
+        table.add_column(heading, overflow="fold")
+    for difference in examples:
+        for row in lines(difference, words, max(20, (width - 50) // 2)):
+            table.add_row(*map(Text, row))
+    return table
+
+
+def lines(difference: Difference, words: tuple[str, str], width: int) -> Iterator[tuple[str, str, str, str, str]]:
+    """A difference as (kind, key, column, origin, destination): one line for each column that differs."""
+    kind, key = kind_of(difference, words), pairs(difference.key, width)
+    if difference.kind != "different" or not difference.columns:
+        yield kind, key, "", *_whole(difference, width)
+        return
+    for column in difference.columns:
+        told = column in difference.origin or column in difference.destination
+        both = difference.origin.get(column), difference.destination.get(column)
+        yield kind, key, name(column), *(side_by_side(*both, width) if told else ("(masked)", "(masked)"))
+        kind = key = ""
+
+
+def kind_of(difference: Difference, words: tuple[str, str]) -> str:
+    return {
+        "only_in_origin": f"only in {words[0]}",
+        "only_in_destination": f"only in {words[1]}",
+        "different": "different",
+        "duplicate": "duplicate",
+    }[difference.kind]
+
+
+def _whole(difference: Difference, width: int) -> tuple[str, str]:
+    """Both sides of a row that only one of them has, or that one has several times."""
+    counts = list(difference.rows)
+    if difference.kind == "only_in_origin" and difference.key:
+        counts[1] = 0
+    if difference.kind == "only_in_destination" and difference.key:
+        counts[0] = 0
+    values = (difference.origin, difference.destination)
+    origin, destination = (_side(count, given, width) for count, given in zip(counts, values, strict=True))
+    return origin, destination
+
+
+def _side(count: int, values: Mapping[str, str | None], width: int) -> str:
+    rows = "no row" if not count else "1 row" if count == 1 else f"{count:,} rows"
+    return f"{rows}: {pairs(values, width)}" if count and values else rows
+
+
+def _aggregates(aggregates: Sequence[Aggregate], words: tuple[str, str], width: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for heading in ("column", "aggregate", *words, "variance", "tolerance", "status"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "variance" else "left")
+    for a in aggregates:
+        origin, destination = side_by_side(a.origin, a.destination, max(20, (width - 70) // 2))
+        cells = (name(a.column) or "(rows)", name(a.what), origin, destination, percent(a.variance), name(a.tolerance))
+        status = Text("within", style="green") if a.same else Text("different", style="red")
+        table.add_row(*map(Text, cells), status)
+    return table
+
+
+def percent(variance: float | None) -> str:
+    """`+0.1 %`; small ones with as many digits as it takes."""
+    if variance is None:
+        return "-"
+    return f"{variance * 100:+.3g} %" if abs(variance) < 10 else f"{variance * 100:+,.0f} %"
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def _counts(counts: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{name(what)} {_count(number)}" for what, number in counts.items())
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _total(numbers: Sequence[int | None]) -> str:
+    """The sum; `>=` it where some of them were not counted."""
+    known = [number for number in numbers if number is not None]
+    if not known:
+        return "-"
+    return f"{sum(known):,}" if len(known) == len(numbers) else f">= {sum(known):,}"
+
+
+def _statuses(parities: Sequence[Parity]) -> str:
+    counts = {status: sum(p.status == status for p in parities) for status in _STYLES}
+    return "\n".join(f"{number} {status}" for status, number in counts.items() if number)

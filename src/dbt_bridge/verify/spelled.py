@@ -1,0 +1,97 @@
+"""Values of a database, written for people: nothing in them acts on the reader's screen, and no two look the same.
+
+Most values stand as they are. Those that would mislead stand in double quotes, with Python's escapes for what cannot be
+seen: the empty text, one that begins or ends with a space, the text NULL (the value NULL has no quotes), control and
+direction characters. Two values that differ only in how Unicode writes the same signs are both spelled in ASCII.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+
+NULL = "NULL"
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", '"': '\\"'}
+
+
+def spelled(value: str | None, width: int) -> str:
+    """One value, of which at most `width` characters are shown."""
+    if value is None:
+        return NULL
+    return _spelled(value) if len(value) <= width else _piece(value, 0, width, ascii_only=False)
+
+
+def side_by_side(origin: str | None, destination: str | None, width: int) -> tuple[str, str]:
+    """Two values that differ. Of long ones the place is shown where they begin to."""
+    if origin is None or destination is None:
+        return spelled(origin, width), spelled(destination, width)
+    ascii_only = origin != destination and _look(origin) == _look(destination)
+    longest = max(len(origin), len(destination))
+    if longest <= width:
+        return _spelled(origin, ascii_only=ascii_only), _spelled(destination, ascii_only=ascii_only)
+    start = max(0, min(_first_difference(origin, destination) - width // 4, longest - width))
+    return (
+        _piece(origin, start, width, ascii_only=ascii_only),
+        _piece(destination, start, width, ascii_only=ascii_only),
+    )
+
+
+def pairs(values: Mapping[str, str | None], width: int, most: int = 6) -> str:
+    """`id = 7, region = "eu "`: the first columns and their values."""
+    told = [f"{name(column)} = {spelled(value, width)}" for column, value in list(values.items())[:most]]
+    if (more := len(values) - most) > 0:
+        told.append(f"and {more} more")
+    return ", ".join(told)
+
+
+def name(text: str) -> str:
+    """A name, or a short text of ours: as it is, but for what acts on a screen."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def message(text: str) -> str:
+    """A text of several lines, as errors are."""
+    return "\n".join(name(line) for line in text.split("\n"))
+
+
+def _spelled(text: str, *, ascii_only: bool = False) -> str:
+    plain = text.isprintable() and text == text.strip() and text not in ("", NULL) and not text.startswith(('"', "…"))
+    return text if plain and not ascii_only else _quoted(text, ascii_only=ascii_only)
+
+
+def _piece(text: str, start: int, width: int, *, ascii_only: bool) -> str:
+    if len(text) <= start + width and start == 0:
+        return _spelled(text, ascii_only=ascii_only)
+    before, after = "…" if start else "", "…" if len(text) > start + width else ""
+    piece = _quoted(text[start : start + width], ascii_only=ascii_only)
+    return f"{before}{piece}{after} ({len(text):,} characters)"
+
+
+def _quoted(text: str, *, ascii_only: bool) -> str:
+    return '"' + "".join(_sign(char, ascii_only=ascii_only) for char in text) + '"'
+
+
+def _sign(char: str, *, ascii_only: bool) -> str:
+    if char in _SHORT:
+        return _SHORT[char]
+    return char if char.isprintable() and (char.isascii() or not ascii_only) else _escaped(char)
+
+
+def _escaped(char: str) -> str:
+    point = ord(char)
+    if char in _SHORT:
+        return _SHORT[char]
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+def _look(text: str) -> str:
+    """What a reader sees of it: composed and decomposed signs, and those of compatibility, look alike (UAX #15)."""
+    return unicodedata.normalize("NFKC", "".join(char for char in text if unicodedata.category(char) != "Cf"))
+
+
+def _first_difference(one: str, other: str) -> int:
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # slices are compared in C, characters one by one are not
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low

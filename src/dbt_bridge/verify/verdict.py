@@ -1,0 +1,174 @@
+"""What comparisons say in a sentence, and what to do next: the same words in the terminal and in the report."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from datetime import UTC
+
+from dbt_bridge.verify.parity import Level, Parity
+
+_NAMED = 3  # tables that are named in a verdict; the others are counted
+_SAME: dict[Level, str] = {
+    "rows": "the same rows as",
+    "aggregates": "the same counts and aggregates as",
+    "counts": "as many rows as",
+}
+
+
+def verdict(parities: Sequence[Parity]) -> str:
+    """`5 of 6 tables hold the same rows as the origin, at LSN 0/16B3748; 20 rows of shop_landing.orders differ.`"""
+    if not parities:
+        return "Nothing was compared."
+    equal = [p for p in parities if p.status == "equal"]
+    different = [p for p in parities if p.status == "different"]
+    failed = [p for p in parities if p.status == "failed"]
+    told = []
+    if equal or different:
+        told.append(_hold(len(equal), parities))
+    if different:
+        told.append(_differ(different))
+    if failed:
+        told.append(f"{_names(failed)} could not be compared")
+    return f"{'; '.join(told)}."
+
+
+def caveats(parities: Sequence[Parity]) -> list[str]:
+    """What the verdict leaves out, in sentences."""
+    told = []
+    if flying := sum(p.in_flight for p in parities):
+        told.append(f"{_rows(flying)} in flight {_were(flying)} left out: the destination does not have them yet.")
+    if allowed := sum(p.allowed for p in parities):
+        words = parities[0].words
+        told.append(
+            f"{_rows(allowed)} {_were(allowed)} only in the {words[1]}, which the write disposition allows: "
+            "it never deletes."
+        )
+    if levels := {p.level for p in parities} - {"rows"}:
+        told.append(f"Values were not compared row by row where the level is {' or '.join(sorted(levels))}.")
+    return told
+
+
+def found(parity: Parity) -> str:
+    """What one comparison found: `20 rows differ: 5 only in origin, 15 different`."""
+    if parity.status == "failed":
+        return "could not be compared"
+    if parity.is_equal:
+        rows = "" if parity.rows_origin is None else f": {_rows(parity.rows_origin)}"
+        return f"equal{rows}"
+    if parity.differences is not None and parity.level == "rows":
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in kinds_of(parity).items() if count)
+        return f"{_rows(parity.differences)} differ{'s' if parity.differences == 1 else ''}: {kinds}"
+    if parity.level == "aggregates" and (apart := sum(not a.same for a in parity.aggregates)):
+        return f"{apart:,} of {len(parity.aggregates):,} aggregates differ{'s' if apart == 1 else ''}"
+    origin, destination = parity.words
+    return f"{_count(parity.rows_origin)} rows in {origin}, {_count(parity.rows_destination)} in {destination}"
+
+
+def kinds_of(parity: Parity) -> dict[str, int | None]:
+    """The kinds of differences, as they are called for these two sides, with their counts."""
+    origin, destination = parity.words
+    return {
+        f"only in {origin}": parity.only_in_origin,
+        f"only in {destination}": parity.only_in_destination,
+        "different": parity.different,
+        "duplicate": parity.duplicates,
+    }
+
+
+def matching(parity: Parity) -> int | None:
+    """How many rows of the origin are the same in the destination; None where it does not follow from the counts."""
+    if parity.level != "rows" or parity.status == "failed" or parity.duplicates or parity.in_flight:
+        return None
+    if parity.rows_origin is None or parity.only_in_origin is None or parity.different is None:
+        return None
+    return parity.rows_origin - parity.only_in_origin - parity.different
+
+
+def table_of(parity: Parity) -> str:
+    """The destination's table without the name of its database: `shop_landing.orders`."""
+    return parity.destination.partition(": ")[2] or parity.destination
+
+
+def when(parity: Parity) -> str:
+    """The state that was compared, in a sentence: `at LSN 0/16B3748`, `as of 2026-11-21 15:30:00 UTC`."""
+    if parity.at == "now":
+        return f"as of {parity.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"at {parity.at}" if parity.at.startswith("LSN") else f"where {parity.at}"
+
+
+def next_command(parity: Parity) -> str:
+    """What to run where they are not equal; empty where they are. A failure's message has its own."""
+    if parity.status != "different":
+        return ""
+    chosen = selector(parity.node)
+    kind = parity.node.partition(".")[0]
+    command = "verify" if kind in ("source", "exposure") else "reconcile"
+    if parity.level != "rows":
+        return f"dbt-bridge {command} --select {chosen} --level rows"
+    if kind == "source":
+        return f"dbt-bridge repair --select {chosen} --dry-run"
+    if kind == "exposure":
+        return f"dbt-bridge deliver --select {chosen} --dry-run"
+    return f"dbt-bridge {command} --select {chosen} --show 1000 --report {command}.html"
+
+
+def selector(node: str) -> str:
+    """dbt's selector of a unique_id, quoted for a shell: `source:shop.orders`, `exposure:crm`, `dim_customers`."""
+    kind, _, rest = node.partition(".")
+    chosen = rest.partition(".")[2] or node  # without the package's name
+    return shlex.quote(chosen if kind in ("model", "seed", "snapshot") else f"{kind}:{chosen}")
+
+
+def _hold(equal: int, parities: Sequence[Parity]) -> str:
+    number = len(parities)
+    if number == 1:
+        who = f"{table_of(parities[0])} {'holds' if equal else 'does not hold'}"
+    elif equal == number:
+        who = "Both tables hold" if number == 2 else f"All {number} tables hold"
+    else:
+        who = f"{equal or 'None'} of {number} tables {'hold' if equal > 1 else 'holds'}"
+    compared = [p for p in parities if p.status != "failed"]
+    levels = {p.level for p in compared}
+    same = _SAME[levels.pop()] if len(levels) == 1 else "the same as"
+    states = {when(p) for p in compared}
+    state = f", {states.pop()}" if len(states) == 1 else ""
+    word = parities[0].words[0]
+    return f"{who} {same} the {word if word == 'origin' else f'{word} system'}{state}"
+
+
+def _differ(parities: Sequence[Parity]) -> str:
+    told = [_of(p) for p in parities[:_NAMED]]
+    if (more := len(parities) - _NAMED) > 0:
+        told.append(f"those of {more} more")
+    verb = "differs" if len(parities) == 1 and parities[0].differences == 1 else "differ"
+    return f"{_listed(told)} {verb}"
+
+
+def _of(parity: Parity) -> str:
+    if parity.level == "rows" and parity.differences is not None:
+        return f"{_rows(parity.differences)} of {table_of(parity)}"
+    return f"the {parity.level} of {table_of(parity)}"
+
+
+def _names(parities: Sequence[Parity]) -> str:
+    names = [table_of(p) for p in parities[:_NAMED]]
+    if (more := len(parities) - _NAMED) > 0:
+        names.append(f"{more} more")
+    return _listed(names)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'' if number == 1 else 's'}"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
