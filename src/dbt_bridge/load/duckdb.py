@@ -27,6 +27,7 @@ from dbt_bridge.load.duckdb_apply import DuckDBApplication
 from dbt_bridge.load.duckdb_publish import Publication, check_types, publish_one, refuse_one_place
 from dbt_bridge.load.duckdb_retry import in_transaction, translated
 from dbt_bridge.load.duckdb_stage import ROW, Counter, check, create_from, sql_types
+from dbt_bridge.load.duckdb_state import DuckDBState, held
 from dbt_bridge.load.duckdb_types import landed as landed_column
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.table import Column, Table, TableName, quoted
@@ -209,6 +210,12 @@ class DuckDBWarehouse:
         with _publishing, self._cursor(tables) as cur:
             audit.ensure(cur, self._catalog)
             return in_transaction(cur, work)
+
+    @contextmanager
+    def reading(self) -> Iterator[DuckDBState]:
+        """See `duckdb_state`. Over a connection of somebody else, what that wrote and did not commit is not seen."""
+        with held(self._connection, self._catalog) as state:
+            yield state
 
     @contextmanager
     def applying(self, load_id: str) -> Iterator[Application]:

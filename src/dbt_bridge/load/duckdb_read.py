@@ -36,10 +36,16 @@ def expression(column: str, sql_type: str, *, as_text: bool = False) -> str:
         return f"unhex(replace(CAST({name} AS VARCHAR), '-', '')) AS {name}"
     if sql_type == "JSON" or sql_type.startswith("ENUM("):
         return f"CAST({name} AS VARCHAR) AS {name}"
+    sent_as = sent(name, sql_type)
+    return name if sent_as == name else f"{sent_as} AS {name}"
+
+
+def sent(column: str, sql_type: str) -> str:
+    """A quoted column, cast where Arrow has no such type and DuckDB's export would lose something."""
     shape = _LIST.fullmatch(sql_type)
     if shape and shape["element"] in _SENT_AS:
-        return f"CAST({name} AS {_SENT_AS[shape['element']]}{shape['dimensions']}) AS {name}"
-    return name
+        return f"CAST({column} AS {_SENT_AS[shape['element']]}{shape['dimensions']})"
+    return column
 
 
 def read_type(arrow: pa.DataType, sql_type: str) -> pa.DataType:

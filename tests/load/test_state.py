@@ -1,0 +1,213 @@
+"""What destinations give back is what landed, as the origin has it: types, soft deletes, change logs, keys, one state.
+
+Seeds are printed by hypothesis; `--hypothesis-seed=N` replays.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from tests.load.changes import Change, Model, Row, changes_of, rows_of
+from tests.load.test_applying import COPIED_AT, COPY, STEPS, ordered, orders, play, replica_of
+
+from dbt_bridge.changes import Event
+from dbt_bridge.errors import DestinationError
+from dbt_bridge.load.destination import Load, Replica
+from dbt_bridge.load.duckdb import DuckDBWarehouse
+from dbt_bridge.table import Column, Table, TableName
+
+RANDOM = settings(
+    max_examples=15,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A destination under test.
+
+    Attributes:
+        copy: loads rows, and shows them through an application.
+        renames: whether it follows a column's new name.
+    """
+
+    destination: Any
+    copy: Callable[[Replica, pa.Table, int], None]
+    renames: bool = True
+
+    def count(self, replica: Replica) -> int:
+        with self.destination.reading() as state:
+            return int(state.count(replica))
+
+    def rows(self, replica: Replica, keys: pa.Table | None = None) -> pa.Table:
+        with self.destination.reading() as state:
+            return state.rows(replica, keys).read_all()
+
+
+def _staging(warehouse: Any) -> Holder:
+    def copy(replica: Replica, rows: pa.Table, at: int) -> None:
+        with warehouse.applying("load-1") as application:
+            staged = warehouse.stage(Load(replica.table, "replace", "load-1"), rows.to_reader())
+            application.join(replica, staged, at)
+            application.commit(0)
+
+    return Holder(warehouse, copy)
+
+
+def _duckdb(path: Path, request: pytest.FixtureRequest) -> Iterator[Holder]:
+    with DuckDBWarehouse.open(path / "warehouse.duckdb") as warehouse:
+        yield _staging(warehouse)
+
+
+HOLDERS = {"duckdb": _duckdb}
+
+
+@pytest.fixture(scope="module", params=sorted(HOLDERS))
+def holder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Holder]:
+    yield from HOLDERS[request.param](tmp_path_factory.mktemp(request.param), request)
+
+
+def landed(holder: Holder, how: Row, *rows: Row, key: tuple[str, ...] = ("id", "part")) -> Replica:
+    replica = replica_of(orders(key), **how)
+    holder.copy(replica, rows_of(replica.table, rows), COPIED_AT)
+    return replica
+
+
+def apply(holder: Holder, replica: Replica, *events: Event) -> None:
+    with holder.destination.applying("load-1") as application:
+        for event in events:
+            application.apply(replica, event)
+        application.commit(max((int(e.lsn.max()) if hasattr(e, "kind") else e.lsn for e in events), default=0) + 1)
+
+
+# --- a random workload ------------------------------------------------------------------------------------------
+
+
+def worked(holder: Holder, steps: list[tuple[Any, ...]], **how: Any) -> tuple[Model, Replica]:
+    """The workload, applied; the replica as it is in the end."""
+    if not holder.renames:
+        steps = [step for step in steps if step[0] != "rename"]
+    model = Model(orders(), COPIED_AT)
+    model.copy(COPY)
+    first = replica_of(model.table, **how)
+    holder.copy(first, rows_of(model.table, COPY), COPIED_AT)
+    ends = play(model, steps)
+    for begin, end in itertools.pairwise([0, *ends]):
+        with holder.destination.applying("load-1") as application:
+            upto = 0
+            for table, event in model.events[begin:end]:
+                application.apply(replica_of(table, **how), event)
+                upto = max(upto, int(getattr(event, "lsn", [0])[-1]) if hasattr(event, "kind") else 0)
+            application.commit(max(upto + 1, model.lsn if end == ends[-1] else 0))
+    return model, replica_of(model.table, **how)
+
+
+def expected(model: Model) -> list[Row]:
+    names = [c.name for c in model.table.columns]
+    return ordered([{name: row[name] for name in names} for row in model.state.values()])
+
+
+@RANDOM
+@given(steps=STEPS)
+def test_the_state_is_its_origins(holder: Holder, steps: list[tuple[Any, ...]]) -> None:
+    model, replica = worked(holder, steps)
+    found = holder.rows(replica)
+    assert ordered(found.to_pylist()) == expected(model)
+    assert found.schema == replica.table.arrow_schema
+    assert holder.count(replica) == len(model.state)
+
+
+@RANDOM
+@given(steps=STEPS)
+def test_rows_that_were_deleted_softly_are_no_rows(holder: Holder, steps: list[tuple[Any, ...]]) -> None:
+    model, replica = worked(holder, steps, deletes="soft")
+    assert ordered(holder.rows(replica).to_pylist()) == expected(model)
+    assert holder.count(replica) == len(model.state)
+
+
+@RANDOM
+@given(steps=STEPS)
+def test_a_change_log_gives_back_the_state_that_it_tells_of(holder: Holder, steps: list[tuple[Any, ...]]) -> None:
+    model, replica = worked(holder, steps, change_log=True)
+    try:
+        found = holder.rows(replica)
+    except DestinationError as error:
+        kept_by_move = any(s[0] == "move" and s[3] for s in steps) or any(s[0] in ("rename", "drop") for s in steps)
+        assert kept_by_move and "was not sent again" in str(error)
+        return
+    assert ordered(found.to_pylist()) == expected(model)
+    assert holder.count(replica) == len(model.state)
+    some = found.slice(0, 2).select(list(replica.table.key))
+    assert ordered(holder.rows(replica, some).to_pylist()) == ordered(found.slice(0, 2).to_pylist())
+
+
+# --- single stories ---------------------------------------------------------------------------------------------
+
+
+def row(number: int, part: str | None = "a", **more: Any) -> Row:
+    return {"id": number, "part": part, "note": f"n{number}", "big": None, "amount": Decimal("1.50"), **more}
+
+
+def test_a_log_of_a_table_that_was_copied_anew_begins_with_the_last_copy(holder: Holder) -> None:
+    replica = landed(holder, {"change_log": True}, row(1), row(2))
+    changes = [Change("insert", row(3), 90, 9 * COPIED_AT), Change("delete", row(1), 90, 9 * COPIED_AT)]
+    apply(holder, replica, changes_of(replica.table, changes))
+    # By the origin's clock the copy came before changes that it holds already.
+    holder.copy(replica, rows_of(replica.table, [row(2), row(4)]), 8 * COPIED_AT)
+    apply(holder, replica, changes_of(replica.table, [Change("insert", row(5), 120, 7 * COPIED_AT)]))
+    assert ordered(holder.rows(replica).to_pylist()) == ordered([row(2), row(4), row(5)])
+    assert holder.count(replica) == 3
+
+
+def test_a_log_without_a_key_cannot_be_folded(holder: Holder) -> None:
+    replica = landed(holder, {"change_log": True}, row(1), key=())
+    with pytest.raises(DestinationError, match="without a key"):
+        holder.count(replica)
+
+
+def test_keys_find_their_rows_and_null_equals_null(holder: Holder) -> None:
+    hostile = ["it's", 'say "no"', "back\\slash", "{a,b}", "NULL", "", "%s", "a\nb", "naïve 東京"]
+    rows = [row(n, text) for n, text in enumerate(hostile)] + [row(99, None), row(100, None, note=None)]
+    replica = landed(holder, {}, *rows, key=())
+    found = holder.rows(replica, pa.table({"part": [*hostile[:3], None, None, "absent"]}))
+    assert ordered(found.to_pylist()) == ordered([*rows[:3], *rows[-2:]])
+    both = rows_of(replica.table, [rows[4], rows[-1]]).select(["note", "part"])
+    assert ordered(holder.rows(replica, both).to_pylist()) == ordered([rows[4], rows[-1]])
+    assert holder.rows(replica, both.slice(0, 0)).num_rows == 0
+    with pytest.raises(DestinationError, match="no column 'z'"):
+        holder.rows(replica, pa.table({"z": [1]}))
+
+
+def test_equal_rows_of_a_table_without_a_key_all_come(holder: Holder) -> None:
+    replica = landed(holder, {}, row(1), row(1), row(2), key=())
+    everything = rows_of(replica.table, [row(1)])
+    assert holder.rows(replica, everything).num_rows == 2
+    assert holder.count(replica) == 3
+
+
+def test_a_state_stays_what_it_was_while_others_write(holder: Holder) -> None:
+    replica = landed(holder, {}, row(1), row(2))
+    with holder.destination.reading() as state:
+        apply(holder, replica, changes_of(replica.table, [Change("insert", row(3), 20, 20)]))
+        assert state.count(replica) == 2
+        assert state.rows(replica).read_all().num_rows == 2
+    assert holder.count(replica) == 3
+
+
+def test_a_table_or_column_that_is_not_there_is_told(holder: Holder) -> None:
+    replica = landed(holder, {}, row(1))
+    with pytest.raises(DestinationError, match=r"--full-refresh --select source:shop\.orders"):
+        holder.rows(replica_of(Table(TableName("landing", "absent"), replica.table.columns)))
+    wider = replica_of(Table(replica.table.name, (*replica.table.columns, Column("more", pa.int64()))))
+    with pytest.raises(DestinationError, match="no column 'more'"):
+        holder.rows(wider)
