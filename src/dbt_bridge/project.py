@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
 
+    from dbt_bridge.reconciliation import Reconciliation
+
 Replication = Literal["initial_copy", "incremental", "cdc"]
 
 
@@ -156,6 +158,7 @@ class Project:
 
     Attributes:
         root: the folder of `dbt_project.yml`; `.dlt/` is beside it.
+        reconciliations: models that replace something of a legacy system.
         needed: unique_ids of the sources that the selection needs; None for all of them. Ask `needs`.
         selected: unique_ids of all nodes that the selection names; None for all of them.
         needed_undeclared: globs of the unique_ids of tables that dbt does not know (`tables: "*"`) and that the
@@ -170,6 +173,7 @@ class Project:
     warehouse: WarehouseProfile
     sources: tuple[LandingSource, ...]
     deliveries: tuple[Delivery, ...]
+    reconciliations: tuple[Reconciliation, ...] = ()
     needed: frozenset[str] | None = None
     selected: frozenset[str] | None = None
     needed_undeclared: tuple[str, ...] = ()

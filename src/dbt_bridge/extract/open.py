@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_bridge.errors import MissingExtra, UsageError
 from dbt_bridge.extract.origin import Origin
+from dbt_bridge.reconciliation import Queries
 
 if TYPE_CHECKING:
     from dlt.common.configuration.providers.provider import ConfigProvider
@@ -56,6 +57,39 @@ def open_origin(name: str, *, project_root: Path | None) -> Origin:
             raise
         raise MissingExtra("sqlalchemy", f"the origin {name!r}") from missing
     return SqlOrigin(name, url)
+
+
+def open_queries(name: str, *, project_root: Path | None) -> Queries:
+    """The same database, to answer queries in its own SQL; it connects when it is first asked.
+
+    Raises:
+        As `open_origin`.
+    """
+    root = (project_root or Path.cwd()).resolve()
+    url, drivername = _url(name, root)
+    try:
+        if drivername.partition("+")[0] in ("postgres", "postgresql"):
+            from dbt_bridge.extract.postgres.query import PostgresQueries
+
+            return PostgresQueries(name, url)
+        from dbt_bridge.extract.sql_query import SqlQueries
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("dbt_bridge"):
+            raise
+        extra = "postgres" if drivername.startswith("postgres") else "sqlalchemy"
+        raise MissingExtra(extra, f"the origin {name!r}") from missing
+    return SqlQueries(name, url)
+
+
+def duckdb_file(name: str, *, project_root: Path | None) -> Path | None:
+    """The file of an origin whose credentials are `duckdb:///path`; None for every other one.
+
+    Raises:
+        UsageError: no such origin is configured, or its credentials cannot be read.
+    """
+    root = (project_root or Path.cwd()).resolve()
+    url, drivername = _url(name, root)
+    return root / Path(url.partition("///")[2].partition("?")[0]).expanduser() if drivername == "duckdb" else None
 
 
 def configured_origins(*, project_root: Path | None) -> list[str]:

@@ -20,6 +20,7 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.project import DbtOptions, LandingSource, LandingTable, Project
 from dbt_bridge.transform import invoke, profile, selection
 from dbt_bridge.transform.exposures import deliveries
+from dbt_bridge.transform.reconciliations import reconciliations
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ def read_project(options: DbtOptions) -> Project:
         warehouse=profile.warehouse(config),
         sources=sources,
         deliveries=deliveries(manifest),
+        reconciliations=reconciliations(manifest),
         needed=picked.needed,
         selected=picked.selected,
         needed_undeclared=picked.undeclared,

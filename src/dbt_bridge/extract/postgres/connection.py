@@ -39,11 +39,11 @@ SETTINGS = (
     ("transaction_timeout", "0"),  # since PostgreSQL 17
     ("lock_timeout", "60s"),  # a table that is being rewritten must not stop a sync for ever
 )
-_SET = """
+_SET_THEM = """
 SELECT set_config(wanted.name, wanted.value, true)
 FROM (VALUES {}) AS wanted (name, value)
 JOIN pg_settings s ON lower(s.name) = lower(wanted.name)
-""".format(", ".join(f"('{name}', '{value}')" for name, value in SETTINGS))
+"""
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -62,15 +62,18 @@ class Connections:
         name: the origin's name, for messages.
         url: a libpq URL or `key=value` string; `postgresql+driver://` is read as `postgresql://`.
         snapshot: an exported one to work in, such as that of a slot's creation; None to begin one.
+        own_path: keep the user's `search_path`, for queries that a person wrote.
     """
 
-    def __init__(self, name: str, url: str, snapshot: str | None = None) -> None:
+    def __init__(self, name: str, url: str, snapshot: str | None = None, *, own_path: bool = False) -> None:
         self.name = name
         self.default_schema = "public"
         self.server_version = 0
         self._url = re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", url)
         self._control: psycopg.Connection[Any] | None = None
         self._imported = snapshot
+        settings = [setting for setting in SETTINGS if not own_path or setting[0] != "search_path"]
+        self._set = _SET_THEM.format(", ".join(f"('{name}', '{value}')" for name, value in settings))
         self._snapshot = ""
         self._idle: list[BulkConnection] = []
         self._stops: list[Callable[[], None]] = []
@@ -86,6 +89,19 @@ class Connections:
             except psycopg.Error as error:
                 self._back(control)
                 raise self.meaning(error) from error
+
+    def described(self, sql: str) -> list[tuple[str, int, int]]:
+        """The columns of a query: name, type's oid and modifier. No row is read."""
+        with self._lock:
+            control = self._connected()
+            try:
+                cur = control.execute(f"SELECT * FROM (\n{sql}\n) AS described LIMIT 0".encode())  # noqa: S608
+            except psycopg.Error as error:
+                self._back(control)
+                raise self.meaning(error) from error
+            result, columns = cur.pgresult, cur.description
+            assert result is not None and columns is not None, "a SELECT has columns"
+            return [(c.name, result.ftype(place), result.fmod(place)) for place, c in enumerate(columns)]
 
     def let_go(self) -> None:
         """End the snapshot. The connection stays, and the next query is in a new snapshot."""
@@ -121,7 +137,7 @@ class Connections:
         except bulk.Error as error:
             raise self.unreachable(error) from error
         try:
-            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", _SET):
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", self._set):
                 connection.execute(statement)
         except (bulk.Error, OSError, pa.ArrowException) as error:
             self.drop(connection)
@@ -144,7 +160,7 @@ class Connections:
                 connection.cancel_safe(timeout=5)
 
         with contextlib.closing(connection):
-            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{snapshot}'", _SET):
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{snapshot}'", self._set):
                 connection.execute(statement.encode())
             self.on_close(stop)
             try:
@@ -272,7 +288,7 @@ class Connections:
             control.execute(_BEGIN.encode())
             if self._imported is not None:
                 control.execute(f"SET TRANSACTION SNAPSHOT '{self._imported}'".encode())
-            control.execute(_SET.encode())
+            control.execute(self._set.encode())
             row = control.execute("SELECT pg_export_snapshot()").fetchone()
             control.execute(f"SAVEPOINT {_SAVEPOINT}".encode())
         except psycopg.Error as error:

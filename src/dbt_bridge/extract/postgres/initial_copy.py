@@ -38,6 +38,7 @@ class Copy:
         condition: SQL after WHERE; empty for all rows.
         order: SQL after ORDER BY; empty for no order.
         ranges: conditions on ctid that together cover the table; one empty string for one scan.
+        rows: SQL after FROM; empty for the table of this name.
     """
 
     name: TableName
@@ -46,6 +47,7 @@ class Copy:
     condition: str = ""
     order: str = ""
     ranges: tuple[str, ...] = ("",)
+    rows: str = ""
 
     @property
     def schema(self) -> pa.Schema:
@@ -59,7 +61,7 @@ class Copy:
         )
         where = " AND ".join(part for part in (ctid, self.condition) if part)
         rest = (f" WHERE {where}" if where else "") + (f" ORDER BY {self.order}" if self.order else "")
-        return f"SELECT {wanted} FROM {quoted_name(self.name)}{rest}"  # noqa: S608
+        return f"SELECT {wanted} FROM {self.rows or quoted_name(self.name)}{rest}"  # noqa: S608
 
 
 def ranges(pages: int, workers: int) -> tuple[str, ...]:

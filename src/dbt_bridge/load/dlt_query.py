@@ -1,0 +1,169 @@
+"""Queries of a warehouse that is reached through dlt's SQL client: Snowflake, BigQuery, Redshift, and the rest.
+
+dlt tells the types of a relation's columns only roughly and those of expressions not at all: types are what the first
+rows come in, and a later value that does not fit them is refused while it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, scrubbed
+from dbt_bridge.reconciliation import Selection, bare, in_parentheses
+from dbt_bridge.table import Column, Table, TableName
+
+if TYPE_CHECKING:
+    from dbt_bridge.load.dlt import DltDestination
+
+_BATCH_ROWS = 20_000
+_DECIMAL_SCALE = 9  # of values whose scale nobody tells
+_KEYS_PER_QUERY = 200
+
+
+@dataclass(slots=True)
+class DltRows:
+    """The rows of a query: a `verify.side.Side`."""
+
+    name: str
+    database: DltQueries
+    table: Table
+    query: str
+
+    def count(self) -> int:
+        statement = f"SELECT count(*) FROM {in_parentheses(self.query)}"  # noqa: S608
+        with self.database.client() as sql, sql.execute_query(statement) as cur:
+            return int(cur.fetchall()[0][0])
+
+    def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader:
+        """Stream rows. Keys of whole numbers and texts are searched by the warehouse, others in what it sends.
+
+        Raises (while it is read):
+            TypeRefused: a value does not fit its column's type.
+            DestinationError: the warehouse broke off.
+        """
+        fields = {field.name: field for field in self.table.arrow_schema}
+        schema = pa.schema([fields[name] for name in columns])
+        return pa.RecordBatchReader.from_batches(schema, self._batches(schema, keys))
+
+    def _batches(self, schema: pa.Schema, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
+        if keys is None:
+            for rows in self._read(schema, ""):
+                yield from rows.to_batches()
+            return
+        fields = {field.name: field for field in self.table.arrow_schema}
+        whole = pa.schema([*schema, *(fields[name] for name in keys.column_names if name not in schema.names)])
+        wanted = keys.group_by(keys.column_names).aggregate([])
+        searched = [f.name for f in keys.schema if pa.types.is_integer(f.type) or pa.types.is_string(f.type)]
+        size = _KEYS_PER_QUERY if searched else max(len(wanted), 1)
+        for start in range(0, len(wanted), size):
+            some = wanted.slice(start, size)
+            exactly = {tuple(row.values()) for row in some.to_pylist()}
+            condition, values = self.database.condition(some.select(searched)) if searched else ("", [])
+            for rows in self._read(whole, condition, *values):
+                held = rows.select(keys.column_names).to_pylist()
+                kept = pa.array([tuple(row.values()) in exactly for row in held], pa.bool_())
+                yield from rows.filter(kept).select(schema.names).to_batches()
+
+    def _read(self, schema: pa.Schema, condition: str, *values: Any) -> Iterator[pa.Table]:
+        with self.database.client() as sql:
+            wanted = ", ".join(sql.escape_column_name(name) for name in schema.names)
+            statement = f"SELECT {wanted} FROM {in_parentheses(self.query)}{condition}"  # noqa: S608
+            with sql.execute_query(statement, *values) as cur:
+                for rows in cur.iter_arrow(chunk_size=_BATCH_ROWS):
+                    arrays = [self._fitted(column, field) for column, field in zip(rows.columns, schema, strict=True)]
+                    yield pa.table(arrays, schema=schema)
+
+    def _fitted(self, values: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+        try:
+            return pc.cast(values, field.type, safe=True)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise TypeRefused(
+                f"{self.name}, column {field.name!r}: {error}", mend=f"give {field.name!r} a CAST in its expression"
+            ) from error
+
+
+class DltQueries:
+    """A warehouse that answers queries through dlt. See `reconciliation.Queries`."""
+
+    def __init__(self, destination: DltDestination, schema: str) -> None:
+        self.name = destination.name
+        self._destination = destination
+        self._place = TableName(schema, "query")
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """dlt's SQL client, and what the warehouse refuses in the bridge's words."""
+        try:
+            with self._destination.sql_client(self._place) as sql:
+                yield sql
+        except BridgeError as error:
+            if not isinstance(error, DestinationError) or error.__cause__ is None:
+                raise
+            said = scrubbed(" ".join(str(error.__cause__).split()))
+            raise DestinationError(
+                f"{self.name!r} refused the query: {said}", mend="correct its SQL in the YAML"
+            ) from error
+
+    def quoted(self, identifier: str) -> str:
+        with self.client() as sql:
+            return str(sql.escape_column_name(identifier))
+
+    def relation(self, name: TableName) -> str:
+        return ".".join(self.quoted(part) for part in (name.schema, name.name) if part)
+
+    def names(self, rows: str) -> list[str]:
+        with self.client() as sql, sql.execute_query(f"SELECT * FROM {rows} WHERE 1 = 0") as cur:  # noqa: S608
+            return [column[0] for column in cur.description]
+
+    def key(self, name: TableName) -> tuple[str, ...]:
+        """Warehouses of this kind enforce none."""
+        return ()
+
+    def side(self, name: str, selection: Selection) -> DltRows:
+        query = selection.sql(self.quoted)
+        return DltRows(name, self, Table(TableName(self.name, "query"), self._columns(query)), query)
+
+    def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
+        columns = self._columns(bare(sql))
+        rows = DltRows(self.name, self, Table(TableName(self.name, "query"), columns), bare(sql))
+        return columns, rows.rows([c.name for c in columns]).read_all()
+
+    def close(self) -> None:
+        """Nothing is held open between queries."""
+
+    def condition(self, keys: pa.Table) -> tuple[str, list[Any]]:
+        """WHERE, and the values that it binds."""
+        alternatives, values = [], []
+        with self.client() as sql:
+            for row in keys.to_pylist():
+                equal = []
+                for name, value in row.items():
+                    column = sql.escape_column_name(name)
+                    equal.append(f"{column} IS NULL" if value is None else f"{column} = %s")
+                    values += [] if value is None else [value]
+                alternatives.append(f"({' AND '.join(equal)})")
+        return f" WHERE {' OR '.join(alternatives)}", values
+
+    def _columns(self, query: str) -> tuple[Column, ...]:
+        names = self.names(in_parentheses(query))
+        with self.client() as sql, sql.execute_query(query) as cur:
+            first = next(iter(cur.iter_arrow(chunk_size=_BATCH_ROWS)), None)
+        if first is None:
+            return tuple(Column(name, pa.string()) for name in names)
+        return tuple(Column(name, _held(column.type)) for name, column in zip(names, first.columns, strict=True))
+
+
+def _held(found: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(found):
+        return pa.string()
+    if pa.types.is_decimal(found):
+        return pa.decimal128(38, max(found.scale, _DECIMAL_SCALE))
+    if pa.types.is_timestamp(found):
+        return pa.timestamp("us", "UTC" if found.tz else None)
+    return found
