@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from dbt_bridge.cli import looking, moving, simulating, slots, starting, streaming, verifying  # noqa: F401 (they add their commands to the group)
+from dbt_bridge.cli import looking, moving, reconciling, simulating, slots, starting, streaming, verifying  # noqa: F401 (they add their commands to the group)
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.output import FAILED, INTERRUPTED, USAGE, Output
 from dbt_bridge.errors import BridgeError, UsageError, scrubbed

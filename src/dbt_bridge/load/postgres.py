@@ -55,6 +55,11 @@ class PostgresWarehouse:
         self._carrier = Carrier(conninfo)
         self._lock = threading.Lock()
 
+    @property
+    def conninfo(self) -> str:
+        """How libpq connects, with the password."""
+        return self._conninfo
+
     def __enter__(self) -> PostgresWarehouse:
         return self
 

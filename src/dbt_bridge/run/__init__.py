@@ -10,12 +10,18 @@ from dbt_bridge.run.build import Options, Outcome, build, deliver, sync
 
 if TYPE_CHECKING:
     from dbt_bridge.run.comparing import VerifyOptions
+    from dbt_bridge.run.reconciling import ReconcileOptions, reconcile
     from dbt_bridge.run.verifying import verify
 
-__all__ = ["Options", "Outcome", "VerifyOptions", "build", "deliver", "sync", "verify"]
+__all__ = ["Options", "Outcome", "ReconcileOptions", "VerifyOptions", "build", "deliver", "reconcile", "sync", "verify"]
 
 # What compares needs DuckDB and numpy, which a run that only moves rows may lack.
-_COMPARING = {"VerifyOptions": "comparing", "verify": "verifying"}
+_COMPARING = {
+    "ReconcileOptions": "reconciling",
+    "VerifyOptions": "comparing",
+    "reconcile": "reconciling",
+    "verify": "verifying",
+}
 
 
 def __getattr__(name: str) -> Any:

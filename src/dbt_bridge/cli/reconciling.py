@@ -1,0 +1,47 @@
+"""reconcile: models are compared with what they replace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dbt_bridge.cli.group import cli
+from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
+from dbt_bridge.cli.parities import FOUND, REPORT, SHOW, Told, shown, told
+
+
+@cli.command()
+@click.option(
+    "--level",
+    type=click.Choice(["counts", "aggregates", "rows"]),
+    help="How closely, instead of the levels that the models declare.",
+)
+@takes(SHOW, REPORT, *OPTIONS, *FOUND)
+def reconcile(*, level: str | None, **given: Any) -> int:
+    """Compare models with what they replace: relations, queries and metrics of a legacy system.
+
+    What belongs together is declared beside the models, under config.meta.bridge.reconcile. Exit code 0 says that
+    everything agrees within its tolerances; a comparison that could not run is a failure.
+
+    \b
+    Example:
+      dbt-bridge reconcile
+      dbt-bridge reconcile --select fct_orders --report orders.html
+      dbt-bridge reconcile --level counts --json
+    """
+    output, options = output_of(given), dbt_options(given)
+    from dbt_bridge import run
+    from dbt_bridge.project import load_project
+
+    project = load_project(options)
+    asked: Any = {"level": level}
+    with output.reporter() as progress:
+        parities = run.reconcile(project, run.ReconcileOptions(shown=shown(given), **asked), progress)
+    about = {
+        "project": project.name,
+        "target": options.target or "",
+        "selection": " ".join(options.select),
+        "left out": " ".join(options.exclude),
+    }
+    return told(parities, Told(output, f"Reconciliation of {project.name}", about, given["report"], given["show"]))

@@ -1,0 +1,271 @@
+"""reconcile: models against the legacy relations and queries that they replace, across databases and dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError
+from dbt_bridge.extract.open import duckdb_file, open_queries
+from dbt_bridge.load.destination import Ledger
+from dbt_bridge.load.open import open_warehouse
+from dbt_bridge.progress import Progress
+from dbt_bridge.project import Project
+from dbt_bridge.receipt import new_load_id, now
+from dbt_bridge.reconciliation import Allowed, Queries, Reconciliation, Selection, in_parentheses
+from dbt_bridge.run.comparing import failed, opened, tell
+from dbt_bridge.run.pairing import Paired, Side, paired
+from dbt_bridge.verify.compare import Asked, Tolerance, compare
+from dbt_bridge.verify.metrics import Answer, tolerated, variances
+from dbt_bridge.verify.parity import LEVELS, Aggregate, Level, Method, Parity, Status
+
+_WORDS = ("legacy", "new")
+_BUILT = frozenset({"success", "warn", "pass"})
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileOptions:
+    """What the command line says beyond the selection.
+
+    Attributes:
+        level: instead of the declared levels.
+        shown: differences that are told in full, per model.
+    """
+
+    level: Level | None = None
+    method: Method = "auto"
+    shown: int = 100
+
+
+def reconcile(project: Project, options: ReconcileOptions, progress: Progress) -> list[Parity]:
+    """Compare the selected models with what they replace; each has a row in `_dbt_bridge.parity`.
+
+    What could not be compared is a failed parity, whatever the reason.
+    """
+    chosen = [r for r in project.reconciliations if project.selected is None or r.node in project.selected]
+    return _reconciled(project, chosen, options, progress)
+
+
+def reconcile_required(project: Project, statuses: Mapping[str, str], progress: Progress) -> list[Parity]:
+    """Compare the models with `required: true` that dbt has built just now.
+
+    Args:
+        statuses: dbt's status per unique_id of what ran.
+    """
+    due = [r for r in project.reconciliations if r.required and statuses.get(r.node) in _BUILT]
+    return _reconciled(project, due, ReconcileOptions(), progress)
+
+
+def unreconciled(parities: Sequence[Parity]) -> dict[str, str]:
+    """Models on which nothing may be delivered, and why."""
+    return {parity.node: f"it does not reconcile with {parity.origin}" for parity in parities if not parity.is_equal}
+
+
+def _reconciled(
+    project: Project, chosen: Sequence[Reconciliation], options: ReconcileOptions, progress: Progress
+) -> list[Parity]:
+    if not chosen:
+        return []
+    load_id = new_load_id()
+    parities = []
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse, ExitStack() as stack:
+        databases = _Databases(project, warehouse, stack)
+        for declared in chosen:
+            parity = _one(declared, databases, load_id, options, progress)
+            tell(parity, progress)
+            warehouse.record_parity([parity.as_row()])  # at once: what follows may be killed
+            parities.append(parity)
+    return parities
+
+
+class _Databases:
+    """The warehouse and the legacy systems of a run, each opened once, and in one state where it has snapshots."""
+
+    def __init__(self, project: Project, warehouse: Ledger, stack: ExitStack) -> None:
+        self._project = project
+        self._warehouse = warehouse
+        self._stack = stack
+        self._opened: dict[str, Queries] = {}
+
+    def warehouse(self) -> Queries:
+        return self._known("", lambda: _of_warehouse(self._warehouse, self._project.warehouse.schema))
+
+    def legacy(self, origin: str) -> Queries:
+        """That of an origin; the warehouse where none is named."""
+        return self._known(origin, lambda: self._of_origin(origin)) if origin else self.warehouse()
+
+    def _known(self, name: str, make: Callable[[], Queries]) -> Queries:
+        if name not in self._opened:
+            self._opened[name] = make()
+            self._stack.callback(self._opened[name].close)
+        return self._opened[name]
+
+    def _of_origin(self, origin: str) -> Queries:
+        root = self._project.root
+        file = duckdb_file(origin, project_root=root)
+        if file is None:
+            return open_queries(origin, project_root=root)
+        profile = self._project.warehouse
+        if (
+            profile.adapter == "duckdb"
+            and (root / str(profile.credentials.get("path", ""))).resolve() == file.resolve()
+        ):
+            return self.warehouse()  # DuckDB opens a file once in a process
+        if not file.exists():
+            raise ConnectionFailed(
+                f"there is no DuckDB file {file}",
+                mend="correct the path in the origin's credentials; a relative one starts at the project's root",
+            )
+        return self._legacy_file(origin, file)
+
+    def _legacy_file(self, origin: str, file: Path) -> Queries:
+        from dbt_bridge.load.duckdb import DuckDBWarehouse
+
+        legacy = DuckDBWarehouse.open(file, config={"access_mode": "READ_ONLY"}, name=origin)
+        self._stack.callback(legacy.close)
+        return legacy.queries()
+
+
+def _of_warehouse(warehouse: Ledger, schema: str) -> Queries:
+    """Its relations asked in SQL: DuckDB and Postgres natively, every other one through dlt."""
+    kind = type(warehouse).__name__
+    if kind == "DuckDBWarehouse":
+        from dbt_bridge.load.duckdb import DuckDBWarehouse
+
+        assert isinstance(warehouse, DuckDBWarehouse)
+        return warehouse.queries()
+    if kind == "PostgresWarehouse":
+        from dbt_bridge.extract.postgres.query import PostgresQueries
+        from dbt_bridge.load.postgres import PostgresWarehouse
+
+        assert isinstance(warehouse, PostgresWarehouse)
+        return PostgresQueries(warehouse.name, warehouse.conninfo)
+    from dbt_bridge.load.dlt_query import DltQueries
+    from dbt_bridge.load.dlt_warehouse import DltWarehouse
+
+    assert isinstance(warehouse, DltWarehouse), f"{kind} has no queries"
+    return DltQueries(warehouse, schema)
+
+
+def _one(
+    declared: Reconciliation, databases: _Databases, load_id: str, options: ReconcileOptions, progress: Progress
+) -> Parity:
+    """One reconciliation: rows by the deepest level, aggregates beside them where both are wanted, then metrics."""
+    levels = (options.level,) if options.level else declared.levels
+    deepest: Level = max(levels, key=LEVELS.index, default="aggregates")
+    blank = replace(opened(load_id, declared.node, (declared.legacy, declared.spelled), deepest, "now"), words=_WORDS)
+    progress.started(declared.node, declared.spelled, None)
+    found = blank
+    try:
+        legacy, new = databases.legacy(declared.origin), databases.warehouse()
+        found = replace(blank, destination=f"{new.name}: {declared.spelled}")
+        if declared.relation is not None or declared.query:
+            found = _rows_compared(declared, (legacy, new), found, levels, options, progress)
+        else:
+            found = replace(found, status="equal", level="aggregates", error=None)
+        return _with_metrics(declared, (legacy, new), found) if declared.metrics else found
+    except BridgeError as error:
+        return failed(found, error)
+
+
+def _rows_compared(
+    declared: Reconciliation,
+    ends: tuple[Queries, Queries],
+    blank: Parity,
+    levels: Sequence[Level],
+    options: ReconcileOptions,
+    progress: Progress,
+) -> Parity:
+    legacy, new = ends
+    rows = legacy.relation(declared.relation) if declared.relation else in_parentheses(declared.query)
+    pairs = paired(
+        declared,
+        Side("legacy", legacy.names(rows), legacy),
+        Side("new", _names_of_model(declared, new), new),
+        legacy.key(declared.relation) if declared.relation and not declared.key else (),
+    )
+    ours = Selection(declared.this, {n: v.sql for n, v in pairs.new.items()}, declared.new_filter)
+    theirs = Selection(
+        rows,
+        {n: v.sql for n, v in pairs.legacy.items()},
+        declared.legacy_filter,
+        declared.relation,
+        {n: v.column for n, v in pairs.legacy.items() if v.column},
+    )
+    sides = legacy.side(blank.origin, theirs), new.side(blank.destination, ours)
+    names = {name.casefold(): name for name in pairs.new}
+    allowed = {names[name.casefold()]: tolerance for name, tolerance in declared.tolerances.items()}
+    asked = Asked(
+        method=options.method,
+        key=pairs.key,
+        columns={name: name for name in pairs.new},
+        tolerances={name: Tolerance(given.amount, given.relative) for name, given in allowed.items()},
+        shown=options.shown,
+        progress=lambda done: progress.advanced(declared.node, done, 0),
+    )
+    found = [
+        _at_level(replace(blank, level=level), sides, replace(asked, level=level), allowed)
+        for level in sorted(set(levels), key=LEVELS.index)
+        if level != "counts" or set(levels) == {"counts"}  # the other levels count too
+    ]
+    return _told_apart(_merged(found), pairs)
+
+
+def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:
+    try:
+        return new.names(declared.this)
+    except BridgeError as error:
+        raise DestinationError(
+            f"{declared.spelled} cannot be read: {error.what}",
+            mend=f"dbt-bridge build --select {declared.name}, if it is not there",
+        ) from error
+
+
+def _at_level(blank: Parity, sides: tuple[object, object], asked: Asked, allowed: Mapping[str, Allowed]) -> Parity:
+    parity = compare(blank, *sides, asked)  # type: ignore[arg-type]  # `reconciliation.Rows` is `verify.side.Side`
+    return tolerated(replace(parity, error=None), allowed)
+
+
+def _merged(found: Sequence[Parity]) -> Parity:
+    """The deepest level's parity with the aggregates of the other."""
+    deepest = found[-1]
+    aggregates = tuple(aggregate for parity in found for aggregate in parity.aggregates)
+    status: Status = "equal" if all(parity.is_equal for parity in found) else "different"
+    sent = [parity.bytes for parity in found if parity.bytes is not None]
+    return _ended(replace(deepest, aggregates=aggregates, status=status, bytes=sum(sent) if sent else None))
+
+
+def _told_apart(parity: Parity, pairs: Paired) -> Parity:
+    """What has no counterpart is not compared, and that is said."""
+    notes = [
+        f"only {word} has {', '.join(names)}"
+        for word, names in zip(_WORDS, (pairs.only_legacy, pairs.only_new), strict=True)
+        if names
+    ]
+    if not notes:
+        return parity
+    return replace(parity, why="; ".join(part for part in (parity.why, "not compared: " + ", ".join(notes)) if part))
+
+
+def _with_metrics(declared: Reconciliation, ends: tuple[Queries, Queries], found: Parity) -> Parity:
+    """Every metric is asked, also after one that cannot be compared, which makes the whole fail."""
+    aggregates: list[Aggregate] = []
+    errors: list[str] = []
+    for metric in declared.metrics:
+        try:
+            answers = Answer(*ends[0].result(metric.legacy)), Answer(*ends[1].result(metric.new))
+            aggregates += variances(metric, *answers)
+        except BridgeError as error:
+            errors.append(f"metric {metric.name!r}: {error}".removeprefix(f"metric {metric.name!r}: metric "))
+    together = replace(found, aggregates=(*found.aggregates, *aggregates))
+    if errors:
+        return failed(together, "\n".join(errors))
+    same = found.is_equal and all(aggregate.same for aggregate in aggregates)
+    return _ended(replace(together, status="equal" if same else "different"))
+
+
+def _ended(parity: Parity) -> Parity:
+    ended = now()
+    return replace(parity, finished_at=ended, duration_seconds=(ended - parity.started_at).total_seconds())
