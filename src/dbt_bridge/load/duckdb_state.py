@@ -121,9 +121,7 @@ def folded_log(replica: Replica, log: str, columns: Sequence[str] | Mapping[str,
     key = [spelled[folded(name)] for name in replica.table.key]
     partial = bool(scalar(change_log.partial(log)))
     if partial:
-        change_log.refuse_moved(
-            replica, int(scalar(change_log.moved(log, key, [c.name for c in replica.table.columns])))
-        )
+        change_log.refuse_moved(replica, int(scalar(change_log.moved(log, key, list(columns)))))
     names = {spelled[folded(c.name)]: c.name for c in replica.table.columns}
     return f"({change_log.state(log, key, names, partial=partial)})"
 
