@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused, MissingExtra, UsageError
@@ -59,12 +59,44 @@ def verify(
         by_ends[source.origin, source.destination].append(source)
     run = _Run(project, load_id, options, progress, then)
     parities: list[Parity] = []
-    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+    with (
+        _held_still(project, sources, progress) as run.unheld,
+        closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse,
+    ):
         for group in by_ends.values():
             parities += _kept(warehouse, run.sources(group, warehouse))
         for item in chosen:
             parities += _kept(warehouse, [run.delivery(item, warehouse)])
     return parities
+
+
+@contextmanager
+def _held_still(
+    project: Project, sources: Sequence[LandingSource], progress: Progress
+) -> Iterator[Mapping[str, BridgeError]]:
+    """A `stream` of another process lets go of the sources and of a DuckDB file, until the context ends.
+
+    Yields:
+        Name of a source that could not be held -> why.
+    """
+    followed = [source for source in sources if any(table.replication == "cdc" for table in source.tables)]
+    followed += [s for s in sources if s.every_table and s.defaults.replication == "cdc" and s not in followed]
+    unheld: dict[str, BridgeError] = {}
+    with ExitStack() as holds:
+        for source in followed:
+            try:
+                from dbt_bridge.run.hold import held  # needs the postgres extra
+                from dbt_bridge.run.slots import origin_url
+
+                url = origin_url(project.root, source)
+                holds.enter_context(held(source.origin, url, source.slot, progress))
+            except ModuleNotFoundError:  # told when its origin is opened
+                continue
+            except UsageError:
+                raise
+            except BridgeError as error:
+                unheld[source.name] = error
+        yield unheld
 
 
 def _kept(warehouse: Ledger, parities: Sequence[Parity]) -> Sequence[Parity]:
@@ -82,6 +114,7 @@ class _Run:
         self._options = options
         self._progress = progress
         self._then = then
+        self.unheld: Mapping[str, BridgeError] = {}
 
     def sources(self, group: Sequence[LandingSource], warehouse: Ledger) -> list[Parity]:
         """The tables of sources with the same ends."""
@@ -115,6 +148,8 @@ class _Run:
         for source in group:
             proof = Proof(source, ends, self._load_id, self._options, self._progress, self._then)
             try:
+                if source.name in self.unheld:
+                    raise self.unheld[source.name]
                 parities += proven(self._project, proof, threads)
             except UsageError:
                 raise
