@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING
 
 from dbt_bridge.verify.parity import Aggregate, Difference, Parity
-from dbt_bridge.verify.spelled import message, name, pairs, side_by_side
+from dbt_bridge.verify.spelled import MASKED, message, name, pairs, side_by_side
 from dbt_bridge.verify.verdict import caveats, found, kinds_of, matching, next_command, table_of, verdict, when
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def lines(difference: Difference, words: tuple[str, str], width: int) -> Iterato
     for column in difference.columns:
         told = column in difference.origin or column in difference.destination
         both = difference.origin.get(column), difference.destination.get(column)
-        yield kind, key, name(column), *(side_by_side(*both, width) if told else ("(masked)", "(masked)"))
+        yield kind, key, name(column), *(side_by_side(*both, width) if told else (MASKED, MASKED))
         kind = key = ""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 
-NULL = "NULL"
+NULL, MASKED = "NULL", "(masked)"
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", '"': '\\"'}
 
 
@@ -55,8 +55,8 @@ def message(text: str) -> str:
 
 
 def _spelled(text: str, *, ascii_only: bool = False) -> str:
-    plain = text.isprintable() and text == text.strip() and text not in ("", NULL) and not text.startswith(('"', "…"))
-    return text if plain and not ascii_only else _quoted(text, ascii_only=ascii_only)
+    plain = text.isprintable() and text == text.strip() and not text.startswith(('"', "…"))
+    return text if plain and not ascii_only and text not in ("", NULL, MASKED) else _quoted(text, ascii_only=ascii_only)
 
 
 def _piece(text: str, start: int, width: int, *, ascii_only: bool) -> str:

@@ -37,7 +37,7 @@ def caveats(parities: Sequence[Parity]) -> list[str]:
     """What the verdict leaves out, in sentences."""
     told = []
     if flying := sum(p.in_flight for p in parities):
-        told.append(f"{_rows(flying)} in flight {_were(flying)} left out: the destination does not have them yet.")
+        told.append(f"{_rows(flying)} in flight {_were(flying)} left out: they are newer than what was compared.")
     if allowed := sum(p.allowed for p in parities):
         words = parities[0].words
         told.append(

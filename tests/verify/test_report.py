@@ -1,0 +1,241 @@
+"""What was found is told in a terminal: in full, without a cut number, and whatever the values are."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shlex
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dbt_bridge.verify.parity import Aggregate, Difference, Parity
+from dbt_bridge.verify.report import print_parities
+from dbt_bridge.verify.spelled import side_by_side, spelled
+from dbt_bridge.verify.verdict import caveats, next_command, verdict
+
+BEGAN = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
+ROWS = dict.fromkeys(("only_in_origin", "only_in_destination", "different", "duplicates"), 0)
+NOT_COUNTED = dict.fromkeys(("rows_origin", "rows_destination", *ROWS))
+
+
+def parity(table: str, **given: Any) -> Parity:
+    known: dict[str, Any] = {
+        "load_id": "20261121T153000000000-a1b2c3", "node": f"source.acme.shop.{table}", "status": "equal",
+        "origin": f"shop_pg: shop.{table}", "destination": f"duckdb: landing.{table}", "level": "rows",
+        "at": "LSN 0/16B3748", "started_at": BEGAN, "finished_at": BEGAN + timedelta(seconds=4.5),
+        "duration_seconds": 4.5, "method": "digests", "rows_origin": 1000, "rows_destination": 1000, "key": ("id",),
+        **ROWS,
+    }  # fmt: skip
+    return Parity(**{**known, **given})
+
+
+ORDERS = parity(
+    "orders", status="different", rows_origin=5_000_000, rows_destination=5_000_000, only_in_origin=5,
+    only_in_destination=5, different=10, columns={"status": 4, "amount": 6}, examples=(
+        Difference("only_in_origin", {"id": "17"}, (), {"status": "new"}, {}),
+        Difference("different", {"id": "18"}, ("amount",), {"amount": "10.00"}, {"amount": None}),
+    ),
+)  # fmt: skip
+ITEMS = parity("items", status="failed", error="permission denied\n  -> GRANT SELECT ON items TO dbt", **NOT_COUNTED)
+SUMS = parity(
+    "payments", status="different", level="aggregates", method="", at="now", **dict.fromkeys(ROWS),
+    aggregates=(
+        Aggregate("amount", "sum", "1000", "1001", same=False, variance=0.001, tolerance="0.01%"),
+        Aggregate("fee", "sum", "100000", "100001", same=True, variance=0.00001, tolerance="0.01%"),
+        Aggregate("amount", "max", "9", "9", same=True, variance=0.0),
+    ),
+)  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def printed(*parities: Parity, **given: Any) -> str:
+    out = io.StringIO()
+    print_parities(parities, out, **given)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("parities", "expected"),
+    [
+        ([parity("a")], "landing.a holds the same rows as the origin, at LSN 0/16B3748."),
+        ([parity("a"), parity("b")], "Both tables hold the same rows as the origin, at LSN 0/16B3748."),
+        ([parity("a"), parity("b"), ORDERS],
+         "2 of 3 tables hold the same rows as the origin, at LSN 0/16B3748; 20 rows of landing.orders differ."),
+        ([replace(ORDERS, only_in_origin=0, only_in_destination=0, different=1, words=("legacy", "new"), at="now")],
+         "landing.orders does not hold the same rows as the legacy system, as of 2026-11-21 15:30:00 UTC; "
+         "1 row of landing.orders differs."),
+        ([parity("a"), ITEMS],
+         "1 of 2 tables holds the same rows as the origin, at LSN 0/16B3748; landing.items could not be compared."),
+        ([ITEMS], "landing.items could not be compared."),
+        ([parity(t, level="counts", at="updated_at <= 7") for t in "abc"],
+         "All 3 tables hold as many rows as the origin, where updated_at <= 7."),
+        ([], "Nothing was compared."),
+    ],
+)  # fmt: skip
+def test_the_verdict_is_one_sentence(parities: list[Parity], expected: str) -> None:
+    assert verdict(parities) == expected
+
+
+def test_what_was_left_out_is_said_with_the_verdict() -> None:
+    told = caveats([parity("a", in_flight=1), parity("b", allowed=1200), SUMS])
+    assert [text.split(":")[0] for text in told] == [
+        "1 row in flight was left out",
+        "1,200 rows were only in the destination, which the write disposition allows",
+        "Values were not compared row by row where the level is aggregates.",
+    ]
+    assert caveats([parity("a")]) == []
+
+
+def test_what_differs_is_told_with_both_values_and_the_next_command() -> None:
+    text = printed(parity("customers"), ORDERS)
+    assert "landing.orders: 20 rows differ: 5 only in origin, 5 only in destination, 10 different" in text
+    assert "totals: match 4,999,985, only in origin 5, only in destination 5, different 10" in text
+    assert "different by column: amount 6, status 4" in text
+    assert [cell.strip() for cell in _line(text, "10.00").split("│")[1:-1]] == [
+        "different", "id = 18", "amount", "10.00", "NULL",
+    ]  # fmt: skip
+    assert [cell.strip() for cell in _line(text, "id = 17").split("│")[1:-1]] == [
+        "only in origin", "id = 17", "", "1 row: status = new", "no row",
+    ]  # fmt: skip
+    assert "and 18 more" in text
+    assert "  -> dbt-bridge repair --select source:shop.orders --dry-run\n" in text
+
+
+def test_a_comparison_that_could_not_run_says_why_and_what_to_do() -> None:
+    text = printed(ITEMS)
+    assert "permission denied\n  -> GRANT SELECT ON items TO dbt" in text
+    assert "1 failed" in text
+    assert "equal" not in text
+
+
+def test_aggregates_are_told_with_their_variance_also_within_the_tolerance() -> None:
+    text = printed(SUMS)
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if " sum " in line]
+    assert cells == [
+        ["amount", "sum", "1000", "1001", "+0.1 %", "0.01%", "different"],
+        ["fee", "sum", "100000", "100001", "+0.001 %", "0.01%", "within"],
+    ]
+    assert " max " not in text
+    assert "+0.001 %" in printed(replace(SUMS, status="equal", aggregates=SUMS.aggregates[1:]))
+
+
+def test_two_systems_have_their_own_words() -> None:
+    text = printed(replace(ORDERS, words=("legacy", "new"), node="model.acme.dim_orders", examples=()))
+    assert "totals: match 4,999,985, only in legacy 5, only in new 5, different 10" in text
+    assert "dbt-bridge reconcile --select dim_orders" in text
+    assert "destination" not in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160, 250])
+@pytest.mark.parametrize("method", ["digests", "buckets"])
+def test_no_number_is_cut_however_narrow_the_terminal(width: int, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = Terminal()
+    many = replace(ORDERS, rows_origin=123_456_789_012, rows_destination=123_456_789_012, different=1_234_567_890)
+    print_parities([parity("customers", in_flight=3), replace(many, method=method), ITEMS], out)
+    overview, _, told = out.getvalue().partition("landing.orders: ")
+    assert "…" not in overview
+    assert told.startswith("1,234,567,900 rows differ")
+    if width >= 160:
+        assert "123,456,789,012" in overview
+
+
+def test_rows_without_a_key_are_told_whole_and_counted() -> None:
+    keyless = replace(
+        ORDERS, key=(), only_in_origin=2, only_in_destination=0, different=0,
+        examples=(Difference("only_in_origin", {}, (), {"a": "1", "b": ""}, {}, (3, 1)),),
+    )  # fmt: skip
+    assert [cell.strip() for cell in _line(printed(keyless), "3 rows").split("│")[1:-1]] == [
+        "only in origin", "", "", '3 rows: a = 1, b = ""', "1 row",
+    ]  # fmt: skip
+
+
+def test_a_masked_column_is_named_and_its_values_are_not() -> None:
+    masked = Difference("different", {"id": "1"}, ("email", "name"), {"name": "x"}, {"name": "(masked)"})
+    text = printed(replace(ORDERS, examples=(masked,)))
+    assert [cell.strip() for cell in _line(text, "email").split("│")[3:-1]] == ["email", "(masked)", "(masked)"]
+    assert [cell.strip() for cell in _line(text, " name ").split("│")[3:-1]] == ["name", "x", '"(masked)"']
+
+
+HOSTILE = "[bold red]x[/] \x1b[2J\x1b]0;owned\x07 \u202etxt.exe\u2066 \r\n<script>alert(1)</script>\0"
+
+
+def test_nothing_that_a_database_holds_steers_the_terminal() -> None:
+    names = {"origin": f"pg: {HOSTILE}", "destination": f"duckdb: {HOSTILE}", "node": f"source.acme.shop.{HOSTILE}"}
+    values = {HOSTILE: HOSTILE}
+    told = Difference("different", values, (HOSTILE,), values, {HOSTILE: f"{HOSTILE}!"})
+    apart = Aggregate(HOSTILE, HOSTILE, HOSTILE, "1", same=False, tolerance=HOSTILE)
+    out = io.StringIO()
+    print_parities(
+        [
+            replace(ORDERS, **names, at=HOSTILE, method=HOSTILE, columns={HOSTILE: 1}, examples=(told,)),
+            replace(SUMS, **names, aggregates=(apart,)),
+            replace(ITEMS, **names, error=HOSTILE),
+        ],
+        out,
+    )
+    text = out.getvalue()
+    assert [char for char in text if not char.isprintable() and char != "\n"] == []
+    assert "[bold red]x[/]" in text
+
+
+def test_the_next_command_survives_a_shell() -> None:
+    command = next_command(replace(ORDERS, node="source.acme.shop.a b'; rm -rf $(x)"))
+    assert shlex.split(command) == ["dbt-bridge", "repair", "--select", "source:shop.a b'; rm -rf $(x)", "--dry-run"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "NULL"), ("NULL", '"NULL"'), ("", '""'), (" a", '" a"'), ("a b", "a b"), ("12.50", "12.50"),
+        ("C:\\new", "C:\\new"), ('"x"', '"\\"x\\""'), ("a\nb\\", '"a\\nb\\\\"'), ("\u00a0", '"\\xa0"'),
+        ("Zürich", "Zürich"), ("a\u200bb", '"a\\u200bb"'), ("x" * 30, '"xxxxxxxxxxxxxxxxxxxx"… (30 characters)'),
+    ],
+)  # fmt: skip
+def test_a_value_is_spelled_so_that_it_is_taken_for_no_other(value: str | None, expected: str) -> None:
+    assert spelled(value, 20) == expected
+
+
+def test_of_two_long_values_the_place_is_shown_where_they_part() -> None:
+    origin, destination = side_by_side("a" * 5000 + "X" + "b" * 5000, "a" * 5000 + "Y" + "b" * 5000, 20)
+    assert origin == '…"aaaaaXbbbbbbbbbbbbbb"… (10,001 characters)'
+    assert destination == '…"aaaaaYbbbbbbbbbbbbbb"… (10,001 characters)'
+
+
+def test_two_values_that_look_alike_are_told_apart() -> None:
+    assert side_by_side("caf\u00e9", "cafe\u0301", 20) == ('"caf\\xe9"', '"cafe\\u0301"')
+
+
+TEXTS = st.one_of(st.none(), st.text(st.sampled_from('aA "\\…\n\t\0é\u0301\u200b\u202e1(N'), max_size=30), st.text())
+
+
+@given(TEXTS, TEXTS, st.integers(4, 40))
+def test_values_that_differ_are_never_spelled_the_same(one: str | None, other: str | None, width: int) -> None:
+    told = side_by_side(one, other, width)
+    assert (told[0] == told[1]) == (one == other)
+    assert all(text.isprintable() for text in told)
+
+
+def test_json_has_every_count_and_no_number_that_json_lacks() -> None:
+    endless = Aggregate("x", "sum", "1", "Infinity", same=False, variance=math.inf)
+    document = json.loads(json.dumps(replace(ORDERS, aggregates=(endless,)).as_json(), allow_nan=False))
+    assert (document["differences"], document["different"], document["at"]) == (20, 10, "LSN 0/16B3748")
+    assert document["started_at"] == "2026-11-21T15:30:00+00:00"
+    assert document["aggregates"][0]["variance"] is None
+    assert document["examples"][1]["destination"] == {"amount": None}
+    assert "keys" not in document
+
+
+def _line(text: str, part: str) -> str:
+    (found,) = [line for line in text.splitlines() if part in line and "│" in line]
+    return found
