@@ -11,16 +11,10 @@ from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from dbt_bridge.canonical import Digested
-from dbt_bridge.errors import BridgeError
+from dbt_bridge.canonical import Digested, NoDigests
 from dbt_bridge.table import Table
 
-
-class NoDigests(BridgeError):
-    """This side computes no digests that could be compared: a server that hashes otherwise, a type it cannot hash.
-
-    Not a failure: values are read instead, and the report says why.
-    """
+__all__ = ["Digests", "NoDigests", "Side"]
 
 
 class Side(Protocol):
@@ -71,7 +65,8 @@ class Digests(Protocol):
     def buckets(self, key: Sequence[Digested], values: Sequence[Digested], buckets: int) -> pa.Table:
         """One row per bucket that is not empty: `bucket` int64, `rows` int64, `total` decimal128(38, 0).
 
-        `total` is the sum of `31 * _key + _row`, wrapped to 64 bits (signed) for each row, over the bucket's rows.
+        `total` is the exact sum over the bucket's rows of `verify.digest.mixed(_key, _row)`, as signed numbers. (A sum
+        of `_key` and `_row` themselves would be the same when two rows have swapped a value.)
         """
 
     def transfer_rate(self) -> float:
