@@ -6,6 +6,7 @@ rows come in, and a later value that does not fit them is refused while it is re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 20_000
 _DECIMAL_SCALE = 9  # of values whose scale nobody tells
 _KEYS_PER_QUERY = 200
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(slots=True)
@@ -41,7 +43,7 @@ class DltRows:
             return int(cur.fetchall()[0][0])
 
     def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader:
-        """Stream rows. Keys of whole numbers and texts are searched by the warehouse, others in what it sends.
+        """Stream rows. Keys of whole numbers and plain words are searched by the warehouse, others in what it sends.
 
         Raises (while it is read):
             TypeRefused: a value does not fit its column's type.
@@ -58,23 +60,19 @@ class DltRows:
             return
         fields = {field.name: field for field in self.table.arrow_schema}
         whole = pa.schema([*schema, *(fields[name] for name in keys.column_names if name not in schema.names)])
-        wanted = keys.group_by(keys.column_names).aggregate([])
-        searched = [f.name for f in keys.schema if pa.types.is_integer(f.type) or pa.types.is_string(f.type)]
-        size = _KEYS_PER_QUERY if searched else max(len(wanted), 1)
-        for start in range(0, len(wanted), size):
-            some = wanted.slice(start, size)
-            exactly = {tuple(row.values()) for row in some.to_pylist()}
-            condition, values = self.database.condition(some.select(searched)) if searched else ("", [])
-            for rows in self._read(whole, condition, *values):
+        distinct = list({tuple(row.values()): None for row in keys.to_pylist()})
+        for condition, some in self.database.conditions(keys.column_names, distinct):
+            wanted = set(some)
+            for rows in self._read(whole, condition):
                 held = rows.select(keys.column_names).to_pylist()
-                kept = pa.array([tuple(row.values()) in exactly for row in held], pa.bool_())
+                kept = pa.array([tuple(row.values()) in wanted for row in held], pa.bool_())
                 yield from rows.filter(kept).select(schema.names).to_batches()
 
-    def _read(self, schema: pa.Schema, condition: str, *values: Any) -> Iterator[pa.Table]:
+    def _read(self, schema: pa.Schema, condition: str) -> Iterator[pa.Table]:
         with self.database.client() as sql:
             wanted = ", ".join(sql.escape_column_name(name) for name in schema.names)
             statement = f"SELECT {wanted} FROM {in_parentheses(self.query)}{condition}"  # noqa: S608
-            with sql.execute_query(statement, *values) as cur:
+            with sql.execute_query(statement) as cur:
                 for rows in cur.iter_arrow(chunk_size=_BATCH_ROWS):
                     arrays = [self._fitted(column, field) for column, field in zip(rows.columns, schema, strict=True)]
                     yield pa.table(arrays, schema=schema)
@@ -137,18 +135,27 @@ class DltQueries:
     def close(self) -> None:
         """Nothing is held open between queries."""
 
-    def condition(self, keys: pa.Table) -> tuple[str, list[Any]]:
-        """WHERE, and the values that it binds."""
-        alternatives, values = [], []
+    def conditions(
+        self, names: Sequence[str], keys: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[str, Sequence[tuple[Any, ...]]]]:
+        """WHERE, query by query, and its keys: it finds every row that has one of them, and may find others.
+
+        Drivers differ in how they bind, and in what they make of a percent sign beside bound values. So only whole
+        numbers and plain words stand in the query, which need no quoting; all rows are read where a key is another.
+        """
+        literals = [[_literal(value) for value in key] for key in keys]
+        if any(literal is None for key in literals for literal in key):
+            yield "", keys
+            return
         with self.client() as sql:
-            for row in keys.to_pylist():
-                equal = []
-                for name, value in row.items():
-                    column = sql.escape_column_name(name)
-                    equal.append(f"{column} IS NULL" if value is None else f"{column} = %s")
-                    values += [] if value is None else [value]
-                alternatives.append(f"({' AND '.join(equal)})")
-        return f" WHERE {' OR '.join(alternatives)}", values
+            columns = [sql.escape_column_name(name) for name in names]
+        for start in range(0, len(literals), _KEYS_PER_QUERY):
+            some = literals[start : start + _KEYS_PER_QUERY]
+            alternatives = (" AND ".join(f"{c} {v}" for c, v in zip(columns, key, strict=True)) for key in some)
+            yield (
+                f" WHERE {' OR '.join(f'({alternative})' for alternative in alternatives)}",
+                keys[start : start + _KEYS_PER_QUERY],
+            )
 
     def _columns(self, query: str) -> tuple[Column, ...]:
         names = self.names(in_parentheses(query))
@@ -157,6 +164,15 @@ class DltQueries:
         if first is None:
             return tuple(Column(name, pa.string()) for name in names)
         return tuple(Column(name, _held(column.type)) for name, column in zip(names, first.columns, strict=True))
+
+
+def _literal(value: Any) -> str | None:
+    """The comparison with a value; None where it would have to be quoted."""
+    if value is None:
+        return "IS NULL"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"= {value:d}"
+    return f"= '{value}'" if isinstance(value, str) and _PLAIN.fullmatch(value) else None
 
 
 def _held(found: pa.DataType) -> pa.DataType:
