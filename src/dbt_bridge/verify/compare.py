@@ -2,60 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Literal
+import tempfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
-from dbt_bridge.verify.parity import Level, Method
+from dbt_bridge.errors import UsageError
+from dbt_bridge.receipt import now
+from dbt_bridge.verify.asked import Asked, Bound, Tolerance
+from dbt_bridge.verify.engine import connect
+from dbt_bridge.verify.parity import Parity
+from dbt_bridge.verify.rows import compared_rows
+from dbt_bridge.verify.side import Side
+
+__all__ = ["Asked", "Bound", "Tolerance", "compare"]
 
 
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far two numbers (or moments, in seconds) may be apart: |a - b| <= amount, or <= amount * |origin's|."""
+def compare(opened: Parity, origin: Side, destination: Side, asked: Asked) -> Parity:
+    """What the comparison of both sides found.
 
-    amount: Decimal
-    relative: bool = False
+    Args:
+        opened: what is known before: names, `at`, when it began.
 
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """Rows in flight are left out, on both sides by their key: those whose cursor at the origin is above `at_most`.
-
-    Attributes:
-        at_most: text, as the origin spells it.
+    Raises:
+        BridgeError: it could not be compared: that is a failure, never a match.
     """
-
-    cursor: str
-    at_most: str
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is compared, and how.
-
-    Attributes:
-        key: the columns that identify a row, as the origin calls them; empty to compare as multisets.
-        columns: all compared columns (the key's too), origin's name -> destination's name.
-        masked: columns whose values are told nowhere.
-        tolerances: per column. It is compared by value in every row.
-        extra: rows that are only in the destination: `different` where they may not be, `allowed` where the write
-            disposition never deletes any.
-        shown: how many differences are told in full.
-        progress: told rows compared so far.
-    """
-
-    level: Level = "rows"
-    method: Method = "auto"
-    key: tuple[str, ...] = ()
-    columns: Mapping[str, str] = field(default_factory=dict)
-    masked: frozenset[str] = frozenset()
-    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
-    bound: Bound | None = None
-    extra: Literal["different", "allowed"] = "different"
-    shown: int = 100
-    memory_mb: int = 256
-    progress: Callable[[int], None] = lambda _: None
-
-
-Columns = Sequence[str]
+    with (
+        tempfile.TemporaryDirectory(prefix="dbt_bridge_verify_") as folder,
+        closing(connect(asked.memory_mb, folder)) as engine,
+    ):
+        if asked.level == "rows":
+            found = compared_rows(opened, (origin, destination), asked, engine, Path(folder))
+        else:
+            raise UsageError(f"the level {asked.level} is not there yet")
+    ended = now()
+    return replace(
+        found,
+        status="equal" if not found.differences else "different",
+        error=None,
+        key=asked.key,
+        finished_at=ended,
+        duration_seconds=(ended - found.started_at).total_seconds(),
+    )

@@ -1,0 +1,108 @@
+"""Rows of one side, kept until they meet the other's: in memory while they are few, then in files, by their digest.
+
+Rows that may belong together have the same digest, so they lie in the same of 64 parts, and each part of a table of 100
+million rows still fits into memory. DuckDB's own spilling was measured against this: at 30 million rows a side its
+aggregation and its join held 500 to 1,500 MB at a memory limit of 256 MB, and took twice as long.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+PARTS = 64
+_ROWS_PER_WRITE = 131_072
+_SHIFT = np.uint64(58)
+
+
+class Kept:
+    """Rows of one side, in parts. Used by one thread at a time.
+
+    Args:
+        folder: where files go once more than `most_bytes` are kept.
+        digest: the int64 column that decides on the part.
+    """
+
+    def __init__(self, folder: Path, digest: str, most_bytes: int) -> None:
+        self._folder = folder
+        self._digest = digest
+        self._most_bytes = most_bytes
+        self._pending: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
+        self._schema: pa.Schema | None = None
+        self._writers: list[pa.RecordBatchStreamWriter] = []
+        self._files: list[pa.OSFile] = []
+        self.rows = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._pending.append(batch)
+        self._schema = self._schema or batch.schema
+        self.rows += batch.num_rows
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        if self.in_files:
+            if self._rows >= _ROWS_PER_WRITE:
+                self._write()
+        elif self._bytes > self._most_bytes:
+            self.to_files()
+
+    @property
+    def in_files(self) -> bool:
+        return bool(self._writers)
+
+    def to_files(self) -> None:
+        """From now on rows lie in files, one for each part."""
+        if self.in_files or self._schema is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for part in range(PARTS):
+            file = pa.OSFile(str(self._path(part)), "wb")
+            self._files.append(file)
+            self._writers.append(pa.ipc.new_stream(file, self._schema))
+        while self._pending:
+            self._write()
+
+    def part(self, part: int) -> pa.Table | None:
+        """The rows of one part; all rows are in part 0 while they are in memory. None where there never were any.
+
+        No row can be added after the first call.
+        """
+        if self._schema is None:
+            return None
+        if not self.in_files:
+            return pa.Table.from_batches(self._pending if part == 0 else [], self._schema)
+        self._close()
+        with pa.OSFile(str(self._path(part)), "rb") as file, pa.ipc.open_stream(file) as reader:
+            return reader.read_all()
+
+    def _close(self) -> None:
+        if self._files:
+            self._write()
+            for writer in self._writers:
+                writer.close()
+            for file in self._files:
+                file.close()
+            self._files = []
+
+    def _path(self, part: int) -> Path:
+        return self._folder / f"{part}.arrows"
+
+    def _write(self) -> None:
+        """Write some of the pending rows, so that a copy of them stays small."""
+        batches, rows = [], 0
+        while self._pending and rows < _ROWS_PER_WRITE:
+            batches.append(self._pending.pop())
+            rows += batches[-1].num_rows
+        self._rows -= rows
+        if not rows:
+            return
+        table = pa.Table.from_batches(batches, self._schema)
+        digest = table.column(self._digest).to_numpy()
+        parts = (digest.view(np.uint64) >> _SHIFT).astype(np.uint8)
+        sorted_ = table.take(pa.array(np.argsort(parts, kind="stable")))
+        ends = np.cumsum(np.bincount(parts, minlength=PARTS)).tolist()
+        for part, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            if end > start:
+                self._writers[part].write_table(sorted_.slice(start, end - start))

@@ -1,0 +1,151 @@
+"""Rows of both sides meet by the digests of their keys: those that cannot be equal are suspicious."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_bridge.verify.engine import differ
+from dbt_bridge.verify.kept import PARTS, Kept
+from dbt_bridge.verify.paired import Paired
+from dbt_bridge.verify.sent import KEY, LATE, ROW, Numbers
+
+MOST_KEYS = 500_000  # suspicious ones that are asked for by key; beyond that one whole reading is cheaper
+Sent = Callable[[], Iterator[pa.RecordBatch]]
+
+
+@dataclass(slots=True)
+class Suspects:
+    """Rows that are not the same on both sides, as far as their digests tell.
+
+    Attributes:
+        keys: sorted digests of the keys (of the rows, without a key).
+        in_flight: digests of the keys that the bound left out.
+        origin, destination: the suspicious keys as each side has them, with their digests in `_key`; None when they are
+            too many.
+        rows: that each side sent.
+    """
+
+    keys: Numbers
+    in_flight: Numbers
+    rows: tuple[int, int]
+    origin: list[pa.Table] | None = field(default_factory=list)
+    destination: list[pa.Table] | None = field(default_factory=list)
+
+
+def both_kept(senders: tuple[Sent, Sent], folder: Path, digest: str, memory_mb: int) -> tuple[Kept, Kept]:
+    """Read both sides side by side: the origin in this thread, the destination in another."""
+    most = memory_mb * (1 << 20) // 8
+    kept = Kept(folder / "origin", digest, most), Kept(folder / "destination", digest, most)
+    stopped = threading.Event()
+
+    def read(sent: Sent, into: Kept) -> None:
+        try:
+            for batch in sent():
+                if stopped.is_set():
+                    return
+                into.add(batch)
+        except BaseException:
+            stopped.set()
+            raise
+
+    with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
+        other = pool.submit(read, senders[1], kept[1])
+        read(senders[0], kept[0])
+        other.result()
+    if any(side.in_files for side in kept):
+        for side in kept:
+            side.to_files()
+    return kept
+
+
+def parts(kept: tuple[Kept, Kept]) -> Iterator[tuple[pa.Table | None, pa.Table | None]]:
+    """The rows of both sides, those that belong together at once."""
+    for part in range(PARTS if any(side.in_files for side in kept) else 1):
+        yield kept[0].part(part), kept[1].part(part)
+
+
+def suspects(kept: tuple[Kept, Kept], paired: Paired, engine: Any) -> Suspects:
+    """Which keys are suspicious."""
+    found: list[Numbers] = []
+    late: list[Numbers] = []
+    answer = Suspects(np.empty(0, np.int64), np.empty(0, np.int64), (kept[0].rows, kept[1].rows))
+    number = 0
+    for origin, destination in parts(kept):
+        sides = [table for table in (origin, destination) if table is not None]
+        if not sides:
+            continue
+        digests = _unequal(origin, destination, paired, engine)
+        if LATE in sides[0].column_names:
+            late.append(_in_flight(origin, destination, paired, engine))
+            digests = np.setdiff1d(digests, late[-1]) if paired.key else digests
+        found.append(digests)
+        number += len(digests)
+        _keep_keys(answer, (origin, destination), digests, number)
+    answer.keys = np.sort(np.concatenate(found)) if found else answer.keys
+    answer.in_flight = np.concatenate(late) if late else answer.in_flight
+    return answer
+
+
+def _keep_keys(answer: Suspects, sides: tuple[pa.Table | None, pa.Table | None], digests: Numbers, number: int) -> None:
+    if number > MOST_KEYS:
+        answer.origin = answer.destination = None
+    for table, into in zip(sides, (answer.origin, answer.destination), strict=True):
+        if table is not None and into is not None and len(digests):
+            keys = [name for name in table.column_names if name == KEY or name.startswith("k")]
+            among = np.isin(table.column(KEY).to_numpy(), digests)
+            into.append(table.select(keys).filter(pa.array(among)))
+
+
+def _unequal(origin: pa.Table | None, destination: pa.Table | None, paired: Paired, engine: Any) -> Numbers:
+    if not paired.key:
+        there = (origin if origin is not None else destination).column_names  # type: ignore[union-attr]
+        in_time = f" AND {LATE} = 0" if LATE in there else ""
+        apart = f"count(*) FILTER (side = 1{in_time}) <> count(*) FILTER (side = 2{in_time})"
+    else:
+        carried = [
+            differ(pair, f"min(c{i}) FILTER (side = 1)", f"min(c{i}) FILTER (side = 2)")
+            for i, pair in enumerate(paired.carried)
+            if pair.compared
+        ]
+        apart = " OR ".join(["count(*) <> 2", "bit_xor(side) <> 3", f"bit_xor({ROW}) <> 0", *carried])
+    unequal = f"SELECT {KEY} FROM met GROUP BY {KEY} HAVING {apart}"  # noqa: S608
+    return _digests(unequal, origin, destination, engine)
+
+
+def _in_flight(origin: pa.Table | None, destination: pa.Table | None, paired: Paired, engine: Any) -> Numbers:
+    """The digests of what is in flight: keys, or the origin's rows without one."""
+    if not paired.key:
+        of_origin = f"SELECT {KEY} FROM met WHERE side = 1 AND {LATE} = 1"  # noqa: S608
+        return _digests(of_origin, origin, destination, engine)
+    late = f"""
+        SELECT {KEY}
+        FROM met
+        GROUP BY {KEY}
+        HAVING bool_or(side = 1 AND {LATE} = 1)
+            OR (count(*) FILTER (side = 1) = 0 AND bool_or({LATE} = 1))"""  # noqa: S608
+    return _digests(late, origin, destination, engine)
+
+
+def _digests(query: str, origin: pa.Table | None, destination: pa.Table | None, engine: Any) -> Numbers:
+    sides = {name: table for name, table in (("origin", origin), ("destination", destination)) if table is not None}
+    union = "\nUNION ALL\n".join(
+        f"SELECT CAST({1 if name == 'origin' else 2} AS TINYINT) AS side, * FROM {name}"  # noqa: S608
+        for name in sides
+    )
+    for name, table in sides.items():
+        unread = [column for column in table.column_names if column.startswith("k")]  # of the sides' own types
+        engine.register(name, table.drop_columns(unread))
+    try:
+        answer = engine.execute(f"WITH met AS ({union})\n{query}").to_arrow_table()
+    finally:
+        for name in sides:
+            engine.unregister(name)
+    return np.asarray(answer.column(0).to_numpy(), np.int64)
