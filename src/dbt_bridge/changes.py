@@ -36,6 +36,8 @@ class Changes:
         before: the old values that updates sent: the columns of the key, or all columns for a table without a key
             under REPLICA IDENTITY FULL. NULL where `has_before` is False. None when no change has any.
         has_before: bool.
+        repairs: these are no changes of the origin: they set right what lies at the LSN where the table stands, and
+            are not passed over for its standing there.
     """
 
     rows: pa.Table
@@ -45,6 +47,7 @@ class Changes:
     unchanged: Mapping[str, np.ndarray] = field(default_factory=dict)
     before: pa.Table | None = None
     has_before: np.ndarray | None = None
+    repairs: bool = False
 
     def __len__(self) -> int:
         return len(self.kind)

@@ -15,7 +15,7 @@ from dbt_bridge.table import Column, Table, TableName
 AUDIT_SCHEMA = "_dbt_bridge"
 
 Status = Literal["success", "failed", "skipped"]
-Hop = Literal["initial_copy", "incremental", "cdc", "transfer", "deliver"]
+Hop = Literal["initial_copy", "incremental", "cdc", "transfer", "deliver", "repair"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,17 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from dbt_bridge.cli import looking, moving, reconciling, simulating, slots, starting, streaming, verifying  # noqa: F401 (they add their commands to the group)
+from dbt_bridge.cli import (  # noqa: F401 (they add their commands to the group)
+    looking,
+    moving,
+    reconciling,
+    repairing,
+    simulating,
+    slots,
+    starting,
+    streaming,
+    verifying,
+)
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.output import FAILED, INTERRUPTED, USAGE, Output
 from dbt_bridge.errors import BridgeError, UsageError, scrubbed

@@ -50,6 +50,7 @@ def _one(runs: list[Changes]) -> list[Changes]:
             {n: np.concatenate([run.unchanged.get(n, np.zeros(len(run), bool)) for run in runs]) for n in names},
             olds,
             has_before,
+            runs[0].repairs,
         )
     ]
 
@@ -59,9 +60,11 @@ def _nulls(like: pa.Table, rows: int) -> pa.Table:
 
 
 def part(run: Changes | Truncated, first: int, end: int | None) -> Changes | Truncated | None:
-    """What committed at or after `first` and before `end`; None where nothing did."""
+    """What committed at or after `first` and before `end`; None where nothing did. A repair is behind everything."""
     if isinstance(run, Truncated):
         return run if run.lsn >= first and (end is None or run.lsn < end) else None
+    if run.repairs:
+        return run if end is None else None
     chosen = run.lsn >= first
     if end is not None:
         chosen &= run.lsn < end

@@ -11,15 +11,32 @@ from dbt_bridge.run.build import Options, Outcome, build, deliver, sync
 if TYPE_CHECKING:
     from dbt_bridge.run.comparing import VerifyOptions
     from dbt_bridge.run.reconciling import ReconcileOptions, reconcile
+    from dbt_bridge.run.repairing import Repaired, RepairOptions, repair
     from dbt_bridge.run.verifying import verify
 
-__all__ = ["Options", "Outcome", "ReconcileOptions", "VerifyOptions", "build", "deliver", "reconcile", "sync", "verify"]
+__all__ = [
+    "Options",
+    "Outcome",
+    "ReconcileOptions",
+    "RepairOptions",
+    "Repaired",
+    "VerifyOptions",
+    "build",
+    "deliver",
+    "reconcile",
+    "repair",
+    "sync",
+    "verify",
+]
 
 # What compares needs DuckDB and numpy, which a run that only moves rows may lack.
 _COMPARING = {
     "ReconcileOptions": "reconciling",
+    "RepairOptions": "repairing",
+    "Repaired": "repairing",
     "VerifyOptions": "comparing",
     "reconcile": "reconciling",
+    "repair": "repairing",
     "verify": "verifying",
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dbt_bridge.errors import BridgeError
-from dbt_bridge.load.destination import Replica
+from dbt_bridge.load.destination import Ledger, Replica
 from dbt_bridge.progress import Progress
 from dbt_bridge.receipt import now
 from dbt_bridge.run.landing import Ends, Wanted
@@ -42,6 +42,7 @@ class Pair:
         wanted, ends, replica: for a landing table: its declaration, where it comes from and lands, and what the
             destination knows of it; None for other relations.
         lsn: that both sides stand at; None for tables that follow no log.
+        ledger: where receipts are kept, of a relation without `ends`.
     """
 
     opened: Parity
@@ -52,6 +53,7 @@ class Pair:
     ends: Ends | None = None
     replica: Replica | None = None
     lsn: int | None = None
+    ledger: Ledger | None = None
 
 
 Then = Callable[[Pair, Parity], Parity]

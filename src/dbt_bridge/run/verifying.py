@@ -258,6 +258,7 @@ class _Run:
             landed_side(there[1], Replica(item.node, load.table), blank.destination),
             replace(asked, extra="different" if item.write_disposition == "replace" else "allowed"),
             replica=Replica(item.node, load.table),
+            ledger=here[0],
         )
 
     def _asked(self, key: Sequence[str], table: Table, mask: dict[str, str], bound: Bound | None) -> Asked:

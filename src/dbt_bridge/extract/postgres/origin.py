@@ -15,6 +15,7 @@ from dbt_bridge.extract.postgres import catalog, cursor, keyed
 from dbt_bridge.extract.postgres.binary_copy import Part, copy_binary
 from dbt_bridge.extract.postgres.column_types import travel
 from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.extract.postgres.digests import TableDigests
 from dbt_bridge.extract.postgres.initial_copy import Copy, ranges, reader
 from dbt_bridge.extract.postgres.shape import oid_of, shape_of
 from dbt_bridge.table import Column, TableName, quoted, quoted_name
@@ -55,6 +56,11 @@ class PostgresOrigin:
         """Ends the snapshot and its connections."""
         self._connections.close()
         self._relations.clear()
+
+    def moment(self) -> int:
+        """When the snapshot was begun or imported, by the server's clock: microseconds since 1970."""
+        began = "SELECT (extract(epoch FROM transaction_timestamp()) * 1000000)::bigint"
+        return int(self._connections.query(began)[0][0])
 
     def tables(self, schema: str | None) -> list[TableName]:
         """Every ordinary, partitioned (by its root) or foreign table of a schema, sorted.
@@ -102,6 +108,10 @@ class PostgresOrigin:
     def count(self, name: TableName) -> int:
         relation = self._relation(name)
         return int(self._connections.query(f"SELECT count(*) FROM {quoted_name(relation.table.name)}")[0][0])  # noqa: S608
+
+    def digesting(self, name: TableName, workers: int = 1) -> TableDigests:
+        """The digests of a table, computed by the server; see `digests`."""
+        return TableDigests(self._connections, self._relation(name), workers)
 
     def copy_binary(
         self, name: TableName, columns: Sequence[str], casts: Mapping[str, str], increment: Increment | None = None,
