@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.verify.asked import Bound
-from dbt_bridge.verify.elements import canonical
+from dbt_bridge.verify.elements import canonical, microseconds, storage
 from dbt_bridge.verify.engine import held
 from dbt_bridge.verify.paired import Pair, Paired
 
@@ -20,7 +21,7 @@ _SQL = {
     "float": "CAST(? AS DOUBLE)",
     "decimal": "CAST(? AS DECIMAL(38,{scale}))",
     "date": "date_diff('day', DATE '1970-01-01', CAST(? AS DATE))",
-    "timestamp": "epoch_us(CAST(? AS TIMESTAMPTZ)) * {units}",
+    "timestamp": "epoch_us(CAST(? AS TIMESTAMPTZ))",
     "text": "CAST(? AS VARCHAR)",
 }
 
@@ -38,7 +39,7 @@ class Late:
 
     def of(self, arrays: Mapping[Pair, pa.Array]) -> pa.Array:
         """int8: 1 where the row is above the bound. A row whose cursor is NULL is not."""
-        values = _ordered(canonical(arrays[self.cursor], self.cursor.canon), self.cursor)
+        values = _ordered(arrays[self.cursor], self.cursor)
         return pc.fill_null(pc.greater(values, self.at_most), False).cast(pa.int8())
 
 
@@ -56,7 +57,7 @@ def late(paired: Paired, bound: Bound | None, engine: Any) -> Late | None:
         raise UsageError(
             f"column {bound.cursor} cannot bound a comparison: its values have no order that both sides keep"
         )
-    sql = _SQL[kind].format(scale=cursor.canon.scale, units=1000 if cursor.canon.fine else 1)
+    sql = _SQL[kind].format(scale=cursor.canon.scale)
     import duckdb
 
     try:
@@ -69,9 +70,11 @@ def late(paired: Paired, bound: Bound | None, engine: Any) -> Late | None:
 
 
 def _ordered(array: pa.Array, cursor: Pair) -> pa.Array:
-    """Canonical values in a type whose order is theirs."""
-    type_ = _ordered_type(cursor)
-    return held(array).cast(type_)
+    """Values in a type whose order is theirs; moments in whole microseconds."""
+    if cursor.canon.fine:
+        whole, _ = microseconds(storage(array))
+        return pa.array(whole, mask=np.asarray(array.is_null()))
+    return held(canonical(array, cursor.canon)).cast(_ordered_type(cursor))
 
 
 def _ordered_type(cursor: Pair) -> pa.DataType:

@@ -118,7 +118,7 @@ def _suspicious(sender: Sender, wanted: _Wanted) -> Iterator[pa.RecordBatch]:
 def _place(arrays: dict[Pair, pa.Array], identity: Sequence[Pair]) -> Numbers:
     spelled_once = [
         (canonical(arrays[pair], pair.canon), Canon("text"))
-        if pair.canon.kind == "json"
+        if _has_spellings(pair.canon)
         else (arrays[pair], pair.canon)
         for pair in identity
     ]

@@ -177,8 +177,8 @@ def _told(pair: Pair, end: End, sides: Sides, row: dict[str, Any]) -> str | None
 
 
 def _in_words(values: pa.Array, pair: Pair) -> list[str | None]:
-    if is_.is_boolean(pair.origin.type) and pair.canon.kind == "int":
-        return [None if value is None else "true" if value else "false" for value in values.to_pylist()]
+    if is_.is_boolean(pair.origin.type) and is_.is_boolean(pair.destination.type):
+        return cast("list[str | None]", values.cast(pa.string()).to_pylist())
     words: list[str | None] = texts(canonical(values, pair.canon), pair.canon).to_pylist()
     return words
 
