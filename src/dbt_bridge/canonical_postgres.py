@@ -111,6 +111,10 @@ def builtin(column: Column) -> str:
     own = _base(column.origin_type)
     if own and "." not in own:
         return column.origin_type
+    if is_.is_list(column.type):
+        return builtin(Column(column.name, column.type.value_type, own.removesuffix("[]"))) + "[]"
+    if is_.is_decimal(column.type):
+        return f"numeric(38,{column.type.scale})"
     return next((name for test, name in _BY_ARROW if test(column.type)), column.origin_type or "text")
 
 
@@ -121,7 +125,6 @@ _BY_ARROW: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (is_.is_int64, "bigint"),
     (is_.is_float32, "real"),
     (is_.is_float64, "double precision"),
-    (is_.is_decimal, "numeric(38)"),
     (is_.is_date, "date"),
     (is_.is_time, "time"),
     (lambda t: is_.is_timestamp(t) and t.tz is not None, "timestamptz"),
@@ -300,7 +303,7 @@ def digest_select(
         return rows
     buckets, numbers = within
     wanted = ", ".join(map(str, numbers)) or "NULL"
-    return f"SELECT *\nFROM ({rows}\nOFFSET 0) AS _digested\nWHERE (_key & {buckets - 1}) IN ({wanted})"  # noqa: S608
+    return f"SELECT *\nFROM ({rows}\nOFFSET 0) AS _digested\nWHERE (_key & {buckets - 1}) IN ({wanted})"
 
 
 def bucket_select(
@@ -312,7 +315,7 @@ def bucket_select(
     """
     rows = _rows(relation, key, values, (), condition)
     return (
-        f"SELECT _key & {buckets - 1} AS bucket, count(*) AS rows,"  # noqa: S608
+        f"SELECT _key & {buckets - 1} AS bucket, count(*) AS rows,"
         " sum(hash_record_extended(ROW(int8send(_row)), _key)) AS total\n"
         f"FROM ({rows}\nOFFSET 0) AS _digested\nGROUP BY 1"
     )
@@ -325,6 +328,6 @@ def _rows(
     where = f"\nWHERE {condition}" if condition else ""
     if key:
         digests = f"{row_digest(key)} AS _key, {row_digest(values)} AS _row"
-        return f"SELECT {', '.join([*selected, digests])}\nFROM {relation}{where}"  # noqa: S608
-    rows = f"SELECT {', '.join([*selected, f'{row_digest(values)} AS _row'])}\nFROM {relation}{where}"  # noqa: S608
-    return f"SELECT {'*, _row AS _key' if selected else '_row AS _key, _row'}\nFROM ({rows}\nOFFSET 0) AS _rows"  # noqa: S608
+        return f"SELECT {', '.join([*selected, digests])}\nFROM {relation}{where}"
+    rows = f"SELECT {', '.join([*selected, f'{row_digest(values)} AS _row'])}\nFROM {relation}{where}"
+    return f"SELECT {'*, _row AS _key' if selected else '_row AS _key, _row'}\nFROM ({rows}\nOFFSET 0) AS _rows"

@@ -103,8 +103,8 @@ def _float(array: pa.Array, _: Canon) -> U64:
 
 def _bytes(array: pa.Array, _: Canon) -> U64:
     wide = is_.is_large_string(array.type) or is_.is_large_binary(array.type)
-    offsets = np.frombuffer(array.buffers()[1], np.int64 if wide else np.int32)
-    offsets = offsets[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    stored: NDArray[Any] = np.frombuffer(array.buffers()[1], np.int64 if wide else np.int32)
+    offsets = stored[array.offset : array.offset + len(array) + 1].astype(np.int64)
     begin, end = int(offsets[0]), int(offsets[-1])
     data = np.zeros(end - begin + 12, np.uint8)
     if end > begin:

@@ -40,10 +40,10 @@ def sorted_text(text: str) -> str:
 
 def _as_json(value: object) -> str:
     if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(str(k))}:{_as_json(value[k])}" for k in sorted(value)) + "}"
+        return "{" + ",".join(f"{json.dumps(str(k), ensure_ascii=False)}:{_as_json(value[k])}" for k in sorted(value)) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_as_json, value)) + "]"
-    return repr(value) if isinstance(value, _Number) else json.dumps(value)
+    return repr(value) if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
 
 
 def _plain(value: object) -> object:
