@@ -38,7 +38,12 @@ class DigestCopy(Copy):
             if column.name not in (KEY, ROW)
         ]
         return digest_select(
-            quoted_name(self.name), self.key, self.values, selected=selected, condition=ctid, within=self.within
+            self.rows or quoted_name(self.name),
+            self.key,
+            self.values,
+            selected=selected,
+            condition=ctid,
+            within=self.within,
         )
 
 
@@ -51,7 +56,8 @@ class BucketCopy(Copy):
     buckets: int = 1
 
     def select(self, ctid: str) -> str:
-        sums = bucket_select(quoted_name(self.name), self.key, self.values, self.buckets, condition=ctid)
+        rows = self.rows or quoted_name(self.name)
+        sums = bucket_select(rows, self.key, self.values, self.buckets, condition=ctid)
         return f"SELECT bucket, rows, total::text AS total FROM ({sums}) AS sums"  # noqa: S608
 
 
@@ -60,13 +66,15 @@ class TableDigests:
 
     Args:
         workers: ranges of a big table that are read at once.
+        rows: what stands after FROM; empty for the relation itself.
 
     Raises (from every method):
         NoDigests: the server hashes otherwise, or cannot hash one of the columns; before any row is read.
     """
 
-    def __init__(self, connections: Connections, relation: Relation, workers: int) -> None:
+    def __init__(self, connections: Connections, relation: Relation, workers: int, rows: str = "") -> None:
         self.wire_bytes = 0
+        self._rows = rows
         self._connections = connections
         self._relation = relation
         self._workers = workers
@@ -83,7 +91,7 @@ class TableDigests:
         travels = (*(travel(relation.types[c.name], c.type) for c in keys), _AS_IT_IS, _AS_IT_IS)
         copy = DigestCopy(
             relation.table.name, (*keys, *own), travels,
-            ranges=ranges(self._pages, self._workers),
+            ranges=ranges(self._pages, self._workers), rows=self._rows,
             key=self._own(key), values=self._own(values), within=within,
         )  # fmt: skip
         copy.select("")  # what cannot be hashed is told before anything is read
@@ -95,7 +103,7 @@ class TableDigests:
         columns = (Column("bucket", pa.int64()), Column("rows", pa.int64()), Column("total", pa.string()))
         copy = BucketCopy(
             self._relation.table.name, columns, (_AS_IT_IS,) * 3, ranges=_shares(self._pages, self._workers),
-            key=self._own(key), values=self._own(values), buckets=buckets,
+            rows=self._rows, key=self._own(key), values=self._own(values), buckets=buckets,
         )  # fmt: skip
         copy.select("")
         sums = self._counted(reader(self._connections, copy, self._workers)).read_all()

@@ -7,33 +7,35 @@ Serves a legacy system and the warehouse of a reconciliation alike. Names withou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 
 from dbt_bridge.extract.postgres import catalog, keyed
 from dbt_bridge.extract.postgres.column_types import travel
 from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.extract.postgres.digests import TableDigests
 from dbt_bridge.extract.postgres.initial_copy import Copy, reader
 from dbt_bridge.reconciliation import Selection, bare, in_parentheses
 from dbt_bridge.table import Column, Table, TableName, quoted, quoted_name
 
 
-@dataclass(slots=True)
-class PostgresRows:
-    """The rows of a query: a `verify.side.Side`."""
+class PostgresRows(TableDigests):
+    """The rows of a query: a `verify.side.Side`, whose digests the server computes.
 
-    name: str
-    connections: Connections
-    relation: catalog.Relation
-    query: str
+    Args:
+        relation: what the server says of the query's columns.
+    """
+
+    def __init__(self, name: str, connections: Connections, relation: catalog.Relation, query: str) -> None:
+        super().__init__(connections, relation, workers=1, rows=in_parentheses(query))
+        self.name = name
 
     @property
     def table(self) -> Table:
-        return self.relation.table
+        return self._relation.table
 
     def count(self) -> int:
-        return int(self.connections.query(f"SELECT count(*) FROM {in_parentheses(self.query)}")[0][0])  # noqa: S608
+        return int(self._connections.query(f"SELECT count(*) FROM {self._rows}")[0][0])  # noqa: S608
 
     def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader:
         """Stream rows; keys are looked for a few thousand at a time.
@@ -43,13 +45,13 @@ class PostgresRows:
             OriginError: the server broke off.
         """
         wanted = tuple(_column(self.table, name) for name in columns)
-        ranges = ("",) if keys is None else tuple(keyed.conditions(self.relation, keys))
+        ranges = ("",) if keys is None else tuple(keyed.conditions(self._relation, keys))
         return self._read(wanted, ranges)
 
     def _read(self, columns: tuple[Column, ...], ranges: tuple[str, ...]) -> pa.RecordBatchReader:
-        travels = tuple(travel(self.relation.types[c.name], c.type) for c in columns)
-        copy = Copy(self.table.name, columns, travels, ranges=ranges, rows=in_parentheses(self.query))
-        return reader(self.connections, copy, workers=1)
+        travels = tuple(travel(self._relation.types[c.name], c.type) for c in columns)
+        copy = Copy(self.table.name, columns, travels, ranges=ranges, rows=self._rows)
+        return self._counted(reader(self._connections, copy, workers=1))
 
 
 class PostgresQueries:
