@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from dbt_bridge.verify.asked import Asked
 from dbt_bridge.verify.paired import Paired
 from dbt_bridge.verify.parity import Method
@@ -61,6 +63,9 @@ def _by_the_wire(hashing: list[Side], paired: Paired) -> Chosen:
     )
 
 
-def _width(type_: object) -> int:
+def _width(type_: pa.DataType) -> int:
     """Bytes of a key's value on the wire, about."""
-    return 4 + int(getattr(type_, "bit_width", 0) or 0) // 8 if hasattr(type_, "bit_width") else 20
+    try:
+        return 4 + int(type_.bit_width) // 8
+    except ValueError:  # of no fixed width
+        return 20
