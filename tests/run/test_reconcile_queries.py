@@ -57,7 +57,7 @@ def queries(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queries]
                 made = _filled(DltQueries(warehouse, "public"), lambda sql: connection.execute(sql.encode()))
         case "duckdb":
             database = duckdb.connect()
-            made = _filled(DuckDBQueries("old", database), database.execute)
+            made = _filled(DuckDBQueries("old", database, "memory"), database.execute)
         case "sqlite":
             made = SqlQueries("old", f"sqlite:///{tmp_path / 'old.sqlite'}")
             with sqlite3.connect(tmp_path / "old.sqlite") as file:

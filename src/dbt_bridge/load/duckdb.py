@@ -25,6 +25,7 @@ from dbt_bridge.load import duckdb_read as reading
 from dbt_bridge.load.destination import Application, Checkpoint, Load, Loaded, Staged
 from dbt_bridge.load.duckdb_apply import DuckDBApplication
 from dbt_bridge.load.duckdb_publish import Publication, check_types, publish_one, refuse_one_place
+from dbt_bridge.load.duckdb_query import DuckDBQueries
 from dbt_bridge.load.duckdb_retry import in_transaction, translated
 from dbt_bridge.load.duckdb_stage import ROW, Counter, check, create_from, sql_types
 from dbt_bridge.load.duckdb_state import DuckDBState, held
@@ -111,6 +112,10 @@ class DuckDBWarehouse:
     def catalog(self) -> str:
         """The DuckDB catalog (attached database) that it works in."""
         return self._catalog
+
+    def queries(self) -> DuckDBQueries:
+        """Its relations, asked in SQL."""
+        return DuckDBQueries(self.name, self._connection, self._catalog)
 
     def __enter__(self) -> DuckDBWarehouse:
         return self

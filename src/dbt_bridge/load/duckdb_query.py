@@ -55,17 +55,23 @@ class DuckDBRows:
 
 
 class DuckDBQueries:
-    """A DuckDB database that answers queries, each on a cursor of its own. See `reconciliation.Queries`."""
+    """A DuckDB database that answers queries, each on a cursor of its own. See `reconciliation.Queries`.
 
-    def __init__(self, name: str, connection: Any) -> None:
+    Args:
+        catalog: the attached database in which relations are found.
+    """
+
+    def __init__(self, name: str, connection: Any, catalog: str) -> None:
         self.name = name
         self._connection = connection
+        self._catalog = catalog
 
     def quoted(self, identifier: str) -> str:
         return quoted(identifier)
 
     def relation(self, name: TableName) -> str:
-        return quoted_name(name) if name.schema else quoted(name.name)
+        """With its catalog: a file `shop.duckdb` that has a schema `shop` makes `shop.orders` ambiguous."""
+        return f"{quoted(self._catalog)}.{quoted_name(name)}" if name.schema else quoted(name.name)
 
     def names(self, rows: str) -> list[str]:
         return list(self._types(f"SELECT * FROM {rows}"))  # noqa: S608
@@ -74,10 +80,10 @@ class DuckDBQueries:
         with _asking(self._connection, self.name) as cur:
             found = cur.execute(
                 "SELECT constraint_column_names FROM duckdb_constraints()\n"
-                "WHERE constraint_type = 'PRIMARY KEY' AND database_name = current_database()\n"
-                "  AND lower(schema_name) = lower(coalesce(nullif($1, ''), current_schema()))\n"
-                "  AND lower(table_name) = lower($2)",
-                [name.schema, name.name],
+                "WHERE constraint_type = 'PRIMARY KEY' AND database_name = $1\n"
+                "  AND lower(schema_name) = lower(coalesce(nullif($2, ''), current_schema()))\n"
+                "  AND lower(table_name) = lower($3)",
+                [self._catalog, name.schema, name.name],
             ).fetchone()
         return tuple(found[0]) if found else ()
 
