@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from dbt_bridge.extract.postgres import decoding
+from dbt_bridge.postgres_moments import repaired
 
 Decode = Callable[[pa.Array], pa.Array]
 
@@ -120,7 +121,7 @@ def _natural(origin: OriginType, own: pa.DataType) -> Travel:
         return Travel(_cast("int8"), _as_is)
     if origin.name == "interval":
         return Travel(_short, _as_is)
-    return Travel(_itself, decoding.repaired(own))
+    return Travel(_itself, repaired(own))
 
 
 def _is_number(type_: pa.DataType) -> bool:
@@ -137,7 +138,7 @@ def _array(element: OriginType, wanted: pa.DataType) -> Travel:
     if pa.types.is_decimal(inner) or inner != own:
         return Travel(_plain(_cast("text[]"), "text[]"), decoding.of_list(wanted, decoding.strictly(inner)))
     name = "int8[]" if element.name == "oid" else f"{element.name}[]"
-    decode = decoding.of_list(wanted, decoding.repaired(own))
+    decode = decoding.of_list(wanted, repaired(own))
     return Travel(_plain(_cast(name), name), decode, refused_elsewhere=element.name == "interval")
 
 

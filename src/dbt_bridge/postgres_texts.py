@@ -1,4 +1,7 @@
-"""Arrow values as texts that Postgres reads back as exactly these values, in the conventions of `column_types`."""
+"""Arrow values as texts that Postgres reads back as exactly these values, and what its driver makes of infinity.
+
+The largest microsecond (day) that Arrow has, and its negative, stand for +-infinity, as in DuckDB.
+"""
 
 from __future__ import annotations
 
