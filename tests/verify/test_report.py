@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dbt_bridge.verify.parity import Aggregate, Difference, Parity
 from dbt_bridge.verify.report import print_parities
 from dbt_bridge.verify.spelled import side_by_side, spelled
-from dbt_bridge.verify.verdict import caveats, next_command, verdict
+from dbt_bridge.verify.verdict import caveats, found, next_command, verdict
 
 BEGAN = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
 ROWS = dict.fromkeys(("only_in_origin", "only_in_destination", "different", "duplicates"), 0)
@@ -77,6 +77,14 @@ def printed(*parities: Parity, **given: Any) -> str:
         ([parity("a"), ITEMS],
          "1 of 2 tables holds the same rows as the origin, at LSN 0/16B3748; landing.items could not be compared."),
         ([ITEMS], "landing.items could not be compared."),
+        ([parity("a", status="different", level="counts", at="now", rows_destination=9)],
+         "landing.a does not hold as many rows as the origin, as of 2026-11-21 15:30:00 UTC; "
+         "the number of rows of landing.a differs."),
+        ([parity("a", status="different", aggregates=SUMS.aggregates)],
+         "landing.a does not hold the same rows as the origin, at LSN 0/16B3748; 1 aggregate of landing.a differs."),
+        ([replace(ORDERS, aggregates=SUMS.aggregates), parity("b")],
+         "1 of 2 tables holds the same rows as the origin, at LSN 0/16B3748; "
+         "20 rows and 1 aggregate of landing.orders differ."),
         ([parity(t, level="counts", at="updated_at <= 7") for t in "abc"],
          "All 3 tables hold as many rows as the origin, where updated_at <= 7."),
         ([], "Nothing was compared."),
@@ -84,6 +92,16 @@ def printed(*parities: Parity, **given: Any) -> str:
 )  # fmt: skip
 def test_the_verdict_is_one_sentence(parities: list[Parity], expected: str) -> None:
     assert verdict(parities) == expected
+
+
+def test_rows_and_aggregates_that_differ_are_both_told() -> None:
+    assert found(replace(ORDERS, aggregates=SUMS.aggregates)) == (
+        "20 rows differ: 5 only in origin, 5 only in destination, 10 different; 1 of 3 aggregates differs"
+    )
+    assert found(parity("a", status="different", aggregates=SUMS.aggregates)) == "1 of 3 aggregates differs"
+    assert found(parity("a", status="different", level="counts", rows_destination=9)) == (
+        "1,000 rows in origin, 9 in destination"
+    )
 
 
 def test_what_was_left_out_is_said_with_the_verdict() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from dbt_bridge import __version__
 from dbt_bridge.verify.look import statements
 from dbt_bridge.verify.parity import Aggregate, Parity
-from dbt_bridge.verify.report import lines, percent
+from dbt_bridge.verify.report import column_of, lines, percent
 from dbt_bridge.verify.spelled import message, name, side_by_side
 from dbt_bridge.verify.verdict import caveats, found, kinds_of, matching, next_command, table_of, verdict, when
 
@@ -149,7 +149,14 @@ def _segments(parity: Parity) -> list[_Segment]:
 def _aggregate(a: Aggregate) -> tuple[str, ...]:
     both = side_by_side(a.origin, a.destination, _WIDTH)
     status = "different" if not a.same else "equal" if a.origin == a.destination else "within tolerance"
-    return (name(a.column) or "(rows)", name(a.what), *both, percent(a.variance), name(a.tolerance) or "-", status)
+    return (
+        column_of(a),
+        name(a.what),
+        *both,
+        percent(a.variance),
+        name(a.tolerance) or "-",
+        status,
+    )
 
 
 def _status(parities: Sequence[Parity]) -> str:

@@ -188,10 +188,22 @@ def _aggregates(aggregates: Sequence[Aggregate], words: tuple[str, str], width: 
         table.add_column(heading, overflow="fold", justify="right" if heading == "variance" else "left")
     for a in aggregates:
         origin, destination = side_by_side(a.origin, a.destination, max(20, (width - 70) // 2))
-        cells = (name(a.column) or "(rows)", name(a.what), origin, destination, percent(a.variance), name(a.tolerance))
+        cells = (
+            column_of(a),
+            name(a.what),
+            origin,
+            destination,
+            percent(a.variance),
+            name(a.tolerance),
+        )
         status = Text("within", style="green") if a.same else Text("different", style="red")
         table.add_row(*map(Text, cells), status)
     return table
+
+
+def column_of(aggregate: Aggregate) -> str:
+    """The column; metrics have none but their own name."""
+    return name(aggregate.column) or ("(rows)" if aggregate.what == "count" else "")
 
 
 def percent(variance: float | None) -> str:

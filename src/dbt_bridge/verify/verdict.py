@@ -56,13 +56,15 @@ def found(parity: Parity) -> str:
     if parity.is_equal:
         rows = "" if parity.rows_origin is None else f": {_rows(parity.rows_origin)}"
         return f"equal{rows}"
-    if parity.differences is not None and parity.level == "rows":
+    told = []
+    if apart := _rows_apart(parity):
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in kinds_of(parity).items() if count)
-        return f"{_rows(parity.differences)} differ{'s' if parity.differences == 1 else ''}: {kinds}"
-    if parity.level == "aggregates" and (apart := sum(not a.same for a in parity.aggregates)):
-        return f"{apart:,} of {len(parity.aggregates):,} aggregates differ{'s' if apart == 1 else ''}"
+        told.append(f"{_rows(apart)} differ{_s(apart)}: {kinds}")
+    if apart := _aggregates_apart(parity):
+        told.append(f"{apart:,} of {len(parity.aggregates):,} aggregates differ{_s(apart)}")
     origin, destination = parity.words
-    return f"{_count(parity.rows_origin)} rows in {origin}, {_count(parity.rows_destination)} in {destination}"
+    rows = f"{_count(parity.rows_origin)} rows in {origin}, {_count(parity.rows_destination)} in {destination}"
+    return "; ".join(told) or rows
 
 
 def kinds_of(parity: Parity) -> dict[str, int | None]:
@@ -141,14 +143,31 @@ def _differ(parities: Sequence[Parity]) -> str:
     told = [_of(p) for p in parities[:_NAMED]]
     if (more := len(parities) - _NAMED) > 0:
         told.append(f"those of {more} more")
-    verb = "differs" if len(parities) == 1 and parities[0].differences == 1 else "differ"
-    return f"{_listed(told)} {verb}"
+    things = sum(max(1, _rows_apart(p) + _aggregates_apart(p)) for p in parities)
+    return f"{_listed(told)} differ{_s(things)}"
 
 
 def _of(parity: Parity) -> str:
-    if parity.level == "rows" and parity.differences is not None:
-        return f"{_rows(parity.differences)} of {table_of(parity)}"
-    return f"the {parity.level} of {table_of(parity)}"
+    """`20 rows and 1 aggregate of landing.orders`."""
+    told = []
+    if apart := _rows_apart(parity):
+        told.append(_rows(apart))
+    if apart := _aggregates_apart(parity):
+        told.append(f"{apart:,} aggregate{'' if apart == 1 else 's'}")
+    return f"{' and '.join(told) or 'the number of rows'} of {table_of(parity)}"
+
+
+def _rows_apart(parity: Parity) -> int:
+    return parity.differences or 0 if parity.level == "rows" else 0
+
+
+def _aggregates_apart(parity: Parity) -> int:
+    return sum(not aggregate.same for aggregate in parity.aggregates)
+
+
+def _s(number: int) -> str:
+    """The ending of a verb."""
+    return "s" if number == 1 else ""
 
 
 def _names(parities: Sequence[Parity]) -> str:
