@@ -112,6 +112,9 @@ def test_what_was_left_out_is_said_with_the_verdict() -> None:
         "Values were not compared row by row where the level is aggregates.",
     ]
     assert caveats([parity("a")]) == []
+    assert caveats([parity("a", why="as asked; not compared: only legacy has x, y")]) == [
+        "Not compared in landing.a: only legacy has x, y."
+    ]
 
 
 def test_what_differs_is_told_with_both_values_and_the_next_command() -> None:
@@ -134,6 +137,14 @@ def test_a_comparison_that_could_not_run_says_why_and_what_to_do() -> None:
     assert "permission denied\n  -> GRANT SELECT ON items TO dbt" in text
     assert "1 failed" in text
     assert "equal" not in text
+
+
+def test_why_rows_were_compared_that_way_is_told_once_for_all_tables_alike() -> None:
+    fast = [parity(table, why="a fast wire") for table in "abcde"]
+    lines = printed(*fast, parity("slow", method="buckets", why="a slow wire")).splitlines()
+    assert "landing.a, landing.b, landing.c and 2 more by digests: a fast wire" in lines
+    assert "landing.slow by buckets: a slow wire" in lines
+    assert "landing.a: a reason" in printed(parity("a", method="", why="a reason")).splitlines()
 
 
 def test_aggregates_are_told_with_their_variance_also_within_the_tolerance() -> None:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 from dbt_bridge.verify.parity import Aggregate, Difference, Parity
 from dbt_bridge.verify.spelled import MASKED, message, name, pairs, side_by_side
-from dbt_bridge.verify.verdict import caveats, found, kinds_of, matching, next_command, table_of, verdict, when
+from dbt_bridge.verify.verdict import caveats, found, kinds_of, matching, next_command, table_of, verdict, ways, when
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 10
 _STYLES = {"equal": "green", "different": "red", "failed": "red"}
+_WAYS = 3  # lines on how rows were compared
 _WIDE = 140  # columns where there is no terminal
 
 
@@ -36,11 +37,14 @@ def print_parities(parities: Sequence[Parity], out: IO[str] | None = None, *, ex
     out = out or sys.stdout
     console = Console(file=out, width=None if out.isatty() else _WIDE, highlight=False)
     console.print(_overview(parities, console))
+    if len(told := ways(parities)) <= _WAYS:  # in JSON and the report in any case
+        for way in told:
+            _say(console, name(way))
     for parity in parities:
         _tell(console, parity, examples)
     _say(console, f"\n{name(verdict(parities))}", "bold green" if all(p.is_equal for p in parities) else "bold red")
     for caveat in caveats(parities):
-        _say(console, caveat)
+        _say(console, name(caveat))
 
 
 def _overview(parities: Sequence[Parity], console: Console) -> Table:

@@ -8,6 +8,7 @@ from datetime import UTC
 
 from dbt_bridge.verify.parity import Level, Parity
 
+NOT_COMPARED = "not compared: "  # begins in `Parity.why` what has no counterpart at the other side
 _NAMED = 3  # tables that are named in a verdict; the others are counted
 _SAME: dict[Level, str] = {
     "rows": "the same rows as",
@@ -44,6 +45,9 @@ def caveats(parities: Sequence[Parity]) -> list[str]:
             f"{_rows(allowed)} {_were(allowed)} only in the {words[1]}, which the write disposition allows: "
             "it never deletes."
         )
+    for p in parities:
+        if left := p.why.partition(NOT_COMPARED)[2]:
+            told.append(f"Not compared in {table_of(p)}: {left}.")
     if levels := {p.level for p in parities} - {"rows"}:
         told.append(f"Values were not compared row by row where the level is {' or '.join(sorted(levels))}.")
     return told
@@ -76,6 +80,15 @@ def kinds_of(parity: Parity) -> dict[str, int | None]:
         "different": parity.different,
         "duplicate": parity.duplicates,
     }
+
+
+def ways(parities: Sequence[Parity]) -> list[str]:
+    """`landing.orders and landing.items by digests: the wire is fast`: how rows were compared, and why that way."""
+    tables: dict[str, list[Parity]] = {}
+    for parity in parities:
+        if parity.why:
+            tables.setdefault(f"{f' by {parity.method}' if parity.method else ''}: {parity.why}", []).append(parity)
+    return [f"{_names(those)}{way}" for way, those in tables.items()]
 
 
 def matching(parity: Parity) -> int | None:
