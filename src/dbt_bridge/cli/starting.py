@@ -108,5 +108,6 @@ def demo(directory: Path, scale: float, *, keep: bool, as_json: bool, debug: boo
         shown = run_demo(directory, scale, keep=keep)
     if as_json:
         status = "success" if shown.ok else "failed"
-        Output().document(status=status, receipts=[r.as_json() for r in shown.receipts], checks=shown.checks)
+        receipts, parities = [r.as_json() for r in shown.receipts], [p.as_json() for p in shown.parities]
+        Output().document(status=status, receipts=receipts, checks=shown.checks, parity=parities)
     return 0 if shown.ok else FAILED

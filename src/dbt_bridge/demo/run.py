@@ -15,16 +15,18 @@ from pathlib import Path
 import psycopg
 
 from dbt_bridge import init, run
-from dbt_bridge.demo import check, shop
+from dbt_bridge.demo import check, parity, shop
 from dbt_bridge.demo.guard import guarded_server
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import UsageError
-from dbt_bridge.progress import print_summary, reporter
+from dbt_bridge.progress import Silent, print_summary, reporter
 from dbt_bridge.project import DbtOptions, load_project
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.run import slots
 from dbt_bridge.simulate import Simulated, simulate
 from dbt_bridge.transform.invoke import build as dbt_build
+from dbt_bridge.verify.parity import Parity
+from dbt_bridge.verify.report import print_parities
 
 _WAREHOUSE = "shop.duckdb"
 _MARK = ".dbt-bridge-demo.json"  # says that this folder is the demo's, and which server was kept
@@ -37,11 +39,13 @@ class Shown:
     Attributes:
         ok: no build failed, and the two ends never differed.
         checks: each with `what`, `same`, and the answers of `postgres` and `duckdb`.
+        parities: what `verify` found: first with writers, then with the planted corruption, then after the repair.
     """
 
     ok: bool
     receipts: Sequence[Receipt]
     checks: Sequence[Mapping[str, object]]
+    parities: Sequence[Parity] = ()
 
 
 def demo(directory: Path, scale: float = 1, *, keep: bool = False) -> Shown:
@@ -74,6 +78,8 @@ def demo(directory: Path, scale: float = 1, *, keep: bool = False) -> Shown:
             say(_business(made), started)
             second = _built_and_compared(directory, urls, started, quiet=True)
             shown = replace(second, receipts=[*shown.receipts, *second.receipts])
+        if shown.ok:
+            shown = _proven_and_mended(shown, directory, urls["shop"], started)
         if keep:
             _mark(directory, server)
             let_live()
@@ -161,6 +167,37 @@ def _compared(urls: Mapping[str, str], directory: Path, started: float) -> list[
     return [{"what": a.check.what, "same": a.same, "postgres": a.postgres, "duckdb": a.duckdb} for a in answers]
 
 
+def _proven_and_mended(shown: Shown, directory: Path, url: str, started: float) -> Shown:
+    """Parity at an LSN while the shop writes on; then a corruption that is planted, found and repaired."""
+    with chdir(directory):
+        project = load_project(DbtOptions(project_dir=directory, profiles_dir=directory))
+        first = parity.proven(project, url)
+        say(_at_an_lsn(first), started)
+        parity.corrupt(directory / _WAREHOUSE)
+        say("a careless hand changes a price, deletes a customer and adds an order in the warehouse", started)
+        second = parity.proven(project, url)
+        print_parities([found for found in second.parities if not found.is_equal])
+        mended = run.repair(project, run.RepairOptions(), Silent())
+    print_summary(mended.receipts)
+    found = second.differences == parity.PLANTED
+    say("verify found exactly these" if found else f"verify found {second.differences}", started)
+    whole = mended.ok and all(now.is_equal for now in mended.parities)
+    say("repair copied these rows again, and both ends hold the same" if whole else "repair FAILED", started)
+    parities = [*first.parities, *second.parities, *mended.parities]
+    ok = not (first.differences or first.failed) and found and whole
+    return replace(shown, ok=ok, receipts=[*shown.receipts, *mended.receipts], parities=parities)
+
+
+def _at_an_lsn(proven: parity.Proven) -> str:
+    if proven.differences or proven.failed:
+        return f"NOT proven: {proven.differences or ''} {' '.join(proven.failed)}"
+    points = {found.at for found in proven.parities}
+    return (
+        f"parity is proven: {proven.rows:,} rows in {len(proven.parities)} tables are the same at both ends"
+        f" at {', '.join(sorted(points))}, value by value, while the shop made {proven.transactions:,} transactions"
+    )
+
+
 def _shown(values: tuple[object, ...]) -> str:
     return ", ".join(f"{value:,}" if value is not None else "NULL" for value in values)
 
@@ -205,13 +242,14 @@ def _hangup_interrupts() -> Iterator[None]:
 def _print_ending(directory: Path, kept: Server | None, ok: bool) -> None:
     shown = os.path.relpath(directory)
     shown = shown if len(shown) < len(str(directory)) else str(directory)
-    print("\nEverything arrived, twice." if ok else "\nNot everything arrived: read the lines above.")
+    print("\nEverything arrived, twice, and is proven." if ok else "\nNot everything arrived: read the lines above.")
     print("What to try next:")
     print(f"  cd {shown}")
     if kept:
         print("  dbt-bridge plan                                   what a build would do, in order")
         print("  dbt-bridge stream --build                         follow the shop; in another terminal:")
         print("  dbt-bridge simulate 700 200 100 --for 60s         a thousand transactions in a minute")
+        print("  dbt-bridge verify                                 prove it again, while the shop writes on")
         print("  dbt-bridge slots                                  what the server keeps for us")
         print("  dbt-bridge build --select +fct_orders             only the orders, and what they need")
         print("  dbt-bridge deliver --dry-run                      what the CRM would get")
