@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,13 +20,16 @@ from tests.load.changes import Change, Model, Row, changes_of, rows_of
 from tests.load.test_applying import COPIED_AT, COPY, STEPS, ordered, orders, play, replica_of
 
 from dbt_bridge.changes import Event
+from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.load.destination import Load, Replica
 from dbt_bridge.load.duckdb import DuckDBWarehouse
+from dbt_bridge.load.postgres import PostgresWarehouse
 from dbt_bridge.table import Column, Table, TableName
 
+_numbers = itertools.count(1)
 RANDOM = settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -69,7 +73,16 @@ def _duckdb(path: Path, request: pytest.FixtureRequest) -> Iterator[Holder]:
         yield _staging(warehouse)
 
 
-HOLDERS = {"duckdb": _duckdb}
+def _postgres(path: Path, request: pytest.FixtureRequest) -> Iterator[Holder]:
+    server: Server = request.getfixturevalue("server")
+    name = f"state_{next(_numbers)}"
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    with PostgresWarehouse("postgres", server.url(name)) as warehouse:
+        yield _staging(warehouse)
+
+
+HOLDERS = {"duckdb": _duckdb, "postgres": _postgres}
 
 
 @pytest.fixture(scope="module", params=sorted(HOLDERS))

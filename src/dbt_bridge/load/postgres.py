@@ -29,6 +29,7 @@ from dbt_bridge.load.postgres_carrier import Carrier
 from dbt_bridge.load.postgres_publish import publish_one
 from dbt_bridge.load.postgres_read import read_relation, relation_table
 from dbt_bridge.load.postgres_relation import Relation, find, identifier, is_bare, standing
+from dbt_bridge.load.postgres_state import PostgresState, held
 from dbt_bridge.load.postgres_types import TEXTS, base, copied_as
 from dbt_bridge.load.postgres_types import landed as landed_column
 from dbt_bridge.load.window import check_cursor
@@ -210,6 +211,12 @@ class PostgresWarehouse:
                 raise DestinationError(f"there is no table {name} in Postgres", mend="dbt build, or dbt-bridge sync")
             table = relation_table(cur, found)
         return read_relation(self._conninfo, table, columns, as_text)
+
+    @contextmanager
+    def reading(self) -> Iterator[PostgresState]:
+        """See `postgres_state`."""
+        with held(self._conninfo, self.name) as state:
+            yield state
 
     # --- Follows -----------------------------------------------------------------------------------------------
 
