@@ -28,7 +28,7 @@ from dbt_bridge.table import TableName
 TABLE = TableName("", 'Or"d`er:s %')
 AMOUNT, NAME = 'am"ou`nt', "na:me %s"
 ROWS = [(1, Decimal("10.50"), "a:b 100%"), (2, Decimal("-3.25"), None), (3, None, "NULL")]
-ENGINES = ("postgres", "duckdb", "sqlite", "mariadb", "dlt")
+ENGINES = ("postgres", "duckdb", "sqlite", "mariadb", "dlt", "sqlalchemy")
 
 
 def _filled(queries: Queries, run: Callable[[str], object]) -> Queries:
@@ -55,6 +55,11 @@ def queries(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queries]
             warehouse = DltWarehouse("redshift", dlt.destinations.postgres(url.replace("postgres@", "postgres:none@")))
             with psycopg.connect(url, autocommit=True) as connection:
                 made = _filled(DltQueries(warehouse, "public"), lambda sql: connection.execute(sql.encode()))
+        case "sqlalchemy":  # a database that nothing is known of but what SQLAlchemy says
+            url = request.getfixturevalue("database")
+            with psycopg.connect(url, autocommit=True) as connection:
+                other = SqlQueries("old", url.replace("postgresql://", "postgresql+psycopg://"))
+                made = _filled(other, lambda sql: connection.execute(sql.encode()))
         case "duckdb":
             database = duckdb.connect()
             made = _filled(DuckDBQueries("old", database, "memory"), database.execute)

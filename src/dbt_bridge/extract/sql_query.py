@@ -16,11 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
-from dbt_bridge.errors import TypeRefused
+from dbt_bridge.errors import OriginError, TypeRefused
 from dbt_bridge.extract.sql import SqlOrigin
 from dbt_bridge.extract.sql_cast import converted
-from dbt_bridge.extract.sql_dialect import Dialect, column_of, identifier
+from dbt_bridge.extract.sql_dialect import AnyDialect, Dialect, column_of, identifier
 from dbt_bridge.extract.sql_keyed import Part, parts
 from dbt_bridge.extract.sql_mysql import MySql
 from dbt_bridge.extract.sql_mysql import natural as natural_of_mysql
@@ -126,6 +127,18 @@ class SqlQueries(SqlOrigin):
                     converted(values, reading.convert, column, table.name)
                     for values, reading, column in zip(zip(*rows, strict=True), readings, columns, strict=True)
                 ]
+
+    @contextlib.contextmanager
+    def _driver(self, place: str) -> Iterator[sa.Connection]:
+        """Also leaves the transaction usable where a refused query ends it, as in Postgres: in a new state then."""
+        try:
+            with super()._driver(place) as connection:
+                yield connection
+        except OriginError:
+            if isinstance(self._dialect, AnyDialect) and self._connection is not None:
+                with contextlib.suppress(SQLAlchemyError):  # the connection is gone, which the next query tells
+                    self._connection.rollback()
+            raise
 
     def _of_catalog(self, selection: Selection) -> dict[str, Column]:
         """The values that are nothing but a column of a relation, with its type."""

@@ -108,10 +108,8 @@ class _Databases:
         if file is None:
             return open_queries(origin, project_root=root)
         profile = self._project.warehouse
-        if (
-            profile.adapter == "duckdb"
-            and (root / str(profile.credentials.get("path", ""))).resolve() == file.resolve()
-        ):
+        own = profile.credentials.get("path") if profile.adapter == "duckdb" else None
+        if own and Path(str(own)).resolve() == file.resolve():
             return self.warehouse()  # DuckDB opens a file once in a process
         if not file.exists():
             raise ConnectionFailed(
