@@ -211,7 +211,7 @@ def _ledger(pair: Pair) -> Ledger | None:
 
 def _refuse_much(parity: Parity, found: Wounds, share: float | None) -> None:
     """Raises KeyRefused: more differs than may be touched."""
-    rows = max(parity.rows_origin or 0, parity.rows_destination or 0)
+    rows = (parity.rows_origin or 0) + found.counts[2]  # of both sides together
     most = max(_FEW, MOST_SHARE * rows) if share is None else share * rows
     if len(found) > most:
         percent = 100 * len(found) / max(rows, 1)
