@@ -53,7 +53,7 @@ def in_types(arrays: list[pa.Array], schema: pa.Schema, name: TableName) -> pa.R
 
 def in_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """The same values as another type; raises pa.ArrowInvalid where one would change."""
-    if array.type == wanted:
+    if array.type == wanted and not is_.is_list(wanted):  # lists are the same whatever their elements are called
         return array
     if isinstance(wanted, pa.UuidType) and is_.is_string(array.type):
         hexadecimal = pc.replace_substring(array, "-", "")
