@@ -56,29 +56,34 @@ def variances(metric: Metric, legacy: Answer, new: Answer) -> tuple[Aggregate, .
             values = (before[label][one] if label in before else None, after[label][other] if label in after else None)
             both = label in before and label in after
             whole = _is_whole(legacy.columns[one], values[0]) and _is_whole(new.columns[other], values[1])
-            found.append(_compared(what, values, metric.tolerance or (None if whole else USUAL), both=both))
+            numeric = _is_number(legacy.columns[one]) or _is_number(new.columns[other])
+            allowed = metric.tolerance or (None if whole else USUAL)
+            found.append(_compared(what, values, allowed if numeric else None, both=both, numeric=numeric))
     if not found:
         raise UsageError(f"metric {metric.name!r}: neither query gives a row", mend="compare what has rows")
     return tuple(found)
 
 
 def tolerated(parity: Parity, tolerances: Mapping[str, Allowed]) -> Parity:
-    """The parity with its sums within their tolerance: the column's own, or 0.01%; least and greatest within it."""
-    aggregates = tuple(_tolerated(aggregate, tolerances) for aggregate in parity.aggregates)
+    """The parity with its sums within their tolerance: 0.01%, or the column's own.
+
+    What a value may be apart, a sum may be for each row: where all rows are within their tolerance, so is their sum.
+    """
+    rows = max(parity.rows_origin or 0, parity.rows_destination or 0)
+    aggregates = tuple(_tolerated(aggregate, tolerances, rows) for aggregate in parity.aggregates)
     changed = replace(parity, aggregates=aggregates)
     if parity.level != "aggregates" or parity.status != "different" or parity.rows_origin != parity.rows_destination:
         return changed
     return replace(changed, status="equal" if all(a.same for a in aggregates) else "different")
 
 
-def _tolerated(aggregate: Aggregate, tolerances: Mapping[str, Allowed]) -> Aggregate:
-    allowed = tolerances.get(aggregate.column)
-    if aggregate.what == "sum":
-        allowed = allowed or USUAL
-    if aggregate.same or allowed is None or aggregate.what not in ("sum", "min", "max"):
+def _tolerated(aggregate: Aggregate, tolerances: Mapping[str, Allowed], rows: int) -> Aggregate:
+    if aggregate.same or aggregate.what != "sum":
         return aggregate
+    allowed = tolerances.get(aggregate.column, USUAL)
+    each = allowed if allowed.relative else replace(allowed, amount=allowed.amount * rows)
     one, other = _number(aggregate.origin), _number(aggregate.destination)
-    within = one is not None and other is not None and _within(one, other, allowed)
+    within = one is not None and other is not None and _within(one, other, each)
     return replace(aggregate, same=within, tolerance=allowed.said)
 
 
@@ -132,9 +137,15 @@ def _by_label(
     return found
 
 
-def _compared(what: str, values: tuple[Any, Any], allowed: Allowed | None, *, both: bool) -> Aggregate:
+def _compared(what: str, values: tuple[Any, Any], allowed: Allowed | None, *, both: bool, numeric: bool) -> Aggregate:
+    """One number, or text, of both sides.
+
+    Args:
+        both: both sides have this row.
+        numeric: one of the columns holds numbers: a text on the other side may be one too, but '007' is no 7.
+    """
     one, other = values
-    first, second = _number(one), _number(other)
+    first, second = (_number(one), _number(other)) if numeric else (None, None)
     variance: float | None = None
     if first is not None and second is not None and first.is_finite() and second.is_finite() and first:
         variance = float((second - first) / abs(first))
