@@ -352,14 +352,11 @@ def _own(type_: pa.DataType) -> Canon:
 
 
 def _float_text(array: pa.Array) -> Callable[[int], str]:
-    single = not is_.is_float64(array.type)
-    if is_.is_float16(array.type):
-        array = pc.cast(array, pa.float32())
-    if single:
-        numbers = _fixed(array, np.float32)
-        return lambda i: pg_text.floating(np.format_float_scientific(numbers[i], unique=True, trim="0"), 6)
-    doubles = _fixed(array, np.float64)
-    return lambda i: pg_text.floating(repr(float(doubles[i])), 15)
+    if is_.is_float64(array.type):
+        doubles = _fixed(array, np.float64)
+        return lambda i: pg_text.double(float(doubles[i]))
+    singles = _fixed(pc.cast(array, pa.float32()), np.float32)
+    return lambda i: pg_text.single(float(singles[i]), np.format_float_scientific(singles[i], unique=True, trim="0"))
 
 
 _CANONICAL: dict[str, Callable[[pa.Array, Canon], pa.Array]] = {

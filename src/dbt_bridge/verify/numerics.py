@@ -183,7 +183,7 @@ def _of_texts(array: pa.Array) -> tuple[U64, U64]:
 
 def _digits(value: Decimal) -> tuple[bytes, int, int]:
     """(digits in base 10000 without zeros around, weight of the first, 1 below zero)."""
-    whole, _, fraction = f"{abs(value):f}".partition(".")
+    whole, _, fraction = f"{value.copy_abs():f}".partition(".")
     whole = whole.rjust(-(-len(whole) // 4) * 4, "0")
     fraction = fraction.ljust(-(-len(fraction) // 4) * 4, "0")
     digits = whole + fraction

@@ -5,21 +5,43 @@ Moments are numbers as Arrow has them (microseconds or days since 1970), with in
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 _MOST64, _MOST32 = 2**63 - 1, 2**31 - 1
 _DAY_US = 86_400_000_000
 _QUOTED = re.compile(r'[{}",\\\s]')
 
 
-def floating(shortest: str, digits: int) -> str:
-    """A float's text.
+def double(value: float) -> str:
+    return _spelled(_inside(repr(value), value, 53), 15)
 
-    Args:
-        shortest: as Python writes it: `1e+20`, `0.1`, `nan`.
-        digits: 15 for doubles, 6 for floats: from which power of ten on there is an exponent (ryu's `d2s.c`).
+
+def single(value: float, shortest: str) -> str:
+    """A float of 32 bits, and its shortest decimal as numpy writes it."""
+    return _spelled(_inside(shortest, value, 24), 6)
+
+
+def _inside(shortest: str, value: float, bits: int) -> str:
+    """The shortest decimal that is nearer to this float than to any other.
+
+    Python also takes one that is half way between two, and reads back as this one as it is even; PostgreSQL does not
+    (`acceptBounds` in d2s.c). Only integers of more bits than the float has are ever half way with so few digits.
     """
+    if not 2 ** (bits - 1) <= abs(value) < math.inf:
+        return shortest
+    exact, spacing = int(value), 2 ** (math.frexp(value)[1] - bits)
+    digits = len(Decimal(shortest).as_tuple().digits)
+    while 2 * abs(int(Decimal(shortest)) - exact) == spacing:
+        shortest = f"{value:.{digits}e}"
+        digits += 1
+    return shortest
+
+
+def _spelled(shortest: str, digits: int) -> str:
+    """The decimal, with an exponent from this power of ten on."""
     if shortest.lstrip("-") in ("nan", "inf"):
         return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(shortest, "NaN")
     sign, unsigned = ("-", shortest[1:]) if shortest.startswith("-") else ("", shortest)
