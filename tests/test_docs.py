@@ -34,6 +34,7 @@ import yaml
 from dbt_bridge import init
 from dbt_bridge.cli import cli
 from dbt_bridge.declared import SourceBridge, checked, checked_exposure, checked_table
+from dbt_bridge.declared_reconcile import checked_model
 from dbt_bridge.demo import shop
 from dbt_bridge.demo.postgres import Server
 
@@ -114,6 +115,9 @@ def _check_bridges(document: Any) -> None:
             checked_table(_bridge(table), "the documentation", own)
     for exposure in document.get("exposures", []):
         checked_exposure(_bridge(exposure), "the documentation")
+    for model in document.get("models", []):
+        if bridge := _bridge(model):
+            checked_model(bridge, "the documentation")
 
 
 def _bridge(node: dict[str, Any]) -> dict[str, Any]:
