@@ -18,18 +18,19 @@ def spelled(value: str | None, width: int) -> str:
     """One value, of which at most `width` characters are shown."""
     if value is None:
         return NULL
-    return _spelled(value) if len(value) <= width else _piece(value, 0, width, ascii_only=False)
+    return _piece(value, 0, width, ascii_only=False)
 
 
 def side_by_side(origin: str | None, destination: str | None, width: int) -> tuple[str, str]:
     """Two values that differ. Of long ones the place is shown where they begin to."""
     if origin is None or destination is None:
         return spelled(origin, width), spelled(destination, width)
-    ascii_only = origin != destination and _look(origin) == _look(destination)
     longest = max(len(origin), len(destination))
-    if longest <= width:
-        return _spelled(origin, ascii_only=ascii_only), _spelled(destination, ascii_only=ascii_only)
-    start = max(0, min(_first_difference(origin, destination) - width // 4, longest - width))
+    start = 0
+    if longest > width:
+        start = max(0, min(_first_difference(origin, destination) - width // 4, longest - width))
+    seen = origin[start : start + width], destination[start : start + width]
+    ascii_only = origin != destination and _look(seen[0]) == _look(seen[1])
     return (
         _piece(origin, start, width, ascii_only=ascii_only),
         _piece(destination, start, width, ascii_only=ascii_only),
