@@ -46,10 +46,10 @@ def conditions(keys: pa.Table, lookup: Callable[[str], Lookup]) -> Iterator[str]
     if not distinct.num_columns:
         return
     lookups = {name: lookup(name) for name in keys.column_names}
-    pattern = _null_patterns(distinct)
-    for number in pc.unique(pattern).to_pylist():
-        alike = distinct.filter(pc.equal(pattern, number))
-        nulls = [name for place, name in enumerate(distinct.column_names) if number >> place & 1]
+    patterns = _null_patterns(distinct)
+    for pattern in pc.unique(patterns).to_pylist():
+        alike = distinct.filter(pc.equal(patterns, pattern))
+        nulls = [name for name, flag in zip(distinct.column_names, pattern, strict=True) if flag == "1"]
         for start in range(0, len(alike), KEYS_PER_QUERY):
             yield _condition(lookups, alike.slice(start, KEYS_PER_QUERY), nulls)
 
@@ -60,12 +60,9 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _null_patterns(keys: pa.Table) -> pa.Array:
-    """Which columns are NULL, as bits: `IS NOT DISTINCT FROM` uses no index, `IS NULL` does."""
-    found = pa.repeat(pa.scalar(0, pa.int64()), len(keys))
-    for place, name in enumerate(keys.column_names):
-        bit = pc.multiply(pc.cast(_one(keys[name]).is_null(), pa.int64()), pa.scalar(1 << place, pa.int64()))
-        found = pc.add(found, bit)
-    return found
+    """Which columns are NULL, a 0 or 1 for each: `IS NOT DISTINCT FROM` uses no index, `IS NULL` does."""
+    flags = [pc.if_else(_one(keys[name]).is_null(), "1", "0") for name in keys.column_names]
+    return pc.binary_join_element_wise(*flags, "")
 
 
 def _condition(lookups: dict[str, Lookup], keys: pa.Table, nulls: Sequence[str]) -> str:

@@ -9,54 +9,17 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-import duckdb
 import psycopg
 import pytest
+from tests.run.spoilt import NODE, Shop, table
 
-from dbt_bridge import lsn, run
-from dbt_bridge.progress import Silent
-from dbt_bridge.project import LandingSource, LandingTable, Project
-from dbt_bridge.receipt import Receipt
+from dbt_bridge import lsn
+from dbt_bridge.project import Project
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 SEED = int(os.environ.get("DBT_BRIDGE_SEED", "0")) or random.SystemRandom().randrange(2**31)
-NODE = "source.shop.shop."
-SLOT = "dbt_bridge_repair_test"
-
-
-def table(name: str, replication: str = "cdc", **given: object) -> LandingTable:
-    return LandingTable(f"{NODE}{name}", name, name, replication, **given)  # type: ignore[arg-type]
-
-
-class Shop:
-    """The source `shop` of a project, landed in DuckDB."""
-
-    def __init__(self, project: Project, file: Path, *tables: LandingTable) -> None:
-        self.file = file
-        defaults = LandingTable("source.shop.shop", "", "", "cdc")
-        source = LandingSource("shop", "shop_pg", "public", "shop_landing", None, None, tables, defaults, slot=SLOT)
-        self.project = replace(project, sources=(source,))
-        self.sync()
-
-    def sync(self) -> None:
-        receipts = run.sync(self.project, run.Options(), Silent())
-        assert [r.error for r in receipts if r.status != "success"] == []
-
-    def repair(self, *, equal: bool = True, **options: object) -> list[Receipt]:
-        """The receipts; everything is equal after it, or as `equal` says."""
-        done = run.repair(self.project, run.RepairOptions(**options), Silent())  # type: ignore[arg-type]
-        assert done.ok == equal, ([p.error for p in done.parities], [r.error for r in done.receipts])
-        if equal and not options.get("dry_run"):
-            assert {p.status for p in run.verify(self.project, run.VerifyOptions(), Silent())} == {"equal"}
-        return list(done.receipts)
-
-    def spoil(self, *statements: str) -> None:
-        with duckdb.connect(str(self.file)) as connection:
-            for statement in statements:
-                assert connection.execute(statement).fetchall() != [(0,)], statement
 
 
 @contextmanager
