@@ -29,6 +29,7 @@ from dbt_bridge.table import Column, Table, TableName, quoted
 
 if TYPE_CHECKING:
     from dbt_bridge.load.delta_apply import DeltaApplication
+    from dbt_bridge.load.delta_state import DeltaState
 
 # The minimum and maximum of a decimal column are doubles in Delta's log. deltalake 1.x compares with them to pass over
 # files, and finds none of the rows whose values differ after those digits.
@@ -108,6 +109,13 @@ class DeltaDestination:
             counted = query(there, f"SELECT count(*) AS n FROM t WHERE {inside}").read_all()  # noqa: S608
             deleted = int(counted["n"][0].as_py())
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+
+    @contextmanager
+    def reading(self) -> Iterator[DeltaState]:
+        """See `delta_state`."""
+        from dbt_bridge.load.delta_state import DeltaState
+
+        yield DeltaState(self)
 
     # --- Follows -----------------------------------------------------------------------------------------------
 

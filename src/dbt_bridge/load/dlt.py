@@ -36,6 +36,8 @@ from dbt_bridge.table import Column, Table, TableName
 if TYPE_CHECKING:
     import dlt
 
+    from dbt_bridge.load.dlt_state import DltState
+
 _ATTEMPTS = 6
 
 
@@ -102,6 +104,24 @@ class DltDestination:
             replaces = load.write_disposition == "replace" and there is not None
             deleted = self._counted(pipeline, name) if replaces else 0
             return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+
+    @contextmanager
+    def reading(self) -> Iterator[DltState]:
+        """See `dlt_state`.
+
+        Raises:
+            DestinationError: dlt has no SQL client for this destination.
+        """
+        from dlt.destinations.job_client_impl import SqlJobClientBase
+
+        from dbt_bridge.load.dlt_state import DltState
+
+        if not issubclass(self._destination.client_class, SqlJobClientBase):
+            raise DestinationError(
+                f"dlt cannot read from {self.name!r}, so its rows cannot be compared",
+                mend="leave this table out: --exclude; or land it where SQL can ask for it",
+            )
+        yield DltState(self)
 
     # --- for changes -------------------------------------------------------------------------------------------
 

@@ -78,3 +78,45 @@ def in_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if is_.is_dictionary(wanted):
         return pc.dictionary_encode(in_type(array, wanted.value_type)).cast(wanted)
     return pc.cast(array, wanted, safe=True)
+
+
+class Keys:
+    """Keys that rows are kept by; NULL equals NULL, and NaN equals NaN."""
+
+    def __init__(self, keys: pa.Table) -> None:
+        self._names = keys.column_names
+        self._table = keys.combine_chunks()
+        self._wanted = set(_tuples([_chunk(keys[name]) for name in keys.column_names]))
+
+    def kept(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of a batch that have one of the keys; it has the key's columns, in their types."""
+        for name in self._names:  # most rows go without a look at them one by one
+            batch = batch.filter(self._may_have(batch.column(name), name))
+        arrays = [batch.column(name) for name in self._names]
+        return batch.filter(pa.array([row in self._wanted for row in _tuples(arrays)], pa.bool_()))
+
+    def _may_have(self, array: pa.Array, name: str) -> pa.Array:
+        values = _chunk(self._table[name])
+        if is_.is_nested(array.type) or is_.is_floating(array.type) or is_.is_interval(array.type):
+            return pa.repeat(pa.scalar(True), len(array))
+        if isinstance(array.type, pa.BaseExtensionType):
+            array, values = array.storage, values.storage
+        return pc.is_in(array, value_set=values)
+
+
+def _chunk(column: pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks()
+    return array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
+
+
+def _tuples(arrays: list[pa.Array]) -> list[tuple[object, ...]]:
+    """Rows that can be looked up. Moments are numbers, for Python has no infinite ones."""
+    columns = []
+    for array in arrays:
+        stored = array.storage if isinstance(array, pa.ExtensionArray) else array
+        if is_.is_temporal(stored.type) and not is_.is_interval(stored.type):
+            stored = stored.view(pa.int32() if stored.type.bit_width == 32 else pa.int64())
+        if is_.is_floating(stored.type):
+            stored = pc.add(stored, pa.scalar(0, stored.type))  # zeros have one sign
+        columns.append([str(v) if isinstance(v, list | dict | float) else v for v in stored.to_pylist()])
+    return list(zip(*columns, strict=True))

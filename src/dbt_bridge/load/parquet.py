@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -28,6 +29,9 @@ from dbt_bridge.load.lake_types import as_written, fitted, lake_schema
 from dbt_bridge.load.lake_types import landed as landed_column
 from dbt_bridge.load.passing import Passing
 from dbt_bridge.table import Column, Table, TableName
+
+if TYPE_CHECKING:
+    from dbt_bridge.load.parquet_state import ParquetState
 
 _ROWS_PER_GROUP = 122_880
 
@@ -95,6 +99,13 @@ class ParquetDestination:
         name = load.table.name
         deleted = self._rows(name, self._listed(name)) if load.write_disposition == "replace" else 0
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+
+    @contextmanager
+    def reading(self) -> Iterator[ParquetState]:
+        """See `parquet_state`."""
+        from dbt_bridge.load.parquet_state import ParquetState
+
+        yield ParquetState(self._listed, self._files)
 
     # --- inside ------------------------------------------------------------------------------------------------
 
