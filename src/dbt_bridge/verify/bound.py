@@ -39,7 +39,8 @@ class Late:
 
     def of(self, arrays: Mapping[Pair, pa.Array]) -> pa.Array:
         """int8: 1 where the row is above the bound. A row whose cursor is NULL is not."""
-        values = _ordered(arrays[self.cursor], self.cursor)
+        array = next(array for pair, array in arrays.items() if pair.name == self.cursor.name)
+        values = _ordered(array, self.cursor)
         return pc.fill_null(pc.greater(values, self.at_most), False).cast(pa.int8())
 
 

@@ -7,19 +7,23 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from dbt_bridge.errors import UsageError
 from dbt_bridge.receipt import now
 from dbt_bridge.verify.asked import Asked, Bound, Tolerance
 from dbt_bridge.verify.engine import connect
+from dbt_bridge.verify.levels import compared_aggregates, compared_counts
 from dbt_bridge.verify.parity import Parity
 from dbt_bridge.verify.rows import compared_rows
 from dbt_bridge.verify.side import Side
 
 __all__ = ["Asked", "Bound", "Tolerance", "compare"]
 
+_LEVELS = {"counts": compared_counts, "aggregates": compared_aggregates, "rows": compared_rows}
+
 
 def compare(opened: Parity, origin: Side, destination: Side, asked: Asked) -> Parity:
     """What the comparison of both sides found.
+
+    Both sides are read side by side: the origin in this thread, the destination in another one.
 
     Args:
         opened: what is known before: names, `at`, when it began.
@@ -31,16 +35,23 @@ def compare(opened: Parity, origin: Side, destination: Side, asked: Asked) -> Pa
         tempfile.TemporaryDirectory(prefix="dbt_bridge_verify_") as folder,
         closing(connect(asked.memory_mb, folder)) as engine,
     ):
-        if asked.level == "rows":
-            found = compared_rows(opened, (origin, destination), asked, engine, Path(folder))
-        else:
-            raise UsageError(f"the level {asked.level} is not there yet")
+        found = _LEVELS[asked.level](opened, (origin, destination), asked, engine, Path(folder))
     ended = now()
     return replace(
         found,
-        status="equal" if not found.differences else "different",
+        level=asked.level,
+        status="equal" if _is_equal(found, asked) else "different",
         error=None,
         key=asked.key,
         finished_at=ended,
         duration_seconds=(ended - found.started_at).total_seconds(),
     )
+
+
+def _is_equal(found: Parity, asked: Asked) -> bool:
+    if asked.level == "rows":
+        return found.differences == 0
+    if asked.level == "aggregates":
+        return all(aggregate.same for aggregate in found.aggregates)
+    origin, destination = found.rows_origin or 0, found.rows_destination or 0
+    return origin <= destination if asked.extra == "allowed" else origin == destination

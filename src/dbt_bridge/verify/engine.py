@@ -12,6 +12,7 @@ from dbt_bridge.errors import MissingExtra
 if TYPE_CHECKING:
     from dbt_bridge.verify.paired import Pair
 
+_LEAST_MB = 64  # below it DuckDB cannot work at all
 _US_PER_SECOND, _US_PER_DAY = 1_000_000, 86_400_000_000
 
 
@@ -21,8 +22,8 @@ def connect(memory_mb: int, folder: str) -> Any:
         import duckdb
     except ImportError as error:
         raise MissingExtra("duckdb", "comparing rows") from error
-    settings = {
-        "memory_limit": f"{memory_mb}MB",
+    settings: dict[str, Any] = {
+        "memory_limit": f"{max(memory_mb, _LEAST_MB)}MB",
         "threads": "2",
         "temp_directory": folder,
         "preserve_insertion_order": "false",

@@ -37,7 +37,8 @@ class Kept:
         self.rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        self._pending.append(batch)
+        # A copy: one column of a batch that came over Arrow's C interface keeps all of them alive.
+        self._pending.append(pa.ipc.read_record_batch(batch.serialize(), batch.schema))
         self._schema = self._schema or batch.schema
         self.rows += batch.num_rows
         self._rows += batch.num_rows

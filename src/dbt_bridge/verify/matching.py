@@ -39,6 +39,10 @@ class Suspects:
     origin: list[pa.Table] | None = field(default_factory=list)
     destination: list[pa.Table] | None = field(default_factory=list)
 
+    @classmethod
+    def none(cls, rows: tuple[int, int]) -> Suspects:
+        return cls(np.empty(0, np.int64), np.empty(0, np.int64), rows)
+
 
 def both_kept(senders: tuple[Sent, Sent], folder: Path, digest: str, memory_mb: int) -> tuple[Kept, Kept]:
     """Read both sides side by side: the origin in this thread, the destination in another."""
@@ -76,7 +80,7 @@ def suspects(kept: tuple[Kept, Kept], paired: Paired, engine: Any) -> Suspects:
     """Which keys are suspicious."""
     found: list[Numbers] = []
     late: list[Numbers] = []
-    answer = Suspects(np.empty(0, np.int64), np.empty(0, np.int64), (kept[0].rows, kept[1].rows))
+    answer = Suspects.none((kept[0].rows, kept[1].rows))
     number = 0
     for origin, destination in parts(kept):
         sides = [table for table in (origin, destination) if table is not None]
@@ -109,14 +113,19 @@ def _unequal(origin: pa.Table | None, destination: pa.Table | None, paired: Pair
         there = (origin if origin is not None else destination).column_names  # type: ignore[union-attr]
         in_time = f" AND {LATE} = 0" if LATE in there else ""
         apart = f"count(*) FILTER (side = 1{in_time}) <> count(*) FILTER (side = 2{in_time})"
-    else:
-        carried = [
-            differ(pair, f"min(c{i}) FILTER (side = 1)", f"min(c{i}) FILTER (side = 2)")
-            for i, pair in enumerate(paired.carried)
-            if pair.compared
-        ]
-        apart = " OR ".join(["count(*) <> 2", "bit_xor(side) <> 3", f"bit_xor({ROW}) <> 0", *carried])
-    unequal = f"SELECT {KEY} FROM met GROUP BY {KEY} HAVING {apart}"  # noqa: S608
+        unequal = f"SELECT {KEY} FROM met GROUP BY {KEY} HAVING {apart}"  # noqa: S608
+        return _digests(unequal, origin, destination, engine)
+    compared = [(i, pair) for i, pair in enumerate(paired.carried) if pair.compared]
+    values = "".join(f", min(c{i}) FILTER (side = {n}) AS c{i}_{n}" for i, _ in compared for n in (1, 2))
+    apart = "".join(f" OR {differ(pair, f'c{i}_1', f'c{i}_2')}" for i, pair in compared)
+    unequal = f"""
+        SELECT {KEY}
+        FROM (
+            SELECT {KEY}, count(*) AS rows, bit_xor(side) AS sides, bit_xor({ROW}) AS apart{values}
+            FROM met
+            GROUP BY {KEY}
+        )
+        WHERE rows <> 2 OR sides <> 3 OR apart <> 0{apart}"""  # noqa: S608
     return _digests(unequal, origin, destination, engine)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -46,7 +47,7 @@ def chosen(origin: Side, destination: Side, paired: Paired, asked: Asked) -> Cho
         return Chosen("values", f"{error.what}, so values are read")
 
 
-def _by_the_wire(hashing: list[Side], paired: Paired) -> Chosen:
+def _by_the_wire(hashing: Sequence[Side], paired: Paired) -> Chosen:
     """Digests of every row where the wire carries them as fast as they are computed, or soon enough."""
     side = min(hashing, key=lambda one: one.transfer_rate())  # type: ignore[attr-defined]
     rate = max(side.transfer_rate(), 1.0)  # type: ignore[attr-defined]
