@@ -18,7 +18,6 @@ from dbt_bridge.cli import answered
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.progress import Silent
 from dbt_bridge.project import DbtOptions, Project, load_project
-from dbt_bridge.run.reconciling import reconcile_required, unreconciled
 from dbt_bridge.transform.invoke import build as dbt_build
 from dbt_bridge.verify.parity import Aggregate, Parity
 
@@ -284,22 +283,24 @@ def test_a_metric_that_cannot_be_asked_is_a_failure(shop: Shop) -> None:
     assert "neither query gives a row" in errors[2][1]
 
 
-def test_what_is_required_gates_the_deliveries_of_this_run(shop: Shop) -> None:
-    parities = reconcile_required(shop.project, shop.statuses, Silent())
-    assert {p.node: p.status for p in parities} == {
+def test_what_is_required_gates_the_deliveries_of_a_build(shop: Shop) -> None:
+    outcome = run.build(shop.project, lambda: (shop.statuses, True), run.Options(), Silent())
+
+    assert {p.node: p.status for p in outcome.parities} == {
         "model.shop.fct_orders": "different",
         "model.shop.dim_customers": "equal",
     }
-    assert unreconciled(parities) == {"model.shop.fct_orders": "it does not reconcile with legacy_my: Orders"}
-    assert reconcile_required(shop.project, {"model.shop.fct_orders": "error"}, Silent()) == []
-
-    receipts = run.deliver(shop.project, shop.statuses, run.Options(), Silent(), unproven=unreconciled(parities))
-
-    told = {receipt.node: (receipt.status, receipt.error) for receipt in receipts}
+    told = {receipt.node: (receipt.status, receipt.error) for receipt in outcome.receipts}
     assert told["exposure.shop.crm_customers"] == ("success", None)
     status, why = told["exposure.shop.crm_orders"]
     assert status == "skipped"
     assert "it does not reconcile with legacy_my: Orders" in str(why)
+    assert not outcome.ok
+    only = replace(shop.project, selected=frozenset({"exposure.shop.crm_customers"}))
+    assert [p.node for p in run.reconciled(only, shop.statuses, Silent(), for_deliveries=True)[0]] == [
+        "model.shop.dim_customers"
+    ]
+    assert run.reconciled(shop.project, {"model.shop.fct_orders": "error"}, Silent()) == ([], {})
 
 
 def test_the_command_prints_reports_keeps_and_exits(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

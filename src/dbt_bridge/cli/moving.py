@@ -89,6 +89,9 @@ def deliver(dry_run: bool, **given: Any) -> int:
     from dbt_bridge.transform.invoke import last_statuses
 
     project = load_project(options)
+    statuses = last_statuses(project)
     with output.reporter() as progress:
-        receipts = run.deliver(project, last_statuses(project), run_options(options, dry_run=dry_run), progress)
-    return output.result(receipts, ok=all(r.status == "success" for r in receipts))
+        parities, unproven = run.reconciled(project, statuses, progress, for_deliveries=True)
+        how = run_options(options, dry_run=dry_run)
+        receipts = run.deliver(project, statuses, how, progress, unproven=unproven)
+    return output.result(receipts, ok=all(r.status == "success" for r in receipts), parities=parities)

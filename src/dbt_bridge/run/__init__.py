@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dbt_bridge.errors import MissingExtra
-from dbt_bridge.run.build import Options, Outcome, build, deliver, sync
+from dbt_bridge.run.build import Options, Outcome, build, deliver, reconciled, sync
 
 if TYPE_CHECKING:
     from dbt_bridge.run.comparing import VerifyOptions
-    from dbt_bridge.run.reconciling import ReconcileOptions, reconcile
+    from dbt_bridge.run.reconciling import ReconcileOptions, reconcile, reconcile_required
     from dbt_bridge.run.repairing import Repaired, RepairOptions, repair
     from dbt_bridge.run.verifying import verify
 
@@ -24,6 +24,8 @@ __all__ = [
     "build",
     "deliver",
     "reconcile",
+    "reconcile_required",
+    "reconciled",
     "repair",
     "sync",
     "verify",
@@ -36,6 +38,7 @@ _COMPARING = {
     "Repaired": "repairing",
     "VerifyOptions": "comparing",
     "reconcile": "reconciling",
+    "reconcile_required": "reconciling",
     "repair": "repairing",
     "verify": "verifying",
 }

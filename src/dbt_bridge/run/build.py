@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dbt_bridge import receipt as record
-from dbt_bridge.deliver.gate import refusal
+from dbt_bridge.deliver.gate import PASSED, refusal
 from dbt_bridge.errors import BridgeError, MissingExtra, UsageError
 from dbt_bridge.extract.open import open_origin
 from dbt_bridge.load.destination import Destination, Ledger
@@ -76,7 +76,8 @@ def build(project: Project, dbt_build: DbtBuild, options: Options, progress: Pro
     """Land what the selection needs, build on it, deliver what passed. Stops before dbt when a table did not land.
 
     With `options.verify` dbt builds on what was compared with its origins (cdc tables at one LSN); where that is not
-    equal dbt runs all the same, and nothing is delivered that comes from there.
+    equal dbt runs all the same, and nothing is delivered that comes from there. Models that are required to reconcile
+    are compared with what they replace once dbt has built them.
     """
     load_id = new_load_id()
     landed = sync(project, options, progress, load_id=load_id)
@@ -85,15 +86,38 @@ def build(project: Project, dbt_build: DbtBuild, options: Options, progress: Pro
         return Outcome(tuple(landed), {})
     parities = _verified(project, options, progress) if options.verify else []
     statuses, dbt_ok = dbt_build()
+    required, unreconciled = reconciled(project, statuses, progress)
     unproven = {parity.node: "it is not what its origin has (verify)" for parity in parities if not parity.is_equal}
-    delivered = deliver(project, statuses, options, progress, load_id=load_id, unproven=unproven)
-    return Outcome((*landed, *delivered), statuses, dbt_ok, tuple(parities))
+    delivered = deliver(project, statuses, options, progress, load_id=load_id, unproven=unproven | unreconciled)
+    return Outcome((*landed, *delivered), statuses, dbt_ok, (*parities, *required))
 
 
 def _verified(project: Project, options: Options, progress: Progress) -> list[Parity]:
     from dbt_bridge import run
 
     return run.verify(project, run.VerifyOptions(threads=options.threads), progress, deliveries=False)
+
+
+def reconciled(
+    project: Project, statuses: Mapping[str, str], progress: Progress, *, for_deliveries: bool = False
+) -> tuple[list[Parity], dict[str, str]]:
+    """The models with `required: true` that dbt built, compared with what they replace; and what must not be delivered.
+
+    Args:
+        statuses: dbt's status per unique_id of what ran.
+        for_deliveries: only those models that a selected exposure depends on.
+    """
+    due = {r.node for r in project.reconciliations if r.required and statuses.get(r.node) in PASSED}
+    if for_deliveries:
+        due &= {
+            n for d in project.deliveries if project.selected is None or d.node in project.selected for n in d.ancestors
+        }
+    if not due:
+        return [], {}
+    from dbt_bridge import run
+
+    parities = run.reconcile_required(project, due, progress)
+    return parities, {p.node: f"it does not reconcile with {p.origin}" for p in parities if not p.is_equal}
 
 
 def sync(project: Project, options: Options, progress: Progress, *, load_id: str | None = None) -> list[Receipt]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from dbt_bridge.verify.metrics import Answer, tolerated, variances
 from dbt_bridge.verify.parity import LEVELS, Aggregate, Level, Method, Parity, Status
 
 _WORDS = ("legacy", "new")
-_BUILT = frozenset({"success", "warn", "pass"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +47,10 @@ def reconcile(project: Project, options: ReconcileOptions, progress: Progress) -
     return _reconciled(project, chosen, options, progress)
 
 
-def reconcile_required(project: Project, statuses: Mapping[str, str], progress: Progress) -> list[Parity]:
-    """Compare the models with `required: true` that dbt has built just now.
-
-    Args:
-        statuses: dbt's status per unique_id of what ran.
-    """
-    due = [r for r in project.reconciliations if r.required and statuses.get(r.node) in _BUILT]
+def reconcile_required(project: Project, nodes: Collection[str], progress: Progress) -> list[Parity]:
+    """Compare these models where it is required of them."""
+    due = [declared for declared in project.reconciliations if declared.required and declared.node in nodes]
     return _reconciled(project, due, ReconcileOptions(), progress)
-
-
-def unreconciled(parities: Sequence[Parity]) -> dict[str, str]:
-    """Models on which nothing may be delivered, and why."""
-    return {parity.node: f"it does not reconcile with {parity.origin}" for parity in parities if not parity.is_equal}
 
 
 def _reconciled(
