@@ -70,8 +70,14 @@ def proven(project: Project, url: str) -> Proven:
         return Proven(parities, count())
 
 
-def corrupt(warehouse: Path) -> None:
-    """Plant three differences in the landing tables."""
+def found_now(project: Project) -> Proven:
+    """Verify while nobody writes."""
+    return Proven(run.verify(project, run.VerifyOptions(), Silent(), deliveries=False), 0)
+
+
+def corrupt(project: Project, warehouse: Path) -> None:
+    """Plant three differences in the landing tables, behind everything that the shop wrote: it cannot mend them."""
+    run.sync(project, run.Options(), Silent())
     with duckdb.connect(str(warehouse)) as connection:
         for statement in _CORRUPTION:
             connection.execute(statement)
