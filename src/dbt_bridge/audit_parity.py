@@ -28,7 +28,7 @@ class ParityRow:
         level: counts, aggregates or rows.
         method: how rows were compared; empty at the other levels.
         status: equal, different or failed.
-        at: the state that was compared: `LSN 0/16B3748`, `now`.
+        state: that was compared: `LSN 0/16B3748`, `now`. (`at` is a keyword of DuckDB.)
         rows_origin, rows_destination: how many each side has.
         only_in_origin, only_in_destination, different, duplicates: rows (keys) of each kind.
         allowed: rows that are only in the destination and may be.
@@ -47,7 +47,7 @@ class ParityRow:
     level: str
     method: str
     status: str
-    at: str
+    state: str
     rows_origin: int | None
     rows_destination: int | None
     only_in_origin: int | None

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import dlt
+import psycopg
 import pytest
 
+from dbt_bridge.audit_parity import PARITY as PARITY_TABLE
 from dbt_bridge.audit_parity import as_arrow
 from dbt_bridge.load.destination import Ledger, Load
 from dbt_bridge.load.dlt_warehouse import DltWarehouse
@@ -100,8 +102,8 @@ def test_every_comparison_is_a_row_with_its_exact_counts(ledger: Ledger) -> None
     ledger.record_parity([replace(ORDERS, node="source.shop.shop.zones", status="equal").as_row()])
 
     items, orders, zones = _kept(ledger)
-    assert {k: orders[k] for k in ("origin", "destination", "at", "method", "level", "status", "error")} == {
-        "origin": "shop_pg: shop.orders", "destination": "duckdb: shop_landing.orders", "at": "LSN 0/16B3748",
+    assert {k: orders[k] for k in ("origin", "destination", "state", "method", "level", "status", "error")} == {
+        "origin": "shop_pg: shop.orders", "destination": "duckdb: shop_landing.orders", "state": "LSN 0/16B3748",
         "method": "digests", "level": "rows", "status": "different", "error": None,
     }  # fmt: skip
     assert [orders[k] for k in ("rows_origin", "rows_destination", "bytes")] == [
@@ -146,3 +148,19 @@ def test_moving_rows_alone_makes_no_table_of_comparisons(ledger: Ledger) -> None
     ledger.checkpoints()
 
     assert ledger.existing(PARITY) is None
+
+
+def test_its_columns_can_be_written_without_quotes(ledger: Ledger, database: str) -> None:
+    """A user queries it by hand, and dbt models do not quote either."""
+    ledger.record_parity([ORDERS.as_row()])
+    names = ", ".join(column.name for column in PARITY_TABLE.columns)
+    query = f"SELECT {names} FROM _dbt_bridge.parity WHERE state = 'LSN 0/16B3748'"  # noqa: S608
+
+    if isinstance(ledger, DuckDBWarehouse):
+        with ledger._cursor("test") as cur:
+            found = cur.execute(query).fetchall()
+    else:
+        with psycopg.connect(database) as connection:
+            found = connection.execute(query.encode()).fetchall()
+
+    assert [row[1] for row in found] == [ORDERS.node]

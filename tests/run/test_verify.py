@@ -125,7 +125,7 @@ def test_equal_tables_are_proven_equal_at_one_lsn(shop: Shop, filled: psycopg.Co
     }
     assert found["customers"].at == found["lines"].at
     assert found["customers"].at.startswith("LSN ")
-    assert landed('SELECT node, status, "at" FROM _dbt_bridge.parity ORDER BY node') == [
+    assert landed('SELECT node, status, state FROM _dbt_bridge.parity ORDER BY node') == [
         (f"{NODE}{name}", "equal", found[name].at) for name in ("customers", "lines")
     ]
     left = filled.execute("SELECT slot_name FROM pg_replication_slots").fetchall()

@@ -142,6 +142,7 @@ class Parity:
 
         apart = [a for a in self.aggregates if not a.same]
         told: dict[str, Any] = {
+            "state": self.at,
             "columns": json.dumps(dict(self.columns)),
             "aggregates": json.dumps(
                 [{"column": a.column, "what": a.what, "variance": _finite(a.variance)} for a in apart]
