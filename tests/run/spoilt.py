@@ -21,12 +21,14 @@ def table(name: str, replication: str = "cdc", **given: object) -> LandingTable:
 
 
 class Shop:
-    """The source `shop` of a project, landed in DuckDB."""
+    """The source `shop` of a project, landed."""
 
-    def __init__(self, project: Project, file: Path, *tables: LandingTable) -> None:
+    def __init__(self, project: Project, file: Path, *tables: LandingTable, destination: str | None = None) -> None:
         self.file = file
         defaults = LandingTable("source.shop.shop", "", "", "cdc")
-        source = LandingSource("shop", "shop_pg", "public", "shop_landing", None, None, tables, defaults, slot=SLOT)
+        source = LandingSource(
+            "shop", "shop_pg", "public", "shop_landing", None, destination, tables, defaults, slot=SLOT
+        )
         self.project = replace(project, sources=(source,))
         self.sync()
 

@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import psycopg
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from tests.run.spoilt import Shop, table
 
 from dbt_bridge.demo.postgres import Server
@@ -52,22 +55,22 @@ SPOILT = (
 )
 
 
-@pytest.mark.parametrize(
+KEPT = pytest.mark.parametrize(
     "kept",
     [{}, {"deletes": "soft"}, {"history": True}, {"write_disposition": "append"}, {"replication": "initial_copy"}],
     ids=["", "soft deletes", "history", "log", "no cdc"],
 )
+
+
+@KEPT
 def test_postgres(
     there: tuple[Project, Callable[[str], Rows]], warehouse_file: Path, filled: psycopg.Connection, kept: dict[str, Any]
 ) -> None:
     project, ask = there
     shop = Shop(project, warehouse_file, table("customers", **kept))
     is_log = "write_disposition" in kept
-    for statement in SPOILT:
-        if is_log and "INSERT" in statement:
-            statement = (
-                "INSERT INTO shop_landing.customers (id, name, _change, _seq) VALUES (-5, 'ghost', 'insert', 999)"
-            )
+    ghost = "INSERT INTO shop_landing.customers (id, name, _change, _seq) VALUES (-5, 'ghost', 'insert', 999)"
+    for statement in (*SPOILT[:2], ghost if is_log else SPOILT[2]):
         assert ask(statement) != [(0,)]
     (receipt,) = shop.repair()
     counts = (receipt.rows_inserted, receipt.rows_updated, receipt.rows_deleted)
@@ -99,4 +102,58 @@ def test_postgres_rows_without_a_key(
     assert (receipt.rows_inserted, receipt.rows_deleted) == (6, 6)
     filled.execute("UPDATE customers SET name = 'later' WHERE id = 9")
     shop.sync()
+    assert shop.repair() == []
+
+
+class Lake:
+    """A Delta destination in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def ask(self, statement: str) -> Rows:
+        """Tables are views: `customers`, `customers_history`."""
+        with duckdb.connect() as connection:
+            for name in [path.name for path in self.folder.iterdir()]:
+                connection.register(name, DeltaTable(str(self.folder / name)).to_pyarrow_table())
+            return connection.execute(statement).fetchall()
+
+    def customers(self) -> DeltaTable:
+        return DeltaTable(str(self.folder / "customers"))
+
+    def spoil(self, *, is_log: bool) -> None:
+        """As SPOILT, and a row that is there twice."""
+        customers = self.customers()
+        customers.update(updates={"name": "'wrong'"}, predicate="id IN (7, 8)")
+        customers.delete("id = 9")
+        one = customers.to_pyarrow_table(filters=[("id", "=", 10)])
+        ghost = one.set_column(0, "id", pa.array([-5], pa.int64()))
+        write_deltalake(self.customers(), ghost if is_log else pa.concat_tables([ghost, one]), mode="append")
+
+
+@KEPT
+def test_delta(
+    project: Project,
+    warehouse_file: Path,
+    filled: psycopg.Connection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: dict[str, Any],
+) -> None:
+    monkeypatch.setenv("DESTINATION__LAKE__DESTINATION_TYPE", "filesystem")
+    monkeypatch.setenv("DESTINATION__LAKE__BUCKET_URL", str(tmp_path / "lake"))
+    shop = Shop(project, warehouse_file, table("customers", **kept), destination="lake")
+    lake = Lake(tmp_path / "lake" / "shop_landing")
+    lake.spoil(is_log="write_disposition" in kept or kept.get("deletes") == "soft")
+    (receipt,) = shop.repair()
+    twice = 0 if "write_disposition" in kept or kept.get("deletes") == "soft" else 1
+    assert (receipt.rows_inserted, receipt.rows_updated, receipt.rows_deleted) == (1, 2 + twice, 1)
+    if kept.get("deletes") == "soft":
+        assert lake.ask("SELECT id, _deleted_at IS NULL FROM customers WHERE id < 8 ORDER BY id")[0] == (-5, False)
+    if kept.get("history"):
+        versions = "SELECT name, valid_to IS NULL FROM customers_history WHERE id = 10 ORDER BY valid_from"
+        assert lake.ask(versions) == [("c10", False), ("c10", True)]
+    filled.execute("UPDATE customers SET name = 'later' WHERE id IN (7, 9)")
+    shop.sync()
+    assert lake.ask("SELECT count(*) FROM customers WHERE name = 'later'") == [(2,)]
     assert shop.repair() == []

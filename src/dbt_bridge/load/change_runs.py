@@ -15,12 +15,12 @@ from dbt_bridge.vectors import as_arrow
 
 
 def joined(events: Iterable[Event]) -> list[Changes | Truncated]:
-    """The events, those between two TRUNCATEs as one run. All have the same columns."""
+    """The events, those between two TRUNCATEs as one run, repairs as they are. All have the same columns."""
     runs: list[Changes | Truncated] = []
     waiting: list[Changes] = []
     for event in events:
         assert not isinstance(event, Reshaped), "runs before and after have other columns"
-        if isinstance(event, Changes):
+        if isinstance(event, Changes) and not event.repairs:
             waiting.append(event)
             continue
         runs += _one(waiting)
@@ -50,7 +50,6 @@ def _one(runs: list[Changes]) -> list[Changes]:
             {n: np.concatenate([run.unchanged.get(n, np.zeros(len(run), bool)) for run in runs]) for n in names},
             olds,
             has_before,
-            runs[0].repairs,
         )
     ]
 

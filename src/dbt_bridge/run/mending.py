@@ -33,13 +33,14 @@ class Wounds:
     """The keys of a table that differ, by what heals them.
 
     Attributes:
-        missing, wrong, extra: keys (of a table without a key: whole rows), without what was found of them; `wrong` are
-            those that lie there with other values, or more than once.
+        missing, wrong, doubled, extra: keys (of a table without a key: whole rows), without what was found of them;
+            `wrong` lie there with other values, `doubled` more than once.
         times: of a table without a key: how often each row of `missing`, and of `extra`, is wanted or too much.
     """
 
     missing: pa.Table
     wrong: pa.Table
+    doubled: pa.Table
     extra: pa.Table
     times: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -52,7 +53,7 @@ class Wounds:
         """Rows that are inserted, updated and deleted."""
         if self.times is not None:
             return int(self.times[0].sum()), 0, int(self.times[1].sum())
-        return len(self.missing), len(self.wrong), len(self.extra)
+        return len(self.missing), len(self.wrong) + len(self.doubled), len(self.extra)
 
 
 def wounds(replica: Replica, keys: pa.Table, key: Sequence[str]) -> Wounds:
@@ -72,22 +73,29 @@ def wounds(replica: Replica, keys: pa.Table, key: Sequence[str]) -> Wounds:
 
     if not key:
         more, less = ours > theirs, ours < theirs
-        return Wounds(those(more), named.slice(0, 0), those(less), ((ours - theirs)[more], (theirs - ours)[less]))
+        times = (ours - theirs)[more], (theirs - ours)[less]
+        return Wounds(those(more), named.slice(0, 0), named.slice(0, 0), those(less), times)
     if (several := int((ours > 1).sum())) > 0:
         raise KeyRefused(
             f"{several} keys ({', '.join(key)}) of {replica.table.name} have several rows at the origin, so none of"
             " them is the right one",
             mend="name a key that is unique at the origin in primary_key:",
         )
-    return Wounds(those((ours == 1) & (theirs == 0)), those((ours == 1) & (theirs > 0)), those(ours == 0))
+    there = ours == 1
+    return Wounds(
+        those(there & (theirs == 0)), those(there & (theirs == 1)), those(there & (theirs > 1)), those(ours == 0)
+    )
 
 
-def changes(replica: Replica, found: Wounds, origin: Side, at: tuple[int, int]) -> Iterator[Changes]:
+def changes(
+    replica: Replica, found: Wounds, origin: Side, at: tuple[int, int], *, overwrites: bool
+) -> Iterator[Changes]:
     """In pieces: the rows as the origin has them, and the keys that it has not.
 
     Args:
         origin: rows are read there by key, in the state that was compared.
         at: the changes' LSN and moment (microseconds since 1970).
+        overwrites: an update leaves one row of a key, however many lie there; else they are deleted first.
 
     Raises:
         OriginError: a row is not there any more; the origin holds no snapshot, and was written to.
@@ -99,9 +107,11 @@ def changes(replica: Replica, found: Wounds, origin: Side, at: tuple[int, int]) 
             for piece in _pieces(whole):
                 yield _of(piece.cast(schema), kind, at)
         return
-    for keys in _pieces(found.extra):
+    gone = [found.extra] if overwrites else [found.extra, found.doubled]
+    for keys in (piece for named in gone for piece in _pieces(named)):
         yield _of(_only_keys(keys, schema), DELETE, at)
-    for named, kind in ((found.wrong, UPDATE), (found.missing, INSERT)):
+    again = UPDATE if overwrites else INSERT
+    for named, kind in ((found.wrong, UPDATE), (found.doubled, again), (found.missing, INSERT)):
         for keys in _pieces(named):
             rows = origin.rows(schema.names, keys).read_all()
             if len(rows) != len(keys):

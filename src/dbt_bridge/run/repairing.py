@@ -17,7 +17,7 @@ import pyarrow as pa
 from dbt_bridge import lsn
 from dbt_bridge import receipt as record
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
-from dbt_bridge.load.destination import Follows, Ledger, Load, Loaded, Readable
+from dbt_bridge.load.destination import Follows, Ledger, Load, Loaded, Readable, Warehouse
 from dbt_bridge.load.open import open_destination
 from dbt_bridge.progress import Progress
 from dbt_bridge.project import Project
@@ -136,7 +136,8 @@ class _Work:
         at_once = ends.destination is ledger
         with ends.destination.applying(parity.load_id) as application:
             counts = Loaded(0, 0, 0, 0, 0)
-            for change in mending.changes(replica, found, pair.origin, _moment(pair, ends)):
+            overwrites = isinstance(ends.destination, Warehouse)
+            for change in mending.changes(replica, found, pair.origin, _moment(pair, ends), overwrites=overwrites):
                 counts = _sum(counts, application.apply(written, change))
             _refuse_moved(pair, ends)  # the table is locked by now, where others could write to it
             done = record.closed(receipt, counts)
@@ -161,7 +162,7 @@ class _Work:
         names = [column.name for column in pair.replica.table.columns]
         with closing(open_destination(item.destination, project_root=self.project.root)) as destination:
             load = Load(pair.replica.table, "merge", parity.load_id)
-            keys = pa.concat_tables([found.missing, found.wrong])
+            keys = pa.concat_tables([found.missing, found.wrong, found.doubled])
             done = record.closed(receipt, destination.load(load, pair.origin.rows(names, keys)))
             self._ended(done, _ledger(pair))
             assert isinstance(destination, Readable), "it was compared"
