@@ -73,7 +73,11 @@ _BY_CANONICAL = {"int", "float", "binary", "uuid", "date"}
 
 
 def _elements(array: pa.Array, canon: Canon) -> Iterator[U64]:
-    parts = numerics.hashed(array, canon.scale) if canon.kind == "decimal" else (_HASHES[canon.kind](array, canon),)
+    is_decimal = canon.kind == "decimal"
+    if array.null_count == len(array):  # its other buffers may be absent
+        yield from [np.zeros(len(array), np.uint64)] * (2 if is_decimal else 1)
+        return
+    parts = numerics.hashed(array, canon.scale) if is_decimal else (_HASHES[canon.kind](array, canon),)
     missing = np.asarray(array.is_null()) if array.null_count else None
     for part in parts:
         if missing is not None:
@@ -151,9 +155,8 @@ def _with(element: U64, fine: NDArray[np.int64] | None) -> U64:
 
 def _list(array: pa.Array, canon: Canon) -> U64:
     """Of hash_array_extended over the elements' texts (arrayfuncs.c): from 1 on, and 0 for NULL."""
-    inner = elements.texts(array.values, canon.of or Canon("text"))
-    each = np.concatenate([*_chunked(inner), np.zeros(1, np.uint64)])
-    starts, lengths = elements.list_bounds(array)
+    inner, starts, lengths = elements.list_parts(array)
+    each = np.concatenate([*_chunked(elements.texts(inner, canon.of or Canon("text"))), np.zeros(1, np.uint64)])
     total = np.ones(len(array), np.uint64)
     for i in range(int(lengths.max()) if len(lengths) else 0):
         longer = np.flatnonzero(lengths > i)

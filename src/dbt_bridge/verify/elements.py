@@ -42,7 +42,7 @@ def canonical(array: pa.Array | pa.ChunkedArray, canon: Canon) -> pa.Array:
     array = storage(array)
     try:
         return _CANONICAL[canon.kind](array, canon)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, OverflowError, KeyError) as error:
         raise TypeRefused(
             f"a value of the type {array.type} cannot be compared as {canon.kind}: {error}",
             mend="compare the column through an expression, or leave it out",
@@ -75,7 +75,9 @@ def texts(array: pa.Array, canon: Canon) -> pa.Array:
         return _decimal(array, canon)
     if canon.kind == "int":
         return pc.cast(pc.cast(array, pa.int64()), pa.string())
-    if canon.kind == "float" and not is_.is_float64(array.type):
+    if canon.kind == "float" and is_.is_floating(array.type):
+        array = pc.cast(array, pa.float64())  # -0 stays: PostgreSQL writes it in an array
+    elif canon.kind == "float":
         array = _float(array, canon)
     elif canon.kind == "timestamp":
         whole, beyond = microseconds(array)
@@ -126,8 +128,10 @@ def interval_parts(
     return parts["months"], parts["days"], whole, beyond if beyond.any() else None
 
 
-def list_bounds(array: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(starts in `array.values`, lengths); the length of NULL is 0."""
+def list_parts(array: pa.Array) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int64]]:
+    """(the elements of these lists, where each list starts in them, its length); the length of NULL is 0."""
+    if not len(array):
+        return array.values[:0], np.zeros(0, np.int64), np.zeros(0, np.int64)
     if is_.is_fixed_size_list(array.type):
         size = array.type.list_size
         starts = (np.arange(len(array)) + array.offset) * size
@@ -139,7 +143,8 @@ def list_bounds(array: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         starts, lengths = offsets[:-1], np.diff(offsets)
     if array.null_count:
         lengths[np.asarray(array.is_null())] = 0
-    return starts, lengths
+    first, behind = int(starts.min()), int((starts + lengths).max())
+    return array.values.slice(first, behind - first), starts - first, lengths
 
 
 def _fixed(array: pa.Array, type_: type | np.dtype[Any]) -> NDArray[Any]:
@@ -223,9 +228,9 @@ def _text(array: pa.Array, canon: Canon) -> pa.Array:
 
 
 def _binary(array: pa.Array, _: Canon) -> pa.Array:
-    if is_.is_fixed_size_binary(array.type) or is_.is_string(array.type):
-        return pc.cast(array, pa.binary())
-    return array if is_.is_large_binary(array.type) else pc.cast(array, pa.binary())
+    if is_.is_large_string(array.type) or is_.is_string_view(array.type):
+        array = pc.cast(array, pa.string())
+    return pc.cast(array, pa.binary())
 
 
 def _uuid(array: pa.Array, _: Canon) -> pa.Array:
@@ -241,8 +246,10 @@ def _uuid(array: pa.Array, _: Canon) -> pa.Array:
     if nibbles is None:
         return pa.array([None if v is None else uuid.UUID(v).bytes for v in array.to_pylist()], wanted)
     values = ((nibbles[:, 0::2] << 4) | nibbles[:, 1::2]).reshape(-1)
-    validity = array.is_valid().buffers()[1] if array.null_count else None
-    return pa.Array.from_buffers(wanted, len(array), [validity, pa.py_buffer(values)])
+    valid = np.packbits(np.asarray(array.is_valid()), bitorder="little") if array.null_count else None
+    return pa.Array.from_buffers(
+        wanted, len(array), [None if valid is None else pa.py_buffer(valid), pa.py_buffer(values)]
+    )
 
 
 _DIGIT = np.full(256, 255, np.uint8)
@@ -301,18 +308,18 @@ def _interval(array: pa.Array, _: Canon) -> pa.Array:
 
 def _json(array: pa.Array, _: Canon) -> pa.Array:
     if not _is_text(array.type):
-        values = [None if v is None else json_text.of_value(v) for v in array.to_pylist(maps_as_pydicts="strict")]
+        values = [None if v is None else json_text.of_value(v, array.type) for v in array.to_pylist()]
         return pa.array(values, pa.string())
     return pa.array([None if v is None else json_text.sorted_text(v) for v in array.to_pylist()], pa.string())
 
 
 def _list(array: pa.Array, canon: Canon) -> pa.Array:
     """In PostgreSQL's text form of an array."""
-    written = texts(array.values, canon.of or Canon("text"))
+    elements, starts, lengths = list_parts(array)
+    written = texts(elements, canon.of or Canon("text"))
     if canon.of is not None and canon.of.kind == "json":
         written = _json(written, canon.of)
     values = written.to_pylist()
-    starts, lengths = list_bounds(array)
     return _each(array, lambda i: pg_text.array(values[starts[i] : starts[i] + lengths[i]]))
 
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import types as is_
 
 from dbt_bridge.verify import numerics
 
 
-def of_value(value: object) -> str:
+def of_value(value: object, type_: pa.DataType) -> str:
     """Of a struct, a map or a list, as Arrow gives it to Python."""
-    return _as_json(_plain(value))
+    return _as_json(_plain(value, type_))
 
 
 class _Number(float):
@@ -40,20 +44,26 @@ def sorted_text(text: str) -> str:
 
 def _as_json(value: object) -> str:
     if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(str(k), ensure_ascii=False)}:{_as_json(value[k])}" for k in sorted(value)) + "}"
+        return (
+            "{"
+            + ",".join(f"{json.dumps(str(k), ensure_ascii=False)}:{_as_json(value[k])}" for k in sorted(value))
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ",".join(map(_as_json, value)) + "]"
     return repr(value) if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
 
 
-def _plain(value: object) -> object:
-    """A value of a struct, a map or a list in the types of JSON."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, bool | str) or value is None:
+def _plain(value: Any, type_: pa.DataType) -> object:
+    """A value in the types of JSON. A map is an object of its keys' texts."""
+    if value is None or isinstance(value, bool | str):
         return value
+    if is_.is_struct(type_):
+        return {field.name: _plain(value[field.name], field.type) for field in type_}
+    if is_.is_map(type_):
+        return {str(k): _plain(v, type_.item_type) for k, v in value}
+    if is_.is_list(type_) or is_.is_large_list(type_) or is_.is_fixed_size_list(type_):
+        return [_plain(v, type_.value_type) for v in value]
     if isinstance(value, int | float | Decimal):
         return _Number(str(value)) if numerics.spelled(str(value), 0)[-1:].isdigit() else str(value)
     return value.hex() if isinstance(value, bytes) else str(value)
