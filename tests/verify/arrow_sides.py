@@ -15,9 +15,9 @@ from dbt_bridge.verify.digest import digests, mixed
 class ArrowSide:
     """A table in memory, sent in small batches, shuffled, so that nothing can lean on order."""
 
-    def __init__(self, name: str, rows: pa.Table, batch_rows: int = 1000) -> None:
+    def __init__(self, name: str, rows: pa.Table, batch_rows: int = 1000, *, key: tuple[str, ...] = ()) -> None:
         self.name = name
-        self.table = Table.of_schema(TableName("shop", name), rows.schema)
+        self.table = Table.of_schema(TableName("shop", name), rows.schema, key)
         self.held = rows
         self.asked_by_key = 0
         self.whole_readings = 0
@@ -48,8 +48,10 @@ class ArrowSide:
 class HashingSide(ArrowSide):
     """The same, which computes digests where its rows are, as PostgreSQL does."""
 
-    def __init__(self, name: str, rows: pa.Table, batch_rows: int = 1000, rate: float = 1e9) -> None:
-        super().__init__(name, rows, batch_rows)
+    def __init__(
+        self, name: str, rows: pa.Table, batch_rows: int = 1000, *, rate: float = 1e9, key: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(name, rows, batch_rows, key=key)
         self.wire_bytes = 0
         self._rate = rate
 
