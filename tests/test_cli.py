@@ -248,7 +248,8 @@ def test_a_models_child_process_does_not_write_into_the_document() -> None:
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(cli.commands) == {
-        "sync", "build", "stream", "deliver", "plan", "doctor", "slots", "init", "demo", "simulate",
+        "sync", "build", "stream", "deliver", "plan", "doctor", "slots", "init", "demo", "simulate", "verify", "repair",
+        "reconcile",
     }  # fmt: skip
     for name in [*cli.commands, "slots drop"]:
         assert answered([*name.split(), "--help"]) == 0
