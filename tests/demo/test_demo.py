@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,10 +77,25 @@ def test_the_two_ends_agree_on_both_days(kept: Kept) -> None:
     assert "DIFFER" not in kept.output
 
 
+def test_parity_is_proven_under_the_writer_and_a_corruption_found_and_repaired(kept: Kept) -> None:
+    parities = json.loads(kept.document)["parity"]
+    first, second, third = parities[:6], parities[6:12], parities[12:]
+    assert {p["status"] for p in first} == {"equal"}
+    assert all(p["at"].startswith("LSN ") for p in first)
+    planted = {p["node"].rpartition(".")[2]: p for p in second if p["status"] != "equal"}
+    assert {name: (p["only_in_origin"], p["only_in_destination"], p["different"]) for name, p in planted.items()} == {
+        "customers": (1, 0, 0), "products": (0, 0, 1), "orders": (0, 1, 0)
+    }  # fmt: skip
+    assert {p["status"] for p in third} == {"equal"}
+    made = re.search(r"while the shop made ([\d,]+) transactions", kept.output)
+    assert made is not None and int(made[1].replace(",", "")) > 0
+
+
 def test_the_document_has_every_receipt_and_check(kept: Kept) -> None:
     document = json.loads(kept.document)
     assert (document["status"], document["error"]) == ("success", None)
-    assert [receipt["status"] for receipt in document["receipts"]] == ["success"] * 14
+    assert [receipt["status"] for receipt in document["receipts"]] == ["success"] * 17
+    assert [receipt["hop"] for receipt in document["receipts"]][-3:] == ["repair"] * 3
     assert [check["same"] for check in document["checks"]] == [True] * CHECKS
 
 
