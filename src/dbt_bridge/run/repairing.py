@@ -17,10 +17,10 @@ import pyarrow as pa
 from dbt_bridge import lsn
 from dbt_bridge import receipt as record
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
-from dbt_bridge.load.destination import Follows, Ledger, Load, Loaded, Readable, Warehouse
+from dbt_bridge.load.destination import Follows, Ledger, Load, Loaded, NotApplied, Readable, Warehouse
 from dbt_bridge.load.open import open_destination
 from dbt_bridge.progress import Progress
-from dbt_bridge.project import Project
+from dbt_bridge.project import Delivery, Project
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.run import mending
 from dbt_bridge.run.comparing import Pair, VerifyOptions, failed
@@ -105,6 +105,7 @@ class _Work:
                 )
             assert pair.replica is not None, "whatever is verified has one"
             found = mending.wounds(pair.replica, parity.keys, pair.asked.key)
+            self._refuse_unable(pair, parity, found)
             _refuse_much(parity, found, self.options.max_share)
             if self.options.dry_run:
                 self._ended(_told_only(receipt, found))
@@ -113,6 +114,26 @@ class _Work:
         except BridgeError as error:
             self._ended(record.failed(receipt, error), None if self.options.dry_run else _ledger(pair))
             return parity
+
+    def _refuse_unable(self, pair: Pair, parity: Parity, found: Wounds) -> None:
+        """Raises DestinationError, KeyRefused: rows of this table cannot be repaired one by one."""
+        if pair.ends is not None:
+            there = pair.ends.destination
+            if not isinstance(there, Follows) or not isinstance(there, Readable):
+                raise DestinationError(
+                    f"the destination {there.name!r} takes no single rows away, so nothing was repaired",
+                    mend=f"dbt-bridge sync --full-refresh --select {selector(parity.node)}",
+                )
+            return
+        item = self._delivery(parity)
+        if item.write_disposition != "merge" or len(found.extra):
+            raise KeyRefused(
+                f"{parity.destination} is delivered whole ({item.write_disposition}), not by its keys",
+                mend=f"dbt-bridge deliver --select exposure:{item.name}",
+            )
+
+    def _delivery(self, parity: Parity) -> Delivery:
+        return next(item for item in self.project.deliveries if item.node == parity.node)
 
     def _ended(self, receipt: Receipt, ledger: Ledger | None = None) -> None:
         """Tell it, and keep it where it is not kept yet."""
@@ -124,11 +145,7 @@ class _Work:
     def _landed(self, pair: Pair, parity: Parity, found: Wounds, receipt: Receipt) -> Parity:
         ends, replica = pair.ends, pair.replica
         assert ends is not None and replica is not None, "of a landing table"
-        if not isinstance(ends.destination, Follows) or not isinstance(ends.destination, Readable):
-            raise DestinationError(
-                f"the destination {ends.destination.name!r} takes no single rows away, so nothing was repaired",
-                mend=f"dbt-bridge sync --full-refresh --select {selector(parity.node)}",
-            )
+        assert isinstance(ends.destination, Follows) and isinstance(ends.destination, Readable), "asked before"
         written = replica
         if replica.change_log:  # which is folded by a key to be compared, and has none as it is written
             written = replace(replica, table=replace(replica.table, key=()))
@@ -141,7 +158,10 @@ class _Work:
                 counts = _sum(counts, application.apply(written, change))
             _refuse_moved(pair, ends)  # the table is locked by now, where others could write to it
             done = record.closed(receipt, counts)
-            application.commit(pair.lsn or 0, (), [done] if at_once else [])
+            try:
+                application.commit(pair.lsn or 0, (), [done] if at_once else [])
+            except NotApplied as refused:
+                raise refused.error from refused
         with ends.destination.reading() as state:
             again = _again(pair, parity, landed_side(state, replica, parity.destination))
             now = _healed(parity, again, state.count(replica))
@@ -152,13 +172,8 @@ class _Work:
 
     def _delivered(self, pair: Pair, parity: Parity, found: Wounds, receipt: Receipt) -> Parity:
         """Deliver these keys again; a merge takes no rows away, and none that are too much were told."""
-        item = next(d for d in self.project.deliveries if d.node == parity.node)
         assert pair.replica is not None, "of a delivered table"
-        if item.write_disposition != "merge" or len(found.extra):
-            raise KeyRefused(
-                f"{parity.destination} is delivered whole ({item.write_disposition}), not by its keys",
-                mend=f"dbt-bridge deliver --select exposure:{item.name}",
-            )
+        item = self._delivery(parity)
         names = [column.name for column in pair.replica.table.columns]
         with closing(open_destination(item.destination, project_root=self.project.root)) as destination:
             load = Load(pair.replica.table, "merge", parity.load_id)
