@@ -5,7 +5,6 @@ Values come back in exactly the replica's types, infinity as it landed; `read` o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -74,6 +73,7 @@ class PostgresState:
         self._conninfo = conninfo
         self._control = control
         self._snapshot = snapshot
+        self._idle: list[Any] = []
         self.server_version = control.info.server_version
 
     def count(self, replica: Replica) -> int:
@@ -146,20 +146,33 @@ class PostgresState:
         import adbc_driver_postgresql.dbapi as adbc
 
         try:
-            with (
-                closing(adbc.connect(self._conninfo, autocommit=True)) as connection,
-                closing(connection.cursor()) as cur,
-            ):
-                for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", _SET):
-                    cur.execute(statement)
-                cur.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": _BATCH_BYTES})
-                cur.execute(query)
-                yield from cur.fetch_record_batch()
+            connection = self._idle.pop() if self._idle else self._opened(adbc)
+            try:
+                with closing(connection.cursor()) as cur:
+                    cur.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": _BATCH_BYTES})
+                    cur.execute(query)
+                    yield from cur.fetch_record_batch()
+            except BaseException:  # also when nobody reads on: what is still sent would have to be read
+                connection.close()
+                raise
+            self._idle.append(connection)
         except (adbc.Error, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
             raise DestinationError(
                 f"Postgres broke off while {where} was read: {scrubbed(' '.join(str(error).split()))}",
                 mend="run the same command again",
             ) from error
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def _opened(self, adbc: Any) -> Any:
+        connection = adbc.connect(self._conninfo, autocommit=True)
+        with closing(connection.cursor()) as cur:
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", _SET):
+                cur.execute(statement)
+        return connection
 
 
 @contextmanager
@@ -182,7 +195,8 @@ def held(conninfo: str, name: str) -> Iterator[PostgresState]:
             control.execute(_SET.encode())
             row = control.execute("SELECT pg_export_snapshot()").fetchone()
         assert row is not None, "it has one"
-        yield PostgresState(conninfo, control, str(row[0]))
+        with closing(PostgresState(conninfo, control, str(row[0]))) as state:
+            yield state
 
 
 @contextmanager
@@ -249,8 +263,7 @@ def _compared(column: str, stored: str, wanted: pa.DataType) -> Sequence[Compare
     if is_.is_duration(wanted):
         return [Compared(f"(extract(epoch FROM {column}) * 1000000)::int8", "{}::int8")]
     if stored.endswith("[]") or plain == "interval":
-        type_ = re.sub(r"\(.*\)", "", stored)
-        return [Compared(f'{column}::text COLLATE "C"', f'{{}}::{type_}::text COLLATE "C"')]
+        return [Compared(f'{column}::text COLLATE "C"', f'{{}}::{stored}::text COLLATE "C"')]
     if plain in _BY_VALUE:
         return [Compared(column, f"{{}}::{plain}")]
     if plain == "numeric":
