@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from dbt_bridge import lsn
+from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import OriginError
 from dbt_bridge.progress import Silent
 from dbt_bridge.run.hold import Mover, held
@@ -77,12 +78,12 @@ def streaming(*more: str) -> object:
 
 @contextmanager
 def writing(database: str) -> Iterator[None]:
-    """A row a hundredth of a second, for as long as the context lasts."""
+    """Twenty rows a second, for as long as the context lasts."""
     stop = threading.Event()
 
     def write() -> None:
         with psycopg.connect(database, autocommit=True) as connection:
-            while not stop.wait(0.01):
+            while not stop.wait(0.05):
                 connection.execute("INSERT INTO orders SELECT coalesce(max(id), 0) + 1, 'w' FROM orders")
 
     thread = threading.Thread(target=write)
@@ -92,6 +93,20 @@ def writing(database: str) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.fixture
+def in_postgres(shop: Path, server: Server, database: str) -> Iterator[str]:
+    """The same project with a Postgres warehouse, which nobody locks; its URL."""
+    name = f"{database.rsplit('/', 1)[1]}_warehouse"
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"'.encode())
+    known = psycopg.conninfo.conninfo_to_dict(server.url(name))
+    output = {"type": "postgres", "schema": "public", "threads": 2, "password": "", **known, "port": int(known["port"])}
+    (shop / "profiles.yml").write_text(json.dumps({"shop": {"target": "dev", "outputs": {"dev": output}}}))
+    yield server.url(name)
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
 
 @pytest.fixture
@@ -152,6 +167,28 @@ def test_a_stream_lets_go_under_a_writer_and_arrives_after_it(
     assert landed(file) > count + 100
     with duckdb.connect(str(file)) as connection:
         assert connection.execute("SELECT count(*) FROM landing.orders WHERE note = 'held'").fetchall() == [(101,)]
+
+
+def test_a_stream_into_postgres_lets_go_too(
+    shop: Path, in_postgres: str, origin: psycopg.Connection, database: str
+) -> None:
+    with streaming() as process, psycopg.connect(in_postgres, autocommit=True) as warehouse:  # type: ignore[attr-defined]
+
+        def count() -> int:
+            ((rows,),) = warehouse.execute("SELECT count(*) FROM landing.orders").fetchall()
+            return int(rows)
+
+        with writing(database):
+            until(lambda: stands(origin) > 0, process)
+            before = end_of_log(origin)
+            until(lambda: stands(origin) >= before, process)
+            with held("shop_pg", database, SLOT, Silent()):
+                still = count(), stands(origin)
+                time.sleep(0.5)  # there is no condition to wait for: it must not go on
+                assert (count(), stands(origin)) == still
+        later = end_of_log(origin)
+        until(lambda: stands(origin) >= later, process)
+        assert origin.execute("SELECT count(*) FROM orders").fetchall() == [(count(),)]
 
 
 def test_whoever_holds_and_is_killed_holds_nobody_up(shop: Path, origin: psycopg.Connection, database: str) -> None:
