@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -165,3 +166,19 @@ def test_rows_are_cut_into_chunks_without_a_trace() -> None:
 def test_types_without_a_common_form_are_refused(one: pa.DataType, other: pa.DataType) -> None:
     with pytest.raises(TypeRefused, match=r"column 'a' .* cannot be compared with column 'b'"):
         agreed(Column("a", one), Column("b", other))
+
+
+@given(st.lists(st.none() | st.uuids(), min_size=1, max_size=40), st.data())
+@settings(deadline=None, max_examples=40, print_blob=True)
+def test_uuids_that_a_side_gives_as_text_are_read(uuids: list[uuid.UUID | None], data: st.DataObject) -> None:
+    spelled = data.draw(st.sampled_from([str, lambda value: str(value).upper(), lambda value: "{" + str(value) + "}"]))
+    texts = pa.array([None if value is None else spelled(value) for value in uuids], pa.string())
+    expected = pa.array([None if value is None else value.bytes for value in uuids], pa.binary(16))
+    at = data.draw(st.integers(0, len(uuids)))
+    assert canonical(texts.slice(at), Canon("uuid")).equals(expected.slice(at))
+
+
+def test_a_text_that_is_no_uuid_is_refused_where_both_sides_have_uuids() -> None:
+    for wrong in ("0" * 36, U[:-1] + "g", U[:-1], U.replace("-", "_"), U[:-1] + "\x19", U[:-1] + " ", U[:-2] + "_f"):
+        with pytest.raises(TypeRefused, match="cannot be compared as uuid"):
+            canonical(pa.array([wrong]), Canon("uuid"))

@@ -37,12 +37,12 @@ def digests(arrays: Sequence[pa.Array | pa.ChunkedArray], canons: Sequence[Canon
     Raises:
         TypeRefused: an array's type has no form in its canon.
     """
-    plain = [_plain(array, canon) for array, canon in zip(arrays, canons, strict=True)]
-    out = np.zeros(len(plain[0]), np.uint64)
+    stored = [elements.storage(array) for array in arrays]
+    out = np.zeros(len(stored[0]), np.uint64)
     for start in range(0, len(out), CHUNK):
         row = out[start : start + CHUNK]
-        for array, canon in zip(plain, canons, strict=True):
-            for element in _elements(array.slice(start, CHUNK), canon):
+        for array, canon in zip(stored, canons, strict=True):
+            for element in _elements(_plain(array.slice(start, CHUNK), canon), canon):
                 row *= np.uint64(31)
                 row += element
     return out.view(np.int64)
@@ -57,9 +57,8 @@ def mixed(key: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
     return hash_words(*_swapped(row), seed=key.view(np.uint64)).view(np.int64)
 
 
-def _plain(array: pa.Array | pa.ChunkedArray, canon: Canon) -> pa.Array:
-    """One array of a type that `_elements` reads."""
-    array = elements.storage(array)
+def _plain(array: pa.Array, canon: Canon) -> pa.Array:
+    """The values in a type that `_elements` reads."""
     if is_.is_null(array.type):
         return pa.nulls(len(array), pa.int64())
     if canon.kind in _BY_CANONICAL or canon.form:

@@ -8,6 +8,7 @@ The Arrow type for each kind stands in `dbt_bridge.canonical`.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -239,37 +240,49 @@ def _uuid(array: pa.Array, _: Canon) -> pa.Array:
         return array
     if not _is_text(array.type):
         return pc.cast(array, wanted)
-    if not is_.is_string(array.type):
-        array = pc.cast(array, pa.string())
-    written = array.fill_null(_ZERO_UUID) if array.null_count else array
-    nibbles = _nibbles(written)
-    if nibbles is None:
-        return pa.array([None if v is None else uuid.UUID(v).bytes for v in array.to_pylist()], wanted)
-    values = ((nibbles[:, 0::2] << 4) | nibbles[:, 1::2]).reshape(-1)
-    valid = np.packbits(np.asarray(array.is_valid()), bitorder="little") if array.null_count else None
-    return pa.Array.from_buffers(
-        wanted, len(array), [None if valid is None else pa.py_buffer(valid), pa.py_buffer(values)]
-    )
+    array = pc.cast(array, pa.string())
+    values = _uuid_bytes(array.fill_null(_ZERO_UUID) if array.null_count else array)
+    if values is None:
+        return pa.array([None if v is None else _read_uuid(v) for v in array.to_pylist()], wanted)
+    valid = pa.py_buffer(np.packbits(np.asarray(array.is_valid()), bitorder="little")) if array.null_count else None
+    return pa.Array.from_buffers(wanted, len(array), [valid, pa.py_buffer(values)])
 
 
-_DIGIT = np.full(256, 255, np.uint8)
-for _i, _character in enumerate(b"0123456789abcdef"):
-    _DIGIT[_character] = _DIGIT[ord(chr(_character).upper())] = _i
-_HEX = [i for i, character in enumerate(_ZERO_UUID) if character == "0"]
+_PARTS_OF_UUID = ((0, 8), (9, 13), (14, 18), (19, 23), (24, 36))  # between its dashes
+_ONES = np.uint64(0x0101010101010101)
 
 
-def _nibbles(array: pa.Array) -> NDArray[np.uint8] | None:
-    """The 32 hexadecimal digits of each; None where one is not written as PostgreSQL does."""
+def _read_uuid(text: str) -> bytes:
+    if re.search("[^-{}0-9a-fA-F]", text):  # int() in uuid.UUID also reads spaces and underscores
+        raise ValueError(f"{text!r} is no uuid")
+    return uuid.UUID(text).bytes
+
+
+def _uuid_bytes(array: pa.Array) -> NDArray[np.uint32] | None:
+    """The 16 bytes of each, eight digits at a time; None where one is not written as PostgreSQL does."""
     if not len(array):
-        return np.zeros((0, 32), np.uint8)
+        return np.zeros(0, np.uint32)
     offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
-    if (np.diff(offsets) != 36).any():
+    if (offsets[1:] - offsets[:-1] != 36).any():
         return None
     written = np.frombuffer(array.buffers()[2], np.uint8, 36 * len(array), int(offsets[0])).reshape(-1, 36)
-    if (written[:, (8, 13, 18, 23)] != ord("-")).any():
+    if any((written[:, dash] != ord("-")).any() for dash in (8, 13, 18, 23)):
         return None
-    nibbles = _DIGIT[written[:, _HEX]]
-    return None if (nibbles == 255).any() else nibbles
+    characters = np.empty((len(array), 32), np.uint8)
+    place = 0
+    for begin, end in _PARTS_OF_UUID:
+        characters[:, place : place + end - begin] = written[:, begin:end]
+        place += end - begin
+    eight = characters.view(np.uint64)
+    is_letter = (eight >> np.uint64(6)) & _ONES
+    digits = (eight & (_ONES * np.uint64(15))) + is_letter * np.uint64(9)
+    is_letter = ((digits + _ONES * np.uint64(6)) >> np.uint64(4)) & _ONES
+    spelled = digits + _ONES * np.uint64(ord("0")) + is_letter * np.uint64(ord("a") - ord("9") - 1)
+    if (spelled != eight).any() or (digits & (_ONES * np.uint64(0xF0))).any():
+        return None  # upper case, or no hexadecimal digit
+    pairs = ((digits << np.uint64(4)) | (digits >> np.uint64(8))) & np.uint64(0x00FF00FF00FF00FF)
+    pairs = (pairs | (pairs >> np.uint64(8))) & np.uint64(0x0000FFFF0000FFFF)
+    return (pairs | (pairs >> np.uint64(16))).astype(np.uint32)
 
 
 def _date(array: pa.Array, _: Canon) -> pa.Array:
