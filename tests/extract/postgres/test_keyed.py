@@ -86,7 +86,8 @@ def test_many_keys_use_the_index(origin: psycopg.Connection, database: str) -> N
 def test_keys_of_columns_that_travel_as_another_type(origin: psycopg.Connection, database: str) -> None:
     origin.execute("CREATE TABLE t (n int, s text, m numeric, day text, u text)")
     origin.execute(
-        "INSERT INTO t VALUES (1, '05', 1.50, '2024-02-29', 'FFFFFFFF-1234-5678-9ABC-DEF012345678'), (2, '6', 1.5, '2024-03-01', NULL)"
+        "INSERT INTO t VALUES (1, '05', 1.50, '2024-02-29', 'FFFFFFFF-1234-5678-9ABC-DEF012345678'),"
+        " (2, '6', 1.5, '2024-03-01', NULL)"
     )
     name = TableName("public", "t")
     wanted = {"n": pa.string(), "s": pa.int64(), "m": pa.string(), "day": pa.date32(), "u": pa.uuid()}
