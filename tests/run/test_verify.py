@@ -1,4 +1,4 @@
-"""`dbt-bridge verify` from end to end: a real Postgres that is written to, a real DuckDB file, every difference named."""
+"""`dbt-bridge verify` from end to end: a real Postgres that is written to, a real DuckDB file, every row named."""
 
 # ruff: noqa: S608  (the statements' parts are this file's own)
 
