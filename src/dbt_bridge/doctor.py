@@ -76,6 +76,8 @@ def examined(load: Callable[[], Project]) -> Iterator[Finding]:
         for delivery in project.deliveries:
             if project.selected is None or delivery.node in project.selected:
                 yield from _delivery(delivery, project, warehouse)
+        if project.reconciliations:
+            yield from _reconciliations(project, warehouse)
 
 
 def print_findings(findings: Iterator[Finding], out: IO[str]) -> list[Finding]:
@@ -171,6 +173,23 @@ def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
             place = f"destination {landing}" if landing else f"warehouse ({project.warehouse.adapter})"
             for schema in dict.fromkeys(source.landing_schema for source in sources):
                 yield _writable(f"{place}, schema {schema}", destination, schema)
+
+
+def _reconciliations(project: Project, warehouse: Ledger) -> Iterator[Finding]:
+    """Legacy systems answer, and the columns that the YAML names are there."""
+    from dbt_bridge import run
+
+    try:
+        each = run.looked_at(project, warehouse)
+    except BridgeError as error:  # the verify extra is not installed
+        yield _fault("reconcile", error)
+        return
+    for declared, found in each:
+        subject = f"{declared.node}, reconcile"
+        if isinstance(found, BridgeError):
+            yield _fault(subject, found)
+        else:
+            yield Finding(subject, "ok", f"{declared.legacy}: {found}")
 
 
 def _origin(

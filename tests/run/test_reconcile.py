@@ -16,6 +16,7 @@ from tests.extract.conftest import MariaDb, mariadb_server  # noqa: F401 (a fixt
 from dbt_bridge import run
 from dbt_bridge.cli import answered
 from dbt_bridge.demo.postgres import Server
+from dbt_bridge.doctor import examined
 from dbt_bridge.progress import Silent
 from dbt_bridge.project import DbtOptions, Project, load_project
 from dbt_bridge.transform.invoke import build as dbt_build
@@ -301,6 +302,19 @@ def test_what_is_required_gates_the_deliveries_of_a_build(shop: Shop) -> None:
         "model.shop.dim_customers"
     ]
     assert run.reconciled(shop.project, {"model.shop.fct_orders": "error"}, Silent()) == ([], {})
+
+
+def test_the_doctor_looks_at_legacy_systems_and_names(shop: Shop) -> None:
+    chosen = frozenset({"model.shop.fct_orders", "model.shop.stock", "model.shop.revenue"})
+    found = [
+        finding
+        for finding in examined(lambda: replace(shop.project, selected=chosen))
+        if finding.subject.endswith(", reconcile")
+    ]
+
+    assert [finding.status for finding in found] == ["ok", "ok", "ok", "ok", "fault", "fault", "fault", "ok"]
+    assert found[0].what == "legacy_my: Orders: 4 columns, by order_id"
+    assert (found[5].what.endswith("no column 'helt'"), found[5].mend) == (True, "did you mean 'held'?")
 
 
 def test_the_command_prints_reports_keeps_and_exits(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

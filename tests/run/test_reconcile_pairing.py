@@ -50,8 +50,9 @@ def test_a_mapping_is_a_column_or_an_expression() -> None:
 
 
 def test_a_value_of_no_column_can_be_compared() -> None:
-    found = pair("a b", "a c", columns={"both": Pairing("a || b", "a || c")})
+    found = pair("a b gone", "a c fresh", columns={"both": Pairing("a || B", "a || c")}, new_filter="Fresh > 1")
     assert list(found.new) == ["a", "both"]
+    assert (found.only_legacy, found.only_new) == (("gone",), ())  # the others are in an expression, or in a filter
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dbt_bridge.run.build import Options, Outcome, build, deliver, reconciled, s
 
 if TYPE_CHECKING:
     from dbt_bridge.run.comparing import VerifyOptions
-    from dbt_bridge.run.reconciling import ReconcileOptions, reconcile, reconcile_required
+    from dbt_bridge.run.reconciling import ReconcileOptions, looked_at, reconcile, reconcile_required
     from dbt_bridge.run.repairing import Repaired, RepairOptions, repair
     from dbt_bridge.run.verifying import verify
 
@@ -23,6 +23,7 @@ __all__ = [
     "VerifyOptions",
     "build",
     "deliver",
+    "looked_at",
     "reconcile",
     "reconcile_required",
     "reconciled",
@@ -37,6 +38,7 @@ _COMPARING = {
     "RepairOptions": "repairing",
     "Repaired": "repairing",
     "VerifyOptions": "comparing",
+    "looked_at": "reconciling",
     "reconcile": "reconciling",
     "reconcile_required": "reconciling",
     "repair": "repairing",

@@ -98,15 +98,29 @@ def paired(declared: Reconciliation, legacy: Side, new: Side, legacy_key: tuple[
         raise UsageError(
             f"{where}: no column has the same name on both sides", mend="say which belong together in `columns:`"
         )
-    used = {value.column for value, _ in pairs.values()}
-    excluded = {_folded(name) for name in declared.exclude}
+    ours, theirs = {n: new for n, (_, new) in pairs.items()}, {n: old for n, (old, _) in pairs.items()}
     return Paired(
-        {name: value for name, (value, _) in pairs.items()},
-        {name: value for name, (_, value) in pairs.items()},
+        theirs,
+        ours,
         key,
-        tuple(n for n in legacy.names if n not in used and _folded(n) not in excluded and not declared.only),
-        tuple(n for n in new.names if n not in pairs and _folded(n) not in excluded and not declared.only),
+        _unused(declared, legacy.names, theirs, declared.legacy_filter),
+        _unused(declared, new.names, ours, declared.new_filter),
     )
+
+
+def _unused(
+    declared: Reconciliation, names: Sequence[str], values: Mapping[str, Value], condition: str
+) -> tuple[str, ...]:
+    """The columns that nothing is said of: not compared, in no expression and no filter, not left out on purpose."""
+    if declared.only:
+        return ()
+    passed_over = {_folded(name) for name in declared.exclude} | {_folded(v.column) for v in values.values()}
+    said = "\n".join([condition, *(value.sql for value in values.values() if not value.column)])
+    return tuple(name for name in names if _folded(name) not in passed_over and not _mentions(said, name))
+
+
+def _mentions(sql: str, name: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql, re.IGNORECASE) is not None
 
 
 def _by_name(declared: Reconciliation, legacy: Side, new: Side, where: str) -> dict[str, tuple[Value, Value]]:

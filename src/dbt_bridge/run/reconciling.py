@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +51,31 @@ def reconcile_required(project: Project, nodes: Collection[str], progress: Progr
     """Compare these models where it is required of them."""
     due = [declared for declared in project.reconciliations if declared.required and declared.node in nodes]
     return _reconciled(project, due, ReconcileOptions(), progress)
+
+
+def looked_at(project: Project, warehouse: Ledger) -> Iterator[tuple[Reconciliation, str | BridgeError]]:
+    """What each selected reconciliation would compare, or why it cannot; reads no row."""
+    with ExitStack() as stack:
+        databases = _Databases(project, warehouse, stack)
+        for declared in project.reconciliations:
+            if project.selected is not None and declared.node not in project.selected:
+                continue
+            try:
+                yield declared, _looked_at(declared, (databases.legacy(declared.origin), databases.warehouse()))
+            except BridgeError as error:
+                yield declared, error
+
+
+def _looked_at(declared: Reconciliation, ends: tuple[Queries, Queries]) -> str:
+    for metric in declared.metrics:
+        for end, sql in zip(ends, (metric.legacy, metric.new), strict=True):
+            end.names(in_parentheses(sql))
+    metrics = f"{len(declared.metrics)} metrics"
+    if declared.relation is None and not declared.query:
+        return metrics
+    pairs = _paired(declared, ends)[1]
+    by = f"by {', '.join(pairs.key)}" if pairs.key else "as whole rows, for want of a key"
+    return f"{len(pairs.new)} columns, {by}" + (f"; {metrics}" if declared.metrics else "")
 
 
 def _reconciled(
@@ -167,13 +192,7 @@ def _rows_compared(
     progress: Progress,
 ) -> Parity:
     legacy, new = ends
-    rows = legacy.relation(declared.relation) if declared.relation else in_parentheses(declared.query)
-    pairs = paired(
-        declared,
-        Side("legacy", legacy.names(rows), legacy),
-        Side("new", _names_of_model(declared, new), new),
-        legacy.key(declared.relation) if declared.relation and not declared.key else (),
-    )
+    rows, pairs = _paired(declared, ends)
     ours = Selection(declared.this, {n: v.sql for n, v in pairs.new.items()}, declared.new_filter)
     theirs = Selection(
         rows,
@@ -199,6 +218,19 @@ def _rows_compared(
         if level != "counts" or set(levels) == {"counts"}  # the other levels count too
     ]
     return _told_apart(_merged(found), pairs)
+
+
+def _paired(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[str, Paired]:
+    """What stands after FROM on the legacy side, and which columns belong together."""
+    legacy, new = ends
+    rows = legacy.relation(declared.relation) if declared.relation else in_parentheses(declared.query)
+    pairs = paired(
+        declared,
+        Side("legacy", legacy.names(rows), legacy),
+        Side("new", _names_of_model(declared, new), new),
+        legacy.key(declared.relation) if declared.relation and not declared.key else (),
+    )
+    return rows, pairs
 
 
 def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:
