@@ -29,8 +29,9 @@ timestamp) folds its halves together, hash_numeric ignores the sign and hashes N
 hashfloat8 hashes 0 like NULL.
 
 For json the digest is over the text as it is: two texts of one value look different, and are then found equal by their
-canonical form. A text that is compared with another type (`form`) is brought to that type's text where it reads as
-one, and stays as it is otherwise: it differs then, as it should.
+canonical form. Elements of a list are compared as texts, in which -0 is not 0. A text that is compared with another
+type (`form`) is brought to that type's text where it reads as one, and stays as it is otherwise: it differs then, as it
+should.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from dbt_bridge.canonical import Canon
 from dbt_bridge.verify import elements, numerics
 from dbt_bridge.verify.lookup3 import U32, U64, hash_bytes, hash_uint32, hash_words
 
-CHUNK = 16_384  # rows
+CHUNK = 32_768  # rows; from 16,384 to 65,536 are the quickest
 
 _EPOCH_DAYS = 10_957  # from 1970 to 2000, where PostgreSQL counts from
 _EPOCH_US = 946_684_800_000_000
