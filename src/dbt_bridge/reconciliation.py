@@ -122,6 +122,7 @@ class Selection:
         condition: what stands after WHERE; empty for all rows.
         relation: the rows' name where they are a relation, for the types that its catalog knows.
         plain: name -> column, of those values that are nothing but a column of these rows.
+        key: names of which the database holds each combination once; empty where nothing makes sure of it.
     """
 
     rows: str
@@ -129,6 +130,7 @@ class Selection:
     condition: str = ""
     relation: TableName | None = None
     plain: Mapping[str, str] = field(default_factory=dict)
+    key: tuple[str, ...] = ()
 
     def sql(self, quoted: Callable[[str], str]) -> str:
         """The SELECT. What people wrote ends in a line of its own, for it may end in a comment."""

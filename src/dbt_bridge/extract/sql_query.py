@@ -101,7 +101,9 @@ class SqlQueries(SqlOrigin):
         known = self._of_catalog(selection)
         rest = {c.name: c for c in self._described(query, [n for n in selection.values if n not in known])}
         columns = tuple(known.get(value) or rest[value] for value in selection.values)
-        return SqlRows(name, self, Table(TableName(self.name, "query"), columns), query)
+        # SQLite takes several NULLs into a primary key (sqlite.org/lang_createtable.html, section 3.5).
+        key = selection.key if isinstance(self._dialect, MySql) else ()
+        return SqlRows(name, self, Table(TableName(self.name, "query"), columns, key), query)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
         names = self.names(in_parentheses(sql))

@@ -88,7 +88,7 @@ class DuckDBQueries:
         return tuple(found[0]) if found else ()
 
     def side(self, name: str, selection: Selection) -> DuckDBRows:
-        return self._rows(name, selection.sql(quoted))
+        return self._rows(name, selection.sql(quoted), selection.key)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
         rows = self._rows(self.name, bare(sql))
@@ -97,12 +97,12 @@ class DuckDBQueries:
     def close(self) -> None:
         """The connection is somebody else's."""
 
-    def _rows(self, name: str, query: str) -> DuckDBRows:
+    def _rows(self, name: str, query: str, key: tuple[str, ...] = ()) -> DuckDBRows:
         types = self._types(query)
         with _asking(self._connection, name) as cur:
             schema = reading.schema_of(cur, _selected(query, types), types)
         columns = tuple(Column(f.name, f.type, sql) for f, sql in zip(schema, types.values(), strict=True))
-        return DuckDBRows(name, self._connection, Table(TableName(self.name, "query"), columns), query, types)
+        return DuckDBRows(name, self._connection, Table(TableName(self.name, "query"), columns, key), query, types)
 
     def _types(self, query: str) -> dict[str, str]:
         with _asking(self._connection, self.name) as cur:

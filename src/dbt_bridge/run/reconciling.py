@@ -192,7 +192,7 @@ def _rows_compared(
     progress: Progress,
 ) -> Parity:
     legacy, new = ends
-    rows, pairs = _paired(declared, ends)
+    rows, pairs, unique = _paired(declared, ends)
     ours = Selection(declared.this, {n: v.sql for n, v in pairs.new.items()}, declared.new_filter)
     theirs = Selection(
         rows,
@@ -200,6 +200,7 @@ def _rows_compared(
         declared.legacy_filter,
         declared.relation,
         {n: v.column for n, v in pairs.legacy.items() if v.column},
+        unique,
     )
     sides = legacy.side(blank.origin, theirs), new.side(blank.destination, ours)
     names = {name.casefold(): name for name in pairs.new}
@@ -220,17 +221,19 @@ def _rows_compared(
     return _told_apart(_merged(found), pairs)
 
 
-def _paired(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[str, Paired]:
-    """What stands after FROM on the legacy side, and which columns belong together."""
+def _paired(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[str, Paired, tuple[str, ...]]:
+    """What stands after FROM on the legacy side, which columns belong together, and the names of its primary key."""
     legacy, new = ends
     rows = legacy.relation(declared.relation) if declared.relation else in_parentheses(declared.query)
+    legacy_key = legacy.key(declared.relation) if declared.relation else ()
     pairs = paired(
         declared,
         Side("legacy", legacy.names(rows), legacy),
         Side("new", _names_of_model(declared, new), new),
-        legacy.key(declared.relation) if declared.relation and not declared.key else (),
+        legacy_key,
     )
-    return rows, pairs
+    names = {value.column: name for name, value in pairs.legacy.items() if value.column}
+    return rows, pairs, tuple(names[column] for column in legacy_key) if set(legacy_key) <= names.keys() else ()
 
 
 def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:

@@ -81,7 +81,7 @@ class PostgresQueries:
         return catalog.relation(self._connections, where).table.key
 
     def side(self, name: str, selection: Selection) -> PostgresRows:
-        return self._rows(name, selection.sql(quoted))
+        return self._rows(name, selection.sql(quoted), selection.key)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
         rows = self._rows(self.name, bare(sql))
@@ -90,9 +90,9 @@ class PostgresQueries:
     def close(self) -> None:
         self._connections.close()
 
-    def _rows(self, name: str, query: str) -> PostgresRows:
+    def _rows(self, name: str, query: str, key: tuple[str, ...] = ()) -> PostgresRows:
         columns, types = catalog.typed(self._connections, self._connections.described(query))
-        table = Table(TableName(self.name, "query"), columns)
+        table = Table(TableName(self.name, "query"), columns, key)
         return PostgresRows(name, self._connections, catalog.Relation(table, types, None, None, 0), query)
 
 
