@@ -79,11 +79,21 @@ def _of_values(pair: Pair, one: Summed, other: Summed) -> Iterator[Aggregate]:
     same = _same(one.total, other.total, pair.tolerance) or (
         pair.canon.kind == "float" and None not in (one.total, other.total) and abs(one.total - other.total) <= slack
     )
-    words = (
-        None if total is None else f"{total:f}" if isinstance(total, Decimal) else str(total)
-        for total in (one.total, other.total)
+    yield Aggregate(
+        pair.name,
+        "sum",
+        _sum_in_words(one.total),
+        _sum_in_words(other.total),
+        same,
+        _variance(one.total, other.total),
+        _declared(pair),
     )
-    yield Aggregate(pair.name, "sum", *words, same, _variance(one.total, other.total), _declared(pair))
+
+
+def _sum_in_words(total: Any) -> str | None:
+    if total is None:
+        return None
+    return f"{total:f}" if isinstance(total, Decimal) else str(total)
 
 
 def _of_ends(pair: Pair, what: str, one: Summed, other: Summed, ends: tuple[Any, Any]) -> Aggregate:

@@ -21,7 +21,7 @@ _SQL = {
     "float": "CAST(? AS DOUBLE)",
     "decimal": "CAST(? AS DECIMAL(38,{scale}))",
     "date": "date_diff('day', DATE '1970-01-01', CAST(? AS DATE))",
-    "timestamp": "epoch_us(CAST(? AS TIMESTAMPTZ))",
+    "timestamp": "epoch_us(CAST(? AS TIMESTAMP))",
     "text": "CAST(? AS VARCHAR)",
 }
 

@@ -7,9 +7,12 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+
+from dbt_bridge.errors import BridgeError
 from dbt_bridge.receipt import now
 from dbt_bridge.verify.asked import Asked, Bound, Tolerance
-from dbt_bridge.verify.engine import connect
+from dbt_bridge.verify.engine import connect, engine_errors
 from dbt_bridge.verify.levels import compared_aggregates, compared_counts
 from dbt_bridge.verify.parity import Parity
 from dbt_bridge.verify.rows import compared_rows
@@ -35,7 +38,13 @@ def compare(opened: Parity, origin: Side, destination: Side, asked: Asked) -> Pa
         tempfile.TemporaryDirectory(prefix="dbt_bridge_verify_") as folder,
         closing(connect(asked.memory_mb, folder)) as engine,
     ):
-        found = _LEVELS[asked.level](opened, (origin, destination), asked, engine, Path(folder))
+        try:
+            found = _LEVELS[asked.level](opened, (origin, destination), asked, engine, Path(folder))
+        except (engine_errors(), OSError, pa.ArrowException) as error:
+            raise BridgeError(
+                f"{origin.name} and {destination.name} could not be compared: {error}",
+                mend="if memory or disk ran out, free some (TMPDIR names the disk) and run it again",
+            ) from error
     ended = now()
     return replace(
         found,

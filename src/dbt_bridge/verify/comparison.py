@@ -54,7 +54,7 @@ class Comparison:
 
     @property
     def bytes(self) -> int:
-        """That both wires carried: counted by the sides that can, and as Arrow's from others."""
+        """That both wires carried: digests and sums as their sides count them, rows as Arrow has them."""
         on_wires = sum(_sent(side) - before for side, before in zip(self.ends, self.read.sent_before, strict=True))
         return self.read.bytes + on_wires
 

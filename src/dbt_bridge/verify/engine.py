@@ -32,6 +32,13 @@ def connect(memory_mb: int, folder: str) -> Any:
     return duckdb.connect(":memory:", config=settings)
 
 
+def engine_errors() -> type[Exception]:
+    """What the engine raises; it is installed where one was connected."""
+    import duckdb
+
+    return duckdb.Error
+
+
 def held(array: pa.Array) -> pa.Array:
     """Canonical values as the engine holds them: those that are equal stay equal, others differ.
 

@@ -19,6 +19,7 @@ from dbt_bridge.verify.paired import Pair
 from dbt_bridge.verify.sent import KEY, Numbers, Sender
 
 KEYS_PER_QUESTION = 10_000
+_PLACE = "_dbt_bridge_place"
 _MOST_SHARE = 0.2  # of the rows: beyond it one whole reading is cheaper
 
 
@@ -34,7 +35,7 @@ def examine(
         return
     wanted = _Wanted(found)
     kept = both_kept(
-        (lambda: _suspicious(senders[0], wanted), lambda: _suspicious(senders[1], wanted)), folder, KEY, memory_mb
+        (lambda: _suspicious(senders[0], wanted), lambda: _suspicious(senders[1], wanted)), folder, _PLACE, memory_mb
     )
     for origin, destination in parts(kept):
         if any(side is not None and side.num_rows for side in (origin, destination)):
@@ -99,7 +100,7 @@ class _Wanted:
 
 
 def _suspicious(sender: Sender, wanted: _Wanted) -> Iterator[pa.RecordBatch]:
-    """The suspicious rows of one whole reading, with a digest in `_key` that equal rows (of one key) share."""
+    """The suspicious rows of one whole reading, with a digest that equal rows (of one key) share."""
     pairs = tuple(sender.paired)
     compared = sender.paired.compared
     for batch in sender.rows(pairs):
@@ -112,7 +113,7 @@ def _suspicious(sender: Sender, wanted: _Wanted) -> Iterator[pa.RecordBatch]:
         if rows.num_rows:
             arrays = dict(zip(pairs, rows.columns, strict=True))
             named = {pair.at(sender.end).name: arrays[pair] for pair in compared}
-            yield pa.RecordBatch.from_pydict(named | {KEY: pa.array(_place(arrays, sender.paired.key or compared))})
+            yield pa.RecordBatch.from_pydict(named | {_PLACE: pa.array(_place(arrays, sender.paired.key or compared))})
 
 
 def _place(arrays: dict[Pair, pa.Array], identity: Sequence[Pair]) -> Numbers:

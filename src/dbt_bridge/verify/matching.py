@@ -17,7 +17,8 @@ from dbt_bridge.verify.kept import PARTS, Kept
 from dbt_bridge.verify.paired import Paired
 from dbt_bridge.verify.sent import KEY, LATE, ROW, Numbers
 
-MOST_KEYS = 500_000  # suspicious ones that are asked for by key; beyond that one whole reading is cheaper
+_BYTES_AT_ONCE = 32 << 20
+MOST_KEYS = 100_000  # suspicious ones that are asked for by key; beyond that one whole reading is cheaper
 Sent = Callable[[], Iterator[pa.RecordBatch]]
 
 
@@ -71,9 +72,17 @@ def both_kept(senders: tuple[Sent, Sent], folder: Path, digest: str, memory_mb: 
 
 
 def parts(kept: tuple[Kept, Kept]) -> Iterator[tuple[pa.Table | None, pa.Table | None]]:
-    """The rows of both sides, those that belong together at once."""
-    for part in range(PARTS if any(side.in_files for side in kept) else 1):
-        yield kept[0].part(part), kept[1].part(part)
+    """The rows of both sides, those that belong together at once; several parts together while they are small."""
+    read: tuple[list[pa.Table], list[pa.Table]] = ([], [])
+    last = PARTS - 1 if any(side.in_files for side in kept) else 0
+    for part in range(last + 1):
+        for side, into in zip(kept, read, strict=True):
+            if (table := side.part(part)) is not None:
+                into.append(table)
+        if part == last or sum(table.nbytes for tables in read for table in tables) > _BYTES_AT_ONCE:
+            origin, destination = (pa.concat_tables(tables) if tables else None for tables in read)
+            yield origin, destination
+            read = ([], [])
 
 
 def suspects(kept: tuple[Kept, Kept], paired: Paired, engine: Any) -> Suspects:

@@ -16,6 +16,7 @@ from dbt_bridge.verify.side import Digests, NoDigests, Side
 _SECONDS_PER_VALUE = 42e-9
 _BYTES_BESIDE_KEY = 24  # two digests, and what frames a row in a binary COPY
 _SOON = 1.0  # seconds
+_MEASURABLE = 5e9  # bytes per second: a small answer comes too soon to tell more
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,12 @@ def _is_unique(hashing: Sequence[Side], paired: Paired) -> bool:
 
 def _by_the_wire(hashing: Sequence[Side], paired: Paired) -> Chosen:
     """Digests of every row where the wire carries them as fast as they are computed, or soon enough."""
-    side = min(hashing, key=lambda one: one.transfer_rate())  # type: ignore[attr-defined]
-    rate = max(side.transfer_rate(), 1.0)  # type: ignore[attr-defined]
+    rates = [max(side.transfer_rate(), 1.0) for side in hashing if isinstance(side, Digests)]
+    rate = min(rates)
+    side = hashing[rates.index(rate)]
+    told = min(rate, _MEASURABLE)
     row_bytes = _BYTES_BESIDE_KEY + sum(_width(pair.origin.type) for pair in paired.key)
-    carries = f"the wire to {side.name} carries {rate / 1e6:,.0f} MB/s"
+    carries = f"the wire to {side.name} carries {'over ' if rate > _MEASURABLE else ''}{told / 1e6:,.0f} MB/s"
     computing = _SECONDS_PER_VALUE * len(tuple(paired))
     if row_bytes / rate <= computing:
         return Chosen("digests", f"{carries}: {row_bytes} bytes for each row arrive as fast as they are computed")

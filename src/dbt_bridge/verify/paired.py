@@ -41,13 +41,8 @@ class Pair:
         return self.origin if end == "origin" else self.destination
 
     def digested(self, end: End) -> Digested:
-        """The column as the side at this end digests it.
-
-        Masked values leave an origin as hashes, and lie at the destination as such.
-        """
-        if end == "destination":
-            return Digested(self.destination, self.canon)
-        return Digested(self.origin, self.canon, "sha256" if self.masked else "")
+        """The column as the side at this end digests it; a side that masks it knows how."""
+        return Digested(self.at(end), self.canon)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class Sender:
         """The rows' columns in the side's own types, those of some keys alone or all."""
         with self.side.rows([pair.at(self.end).name for pair in pairs], keys) as reader:
             for batch in reader:
-                self.read(0 if isinstance(self.side, Digests) else batch.nbytes, batch.num_rows)
+                self.read(batch.nbytes, batch.num_rows)
                 yield batch
 
     def digest(self, arrays: Mapping[Pair, pa.Array], row: Numbers | None = None) -> Numbers:

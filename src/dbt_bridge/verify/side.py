@@ -49,7 +49,7 @@ class Digests(Protocol):
     """
 
     wire_bytes: int
-    """Bytes that this side has sent so far, as its driver counts them (Arrow's buffers where it cannot)."""
+    """Bytes of digests and sums that this side has sent so far; its rows are counted by who reads them."""
 
     def digests(
         self, key: Sequence[Digested], values: Sequence[Digested], within: tuple[int, Sequence[int]] | None = None
