@@ -392,6 +392,25 @@ def test_a_cursor_that_is_not_compared_bounds_all_the_same() -> None:
         assert (again.status, again.in_flight, again.rows_origin, again.rows_destination) == ("equal", 5, 100, 100)
 
 
+@pytest.mark.parametrize(
+    ("at_most", "in_flight"),
+    [("1970-01-01 02:01:39+02", 5), ("1970-01-01 00:01:39", 5), ("1970-01-01T00:01:38.999999Z", 6), ("infinity", 0)],
+)
+def test_a_bound_is_a_moment_in_its_zone(at_most: str, in_flight: int) -> None:
+    asked = Asked(key=("id",), bound=Bound("at", at_most))
+    parity = compare(OPENED, ArrowSide("orders", shop(105)), ArrowSide("landed", shop(105)), asked)
+    assert (parity.status, parity.in_flight) == ("equal", in_flight)
+
+
+@pytest.mark.parametrize(
+    ("cursor", "at_most", "in_flight"), [("amount", "41", 4), ("amount", "-1", 10), ("name", "customer 5", 4)]
+)
+def test_a_cursor_may_be_a_number_or_a_text(cursor: str, at_most: str, in_flight: int) -> None:
+    asked = Asked(key=("id",), bound=Bound(cursor, at_most))
+    parity = compare(OPENED, ArrowSide("orders", shop(10)), ArrowSide("landed", shop(10)), asked)
+    assert (parity.status, parity.in_flight) == ("equal", in_flight)
+
+
 def test_a_bound_that_is_no_value_of_the_cursor_is_refused() -> None:
     asked = Asked(key=("id",), bound=Bound("at", "yesterday-ish"))
     with pytest.raises(UsageError, match="no value of the cursor at"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 from dbt_bridge.errors import UsageError
 from dbt_bridge.verify.asked import Bound
 from dbt_bridge.verify.elements import canonical, microseconds, storage
-from dbt_bridge.verify.engine import held
+from dbt_bridge.verify.engine import engine_errors, held
 from dbt_bridge.verify.paired import Pair, Paired
 
 _SQL = {
@@ -21,9 +22,12 @@ _SQL = {
     "float": "CAST(? AS DOUBLE)",
     "decimal": "CAST(? AS DECIMAL(38,{scale}))",
     "date": "date_diff('day', DATE '1970-01-01', CAST(? AS DATE))",
-    "timestamp": "epoch_us(CAST(? AS TIMESTAMP))",
     "text": "CAST(? AS VARCHAR)",
 }
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOST = 2**63 - 1  # infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +58,33 @@ def late(paired: Paired, bound: Bound | None, engine: Any) -> Late | None:
         return None
     cursor = next(pair for pair in paired if pair.name == bound.cursor)
     kind = cursor.canon.kind
-    if kind not in _SQL or cursor.masked:
+    if (kind not in _SQL and kind != "timestamp") or cursor.masked:
         raise UsageError(
             f"column {bound.cursor} cannot bound a comparison: its values have no order that both sides keep"
         )
-    sql = _SQL[kind].format(scale=cursor.canon.scale)
-    import duckdb
-
     try:
-        (value,) = engine.execute(f"SELECT {sql}", [bound.at_most]).fetchone()
-    except duckdb.Error as error:
+        value = _microseconds(bound.at_most) if kind == "timestamp" else _value(bound.at_most, cursor, engine)
+    except (ValueError, engine_errors()) as error:
         raise UsageError(
             f"{bound.at_most!r} is no value of the cursor {bound.cursor}", mend="give it as the origin spells it"
         ) from error
     return Late(cursor, pa.scalar(value, _ordered_type(cursor)))
+
+
+def _value(text: str, cursor: Pair, engine: Any) -> Any:
+    sql = _SQL[cursor.canon.kind].format(scale=cursor.canon.scale)
+    (value,) = engine.execute(f"SELECT {sql}", [text]).fetchone()
+    return value
+
+
+def _microseconds(text: str) -> int:
+    """Since 1970; without a zone it is UTC. (DuckDB's cast to TIMESTAMP drops an offset, and its TIMESTAMPTZ takes the
+    session's zone where there is none.)"""
+    if text.strip().lower() in ("infinity", "-infinity"):
+        return _MOST if text.strip()[0] != "-" else -_MOST
+    moment = datetime.fromisoformat(text.strip())
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _ordered(array: pa.Array, cursor: Pair) -> pa.Array:
