@@ -17,6 +17,7 @@ STEPS = {
     "applied in part": Step("dbt_bridge.run.repairing:_sum", after=True),
     "applied, not committed": Step("dbt_bridge.run.repairing:_refuse_moved", after=True),
     "inside of the commit": Step("dbt_bridge.load.duckdb_audit:append_receipts", after=True),
+    "a step of Delta's commit": Step("dbt_bridge.load.delta_table:FollowedTable._committed", after=True),
     "committed": Step("dbt_bridge.run.repairing:_again"),
     "compared again": Step("dbt_bridge.run.repairing:_healed", after=True),
 }

@@ -1,6 +1,6 @@
 """kill -9 at every step of a repair: all of a table is repaired or nothing, and the same command finishes it.
 
-DBT_BRIDGE_SEED plays one seed again; DBT_BRIDGE_RUNS asks for that many kills instead of the 4 of CI.
+DBT_BRIDGE_SEED plays one seed again; DBT_BRIDGE_RUNS asks for that many kills instead of the 3 of CI.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import duckdb
 import psycopg
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from tests.run import cdc_killed
 from tests.run.cdc_killed import Orders
 
@@ -25,7 +26,7 @@ from dbt_bridge import run
 from dbt_bridge.progress import Silent
 
 SEED = int(os.environ.get("DBT_BRIDGE_SEED", "0")) or random.SystemRandom().randrange(2**31)
-KILLS = int(os.environ.get("DBT_BRIDGE_RUNS", "4"))
+KILLS = int(os.environ.get("DBT_BRIDGE_RUNS", "3"))
 STEPS = [
     "compared", "read", "applied in part", "applied, not committed", "inside of the commit", "committed",
     "compared again",
@@ -115,3 +116,32 @@ def test_a_killed_repair_has_repaired_all_or_nothing(
     sync(repairs)
     ours = origin.execute("SELECT count(*) FROM orders").fetchall()
     assert asked(repairs, "SELECT count(*) FROM landing.orders WHERE note = 'last'") == ours
+
+
+def test_a_killed_repair_of_a_delta_table_is_finished_by_the_same_command(
+    repairs: Repairs, origin: psycopg.Connection, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is there twice is deleted and inserted again: two commits of Delta, of which the first is none yet."""
+    lake = {
+        "DESTINATION__LAKE__DESTINATION_TYPE": "filesystem",
+        "DESTINATION__LAKE__BUCKET_URL": str(tmp_path / "lake"),
+    }
+    for name, value in {**lake, "SOURCES__SHOP_PG__CREDENTIALS": database}.items():
+        monkeypatch.setenv(name, value)
+    repairs.orders = replace(
+        repairs.orders, destination="lake", chunk_rows=100, environment={**repairs.orders.environment, **lake}
+    )
+    sync(repairs)
+    folder = str(tmp_path / "lake" / "landing" / "orders")
+    for step in ("a step of Delta's commit", "applied, not committed", "committed"):
+        write_deltalake(folder, DeltaTable(folder).to_pyarrow_table(filters=[("id", "<", 4)]), mode="append")
+        DeltaTable(folder).update(updates={"note": "'wrong'"}, predicate="id = 10")
+        DeltaTable(folder).delete("id = 11")
+        assert repairs.run(step) == -signal.SIGKILL, step
+        assert repairs.run() == 0, step
+        rows = DeltaTable(folder).to_pyarrow_table().select(["id", "note"]).sort_by("id").to_pylist()
+        ours = origin.execute("SELECT id, note FROM orders ORDER BY id").fetchall()
+        assert [(row["id"], row["note"]) for row in rows] == ours, step
+    origin.execute("UPDATE orders SET note = 'last'")
+    sync(repairs)
+    assert set(DeltaTable(folder).to_pyarrow_table()["note"].to_pylist()) == {"last"}
