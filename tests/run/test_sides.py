@@ -10,6 +10,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from dbt_bridge.canonical import Digested, agreed
 from dbt_bridge.errors import UsageError
 from dbt_bridge.extract.mask import masking
 from dbt_bridge.extract.postgres import PostgresOrigin
@@ -18,6 +19,8 @@ from dbt_bridge.load.destination import Load, Replica
 from dbt_bridge.load.duckdb import DuckDBWarehouse
 from dbt_bridge.run.sides import landed_side, origin_side
 from dbt_bridge.table import Column, Table, TableName
+from dbt_bridge.verify.digest import digests
+from dbt_bridge.verify.side import Digests
 
 
 def hashed(text: str | None) -> str | None:
@@ -97,3 +100,17 @@ def test_a_sql_origin_is_a_side(tmp_path: Path) -> None:
         assert side.count() == 2
         assert side.rows(["s"], pa.table({"id": [1]})).read_all()["s"].to_pylist() == [hashed("a")]
         assert side.rows(["id"], pa.table({"s": [hashed("a")]})).read_all()["id"].to_pylist() == [1]
+
+
+def test_a_servers_digests_are_of_what_lands_of_a_masked_column(people: TableName, database: str) -> None:
+    with PostgresOrigin("shop", database) as origin:
+        table = origin.describe(people).table
+        side = origin_side(origin, table, table.columns, MASK, 1, "shop: people")
+        assert isinstance(side, Digests)
+        every = [Digested(column, agreed(column, column)) for column in side.table.columns]
+        rows = side.rows([d.column.name for d in every]).read_all()
+        arrays = [rows[d.column.name].combine_chunks() for d in every]
+        key = zip(digests(arrays[:2], [d.canon for d in every[:2]]), digests(arrays[2:], [every[2].canon]), strict=True)
+        sent = side.digests(every[:2], every[2:]).read_all()
+        assert sorted(zip(sent["_key"].to_pylist(), sent["_row"].to_pylist(), strict=True)) == sorted(key)
+        assert not {"a@x", "b@x", "c@x"} & set(sent["email"].to_pylist()), "a masked key leaves as its hash, if at all"

@@ -10,7 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.canonical import Digested, NoDigests
-from dbt_bridge.canonical_postgres import FIRST_VERSION, PROBE, PROBE_SQL, bucket_select, digest_select
+from dbt_bridge.canonical_postgres import (
+    FIRST_VERSION,
+    PROBE,
+    PROBE_SQL,
+    bucket_select,
+    builtin,
+    digest_select,
+    element,
+)
 from dbt_bridge.extract.postgres.catalog import Relation
 from dbt_bridge.extract.postgres.column_types import Travel, travel
 from dbt_bridge.extract.postgres.connection import Connections
@@ -33,9 +41,8 @@ class DigestCopy(Copy):
 
     def select(self, ctid: str) -> str:
         selected = [
-            f"{travel_.expression(quoted(column.name))} AS {quoted(column.name)}"
-            for column, travel_ in zip(self.columns, self.travels, strict=True)
-            if column.name not in (KEY, ROW)
+            f"{_sent(digested, travel_)} AS {quoted(digested.column.name)}"
+            for digested, travel_ in zip(self.key, self.travels, strict=False)
         ]
         return digest_select(
             self.rows or quoted_name(self.name),
@@ -45,6 +52,14 @@ class DigestCopy(Copy):
             condition=ctid,
             within=self.within,
         )
+
+
+def _sent(digested: Digested, travelling: Travel) -> str:
+    """A key column as it is sent: of a masked one the hash alone leaves the server."""
+    column = quoted(digested.column.name)
+    if digested.mask:
+        return element(column, builtin(digested.column), digested.canon, digested.mask)
+    return travelling.expression(column)
 
 
 @dataclass(frozen=True, slots=True)
