@@ -12,6 +12,8 @@ Each comparison runs in a process of its own with a COPY before and after it, an
 "reladiff[postgresql,duckdb]"`. They know no smallint and no date of DuckDB: all are then timed without these columns.
 """
 
+# ruff: noqa: S608  (names and numbers made here)
+
 from __future__ import annotations
 
 import argparse
@@ -120,7 +122,7 @@ def line(what: str, url: str, psql: str, table: str, file: Path, method: str, co
 
 
 def measured(url: str, table: str, file: str, method: str, *without: str) -> dict[str, object]:
-    """One comparison in this process: seconds after the imports, peak memory, share of the table's bytes on the wire."""
+    """One comparison in this process: seconds after the imports, peak memory, share of the table's bytes sent."""
     from dbt_bridge.extract.postgres import PostgresOrigin
     from dbt_bridge.load.destination import Replica
     from dbt_bridge.load.duckdb import DuckDBWarehouse
