@@ -154,6 +154,7 @@ def test_a_project_knows_what_its_models_replace(dbt_root: Path) -> None:
         f"select count(*) from {this}",
     ]
     assert metrics.legacy.startswith("warehouse: select * from")
+    assert load_project(options).reconciliations == (rows, metrics)  # also from what dbt kept of its first parsing
 
 
 @pytest.mark.parametrize(
