@@ -85,7 +85,7 @@ def _round(capture: Capture, proof: Proof, done: dict[str, Parity]) -> set[str]:
 
 def _tell_failed(capture: Capture, proof: Proof, done: dict[str, Parity], standing: Mapping[str, Tracked]) -> None:
     for receipt in capture.receipts:
-        if receipt.status == "failed" and receipt.node in capture.asked and receipt.node not in (done | standing):
+        if receipt.status == "failed" and receipt.node in capture.asked and receipt.node not in {*done, *standing}:
             blank = _blank(proof, capture.asked[receipt.node], "now")
             done[receipt.node] = failed(blank, f"it did not land: {receipt.error}")
             tell(done[receipt.node], proof.progress)

@@ -261,7 +261,7 @@ class _Run:
             ledger=here[0],
         )
 
-    def _asked(self, key: Sequence[str], table: Table, mask: dict[str, str], bound: Bound | None) -> Asked:
+    def _asked(self, key: Sequence[str], table: Table, mask: Mapping[str, str], bound: Bound | None) -> Asked:
         return Asked(
             level=self._options.level,
             method=self._options.method,
