@@ -51,7 +51,8 @@ class Asked:
         masked: columns whose values are told nowhere.
         tolerances: per column. It is compared by value in every row.
         extra: rows that are only in the destination: `different` where they may not be, `allowed` where the write
-            disposition never deletes any.
+            disposition never deletes any. (Counts then allow more rows there; aggregates tell no rows apart, and are
+            of all rows.)
         shown: how many differences are told in full.
         progress: told rows compared so far.
     """

@@ -17,7 +17,7 @@ from dbt_bridge.verify.kept import PARTS, Kept
 from dbt_bridge.verify.paired import Paired
 from dbt_bridge.verify.sent import KEY, LATE, ROW, Numbers
 
-_BYTES_AT_ONCE = 32 << 20
+_BYTES_AT_ONCE = 12 << 20
 MOST_KEYS = 100_000  # suspicious ones that are asked for by key; beyond that one whole reading is cheaper
 Sent = Callable[[], Iterator[pa.RecordBatch]]
 
