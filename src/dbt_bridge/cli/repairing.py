@@ -69,10 +69,15 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
             before=[parity.as_json() for parity in done.before.values()],
             receipts=[receipt.as_json() for receipt in done.receipts],
         )
-    elif not output.quiet or not done.ok:
+    elif output.quiet:
+        for table, error in done.errors:
+            click.echo(f"{table}: {error}", err=True)
+    else:
         from dbt_bridge.progress import print_summary
         from dbt_bridge.verify.report import print_parities
 
-        print_parities([done.before.get(parity.node, parity) for parity in done.parities], sys.stdout)
         print_summary(done.receipts)
+        print_parities(done.parities, sys.stdout)
+        if dry_run and done.receipts and done.ok:
+            click.echo("nothing was touched; the same command without --dry-run does it", err=True)
     return 0 if done.ok else FAILED

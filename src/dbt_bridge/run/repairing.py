@@ -72,6 +72,13 @@ class Repaired:
         done = {receipt.node for receipt in self.receipts if receipt.status == "success"}
         return all(p.is_equal or (self.dry_run and p.node in done) for p in self.parities)
 
+    @property
+    def errors(self) -> list[tuple[str, str]]:
+        """(table, why it could not be compared or repaired)."""
+        told: list[tuple[str, str | None]] = [(parity.destination, parity.error) for parity in self.parities]
+        told += [(receipt.table_name, receipt.error) for receipt in self.receipts if receipt.status == "failed"]
+        return [(table, error) for table, error in told if error]
+
 
 def repair(project: Project, options: RepairOptions, progress: Progress) -> Repaired:
     """Compare what the selection needs, and set right what differs.
