@@ -251,7 +251,9 @@ class _Run:
             raise DestinationError(f"{load.table.name} has not been delivered", mend=command)
         chosen = [c for c in natural.columns if load.table.column(c.name) is not None]
         model = Table(relation, tuple(c.as_text() if c.name in as_text else c for c in chosen), load.table.key)
-        asked = self._asked(load.table.key, load.table, {}, None)
+        # Rows that are appended may come again under their key: each row of the model is there, whatever else is.
+        key = () if item.write_disposition == "append" else load.table.key
+        asked = self._asked(key, load.table, {}, None)
         return Pair(
             blank,
             landed_side(here[1], Replica(item.node, model), blank.origin),
