@@ -23,11 +23,12 @@ def table(name: str, replication: str = "cdc", **given: object) -> LandingTable:
 class Shop:
     """The source `shop` of a project, landed."""
 
-    def __init__(self, project: Project, file: Path, *tables: LandingTable, destination: str | None = None) -> None:
+    def __init__(self, project: Project, file: Path, *tables: LandingTable, **ends: str | None) -> None:
         self.file = file
         defaults = LandingTable("source.shop.shop", "", "", "cdc")
+        schema, destination = ends.get("schema", "public"), ends.get("destination")
         source = LandingSource(
-            "shop", "shop_pg", "public", "shop_landing", None, destination, tables, defaults, slot=SLOT
+            "shop", "shop_pg", schema, "shop_landing", None, destination, tables, defaults, slot=SLOT
         )
         self.project = replace(project, sources=(source,))
         self.sync()

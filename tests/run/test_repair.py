@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -252,3 +253,63 @@ def test_tables_that_follow_no_log_are_repaired_as_they_are_now(
     assert (receipt.rows_inserted, receipt.rows_updated) == (3 - in_flight, 3)
     shop.sync()
     assert landed("SELECT count(*), count(DISTINCT id) FROM shop_landing.customers") == [(2001, 2001)]
+
+
+def test_hostile_names_and_a_key_of_several_columns(
+    project: Project, warehouse_file: Path, origin: psycopg.Connection, landed: Ask
+) -> None:
+    name = '"or""der; --"'
+    origin.execute(
+        f'CREATE TABLE {name} ("kind" text, "Select" numeric(20, 4), "día" timestamptz, "a""b" text,'
+        ' PRIMARY KEY ("Select", "kind", "día"))'.encode()
+    )
+    origin.execute(
+        f"INSERT INTO {name} SELECT 'k''' || g % 3, g * 1.5, '2026-01-01'::timestamptz + g * interval '1 s', 'x'"
+        " FROM generate_series(1, 60) g".encode()
+    )
+    shop = Shop(project, warehouse_file, table('or"der; --'))
+    before = landed(f"SELECT * FROM shop_landing.{name} ORDER BY ALL")
+    shop.spoil(
+        f"""UPDATE shop_landing.{name} SET "a""b" = NULL WHERE "kind" = 'k''1'""",
+        f"""DELETE FROM shop_landing.{name} WHERE "kind" = 'k''2'""",
+    )
+    (receipt,) = shop.repair()
+    assert (receipt.rows_inserted, receipt.rows_updated) == (20, 20)
+    assert landed(f"SELECT * FROM shop_landing.{name} ORDER BY ALL") == before
+
+
+def test_an_origin_that_is_no_postgres(
+    project: Project, warehouse_file: Path, tmp_path: Path, landed: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as origin:
+        origin.execute("CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT, credit NUMERIC(12,2))")
+        origin.executemany("INSERT INTO customers VALUES (?, ?, ?)", [(i, f"c{i}", i / 4) for i in range(1, 101)])
+        origin.commit()
+    monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", f"sqlite:///{tmp_path / 'shop.db'}")
+    shop = Shop(project, warehouse_file, table("customers", "initial_copy"), schema=None)
+    before = landed("SELECT * FROM shop_landing.customers ORDER BY ALL")
+    shop.spoil(
+        "UPDATE shop_landing.customers SET credit = credit + 1 WHERE id = 7",
+        "DELETE FROM shop_landing.customers WHERE id = 8",
+        "INSERT INTO shop_landing.customers (id, name) VALUES (-5, 'ghost')",
+    )
+    (receipt,) = shop.repair()
+    assert (receipt.rows_inserted, receipt.rows_updated, receipt.rows_deleted) == (1, 1, 1)
+    assert landed("SELECT * FROM shop_landing.customers ORDER BY ALL") == before
+
+
+def test_a_key_that_the_origin_has_twice_has_no_right_row(
+    project: Project, warehouse_file: Path, origin: psycopg.Connection, landed: Ask
+) -> None:
+    origin.execute("CREATE TABLE visits (who text, day date)")
+    origin.execute("INSERT INTO visits VALUES ('a', '2026-01-01'), ('a', '2026-01-02'), ('b', '2026-01-01')")
+    shop = Shop(project, warehouse_file, table("visits", "initial_copy", primary_key=("who",)))
+    before = landed("SELECT * FROM shop_landing.visits ORDER BY ALL")
+    shop.spoil("UPDATE shop_landing.visits SET day = NULL WHERE who = 'b'")
+    (refused,) = shop.repair(equal=False)
+    assert (
+        refused.error is not None
+        and "1 keys (who) of shop_landing.visits have several rows at the origin" in refused.error
+    )
+    assert landed("SELECT day FROM shop_landing.visits WHERE who = 'b'") == [(None,)], "all of a table or nothing"
+    assert len(landed("SELECT * FROM shop_landing.visits")) == len(before)
