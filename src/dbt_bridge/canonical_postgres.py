@@ -288,22 +288,23 @@ def digest_select(
     condition: str = "",
     within: tuple[int, Sequence[int]] | None = None,
 ) -> str:
-    """Select a row per row: the key columns, `_key` and `_row`.
+    """Select a row per row: the key columns, and `_row`. The key's digest is not sent: it follows from the key.
 
     Args:
         relation: what stands behind FROM.
-        key: empty for a relation without a key: `_key` is then `_row`.
+        key: empty for a relation without a key: buckets are then those of `_row`.
         values: the columns outside of the key.
         selected: the key columns' expressions in the types that they travel in, with their names.
         condition: what stands behind WHERE.
         within: (number of buckets, a power of two; the wanted ones).
     """
-    rows = _rows(relation, key, values, selected, condition)
-    if within is None:
-        return rows
-    buckets, numbers = within
-    wanted = ", ".join(map(str, numbers)) or "NULL"
-    return f"SELECT *\nFROM ({rows}\nOFFSET 0) AS _digested\nWHERE (_key & {buckets - 1}) IN ({wanted})"
+    conditions = [condition] if condition else []
+    if within is not None:
+        buckets, numbers = within
+        wanted = ", ".join(map(str, numbers)) or "NULL"
+        conditions.append(f"({row_digest(key or values)} & {buckets - 1}) IN ({wanted})")
+    where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
+    return f"SELECT {', '.join([*selected, f'{row_digest(values)} AS _row'])}\nFROM {relation}{where}"
 
 
 def bucket_select(
@@ -313,21 +314,14 @@ def bucket_select(
 
     `total` is the sum of hash_record_extended(ROW(int8send(_row)), _key), as signed numbers; it cannot overflow.
     """
-    rows = _rows(relation, key, values, (), condition)
+    where = f"\nWHERE {condition}" if condition else ""
+    rows = f"SELECT {row_digest(key)} AS _key, {row_digest(values)} AS _row\nFROM {relation}{where}"
+    if not key:
+        rows = f"SELECT {row_digest(values)} AS _row\nFROM {relation}{where}"
+        rows = f"SELECT _row AS _key, _row\nFROM ({rows}\nOFFSET 0) AS _rows"
+    # OFFSET 0 keeps the planner from computing a digest for each mention of it.
     return (
         f"SELECT _key & {buckets - 1} AS bucket, count(*) AS rows,"
         " sum(hash_record_extended(ROW(int8send(_row)), _key)) AS total\n"
         f"FROM ({rows}\nOFFSET 0) AS _digested\nGROUP BY 1"
     )
-
-
-def _rows(
-    relation: str, key: Sequence[Digested], values: Sequence[Digested], selected: Sequence[str], condition: str
-) -> str:
-    """A digest per row. Around it, OFFSET 0 keeps the planner from computing one for each mention."""
-    where = f"\nWHERE {condition}" if condition else ""
-    if key:
-        digests = f"{row_digest(key)} AS _key, {row_digest(values)} AS _row"
-        return f"SELECT {', '.join([*selected, digests])}\nFROM {relation}{where}"
-    rows = f"SELECT {', '.join([*selected, f'{row_digest(values)} AS _row'])}\nFROM {relation}{where}"
-    return f"SELECT {'*, _row AS _key' if selected else '_row AS _key, _row'}\nFROM ({rows}\nOFFSET 0) AS _rows"

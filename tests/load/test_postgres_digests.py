@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from tests.load.changes import Change, changes_of, rows_of
@@ -55,15 +56,15 @@ def test_digests_are_those_of_the_rows_that_stand_for_the_origins(
         rows = side.rows([d.column.name for d in every]).read_all()
         assert len(rows) == 499 == side.count()
         sent = side.digests(key, values).read_all()
-        assert sent.column_names == ["id", "part", "_key", "_row"]
-        by_key = {(r["id"], r["part"]): (r["_key"], r["_row"]) for r in sent.to_pylist()}
-        own = zip(digested(rows, key), digested(rows, values), strict=True)
+        assert sent.column_names == ["id", "part", "_row"]
+        by_key = {(r["id"], r["part"]): r["_row"] for r in sent.to_pylist()}
+        own = digested(rows, values)
         ids = zip(rows["id"].to_pylist(), rows["part"].to_pylist(), strict=True)
         assert by_key == dict(zip(ids, own, strict=True))
         assert side.wire_bytes >= sent.nbytes > 0
 
         totals: dict[int, int] = {}
-        one, both = sent["_key"].to_numpy(), sent["_row"].to_numpy()
+        one, both = np.array(digested(sent, key)), sent["_row"].to_numpy()
         for bucket, total in zip((one & 7).tolist(), mixed(one, both).tolist(), strict=True):
             totals[bucket] = totals.get(bucket, 0) + total
         buckets = side.buckets(key, values, 8)
@@ -78,8 +79,8 @@ def digested(rows: pa.Table, columns: list[Digested]) -> list[int]:
 
 def test_a_column_of_the_digests_own_name_is_told(warehouse: PostgresWarehouse) -> None:
     plain = orders(())
-    replica = replica_of(Table(plain.name, (*plain.columns, Column("_key", pa.int64()))))
+    replica = replica_of(Table(plain.name, (*plain.columns, Column("_row", pa.int64()))))
     warehouse.load(Load(replica.table, "replace", "1"), replica.table.arrow_schema.empty_table().to_reader())
     column = replica.table.columns[0]
-    with warehouse.reading() as state, pytest.raises(NoDigests, match="has a column _key"):
+    with warehouse.reading() as state, pytest.raises(NoDigests, match="has a column _row"):
         landed_side(state, replica, "p").digests([], [Digested(column, agreed(column, column))])  # type: ignore[attr-defined]

@@ -110,7 +110,7 @@ def test_a_servers_digests_are_of_what_lands_of_a_masked_column(people: TableNam
         every = [Digested(column, agreed(column, column)) for column in side.table.columns]
         rows = side.rows([d.column.name for d in every]).read_all()
         arrays = [rows[d.column.name].combine_chunks() for d in every]
-        key = zip(digests(arrays[:2], [d.canon for d in every[:2]]), digests(arrays[2:], [every[2].canon]), strict=True)
         sent = side.digests(every[:2], every[2:]).read_all()
-        assert sorted(zip(sent["_key"].to_pylist(), sent["_row"].to_pylist(), strict=True)) == sorted(key)
+        assert sorted(sent["_row"].to_pylist()) == sorted(digests(arrays[2:], [every[2].canon]).tolist())
+        assert sorted(sent["email"].to_pylist(), key=str) == sorted(rows["email"].to_pylist(), key=str)
         assert not {"a@x", "b@x", "c@x"} & set(sent["email"].to_pylist()), "a masked key leaves as its hash, if at all"

@@ -60,7 +60,7 @@ class HashingSide(ArrowSide):
     ) -> pa.RecordBatchReader:
         of_key, of_row = self._digests(key, values)
         sent = self.held.select([digested.column.name for digested in key])
-        sent = sent.append_column("_key", pa.array(of_key)).append_column("_row", pa.array(of_row))
+        sent = sent.append_column("_row", pa.array(of_row))
         if within is not None:
             sent = sent.filter(pa.array(np.isin(of_key & (within[0] - 1), within[1])))
         self.wire_bytes += sent.nbytes

@@ -19,7 +19,7 @@ from dbt_bridge.table import Column, Table
 if TYPE_CHECKING:
     from dbt_bridge.load.postgres_state import PostgresState, Standing
 
-KEY, ROW = "_key", "_row"
+ROW = "_row"
 _PROBE_BYTES = 512 * 1024
 _BUCKETS = pa.schema({"bucket": pa.int64(), "rows": pa.int64(), "total": pa.decimal128(38, 0)})
 Within = tuple[int, Sequence[int]]
@@ -47,9 +47,9 @@ class ReplicaDigests:
         standing = self._checked()
         keys = [d.column for d in key]
         selected = [selection(column, standing.relation.columns[column.name]) for column in keys]
-        own = (Column(KEY, pa.int64(), nullable=False), Column(ROW, pa.int64(), nullable=False))
+        own = Column(ROW, pa.int64(), nullable=False)
         name = self._replica.table.name
-        schema = Table(name, (*keys, *own)).arrow_schema
+        schema = Table(name, (*keys, own)).arrow_schema
         query = digest_select(
             standing.sql, _own(key, standing), _own(values, standing), selected=selected, within=within
         )
@@ -95,8 +95,8 @@ class ReplicaDigests:
             )
         if self._state.row(PROBE_SQL) != PROBE:
             raise NoDigests("this server hashes otherwise (another encoding than UTF8, or byte order)")
-        if taken := next((name for name in (KEY, ROW) if name in standing.relation.columns), None):
-            raise NoDigests(f"{self._replica.table.name} has a column {taken}, as which digests are sent")
+        if ROW in standing.relation.columns:
+            raise NoDigests(f"{self._replica.table.name} has a column {ROW}, as which digests are sent")
         self._is_checked = True
         return standing
 

@@ -114,7 +114,7 @@ class LandedSide:
 
     def __init__(self, state: State, replica: Replica, label: str) -> None:
         self.name = label
-        self.table = replica.table
+        self.table = replace(replica.table, key=())  # nothing at a destination enforces the declared one
         self._state = state
         self._replica = replica
 
@@ -126,7 +126,7 @@ class LandedSide:
         known = {column.name: column for column in self.table.columns}
         others = [name for name in (keys.column_names if keys is not None else ()) if name not in columns]
         read = tuple(_found(known, name, self.name) for name in (*columns, *others))
-        narrow = replace(self._replica, table=replace(self.table, columns=read))
+        narrow = replace(self._replica, table=replace(self._replica.table, columns=read))
         rows = self._state.rows(narrow, keys)
         return _first(rows, len(columns)) if others else rows
 

@@ -40,7 +40,7 @@ def chosen(origin: Side, destination: Side, paired: Paired, asked: Asked) -> Cho
         return Chosen("digests", "as it was asked for")
     if asked.bound is not None:
         return Chosen("digests", "rows in flight are left out one by one, which sums of buckets cannot do")
-    if not _is_unique(hashing, paired):
+    if not is_unique((origin, destination), paired):
         return Chosen("digests", "a key that comes twice on both sides shows in no sum, and no primary key forbids it")
     if asked.method == "buckets":
         return Chosen("buckets", "as it was asked for")
@@ -50,12 +50,12 @@ def chosen(origin: Side, destination: Side, paired: Paired, asked: Asked) -> Cho
         return Chosen("values", f"{error.what}, so values are read")
 
 
-def _is_unique(hashing: Sequence[Side], paired: Paired) -> bool:
-    """Whether a side's own primary key says that each compared key has one row there (or rows are compared as such)."""
+def is_unique(sides: Sequence[Side], paired: Paired) -> bool:
+    """Whether a side enforces a primary key by which each compared key has one row there (or rows have no key)."""
     if not paired.key:
         return True
     named = {pair.name for pair in paired.key}, {pair.destination.name for pair in paired.key}
-    return any(side.table.key and any(set(side.table.key) <= names for names in named) for side in hashing)
+    return any(side.table.key and any(set(side.table.key) <= names for names in named) for side in sides)
 
 
 def _by_the_wire(hashing: Sequence[Side], paired: Paired) -> Chosen:

@@ -12,7 +12,7 @@ from dbt_bridge.verify.comparison import Comparison, between
 from dbt_bridge.verify.examining import examine
 from dbt_bridge.verify.judging import KINDS, Findings, keys_of
 from dbt_bridge.verify.matching import Sent, Suspects, both_kept, suspects
-from dbt_bridge.verify.method import Chosen, chosen
+from dbt_bridge.verify.method import Chosen, chosen, is_unique
 from dbt_bridge.verify.parity import Difference, Parity
 from dbt_bridge.verify.sent import KEY, Sender, Within
 from dbt_bridge.verify.side import Digests, NoDigests, Side
@@ -77,8 +77,18 @@ def _streamed(comparison: Comparison, choice: Chosen, within: Within | None = No
         return lambda: sender.values(within)
 
     origin, destination = (sending(sender) for sender in comparison.senders)
-    kept = both_kept((origin, destination), comparison.folder / choice.method, KEY, comparison.asked.memory_mb)
-    return suspects(kept, comparison.paired, comparison.engine)
+    folder, memory_mb = comparison.folder / choice.method, comparison.asked.memory_mb
+    if not _sums_decide(comparison):
+        return suspects(both_kept((origin, destination), folder, KEY, memory_mb), comparison.paired, comparison.engine)
+    # Rows of buckets with the same sums are the same, as in the method of that name: they need not meet.
+    here, there = buckets.Running(buckets.MOST_BUCKETS), buckets.Running(buckets.MOST_BUCKETS)
+    kept = both_kept((origin, destination), folder, KEY, memory_mb, (here.tell, there.tell))
+    return suspects(kept, comparison.paired, comparison.engine, here.apart(there))
+
+
+def _sums_decide(comparison: Comparison) -> bool:
+    """Whether rows of buckets with the same sums are the same rows, and nothing else is asked of them."""
+    return not comparison.paired.carried and is_unique(comparison.ends, comparison.paired)
 
 
 def _of_every_kind(findings: Findings, shown: int) -> tuple[Difference, ...]:

@@ -66,8 +66,7 @@ class Sender:
             self.read(0, batch.num_rows)  # its bytes are counted by the side
             arrays = dict(zip(sent, batch.columns, strict=False))
             row = batch.column(ROW).to_numpy()
-            key = self.digest(arrays, row) if self.paired.carried else batch.column(KEY).to_numpy()
-            yield from self._batch(arrays, key, row, None)
+            yield from self._batch(arrays, self.digest(arrays, row), row, None)
 
     def rows(self, pairs: Sequence[Pair], keys: pa.Table | None = None) -> Iterator[pa.RecordBatch]:
         """The rows' columns in the side's own types, those of some keys alone or all."""

@@ -22,7 +22,7 @@ class Side(Protocol):
 
     Attributes:
         name: for people: `shop_pg: shop.orders`.
-        table: its columns as `rows` gives them (masked ones as strings of hashes), and its key where it has one.
+        table: its columns as `rows` gives them (masked ones as hashes), and the primary key that it enforces.
     """
 
     name: str
@@ -54,10 +54,10 @@ class Digests(Protocol):
     def digests(
         self, key: Sequence[Digested], values: Sequence[Digested], within: tuple[int, Sequence[int]] | None = None
     ) -> pa.RecordBatchReader:
-        """Stream one row per row: the key columns in their own types, `_key` and `_row` (int64).
+        """Stream one row per row: the key columns in their own types, and `_row` (int64).
 
         Args:
-            key: empty for a table without a key; `_key` is then `_row`.
+            key: empty for a table without a key; the bucket of a row is then that of `_row`.
             values: all columns outside of the key. `_row` is the digest of these alone.
             within: (number of buckets, a power of two; the buckets that are wanted).
         """

@@ -25,7 +25,7 @@ from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.initial_copy import Copy, ranges, reader
 from dbt_bridge.table import Column, quoted, quoted_name
 
-KEY, ROW = "_key", "_row"
+ROW = "_row"
 _PROBE_BYTES = 512 * 1024
 _AS_IT_IS = Travel(lambda column: column, lambda array: array)
 Within = tuple[int, Sequence[int]]
@@ -33,7 +33,7 @@ Within = tuple[int, Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class DigestCopy(Copy):
-    """A row per row: key columns, `_key` and `_row`."""
+    """A row per row: key columns and `_row`."""
 
     key: tuple[Digested, ...] = ()
     values: tuple[Digested, ...] = ()
@@ -102,10 +102,10 @@ class TableDigests:
         self._check()
         relation = self._relation
         keys = tuple(d.column for d in key)
-        own = (Column(KEY, pa.int64(), nullable=False), Column(ROW, pa.int64(), nullable=False))
-        travels = (*(travel(relation.types[c.name], c.type) for c in keys), _AS_IT_IS, _AS_IT_IS)
+        own = Column(ROW, pa.int64(), nullable=False)
+        travels = (*(travel(relation.types[c.name], c.type) for c in keys), _AS_IT_IS)
         copy = DigestCopy(
-            relation.table.name, (*keys, *own), travels,
+            relation.table.name, (*keys, own), travels,
             ranges=ranges(self._pages, self._workers), rows=self._rows,
             key=self._own(key), values=self._own(values), within=within,
         )  # fmt: skip
@@ -151,8 +151,8 @@ class TableDigests:
             )
         if self._connections.query(PROBE_SQL)[0] != PROBE:
             raise NoDigests("this server hashes otherwise (another encoding than UTF8, or byte order)")
-        if taken := next((name for name in (KEY, ROW) if name in self._relation.types), None):
-            raise NoDigests(f"{self._relation.table.name} has a column {taken}, as which digests are sent")
+        if ROW in self._relation.types:
+            raise NoDigests(f"{self._relation.table.name} has a column {ROW}, as which digests are sent")
         self._is_checked = True
 
     def _own(self, digested: Sequence[Digested]) -> tuple[Digested, ...]:
