@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -129,3 +130,11 @@ def test_a_database_that_no_installed_package_knows_is_said(settings: Settings) 
     with pytest.raises(UsageError, match="no SQLAlchemy dialect is installed for 'neverdb'") as unknown:
         open_origin("x", project_root=root).tables(None)
     assert "canary" not in str(unknown.value)
+
+
+def test_origins_are_opened_from_several_threads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream opens those of all its sources at the same moment."""
+    monkeypatch.setenv("SOURCES__SHOP__CREDENTIALS", "postgresql://u@localhost/shop")
+    with ThreadPoolExecutor(8) as pool:
+        opened = list(pool.map(lambda _: open_origin("shop", project_root=tmp_path).name, range(100)))
+    assert opened == ["shop"] * 100

@@ -13,6 +13,7 @@ import difflib
 import json
 import os
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ from dbt_bridge.reconciliation import Queries
 
 if TYPE_CHECKING:
     from dlt.common.configuration.providers.provider import ConfigProvider
+
+# dlt keeps one stack of run contexts for all threads.
+_switching = threading.Lock()
 
 _FIELDS = ("drivername", "host", "port", "username", "password", "database", "query")
 
@@ -194,7 +198,7 @@ def _providers(root: Path) -> list[ConfigProvider]:
     from dlt.common.runtime.run_context import RunContext, switched_run_context
 
     try:
-        with switched_run_context(RunContext(str(root))):
+        with _switching, switched_run_context(RunContext(str(root))):
             return list(Container()[PluggableRunContext].providers.providers)
     except TomlProviderReadException as unreadable:
         # tomlkit's message quotes a line of a file of secrets only by position, but its cause may quote text.
