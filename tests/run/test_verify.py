@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from dbt_bridge import run
+from dbt_bridge.errors import UsageError
 from dbt_bridge.progress import Silent
 from dbt_bridge.project import Delivery, LandingSource, LandingTable, Project
 from dbt_bridge.verify.parity import Parity
@@ -185,6 +186,27 @@ def test_one_corrupted_row_is_found_each_time_under_the_writer(shop: Shop, datab
             shop.spoil(spoilt.format(back))
 
 
+def test_a_table_that_is_truncated_before_its_turn_is_compared_at_a_later_point(
+    shop: Shop, filled: psycopg.Connection
+) -> None:
+    """In the snapshot of the point it would look empty. And whoever was compared is not locked any more."""
+    points: dict[str, str] = {}
+
+    def meanwhile(pair: object, parity: Parity) -> Parity:
+        name = parity.node.removeprefix(NODE)
+        other = {"customers": "lines", "lines": "customers"}[name]
+        filled.execute("SET lock_timeout = '5s'")
+        filled.execute((f"ALTER TABLE {other} ADD late int" if points else f"TRUNCATE {other}").encode())
+        points[name] = parity.at
+        return parity
+
+    parities = run.verify(shop.project, run.VerifyOptions(), Silent(), meanwhile)
+    assert [(p.status, p.error) for p in parities] == [("equal", None)] * 2
+    assert len(set(points.values())) == 2
+    assert sorted(p.rows_origin or 0 for p in parities)[0] == 0
+    assert {p.status for p in shop.verify().values()} == {"equal"}
+
+
 def test_no_lock_is_taken_that_a_writer_waits_for(shop: Shop, filled: psycopg.Connection) -> None:
     """While both sides are compared, rows change and nobody waits."""
     seen: list[str] = []
@@ -260,6 +282,19 @@ def test_what_could_not_be_compared_is_a_failure(shop: Shop, filled: psycopg.Con
     assert found["lines"].status == "failed" and "dbt-bridge sync" in (found["lines"].error or "")
 
 
+def test_tables_that_only_the_origin_knows_are_a_failure_where_it_is_gone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gate that passes for want of an origin is none."""
+    (source,) = shop.project.sources
+    shop.project = replace(shop.project, sources=(replace(source, tables=(), every_table=True),))
+    assert {p.status for p in shop.verify().values()} == {"equal"}
+    monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", "postgresql://nobody@127.0.0.1:1/nowhere")
+    (failed,) = shop.verify().values()
+    assert (failed.status, failed.node, failed.origin) == ("failed", f"{NODE}*", "shop_pg: public.*")
+    assert "127.0.0.1:1" in (failed.error or "")
+
+
 @pytest.mark.parametrize("level", ["counts", "aggregates"])
 def test_the_lighter_levels_see_what_they_can(shop: Shop, level: str) -> None:
     assert {p.status for p in shop.verify(level=level).values()} == {"equal"}
@@ -307,6 +342,9 @@ def test_nothing_is_delivered_that_comes_from_what_differs(shop: Shop, filled: p
     assert "shop.customers" in (last.error or "") and "verify" in (last.error or "")
     assert filled.execute("SELECT name FROM crm.customers WHERE id = 2").fetchone() == ("c2",)
     assert built(shop).ok, "without --verify nobody compares"
+    for bound in ({"until_lsn": 1}, {"max_seconds": 1.0}):  # which the verification would not keep
+        with pytest.raises(UsageError, match="--verify brings cdc tables to an LSN of its own"):
+            built(shop, verify=True, **bound)
 
 
 @pytest.mark.parametrize("disposition", ["replace", "merge", "append"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,18 @@ class Output:
             print_summary(receipts)
             if not receipts:
                 click.echo("nothing to move: no selected source or exposure has a config.meta.bridge block", err=True)
+        else:
+            self._errors(receipts, parities)
         return 0 if ok else FAILED
+
+    def _errors(self, receipts: Sequence[Receipt], parities: Sequence[Parity]) -> None:
+        for receipt in receipts:
+            if receipt.status == "failed":
+                click.echo(f"{receipt.table_name}: {receipt.error}", err=True)
+        if unequal := [parity for parity in parities if not parity.is_equal]:
+            from dbt_bridge.verify.report import print_parities
+
+            print_parities(unequal, sys.stderr)
 
     def failure(self, what: str, mend: str, code: int) -> int:
         if self.as_json:

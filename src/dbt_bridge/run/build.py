@@ -78,7 +78,16 @@ def build(project: Project, dbt_build: DbtBuild, options: Options, progress: Pro
     With `options.verify` dbt builds on what was compared with its origins (cdc tables at one LSN); where that is not
     equal dbt runs all the same, and nothing is delivered that comes from there. Models that are required to reconcile
     are compared with what they replace once dbt has built them.
+
+    Raises:
+        UsageError: an origin or a destination is not configured; or a bound for cdc tables, and a verification that
+            brings them to a point of its own.
     """
+    if options.verify and (options.until_lsn is not None or options.max_seconds is not None):
+        raise UsageError(
+            "--verify brings cdc tables to an LSN of its own, so --until-lsn and --max-seconds cannot hold them back",
+            mend="dbt-bridge sync with the bound, then dbt-bridge build --verify without it",
+        )
     load_id = new_load_id()
     landed = sync(project, options, progress, load_id=load_id)
     if any(receipt.status == "failed" for receipt in landed):

@@ -13,8 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from dbt_bridge import lsn
-from dbt_bridge.errors import BridgeError, DestinationError, OriginError, UsageError
+from dbt_bridge.errors import BridgeError, DestinationError, UsageError
 from dbt_bridge.extract.postgres import PostgresOrigin
+from dbt_bridge.extract.postgres.catalog import Outdated
 from dbt_bridge.extract.postgres.slot import ExportedSlot
 from dbt_bridge.load.destination import Readable, State
 from dbt_bridge.progress import Progress
@@ -28,7 +29,9 @@ from dbt_bridge.run.tracked import Tracked
 from dbt_bridge.verify.compare import Asked
 from dbt_bridge.verify.parity import Parity
 
-_ROUNDS = 3  # a table that had to be copied anew in between stands behind the point; then a new point is taken
+# A table that had to be copied anew in between stands behind the point, and one that was truncated or rewritten since
+# cannot be read there any more: then a new point is taken.
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def proven(project: Project, proof: Proof, threads: int) -> list[Parity]:
 
     Raises:
         UsageError: the origin is no Postgres, or the destination cannot follow.
-        BridgeError: one of the ends cannot be used at all.
+        BridgeError: the origin does not say which tables it has.
     """
     if not isinstance(proof.ends.destination, Readable):
         raise UsageError(
@@ -60,13 +63,19 @@ def proven(project: Project, proof: Proof, threads: int) -> list[Parity]:
         capture = capture_source(project, proof.source, proof.ends, proof.load_id, False, proof.progress, threads)
         if capture is None:
             return []
-        with capture:
-            asked = capture.asked
-            late = _round(capture, proof, done)
+        asked = capture.asked
+        why: BridgeError | str = "it was copied anew, truncated or rewritten each time: run the same again"
+        try:
+            with capture:
+                late = _round(capture, proof, done)
+        except UsageError:
+            raise
+        except BridgeError as error:  # what was compared before it stays
+            why, late = error, set()
         if not late:
             break
-    for node in asked.keys() - done.keys():
-        done[node] = failed(_blank(proof, asked[node], "now"), "it was copied anew each time: run the same again")
+    for node in [node for node in asked if node not in done]:
+        done[node] = failed(_blank(proof, asked[node], "now"), why)
         tell(done[node], proof.progress)
     return [done[node] for node in asked]
 
@@ -95,11 +104,8 @@ def _compare_at(point: ExportedSlot, proof: Proof, tables: Mapping[str, Tracked]
     if not tables:
         return
     ends, at = proof.ends, f"LSN {lsn.spelled(point.consistent_point)}"
-    assert isinstance(ends.origin, PostgresOrigin) and isinstance(ends.destination, Readable), "checked before"
-    with (
-        closing(PostgresOrigin(ends.origin.name, ends.origin.url, point.snapshot, for_changes=True)) as origin,
-        ends.destination.reading() as state,
-    ):
+    assert isinstance(ends.destination, Readable), "checked before"
+    with ends.destination.reading() as state:
         stands = {c.node: c.value for c in ends.ledger.checkpoints() if not c.set_aside}
         for node, tracked in tables.items():
             blank = _blank(proof, tracked.wanted, at)
@@ -109,11 +115,22 @@ def _compare_at(point: ExportedSlot, proof: Proof, tables: Mapping[str, Tracked]
                         f"{tracked.replica.table.name} was moved to {stands.get(node)} by another process meanwhile",
                         mend="run the same command again",
                     )
-                pair = _pair(blank, proof, tracked, (origin, state))
-                done[node] = compared(replace(pair, lsn=point.consistent_point), proof.progress, proof.then)
+                done[node] = _compared(blank, proof, tracked, (point, state))
+            except Outdated:
+                continue
             except BridgeError as error:
                 done[node] = failed(blank, error)
                 tell(done[node], proof.progress)
+
+
+def _compared(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[ExportedSlot, State]) -> Parity:
+    """One table. What reads it at the origin keeps it from being dropped or rewritten, and no longer than it reads."""
+    point, state = ends
+    assert isinstance(proof.ends.origin, PostgresOrigin), "checked before"
+    name, url = proof.ends.origin.name, proof.ends.origin.url
+    with closing(PostgresOrigin(name, url, point.snapshot, for_changes=True)) as origin:
+        pair = _pair(blank, proof, tracked, (origin, state))
+        return compared(replace(pair, lsn=point.consistent_point), proof.progress, proof.then)
 
 
 def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOrigin, State]) -> Pair:
@@ -121,7 +138,7 @@ def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOri
     table = tracked.replica.table
     found = origin.describe(tracked.followed.declared)
     if missing := [c.name for c in table.columns if found.table.column(c.name) is None]:
-        raise OriginError(
+        raise Outdated(
             f"{found.table.name} has no column {missing[0]!r} at the point that is compared",
             mend="its columns changed in this moment: run the same command again",
         )

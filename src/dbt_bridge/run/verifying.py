@@ -44,7 +44,7 @@ def verify(
         deliveries: also compare the selected exposures with their models.
 
     Raises:
-        UsageError: an origin or a destination is not configured, or an option does not suit the tables.
+        UsageError: an origin of a source, or its destination, is not configured or does not suit it.
     """
     load_id = new_load_id()
     sources = [source for source in project.sources if project.needs_source(source)]
@@ -119,20 +119,22 @@ class _Run:
     def sources(self, group: Sequence[LandingSource], warehouse: Ledger) -> list[Parity]:
         """The tables of sources with the same ends."""
         destination: Destination | None = None
+        parities: list[Parity] = []
         try:
             name = group[0].destination
             destination = open_destination(name, project_root=self._project.root) if name else warehouse
             with open_origin(group[0].origin, project_root=self._project.root) as origin:
                 ends = Ends(origin, destination, warehouse)
-                parities = self._proven(group, ends)
+                parities += self._proven(group, ends)
                 wanted = [w for s in group for w in wanted_tables(s, origin, self._project.needs, self._load_id)]
                 others = [w for w in wanted if w.table.replication != "cdc"]
                 return parities + (self._as_they_are(ends, others) if others else [])
         except UsageError:
             raise
-        except BridgeError as error:
-            wanted = [w for s in group for w in wanted_tables(s, None, self._project.needs, self._load_id)]
-            return [self._failed(item, error) for item in wanted]
+        except BridgeError as error:  # what was compared before it stays
+            done = {parity.node for parity in parities}
+            left = [wanted for source in group for wanted in self._known(source) if wanted.table.node not in done]
+            return parities + [self._failed(wanted, error) for wanted in left]
         finally:
             if destination is not None and destination is not warehouse:
                 destination.close()
@@ -160,6 +162,14 @@ class _Run:
 
     def _of(self, source: LandingSource, ends: Ends) -> list[Wanted]:
         return wanted_tables(source, ends.origin, self._project.needs, self._load_id)
+
+    def _known(self, source: LandingSource) -> list[Wanted]:
+        """The tables that are known without the origin; and `*`, for those that only it knows with `tables: "*"`."""
+        wanted = wanted_tables(source, None, self._project.needs, self._load_id)
+        every = replace(source.defaults, node=f"{source.defaults.node.removesuffix('.')}.*", name="*", identifier="*")
+        if source.every_table and self._project.needs(every.node):
+            wanted += wanted_tables(replace(source, tables=(every,)), None, lambda _: True, self._load_id)
+        return wanted
 
     def _as_they_are(self, ends: Ends, wanted: Sequence[Wanted]) -> list[Parity]:
         if not isinstance(ends.destination, Readable):
@@ -232,9 +242,7 @@ class _Run:
                 with warehouse.reading() as here, destination.reading() as there:
                     pair = self._delivered(blank, item, (warehouse, here), (destination, there))
                     return compared(pair, self._progress, self._then)
-        except UsageError:
-            raise
-        except BridgeError as error:
+        except BridgeError as error:  # also of its declaration: others have been compared by now
             parity = failed(blank, error)
             tell(parity, self._progress)
             return parity

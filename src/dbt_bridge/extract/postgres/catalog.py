@@ -112,6 +112,10 @@ ORDER BY k.place
 """
 
 
+class Outdated(OriginError):
+    """A table is not any more as the snapshot shows it, in which it is read: a newer snapshot is needed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Relation:
     """A table as the origin has it.
@@ -150,7 +154,8 @@ def relation(connections: Connections, name: TableName) -> Relation:
     """One table, locked against being dropped or rewritten while the snapshot lives.
 
     Raises:
-        OriginError: no such table, no privilege to read it, or it was rewritten since the snapshot.
+        OriginError: no such table, or no privilege to read it.
+        Outdated: it was truncated or rewritten since the snapshot.
     """
     found = connections.query(_RELATION, {"schema": name.schema, "name": name.name})
     if not found:
@@ -167,7 +172,7 @@ def relation(connections: Connections, name: TableName) -> Relation:
         connections.lock(name)
     is_tree, rewritten, estimate, size, pages = connections.query(_FILES, {"oid": oid})[0]
     if rewritten:
-        raise OriginError(
+        raise Outdated(
             f"origin {connections.name!r}: {name} was truncated or rewritten after the snapshot was taken",
             mend="run the same command again",
         )
