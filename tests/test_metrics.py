@@ -54,6 +54,16 @@ def test_prometheus_reads_what_each_source_did() -> None:
         ]  # fmt: skip
 
 
+def test_a_pause_is_seen_until_the_stream_goes_on() -> None:
+    with Metrics(0) as metrics:
+        metrics.batch(batch())
+        seen = []
+        for told in (lambda: metrics.paused("shop"), lambda: metrics.caught_up("shop", 1)):
+            told()
+            seen.append(scraped(metrics.url)['dbt_bridge_paused{source="shop"}'])
+    assert seen == [1, 0]
+
+
 def test_every_sample_has_its_help_and_type() -> None:
     metrics = Metrics(0)
     metrics.batch(batch())
