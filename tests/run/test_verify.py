@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import duckdb
 import psycopg
 import pytest
+from tests.extract.postgres.conftest import Proxy
 
 from dbt_bridge import run
 from dbt_bridge.errors import UsageError
@@ -205,6 +207,36 @@ def test_a_table_that_is_truncated_before_its_turn_is_compared_at_a_later_point(
     assert len(set(points.values())) == 2
     assert sorted(p.rows_origin or 0 for p in parities)[0] == 0
     assert {p.status for p in shop.verify().values()} == {"equal"}
+
+
+def test_what_was_compared_before_the_origin_broke_off_stays(
+    shop: Shop, filled: psycopg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source,) = shop.project.sources
+    shop.project = replace(
+        shop.project, sources=(replace(source, tables=(*source.tables, table("more", "initial_copy"))),)
+    )
+    filled.execute("CREATE TABLE more (id int PRIMARY KEY)")
+    shop.sync()
+    port = urlsplit(database).port or 5432
+    proxy = Proxy("127.0.0.1", port)
+    monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", database.replace(f":{port}/", f":{proxy.port}/"))
+
+    def cut(pair: object, parity: Parity) -> Parity:
+        proxy.reset()
+        while filled.execute("SELECT 1 FROM pg_replication_slots WHERE temporary").fetchall():
+            pass  # the server sees it in a moment, and the snapshot ends
+        return parity
+
+    try:
+        first, second, other = run.verify(shop.project, run.VerifyOptions(), Silent(), cut)
+        assert (first.status, second.status) == ("equal", "failed")
+        assert other.status == "equal", "it needs no snapshot of the slot, and has a connection of its own"
+        assert {p.status for p in shop.verify().values()} == {"equal"}, "the same command again"
+    finally:
+        proxy.close()
+    left = filled.execute("SELECT slot_name FROM pg_replication_slots").fetchall()
+    assert left == [("dbt_bridge_verify_test",)]
 
 
 def test_no_lock_is_taken_that_a_writer_waits_for(shop: Shop, filled: psycopg.Connection) -> None:
