@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 from dbt_bridge.extract.postgres import shape as shapes
@@ -21,6 +17,7 @@ from dbt_bridge.extract.postgres.followed import Following
 from dbt_bridge.extract.postgres.replication import ReplicationStream
 from dbt_bridge.extract.postgres.shape import Shape
 from dbt_bridge.extract.postgres.values import decodes_binary
+from dbt_bridge.leftovers import shared_folder
 from dbt_bridge.load.destination import Follows, Warehouse
 from dbt_bridge.progress import Progress
 from dbt_bridge.run.landing import Ends, Wanted
@@ -88,18 +85,18 @@ def opened(
         binary = all(_travels_binary(now, tracked) for tracked in tables)
     with (
         ReplicationStream(
-            source.name, source.url, source.slot, publications, start, binary=binary, spool_folder=_spool_folder()
+            source.name,
+            source.url,
+            source.slot,
+            publications,
+            start,
+            binary=binary,
+            spool_folder=shared_folder("spool"),
         ) as stream,
         following(source, tables, start, binary=binary) as followed,
         Feed(stream, followed, barriers, pace) as feed,
     ):
         yield feed, stream.acknowledge
-
-
-def _spool_folder() -> Path:
-    """One for all processes of a user: each removes there what killed ones left."""
-    user = getattr(os, "getuid", getpass.getuser)()  # Windows has names only
-    return Path(tempfile.gettempdir()) / f"dbt-bridge-spool-{user}"
 
 
 @contextmanager

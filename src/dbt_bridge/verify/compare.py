@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from dbt_bridge.errors import BridgeError
+from dbt_bridge.leftovers import temporary_folder
 from dbt_bridge.receipt import now
 from dbt_bridge.verify.asked import Asked, Bound, Tolerance
 from dbt_bridge.verify.engine import connect, engine_errors
@@ -34,12 +35,9 @@ def compare(opened: Parity, origin: Side, destination: Side, asked: Asked) -> Pa
     Raises:
         BridgeError: it could not be compared: that is a failure, never a match.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="dbt_bridge_verify_") as folder,
-        closing(connect(asked.memory_mb, folder)) as engine,
-    ):
+    with _folder() as folder, closing(connect(asked.memory_mb, str(folder))) as engine:
         try:
-            found = _LEVELS[asked.level](opened, (origin, destination), asked, engine, Path(folder))
+            found = _LEVELS[asked.level](opened, (origin, destination), asked, engine, folder)
         except (engine_errors(), OSError, pa.ArrowException) as error:
             raise BridgeError(
                 f"{origin.name} and {destination.name} could not be compared: {error}",
@@ -55,6 +53,18 @@ def compare(opened: Parity, origin: Side, destination: Side, asked: Asked) -> Pa
         finished_at=ended,
         duration_seconds=(ended - found.started_at).total_seconds(),
     )
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder("verify"))
+        except OSError as error:
+            raise BridgeError(
+                f"there is no room for temporary files: {error}", mend="set TMPDIR to a folder that you can write to"
+            ) from error
+        yield folder
 
 
 def _is_equal(found: Parity, asked: Asked) -> bool:

@@ -10,10 +10,7 @@ in pieces, so memory does not grow with the transaction.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -22,6 +19,7 @@ import numpy as np
 
 from dbt_bridge.errors import OriginError
 from dbt_bridge.extract.postgres.messages import SLACK, Messages
+from dbt_bridge.leftovers import is_of_another_user, own_folder
 
 _START, _STOP, _COMMIT, _ABORT, _ORIGIN = b"SEcAO"
 _CONTROL = np.array([_START, _STOP, _COMMIT, _ABORT], np.uint8)
@@ -56,12 +54,7 @@ class Spool:
         with self._writing():
             self._parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
-            with (self._parent / ".lock").open("ab") as guard:
-                _locked(guard, wait=True)
-                _remove_leftovers(self._parent)
-                self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent))
-                self._lock = (self._folder / "lock").open("ab")
-                _locked(self._lock)
+            self._folder, self._lock = own_folder(self._parent, _PREFIX)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -137,8 +130,7 @@ class Spool:
         yield _single(b"C" + body[4:29])
 
     def _check_owner(self) -> None:
-        """A folder for temporary files is everybody's: somebody else may have made this one, to read what is in it."""
-        if sys.platform != "win32" and self._parent.lstat().st_uid != os.getuid():
+        if is_of_another_user(self._parent):
             raise OriginError(
                 f"origin {self._name!r}: large transactions would wait for their commit in {self._parent}, which"
                 " belongs to another user",
@@ -223,33 +215,3 @@ def _kept(buffer: np.ndarray, positions: np.ndarray, aborted: np.ndarray) -> Mes
 def _single(message: bytes) -> Messages:
     buffer = np.frombuffer(message + bytes(SLACK), np.uint8)
     return Messages(buffer, buffer[:1], np.ones(1, np.int64), np.array([len(message)], np.int64))
-
-
-def _remove_leftovers(parent: Path) -> None:
-    """Folders whose process has ended: its lock went with it."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        try:
-            with (folder / "lock").open("ab") as lock:
-                abandoned = _locked(lock)
-        except FileNotFoundError:
-            abandoned = True  # made and locked under the parent's lock, so this one was being removed
-        if abandoned:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-if sys.platform == "win32":
-
-    def _locked(file: IO[bytes], *, wait: bool = False) -> bool:
-        """Windows does not delete what another process has open: that is lock enough."""
-        return True
-
-else:
-    import fcntl
-
-    def _locked(file: IO[bytes], *, wait: bool = False) -> bool:
-        """Whether the file is ours until it is closed; the kernel lets go of it when a process dies."""
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            return False
-        return True
