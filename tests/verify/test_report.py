@@ -139,12 +139,53 @@ def test_a_comparison_that_could_not_run_says_why_and_what_to_do() -> None:
     assert "equal" not in text
 
 
-def test_why_rows_were_compared_that_way_is_told_once_for_all_tables_alike() -> None:
-    fast = [parity(table, why="a fast wire") for table in "abcde"]
-    lines = printed(*fast, parity("slow", method="buckets", why="a slow wire")).splitlines()
-    assert "landing.a, landing.b, landing.c and 2 more by digests: a fast wire" in lines
-    assert "landing.slow by buckets: a slow wire" in lines
-    assert "landing.a: a reason" in printed(parity("a", method="", why="a reason")).splitlines()
+def test_why_rows_were_compared_that_way_is_no_news_of_the_terminal() -> None:
+    text = printed(parity("a", why="the wire carries 80 MB/s; not compared: only legacy has x"))
+    assert "80 MB/s" not in text
+    assert text.count("only legacy has x") == 1
+
+
+def test_tables_and_what_models_replace_are_told_apart_in_their_own_words() -> None:
+    model = parity(
+        "fct", node="model.acme.fct", destination="duckdb: main.fct", origin="old: fct", words=("legacy", "new")
+    )
+    text = printed(parity("a"), model, parity("b"))
+    tables, models = text.split("Both tables hold the same rows as the origin, at LSN 0/16B3748.")
+    assert "legacy" not in tables
+    assert "landing.b" in tables
+    assert models.strip().endswith("main.fct holds the same rows as the legacy system, at LSN 0/16B3748.")
+    assert "destination" not in models
+
+
+def test_two_comparisons_of_one_table_are_told_apart_by_their_origins() -> None:
+    old = {"node": "model.acme.fct", "destination": "duckdb: main.fct", "words": ("legacy", "new")}
+    one, other = (
+        parity("x", origin="my: x", **old),
+        parity("x", origin="pg: x", **{**old, **NOT_COUNTED}, status="failed"),
+    )
+    assert "main.fct (legacy pg: x): could not be compared" in printed(one, other)
+    assert "main.fct (legacy my: x)" in printed(one, other)
+    assert "(legacy" not in printed(one)
+
+
+def test_a_narrow_terminal_tells_states_below_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = Terminal()
+    print_parities([parity("customers"), parity("orders", at="updated_at <= 2026-11-21 16:42:41.595715+00")], out)
+    lines = out.getvalue().splitlines()
+    assert "updated_at <= 2026-11-21 16:42:41.595715+00: landing.orders" in lines
+    assert any("landing.customers │ equal: 1,000 rows" in line for line in lines)
+
+
+def test_a_number_that_engines_write_otherwise_is_no_news() -> None:
+    zeros = Aggregate("", "revenue", "720126.60", "720126.6", same=True, variance=0.0, tolerance="0.01%")
+    assert "720126" not in printed(parity("a", aggregates=(zeros,)))
+
+
+def test_where_all_is_told_of_a_model_no_command_tells_more() -> None:
+    model = replace(ORDERS, node="model.acme.fct", words=("legacy", "new"))
+    assert next_command(model) == "dbt-bridge reconcile --select fct --show 1000 --report reconcile.html"
+    assert next_command(replace(model, only_in_origin=1, only_in_destination=0, different=1)) == ""
 
 
 def test_aggregates_are_told_with_their_variance_also_within_the_tolerance() -> None:

@@ -58,7 +58,7 @@ class Output:
 
                 print_parities(parities)
             print_summary(receipts)
-            if not receipts:
+            if not receipts and not parities:
                 click.echo("nothing to move: no selected source or exposure has a config.meta.bridge block", err=True)
         else:
             self._errors(receipts, parities)

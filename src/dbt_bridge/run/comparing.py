@@ -102,13 +102,17 @@ def tell(parity: Parity, progress: Progress) -> None:
 
 
 def in_a_line(parity: Parity) -> str:
-    """For people: which table, what was found, at which state, in what time."""
+    """For people, while others are compared: which table, what was found, at which state, in what time.
+
+    Why it could not be compared is told at the end, with what mends it.
+    """
+    at = f"{'' if parity.at == 'now' else f' at {parity.at}'}, {parity.duration_seconds:.1f} s"
     if parity.status == "failed":
-        return f"{parity.destination}: not compared: {parity.error}"
-    at = f" at {parity.at}, {parity.duration_seconds:.1f} s"
-    rows = "" if parity.rows_origin is None else f"{parity.rows_origin:,} rows "
+        return f"{parity.destination}: could not be compared{at}"
+    rows = parity.rows_origin
+    told = "" if rows is None else f"{rows:,} row{'' if rows == 1 else 's'} "
     if parity.is_equal:
-        return f"{parity.destination}: {rows}equal ({parity.level}){at}"
+        return f"{parity.destination}: {told}equal{'' if parity.level == 'rows' else f' ({parity.level})'}{at}"
     if (found := parity.differences) is not None:
-        return f"{parity.destination}: {found:,} of {rows}differ{at}"
+        return f"{parity.destination}: {found:,} of {told}differ{'s' if found == 1 else ''}{at}"
     return f"{parity.destination}: the {parity.level} differ{at}"

@@ -17,9 +17,19 @@ from typing import TYPE_CHECKING
 from dbt_bridge import __version__
 from dbt_bridge.verify.look import statements
 from dbt_bridge.verify.parity import Aggregate, Parity
-from dbt_bridge.verify.report import column_of, lines, percent
+from dbt_bridge.verify.report import column_of, is_exact, lines, percent
 from dbt_bridge.verify.spelled import message, name, side_by_side
-from dbt_bridge.verify.verdict import caveats, found, kinds_of, matching, next_command, table_of, verdict, when
+from dbt_bridge.verify.verdict import (
+    caveats,
+    found,
+    kinds_of,
+    matching,
+    next_command,
+    table_of,
+    told_apart,
+    verdict,
+    when,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -35,6 +45,7 @@ def as_html(parities: Sequence[Parity], *, title: str, about: Mapping[str, str] 
     Args:
         about: what else the reader should know of the run: project, target, selection.
     """
+    parities = told_apart(parities)
     sections = [_Section.of(number, parity) for number, parity in enumerate(parities, 1)]
     style, script = (_part(file) for file in ("report.css", "report.js"))
     return _template().render(
@@ -149,7 +160,7 @@ def _segments(parity: Parity) -> list[_Segment]:
 
 def _aggregate(a: Aggregate) -> tuple[str, ...]:
     both = side_by_side(a.origin, a.destination, _WIDTH)
-    status = "different" if not a.same else "equal" if a.origin == a.destination else "within tolerance"
+    status = "different" if not a.same else "equal" if is_exact(a) else "within tolerance"
     return (
         column_of(a),
         name(a.what),

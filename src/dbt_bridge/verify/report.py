@@ -12,34 +12,47 @@ from typing import IO, TYPE_CHECKING
 
 from dbt_bridge.verify.parity import Aggregate, Difference, Parity
 from dbt_bridge.verify.spelled import MASKED, message, name, pairs, side_by_side
-from dbt_bridge.verify.verdict import caveats, found, kinds_of, matching, next_command, table_of, verdict, ways, when
+from dbt_bridge.verify.verdict import (
+    caveats,
+    found,
+    in_order,
+    kinds_of,
+    matching,
+    next_command,
+    table_of,
+    told_apart,
+    verdict,
+    when,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
 EXAMPLES = 10
 _STYLES = {"equal": "green", "different": "red", "failed": "red"}
-_WAYS = 3  # lines on how rows were compared
 _WIDE = 140  # columns where there is no terminal
 
 
 def print_parities(parities: Sequence[Parity], out: IO[str] | None = None, *, examples: int = EXAMPLES) -> None:
-    """Print what was found, to standard output.
+    """Print what was found, to standard output: tables against their origins, then models against what they replace.
+
+    Why rows were compared the way they were is in JSON and in the report.
 
     Args:
         examples: differences that are shown of each table, at most.
     """
     from rich.console import Console
 
-    if not parities:
-        return
     out = out or sys.stdout
     console = Console(file=out, width=None if out.isatty() else _WIDE, highlight=False)
+    for group in in_order(parities):
+        _print_group(told_apart(group), console, examples)
+
+
+def _print_group(parities: Sequence[Parity], console: Console, examples: int) -> None:
+    """Comparisons whose sides have the same names."""
     console.print(_overview(parities, console))
-    if len(told := ways(parities)) <= _WAYS:  # in JSON and the report in any case
-        for way in told:
-            _say(console, name(way))
     for parity in parities:
         _tell(console, parity, examples)
     _say(console, f"\n{name(verdict(parities))}", "bold green" if all(p.is_equal for p in parities) else "bold red")
@@ -47,14 +60,24 @@ def print_parities(parities: Sequence[Parity], out: IO[str] | None = None, *, ex
         _say(console, name(caveat))
 
 
-def _overview(parities: Sequence[Parity], console: Console) -> Table:
-    """One line for each comparison, with its counts in columns where the terminal is wide enough for all of them."""
+def _overview(parities: Sequence[Parity], console: Console) -> RenderableType:
+    """One line for each comparison; where the terminal is narrow, without columns of counts and of states."""
+    from rich.console import Group
     from rich.measure import Measurement
+    from rich.text import Text
 
     numbers = {heading: of for heading, of in _numbers(parities).items() if any(of(p) is not None for p in parities)}
-    wide = _table(parities, numbers)
+    wide = _table(parities, numbers, _how)
     needed = Measurement.get(console, console.options.update(max_width=10_000), wide).minimum
-    return wide if needed <= console.width else _table(parities, {})
+    if needed <= console.width:
+        return wide
+    states: dict[str, list[str]] = {}
+    for p in parities:
+        states.setdefault(p.at, []).append(table_of(p))
+    if len(states) == 1:
+        return _table(parities, {}, _how)
+    lines = [Text(name(f"{at}: {', '.join(tables)}")) for at, tables in states.items()]
+    return Group(_table(parities, {}, _by), *lines)
 
 
 def _numbers(parities: Sequence[Parity]) -> dict[str, Callable[[Parity], int | None]]:
@@ -74,12 +97,20 @@ def _numbers(parities: Sequence[Parity]) -> dict[str, Callable[[Parity], int | N
     return usual | {heading: of for heading, of in rare.items() if any(map(of, parities))}
 
 
-def _table(parities: Sequence[Parity], numbers: Mapping[str, Callable[[Parity], int | None]]) -> Table:
-    """Without `numbers`, what was found is told in words. A count is never cut."""
+def _table(
+    parities: Sequence[Parity],
+    numbers: Mapping[str, Callable[[Parity], int | None]],
+    how: Callable[[Parity], str],
+) -> Table:
+    """Without `numbers`, what was found is told in words. A count is never cut.
+
+    Args:
+        how: they were compared: the table's title where it is the same for all.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    compared = {_how(p) for p in parities}
+    compared = {how(p) for p in parities}
     title = name(compared.pop()) if len(compared) == 1 else ""
     table = Table(title=Text(title), title_justify="left", show_footer=True, footer_style="bold")
     table.add_column("table", footer=f"{len(parities)} in total", overflow="fold", min_width=12)
@@ -94,7 +125,7 @@ def _table(parities: Sequence[Parity], numbers: Mapping[str, Callable[[Parity], 
     table.add_column("seconds", justify="right", footer=f"{wall:.1f}", no_wrap=True)
     table.add_column("status", footer=_statuses(parities), no_wrap=True)
     for p in parities:
-        row = [Text(name(table_of(p))), *([] if title else [Text(name(_how(p)))])]
+        row = [Text(name(table_of(p))), *([] if title else [Text(name(how(p)))])]
         row += [Text(_count(of(p))) for of in numbers.values()] or [Text(found(p))]
         table.add_row(*row, f"{p.duration_seconds:.1f}", Text(p.status, style=_STYLES[p.status]))
     return table
@@ -102,12 +133,16 @@ def _table(parities: Sequence[Parity], numbers: Mapping[str, Callable[[Parity], 
 
 def _how(parity: Parity) -> str:
     """`rows by digests, LSN 0/16B3748`."""
-    return f"{parity.level}{f' by {parity.method}' if parity.method else ''}, {parity.at}"
+    return f"{_by(parity)}, {parity.at}"
+
+
+def _by(parity: Parity) -> str:
+    return f"{parity.level}{f' by {parity.method}' if parity.method else ''}"
 
 
 def _tell(console: Console, parity: Parity, most: int) -> None:
     """What is to be said of one comparison; nothing of equal ones but aggregates that differ within their tolerance."""
-    apart = [a for a in parity.aggregates if not a.same or a.origin != a.destination]
+    apart = [a for a in parity.aggregates if not (a.same and is_exact(a))]
     if parity.is_equal and not apart:
         return
     _say(console, f"\n{name(table_of(parity))}: {found(parity)} ({name(when(parity))})", "bold")
@@ -208,6 +243,11 @@ def _aggregates(aggregates: Sequence[Aggregate], words: tuple[str, str], width: 
 def column_of(aggregate: Aggregate) -> str:
     """The column; metrics have none but their own name."""
     return name(aggregate.column) or ("(rows)" if aggregate.what == "count" else "")
+
+
+def is_exact(aggregate: Aggregate) -> bool:
+    """Both sides have the same value, which engines may write with more or fewer zeros."""
+    return aggregate.origin == aggregate.destination or aggregate.variance == 0
 
 
 def percent(variance: float | None) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC
 
 from dbt_bridge.verify.parity import Level, Parity
@@ -82,13 +84,21 @@ def kinds_of(parity: Parity) -> dict[str, int | None]:
     }
 
 
-def ways(parities: Sequence[Parity]) -> list[str]:
-    """`landing.orders and landing.items by digests: the wire is fast`: how rows were compared, and why that way."""
-    tables: dict[str, list[Parity]] = {}
+def in_order(parities: Sequence[Parity]) -> list[list[Parity]]:
+    """Those whose sides have the same names together, in the order in which these came."""
+    groups: dict[tuple[str, str], list[Parity]] = {}
     for parity in parities:
-        if parity.why:
-            tables.setdefault(f"{f' by {parity.method}' if parity.method else ''}: {parity.why}", []).append(parity)
-    return [f"{_names(those)}{way}" for way, those in tables.items()]
+        groups.setdefault(parity.words, []).append(parity)
+    return list(groups.values())
+
+
+def told_apart(parities: Sequence[Parity]) -> list[Parity]:
+    """The parities, with the origin beside the table where several are of one table."""
+    several = {table for table, number in Counter(map(table_of, parities)).items() if number > 1}
+    return [
+        replace(p, destination=f"{p.destination} ({p.words[0]} {p.origin})") if table_of(p) in several else p
+        for p in parities
+    ]
 
 
 def matching(parity: Parity) -> int | None:
@@ -113,7 +123,10 @@ def when(parity: Parity) -> str:
 
 
 def next_command(parity: Parity) -> str:
-    """What to run where they are not equal; empty where they are. A failure's message has its own."""
+    """What to run where they are not equal; empty where they are, or there is nothing more to find out.
+
+    A failure's message has its own.
+    """
     if parity.status != "different":
         return ""
     chosen = selector(parity.node)
@@ -125,6 +138,8 @@ def next_command(parity: Parity) -> str:
         return f"dbt-bridge repair --select {chosen} --dry-run"
     if kind == "exposure":
         return f"dbt-bridge deliver --select {chosen} --dry-run"
+    if (parity.differences or 0) <= len(parity.examples):
+        return ""  # all is told: what comes next is people's to decide
     return f"dbt-bridge {command} --select {chosen} --show 1000 --report {command}.html"
 
 
