@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_short_forms_mean_the_long_ones() -> None:
         (0.5, Allowed(Decimal("0.5"), False, "0.5")),
         ("0.01%", Allowed(Decimal("0.0001"), True, "0.01%")),
         (" 2 % ", Allowed(Decimal("0.02"), True, "2 %")),
-        ("2 minutes", Allowed(Decimal(120), False, "2 minutes")),
+        ("2 minutes", Allowed(Decimal(120), False, "2 minutes", time=True)),
         (0, Allowed(Decimal(0), False, "0")),
     ],
 )
@@ -154,6 +155,7 @@ def test_a_project_knows_what_its_models_replace(dbt_root: Path) -> None:
         f"select count(*) from {this}",
     ]
     assert metrics.legacy.startswith("warehouse: select * from")
+    assert replace(metrics, query="", origin="old").legacy == "old: metrics revenue, rows"
     assert load_project(options).reconciliations == (rows, metrics)  # also from what dbt kept of its first parsing
 
 
@@ -170,3 +172,20 @@ def test_what_cannot_be_is_told_before_anything_runs(dbt_root: Path, yml: str, s
     text = f"models:\n  - name: a\n    config: {{meta: {{bridge: {{reconcile: {reconcile}}}}}}}\n"
     with pytest.raises(UsageError, match=what):
         load_project(write(dbt_root, text, a=sql))
+
+
+def test_a_slip_is_found_where_it_was_written_and_a_ref_is_the_latest_version(dbt_root: Path) -> None:
+    text = """models:
+  - name: a
+    latest_version: 2
+    config: {meta: {bridge: {reconcile: {query: "select * from {ref('a')}"}}}}
+    versions: [{v: 1}, {v: 2}]
+"""
+    options = write(dbt_root, text, a_v1="select 1 as x", a_v2="select 2 as x")
+    assert {found.query for found in load_project(options).reconciliations} == {
+        'select * from "warehouse"."main"."a_v2"'
+    }
+
+    write(dbt_root, text.replace("query", "qurey"))
+    with pytest.raises(UsageError, match=r"model a \(models/models.yml\): there is no key `reconcile.qurey`"):
+        load_project(options)

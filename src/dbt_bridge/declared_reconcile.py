@@ -35,7 +35,7 @@ def _as_allowed(value: object) -> object:
     if not amount.is_finite() or amount < 0:
         raise ValueError("is not negative, and finite")
     relative = said.endswith("%")
-    return Allowed(amount / 100 if relative else amount, relative, said)
+    return Allowed(amount / 100 if relative else amount, relative, said, time=span is not None)
 
 
 def _as_sides(value: object) -> object:

@@ -33,12 +33,14 @@ class Allowed:
 
     Attributes:
         amount: absolute (seconds for moments), or the share of the legacy value where `relative`.
-        said: `0.5`, `0.01%`.
+        said: `0.5`, `0.01%`, `2 seconds`.
+        time: it is one, for moments.
     """
 
     amount: Decimal
     relative: bool
     said: str
+    time: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ class Reconciliation:
     @property
     def legacy(self) -> str:
         """The legacy side for people."""
-        shown = str(self.relation).removeprefix(".") if self.relation else " ".join(self.query.split())
+        metrics = f"metrics {', '.join(metric.name for metric in self.metrics)}"
+        shown = str(self.relation).removeprefix(".") if self.relation else " ".join(self.query.split()) or metrics
         where = self.origin or "warehouse"
         return f"{where}: {shown if len(shown) <= 60 else shown[:57] + '...'}"
 

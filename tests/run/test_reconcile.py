@@ -6,7 +6,9 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import psycopg
@@ -19,6 +21,8 @@ from dbt_bridge.demo.postgres import Server
 from dbt_bridge.doctor import examined
 from dbt_bridge.progress import Silent
 from dbt_bridge.project import DbtOptions, Project, load_project
+from dbt_bridge.reconciliation import Allowed, Pairing
+from dbt_bridge.table import TableName
 from dbt_bridge.transform.invoke import build as dbt_build
 from dbt_bridge.verify.parity import Aggregate, Parity
 
@@ -134,6 +138,13 @@ class Shop:
         return run.reconcile(chosen, run.ReconcileOptions(**options), Silent())  # type: ignore[arg-type]
 
 
+def declared_otherwise(shop: Shop, **changes: object) -> Project:
+    """The project whose only reconciliation is that of fct_orders, with other words."""
+    (orders,) = [declared for declared in shop.project.reconciliations if declared.name == "fct_orders"]
+    only: Any = {"levels": ("rows",), "columns": {}, "tolerances": {}, "key": {}, "legacy_filter": "", "exclude": ()}
+    return replace(shop.project, reconciliations=(replace(orders, **{**only, **changes}),))
+
+
 def fill_mariadb(server: MariaDb) -> str:
     with server.connect() as connection, connection.cursor() as cur:
         cur.execute("DROP DATABASE IF EXISTS legacy")
@@ -148,6 +159,9 @@ def fill_mariadb(server: MariaDb) -> str:
             "(4, 4000, 'paid', '2026-01-04 10:00:00', 'd'), (5, 5000, 'paid', '2026-01-05 10:00:00', 'e'), "
             "(9, 9000, 'test', '2026-01-05 10:00:00', 'f')"
         )
+        cur.execute("SET sql_mode = ''")
+        cur.execute("CREATE TABLE zero (order_id INT PRIMARY KEY, placed_at DATETIME)")
+        cur.execute("INSERT INTO zero VALUES (1, '0000-00-00'), (2, '2026-01-02 10:00:01')")
     return server.url("legacy")
 
 
@@ -302,6 +316,50 @@ def test_what_is_required_gates_the_deliveries_of_a_build(shop: Shop) -> None:
         "model.shop.dim_customers"
     ]
     assert run.reconciled(shop.project, {"model.shop.fct_orders": "error"}, Silent()) == ([], {})
+
+
+def test_what_a_legacy_value_cannot_be_is_mended_in_the_block_of_the_model(shop: Shop) -> None:
+    zero: dict[str, Any] = {"relation": TableName("", "zero"), "only": ("order_id", "placed_at"), "new_filter": ""}
+    (refused,) = run.reconcile(declared_otherwise(shop, **zero), run.ReconcileOptions(), Silent())
+    assert refused.status == "failed"
+    assert "'0000-00-00 00:00:00' cannot be kept" in (refused.error or "")
+    assert "an expression in `columns:`" in (refused.error or "")
+
+    zero["columns"] = {"placed_at": Pairing("NULLIF(placed_at, '0000-00-00')")}
+    zero["new_filter"] = "order_id < 3"
+    (mended,) = run.reconcile(declared_otherwise(shop, **zero), run.ReconcileOptions(), Silent())
+    assert (mended.different, mended.columns) == (1, {"placed_at": 1})
+
+
+@pytest.mark.parametrize(
+    ("column", "tolerance", "mend"),
+    [
+        ("placed_at", Allowed(Decimal("0.01"), True, "1%"), "2 seconds"),
+        ("placed_at", Allowed(Decimal(2), False, "2"), "2 seconds"),
+        ("amount", Allowed(Decimal(2), False, "2 seconds", time=True), "0.1%"),
+    ],
+)
+def test_a_tolerance_is_of_its_columns_unit(shop: Shop, column: str, tolerance: Allowed, mend: str) -> None:
+    columns = {"placed_at": Pairing("created"), "amount": Pairing("cents / 100")}
+    (found,) = run.reconcile(
+        declared_otherwise(shop, key={"order_id": "OrderNo"}, columns=columns, tolerances={column: tolerance}),
+        run.ReconcileOptions(), Silent(),
+    )  # fmt: skip
+    assert found.status == "failed"
+    assert f"{column!r} is " in (found.error or "")
+    assert mend in (found.error or "")
+
+
+@pytest.mark.parametrize(
+    ("legacy", "mend"),
+    [("cents / hundred", "correct the name in the dbt YAML"), ("cents /", "correct its SQL in the YAML")],
+)
+def test_the_doctor_tries_expressions(shop: Shop, legacy: str, mend: str) -> None:
+    project = declared_otherwise(shop, key={"order_id": "OrderNo"}, columns={"amount": Pairing(legacy)})
+    (found,) = [f for f in examined(lambda: replace(project, selected=frozenset({"model.shop.fct_orders"})))
+                if f.subject.endswith(", reconcile")]  # fmt: skip
+    assert found.status == "fault"
+    assert found.mend.startswith(mend)
 
 
 def test_the_doctor_looks_at_legacy_systems_and_names(shop: Shop) -> None:

@@ -18,6 +18,7 @@ from dbt_bridge.verify.parity import Aggregate, Parity
 
 FIVE = Allowed(Decimal(5), False, "5")
 PERCENT = Allowed(Decimal("0.01"), True, "1%")
+SECONDS = Allowed(Decimal(2), False, "2 seconds", time=True)
 
 
 def answer(**columns: list[Any]) -> Answer:
@@ -58,6 +59,12 @@ def asked(tolerance: Allowed | None = None, *by: str) -> Metric:
         (date(2026, 1, 1), datetime(2026, 1, 1, 1), None, False),
         ("1.0", 1, None, True),
         ("007", "7", FIVE, False),
+        (datetime(2026, 1, 1, 0, 0, 2), datetime(2026, 1, 1), SECONDS, True),
+        (datetime(2026, 1, 1, 0, 0, 2, 1), datetime(2026, 1, 1), SECONDS, False),
+        (datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC), date(2026, 1, 1), SECONDS, True),
+        (datetime(2026, 1, 1, 0, 0, 2), datetime(2026, 1, 1), FIVE, False),
+        (None, datetime(2026, 1, 1), SECONDS, False),
+        (100, 101, SECONDS, False),
     ],
 )
 def test_two_numbers(legacy: Any, new: Any, tolerance: Allowed | None, same: bool) -> None:
@@ -90,6 +97,13 @@ def test_rows_are_told_apart_by_what_holds_no_numbers_or_by_name() -> None:
     ]
     years = variances(asked(None, "Year"), answer(year=[2025, 2026], n=[1, 2]), answer(year=[2026.0, 2025.0], n=[2, 1]))
     assert [(a.what, a.same) for a in years] == [("m.n [2025]", True), ("m.n [2026]", True)]
+
+
+def test_labels_are_shown_as_they_are_and_meet_whatever_their_type() -> None:
+    texts = variances(asked(), answer(code=["007", "7"], n=[1, 2]), answer(code=["007", "7"], n=[1, 2]))
+    assert [found.what for found in texts] == ["m.n [007]", "m.n [7]"]
+    tens = variances(asked(None, "year"), answer(year=["2020", "10"], n=[1, 2]), answer(year=[2020, 10], n=[1, 2]))
+    assert [(found.what, found.same) for found in tens] == [("m.n [2020]", True), ("m.n [10]", True)]
 
 
 def test_a_group_whose_number_is_null_on_one_side_and_absent_on_the_other_differs() -> None:

@@ -27,7 +27,7 @@ def not_connected(error: Exception, name: str, url: sa.URL) -> BridgeError:
     number, text = _number(error), _text(error, url)
     if number in _LOGIN:
         return ConnectionFailed(
-            f"the origin {name!r} ({place}) refused the user or the password: {text}",
+            f"the origin {name!r} ({place}) refused the user or the password ({text})",
             mend=f"correct username and password in [sources.{name}.credentials], or grant the user access",
         )
     if number in _NO_DATABASE:

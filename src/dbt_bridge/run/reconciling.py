@@ -7,14 +7,16 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError
+from pyarrow.types import is_temporal
+
+from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, OriginError, TypeRefused, UsageError
 from dbt_bridge.extract.open import duckdb_file, open_queries
 from dbt_bridge.load.destination import Ledger
 from dbt_bridge.load.open import open_warehouse
 from dbt_bridge.progress import Progress
 from dbt_bridge.project import Project
 from dbt_bridge.receipt import new_load_id, now
-from dbt_bridge.reconciliation import Allowed, Queries, Reconciliation, Selection, in_parentheses
+from dbt_bridge.reconciliation import Allowed, Queries, Reconciliation, Rows, Selection, in_parentheses
 from dbt_bridge.run.comparing import failed, opened, tell
 from dbt_bridge.run.pairing import Paired, Side, paired
 from dbt_bridge.verify.compare import Asked, Tolerance, compare
@@ -63,17 +65,19 @@ def looked_at(project: Project, warehouse: Ledger) -> Iterator[tuple[Reconciliat
             try:
                 yield declared, _looked_at(declared, (databases.legacy(declared.origin), databases.warehouse()))
             except BridgeError as error:
-                yield declared, error
+                yield declared, _of_yaml(error)
 
 
 def _looked_at(declared: Reconciliation, ends: tuple[Queries, Queries]) -> str:
     for metric in declared.metrics:
         for end, sql in zip(ends, (metric.legacy, metric.new), strict=True):
             end.names(in_parentheses(sql))
-    metrics = f"{len(declared.metrics)} metrics"
+    metrics = f"{len(declared.metrics)} metric{'' if len(declared.metrics) == 1 else 's'}"
     if declared.relation is None and not declared.query:
         return metrics
-    pairs = _paired(declared, ends)[1]
+    *selections, pairs = _selected(declared, ends)
+    for end, selection in zip(ends, selections, strict=True):
+        end.names(in_parentheses(selection.sql(end.quoted)))
     by = f"by {', '.join(pairs.key)}" if pairs.key else "as whole rows, for want of a key"
     return f"{len(pairs.new)} columns, {by}" + (f"; {metrics}" if declared.metrics else "")
 
@@ -103,6 +107,11 @@ class _Databases:
         self._warehouse = warehouse
         self._stack = stack
         self._opened: dict[str, Queries] = {}
+
+    @property
+    def name(self) -> str:
+        """Of the warehouse."""
+        return self._warehouse.name
 
     def warehouse(self) -> Queries:
         return self._known("", lambda: _of_warehouse(self._warehouse, self._project.warehouse.schema))
@@ -168,19 +177,29 @@ def _one(
     """One reconciliation: rows by the deepest level, aggregates beside them where both are wanted, then metrics."""
     levels = (options.level,) if options.level else declared.levels
     deepest: Level = max(levels, key=LEVELS.index, default="aggregates")
-    blank = replace(opened(load_id, declared.node, (declared.legacy, declared.spelled), deepest, "now"), words=_WORDS)
-    progress.started(declared.node, declared.spelled, None)
+    ends = declared.legacy, f"{databases.name}: {declared.spelled}"
+    blank = replace(opened(load_id, declared.node, ends, deepest, "now"), words=_WORDS)
+    progress.started(declared.node, blank.destination, None)
     found = blank
     try:
         legacy, new = databases.legacy(declared.origin), databases.warehouse()
-        found = replace(blank, destination=f"{new.name}: {declared.spelled}")
         if declared.relation is not None or declared.query:
             found = _rows_compared(declared, (legacy, new), found, levels, options, progress)
         else:
             found = replace(found, status="equal", level="aggregates", error=None)
         return _with_metrics(declared, (legacy, new), found) if declared.metrics else found
     except BridgeError as error:
-        return failed(found, error)
+        return failed(found, _of_yaml(error))
+
+
+def _of_yaml(error: BridgeError) -> BridgeError:
+    """The error with a mend for who wrote the block, where an origin's own speaks of tables that land."""
+    if isinstance(error, TypeRefused) and "`types:" in error.mend:
+        mend = "give it an expression in `columns:`, such as NULLIF(column, '0000-00-00') or a CAST"
+        return TypeRefused(error.what, mend=mend)
+    if isinstance(error, OriginError) and error.mend.startswith("see the "):
+        return OriginError(error.what, mend="correct its SQL in the YAML, if it is not the server's fault")
+    return error
 
 
 def _rows_compared(
@@ -192,19 +211,11 @@ def _rows_compared(
     progress: Progress,
 ) -> Parity:
     legacy, new = ends
-    rows, pairs, unique = _paired(declared, ends)
-    ours = Selection(declared.this, {n: v.sql for n, v in pairs.new.items()}, declared.new_filter)
-    theirs = Selection(
-        rows,
-        {n: v.sql for n, v in pairs.legacy.items()},
-        declared.legacy_filter,
-        declared.relation,
-        {n: v.column for n, v in pairs.legacy.items() if v.column},
-        unique,
-    )
+    theirs, ours, pairs = _selected(declared, ends)
     sides = legacy.side(blank.origin, theirs), new.side(blank.destination, ours)
     names = {name.casefold(): name for name in pairs.new}
     allowed = {names[name.casefold()]: tolerance for name, tolerance in declared.tolerances.items()}
+    _check_units(allowed, sides, f"model {declared.name}, reconcile")
     asked = Asked(
         method=options.method,
         key=pairs.key,
@@ -219,6 +230,40 @@ def _rows_compared(
         if level != "counts" or set(levels) == {"counts"}  # the other levels count too
     ]
     return _told_apart(_merged(found), pairs)
+
+
+def _selected(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[Selection, Selection, Paired]:
+    """What is read of the legacy side and of the new one, under the same names."""
+    rows, pairs, unique = _paired(declared, ends)
+    theirs = Selection(
+        rows,
+        {n: v.sql for n, v in pairs.legacy.items()},
+        declared.legacy_filter,
+        declared.relation,
+        {n: v.column for n, v in pairs.legacy.items() if v.column},
+        unique,
+    )
+    return theirs, Selection(declared.this, {n: v.sql for n, v in pairs.new.items()}, declared.new_filter), pairs
+
+
+def _check_units(allowed: Mapping[str, Allowed], sides: Sequence[Rows], where: str) -> None:
+    """Moments are apart by a time, numbers by a number or a share: a share of a date says nothing.
+
+    Raises:
+        UsageError: a tolerance is of the wrong unit.
+    """
+    for name, given in allowed.items():
+        is_moment = any((c := side.table.column(name)) is not None and is_temporal(c.type) for side in sides)
+        if is_moment and not given.time:
+            raise UsageError(
+                f"{where}: {name!r} is a moment, and its tolerance {given.said!r} is no time",
+                mend="write it like `2 seconds` or `1 day`",
+            )
+        if given.time and not is_moment:
+            raise UsageError(
+                f"{where}: {name!r} is no moment, and its tolerance {given.said!r} is a time",
+                mend="write it like `0.5` or `0.1%`",
+            )
 
 
 def _paired(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[str, Paired, tuple[str, ...]]:

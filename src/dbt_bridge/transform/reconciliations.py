@@ -29,8 +29,10 @@ def reconciliations(manifest: Manifest) -> tuple[Reconciliation, ...]:
     for unique_id, node in sorted(manifest.nodes.items()):
         if not isinstance(node, _Model) or "bridge" not in node.config.meta:
             continue
-        where = f"{node.resource_type} {node.name} ({node.original_file_path})"
-        blocks = checked_model(_with_this(node, manifest, where), where)
+        raw = list(_raw_blocks(node, manifest))
+        file = (node.patch_path or "").partition("://")[2] if raw else ""
+        where = f"{node.resource_type} {node.name} ({file or node.original_file_path})"
+        blocks = checked_model(_with_this(node, raw, where), where)
         if node.config.materialized == "ephemeral":
             raise UsageError(
                 f"{where}: it is ephemeral, so there is no relation to reconcile",
@@ -94,11 +96,13 @@ def _key_of(node: _Model) -> tuple[str, ...]:
 
 
 def _relation_of(manifest: Manifest, model: str) -> str | None:
+    """Of a model with versions, the latest is meant, as by dbt's own `ref`."""
     named = [node for node in manifest.nodes.values() if isinstance(node, _Model) and node.name == model]
-    return named[0].relation_name if named else None
+    latest = [node for node in named if getattr(node, "is_latest_version", False)]
+    return next((node.relation_name for node in (*latest, *named)), None)
 
 
-def _with_this(node: _Model, manifest: Manifest, where: str) -> Any:
+def _with_this(node: _Model, raw_blocks: Sequence[Any], where: str) -> Any:
     """The block with `{{ this }}` as `{this}`: dbt renders the YAML without knowing `this`, and leaves nothing of it.
 
     The text before it was rendered is kept in the manifest's files, for dbt's partial parsing.
@@ -107,7 +111,7 @@ def _with_this(node: _Model, manifest: Manifest, where: str) -> Any:
         UsageError: `{{ this }}` stands beside other expressions, which are gone by now.
     """
     rendered = node.config.meta["bridge"]
-    for raw in _raw_blocks(node, manifest):
+    for raw in raw_blocks:
         rendered = _merged(rendered, raw, where)
     return rendered
 

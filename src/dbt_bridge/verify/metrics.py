@@ -1,14 +1,14 @@
 """A/B metrics: the same question asked of two systems, and how far their numbers are apart.
 
-Whole numbers must be the same; others may differ by 0.01% of the legacy one, unless a tolerance is declared. NULL is
-equal to NULL alone, and NaN to NaN alone.
+Whole numbers must be the same; others may differ by 0.01% of the legacy one, unless a tolerance is declared; moments
+only where it is a time. NULL is equal to NULL alone, and NaN to NaN alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -57,8 +57,10 @@ def variances(metric: Metric, legacy: Answer, new: Answer) -> tuple[Aggregate, .
             both = label in before and label in after
             whole = _is_whole(legacy.columns[one], values[0]) and _is_whole(new.columns[other], values[1])
             numeric = _is_number(legacy.columns[one]) or _is_number(new.columns[other])
-            allowed = metric.tolerance or (None if whole else USUAL)
-            found.append(_compared(what, values, allowed if numeric else None, both=both, numeric=numeric))
+            allowed = metric.tolerance
+            if allowed is None or allowed.time != all(isinstance(value, date) for value in values):
+                allowed = None if whole or not numeric else USUAL
+            found.append(_compared(what, values, allowed, both=both, numeric=numeric))
     if not found:
         raise UsageError(f"metric {metric.name!r}: neither query gives a row", mend="compare what has rows")
     return tuple(found)
@@ -146,8 +148,10 @@ def _compared(what: str, values: tuple[Any, Any], allowed: Allowed | None, *, bo
     """
     one, other = values
     first, second = (_number(one), _number(other)) if numeric else (None, None)
+    if allowed is not None and allowed.time:
+        first, second = _seconds(one), _seconds(other)
     variance: float | None = None
-    if first is not None and second is not None and first.is_finite() and second.is_finite() and first:
+    if numeric and first is not None and second is not None and first.is_finite() and second.is_finite() and first:
         variance = float((second - first) / abs(first))
     if first is None or second is None:  # texts, moments, NULL
         same = both and _alike(one) == _alike(other)
@@ -192,20 +196,33 @@ def _number(value: Any) -> Decimal | None:
         return None
 
 
+def _seconds(moment: date) -> Decimal:
+    """A moment since 1970; a date is its midnight."""
+    at = moment if isinstance(moment, datetime) else datetime.combine(moment, time())
+    return Decimal((at.replace(tzinfo=None) - datetime(1970, 1, 1)) // timedelta(microseconds=1)).scaleb(-6)
+
+
 def _alike(value: Any) -> Any:
     """What both engines may have of one value: a date as its midnight, a number whatever its type."""
     number = None if isinstance(value, str) else _number(value)
     if number is not None:
-        return str(number.normalize()) if number.is_finite() else str(number)
+        return _plain(number) if number.is_finite() else str(number)
     if isinstance(value, datetime):
         value = value.replace(tzinfo=None)
         return value.date().isoformat() if value.time() == time() else value.isoformat(" ")
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
+def _plain(number: Decimal) -> str:
+    """Of all ways to write a number the shortest one without an exponent: `10` of 1E+1, 10.0 and 10."""
+    text = f"{number:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
 def _shown(part: Any) -> str:
-    number = _number(part)
-    return "NULL" if part is None else f"{number:f}" if number is not None and number.is_finite() else str(part)
+    """A part of a label, as `_alike` has it: a text 007 is no number 7."""
+    return "NULL" if part is None else str(part)
 
 
 def _told(value: Any) -> str | None:
