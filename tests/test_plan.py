@@ -20,6 +20,12 @@ sources:
 models:
   - name: mart
     columns: [{name: id, data_tests: [unique]}]
+    config:
+      meta:
+        bridge:
+          reconcile:
+            - {origin: old, relation: public.mart, required: true}
+            - {origin: old, metrics: [{name: total, legacy: select 1, new: select 1}]}
 exposures:
   - name: crm
     type: application
@@ -51,8 +57,12 @@ def test_the_plan_is_a_tree_in_order_and_touches_nothing(root: Path, capsys: pyt
         "├── 2. dbt build: 2 nodes",
         "│   ├── model stg (view)",
         "│   └── model mart (table), then 1 test",
-        "└── 3. deliver 1 exposure",
-        "    └── crm: mart -> crm_pg: crm.people (merge by id; when 2 nodes and 1 test pass)",
+        "├── 3. reconcile 1 model",
+        "│   └── mart: against old: public.mart (rows)",
+        "├── 4. deliver 1 exposure",
+        "│   └── crm: mart -> crm_pg: crm.people (merge by id; when 2 nodes and 1 test pass)",
+        "└── only with dbt-bridge reconcile",
+        "    └── mart: against old: metrics total",
     ]
     assert not (root / "warehouse.duckdb").exists()
 
@@ -61,3 +71,4 @@ def test_the_plan_is_a_tree_in_order_and_touches_nothing(root: Path, capsys: pyt
     assert plan["landings"] == []
     assert [node["unique_id"] for node in plan["nodes"]] == ["model.shop.mart"]
     assert plan["deliveries"] == []
+    assert [one["required"] for one in plan["reconciliations"]] == [True, False]

@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dbt_bridge.project import Delivery, LandingSource, LandingTable, Project
+    from dbt_bridge.reconciliation import Reconciliation
     from dbt_bridge.transform.selection import BuildNode
 
 
@@ -48,13 +49,25 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """One model, and what it replaces; `build` compares them only where it is `required`."""
+
+    node: str
+    legacy: str
+    levels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """The three steps of a build."""
+    """The steps of a build, and what `reconcile` compares."""
 
     project: str
     landings: tuple[Landing, ...]
     nodes: tuple[BuildNode, ...]
     deliveries: tuple[Outgoing, ...]
+    reconciliations: tuple[Comparison, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,6 +86,11 @@ def planned(project: Project) -> Plan:
             _outgoing(delivery)
             for delivery in project.deliveries
             if project.selected is None or delivery.node in project.selected
+        ),
+        reconciliations=tuple(
+            _comparison(declared)
+            for declared in project.reconciliations
+            if project.selected is None or declared.node in project.selected
         ),
     )
 
@@ -121,6 +139,16 @@ def _outgoing(delivery: Delivery) -> Outgoing:
     )
 
 
+def _comparison(declared: Reconciliation) -> Comparison:
+    return Comparison(
+        node=declared.node,
+        legacy=declared.legacy,
+        levels=declared.levels if declared.relation or declared.query else (),
+        metrics=tuple(metric.name for metric in declared.metrics),
+        required=declared.required,
+    )
+
+
 def print_plan(plan: Plan, out: IO[str]) -> None:
     """The plan as a tree."""
     from rich.console import Console
@@ -128,11 +156,19 @@ def print_plan(plan: Plan, out: IO[str]) -> None:
     from rich.tree import Tree
 
     tree = Tree(Text(f"dbt-bridge build: {plan.project}"))
-    for title, lines in (
-        (f"1. land {_tables(plan.landings)}", [_landing_line(one) for one in plan.landings]),
-        (f"2. dbt build: {_counted(len(plan.nodes), 'node')}", [_node_line(one) for one in plan.nodes]),
-        (f"3. deliver {_counted(len(plan.deliveries), 'exposure')}", [_delivery_line(one) for one in plan.deliveries]),
-    ):
+    required = [one for one in plan.reconciliations if one.required]
+    others = [one for one in plan.reconciliations if not one.required]
+    steps = [
+        (f"land {_tables(plan.landings)}", [_landing_line(one) for one in plan.landings]),
+        (f"dbt build: {_counted(len(plan.nodes), 'node')}", [_node_line(one) for one in plan.nodes]),
+        (f"deliver {_counted(len(plan.deliveries), 'exposure')}", [_delivery_line(one) for one in plan.deliveries]),
+    ]
+    if required:
+        steps.insert(2, (f"reconcile {_counted(len(required), 'model')}", [_comparison_line(one) for one in required]))
+    titled = [(f"{number}. {title}", lines) for number, (title, lines) in enumerate(steps, 1)]
+    if others:
+        titled.append(("only with dbt-bridge reconcile", [_comparison_line(one) for one in others]))
+    for title, lines in titled:
         branch = tree.add(Text(title, style="bold"))
         for line in lines:
             branch.add(Text(line))
@@ -163,6 +199,12 @@ def _node_line(node: BuildNode) -> str:
     tests = f", then {_counted(len(node.tests), 'test')}" if node.tests else ""
     made = f" ({node.materialized})" if node.materialized != node.kind else ""
     return f"{node.kind} {node.name}{made}{tests}"
+
+
+def _comparison_line(comparison: Comparison) -> str:
+    metrics = [_counted(len(comparison.metrics), "metric")] if comparison.metrics else []
+    compared = f" ({', '.join([*comparison.levels, *metrics])})" if comparison.levels else ""
+    return f"{_short(comparison.node)}: against {comparison.legacy}{compared}"
 
 
 def _delivery_line(delivery: Outgoing) -> str:
