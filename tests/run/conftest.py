@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import psycopg
 import pytest
 
+from dbt_bridge.demo.postgres import Server
 from dbt_bridge.project import LandingSource, LandingTable, Project, WarehouseProfile
 
 MakeSource = Callable[..., LandingSource]
+Rows = list[tuple[Any, ...]]
 
 
 @pytest.fixture
@@ -60,3 +65,21 @@ def landed(warehouse_file: Path) -> Callable[[str], list[tuple[object, ...]]]:
             return connection.execute(sql).fetchall()
 
     return ask
+
+
+@pytest.fixture
+def there(project: Project, server: Server, database: str) -> Iterator[tuple[Project, Callable[[str], Rows]]]:
+    """A project whose warehouse is a Postgres database, and what asks that."""
+    name = f"{database.rsplit('/', 1)[1]}_warehouse"
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"'.encode())
+    parameters = {"type": "postgres", **psycopg.conninfo.conninfo_to_dict(server.url(name))}
+    with psycopg.connect(server.url(name), autocommit=True) as warehouse:
+
+        def ask(statement: str) -> Rows:
+            done = warehouse.execute(statement.encode())
+            return done.fetchall() if done.description else [(done.rowcount,)]
+
+        yield replace(project, warehouse=WarehouseProfile("postgres", name, "public", 2, parameters)), ask
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())

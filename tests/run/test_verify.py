@@ -22,6 +22,7 @@ from dbt_bridge import run
 from dbt_bridge.errors import UsageError
 from dbt_bridge.progress import Silent
 from dbt_bridge.project import Delivery, LandingSource, LandingTable, Project
+from dbt_bridge.run.hold import Mover
 from dbt_bridge.verify.parity import Parity
 
 Ask = Callable[[str], list[tuple[object, ...]]]
@@ -237,6 +238,32 @@ def test_what_was_compared_before_the_origin_broke_off_stays(
         proxy.close()
     left = filled.execute("SELECT slot_name FROM pg_replication_slots").fetchall()
     assert left == [("dbt_bridge_verify_test",)]
+
+
+def test_whoever_follows_another_source_has_the_duckdb_file_and_lets_go_too(shop: Shop, database: str) -> None:
+    (source,) = shop.project.sources
+    other = replace(
+        source, name="more", slot="dbt_bridge_verify_other",
+        tables=(replace(table("customers", "initial_copy"), node="source.shop.more.customers"),),
+        landing_schema="more", defaults=replace(source.defaults, node="source.shop.more"),
+    )  # fmt: skip
+    shop.project = replace(shop.project, sources=(source, other))
+    shop.sync()
+    mover, asked = Mover("shop", "shop_pg", database, source.slot), []
+    assert mover.take()
+
+    def follow() -> None:
+        while not mover.is_asked():
+            pass
+        asked.append(mover.source)
+        mover.let_go()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    shop.project = replace(shop.project, needed=frozenset({"source.shop.more.customers"}))
+    (parity,) = run.verify(shop.project, run.VerifyOptions(), Silent())
+    assert (parity.status, asked) == ("equal", ["shop"])
+    thread.join()
 
 
 def test_no_lock_is_taken_that_a_writer_waits_for(shop: Shop, filled: psycopg.Connection) -> None:

@@ -199,6 +199,8 @@ def _caught_up(
 ) -> list[Receipt]:
     """The cdc tables, each source through its own slot."""
     from dbt_bridge.run.capture import Bounds  # needs the postgres extra
+    from dbt_bridge.run.hold import moving
+    from dbt_bridge.run.slots import origin_url
     from dbt_bridge.run.sources import capture_source
 
     threads = options.threads or project.warehouse.threads
@@ -208,7 +210,8 @@ def _caught_up(
         if capture is not None:
             with capture:
                 try:
-                    receipts += capture.catch_up(Bounds(options.until_lsn, options.max_seconds))
+                    with moving(source.origin, origin_url(project.root, source), source.slot, progress):
+                        receipts += capture.catch_up(Bounds(options.until_lsn, options.max_seconds))
                 except UsageError:
                     raise
                 except BridgeError as error:  # of this source alone

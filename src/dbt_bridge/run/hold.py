@@ -1,12 +1,13 @@
-"""A landing is held still: who brings its source up lets go of it while it is compared or repaired, and then goes on.
+"""A landing is held still: who brings its source up waits while it is compared or repaired, and then goes on.
 
 Two advisory locks for each slot, at the origin, say who wants what:
 
-    move   shared by those who bring the landing up (`stream`); exclusive for the one who holds it still
+    move   shared by those who bring the landing up (`stream`, `sync`); exclusive for the one who holds it still
     hold   exclusive for the one who wants it still; meanwhile movers let go, and wait
 
-A mover looks once a second whether anyone wants to hold. Locks end with their sessions, so that whoever is killed
-holds nobody up; they need no privilege, no table and no free slot, and are local to a database as logical slots are.
+A `sync` finishes what it has begun. A `stream` looks once a second whether anyone wants to hold. Locks end with their
+sessions, so that whoever is killed holds nobody up; they need no privilege, no table and no free slot, and are local to
+a database as logical slots are.
 https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 """
 
@@ -236,6 +237,23 @@ def held(name: str, url: str, slot: str, progress: Progress, *, patience: float 
         while readers := session.query(_READER, slot=slot):
             waiting.on(readers)
         yield Held(session)
+    finally:
+        session.close()
+
+
+@contextmanager
+def moving(name: str, url: str, slot: str, progress: Progress, *, patience: float = PATIENCE) -> Iterator[None]:
+    """Bring a landing up once, when nobody holds it still any more. Whoever wants to waits until the context ends.
+
+    Raises: as `held` does.
+    """
+    session = _Session(name, url, slot)
+    try:
+        waiting = _Waiting(name, slot, progress, patience)
+        wanted = "SELECT pg_try_advisory_xact_lock_shared(%(hold)s) AND pg_try_advisory_lock_shared(%(move)s)"
+        while session.query(wanted, hold=session.hold, move=session.move) != [(True,)]:
+            waiting.on(session.query(_HOLDERS, key=session.hold))
+        yield
     finally:
         session.close()
 

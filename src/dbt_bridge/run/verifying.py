@@ -76,14 +76,16 @@ def _held_still(
 ) -> Iterator[Mapping[str, BridgeError]]:
     """A `stream` of another process lets go of the sources and of a DuckDB file, until the context ends.
 
+    Whoever follows another source has the DuckDB file too, so there all of them are held. They are always asked in the
+    order of the project: two who hold some and want others would wait for each other.
+
     Yields:
         Name of a source that could not be held -> why.
     """
-    followed = [source for source in sources if any(table.replication == "cdc" for table in source.tables)]
-    followed += [s for s in sources if s.every_table and s.defaults.replication == "cdc" and s not in followed]
+    wanted = project.sources if project.warehouse.adapter == "duckdb" else sources
     unheld: dict[str, BridgeError] = {}
     with ExitStack() as holds:
-        for source in followed:
+        for source in [source for source in project.sources if source in wanted and _is_followed(source)]:
             try:
                 from dbt_bridge.run.hold import held  # needs the postgres extra
                 from dbt_bridge.run.slots import origin_url
@@ -92,11 +94,17 @@ def _held_still(
                 holds.enter_context(held(source.origin, url, source.slot, progress))
             except ModuleNotFoundError:  # told when its origin is opened
                 continue
-            except UsageError:
-                raise
             except BridgeError as error:
+                if isinstance(error, UsageError) and source in sources:
+                    raise
                 unheld[source.name] = error
         yield unheld
+
+
+def _is_followed(source: LandingSource) -> bool:
+    return any(table.replication == "cdc" for table in source.tables) or (
+        source.every_table and source.defaults.replication == "cdc"
+    )
 
 
 def _kept(warehouse: Ledger, parities: Sequence[Parity]) -> Sequence[Parity]:
