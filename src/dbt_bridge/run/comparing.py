@@ -10,6 +10,7 @@ from dbt_bridge.load.destination import Ledger, Replica
 from dbt_bridge.progress import Progress
 from dbt_bridge.receipt import now
 from dbt_bridge.run.landing import Ends, Wanted
+from dbt_bridge.run.memory import large_blocks_kept
 from dbt_bridge.verify.compare import Asked, compare
 from dbt_bridge.verify.parity import Level, Method, Parity
 from dbt_bridge.verify.side import Side
@@ -90,7 +91,9 @@ def compared(pair: Pair, progress: Progress, then: Then = leave) -> Parity:
     progress.started(node, pair.opened.destination, None)
     asked = replace(pair.asked, progress=lambda rows: progress.advanced(node, rows, 0))
     try:
-        parity = then(pair, replace(compare(pair.opened, pair.origin, pair.destination, asked), error=None))
+        with large_blocks_kept():
+            found = compare(pair.opened, pair.origin, pair.destination, asked)
+        parity = then(pair, found)
     except BridgeError as error:
         parity = failed(pair.opened, error)
     tell(parity, progress)

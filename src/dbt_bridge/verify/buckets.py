@@ -10,16 +10,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dbt_bridge.verify.digest import mixed
-from dbt_bridge.verify.sent import KEY, ROW, Numbers, Sender
+from dbt_bridge.verify.sent import KEY, ROW, Sender
 from dbt_bridge.verify.side import Digests
 
 ROWS_PER_BUCKET = 1_000  # a bucket costs some 50 bytes on the wire, so that a table's buckets cost 0.1% of its bytes
 MOST_BUCKETS = 65_536
-_AT_ONCE = 1 << 19
-_LOW = np.int64(0xFFFFFFFF)
+_WHOLE = 2**64 - 1
 
 Sums = dict[int, tuple[int, int]]
-"""bucket -> (rows, total), of those that are not empty."""
+"""bucket -> (rows, total modulo 2^64), of those that are not empty."""
 
 
 class Running:
@@ -30,32 +29,23 @@ class Running:
     """
 
     def __init__(self, buckets: int) -> None:
-        self._buckets = buckets
-        self._rows, self._low, self._high = (np.zeros(buckets, np.int64) for _ in range(3))
-
-    def add(self, key: Numbers, row: Numbers) -> None:
-        """Add rows, fewer than 2^20, by the digests of their keys and of their values."""
-        bucket = key & np.int64(self._buckets - 1)
-        total = mixed(key, row)
-        self._rows += np.bincount(bucket, minlength=self._buckets)
-        # bincount adds up floats, which hold the sums of halves exactly: 32 bits each, of fewer than 2^20 rows
-        self._low += np.bincount(bucket, total & _LOW, self._buckets).astype(np.int64)
-        self._high += np.bincount(bucket, total >> np.int64(32), self._buckets).astype(np.int64)
+        self._last = np.int64(buckets - 1)
+        self._rows, self._totals = np.zeros(buckets, np.int64), np.zeros(buckets, np.int64)
 
     def tell(self, batch: pa.RecordBatch) -> None:
         """Add the rows of a batch as a `Sender` sends it."""
-        for start in range(0, batch.num_rows, _AT_ONCE):
-            self.add(*(batch.column(name).slice(start, _AT_ONCE).to_numpy() for name in (KEY, ROW)))
+        key, row = (batch.column(name).to_numpy() for name in (KEY, ROW))
+        bucket = key & self._last
+        np.add.at(self._rows, bucket, 1)
+        np.add.at(self._totals, bucket, mixed(key, row))
 
     def apart(self, other: Running) -> NDArray[np.bool_]:
         """Which buckets differ, of two that have equally many."""
-        low = self._low - other._low
-        high = self._high - other._high + (low >> np.int64(32))
-        return (self._rows != other._rows) | (high != 0) | (low & _LOW != 0)
+        return (self._rows != other._rows) | (self._totals != other._totals)
 
     def sums(self) -> Sums:
         return {
-            int(bucket): (int(self._rows[bucket]), (int(self._high[bucket]) << 32) + int(self._low[bucket]))
+            int(bucket): (int(self._rows[bucket]), int(self._totals[bucket]) & _WHOLE)
             for bucket in np.flatnonzero(self._rows)
         }
 
@@ -94,7 +84,7 @@ def _sums(sender: Sender, buckets: int) -> Sums:
 
 def _of_table(table: pa.Table) -> Sums:
     columns = (table.column(name).to_pylist() for name in ("bucket", "rows", "total"))
-    return {int(bucket): (int(rows), int(total)) for bucket, rows, total in zip(*columns, strict=True)}
+    return {int(bucket): (int(rows), int(total) & _WHOLE) for bucket, rows, total in zip(*columns, strict=True)}
 
 
 def _of_rows(sender: Sender, buckets: int) -> Sums:

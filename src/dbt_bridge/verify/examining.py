@@ -18,7 +18,7 @@ from dbt_bridge.verify.matching import Suspects, both_kept, parts
 from dbt_bridge.verify.paired import Pair
 from dbt_bridge.verify.sent import KEY, Numbers, Sender
 
-KEYS_PER_QUESTION = 10_000
+KEYS_PER_QUESTION = 25_000
 _PLACE = "_dbt_bridge_place"
 _MOST_SHARE = 0.2  # of the rows: beyond it one whole reading is cheaper
 

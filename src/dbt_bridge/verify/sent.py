@@ -48,11 +48,13 @@ class Sender:
     def values(self, within: Within | None = None) -> Iterator[pa.RecordBatch]:
         """The side streams its values, and this process digests them."""
         pairs = list(self.paired)
-        for batch in self.rows(pairs):
+        for whole in self.rows(pairs):
+            batch = whole
+            if within is not None and self.paired.key:  # most rows need no more than the digest of their key
+                batch = whole.filter(_among(self.digest(dict(zip(pairs, whole.columns, strict=True))), within))
             arrays = dict(zip(pairs, batch.columns, strict=True))
             row = self._digest(arrays, self.paired.values)
-            key = self.digest(arrays, row)
-            yield from self._batch(arrays, key, row, within)
+            yield from self._batch(arrays, self.digest(arrays, row), row, within)
 
     def digests(self, within: Within | None = None) -> Iterator[pa.RecordBatch]:
         """The side computes the digests and streams them with its keys (and the carried columns)."""
@@ -102,7 +104,14 @@ class Sender:
         columns |= {f"c{i}": held(canonical(arrays[pair], pair.canon)) for i, pair in enumerate(self.paired.carried)}
         batch = pa.RecordBatch.from_pydict(columns)
         if within is not None:
-            buckets, wanted = within
-            batch = batch.filter(pa.array(np.isin(key & np.int64(buckets - 1), np.asarray(wanted, np.int64))))
+            batch = batch.filter(_among(key, within))
         if batch.num_rows:
             yield batch
+
+
+def _among(key: Numbers, within: Within) -> pa.Array:
+    """Which rows lie in the wanted buckets."""
+    buckets, wanted = within
+    is_wanted = np.zeros(buckets, np.bool_)
+    is_wanted[np.asarray(wanted, np.int64)] = True
+    return pa.array(is_wanted[key & np.int64(buckets - 1)])
