@@ -65,6 +65,10 @@ def asked(tolerance: Allowed | None = None, *by: str) -> Metric:
         (datetime(2026, 1, 1, 0, 0, 2), datetime(2026, 1, 1), FIVE, False),
         (None, datetime(2026, 1, 1), SECONDS, False),
         (100, 101, SECONDS, False),
+        ("2026-01-01 00:00:00.5", datetime(2026, 1, 1, 0, 0, 0, 500_000), None, True),
+        (datetime(2026, 1, 1), "2026-01-01 00:00:03", None, False),
+        (datetime(2026, 1, 1), "2026-01-01 00:00:02", SECONDS, True),
+        (datetime(2026, 1, 1), "soon", SECONDS, False),
     ],
 )
 def test_two_numbers(legacy: Any, new: Any, tolerance: Allowed | None, same: bool) -> None:

@@ -182,6 +182,17 @@ def test_a_number_that_engines_write_otherwise_is_no_news() -> None:
     assert "720126" not in printed(parity("a", aggregates=(zeros,)))
 
 
+def test_metrics_are_readable_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    last = Aggregate("", "revenue.last", "2026-01-02 03:04:05.5", "2026-01-02 03:04:06", same=False)
+    out = Terminal()
+    model = {**NOT_COUNTED, "level": "aggregates", "node": "model.acme.fct", "words": ("legacy", "new")}
+    print_parities([parity("fct", status="different", aggregates=(last,), **model)], out)
+    cells = [cell.strip() for cell in _line(out.getvalue(), "revenue.last").split("│")[1:-2]]
+    assert cells == ["revenue.last", "2026-01-02 03:04:05.5", "2026-01-02 03:04:06"]
+    assert "  -> " not in out.getvalue(), "metrics have no rows to look at"
+
+
 def test_where_all_is_told_of_a_model_no_command_tells_more() -> None:
     model = replace(ORDERS, node="model.acme.fct", words=("legacy", "new"))
     assert next_command(model) == "dbt-bridge reconcile --select fct --show 1000 --report reconcile.html"

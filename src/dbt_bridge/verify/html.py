@@ -132,7 +132,8 @@ def _facts(parity: Parity) -> dict[str, str]:
         "level": parity.level,
         "method": parity.method,
         "why": parity.why,
-        "key": ", ".join(parity.key) or ("none: whole rows are compared" if parity.level == "rows" else ""),
+        "key": ", ".join(parity.key)
+        or ("" if parity.level != "rows" or parity.status == "failed" else "none: whole rows are compared"),
         "matching rows": _count(same) if (same := matching(parity)) is not None else "",
         "rows in flight, left out": _count(parity.in_flight) if parity.in_flight else "",
         f"only in {destination}, allowed": _count(parity.allowed) if parity.allowed else "",

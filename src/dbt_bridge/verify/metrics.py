@@ -58,7 +58,7 @@ def variances(metric: Metric, legacy: Answer, new: Answer) -> tuple[Aggregate, .
             whole = _is_whole(legacy.columns[one], values[0]) and _is_whole(new.columns[other], values[1])
             numeric = _is_number(legacy.columns[one]) or _is_number(new.columns[other])
             allowed = metric.tolerance
-            if allowed is None or allowed.time != all(isinstance(value, date) for value in values):
+            if allowed is None or (allowed.time and numeric):
                 allowed = None if whole or not numeric else USUAL
             found.append(_compared(what, values, allowed, both=both, numeric=numeric))
     if not found:
@@ -147,8 +147,10 @@ def _compared(what: str, values: tuple[Any, Any], allowed: Allowed | None, *, bo
         numeric: one of the columns holds numbers: a text on the other side may be one too, but '007' is no 7.
     """
     one, other = values
+    if not numeric and isinstance(one, date) != isinstance(other, date):
+        one, other = _as_moment(one), _as_moment(other)
     first, second = (_number(one), _number(other)) if numeric else (None, None)
-    if allowed is not None and allowed.time:
+    if allowed is not None and allowed.time and isinstance(one, date) and isinstance(other, date):
         first, second = _seconds(one), _seconds(other)
     variance: float | None = None
     if numeric and first is not None and second is not None and first.is_finite() and second.is_finite() and first:
@@ -158,7 +160,7 @@ def _compared(what: str, values: tuple[Any, Any], allowed: Allowed | None, *, bo
     else:
         same = both and _within(first, second, allowed)
     said = allowed.said if allowed is not None and first is not None and second is not None else ""
-    return Aggregate("", what, _told(one), _told(other), same, variance, said)
+    return Aggregate("", what, _told(values[0]), _told(values[1]), same, variance, said)
 
 
 def _within(one: Decimal, other: Decimal, allowed: Allowed | None) -> bool:
@@ -194,6 +196,14 @@ def _number(value: Any) -> Decimal | None:
         return Decimal(repr(value) if isinstance(value, float) else value)
     except (InvalidOperation, ValueError):
         return None
+
+
+def _as_moment(value: Any) -> Any:
+    """The moment that a text is: SQLite has no other form of them."""
+    try:
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _seconds(moment: date) -> Decimal:

@@ -219,23 +219,27 @@ def _side(count: int, values: Mapping[str, str | None], width: int) -> str:
 
 
 def _aggregates(aggregates: Sequence[Aggregate], words: tuple[str, str], width: int) -> Table:
+    """Without columns that would be empty."""
     from rich.table import Table
     from rich.text import Text
 
+    values = [side_by_side(a.origin, a.destination, max(40, (width - 70) // 2)) for a in aggregates]
+    columns = {
+        "column": [column_of(a) for a in aggregates],
+        "aggregate": [name(a.what) for a in aggregates],
+        words[0]: [origin for origin, _ in values],
+        words[1]: [destination for _, destination in values],
+        "variance": [percent(a.variance) for a in aggregates],
+        "tolerance": [name(a.tolerance) for a in aggregates],
+    }
+    told = {heading: cells for heading, cells in columns.items() if any(cell not in ("", "-") for cell in cells)}
     table = Table()
-    for heading in ("column", "aggregate", *words, "variance", "tolerance", "status"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "variance" else "left")
-    for a in aggregates:
-        origin, destination = side_by_side(a.origin, a.destination, max(20, (width - 70) // 2))
-        cells = (
-            column_of(a),
-            name(a.what),
-            origin,
-            destination,
-            percent(a.variance),
-            name(a.tolerance),
-        )
-        status = Text("within", style="green") if a.same else Text("different", style="red")
+    for heading in told:
+        is_number = heading == "variance"
+        table.add_column(heading, overflow="fold", no_wrap=is_number, justify="right" if is_number else "left")
+    table.add_column("status", no_wrap=True)
+    for aggregate, *cells in zip(aggregates, *told.values(), strict=True):
+        status = Text("within", style="green") if aggregate.same else Text("different", style="red")
         table.add_row(*map(Text, cells), status)
     return table
 

@@ -132,6 +132,8 @@ def next_command(parity: Parity) -> str:
     chosen = selector(parity.node)
     kind = parity.node.partition(".")[0]
     command = "verify" if kind in ("source", "exposure") else "reconcile"
+    if parity.level != "rows" and parity.rows_origin is None:
+        return ""  # metrics, which have no rows
     if parity.level != "rows":
         return f"dbt-bridge {command} --select {chosen} --level rows"
     if kind == "source":
