@@ -41,7 +41,7 @@ class Running:
 
     def apart(self, other: Running) -> NDArray[np.bool_]:
         """Which buckets differ, of two that have equally many."""
-        return (self._rows != other._rows) | (self._totals != other._totals)
+        return np.not_equal(self._rows, other._rows) | np.not_equal(self._totals, other._totals)
 
     def sums(self) -> Sums:
         return {

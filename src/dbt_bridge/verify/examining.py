@@ -96,7 +96,7 @@ class _Wanted:
             return None
         places = np.searchsorted(self._keys, digests_)
         places[places == len(self._keys)] = 0
-        return self._keys[places] == digests_
+        return np.equal(self._keys[places], digests_)
 
 
 def _suspicious(sender: Sender, wanted: _Wanted) -> Iterator[pa.RecordBatch]:

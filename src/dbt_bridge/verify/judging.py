@@ -159,8 +159,8 @@ def _difference(kind: Kind, row: dict[str, Any], sides: Sides, paired: Paired) -
         return Difference(kind, key, rows=rows)
     if kind == "different":
         apart = tuple(pair for i, pair in enumerate(paired.beside_key) if row[f"x{i}"])
-        values = tuple({pair.name: _told(pair, end, sides, row) for pair in apart if not pair.masked} for end in ENDS)
-        return Difference(kind, key, tuple(pair.name for pair in apart), *values, rows=rows)
+        here, there = ({pair.name: _told(pair, end, sides, row) for pair in apart if not pair.masked} for end in ENDS)
+        return Difference(kind, key, tuple(pair.name for pair in apart), here, there, rows)
     beside = paired.beside_key if paired.key else paired.compared
     whole = {pair.name: _told(pair, has, sides, row) for pair in beside if not pair.masked}
     if kind == "only_in_origin":
