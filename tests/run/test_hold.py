@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,16 +14,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import duckdb
 import psycopg
 import pytest
+from tests.extract.postgres.conftest import Proxy
 
 from dbt_bridge import lsn
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import OriginError
 from dbt_bridge.progress import Silent
-from dbt_bridge.run.hold import Mover, held
+from dbt_bridge.run.hold import Mover, held, moving
 
 SLOT = "dbt_bridge_hold"
 SOURCES = f"""
@@ -149,14 +153,13 @@ def test_a_stream_lets_go_under_a_writer_and_arrives_after_it(
         before = end_of_log(origin)
         until(lambda: stands(origin) >= before, process)
         began = time.monotonic()
-        with held("shop_pg", database, SLOT, Silent()) as hold:
+        with held("shop_pg", database, SLOT, Silent()):
             assert builds or time.monotonic() - began < 5, "it reacts in a second or two, and closes in order"
             count, at = landed(file), stands(origin)
             origin.execute("INSERT INTO orders SELECT g, 'held' FROM generate_series(1000000, 1000100) g")
             time.sleep(0.5)  # there is no condition to wait for: it must not go on
             assert not is_followed(origin)
             assert (landed(file), stands(origin)) == (count, at)
-            hold.check()
         later = end_of_log(origin)
         until(lambda: stands(origin) >= later, process)
         process.send_signal(signal.SIGTERM)
@@ -237,6 +240,41 @@ def test_two_who_want_to_hold_wait_for_each_other(origin: psycopg.Connection, da
         order.append("first")
     thread.join(timeout=20)
     assert order == ["first", "second"]
+
+
+class Pooler(Proxy):
+    """It greets its clients with a process id of its own, as PgBouncer does."""
+
+    _KEY = b"K\x00\x00\x00\x0c"
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                try:
+                    data = source.recv(65_536)
+                except TimeoutError:
+                    continue
+                if not data:
+                    break
+                if (at := data.find(self._KEY)) >= 0:
+                    data = data[: at + 5] + b"\0\0\0\7" + data[at + 9 :]
+                sink.sendall(data)
+
+
+def test_through_a_pooler_no_lock_is_left_behind(origin: psycopg.Connection, database: str) -> None:
+    port = urlsplit(database).port or 5432
+    pooler = Pooler("127.0.0.1", port)
+    url = database.replace(f":{port}/", f":{pooler.port}/")
+    try:
+        mover = Mover("shop", "shop_pg", url, SLOT)
+        assert mover.take() and not mover.is_asked()
+        with moving("shop_pg", url, SLOT, Silent()):
+            assert origin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchall() == [(0,)]
+        with pytest.raises(OriginError, match="through a pooler"), held("shop_pg", url, SLOT, Silent()):
+            pass
+        mover.let_go()
+    finally:
+        pooler.close()
 
 
 def test_who_does_not_let_go_is_named(

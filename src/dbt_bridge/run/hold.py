@@ -7,7 +7,8 @@ Two advisory locks for each slot, at the origin, say who wants what:
 
 A `sync` finishes what it has begun. A `stream` looks once a second whether anyone wants to hold. Locks end with their
 sessions, so that whoever is killed holds nobody up; they need no privilege, no table and no free slot, and are local to
-a database as logical slots are.
+a database as logical slots are. A pooler (PgBouncer) that lends sessions of the server would keep the locks after their
+owner has gone: through one, nobody takes any, and nobody can hold a landing still.
 https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 """
 
@@ -62,7 +63,11 @@ def _key(what: Literal["move", "hold"], slot: str) -> int:
 
 
 class _Session:
-    """A connection that locks are held by. It never connects anew by itself: its locks would be gone unnoticed."""
+    """A connection that locks are held by. It never connects anew by itself: its locks would be gone unnoticed.
+
+    Attributes:
+        is_lent: by a pooler, which greets its clients with a process id of its own.
+    """
 
     def __init__(self, name: str, url: str, slot: str) -> None:
         self.move, self.hold = _key("move", slot), _key("hold", slot)
@@ -73,6 +78,7 @@ class _Session:
             raise self._connections.unreachable(error) from error
         try:
             self.query(_SET)
+            self.is_lent = self.query("SELECT pg_backend_pid()") != [(self._connection.info.backend_pid,)]
         except BaseException:
             self.close()
             raise
@@ -122,6 +128,8 @@ class Mover:
         if self._session is not None:
             return not self.is_asked()
         session = self._session = _Session(*self._of)
+        if session.is_lent:
+            return True
         try:
             free = session.query("SELECT pg_try_advisory_xact_lock_shared(%(key)s)", key=session.hold) == [(True,)]
             got = free and session.query("SELECT pg_try_advisory_lock_shared(%(key)s)", key=session.move) == [(True,)]
@@ -152,6 +160,8 @@ class Mover:
             self._session, self._asked_at, self._is_asked = None, None, False
 
     def _look(self, session: _Session) -> bool:
+        if session.is_lent:
+            return False
         now = time.monotonic()
         if self._asked_at is None:
             if now - self._looked >= _LOOK:
@@ -201,19 +211,8 @@ def _takes(mover: Mover) -> bool:
         return True
 
 
-class Held:
-    """A landing that nobody else brings up."""
-
-    def __init__(self, session: _Session) -> None:
-        self._session = session
-
-    def check(self) -> None:
-        """Raises ConnectionFailed: the connection that holds the landing broke off, and others may have gone on."""
-        self._session.query("SELECT 1")
-
-
 @contextmanager
-def held(name: str, url: str, slot: str, progress: Progress, *, patience: float = PATIENCE) -> Iterator[Held]:
+def held(name: str, url: str, slot: str, progress: Progress, *, patience: float = PATIENCE) -> Iterator[None]:
     """Hold the landing of a source still: a `stream` of another process has let go of slot and warehouse.
 
     Enter it before the warehouse is opened (a DuckDB file belongs to one process) and leave it after that is closed.
@@ -225,18 +224,24 @@ def held(name: str, url: str, slot: str, progress: Progress, *, patience: float 
         patience: seconds to wait.
 
     Raises:
-        OriginError: somebody did not let go in time; names the server process.
+        OriginError: somebody did not let go in time; names the server process. Or a pooler is in between.
         ConnectionFailed: the origin cannot be reached.
     """
     session = _Session(name, url, slot)
     try:
+        if session.is_lent:
+            raise OriginError(
+                f"origin {name!r} is reached through a pooler, which lends its connections to others too, so its"
+                " landing cannot be held still while it is compared",
+                mend=f"give [sources.{name}] credentials the address of the server itself",
+            )
         waiting = _Waiting(name, slot, progress, patience)
         for key in (session.hold, session.move):
             while session.query("SELECT pg_try_advisory_lock(%(key)s)", key=key) != [(True,)]:
                 waiting.on(session.query(_HOLDERS, key=key))
         while readers := session.query(_READER, slot=slot):
             waiting.on(readers)
-        yield Held(session)
+        yield
     finally:
         session.close()
 
@@ -251,7 +256,7 @@ def moving(name: str, url: str, slot: str, progress: Progress, *, patience: floa
     try:
         waiting = _Waiting(name, slot, progress, patience)
         wanted = "SELECT pg_try_advisory_xact_lock_shared(%(hold)s) AND pg_try_advisory_lock_shared(%(move)s)"
-        while session.query(wanted, hold=session.hold, move=session.move) != [(True,)]:
+        while not session.is_lent and session.query(wanted, hold=session.hold, move=session.move) != [(True,)]:
             waiting.on(session.query(_HOLDERS, key=session.hold))
         yield
     finally:
