@@ -47,14 +47,19 @@ def test_only_the_rows_that_differ_are_delivered_again(
     origin.execute(
         "CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON crm.segments FOR EACH ROW EXECUTE FUNCTION crm.touch()"
     )
-    done = run.repair(ready, run.RepairOptions(), Silent())
+    (refused,) = run.repair(ready, run.RepairOptions(), Silent(), {**PASSED, SEGMENTS.model: "error"}).receipts
+    assert refused.status == "failed" and "is not repaired from its model: model dim_customers: error" in refused.error
+    done = run.repair(ready, run.RepairOptions(), Silent(), PASSED)
     (receipt,) = done.receipts
     assert done.ok, receipt.error
     assert (receipt.hop, receipt.node, receipt.rows_inserted, receipt.rows_updated) == ("repair", SEGMENTS.node, 1, 1)
     touched = origin.execute("SELECT customer_id, segment FROM crm.segments WHERE touched ORDER BY 1").fetchall()
     assert touched == [(3, "s3"), (4, "s4")]
     assert origin.execute("SELECT count(*) FROM crm.segments WHERE customer_id = 99").fetchall() == [(1,)]
-    assert landed("SELECT status, rows_loaded FROM _dbt_bridge.receipts WHERE hop = 'repair'") == [("success", 2)]
+    assert landed("SELECT status, rows_loaded FROM _dbt_bridge.receipts WHERE hop = 'repair'") == [
+        ("failed", 0),
+        ("success", 2),
+    ]
     assert run.repair(ready, run.RepairOptions(), Silent()).receipts == ()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, takes
 from dbt_bridge.cli.output import FAILED
 from dbt_bridge.errors import UsageError
+
+if TYPE_CHECKING:
+    from dbt_bridge.project import Project
 
 
 class Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.3
@@ -25,6 +28,16 @@ class Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
         if not 0 <= share <= 1:
             self.fail(f"{value!r} is not a share like 5% or 0.05", param, ctx)
         return share
+
+
+def _last_statuses(project: Project) -> dict[str, str]:
+    """As the last `dbt build` left the models; nothing is known of them where dbt has not run."""
+    from dbt_bridge.transform.invoke import last_statuses
+
+    try:
+        return last_statuses(project) if project.deliveries else {}
+    except UsageError:
+        return {}
 
 
 @cli.command()
@@ -56,7 +69,7 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
 
     how = run.RepairOptions(max_share=max_share, dry_run=dry_run, threads=options.threads)
     with output.reporter() as progress:
-        done = run.repair(project, how, progress)
+        done = run.repair(project, how, progress, _last_statuses(project))
     if not done.parities:
         raise UsageError(
             "nothing was compared: nothing that is selected has a config.meta.bridge block to compare by",

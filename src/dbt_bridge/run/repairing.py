@@ -8,14 +8,16 @@ again. Nothing else of the table is touched, and nothing at all where more diffe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import pyarrow as pa
 
 from dbt_bridge import lsn
 from dbt_bridge import receipt as record
+from dbt_bridge.deliver.gate import refusal
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
 from dbt_bridge.load.destination import Follows, Ledger, Load, Loaded, NotApplied, Readable, Warehouse
 from dbt_bridge.load.open import open_destination
@@ -80,13 +82,21 @@ class Repaired:
         return [(table, error) for table, error in told if error]
 
 
-def repair(project: Project, options: RepairOptions, progress: Progress) -> Repaired:
+def repair(
+    project: Project,
+    options: RepairOptions,
+    progress: Progress,
+    statuses: Mapping[str, str] = MappingProxyType({}),
+) -> Repaired:
     """Compare what the selection needs, and set right what differs.
+
+    Args:
+        statuses: dbt's status per unique_id of the last run: nothing is delivered on what did not pass, not even again.
 
     Raises:
         UsageError: an origin or a destination is not configured.
     """
-    work = _Work(project, options, progress)
+    work = _Work(project, options, progress, statuses)
     parities = verify(project, VerifyOptions(level="rows", threads=options.threads), progress, work.mend)
     return Repaired(tuple(parities), work.before, tuple(work.receipts), options.dry_run)
 
@@ -96,6 +106,7 @@ class _Work:
     project: Project
     options: RepairOptions
     progress: Progress
+    statuses: Mapping[str, str]
     receipts: list[Receipt] = field(default_factory=list)
     before: dict[str, Parity] = field(default_factory=dict)
 
@@ -136,6 +147,14 @@ class _Work:
         if item.write_disposition != "merge" or len(found.extra):
             raise KeyRefused(
                 f"{parity.destination} is delivered whole ({item.write_disposition}), not by its keys",
+                mend=f"dbt-bridge deliver --select exposure:{item.name}",
+            )
+        if why := refusal(item, self.statuses):
+            mend = f"dbt-bridge build --select +exposure:{item.name}"
+            raise DestinationError(f"{parity.destination} is not repaired from its model: {why}", mend=mend)
+        if required := {r.node for r in self.project.reconciliations if r.required} & item.ancestors:
+            raise DestinationError(
+                f"{parity.destination} comes from {', '.join(sorted(required))}, which is required to reconcile first",
                 mend=f"dbt-bridge deliver --select exposure:{item.name}",
             )
 
