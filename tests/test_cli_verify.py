@@ -50,7 +50,7 @@ FAILED = Parity(
 
 
 def how(tmp_path: Path, **output: bool) -> Told:
-    return Told(Output(**output), "Verification of shop", {"project": "shop"}, tmp_path / "parity.html")
+    return Told(Output(**output), "Verification of shop", "table", {"project": "shop"}, tmp_path / "parity.html")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_only_equal_passes(
 
 
 def test_a_gate_that_compared_nothing_does_not_pass(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing was compared"):
+    with pytest.raises(UsageError, match="nothing was compared: the selection has no table"):
         told([], how(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

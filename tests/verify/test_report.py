@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbt_bridge.verify.parity import Aggregate, Difference, Parity
-from dbt_bridge.verify.report import print_parities
+from dbt_bridge.verify.report import Shown, print_parities
 from dbt_bridge.verify.spelled import side_by_side, spelled
 from dbt_bridge.verify.verdict import caveats, found, next_command, verdict
 
@@ -180,6 +180,13 @@ def test_a_narrow_terminal_tells_states_below_the_table(monkeypatch: pytest.Monk
 def test_a_number_that_engines_write_otherwise_is_no_news() -> None:
     zeros = Aggregate("", "revenue", "720126.60", "720126.6", same=True, variance=0.0, tolerance="0.01%")
     assert "720126" not in printed(parity("a", aggregates=(zeros,)))
+
+
+def test_a_command_names_only_options_that_it_has() -> None:
+    assert "and 18 more\n" in printed(ORDERS)
+    told = printed(ORDERS, shown=Shown(more="--show N", commands=False))
+    assert "and 18 more: --show N\n" in told
+    assert "dbt-bridge repair" not in told
 
 
 def test_metrics_are_readable_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

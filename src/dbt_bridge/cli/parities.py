@@ -37,6 +37,9 @@ class ReportFile(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # g
             self.fail(f"the report cannot be written to {path}: {error.strerror or error}", param, ctx)
 
 
+MOVED = "source table or exposure with a config.meta.bridge block"
+REPLACING = "model with config.meta.bridge.reconcile"
+
 SHOW = click.option(
     "--show",
     type=click.IntRange(min=0),
@@ -64,6 +67,7 @@ class Told:
 
     Attributes:
         title: of the report.
+        things: what is compared, for a selection that has none of it.
         about: what the report says of the run, beside what the parities know.
         report: its file; None for none.
         show: differences of each table in the terminal; None for the default.
@@ -71,6 +75,7 @@ class Told:
 
     output: Output
     title: str
+    things: str
     about: Mapping[str, str]
     report: Path | None = None
     show: int | None = None
@@ -87,8 +92,7 @@ def told(parities: Sequence[Parity], how: Told, **document: Any) -> int:
     """
     if not parities:
         raise UsageError(
-            "nothing was compared: nothing that is selected has a config.meta.bridge block to compare by",
-            mend="look at what is declared: dbt-bridge plan",
+            f"nothing was compared: the selection has no {how.things}", mend="look at what is declared: dbt-bridge plan"
         )
     unwritten = _reported(parities, how)
     ok = all(parity.is_equal for parity in parities) and unwritten is None
@@ -109,13 +113,21 @@ def told(parities: Sequence[Parity], how: Told, **document: Any) -> int:
 def _printed(parities: Sequence[Parity], how: Told) -> None:
     import sys
 
-    from dbt_bridge.verify.report import EXAMPLES, print_parities
+    from dbt_bridge.verify.report import EXAMPLES, Shown, print_parities
 
-    examples = EXAMPLES if how.show is None else how.show
+    more = "--show N shows more here, --report FILE.html keeps them"
+    shown = Shown(EXAMPLES if how.show is None else how.show, more)
     if not how.output.quiet:
-        print_parities(parities, sys.stdout, examples=examples)
+        print_parities(parities, sys.stdout, shown)
     elif unequal := [parity for parity in parities if not parity.is_equal]:
-        print_parities(unequal, sys.stderr, examples=examples)
+        print_parities(unequal, sys.stderr, shown)
+
+
+def told_at_the_end(parities: Sequence[Parity]) -> None:
+    """Print what is now, of a command whose receipts have said what to run next."""
+    from dbt_bridge.verify.report import Shown, print_parities
+
+    print_parities(parities, shown=Shown(commands=False))
 
 
 def _reported(parities: Sequence[Parity], how: Told) -> BridgeError | None:

@@ -8,7 +8,7 @@ import click
 
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
-from dbt_bridge.cli.parities import FOUND, REPORT, SHOW, Told, shown, told
+from dbt_bridge.cli.parities import FOUND, REPLACING, REPORT, SHOW, Told, shown, told
 
 
 @cli.command()
@@ -44,4 +44,6 @@ def reconcile(*, level: str | None, **given: Any) -> int:
         "selection": " ".join(options.select),
         "left out": " ".join(options.exclude),
     }
-    return told(parities, Told(output, f"Reconciliation of {project.name}", about, given["report"], given["show"]))
+    return told(
+        parities, Told(output, f"Reconciliation of {project.name}", REPLACING, about, given["report"], given["show"])
+    )

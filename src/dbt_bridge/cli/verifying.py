@@ -8,7 +8,7 @@ import click
 
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
-from dbt_bridge.cli.parities import FOUND, REPORT, SHOW, Told, shown, told
+from dbt_bridge.cli.parities import FOUND, MOVED, REPORT, SHOW, Told, shown, told
 
 
 @cli.command()
@@ -62,4 +62,4 @@ def verify(*, level: str, method: str, bound: str, **given: Any) -> int:
         "selection": " ".join(options.select),
         "left out": " ".join(options.exclude),
     }
-    return told(parities, Told(output, f"Verification of {project.name}", about, given["report"], given["show"]))
+    return told(parities, Told(output, f"Verification of {project.name}", MOVED, about, given["report"], given["show"]))

@@ -14,6 +14,7 @@ from dbt_bridge.run.memory import large_blocks_kept
 from dbt_bridge.verify.compare import Asked, compare
 from dbt_bridge.verify.parity import Level, Method, Parity
 from dbt_bridge.verify.side import Side
+from dbt_bridge.verify.spelled import name
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def failed(parity: Parity, error: BaseException | str) -> Parity:
 def compared(pair: Pair, progress: Progress, then: Then = leave) -> Parity:
     """Compare, and tell; an error becomes a failed parity."""
     node = pair.opened.node
-    progress.started(node, pair.opened.destination, None)
+    progress.started(node, name(pair.opened.destination), None)
     asked = replace(pair.asked, progress=lambda rows: progress.advanced(node, rows, 0))
     try:
         with large_blocks_kept():
@@ -101,7 +102,7 @@ def compared(pair: Pair, progress: Progress, then: Then = leave) -> Parity:
 
 
 def tell(parity: Parity, progress: Progress) -> None:
-    progress.compared(parity.node, in_a_line(parity), ok=parity.is_equal)
+    progress.compared(parity.node, name(in_a_line(parity)), ok=parity.is_equal)
 
 
 def in_a_line(parity: Parity) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from dbt_bridge.verify.parity import Aggregate, Difference, Parity
@@ -34,27 +35,41 @@ _STYLES = {"equal": "green", "different": "red", "failed": "red"}
 _WIDE = 140  # columns where there is no terminal
 
 
-def print_parities(parities: Sequence[Parity], out: IO[str] | None = None, *, examples: int = EXAMPLES) -> None:
-    """Print what was found, to standard output: tables against their origins, then models against what they replace.
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is told beside the counts.
+
+    Attributes:
+        examples: differences that are shown of each table, at most.
+        more: what shows more of them; empty where the command has no such option.
+        commands: also what to run next.
+    """
+
+    examples: int = EXAMPLES
+    more: str = ""
+    commands: bool = True
+
+
+def print_parities(parities: Sequence[Parity], out: IO[str] | None = None, shown: Shown = Shown()) -> None:
+    """Print what was found, to standard output: those whose sides have the same names together.
 
     Why rows were compared the way they were is in JSON and in the report.
-
-    Args:
-        examples: differences that are shown of each table, at most.
     """
     from rich.console import Console
 
     out = out or sys.stdout
     console = Console(file=out, width=None if out.isatty() else _WIDE, highlight=False)
     for group in in_order(parities):
-        _print_group(told_apart(group), console, examples)
+        _print_group(told_apart(group), console, shown)
 
 
-def _print_group(parities: Sequence[Parity], console: Console, examples: int) -> None:
+def _print_group(parities: Sequence[Parity], console: Console, shown: Shown) -> None:
     """Comparisons whose sides have the same names."""
     console.print(_overview(parities, console))
     for parity in parities:
-        _tell(console, parity, examples)
+        _tell(console, parity, shown)
+        if shown.commands and (command := next_command(parity)):
+            _say(console, f"  -> {name(command)}")
     _say(console, f"\n{name(verdict(parities))}", "bold green" if all(p.is_equal for p in parities) else "bold red")
     for caveat in caveats(parities):
         _say(console, name(caveat))
@@ -140,7 +155,7 @@ def _by(parity: Parity) -> str:
     return f"{parity.level}{f' by {parity.method}' if parity.method else ''}"
 
 
-def _tell(console: Console, parity: Parity, most: int) -> None:
+def _tell(console: Console, parity: Parity, how: Shown) -> None:
     """What is to be said of one comparison; nothing of equal ones but aggregates that differ within their tolerance."""
     apart = [a for a in parity.aggregates if not (a.same and is_exact(a))]
     if parity.is_equal and not apart:
@@ -157,13 +172,11 @@ def _tell(console: Console, parity: Parity, most: int) -> None:
         _say(console, f"  different by column: {_counts(ordered)}")
     if apart:
         console.print(_aggregates(apart, parity.words, console.width))
-    if parity.examples and most:
-        shown = parity.examples[:most]
+    if parity.examples and how.examples:
+        shown = parity.examples[: how.examples]
         console.print(_examples(shown, parity.words, console.width))
         if (more := (parity.differences or len(parity.examples)) - len(shown)) > 0:
-            _say(console, f"  and {more:,} more: --show N shows more here, --report FILE.html keeps them")
-    if command := next_command(parity):
-        _say(console, f"  -> {name(command)}")
+            _say(console, f"  and {more:,} more{f': {how.more}' if how.more else ''}")
 
 
 def _examples(examples: Sequence[Difference], words: tuple[str, str], width: int) -> Table:
