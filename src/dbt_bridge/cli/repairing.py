@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, takes
 from dbt_bridge.cli.output import FAILED
+from dbt_bridge.cli.parities import MOVED, told_at_the_end
 from dbt_bridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
         done = run.repair(project, how, progress, _last_statuses(project))
     if not done.parities:
         raise UsageError(
-            "nothing was compared: nothing that is selected has a config.meta.bridge block to compare by",
+            f"nothing was compared: the selection has no {MOVED}",
             mend="look at what is declared: dbt-bridge plan",
         )
     if output.as_json:
@@ -87,10 +87,9 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
             click.echo(f"{table}: {error}", err=True)
     else:
         from dbt_bridge.progress import print_summary
-        from dbt_bridge.verify.report import print_parities
 
         print_summary(done.receipts)
-        print_parities(done.parities, sys.stdout)
+        told_at_the_end(done.parities)
         if dry_run and done.receipts and done.ok:
             click.echo("nothing was touched; the same command without --dry-run does it", err=True)
     return 0 if done.ok else FAILED
