@@ -182,6 +182,13 @@ def test_a_number_that_engines_write_otherwise_is_no_news() -> None:
     assert "720126" not in printed(parity("a", aggregates=(zeros,)))
 
 
+def test_examples_in_the_terminal_are_of_every_kind_too() -> None:
+    changed = [Difference("different", {"id": str(i)}, ("a",), {"a": "1"}, {"a": "2"}) for i in range(100, 190)]
+    lost = [Difference("only_in_origin", {"id": str(i)}, (), {"a": "1"}) for i in range(200, 203)]
+    text = printed(replace(ORDERS, examples=(*changed, *lost)))
+    assert [i for i in range(100, 300) if f"id = {i} " in text] == [*range(100, 107), 200, 201, 202]
+
+
 def test_a_command_names_only_options_that_it_has() -> None:
     assert "and 18 more\n" in printed(ORDERS)
     told = printed(ORDERS, shown=Shown(more="--show N", commands=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -151,6 +151,19 @@ class Parity:
         }
         own = {f.name: getattr(self, f.name) for f in fields(ParityRow) if f.name not in told}
         return ParityRow(**own, **told)
+
+
+def of_every_kind(differences: Iterable[Difference], most: int) -> tuple[Difference, ...]:
+    """Some of every kind, kind by kind; one kind has more where another has few."""
+    kinds: dict[Kind, list[Difference]] = {}
+    for difference in differences:
+        kinds.setdefault(difference.kind, []).append(difference)
+    left, quota = most, dict.fromkeys(kinds, 0)
+    while left > 0 and (open_ := [kind for kind in kinds if quota[kind] < len(kinds[kind])]):
+        for kind in open_[:left]:
+            quota[kind] += 1
+        left -= len(open_[:left])
+    return tuple(difference for kind, all_ in kinds.items() for difference in all_[: quota[kind]])
 
 
 def _finite(number: float | None) -> float | None:

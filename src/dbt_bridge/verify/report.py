@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from dbt_bridge.verify.parity import Aggregate, Difference, Parity
+from dbt_bridge.verify.parity import Aggregate, Difference, Parity, of_every_kind
 from dbt_bridge.verify.spelled import MASKED, message, name, pairs, side_by_side
 from dbt_bridge.verify.verdict import (
     caveats,
@@ -173,7 +173,7 @@ def _tell(console: Console, parity: Parity, how: Shown) -> None:
     if apart:
         console.print(_aggregates(apart, parity.words, console.width))
     if parity.examples and how.examples:
-        shown = parity.examples[: how.examples]
+        shown = of_every_kind(parity.examples, how.examples)
         console.print(_examples(shown, parity.words, console.width))
         if (more := (parity.differences or len(parity.examples)) - len(shown)) > 0:
             _say(console, f"  and {more:,} more{f': {how.more}' if how.more else ''}")

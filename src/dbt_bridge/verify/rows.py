@@ -13,7 +13,7 @@ from dbt_bridge.verify.examining import examine
 from dbt_bridge.verify.judging import KINDS, Findings, keys_of
 from dbt_bridge.verify.matching import Sent, Suspects, both_kept, suspects
 from dbt_bridge.verify.method import Chosen, chosen, is_unique
-from dbt_bridge.verify.parity import Difference, Parity
+from dbt_bridge.verify.parity import Parity, of_every_kind
 from dbt_bridge.verify.sent import KEY, Sender, Within
 from dbt_bridge.verify.side import Digests, NoDigests, Side
 
@@ -40,7 +40,7 @@ def compared_rows(opened: Parity, ends: tuple[Side, Side], asked: Asked, engine:
         in_flight=len(found.in_flight),
         bytes=comparison.bytes,
         columns=dict(findings.columns.most_common()),
-        examples=_of_every_kind(findings, asked.shown),
+        examples=of_every_kind((e for kind in KINDS for e in findings.examples.get(kind, ())), asked.shown),
         keys=keys_of(findings),
     )
 
@@ -94,17 +94,3 @@ def _streamed(comparison: Comparison, choice: Chosen, within: Within | None = No
 def _sums_decide(comparison: Comparison) -> bool:
     """Whether rows of buckets with the same sums are the same rows, and nothing else is asked of them."""
     return not comparison.paired.carried and is_unique(comparison.ends, comparison.paired)
-
-
-def _of_every_kind(findings: Findings, shown: int) -> tuple[Difference, ...]:
-    """Some examples of every kind; one kind has more where another has few."""
-    told: list[Difference] = []
-    kinds = [kind for kind in KINDS if findings.examples.get(kind)]
-    quota = dict.fromkeys(kinds, 0)
-    while sum(quota.values()) < shown and any(quota[kind] < len(findings.examples[kind]) for kind in kinds):
-        for kind in kinds:
-            if quota[kind] < len(findings.examples[kind]) and sum(quota.values()) < shown:
-                quota[kind] += 1
-    for kind in kinds:
-        told += findings.examples[kind][: quota[kind]]
-    return tuple(told)
