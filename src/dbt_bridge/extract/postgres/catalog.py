@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from psycopg.errors import UndefinedColumn
+
 from dbt_bridge.errors import OriginError
 from dbt_bridge.extract.postgres.column_types import OriginType, natural
 from dbt_bridge.extract.postgres.connection import Connections
@@ -46,6 +48,13 @@ SELECT count(*) > 1,
        sum(pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint
 FROM tree
 JOIN pg_class c ON c.oid = tree.oid
+"""
+
+# The columns of the snapshot, each looked up by its name as of now: an error where it was dropped or renamed since.
+_STILL_THERE = """
+SELECT count(has_column_privilege(a.attrelid, a.attname::text, 'SELECT'))
+FROM pg_attribute a
+WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
 """
 
 # A domain is followed to its base type; the modifier is the first that is set on the way down.
@@ -155,7 +164,7 @@ def relation(connections: Connections, name: TableName) -> Relation:
 
     Raises:
         OriginError: no such table, or no privilege to read it.
-        Outdated: it was truncated or rewritten since the snapshot.
+        Outdated: it was truncated or rewritten since the snapshot, or lost a column.
     """
     found = connections.query(_RELATION, {"schema": name.schema, "name": name.name})
     if not found:
@@ -176,6 +185,12 @@ def relation(connections: Connections, name: TableName) -> Relation:
             f"origin {connections.name!r}: {name} was truncated or rewritten after the snapshot was taken",
             mend="run the same command again",
         )
+    try:
+        connections.query(_STILL_THERE, {"oid": oid})
+    except OriginError as error:
+        if isinstance(error.__cause__, UndefinedColumn):
+            raise Outdated(error.what, mend="its columns changed in this moment: run the same command again") from error
+        raise
     rows = connections.query(_COLUMNS, {"oid": oid})
     types = {row[0]: _origin_type(*row[3:]) for row in rows}
     columns = tuple(Column(row[0], natural(types[row[0]]), row[1], not row[2]) for row in rows)
