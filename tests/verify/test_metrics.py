@@ -139,14 +139,15 @@ def test_sums_may_be_a_little_apart_and_counts_may_not() -> None:
         Aggregate("usual", "sum", "10000", "10001", same=False),
         Aggregate("each", "sum", "100", "150", same=False),
         Aggregate("share", "sum", "100", "101", same=False),
+        Aggregate("at", "max", "2026-01-01 00:00:00", "2026-01-01 00:00:02", same=True, tolerance="2"),
     ]
     parity = Parity(
         "l", "n", "o", "d", "aggregates", "different", "now", ended, ended, 0.0,
         rows_origin=10, rows_destination=10, aggregates=tuple(told),
     )  # fmt: skip
 
-    within = tolerated(parity, {"each": FIVE, "share": PERCENT})
-    beyond = tolerated(parity, {"each": Allowed(Decimal("4.9"), False, "4.9"), "share": PERCENT})
+    within = tolerated(parity, {"each": FIVE, "share": PERCENT, "at": SECONDS})
+    beyond = tolerated(parity, {"each": Allowed(Decimal("4.9"), False, "4.9"), "share": PERCENT, "at": SECONDS})
 
-    assert (within.status, [a.tolerance for a in within.aggregates]) == ("equal", ["", "0.01%", "5", "1%"])
-    assert (beyond.status, [a.same for a in beyond.aggregates]) == ("different", [True, True, False, True])
+    assert (within.status, [a.tolerance for a in within.aggregates]) == ("equal", ["", "0.01%", "5", "1%", "2 seconds"])
+    assert (beyond.status, [a.same for a in beyond.aggregates]) == ("different", [True, True, False, True, True])

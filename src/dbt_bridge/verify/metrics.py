@@ -67,9 +67,10 @@ def variances(metric: Metric, legacy: Answer, new: Answer) -> tuple[Aggregate, .
 
 
 def tolerated(parity: Parity, tolerances: Mapping[str, Allowed]) -> Parity:
-    """The parity with its sums within their tolerance: 0.01%, or the column's own.
+    """The parity with its sums within their tolerance, which is 0.01% or the column's own, told as it was declared.
 
-    What a value may be apart, a sum may be for each row: where all rows are within their tolerance, so is their sum.
+    What a value may be apart, a sum may be for each row: where all rows are within their tolerance, so is their sum
+    (of a share: where all values have one sign).
     """
     rows = max(parity.rows_origin or 0, parity.rows_destination or 0)
     aggregates = tuple(_tolerated(aggregate, tolerances, rows) for aggregate in parity.aggregates)
@@ -80,9 +81,9 @@ def tolerated(parity: Parity, tolerances: Mapping[str, Allowed]) -> Parity:
 
 
 def _tolerated(aggregate: Aggregate, tolerances: Mapping[str, Allowed], rows: int) -> Aggregate:
-    if aggregate.same or aggregate.what != "sum":
-        return aggregate
     allowed = tolerances.get(aggregate.column, USUAL)
+    if aggregate.same or aggregate.what != "sum":
+        return replace(aggregate, tolerance=allowed.said) if aggregate.tolerance else aggregate
     each = allowed if allowed.relative else replace(allowed, amount=allowed.amount * rows)
     one, other = _number(aggregate.origin), _number(aggregate.destination)
     within = one is not None and other is not None and _within(one, other, each)
