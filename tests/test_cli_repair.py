@@ -54,6 +54,10 @@ def test_a_person_and_a_program_are_told_what_was_repaired(shop: Path, capsys: p
     assert "landing.orders" in told and "dry run: nothing was written" in told
     assert asked(shop, WRONG) == [(3, 0)]
 
+    assert answered(["build", "--verify", "--quiet"]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and "landing.orders" in told.err and "dbt-bridge repair" in told.err
+
     assert answered(["repair", "--max-share", "2%", "--quiet"]) == 1
     told = "".join(capsys.readouterr())
     assert "4 of 100 rows of duckdb: landing.orders differ (4.00%), and a repair may touch 2" in told
