@@ -117,6 +117,20 @@ def test_the_summary_has_totals_and_every_error() -> None:
     assert "landing.customers: no [privilege]\n  -> GRANT" in text
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_no_number_is_cut_however_narrow_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = Terminal()
+    print_summary([receipt("orders", rows=1_200_000), receipt("order_items", rows=123, seconds=5)], out)
+    text = out.getvalue()
+    assert "1,200,000" in text
+    assert "…" not in text
+    assert "2 success" in text
+    assert [heading for heading in ("inserted", "seconds", "hop") if heading in text] == {
+        60: [], 80: ["inserted"], 100: ["inserted", "seconds"], 160: ["inserted", "seconds", "hop"]
+    }[width]  # fmt: skip
+
+
 def test_a_total_of_unknown_counts_is_not_a_guess() -> None:
     out = io.StringIO()
     print_summary([receipt("orders", rows=None), receipt("customers", rows=7)], out)

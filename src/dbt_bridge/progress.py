@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+    from rich.table import Table
+    from rich.text import Text
 
     from dbt_bridge.receipt import Receipt
 
@@ -210,37 +212,22 @@ def reporter(*, silent: bool = False, out: IO[str] | None = None) -> Reporter:
     return Live(Console(file=out))
 
 
+_DISPENSABLE = ("disposition", "size", "hop", "seconds", "deleted", "updated", "inserted")  # narrow terminals lack some
+
+
 def print_summary(receipts: Sequence[Receipt], out: IO[str] | None = None) -> None:
-    """The table of all hops with totals, on standard output."""
+    """The table of all hops with totals, on standard output. No number is cut: a narrow terminal has fewer columns."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.measure import Measurement
 
     if not receipts:
         return
     out = out or sys.stdout
     console = Console(file=out, width=None if out.isatty() else 140, highlight=False)
-    table = Table(show_footer=True, footer_style="bold")
-    numbers = {"inserted": "rows_inserted", "updated": "rows_updated", "deleted": "rows_deleted"}
-    table.add_column("table", footer=f"{len(receipts)} in total", overflow="fold")
-    table.add_column("hop")
-    table.add_column("disposition")
-    table.add_column("rows", justify="right", footer=_total([r.rows_loaded for r in receipts]))
-    for heading, attribute in numbers.items():
-        table.add_column(heading, justify="right", footer=_total([getattr(r, attribute) for r in receipts]))
-    size = sum(r.bytes or 0 for r in receipts)
-    table.add_column("size", justify="right", footer=in_bytes(size))
-    # Hops run side by side, so the total is the time from the first start to the last end.
-    wall = (max(r.finished_at for r in receipts) - min(r.started_at for r in receipts)).total_seconds()
-    table.add_column("seconds", justify="right", footer=f"{wall:.1f}")
-    table.add_column("status", footer=_statuses(receipts))
-    for r in receipts:
-        table.add_row(
-            Text(r.table_name), r.hop, r.write_disposition, _count(r.rows_loaded),
-            *(_count(getattr(r, attribute)) for attribute in numbers.values()),
-            "" if r.bytes is None else in_bytes(r.bytes), f"{r.duration_seconds:.1f}",
-            Text(r.status, style={"success": "green", "failed": "red"}.get(r.status, "yellow")),
-        )  # fmt: skip
+    for number in (0, 1, 2, 3, 4, 7):  # inserted, updated and deleted go together
+        table = _summary(receipts, _DISPENSABLE[:number])
+        if Measurement.get(console, console.options.update(max_width=10_000), table).minimum <= console.width:
+            break
     console.print(table)
     errors: dict[str, list[str]] = {}
     for r in receipts:
@@ -248,6 +235,37 @@ def print_summary(receipts: Sequence[Receipt], out: IO[str] | None = None) -> No
             errors.setdefault(r.error, []).append(r.table_name)
     for error, names in errors.items():
         console.print(f"{', '.join(names)}: {error}", markup=False, soft_wrap=True)
+
+
+def _summary(receipts: Sequence[Receipt], less: Collection[str]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    # Hops run side by side, so the total is the time from the first start to the last end.
+    wall = (max(r.finished_at for r in receipts) - min(r.started_at for r in receipts)).total_seconds()
+    numbers = {"rows": "rows_loaded", "inserted": "rows_inserted", "updated": "rows_updated", "deleted": "rows_deleted"}
+    counts = {heading: [getattr(r, of) for r in receipts] for heading, of in numbers.items()}
+    status = {"success": "green", "failed": "red"}
+    columns: dict[str, tuple[Sequence[str | Text], str]] = {
+        "hop": ([r.hop for r in receipts], ""),
+        "disposition": ([r.write_disposition for r in receipts], ""),
+        **{heading: ([_count(n) for n in of], _total(of)) for heading, of in counts.items()},
+        "size": (
+            ["" if r.bytes is None else in_bytes(r.bytes) for r in receipts],
+            in_bytes(sum(r.bytes or 0 for r in receipts)),
+        ),
+        "seconds": ([f"{r.duration_seconds:.1f}" for r in receipts], f"{wall:.1f}"),
+        "status": ([Text(r.status, style=status.get(r.status, "yellow")) for r in receipts], _statuses(receipts)),
+    }
+    told = {heading: column for heading, column in columns.items() if heading not in less}
+    table = Table(show_footer=True, footer_style="bold")
+    table.add_column("table", footer=f"{len(receipts)} in total", overflow="fold", min_width=12)
+    for heading, (_, footer) in told.items():
+        is_number = heading not in ("hop", "disposition", "status")
+        table.add_column(heading, footer=footer, justify="right" if is_number else "left", no_wrap=heading != "status")
+    for r, *cells in zip(receipts, *(cells for cells, _ in told.values()), strict=True):
+        table.add_row(Text(r.table_name), *cells)
+    return table
 
 
 def in_bytes(size: float) -> str:
