@@ -188,9 +188,12 @@ class _Work:
                 application.commit(pair.lsn or 0, (), [done] if at_once else [])
             except NotApplied as refused:
                 raise refused.error from refused
-        with ends.destination.reading() as state:
-            again = _again(pair, parity, landed_side(state, replica, parity.destination))
-            now = _healed(parity, again, state.count(replica))
+        try:
+            with ends.destination.reading() as state:
+                again = _again(pair, parity, landed_side(state, replica, parity.destination))
+                now = _healed(parity, again, state.count(replica))
+        except BridgeError as error:  # what was committed has a receipt all the same
+            again, now = failed(pair.opened, error), failed(parity, error)
         done = _with_proven(done, found) if again.is_equal else done
         self._ended(done, None if at_once else ends.ledger)
         self._tell_unhealed(receipt, again, ends.ledger)
