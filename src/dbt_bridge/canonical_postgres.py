@@ -67,6 +67,7 @@ PROBE: tuple[bool | int, ...] = (
 )
 """What `verify.digest` answers for the values of `PROBE_SQL` (tests/verify/test_digest.py computes it)."""
 
+_MOST_ELEMENTS = 1664  # of ROW(...): MaxTupleAttributeNumber of htup_details.h
 _LAST_DAY = "date '294276-12-31'"  # of a timestamp
 
 
@@ -276,6 +277,8 @@ def row_digest(columns: Sequence[Digested]) -> str:
     if not columns:
         return "0::int8"
     parts = [element(quoted(c.column.name), builtin(c.column), c.canon, c.mask) for c in columns]
+    if len(parts) + sum(c.canon.kind == "decimal" and not c.mask for c in columns) > _MOST_ELEMENTS:
+        raise NoDigests(f"a row of {len(columns)} columns has more elements than PostgreSQL takes in one row")
     return f"hash_record_extended(ROW({', '.join(parts)}), 0)"
 
 

@@ -20,7 +20,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dbt_bridge.canonical import Canon, Digested, NoDigests, agreed
-from dbt_bridge.canonical_postgres import FIRST_VERSION, PROBE, PROBE_SQL, bucket_select, digest_select, element
+from dbt_bridge.canonical_postgres import (
+    FIRST_VERSION,
+    PROBE,
+    PROBE_SQL,
+    bucket_select,
+    digest_select,
+    element,
+    row_digest,
+)
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.extract.mask import masked
 from dbt_bridge.extract.postgres import PostgresOrigin
@@ -392,3 +400,10 @@ def test_what_postgres_cannot_digest_exactly_is_said() -> None:
     ]:
         with pytest.raises(NoDigests, match="has no digest"):
             element('"x"', origin_type, canon)
+
+
+def test_a_row_of_more_elements_than_postgres_takes_has_no_digest() -> None:
+    number = Digested(Column("n", pa.decimal128(9, 2), "numeric(9,2)"), Canon("decimal", scale=2))
+    assert row_digest([number] * 832)
+    with pytest.raises(NoDigests, match="more elements"):
+        row_digest([number] * 833)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from dbt_bridge.verify.asked import Tolerance
 from dbt_bridge.verify.paired import Pair
 from dbt_bridge.verify.parity import Aggregate
 from dbt_bridge.verify.sent import Numbers, Sender
+from dbt_bridge.verify.side_by_side import side_by_side
 from dbt_bridge.verify.summing import Summed
 
 _FLOAT_SUMS = 1e-9  # of the sum of the absolute values: rows come in any order, and sums of floats depend on it
@@ -27,14 +28,16 @@ def summed(senders: Sequence[Sender], in_flight: Numbers) -> tuple[list[Summed],
     Args:
         in_flight: sorted digests of the keys that are left out.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
-        other = pool.submit(_summed, senders[1], in_flight)
-        return _summed(senders[0], in_flight), other.result()
+    return side_by_side(
+        lambda stopped: _summed(senders[0], in_flight, stopped), lambda stopped: _summed(senders[1], in_flight, stopped)
+    )
 
 
-def _summed(sender: Sender, in_flight: Numbers) -> list[Summed]:
+def _summed(sender: Sender, in_flight: Numbers, stopped: Event) -> list[Summed]:
     columns = [Summed(pair.canon) for pair in sender.paired.compared]
     for batch in _in_time(sender, in_flight):
+        if stopped.is_set():
+            break
         for column, array in zip(columns, batch.columns, strict=False):
             column.add(array)
     return columns

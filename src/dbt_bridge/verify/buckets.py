@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dbt_bridge.verify.digest import mixed
 from dbt_bridge.verify.sent import KEY, ROW, Sender
 from dbt_bridge.verify.side import Digests
+from dbt_bridge.verify.side_by_side import side_by_side
 
 ROWS_PER_BUCKET = 1_000  # a bucket costs some 50 bytes on the wire, so that a table's buckets cost 0.1% of its bytes
 MOST_BUCKETS = 65_536
@@ -57,9 +58,9 @@ def how_many(rows: int) -> int:
 
 def sums(senders: Sequence[Sender], buckets: int) -> tuple[Sums, Sums]:
     """Of both sides, side by side: the origin in this thread, the destination in another."""
-    with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
-        other = pool.submit(_sums, senders[1], buckets)
-        return _sums(senders[0], buckets), other.result()
+    return side_by_side(
+        lambda stopped: _sums(senders[0], buckets, stopped), lambda stopped: _sums(senders[1], buckets, stopped)
+    )
 
 
 def apart(origin: Sums, destination: Sums) -> list[int]:
@@ -73,13 +74,13 @@ def rows_of(side: Sums) -> int:
     return sum(rows for rows, _ in side.values())
 
 
-def _sums(sender: Sender, buckets: int) -> Sums:
+def _sums(sender: Sender, buckets: int, stopped: Event) -> Sums:
     if isinstance(sender.side, Digests):
         key, values = (
             [pair.digested(sender.end) for pair in pairs] for pairs in (sender.paired.key, sender.paired.values)
         )
         return _of_table(sender.side.buckets(key, values, buckets))
-    return _of_rows(sender, buckets)
+    return _of_rows(sender, buckets, stopped)
 
 
 def _of_table(table: pa.Table) -> Sums:
@@ -87,8 +88,10 @@ def _of_table(table: pa.Table) -> Sums:
     return {int(bucket): (int(rows), int(total) & _WHOLE) for bucket, rows, total in zip(*columns, strict=True)}
 
 
-def _of_rows(sender: Sender, buckets: int) -> Sums:
+def _of_rows(sender: Sender, buckets: int, stopped: Event) -> Sums:
     running = Running(buckets)
     for batch in sender.values():
+        if stopped.is_set():
+            break
         running.tell(batch)
     return running.sums()

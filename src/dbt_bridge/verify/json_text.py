@@ -44,14 +44,21 @@ def sorted_text(text: str) -> str:
 
 def _as_json(value: object) -> str:
     if isinstance(value, dict):
-        return (
-            "{"
-            + ",".join(f"{json.dumps(str(k), ensure_ascii=False)}:{_as_json(value[k])}" for k in sorted(value))
-            + "}"
-        )
+        return "{" + ",".join(f"{_string(str(k))}:{_as_json(value[k])}" for k in sorted(value)) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_as_json, value)) + "]"
-    return repr(value) if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return _string(value)
+    return repr(value) if isinstance(value, _Number) else json.dumps(value)
+
+
+def _string(value: str) -> str:
+    """Half of a surrogate pair, which a json may escape, has no UTF-8: it stays escaped."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _plain(value: Any, type_: pa.DataType) -> object:

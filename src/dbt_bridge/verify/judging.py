@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import types as is_
 
 from dbt_bridge.verify.elements import canonical, texts
@@ -19,6 +20,7 @@ from dbt_bridge.verify.parity import Difference, Kind
 
 KINDS: tuple[Kind, ...] = ("different", "only_in_origin", "only_in_destination", "duplicate")
 _ROW = "_at"  # the row's place in its side's table
+_COLUMNS_AT_ONCE = 64
 
 Sides = tuple[pa.Table | None, pa.Table | None]
 
@@ -42,36 +44,52 @@ class Findings:
     keys: list[pa.Table] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Keys (rows, without a key) that differ.
+
+    Attributes:
+        rows: `kind`; `n0` and `n1`, how often each side has it; `at0` and `at1`, where (the first of) its rows are.
+        apart: of each column beside the key, in which of `rows` it differs.
+    """
+
+    rows: pa.Table
+    apart: Mapping[Pair, NDArray[np.bool_]]
+
+    def of(self, kind: Kind) -> NDArray[np.bool_]:
+        return np.asarray(pc.equal(self.rows.column("kind"), kind))
+
+
 def judge(sides: Sides, paired: Paired, engine: Any, findings: Findings) -> None:
     """Compare rows of both sides that may belong together.
 
     Args:
         sides: the compared columns of each side in its own types, in the order of `paired.compared`.
     """
-    _hold(sides, paired, engine)
-    kind = _kind_with_key(paired) if paired.key else _KIND_WITHOUT_KEY
-    flags = [f"x{i}" for i in range(len(paired.beside_key))] if paired.key else []
-    engine.execute(f"CREATE OR REPLACE TEMP TABLE judged AS\n{_query(paired, kind)}")
-    _count(engine, paired, flags, findings)
-    _tell(engine, sides, paired, findings)
-    _keep(engine, sides, paired, findings)
-    engine.execute("DROP TABLE judged")
-
-
-_KIND_WITHOUT_KEY = """CASE
-        WHEN n0 > n1 THEN 'only_in_origin'
-        WHEN n0 < n1 THEN 'only_in_destination'
-    END"""
-
-
-def _kind_with_key(paired: Paired) -> str:
-    apart = " OR ".join([f"x{i}" for i in range(len(paired.beside_key))] or ["false"])
-    return f"""CASE
-        WHEN n0 > 1 OR n1 > 1 THEN 'duplicate'
-        WHEN n1 = 0 THEN 'only_in_origin'
-        WHEN n0 = 0 THEN 'only_in_destination'
-        WHEN {apart} THEN 'different'
-    END"""
+    met = _met(sides, paired, engine)
+    n0, n1 = (met.column(name).to_numpy() for name in ("n0", "n1"))
+    once = (n0 == 1) & (n1 == 1)
+    apart = {pair: np.zeros(len(met), np.bool_) for pair in paired.beside_key} if paired.key else {}
+    for pair, differs in _apart(met.filter(pa.array(once)), sides, tuple(apart), engine):
+        apart[pair][once] = differs
+    conditions: dict[Kind, NDArray[np.bool_]]
+    if paired.key:
+        conditions = {
+            "duplicate": (n0 > 1) | (n1 > 1),
+            "only_in_origin": n1 == 0,
+            "only_in_destination": n0 == 0,
+            "different": np.logical_or.reduce([np.zeros(len(met), np.bool_), *apart.values()]),
+        }
+    else:
+        conditions = {"only_in_origin": n0 > n1, "only_in_destination": n0 < n1}
+    which = np.select(list(conditions.values()), list(range(len(conditions))), -1)
+    found = which >= 0
+    kinds = pa.array(list(conditions)).take(pa.array(which[found]))
+    rows = met.filter(pa.array(found)).append_column("kind", kinds)
+    judged = _Judged(rows, {pair: flags[found] for pair, flags in apart.items()})
+    _count(judged, paired, findings)
+    _tell(judged, sides, paired, findings)
+    _keep(judged, sides, paired, findings)
 
 
 def _identity(paired: Paired) -> tuple[Pair, ...]:
@@ -79,43 +97,45 @@ def _identity(paired: Paired) -> tuple[Pair, ...]:
     return paired.key or paired.compared
 
 
-def _query(paired: Paired, kind: str) -> str:
-    """Of each key that differs: how often each side has it, where (the first of) its rows are, and what is apart."""
-    identity = ", ".join(f"k{i}" for i in range(len(_identity(paired))))
-    beside = paired.beside_key if paired.key else ()
-    firsts = [f"first(v{i}) FILTER (side = {side}) AS v{i}_{side}" for i in range(len(beside)) for side in (0, 1)]
-    flags = [f"n0 = 1 AND n1 = 1 AND {differ(pair, f'v{i}_0', f'v{i}_1')} AS x{i}" for i, pair in enumerate(beside)]
-    grouped = ",\n".join(
-        [
-            "count(*) FILTER (side = 0) AS n0",
-            "count(*) FILTER (side = 1) AS n1",
-            f"min({_ROW}) FILTER (side = 0) AS at0",
-            f"min({_ROW}) FILTER (side = 1) AS at1",
-            *firsts,
-        ]
-    )
-    return f"""
-        SELECT n0, n1, at0, at1, {"".join(f"x{i}, " for i in range(len(flags)))}{kind} AS kind
-        FROM (
-            SELECT n0, n1, at0, at1{"".join(f", {flag}" for flag in flags)}
-            FROM (SELECT {grouped} FROM both_sides GROUP BY {identity})
-        )
-        WHERE kind IS NOT NULL"""  # noqa: S608
-
-
-def _hold(sides: Sides, paired: Paired, engine: Any) -> None:
-    """Make the view `both_sides` of the rows: side, place, identity (k) and the values beside the key (v)."""
-    selects = []
+def _met(sides: Sides, paired: Paired, engine: Any) -> pa.Table:
+    """Of each key: how often each side has it (n0, n1), and where the first of its rows are (at0, at1)."""
+    names, selects = [f"k{i}" for i in range(len(_identity(paired)))], []
     for side, (end, table) in enumerate(zip(ENDS, sides, strict=True)):
         if table is None:
             continue
-        columns = {_ROW: pa.array(np.arange(table.num_rows))}
-        columns |= {f"k{i}": _held(table, end, pair) for i, pair in enumerate(_identity(paired))}
-        if paired.key:
-            columns |= {f"v{i}": _held(table, end, pair) for i, pair in enumerate(paired.beside_key)}
-        engine.register(f"rows_{end}", pa.table(columns))
+        keys = {name: _held(table, end, pair) for name, pair in zip(names, _identity(paired), strict=True)}
+        engine.register(f"rows_{end}", pa.table({_ROW: pa.array(np.arange(table.num_rows)), **keys}))
         selects.append(f"SELECT {side} AS side, * FROM rows_{end}")  # noqa: S608
-    engine.execute(f"CREATE OR REPLACE TEMP VIEW both_sides AS {' UNION ALL '.join(selects)}")
+    query = f"""
+        SELECT
+            count(*) FILTER (side = 0) AS n0,
+            count(*) FILTER (side = 1) AS n1,
+            min({_ROW}) FILTER (side = 0) AS at0,
+            min({_ROW}) FILTER (side = 1) AS at1
+        FROM ({" UNION ALL ".join(selects)})
+        GROUP BY {", ".join(names)}"""  # noqa: S608
+    return engine.execute(query).to_arrow_table()
+
+
+def _apart(
+    once: pa.Table, sides: Sides, pairs: Sequence[Pair], engine: Any
+) -> Iterator[tuple[Pair, NDArray[np.bool_]]]:
+    """In which of these rows, which each side has once, each column differs. DuckDB plans few columns at once: the time
+    of a plan grows with the square of their number."""
+    if not len(once):
+        return
+    here, there = (cast("pa.Table", side).take(once.column(f"at{i}")) for i, side in enumerate(sides))
+    for start in range(0, len(pairs), _COLUMNS_AT_ONCE):
+        some = pairs[start : start + _COLUMNS_AT_ONCE]
+        columns = {_ROW: pa.array(np.arange(len(once)))}
+        columns |= {f"v{i}_0": _held(here, "origin", pair) for i, pair in enumerate(some)}
+        columns |= {f"v{i}_1": _held(there, "destination", pair) for i, pair in enumerate(some)}
+        engine.register("once", pa.table(columns))
+        flags = ", ".join(f"{differ(pair, f'v{i}_0', f'v{i}_1')} AS x{i}" for i, pair in enumerate(some))
+        told = engine.execute(f"SELECT {flags} FROM once ORDER BY {_ROW}").to_arrow_table()  # noqa: S608
+        engine.unregister("once")
+        for pair, column in zip(some, told.columns, strict=True):
+            yield pair, np.asarray(column)
 
 
 def _held(table: pa.Table, end: End, pair: Pair) -> pa.Array:
@@ -127,38 +147,38 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
 
 
-def _count(engine: Any, paired: Paired, flags: Sequence[str], findings: Findings) -> None:
-    rows = "1" if paired.key else "abs(n0 - n1)"
-    sums = "".join(f", count(*) FILTER ({flag})" for flag in flags)
-    query = f"SELECT kind, CAST(sum({rows}) AS BIGINT){sums} FROM judged GROUP BY kind"  # noqa: S608
-    for kind, number, *apart in engine.execute(query).fetchall():
-        if kind == "only_in_destination" and findings.allow_extra:
-            findings.counts["allowed"] += number
-            continue
-        findings.counts[kind] += number
-        if kind == "different":
-            findings.columns.update({p.name: n for p, n in zip(paired.beside_key, apart, strict=True) if n})
+def _count(judged: _Judged, paired: Paired, findings: Findings) -> None:
+    n0, n1 = (judged.rows.column(name).to_numpy() for name in ("n0", "n1"))
+    for kind in KINDS:
+        among = judged.of(kind)
+        number = int(among.sum()) if paired.key else int(np.abs(n0 - n1)[among].sum())
+        if number:
+            is_allowed = kind == "only_in_destination" and findings.allow_extra
+            findings.counts["allowed" if is_allowed else kind] += number
+    findings.columns.update({pair.name: int(flags.sum()) for pair, flags in judged.apart.items() if flags.any()})
 
 
-def _tell(engine: Any, sides: Sides, paired: Paired, findings: Findings) -> None:
+def _tell(judged: _Judged, sides: Sides, paired: Paired, findings: Findings) -> None:
     """Add examples, while there are too few."""
+    first = pc.coalesce(judged.rows.column("at0"), judged.rows.column("at1")).to_numpy()
     for kind in KINDS:
         told = findings.examples.setdefault(kind, [])
-        if len(told) >= findings.shown or (kind == "only_in_destination" and findings.allow_extra):
+        if kind == "only_in_destination" and findings.allow_extra:
             continue
-        query = "SELECT * FROM judged WHERE kind = ? ORDER BY coalesce(at0, at1) LIMIT ?"
-        for row in engine.execute(query, [kind, findings.shown - len(told)]).to_arrow_table().to_pylist():
-            told.append(_difference(kind, row, sides, paired))
+        among = np.flatnonzero(judged.of(kind))
+        among = among[np.argsort(first[among], kind="stable")][: max(findings.shown - len(told), 0)]
+        for place, row in zip(among, judged.rows.take(pa.array(among)).to_pylist(), strict=True):
+            apart = [pair for pair, flags in judged.apart.items() if flags[place]]
+            told.append(_difference(kind, row, apart, sides, paired))
 
 
-def _difference(kind: Kind, row: dict[str, Any], sides: Sides, paired: Paired) -> Difference:
+def _difference(kind: Kind, row: dict[str, Any], apart: Sequence[Pair], sides: Sides, paired: Paired) -> Difference:
     rows = int(row["n0"]), int(row["n1"])
     has: End = "origin" if row["at0"] is not None else "destination"
     key = {pair.name: _told(pair, has, sides, row) for pair in paired.key if not pair.masked}
     if kind == "duplicate":
         return Difference(kind, key, rows=rows)
     if kind == "different":
-        apart = tuple(pair for i, pair in enumerate(paired.beside_key) if row[f"x{i}"])
         here, there = ({pair.name: _told(pair, end, sides, row) for pair in apart if not pair.masked} for end in ENDS)
         return Difference(kind, key, tuple(pair.name for pair in apart), here, there, rows)
     beside = paired.beside_key if paired.key else paired.compared
@@ -183,20 +203,19 @@ def _in_words(values: pa.Array, pair: Pair) -> list[str | None]:
     return words
 
 
-def _keep(engine: Any, sides: Sides, paired: Paired, findings: Findings) -> None:
+def _keep(judged: _Judged, sides: Sides, paired: Paired, findings: Findings) -> None:
     """Add the keys that differ, in the origin's types where they have a form in them."""
-    allowed = "only_in_destination" if findings.allow_extra else ""
-    judged = engine.execute("SELECT * FROM judged WHERE kind <> ?", [allowed]).to_arrow_table()
-    at0 = judged.column("at0")
-    for end, mine in (("origin", pc.is_valid(at0)), ("destination", pc.is_null(at0))):
-        rows = judged.filter(mine)
+    different = judged.rows
+    if findings.allow_extra:
+        different = different.filter(pc.not_equal(different.column("kind"), "only_in_destination"))
+    at0 = different.column("at0")
+    ends: tuple[tuple[End, Any], ...] = (("origin", pc.is_valid(at0)), ("destination", pc.is_null(at0)))
+    for side, (end, mine) in enumerate(ends):
+        rows = different.filter(mine)
         if not rows.num_rows:
             continue
-        side = ENDS.index(cast("End", end))
-        found = cast("pa.Table", sides[side]).take(rows.column(f"at{side}"))
-        columns = {
-            pair.name: as_at_origin(found.column(pair.at(cast("End", end)).name), pair) for pair in _identity(paired)
-        }
+        there = cast("pa.Table", sides[side]).take(rows.column(f"at{side}"))
+        columns = {pair.name: as_at_origin(there.column(pair.at(end).name), pair) for pair in _identity(paired)}
         columns["_kind"] = rows.column("kind")
         columns |= {"_origin_rows": rows.column("n0"), "_destination_rows": rows.column("n1")}
         findings.keys.append(pa.table(columns))

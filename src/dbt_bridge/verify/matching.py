@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from dbt_bridge.verify.engine import differ
 from dbt_bridge.verify.kept import PARTS, Kept
 from dbt_bridge.verify.paired import Paired
 from dbt_bridge.verify.sent import KEY, LATE, ROW, Numbers
+from dbt_bridge.verify.side_by_side import side_by_side
 
 _BYTES_AT_ONCE = 12 << 20
 MOST_KEYS = 100_000  # suspicious ones that are asked for by key; beyond that one whole reading is cheaper
@@ -61,23 +61,15 @@ def both_kept(
     """
     most = memory_mb * (1 << 20) // 8
     kept = Kept(folder / "origin", digest, most), Kept(folder / "destination", digest, most)
-    stopped = threading.Event()
 
-    def read(sent: Sent, into: Kept, tell: Told) -> None:
-        try:
-            for batch in sent():
-                if stopped.is_set():
-                    return
-                tell(batch)
-                into.add(batch)
-        except BaseException:
-            stopped.set()
-            raise
+    def read(side: int, stopped: Event) -> None:
+        for batch in senders[side]():
+            if stopped.is_set():
+                return
+            told[side](batch)
+            kept[side].add(batch)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
-        other = pool.submit(read, senders[1], kept[1], told[1])
-        read(senders[0], kept[0], told[0])
-        other.result()
+    side_by_side(lambda stopped: read(0, stopped), lambda stopped: read(1, stopped))
     if any(side.in_files for side in kept):
         for side in kept:
             side.to_files()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from decimal import Context, Decimal
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from pyarrow import types as is_
 
 from dbt_bridge.canonical import Canon
+from dbt_bridge.errors import TypeRefused
 from dbt_bridge.verify.digest import digests
 from dbt_bridge.verify.elements import canonical, storage, texts
 from dbt_bridge.verify.engine import held
 
-_EXACT = Context(prec=200, traps=[])
+_EXACT = Context(prec=160_000, traps=[])  # of a numeric: 131,072 digits before the point, 16,383 after it
 _REGISTER_BITS = 12  # 4096 registers: the estimate is within 1.6% (1.04 / sqrt(4096)) as a rule
 _WITHOUT_ORDER = ("json", "list", "interval")
 
@@ -121,7 +122,7 @@ class Summed:
             least, greatest = ends["min"].as_py(), ends["max"].as_py()
             total = pc.sum(values.cast(pa.decimal256(76, values.type.scale))).as_py()
         else:
-            numbers = [Decimal(text) for text in canonical(values, self.canon).to_pylist()]
+            numbers = [_number(text) for text in canonical(values, self.canon).to_pylist()]
             ordered = [number for number in numbers if not number.is_nan()]
             nan = Decimal("NaN")
             least = min(ordered, default=nan)
@@ -137,6 +138,16 @@ class Summed:
             self.least = least
         if self.greatest is None or _less(self.greatest, greatest):
             self.greatest = greatest
+
+
+def _number(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise TypeRefused(
+            f"{text[:80]!r} is no number, and what it is compared with is one",
+            mend="compare rows, which are then told to differ, or the column through an expression",
+        ) from None
 
 
 def _less(one: Any, other: Any) -> bool:
