@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as is_
@@ -69,15 +71,37 @@ def in_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
         return pa.ListArray.from_buffers(
             wanted, len(array), array.buffers()[:2], array.null_count, array.offset, children=[values]
         )
-    if is_.is_floating(array.type) and is_.is_float32(wanted):
-        short = pc.cast(array, wanted)
-        kept = pc.or_kleene(pc.equal(pc.cast(short, array.type), array), pc.is_nan(array))
-        if pc.any(pc.invert(kept)).as_py():
-            raise ValueError("a double with more digits than a float has")
-        return short
+    if _is_rounded(array.type, wanted):
+        return _unrounded(array, wanted)
     if is_.is_dictionary(wanted):
         return pc.dictionary_encode(in_type(array, wanted.value_type)).cast(wanted)
     return pc.cast(array, wanted, safe=True)
+
+
+def _is_rounded(own: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether Arrow's safe cast changes values without a word (pyarrow 26)."""
+    rounded: tuple[Callable[[pa.DataType], bool], ...] = ()
+    if is_.is_floating(wanted):
+        rounded = (is_.is_decimal, is_.is_floating) if is_.is_float32(wanted) else (is_.is_decimal,)
+    elif is_.is_decimal(wanted):
+        rounded = (is_.is_floating,)
+    elif is_.is_boolean(wanted):
+        rounded = (is_.is_integer, is_.is_floating)
+    elif is_.is_date(wanted) or is_.is_time(wanted):
+        rounded = (is_.is_timestamp,)
+    return any(test(own) for test in rounded)
+
+
+def _unrounded(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    cast = pc.cast(array, wanted)
+    if is_.is_time(wanted):
+        raise ValueError("a moment is no time of a day")
+    kept = pc.equal(pc.cast(cast, array.type), array)
+    if is_.is_floating(array.type):
+        kept = pc.or_kleene(kept, pc.is_nan(array))
+    if pc.any(pc.invert(kept)).as_py():
+        raise ValueError(f"a value of the type {array.type} changes as {wanted}")
+    return cast
 
 
 class Keys:
