@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
 from dbt_bridge.cli import answered
+from dbt_bridge.plan import planned, print_plan
+from dbt_bridge.project import DbtOptions, load_project
 
 YAML = """
 sources:
@@ -72,3 +75,16 @@ def test_the_plan_is_a_tree_in_order_and_touches_nothing(root: Path, capsys: pyt
     assert [node["unique_id"] for node in plan["nodes"]] == ["model.shop.mart"]
     assert plan["deliveries"] == []
     assert [one["required"] for one in plan["reconciliations"]] == [True, False]
+
+
+def test_a_narrow_terminal_shows_every_word(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "50")
+    out = Terminal()
+    print_plan(planned(load_project(DbtOptions(project_dir=root))), out)
+    words = {word for line in out.getvalue().splitlines() for word in line.split()}
+    assert "(merge" in words
+    assert "pass)" in words

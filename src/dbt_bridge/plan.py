@@ -172,7 +172,7 @@ def print_plan(plan: Plan, out: IO[str]) -> None:
         branch = tree.add(Text(title, style="bold"))
         for line in lines:
             branch.add(Text(line))
-    Console(file=out, width=None if out.isatty() else 10_000, highlight=False, soft_wrap=True).print(tree)
+    Console(file=out, width=None if out.isatty() else 10_000, highlight=False).print(tree)
 
 
 def _tables(landings: tuple[Landing, ...]) -> str:
