@@ -403,6 +403,10 @@ def test_nothing_is_delivered_that_comes_from_what_differs(shop: Shop, filled: p
     assert "shop.customers" in (last.error or "") and "verify" in (last.error or "")
     assert filled.execute("SELECT name FROM crm.customers WHERE id = 2").fetchone() == ("c2",)
     assert built(shop).ok, "without --verify nobody compares"
+    versions = table("customers", "incremental", cursor="id", primary_key=("name",))
+    shop.project = replace(shop.project, sources=(replace(shop.project.sources[0], tables=(versions,)),))
+    last = built(shop, verify=True).receipts[-1]
+    assert (last.status, "it could not be compared with its origin" in str(last.error)) == ("skipped", True)
     for bound in ({"until_lsn": 1}, {"max_seconds": 1.0}):  # which the verification would not keep
         with pytest.raises(UsageError, match="--verify brings cdc tables to an LSN of its own"):
             built(shop, verify=True, **bound)

@@ -96,7 +96,13 @@ def build(project: Project, dbt_build: DbtBuild, options: Options, progress: Pro
     parities = _verified(project, options, progress) if options.verify else []
     statuses, dbt_ok = dbt_build()
     required, unreconciled = reconciled(project, statuses, progress)
-    unproven = {parity.node: "it is not what its origin has (verify)" for parity in parities if not parity.is_equal}
+    unproven = {
+        parity.node: "it is not what its origin has (verify)"
+        if parity.status == "different"
+        else "it could not be compared with its origin (verify)"
+        for parity in parities
+        if not parity.is_equal
+    }
     delivered = deliver(project, statuses, options, progress, load_id=load_id, unproven=unproven | unreconciled)
     return Outcome((*landed, *delivered), statuses, dbt_ok, (*parities, *required))
 
@@ -126,7 +132,8 @@ def reconciled(
     from dbt_bridge import run
 
     parities = run.reconcile_required(project, due, progress)
-    return parities, {p.node: f"it does not reconcile with {p.origin}" for p in parities if not p.is_equal}
+    said = {"different": "it does not reconcile with", "failed": "it could not be compared with"}
+    return parities, {p.node: f"{said[p.status]} {p.origin}" for p in parities if not p.is_equal}
 
 
 def sync(project: Project, options: Options, progress: Progress, *, load_id: str | None = None) -> list[Receipt]:
