@@ -23,7 +23,6 @@ from dbt_bridge.verify.verdict import (
     caveats,
     found,
     kinds_of,
-    matching,
     next_command,
     table_of,
     told_apart,
@@ -134,7 +133,7 @@ def _facts(parity: Parity) -> dict[str, str]:
         "why": parity.why,
         "key": ", ".join(parity.key)
         or ("" if parity.level != "rows" or parity.status == "failed" else "none: whole rows are compared"),
-        "matching rows": _count(same) if (same := matching(parity)) is not None else "",
+        "matching rows": _count(same) if (same := parity.matching) is not None else "",
         "rows in flight, left out": _count(parity.in_flight) if parity.in_flight else "",
         f"only in {destination}, allowed": _count(parity.allowed) if parity.allowed else "",
         "read over the wires": f"{parity.bytes:,} bytes" if parity.bytes is not None else "",
@@ -145,7 +144,7 @@ def _facts(parity: Parity) -> dict[str, str]:
 
 def _segments(parity: Parity) -> list[_Segment]:
     """The bar: shares of all rows of both sides; none where they were not compared."""
-    same = matching(parity)
+    same = parity.matching
     if same is None:
         return []
     kinds = {"matching": same, **{label: count or 0 for label, count in kinds_of(parity).items()}}

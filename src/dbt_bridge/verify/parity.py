@@ -127,14 +127,23 @@ class Parity:
         kinds = (self.only_in_origin, self.only_in_destination, self.different, self.duplicates)
         return None if any(count is None for count in kinds) else sum(count or 0 for count in kinds)
 
+    @property
+    def matching(self) -> int | None:
+        """Rows of the origin that are the same in the destination; None where it does not follow from the counts."""
+        if self.level != "rows" or self.status == "failed" or self.duplicates or self.in_flight:
+            return None
+        if self.rows_origin is None or self.only_in_origin is None or self.different is None:
+            return None
+        return self.rows_origin - self.only_in_origin - self.different
+
     def as_json(self) -> dict[str, Any]:
-        """JSON values only: the fields without `keys`, and `differences`."""
+        """JSON values only: the fields without `keys`, `differences` and `matching`."""
         given = asdict(replace(self, keys=None))
         del given["keys"]
         for aggregate in given["aggregates"]:
             aggregate["variance"] = _finite(aggregate["variance"])
         given = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in given.items()}
-        return {**given, "differences": self.differences}
+        return {**given, "differences": self.differences, "matching": self.matching}
 
     def as_row(self) -> ParityRow:
         """The row of `_dbt_bridge.parity`, which holds no value of a compared row."""

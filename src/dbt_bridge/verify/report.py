@@ -18,7 +18,6 @@ from dbt_bridge.verify.verdict import (
     found,
     in_order,
     kinds_of,
-    matching,
     next_command,
     table_of,
     told_apart,
@@ -164,7 +163,7 @@ def _tell(console: Console, parity: Parity, how: Shown) -> None:
     if parity.status == "failed":
         _say(console, message(parity.error or "no reason was given"))
         return
-    if (same := matching(parity)) is not None:
+    if (same := parity.matching) is not None:
         kinds = {"match": same, **{kind: count for kind, count in kinds_of(parity).items() if count}}
         _say(console, f"  totals: {_counts(kinds)}")
     if parity.columns:

@@ -101,15 +101,6 @@ def told_apart(parities: Sequence[Parity]) -> list[Parity]:
     ]
 
 
-def matching(parity: Parity) -> int | None:
-    """How many rows of the origin are the same in the destination; None where it does not follow from the counts."""
-    if parity.level != "rows" or parity.status == "failed" or parity.duplicates or parity.in_flight:
-        return None
-    if parity.rows_origin is None or parity.only_in_origin is None or parity.different is None:
-        return None
-    return parity.rows_origin - parity.only_in_origin - parity.different
-
-
 def table_of(parity: Parity) -> str:
     """The destination's table without the name of its database: `shop_landing.orders`."""
     return parity.destination.partition(": ")[2] or parity.destination
