@@ -26,6 +26,7 @@ from dbt_bridge.table import TableName
 from dbt_bridge.transform.invoke import build as dbt_build
 from dbt_bridge.verify.parity import Aggregate, Parity
 
+CENT = Allowed(Decimal("0.01"), False, "0.01")
 MODELS = {
     # 1 same; 2 a cent apart; 3 another status; 4 five euros apart; 6 only here; 7 a test order
     "fct_orders": """
@@ -350,14 +351,22 @@ def test_a_tolerance_is_of_its_columns_unit(shop: Shop, column: str, tolerance: 
     assert mend in (found.error or "")
 
 
+ORDER = {"key": {"order_id": "OrderNo"}}
+
+
 @pytest.mark.parametrize(
-    ("legacy", "mend"),
-    [("cents / hundred", "correct the name in the dbt YAML"), ("cents /", "correct its SQL in the YAML")],
+    ("changes", "mend"),
+    [
+        ({**ORDER, "columns": {"amount": Pairing("cents / hundred")}}, "correct the name in the dbt YAML"),
+        ({**ORDER, "columns": {"amount": Pairing("cents /")}}, "correct its SQL in the YAML"),
+        ({**ORDER, "legacy_filter": "nothing = 1"}, "correct the name in the dbt YAML"),
+        ({"relation": None, "query": "select 1 as amount", "tolerances": {"amount": CENT}}, "declare `key:`"),
+    ],
+    ids=["name", "syntax", "filter", "no key"],
 )
-def test_the_doctor_tries_expressions(shop: Shop, legacy: str, mend: str) -> None:
-    project = declared_otherwise(shop, key={"order_id": "OrderNo"}, columns={"amount": Pairing(legacy)})
-    (found,) = [f for f in examined(lambda: replace(project, selected=frozenset({"model.shop.fct_orders"})))
-                if f.subject.endswith(", reconcile")]  # fmt: skip
+def test_the_doctor_tries_what_reconcile_would_ask(shop: Shop, changes: dict[str, Any], mend: str) -> None:
+    project = replace(declared_otherwise(shop, **changes), selected=frozenset({"model.shop.fct_orders"}))
+    (found,) = [f for f in examined(lambda: project) if f.subject.endswith(", reconcile")]
     assert found.status == "fault"
     assert found.mend.startswith(mend)
 

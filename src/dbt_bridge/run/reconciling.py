@@ -78,6 +78,10 @@ def _looked_at(declared: Reconciliation, ends: tuple[Queries, Queries]) -> str:
     *selections, pairs = _selected(declared, ends)
     for end, selection in zip(ends, selections, strict=True):
         end.names(in_parentheses(selection.sql(end.quoted)))
+    if declared.tolerances and not pairs.key and "rows" in declared.levels:
+        raise UsageError(
+            "rows have no key to meet by, so no tolerance can be kept", mend="declare `key:`, or `levels: [aggregates]`"
+        )
     by = f"by {', '.join(pairs.key)}" if pairs.key else "as whole rows, for want of a key"
     return f"{len(pairs.new)} columns, {by}" + (f"; {metrics}" if declared.metrics else "")
 
