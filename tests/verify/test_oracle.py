@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from dbt_bridge.demo.postgres import Server
+from dbt_bridge.errors import BridgeError
 from dbt_bridge.extract.postgres import PostgresOrigin
 from dbt_bridge.load.destination import Load, Replica
 from dbt_bridge.load.duckdb import DuckDBWarehouse
@@ -84,12 +85,16 @@ class Landed:
             cur.execute(f"TRUNCATE {quoted_name(HOSTILE)}".encode())
             insert = f"INSERT INTO {quoted_name(HOSTILE).replace('%', '%%')} VALUES ({marks})"  # noqa: S608
             cur.executemany(insert.encode(), [[number, *row] for number, row in enumerate(rows)])
-        self._origin = PostgresOrigin("pg", self._url)
+        self.reopen()
         described = self._origin.describe(HOSTILE).table
         self.table = Table(LANDING, tuple(self._warehouse.landed(c) for c in described.columns), (KEY,))
         load = Load(self.table, "replace", "oracle")
         self._warehouse.load(load, self._origin.rows(HOSTILE, self.table.columns))
         self.sql(f"CREATE OR REPLACE TABLE {TRUTH} AS FROM {quoted_name(LANDING)}")
+
+    def reopen(self) -> None:
+        self._origin.close()
+        self._origin = PostgresOrigin("pg", self._url)
 
     def sql(self, statement: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
         return self._engine.execute(statement, values).fetchall()
@@ -288,3 +293,18 @@ def test_rows_are_found_by_keys_of_every_type(landed: Landed) -> None:
             assert parity.keys is not None
             found = parity.keys.select([KEY, "_kind"]).to_pylist()  # Python has no infinite dates
             assert {row[KEY]: row["_kind"] for row in found} == expected, type_
+
+
+def test_a_server_that_goes_away_between_the_two_stages_is_a_failure(landed: Landed, database_url: str) -> None:
+    landed.fill([[short(type_) for type_ in TYPES] for _ in range(20)])
+    landed.sql(f"DELETE FROM {quoted_name(LANDING)} WHERE {quoted(KEY)} = 7")  # noqa: S608
+    own = "datname = current_database() AND pid <> pg_backend_pid()"
+
+    def terminate(_: int) -> None:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {own}".encode())  # noqa: S608
+
+    for method in METHODS:
+        with pytest.raises(BridgeError, match=r"(?i)pg|duckdb|origin"):
+            landed.compared(Asked(key=(KEY,), method=method, progress=terminate))
+        landed.reopen()
