@@ -125,6 +125,18 @@ def test_a_report_without_a_place_is_told_before_anything_is_done(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_report_replaces_nothing_but_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "orders.sql"
+    model.write_text("select 1")
+    assert answered(["reconcile", "--report", str(model), "--project-dir", str(tmp_path)]) == 2
+    assert f"{model} is there, and is no report" in capsys.readouterr().err
+    assert model.read_text() == "select 1"
+
+    told([EQUAL], how(tmp_path))
+    assert answered(["reconcile", "--report", str(tmp_path / "parity.html"), "--project-dir", str(tmp_path)]) == 2
+    assert "no dbt_project.yml" in capsys.readouterr().err, "the report was no hindrance"
+
+
 @pytest.fixture
 def shop(dbt_root: Path, origin: psycopg.Connection, database: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     origin.execute("CREATE TABLE orders (id int PRIMARY KEY, note text)")

@@ -30,11 +30,22 @@ class ReportFile(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # g
         path = Path(value).resolve()
         if path.exists() and not path.is_file():
             self.fail(f"{path} is not a file", param, ctx)
+        if path.exists() and not _is_page(path):
+            self.fail(f"{path} is there, and is no report: it would be lost", param, ctx)
         try:
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}."):
                 return path
         except OSError as error:
             self.fail(f"the report cannot be written to {path}: {error.strerror or error}", param, ctx)
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file may be replaced by a report: another one, or an empty one."""
+    try:
+        with path.open("rb") as file:
+            return file.read(15).lower() in (b"", b"<!doctype html>")
+    except OSError:
+        return False
 
 
 MOVED = "source table or exposure with a config.meta.bridge block"
