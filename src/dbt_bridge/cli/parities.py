@@ -16,6 +16,7 @@ from dbt_bridge.cli.output import FAILED, Output
 from dbt_bridge.errors import BridgeError, UsageError
 
 if TYPE_CHECKING:
+    from dbt_bridge.project import Project
     from dbt_bridge.verify.parity import Parity
 
 _SHOWN = 100  # differences of a table that JSON and the report hold where nobody says otherwise
@@ -90,6 +91,17 @@ class Told:
     about: Mapping[str, str]
     report: Path | None = None
     show: int | None = None
+
+
+def about(project: Project) -> dict[str, str]:
+    """What a report says of the run."""
+    options = project.options
+    return {
+        "project": project.name,
+        "target": options.target or "",
+        "selection": " ".join(options.select),
+        "left out": " ".join(options.exclude),
+    }
 
 
 def told(parities: Sequence[Parity], how: Told, **document: Any) -> int:

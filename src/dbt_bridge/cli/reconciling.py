@@ -8,7 +8,7 @@ import click
 
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
-from dbt_bridge.cli.parities import FOUND, REPLACING, REPORT, SHOW, Told, shown, told
+from dbt_bridge.cli.parities import FOUND, REPLACING, REPORT, SHOW, Told, about, shown, told
 
 
 @cli.command()
@@ -38,12 +38,7 @@ def reconcile(*, level: str | None, **given: Any) -> int:
     asked: Any = {"level": level}
     with output.reporter() as progress:
         parities = run.reconcile(project, run.ReconcileOptions(shown=shown(given), **asked), progress)
-    about = {
-        "project": project.name,
-        "target": options.target or "",
-        "selection": " ".join(options.select),
-        "left out": " ".join(options.exclude),
-    }
     return told(
-        parities, Told(output, f"Reconciliation of {project.name}", REPLACING, about, given["report"], given["show"])
+        parities,
+        Told(output, f"Reconciliation of {project.name}", REPLACING, about(project), given["report"], given["show"]),
     )

@@ -8,7 +8,7 @@ import click
 
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
-from dbt_bridge.cli.parities import FOUND, MOVED, REPORT, SHOW, Told, shown, told
+from dbt_bridge.cli.parities import FOUND, MOVED, REPORT, SHOW, Told, about, shown, told
 
 
 @cli.command()
@@ -56,10 +56,6 @@ def verify(*, level: str, method: str, bound: str, **given: Any) -> int:
     how = run.VerifyOptions(bound=bound, shown=shown(given), threads=options.threads, **asked)
     with output.reporter() as progress:
         parities = run.verify(project, how, progress)
-    about = {
-        "project": project.name,
-        "target": options.target or "",
-        "selection": " ".join(options.select),
-        "left out": " ".join(options.exclude),
-    }
-    return told(parities, Told(output, f"Verification of {project.name}", MOVED, about, given["report"], given["show"]))
+    return told(
+        parities, Told(output, f"Verification of {project.name}", MOVED, about(project), given["report"], given["show"])
+    )
