@@ -73,7 +73,7 @@ def late(paired: Paired, bound: Bound | None, engine: Any) -> Late | None:
 
 def _value(text: str, cursor: Pair, engine: Any) -> Any:
     sql = _SQL[cursor.canon.kind].format(scale=cursor.canon.scale)
-    (value,) = engine.execute(f"SELECT {sql}", [text]).fetchone()
+    [(value,)] = engine.execute(f"SELECT {sql}", [text]).fetchall()  # DuckDB 2 goes on when all has been fetched
     return value
 
 

@@ -114,7 +114,7 @@ def _met(sides: Sides, paired: Paired, engine: Any) -> pa.Table:
             min({_ROW}) FILTER (side = 1) AS at1
         FROM ({" UNION ALL ".join(selects)})
         GROUP BY {", ".join(names)}"""  # noqa: S608
-    return engine.execute(query).to_arrow_table()
+    return engine.sql(query).to_arrow_table()
 
 
 def _apart(
@@ -132,7 +132,7 @@ def _apart(
         columns |= {f"v{i}_1": _held(there, "destination", pair) for i, pair in enumerate(some)}
         engine.register("once", pa.table(columns))
         flags = ", ".join(f"{differ(pair, f'v{i}_0', f'v{i}_1')} AS x{i}" for i, pair in enumerate(some))
-        told = engine.execute(f"SELECT {flags} FROM once ORDER BY {_ROW}").to_arrow_table()  # noqa: S608
+        told = engine.sql(f"SELECT {flags} FROM once ORDER BY {_ROW}").to_arrow_table()  # noqa: S608
         engine.unregister("once")
         for pair, column in zip(some, told.columns, strict=True):
             yield pair, np.asarray(column)

@@ -183,7 +183,7 @@ def _digests(query: str, origin: pa.Table | None, destination: pa.Table | None, 
         unread = [column for column in table.column_names if column.startswith("k")]  # of the sides' own types
         engine.register(name, table.drop_columns(unread))
     try:
-        answer = engine.execute(f"WITH met AS ({union})\n{query}").to_arrow_table()
+        answer = engine.sql(f"WITH met AS ({union})\n{query}").to_arrow_table()
     finally:
         for name in sides:
             engine.unregister(name)
