@@ -198,11 +198,13 @@ def spoil(landed: Landed, chance: random.Random, rows: int) -> None:
 
 
 def swapped(landed: Landed, chance: random.Random) -> str:
-    """Two columns of one Arrow type change places."""
-    one = chance.choice(list(COLUMNS))
-    type_ = golden.CASES[COLUMNS[one]][0]
-    alike = [name for name, own in COLUMNS.items() if golden.CASES[own][0] == type_ and "char" not in own]
-    other = chance.choice(alike or [one])
+    """Two columns of one Arrow type change places. (Trailing spaces of a char(n) do not count, but for EXCEPT.)"""
+    plain = {name: golden.CASES[own][0] for name, own in COLUMNS.items() if "character(" not in own}
+    one = chance.choice(list(plain))
+    alike = [name for name, type_ in plain.items() if type_ == plain[one] and name != one]
+    if not alike:
+        return f"{quoted(one)} = NULL"
+    other = chance.choice(alike)
     return f"{quoted(one)} = {quoted(other)}, {quoted(other)} = {quoted(one)}"
 
 
