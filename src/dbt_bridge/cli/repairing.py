@@ -91,5 +91,5 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
         print_summary(done.receipts)
         told_at_the_end(done.parities)
         if dry_run and done.receipts and done.ok:
-            click.echo("nothing was touched; the same command without --dry-run does it", err=True)
+            click.echo("nothing was repaired; the same command without --dry-run does it", err=True)
     return 0 if done.ok else FAILED
