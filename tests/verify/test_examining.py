@@ -37,6 +37,16 @@ def test_a_key_that_one_side_spells_twice_is_a_duplicate() -> None:
     assert (parity.status, parity.duplicates, parity.examples[0].rows) == ("different", 1, (1, 2))
 
 
+@pytest.mark.parametrize("method", ["digests", "buckets"])
+def test_the_primary_key_of_another_column_of_that_name_does_not_make_a_key_unique(method: str) -> None:
+    """The origin's `id` is its primary key, and is not the column that lands as `id`."""
+    codes = ["a", "a", "b"]
+    origin = HashingSide("orders", pa.table({"id": [1, 2, 3], "code": codes}), key=("id",))
+    landed = ArrowSide("landed", pa.table({"id": codes}))
+    parity = compared(origin, landed, key=("code",), columns={"code": "id"}, method=method)
+    assert (parity.status, parity.duplicates) == ("different", 1)
+
+
 class Forgetful(ArrowSide):
     """A side that does not find a row by its own key."""
 

@@ -50,12 +50,12 @@ def chosen(origin: Side, destination: Side, paired: Paired, asked: Asked) -> Cho
         return Chosen("values", f"{error.what}, so values are read")
 
 
-def is_unique(sides: Sequence[Side], paired: Paired) -> bool:
+def is_unique(sides: tuple[Side, Side], paired: Paired) -> bool:
     """Whether a side enforces a primary key by which each compared key has one row there (or rows have no key)."""
     if not paired.key:
         return True
     named = {pair.name for pair in paired.key}, {pair.destination.name for pair in paired.key}
-    return any(side.table.key and any(set(side.table.key) <= names for names in named) for side in sides)
+    return any(side.table.key and set(side.table.key) <= names for side, names in zip(sides, named, strict=True))
 
 
 def _by_the_wire(hashing: Sequence[Side], paired: Paired) -> Chosen:
