@@ -197,6 +197,20 @@ def in_parentheses(sql: str) -> str:
     return f"(\n{bare(sql)}\n) {ROWS}"
 
 
+def distinct(names: Sequence[str], where: str) -> list[str]:
+    """The columns of a query, each of its own name: Postgres calls every sum `sum`.
+
+    Raises:
+        UsageError: two have the same.
+    """
+    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise UsageError(
+            f"{where}: the query gives two columns named {twice!r}",
+            mend=f"name them: select sum(x) as {twice}_of_x, ...",
+        )
+    return list(names)
+
+
 def referred(sql: str, this: str, refs: Callable[[str], str | None], where: str) -> str:
     """A query's `{this}` and `{ref('model')}` as relations.
 

@@ -174,3 +174,14 @@ def test_names_without_a_schema_are_found_by_the_users_own_path(origin: psycopg.
     finally:
         queries.close()
         origin.execute("ALTER ROLE CURRENT_USER RESET search_path")
+
+
+def test_columns_of_one_name_are_both_given_or_refused(queries: Queries) -> None:
+    """Postgres calls each sum `sum`."""
+    try:
+        columns, rows = queries.result(f"SELECT sum(id) AS sum, sum(id * 2) AS sum FROM {queries.relation(TABLE)}")
+    except BridgeError as error:
+        assert "two columns named 'sum'" in error.what or "Duplicate column name 'sum'" in error.what
+    else:
+        assert [int(column[0].as_py()) for column in rows.columns] == [6, 12]
+        assert len(columns) == 2

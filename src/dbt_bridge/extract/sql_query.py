@@ -28,7 +28,7 @@ from dbt_bridge.extract.sql_mysql import natural as natural_of_mysql
 from dbt_bridge.extract.sql_mysql_result import described
 from dbt_bridge.extract.sql_sqlite import Sqlite
 from dbt_bridge.extract.sql_sqlite import natural as natural_of_sqlite
-from dbt_bridge.reconciliation import ROWS, Selection, bare, in_parentheses
+from dbt_bridge.reconciliation import ROWS, Selection, bare, distinct, in_parentheses
 from dbt_bridge.table import Column, Table, TableName
 
 _SAMPLE = 1_000
@@ -91,7 +91,8 @@ class SqlQueries(SqlOrigin):
 
     def names(self, rows: str) -> list[str]:
         statement = _text(f"SELECT * FROM {rows} WHERE 1 = 0")  # noqa: S608
-        return self._asked(lambda connection: list(map(str, connection.execute(statement).keys())), "a query")
+        found = self._asked(lambda connection: list(map(str, connection.execute(statement).keys())), "a query")
+        return distinct(found, self.name)
 
     def key(self, name: TableName) -> tuple[str, ...]:
         return self.describe(name).table.key

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, scrubbed
-from dbt_bridge.reconciliation import Selection, bare, in_parentheses
+from dbt_bridge.reconciliation import Selection, bare, distinct, in_parentheses
 from dbt_bridge.table import Column, Table, TableName
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class DltQueries:
 
     def names(self, rows: str) -> list[str]:
         with self.client() as sql, sql.execute_query(f"SELECT * FROM {rows} WHERE 1 = 0") as cur:  # noqa: S608
-            return [column[0] for column in cur.description]
+            return distinct([column[0] for column in cur.description], self.name)
 
     def key(self, name: TableName) -> tuple[str, ...]:
         """Warehouses of this kind enforce none."""

@@ -15,7 +15,7 @@ from dbt_bridge.extract.postgres.column_types import travel
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.digests import TableDigests
 from dbt_bridge.extract.postgres.initial_copy import Copy, reader
-from dbt_bridge.reconciliation import Selection, bare, in_parentheses
+from dbt_bridge.reconciliation import Selection, bare, distinct, in_parentheses
 from dbt_bridge.table import Column, Table, TableName, quoted, quoted_name
 
 
@@ -72,7 +72,8 @@ class PostgresQueries:
         return quoted_name(name) if name.schema else quoted(name.name)
 
     def names(self, rows: str) -> list[str]:
-        return [name for name, _, _ in self._connections.described(f"SELECT * FROM {rows}")]  # noqa: S608
+        found = self._connections.described(f"SELECT * FROM {rows}")  # noqa: S608
+        return distinct([name for name, _, _ in found], self.name)
 
     def key(self, name: TableName) -> tuple[str, ...]:
         """The primary key of a table, as the catalog has it; a view has none."""
@@ -91,7 +92,9 @@ class PostgresQueries:
         self._connections.close()
 
     def _rows(self, name: str, query: str, key: tuple[str, ...] = ()) -> PostgresRows:
-        columns, types = catalog.typed(self._connections, self._connections.described(query))
+        described = self._connections.described(query)
+        distinct([name for name, _, _ in described], self.name)
+        columns, types = catalog.typed(self._connections, described)
         table = Table(TableName(self.name, "query"), columns, key)
         return PostgresRows(name, self._connections, catalog.Relation(table, types, None, None, 0), query)
 
