@@ -142,6 +142,11 @@ class _Family:
         return self.name == "text" and self.origin_type.split("(")[0] in ("character", "char", "bpchar", "nchar")
 
     @property
+    def is_numeric(self) -> bool:
+        """A numeric of PostgreSQL that fits no decimal type, and travels as text: 1.10 is 1.1."""
+        return self.name == "text" and self.origin_type.split("(")[0] == "numeric"
+
+    @property
     def is_fine(self) -> bool:
         return bool(is_.is_timestamp(self.type)) and self.type.unit == "ns"
 
@@ -188,6 +193,8 @@ def _agreed(one: _Family, other: _Family) -> Canon | None:
         return Canon("text") if typed.name == "null" else _agreed(typed, typed)
     if names <= _NUMBERS:
         return _number(one, other)
+    if names == {"text"} and one.is_numeric and other.is_numeric:
+        return Canon("decimal")
     if names == {"text"}:
         return Canon("text", form="char" if one.is_char or other.is_char else "")
     if names == {"list"}:

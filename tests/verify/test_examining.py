@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from tests.verify.arrow_sides import ArrowSide, HashingSide
 
 from dbt_bridge.errors import OriginError, TypeRefused
-from dbt_bridge.verify.compare import Asked, compare
+from dbt_bridge.verify.compare import Asked, Tolerance, compare
 from dbt_bridge.verify.parity import Parity
 
 BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
@@ -183,3 +184,19 @@ def test_a_side_that_breaks_off_ends_the_other(
     assert endless.ended.wait(5)
     assert [path.name for path in tmp_path.glob("*/*")] == [".lock"], "nothing else is left on disk"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("verify")]
+
+
+def numerics(*values: str) -> ArrowSide:
+    """A column as Postgres's `numeric` without digits travels."""
+    side = ArrowSide("numbers", pa.table({"id": range(len(values)), "n": list(values)}))
+    columns = (side.table.columns[0], replace(side.table.columns[1], origin_type="numeric"))
+    side.table = replace(side.table, columns=columns)
+    return side
+
+
+def test_numerics_without_digits_are_numbers() -> None:
+    one, other = numerics("1.10", "NaN", "1e30", "0.00", "5"), numerics("1.1", "NaN", "1" + "0" * 30, "-0", "5.0000001")
+    parity = compared(one, other)
+    assert (parity.different, parity.examples[0].key) == (1, {"id": "4"})
+    assert compared(one, other, tolerances={"n": Tolerance(Decimal("0.001"))}).is_equal
+    assert compared(one, other, tolerances={"n": Tolerance(Decimal("0.00000001"))}).different == 1

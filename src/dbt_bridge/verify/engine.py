@@ -12,6 +12,7 @@ from dbt_bridge.errors import MissingExtra
 if TYPE_CHECKING:
     from dbt_bridge.verify.paired import Pair
 
+_PLACES = 12  # texts may have more than the scale says, and a cast to fewer rounds
 _LEAST_MB = 64  # below it DuckDB cannot work at all
 _US_PER_SECOND, _US_PER_DAY = 1_000_000, 86_400_000_000
 
@@ -61,7 +62,9 @@ def _near(pair: Pair, origin: str, destination: str) -> str:
     tolerance = pair.tolerance
     assert tolerance is not None
     kind = pair.canon.kind
-    wide = {"int": "HUGEINT", "float": "DOUBLE", "decimal": f"DECIMAL(38,{pair.canon.scale})"}.get(kind, "HUGEINT")
+    wide = {"int": "HUGEINT", "float": "DOUBLE", "decimal": f"DECIMAL(38,{max(pair.canon.scale, _PLACES)})"}.get(
+        kind, "HUGEINT"
+    )
     one, other = (f"TRY_CAST({value} AS {wide})" for value in (origin, destination))
     if pair.canon.fine:
         one, other = (f"epoch_ns(TRY_CAST({value} AS TIMESTAMP_NS))" for value in (origin, destination))

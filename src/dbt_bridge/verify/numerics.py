@@ -25,6 +25,7 @@ _ZERO = np.uint64(2**64 - 1)
 _SPECIAL = {"nan": 0, "infinity": 2, "inf": 2, "+infinity": 2, "+inf": 2, "-infinity": 1, "-inf": 1}
 _SPELLED = {0: "NaN", 1: "-Infinity", 2: "Infinity"}
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,5})?")
+_MANY = 18  # digits after the point, where more come than the scale says
 _ALIEN = b"\0no number: "  # begins what is hashed for a text that is no number
 
 
@@ -38,10 +39,12 @@ def hashed(array: pa.Array, scale: int) -> tuple[U64, U64]:
         return _of_signed(_numbers(pc.cast(array, pa.int64()), np.int64), 0)
     if is_.is_decimal(array.type):
         return _of_decimals(array)
-    try:
-        return _of_decimals(pc.cast(array, pa.decimal128(38, scale), safe=True))
-    except pa.ArrowInvalid:  # more digits, NaN, Infinity, or no number
-        return _of_texts(array)
+    for places in (scale, max(scale, _MANY)):
+        try:
+            return _of_decimals(pc.cast(array, pa.decimal128(38, places), safe=True))
+        except pa.ArrowInvalid:  # more digits, NaN, Infinity, or no number
+            continue
+    return _of_texts(array)
 
 
 def spelled(text: str, scale: int) -> str:
