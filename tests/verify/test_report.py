@@ -87,6 +87,9 @@ def printed(*parities: Parity, **given: Any) -> str:
          "20 rows and 1 aggregate of landing.orders differ."),
         ([parity(t, level="counts", at="updated_at <= 7") for t in "abc"],
          "All 3 tables hold as many rows as the origin, where updated_at <= 7."),
+        ([parity("a", at="now"), parity("b", at="now", started_at=BEGAN + timedelta(seconds=2))],
+         "Both tables hold the same rows as the origin, "
+         "between 2026-11-21 15:30:00 and 2026-11-21 15:30:04 UTC."),
         ([], "Nothing was compared."),
     ],
 )  # fmt: skip

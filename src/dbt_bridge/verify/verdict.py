@@ -155,9 +155,17 @@ def _hold(equal: int, parities: Sequence[Parity]) -> str:
     levels = {p.level for p in compared}
     same = _SAME[levels.pop()] if len(levels) == 1 else "the same as"
     states = {when(p) for p in compared}
-    state = f", {states.pop()}" if len(states) == 1 else ""
+    state = f", {states.pop()}" if len(states) == 1 else _between(compared)
     word = parities[0].words[0]
     return f"{who} {same} the {word if word == 'origin' else f'{word} system'}{state}"
+
+
+def _between(parities: Sequence[Parity]) -> str:
+    """When tables were compared one after the other, as they were then; empty where they have states of their own."""
+    if any(p.at != "now" for p in parities):
+        return ""
+    began, ended = min(p.started_at for p in parities), max(p.finished_at for p in parities)
+    return f", between {began.astimezone(UTC):%Y-%m-%d %H:%M:%S} and {ended.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _differ(parities: Sequence[Parity]) -> str:
