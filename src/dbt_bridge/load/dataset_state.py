@@ -127,8 +127,8 @@ def fold(replica: Replica, log: Iterator[pa.RecordBatch], schema: pa.Schema) -> 
         connection.execute("CREATE TEMP TABLE log AS SELECT * FROM came")
 
         def scalar(query: str) -> Any:
-            row = connection.execute(query).fetchone()
-            return row[0] if row else None
+            rows = connection.execute(query).fetchall()  # all: DuckDB 2 takes no other statement before
+            return rows[0][0] if rows else None
 
         # Files are in no order: `0` says that every row belongs to the last copy.
         state = folded_log(replica, f"({duckdb_log.since_copied('log', '0')})", schema.names, scalar)

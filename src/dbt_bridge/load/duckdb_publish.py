@@ -60,8 +60,12 @@ class Publication:
         return self._cur.execute(statement, values) if values else self._cur.execute(statement)
 
     def scalar(self, statement: str, values: list[Any] | None = None) -> Any:
-        row = self.execute(statement, values).fetchone()
+        row = self.row(statement, values)
         return row[0] if row else None
+
+    def row(self, statement: str, values: list[Any] | None = None) -> Any:
+        """The first row, or None. All are fetched: DuckDB 2 takes no other statement before."""
+        return next(iter(self.execute(statement, values).fetchall()), None)
 
     def create_schema(self, schema: str) -> None:
         retried(lambda: self.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(self._catalog)}.{quoted(schema)}"))
@@ -79,7 +83,7 @@ class Publication:
 
     def relation(self, name: TableName) -> Relation | None:
         """The table or view under a name, or None."""
-        found = self.execute(
+        found = self.row(
             "SELECT schema_name, name, view FROM (\n"
             "  SELECT database_name, schema_name, table_name AS name, '' AS view FROM duckdb_tables()\n"
             "  UNION ALL\n"
@@ -88,7 +92,7 @@ class Publication:
             "WHERE database_name = $1 AND lower(schema_name) = lower($2) AND lower(name) = lower($3)\n"
             "ORDER BY (schema_name = $2) DESC, (name = $3) DESC",
             [self._catalog, name.schema, name.name],
-        ).fetchone()
+        )
         if found is None:
             return None
         schema, table, view = found
@@ -118,7 +122,7 @@ class Publication:
     def is_bare(self, name: TableName) -> bool:
         """Whether a table has no key, index, constraint or default that replacing it by another one would lose."""
         place = [self._catalog, name.schema, name.name]
-        found = self.execute(
+        found = self.row(
             "SELECT 1 FROM duckdb_constraints()\n"
             "WHERE database_name = $1 AND schema_name = $2 AND table_name = $3\n"
             "UNION ALL\n"
@@ -130,16 +134,16 @@ class Publication:
             "  AND column_default IS NOT NULL AND column_default <> 'NULL'\n"
             "LIMIT 1",
             place,
-        ).fetchone()
+        )
         return found is None
 
     def keep_last(self, staging: TableName, key: tuple[str, ...], row: str) -> None:
         """Leave one staged row per key, the one that came last, and drop the column of the order."""
         table, keys = self.sql_name(staging), _list(key)
         distinct = f"SELECT max({quoted(row)}) FROM {table} GROUP BY {keys}"  # noqa: S608
-        rows, kept = self.execute(
+        rows, kept = self.row(
             f"SELECT (SELECT count(*) FROM {table}), (SELECT count(*) FROM ({distinct}))"  # noqa: S608
-        ).fetchone()
+        )
         if rows != kept:
             self.execute(f"DELETE FROM {table} WHERE {quoted(row)} NOT IN ({distinct})")  # noqa: S608
         self.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(row)}")
