@@ -193,10 +193,8 @@ def _agreed(one: _Family, other: _Family) -> Canon | None:
         return Canon("text") if typed.name == "null" else _agreed(typed, typed)
     if names <= _NUMBERS:
         return _number(one, other)
-    if names == {"text"} and one.is_numeric and other.is_numeric:
-        return Canon("decimal")
     if names == {"text"}:
-        return Canon("text", form="char" if one.is_char or other.is_char else "")
+        return _texts(one, other)
     if names == {"list"}:
         return _list(one, other)
     if names == {"nested"}:
@@ -215,6 +213,12 @@ def _agreed(one: _Family, other: _Family) -> Canon | None:
         binary = one.type if one.name == "binary" else other.type
         return Canon("uuid") if is_.is_fixed_size_binary(binary) and binary.byte_width == 16 else None
     return Canon(one.name) if len(names) == 1 else None  # type: ignore[arg-type]
+
+
+def _texts(one: _Family, other: _Family) -> Canon:
+    if one.is_numeric and other.is_numeric:
+        return Canon("decimal")
+    return Canon("text", form="char" if one.is_char or other.is_char else "")
 
 
 def _number(one: _Family, other: _Family) -> Canon:

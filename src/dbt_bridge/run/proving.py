@@ -1,7 +1,7 @@
 """A cdc source is compared at an LSN: origin and landing are brought to one point of the log, while writers go on.
 
 A temporary slot gives a consistent point and, in an exported snapshot, the origin exactly there. The landing is caught
-up to that point and to nothing beyond it. No writer waits for it: what is committed after the point waits in the log for
+up to that point and to nothing beyond it. No writer waits for it: what is committed after the point is in the log for
 the next sync.
 """
 
