@@ -136,16 +136,29 @@ def built_shop(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
     init.write_project(project, init.Answers(origin_url=server.url("shop"), delivery_url=server.url("crm")))
     done = subprocess.run([BIN / "dbt-bridge", "build"], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        for database in ("shop", "crm"):
+            connection.execute(f"DROP DATABASE IF EXISTS built_{database} WITH (FORCE)".encode())
+            connection.execute(f"CREATE DATABASE built_{database} TEMPLATE {database}".encode())
     yield project
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        for database in ("shop", "crm", "built_shop", "built_crm"):
+            connection.execute(f"DROP DATABASE {database} WITH (FORCE)".encode())
+
+
+def _as_built(server: Server) -> None:
+    """What an earlier page wrote to the shop is gone: the warehouse of each reader is of the shop as it was built."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         for database in ("shop", "crm"):
             connection.execute(f"DROP DATABASE {database} WITH (FORCE)".encode())
+            connection.execute(f"CREATE DATABASE {database} TEMPLATE built_{database}".encode())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_reader_can_follow_the_page(page: Path, built_shop: Path, server: Server, tmp_path: Path) -> None:
     reader = Reader(tmp_path / "project", server)
     shutil.copytree(built_shop, reader.folder)
+    _as_built(server)
     for block in _blocks(page):
         try:
             reader.follows(block)

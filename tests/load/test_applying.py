@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.load.changes import Change, Model, Row, changes_of, instant, rows_of
 
@@ -252,6 +252,7 @@ def run(follower: Follower, steps: list[tuple[Any, ...]], **how: Any) -> tuple[M
 
 @RANDOM
 @given(steps=STEPS)
+@example(steps=[("truncate",), ("drop",), ("add",)])
 def test_the_table_is_what_its_origin_is(follower: Follower, steps: list[tuple[Any, ...]]) -> None:
     model, name = run(follower, steps)
     assert ordered(follower.read(name)) == ordered(list(model.state.values()))

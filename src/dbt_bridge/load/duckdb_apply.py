@@ -140,9 +140,11 @@ class DuckDBApplication:
         return Loaded(1, 0, 0, int(deleted), 0)
 
     def _reshape(self, replica: Replica, event: Reshaped) -> Loaded:
-        for name in [replica.table.name, *([replica.history_name] if replica.history else [])]:
-            reshape(self._on, replica, event, name, changed=replica.table.name in self._changed)
-        self._changed.discard(replica.table.name)
+        names = [replica.table.name, *([replica.history_name] if replica.history else [])]
+        changed = replica.table.name in self._changed
+        altered = [reshape(self._on, replica, event, name, changed=changed) for name in names]
+        if all(altered):  # and so rebuilt; what only loses a column at its origin stays as it was changed
+            self._changed.discard(replica.table.name)
         return _NOTHING
 
     def _logged(self, replica: Replica, lsn: int) -> int:

@@ -16,8 +16,8 @@ from dbt_bridge.load.duckdb_types import wider
 from dbt_bridge.table import Table, TableName, quoted
 
 
-def reshape(on: Publication, replica: Replica, event: Reshaped, name: TableName, *, changed: bool) -> None:
-    """Rename, add and widen columns of the table, or of its history.
+def reshape(on: Publication, replica: Replica, event: Reshaped, name: TableName, *, changed: bool) -> bool:
+    """Rename, add and widen columns of the table, or of its history; whether any was added or widened.
 
     Args:
         replica: as it was before.
@@ -45,6 +45,7 @@ def reshape(on: Publication, replica: Replica, event: Reshaped, name: TableName,
         _rebuild(on, replica, name)
     for alteration in altered:
         on.execute(f"ALTER TABLE {on.sql_name(name)} {alteration}")
+    return bool(altered)
 
 
 def _rebuild(on: Publication, replica: Replica, name: TableName) -> None:
