@@ -59,7 +59,7 @@ def both_kept(
     Args:
         told: of each batch of a side, in its thread.
     """
-    most = memory_mb * (1 << 20) // 8
+    most = memory_mb * (1 << 20) // 16
     kept = Kept(folder / "origin", digest, most), Kept(folder / "destination", digest, most)
 
     def read(side: int, stopped: Event) -> None:

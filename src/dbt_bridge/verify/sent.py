@@ -11,7 +11,9 @@ A batch on its way to be matched has these columns:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +29,7 @@ from dbt_bridge.verify.side import Digests, Side
 
 Numbers = NDArray[np.int64]
 KEY, ROW, LATE = "_key", "_row", "_late"
+_DIGESTING = 2  # threads, as numpy lets go of the interpreter: one would still digest when the other side is done
 Within = tuple[int, Sequence[int]]
 """(number of buckets, a power of two; the buckets that are wanted)."""
 
@@ -48,13 +51,24 @@ class Sender:
     def values(self, within: Within | None = None) -> Iterator[pa.RecordBatch]:
         """The side streams its values, and this process digests them."""
         pairs = list(self.paired)
-        for whole in self.rows(pairs):
-            batch = whole
-            if within is not None and self.paired.key:  # most rows need no more than the digest of their key
-                batch = whole.filter(_among(self.digest(dict(zip(pairs, whole.columns, strict=True))), within))
-            arrays = dict(zip(pairs, batch.columns, strict=True))
-            row = self._digest(arrays, self.paired.values)
-            yield from self._batch(arrays, self.digest(arrays, row), row, within)
+        waiting: deque[Future[tuple[Mapping[Pair, pa.Array], Numbers, Numbers]]] = deque()
+        with ThreadPoolExecutor(_DIGESTING, thread_name_prefix="verify-digest") as pool:
+            for batch in self.rows(pairs):
+                waiting.append(pool.submit(self._digested, pairs, batch, within))
+                if len(waiting) >= _DIGESTING:
+                    yield from self._batch(*waiting.popleft().result(), within)
+            while waiting:
+                yield from self._batch(*waiting.popleft().result(), within)
+
+    def _digested(
+        self, pairs: Sequence[Pair], batch: pa.RecordBatch, within: Within | None
+    ) -> tuple[Mapping[Pair, pa.Array], Numbers, Numbers]:
+        """The columns of a batch, or of those rows of it that may be wanted, and the digests of keys and of rows."""
+        arrays = dict(zip(pairs, batch.columns, strict=True))
+        if within is not None and self.paired.key:  # most rows need no more than the digest of their key
+            arrays = dict(zip(pairs, batch.filter(_among(self.digest(arrays), within)).columns, strict=True))
+        row = self._digest(arrays, self.paired.values)
+        return arrays, self.digest(arrays, row), row
 
     def digests(self, within: Within | None = None) -> Iterator[pa.RecordBatch]:
         """The side computes the digests and streams them with its keys (and the carried columns)."""
