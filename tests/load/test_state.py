@@ -16,7 +16,7 @@ import dlt
 import psycopg
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from tests.load.changes import Change, Model, Row, changes_of, rows_of
 from tests.load.test_applying import COPIED_AT, COPY, STEPS, ordered, orders, play, replica_of
 
@@ -164,6 +164,7 @@ def expected(model: Model) -> list[Row]:
 @pytest.mark.parametrize("holder", RANDOM_HOLDERS, indirect=True)
 @RANDOM
 @given(steps=STEPS)
+@example(steps=[("truncate",), ("insert", (1, "a")), ("delete", (1, "a"))])
 def test_the_state_is_its_origins(holder: Holder, steps: list[tuple[Any, ...]]) -> None:
     model, replica = worked(holder, steps)
     found = holder.rows(replica)
@@ -175,6 +176,7 @@ def test_the_state_is_its_origins(holder: Holder, steps: list[tuple[Any, ...]]) 
 @pytest.mark.parametrize("holder", RANDOM_HOLDERS, indirect=True)
 @RANDOM
 @given(steps=STEPS)
+@example(steps=[("truncate",), ("truncate",)])
 def test_rows_that_were_deleted_softly_are_no_rows(holder: Holder, steps: list[tuple[Any, ...]]) -> None:
     model, replica = worked(holder, steps, deletes="soft")
     assert ordered(holder.rows(replica).to_pylist()) == expected(model)

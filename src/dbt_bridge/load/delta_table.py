@@ -67,7 +67,10 @@ class FollowedTable:
             if not self._anew and said is not None and said >= upto and not self.delta.transaction_version(UNFINISHED):
                 return None
             write = self._nothing
-        counted = self._committed(write, {STANDS_AT: max(upto, self.position), UNFINISHED: 0})
+        marks = {STANDS_AT: max(upto, self.position), UNFINISHED: 0}
+        counted = self._committed(write, marks)
+        if self.delta.transaction_version(UNFINISHED):  # a delete or MERGE that met no row made no commit
+            self._committed(self._nothing, marks)
         self._version, self._anew = int(self.delta.version()), False
         return counted
 
