@@ -152,6 +152,15 @@ class Broken(ArrowSide):
         return pa.RecordBatchReader.from_batches(ROWS.select(list(columns)).schema, batches())
 
 
+@pytest.fixture
+def minding_ctrl_c() -> Iterator[None]:
+    """A test run in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("minding_ctrl_c")
 @pytest.mark.parametrize("level", ["rows", "aggregates"])
 def test_an_interruption_while_only_the_destination_is_read_ends_it(level: Any, tmp_path: Path) -> None:
     pressed: list[None] = []
