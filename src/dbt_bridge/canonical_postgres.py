@@ -8,6 +8,7 @@ big-endian processor, PostgreSQL before 14) answers something else, or fails.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ _SHORT = {
     "float4": "real",
     "float8": "double precision",
 }
+_RATE_BYTES = 512 * 1024
 FIRST_VERSION = 140_000  # `server_version`; earlier ones have no hash_record_extended, so that PROBE_SQL fails there
 
 PROBE_SQL = """
@@ -270,6 +272,32 @@ _ELEMENTS: dict[str, Callable[[str, str, str, Canon], str | None]] = {
     "interval": _interval,
     "list": _list,
 }
+
+
+def check_server(version: int, first_row: Callable[[str], tuple[object, ...]]) -> None:
+    """Refuse a server whose digests would not be ours.
+
+    Args:
+        version: `server_version`.
+        first_row: answers a statement.
+
+    Raises:
+        NoDigests: it is too old, or hashes otherwise.
+    """
+    if version < FIRST_VERSION:
+        raise NoDigests(f"PostgreSQL {version // 10000} has no hash of a row; {FIRST_VERSION // 10000} is the first")
+    if first_row(PROBE_SQL) != PROBE:
+        raise NoDigests("this server hashes otherwise (another encoding than UTF8, or byte order)")
+
+
+def transfer_rate(first_row: Callable[[str], tuple[object, ...]]) -> float:
+    """Bytes per second that the wire carries: half a megabyte, less the time of an empty answer."""
+    started = time.perf_counter()
+    first_row("SELECT ''")
+    empty = time.perf_counter() - started
+    started = time.perf_counter()
+    first_row(f"SELECT repeat('x', {_RATE_BYTES:d})")
+    return _RATE_BYTES / max(time.perf_counter() - started - empty, 1e-6)
 
 
 def row_digest(columns: Sequence[Digested]) -> str:

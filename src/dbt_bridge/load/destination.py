@@ -76,6 +76,20 @@ class Loaded:
     rows_deleted: int | None
     bytes: int
 
+    def __add__(self, other: Loaded) -> Loaded:
+        """Of both together; what one of them cannot tell, both cannot."""
+
+        def plus(x: int | None, y: int | None) -> int | None:
+            return None if x is None or y is None else x + y
+
+        return Loaded(
+            self.rows_loaded + other.rows_loaded,
+            plus(self.rows_inserted, other.rows_inserted),
+            plus(self.rows_updated, other.rows_updated),
+            plus(self.rows_deleted, other.rows_deleted),
+            self.bytes + other.bytes,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:

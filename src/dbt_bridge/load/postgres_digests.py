@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.canonical import Digested, NoDigests
-from dbt_bridge.canonical_postgres import FIRST_VERSION, PROBE, PROBE_SQL, bucket_select, digest_select
+from dbt_bridge.canonical_postgres import bucket_select, check_server, digest_select, transfer_rate
 from dbt_bridge.load.destination import Replica
 from dbt_bridge.load.given_back import in_types
 from dbt_bridge.table import Column, Table
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from dbt_bridge.load.postgres_state import PostgresState, Standing
 
 ROW = "_row"
-_PROBE_BYTES = 512 * 1024
 _BUCKETS = pa.schema({"bucket": pa.int64(), "rows": pa.int64(), "total": pa.decimal128(38, 0)})
 Within = tuple[int, Sequence[int]]
 
@@ -76,25 +74,15 @@ class ReplicaDigests:
         return pa.Table.from_batches(found, _BUCKETS)
 
     def transfer_rate(self) -> float:
-        """See `Digests.transfer_rate`: half a megabyte, less the time of an empty answer."""
-        started = time.perf_counter()
-        self._state.row("SELECT ''")
-        empty = time.perf_counter() - started
-        started = time.perf_counter()
-        self._state.row(f"SELECT repeat('x', {_PROBE_BYTES:d})")
-        return _PROBE_BYTES / max(time.perf_counter() - started - empty, 1e-6)
+        """See `Digests.transfer_rate`."""
+        return transfer_rate(self._state.row)
 
     def _checked(self) -> Standing:
         standing = self._state.standing(self._replica)
         if self._is_checked:
             return standing
         version = self._state.server_version
-        if version < FIRST_VERSION:
-            raise NoDigests(
-                f"PostgreSQL {version // 10000} has no hash of a row; {FIRST_VERSION // 10000} is the first"
-            )
-        if self._state.row(PROBE_SQL) != PROBE:
-            raise NoDigests("this server hashes otherwise (another encoding than UTF8, or byte order)")
+        check_server(version, self._state.row)
         if ROW in standing.relation.columns:
             raise NoDigests(f"{self._replica.table.name} has a column {ROW}, as which digests are sent")
         self._is_checked = True

@@ -172,7 +172,7 @@ class Applier:
             raise GivenUp({}, {node: error.what}) from error
         except (TypeRefused, KeyRefused) as error:
             raise GivenUp({node: error}, {}) from error
-        self._counts[node] = _sum(self._counts.get(node, _NOTHING), loaded)
+        self._counts[node] = self._counts.get(node, _NOTHING) + loaded
         self.progress.advanced(node, loaded.rows_loaded, loaded.bytes)
         if isinstance(event, Reshaped):
             self.tracked[node] = _reshaped(tracked, event)
@@ -221,19 +221,6 @@ def _with_lag(receipt: Receipt, committed_at: int) -> Receipt:
         return receipt
     last = datetime.fromtimestamp(committed_at / 1e6, UTC)
     return replace(receipt, last_commit_at=last, lag_seconds=(receipt.finished_at - last).total_seconds())
-
-
-def _sum(a: Loaded, b: Loaded) -> Loaded:
-    def plus(x: int | None, y: int | None) -> int | None:
-        return None if x is None or y is None else x + y
-
-    return Loaded(
-        a.rows_loaded + b.rows_loaded,
-        plus(a.rows_inserted, b.rows_inserted),
-        plus(a.rows_updated, b.rows_updated),
-        plus(a.rows_deleted, b.rows_deleted),
-        a.bytes + b.bytes,
-    )
 
 
 def _reshaped(tracked: Tracked, event: Reshaped) -> Tracked:

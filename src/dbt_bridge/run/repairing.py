@@ -181,7 +181,7 @@ class _Work:
             counts = Loaded(0, 0, 0, 0, 0)
             overwrites = isinstance(ends.destination, Warehouse)
             for change in mending.changes(replica, found, pair.origin, _moment(pair, ends), overwrites=overwrites):
-                counts = _sum(counts, application.apply(written, change))
+                counts += application.apply(written, change)
             _refuse_moved(pair, ends)  # the table is locked by now, where others could write to it
             done = record.closed(receipt, counts)
             try:
@@ -296,19 +296,6 @@ def _with_proven(receipt: Receipt, found: Wounds) -> Receipt:
         rows_inserted=inserted if receipt.rows_inserted is None else receipt.rows_inserted,
         rows_updated=updated if receipt.rows_updated is None else receipt.rows_updated,
         rows_deleted=deleted if receipt.rows_deleted is None else receipt.rows_deleted,
-    )
-
-
-def _sum(a: Loaded, b: Loaded) -> Loaded:
-    def plus(x: int | None, y: int | None) -> int | None:
-        return None if x is None or y is None else x + y
-
-    return Loaded(
-        a.rows_loaded + b.rows_loaded,
-        plus(a.rows_inserted, b.rows_inserted),
-        plus(a.rows_updated, b.rows_updated),
-        plus(a.rows_deleted, b.rows_deleted),
-        a.bytes + b.bytes,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,13 +10,12 @@ import pyarrow.compute as pc
 
 from dbt_bridge.canonical import Digested, NoDigests
 from dbt_bridge.canonical_postgres import (
-    FIRST_VERSION,
-    PROBE,
-    PROBE_SQL,
     bucket_select,
     builtin,
+    check_server,
     digest_select,
     element,
+    transfer_rate,
 )
 from dbt_bridge.extract.postgres.catalog import Relation
 from dbt_bridge.extract.postgres.column_types import Travel, travel
@@ -26,7 +24,6 @@ from dbt_bridge.extract.postgres.initial_copy import Copy, ranges, reader
 from dbt_bridge.table import Column, quoted, quoted_name
 
 ROW = "_row"
-_PROBE_BYTES = 512 * 1024
 _AS_IT_IS = Travel(lambda column: column, lambda array: array)
 Within = tuple[int, Sequence[int]]
 
@@ -128,13 +125,8 @@ class TableDigests:
         return added.cast(pa.schema({"bucket": pa.int64(), "rows": pa.int64(), "total": pa.decimal128(38, 0)}))
 
     def transfer_rate(self) -> float:
-        """See `Digests.transfer_rate`: half a megabyte, less the time of an empty answer."""
-        started = time.perf_counter()
-        self._connections.query("SELECT ''")
-        empty = time.perf_counter() - started
-        started = time.perf_counter()
-        self._connections.query("SELECT repeat('x', %(bytes)s)", {"bytes": _PROBE_BYTES})
-        return _PROBE_BYTES / max(time.perf_counter() - started - empty, 1e-6)
+        """See `Digests.transfer_rate`."""
+        return transfer_rate(lambda sql: self._connections.query(sql)[0])
 
     @property
     def _pages(self) -> int:
@@ -145,12 +137,7 @@ class TableDigests:
             return
         self._connections.query("SELECT 1")
         version = self._connections.server_version
-        if version < FIRST_VERSION:
-            raise NoDigests(
-                f"PostgreSQL {version // 10000} has no hash of a row; {FIRST_VERSION // 10000} is the first"
-            )
-        if self._connections.query(PROBE_SQL)[0] != PROBE:
-            raise NoDigests("this server hashes otherwise (another encoding than UTF8, or byte order)")
+        check_server(version, lambda sql: self._connections.query(sql)[0])
         if ROW in self._relation.types:
             raise NoDigests(f"{self._relation.table.name} has a column {ROW}, as which digests are sent")
         self._is_checked = True
