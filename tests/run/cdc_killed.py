@@ -55,6 +55,16 @@ FOLLOWING: Mapping[str, Step] = {
     "acknowledged": Step("dbt_bridge.extract.postgres.replication:ReplicationStream.acknowledge", after=True),
     "the stream ends": Step("dbt_bridge.extract.postgres.replication:ReplicationStream.close", after=True),
 }
+REPAIRING: Mapping[str, Step] = {
+    "compared": Step("dbt_bridge.run.mending:wounds", after=True),
+    "read": Step("dbt_bridge.run.mending:_of", after=True),
+    "applied in part": Step("dbt_bridge.run.mending:_of"),  # the pieces before this one are applied by then
+    "applied, not committed": Step("dbt_bridge.run.repairing:_refuse_moved", after=True),
+    "inside of the commit": Step("dbt_bridge.load.duckdb_audit:append_receipts", after=True),
+    "a step of Delta's commit": Step("dbt_bridge.load.delta_table:FollowedTable._committed", after=True),
+    "committed": Step("dbt_bridge.run.repairing:_again"),
+    "compared again": Step("dbt_bridge.run.repairing:_healed", after=True),
+}
 STEPS = {**COPYING, **FOLLOWING}
 
 
@@ -101,13 +111,22 @@ def project(orders: Orders) -> Project:
     return replace(Project(Path(orders.folder), "shop", profile, (), ()), sources=(source,))
 
 
-def _deadly(step: Step, call: int) -> None:
+def found(step: Step) -> tuple[Any, str, Callable[..., Any]]:
+    """What holds the step's function, its name in there, and itself.
+
+    Raises:
+        AttributeError: the product has no such function any more.
+    """
     module, _, path = step.function.partition(":")
     holder: Any = importlib.import_module(module)
     *objects, name = path.split(".")
     for part in objects:
         holder = getattr(holder, part)
-    function: Callable[..., Any] = getattr(holder, name)
+    return holder, name, getattr(holder, name)
+
+
+def _deadly(step: Step, call: int) -> None:
+    holder, name, function = found(step)
     left = [call]
 
     def counted(*given: Any, **named: Any) -> Any:
