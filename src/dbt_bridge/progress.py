@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -229,12 +229,17 @@ def print_summary(receipts: Sequence[Receipt], out: IO[str] | None = None) -> No
         if Measurement.get(console, console.options.update(max_width=10_000), table).minimum <= console.width:
             break
     console.print(table)
-    errors: dict[str, list[str]] = {}
-    for r in receipts:
-        if r.error:
-            errors.setdefault(r.error, []).append(r.table_name)
-    for error, names in errors.items():
+    for error, names in by_error((r.table_name, r.error) for r in receipts).items():
         console.print(f"{', '.join(names)}: {error}", markup=False, soft_wrap=True)
+
+
+def by_error(tables: Iterable[tuple[str, str | None]]) -> dict[str, list[str]]:
+    """The tables of each error, so that one that many tables share is told once."""
+    errors: dict[str, list[str]] = {}
+    for table, error in tables:
+        if error:
+            errors.setdefault(error, []).append(table)
+    return errors
 
 
 def _summary(receipts: Sequence[Receipt], less: Collection[str]) -> Table:

@@ -142,6 +142,15 @@ def test_a_comparison_that_could_not_run_says_why_and_what_to_do() -> None:
     assert "equal" not in text
 
 
+def test_one_reason_why_several_tables_could_not_be_compared_is_told_once() -> None:
+    refused = [replace(ITEMS, destination=f"duckdb: landing.t{number}") for number in range(5)]
+    other = parity("late", status="failed", error="landing.late has not landed\n  -> dbt-bridge sync", **NOT_COUNTED)
+    text = printed(*refused, parity("orders"), other)
+    assert text.count("permission denied") == text.count("GRANT SELECT") == 1
+    assert "landing.t0, landing.t1, landing.t2 and 2 more: could not be compared" in text
+    assert "landing.late: could not be compared" in text
+
+
 def test_why_rows_were_compared_that_way_is_no_news_of_the_terminal() -> None:
     text = printed(parity("a", why="the wire carries 80 MB/s; not compared: only legacy has x"))
     assert "80 MB/s" not in text

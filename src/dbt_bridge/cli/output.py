@@ -65,9 +65,10 @@ class Output:
         return 0 if ok else FAILED
 
     def _errors(self, receipts: Sequence[Receipt], parities: Sequence[Parity]) -> None:
-        for receipt in receipts:
-            if receipt.status == "failed":
-                click.echo(f"{receipt.table_name}: {receipt.error}", err=True)
+        from dbt_bridge.progress import by_error
+
+        for error, names in by_error((r.table_name, r.error) for r in receipts if r.status == "failed").items():
+            click.echo(f"{', '.join(names)}: {error}", err=True)
         if unequal := [parity for parity in parities if not parity.is_equal]:
             from dbt_bridge.verify.report import print_parities
 

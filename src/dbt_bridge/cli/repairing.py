@@ -83,8 +83,10 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
             receipts=[receipt.as_json() for receipt in done.receipts],
         )
     elif output.quiet:
-        for table, error in done.errors:
-            click.echo(f"{table}: {error}", err=True)
+        from dbt_bridge.progress import by_error
+
+        for error, tables in by_error(done.errors).items():
+            click.echo(f"{', '.join(tables)}: {error}", err=True)
     else:
         from dbt_bridge.progress import print_summary
 

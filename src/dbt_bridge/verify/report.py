@@ -14,10 +14,12 @@ from typing import IO, TYPE_CHECKING
 from dbt_bridge.verify.parity import Aggregate, Difference, Parity, of_every_kind
 from dbt_bridge.verify.spelled import MASKED, message, name, pairs, side_by_side
 from dbt_bridge.verify.verdict import (
+    by_cause,
     caveats,
     found,
     in_order,
     kinds_of,
+    names_of,
     next_command,
     table_of,
     told_apart,
@@ -65,9 +67,9 @@ def print_parities(parities: Sequence[Parity], out: IO[str] | None = None, shown
 def _print_group(parities: Sequence[Parity], console: Console, shown: Shown) -> None:
     """Comparisons whose sides have the same names."""
     console.print(_overview(parities, console))
-    for parity in parities:
-        _tell(console, parity, shown)
-        if shown.commands and (command := next_command(parity)):
+    for alike in by_cause(parities):
+        _tell(console, alike, shown)
+        if shown.commands and (command := next_command(alike[0])):
             _say(console, f"  -> {name(command)}")
     _say(console, f"\n{name(verdict(parities))}", "bold green" if all(p.is_equal for p in parities) else "bold red")
     for caveat in caveats(parities):
@@ -154,12 +156,16 @@ def _by(parity: Parity) -> str:
     return f"{parity.level}{f' by {parity.method}' if parity.method else ''}"
 
 
-def _tell(console: Console, parity: Parity, how: Shown) -> None:
-    """What is to be said of one comparison; nothing of equal ones but aggregates that differ within their tolerance."""
+def _tell(console: Console, alike: Sequence[Parity], how: Shown) -> None:
+    """What is to be said of one comparison, or of several that failed for one reason.
+
+    Nothing is said of equal ones but aggregates that differ within their tolerance.
+    """
+    parity = alike[0]
     apart = [a for a in parity.aggregates if not (a.same and is_exact(a))]
     if parity.is_equal and not apart:
         return
-    _say(console, f"\n{name(table_of(parity))}: {found(parity)} ({name(when(parity))})", "bold")
+    _say(console, f"\n{name(names_of(alike))}: {found(parity)} ({name(when(parity))})", "bold")
     if parity.status == "failed":
         _say(console, message(parity.error or "no reason was given"))
         return

@@ -32,7 +32,7 @@ def verdict(parities: Sequence[Parity]) -> str:
     if different:
         told.append(_differ(different))
     if failed:
-        told.append(f"{_names(failed)} could not be compared")
+        told.append(f"{names_of(failed)} could not be compared")
     return f"{'; '.join(told)}."
 
 
@@ -99,6 +99,22 @@ def told_apart(parities: Sequence[Parity]) -> list[Parity]:
         replace(p, destination=f"{p.destination} ({p.words[0]} {p.origin})") if table_of(p) in several else p
         for p in parities
     ]
+
+
+def by_cause(parities: Sequence[Parity]) -> list[list[Parity]]:
+    """Each alone, but those that failed for one and the same reason together: a missing privilege is told once."""
+    told: dict[object, list[Parity]] = {}
+    for place, parity in enumerate(parities):
+        told.setdefault(parity.error if parity.status == "failed" else place, []).append(parity)
+    return list(told.values())
+
+
+def names_of(parities: Sequence[Parity]) -> str:
+    """`landing.orders, landing.items, landing.payments and 3 more`."""
+    names = [table_of(p) for p in parities[:_NAMED]]
+    if (more := len(parities) - _NAMED) > 0:
+        names.append(f"{more} more")
+    return _listed(names)
 
 
 def table_of(parity: Parity) -> str:
@@ -197,13 +213,6 @@ def _aggregates_apart(parity: Parity) -> int:
 def _s(number: int) -> str:
     """The ending of a verb."""
     return "s" if number == 1 else ""
-
-
-def _names(parities: Sequence[Parity]) -> str:
-    names = [table_of(p) for p in parities[:_NAMED]]
-    if (more := len(parities) - _NAMED) > 0:
-        names.append(f"{more} more")
-    return _listed(names)
 
 
 def _listed(words: Sequence[str]) -> str:
