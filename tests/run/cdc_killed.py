@@ -65,6 +65,10 @@ REPAIRING: Mapping[str, Step] = {
     "committed": Step("dbt_bridge.run.repairing:_again"),
     "compared again": Step("dbt_bridge.run.repairing:_healed", after=True),
 }
+VERIFYING: Mapping[str, Step] = {
+    "a table's turn": Step("dbt_bridge.run.comparing:compare"),
+    "a table is compared": Step("dbt_bridge.run.comparing:compare", after=True),
+}
 STEPS = {**COPYING, **FOLLOWING}
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import TracebackType
 
+from dbt_bridge.audit_parity import ParityRow
 from dbt_bridge.errors import BridgeError
-from dbt_bridge.load.destination import Ledger, Replica
+from dbt_bridge.load.destination import Ledger, Replica, Warehouse
 from dbt_bridge.progress import Progress
 from dbt_bridge.receipt import now
 from dbt_bridge.run.landing import Ends, Wanted
@@ -86,9 +89,56 @@ def failed(parity: Parity, error: BaseException | str) -> Parity:
     return replace(parity, status="failed", error=said, finished_at=ended, duration_seconds=seconds)
 
 
-def compared(pair: Pair, progress: Progress, then: Then = leave) -> Parity:
+class Verdicts:
+    """What a run has found: told and kept in `_dbt_bridge.parity` as soon as it stands, for what follows may be killed.
+
+    A warehouse with transactions has each row at once. Through dlt every write is a load of its own, which takes
+    seconds while landings are held still: there, rows wait for `keep`. A row that could not be written is written with
+    the next one; leaving the context raises where that failed to the end.
+
+    Attributes:
+        found: all of it, in the order in which it was told.
+    """
+
+    def __init__(self, ledger: Ledger, progress: Progress) -> None:
+        self.progress = progress
+        self.found: list[Parity] = []
+        self._ledger = ledger
+        self._unkept: list[ParityRow] = []
+
+    def __enter__(self) -> Verdicts:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            self.keep()
+        except BridgeError:
+            if error is None:  # else that one is told
+                raise
+
+    def stands(self, parity: Parity) -> Parity:
+        """Nothing will change it any more: what was compared is not rolled back, nor what was repaired."""
+        self.progress.compared(parity.node, name(in_a_line(parity)), ok=parity.is_equal)
+        self.found.append(parity)
+        self._unkept.append(parity.as_row())
+        if isinstance(self._ledger, Warehouse):
+            with suppress(BridgeError):  # is written with the next one
+                self.keep()
+        return parity
+
+    def keep(self) -> None:
+        """Write what was not written yet. Raises BridgeError: it could not be."""
+        rows, self._unkept = self._unkept, []  # an interruption after the commit must not write them a second time
+        try:
+            self._ledger.record_parity(rows)
+        except BridgeError:
+            self._unkept = [*rows, *self._unkept]
+            raise
+
+
+def compared(pair: Pair, verdicts: Verdicts, then: Then = leave) -> Parity:
     """Compare, and tell; an error becomes a failed parity."""
-    node = pair.opened.node
+    node, progress = pair.opened.node, verdicts.progress
     progress.started(node, name(pair.opened.destination), None)
     asked = replace(pair.asked, progress=lambda rows: progress.advanced(node, rows, 0))
     try:
@@ -97,12 +147,7 @@ def compared(pair: Pair, progress: Progress, then: Then = leave) -> Parity:
         parity = then(pair, found)
     except BridgeError as error:
         parity = failed(pair.opened, error)
-    tell(parity, progress)
-    return parity
-
-
-def tell(parity: Parity, progress: Progress) -> None:
-    progress.compared(parity.node, name(in_a_line(parity)), ok=parity.is_equal)
+    return verdicts.stands(parity)
 
 
 def in_a_line(parity: Parity) -> str:

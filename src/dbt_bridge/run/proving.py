@@ -18,10 +18,9 @@ from dbt_bridge.extract.postgres import PostgresOrigin
 from dbt_bridge.extract.postgres.catalog import Outdated
 from dbt_bridge.extract.postgres.slot import ExportedSlot
 from dbt_bridge.load.destination import Readable, State
-from dbt_bridge.progress import Progress
 from dbt_bridge.project import LandingSource, Project
 from dbt_bridge.run.capture import Bounds, Capture
-from dbt_bridge.run.comparing import Pair, Then, VerifyOptions, compared, failed, opened, tell
+from dbt_bridge.run.comparing import Pair, Then, Verdicts, VerifyOptions, compared, failed, opened
 from dbt_bridge.run.landing import Ends, Wanted, workers_for
 from dbt_bridge.run.sides import landed_side, origin_side
 from dbt_bridge.run.sources import capture_source
@@ -42,7 +41,7 @@ class Proof:
     ends: Ends
     load_id: str
     options: VerifyOptions
-    progress: Progress
+    verdicts: Verdicts
     then: Then
 
 
@@ -60,7 +59,9 @@ def proven(project: Project, proof: Proof, threads: int) -> list[Parity]:
         )
     done: dict[str, Parity] = {}
     for _ in range(_ROUNDS):
-        capture = capture_source(project, proof.source, proof.ends, proof.load_id, False, proof.progress, threads)
+        capture = capture_source(
+            project, proof.source, proof.ends, proof.load_id, False, proof.verdicts.progress, threads
+        )
         if capture is None:
             return []
         asked = capture.asked
@@ -75,8 +76,7 @@ def proven(project: Project, proof: Proof, threads: int) -> list[Parity]:
         if not late:
             break
     for node in [node for node in asked if node not in done]:
-        done[node] = failed(_blank(proof, asked[node], "now"), why)
-        tell(done[node], proof.progress)
+        done[node] = proof.verdicts.stands(failed(_blank(proof, asked[node], "now"), why))
     return [done[node] for node in asked]
 
 
@@ -96,8 +96,7 @@ def _tell_failed(capture: Capture, proof: Proof, done: dict[str, Parity], standi
     for receipt in capture.receipts:
         if receipt.status == "failed" and receipt.node in capture.asked and receipt.node not in {*done, *standing}:
             blank = _blank(proof, capture.asked[receipt.node], "now")
-            done[receipt.node] = failed(blank, f"it did not land: {receipt.error}")
-            tell(done[receipt.node], proof.progress)
+            done[receipt.node] = proof.verdicts.stands(failed(blank, f"it did not land: {receipt.error}"))
 
 
 def _compare_at(point: ExportedSlot, proof: Proof, tables: Mapping[str, Tracked], done: dict[str, Parity]) -> None:
@@ -119,8 +118,7 @@ def _compare_at(point: ExportedSlot, proof: Proof, tables: Mapping[str, Tracked]
             except Outdated:
                 continue
             except BridgeError as error:
-                done[node] = failed(blank, error)
-                tell(done[node], proof.progress)
+                done[node] = proof.verdicts.stands(failed(blank, error))
 
 
 def _compared(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[ExportedSlot, State]) -> Parity:
@@ -130,7 +128,7 @@ def _compared(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[Exporte
     name, url = proof.ends.origin.name, proof.ends.origin.url
     with closing(PostgresOrigin(name, url, point.snapshot, for_changes=True)) as origin:
         pair = _pair(blank, proof, tracked, (origin, state))
-        return compared(replace(pair, lsn=point.consistent_point), proof.progress, proof.then)
+        return compared(replace(pair, lsn=point.consistent_point), proof.verdicts, proof.then)
 
 
 def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOrigin, State]) -> Pair:

@@ -17,7 +17,7 @@ from dbt_bridge.progress import Progress
 from dbt_bridge.project import Project
 from dbt_bridge.receipt import new_load_id, now
 from dbt_bridge.reconciliation import Allowed, Queries, Reconciliation, Rows, Selection, in_parentheses
-from dbt_bridge.run.comparing import failed, opened, tell
+from dbt_bridge.run.comparing import Verdicts, failed, opened
 from dbt_bridge.run.pairing import Paired, Side, paired
 from dbt_bridge.verify.compare import Asked, Tolerance, compare
 from dbt_bridge.verify.metrics import Answer, tolerated, variances
@@ -92,15 +92,16 @@ def _reconciled(
     if not chosen:
         return []
     load_id = new_load_id()
-    parities = []
-    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse, ExitStack() as stack:
+    with (
+        closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse,
+        ExitStack() as stack,
+        Verdicts(warehouse, progress) as verdicts,
+    ):
         databases = _Databases(project, warehouse, stack)
         for declared in chosen:
-            parity = _one(declared, databases, load_id, options, progress)
-            tell(parity, progress)
-            warehouse.record_parity([parity.as_row()])  # at once: what follows may be killed
-            parities.append(parity)
-    return parities
+            verdicts.stands(_one(declared, databases, load_id, options, progress))
+            verdicts.keep()
+    return verdicts.found
 
 
 class _Databases:

@@ -16,7 +16,7 @@ from dbt_bridge.project import Delivery, LandingSource, Project
 from dbt_bridge.receipt import new_load_id
 from dbt_bridge.run import delivery as outgoing
 from dbt_bridge.run.columns import landing_columns
-from dbt_bridge.run.comparing import Pair, Then, VerifyOptions, compared, failed, leave, opened, tell
+from dbt_bridge.run.comparing import Pair, Then, Verdicts, VerifyOptions, compared, failed, leave, opened
 from dbt_bridge.run.landing import (
     Ends,
     Wanted,
@@ -57,16 +57,19 @@ def verify(
     by_ends: dict[tuple[str, str | None], list[LandingSource]] = defaultdict(list)
     for source in sources:
         by_ends[source.origin, source.destination].append(source)
-    run = _Run(project, load_id, options, progress, then)
     parities: list[Parity] = []
     with (
-        _held_still(project, sources, progress) as run.unheld,
+        _held_still(project, sources, progress) as unheld,
         closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse,
+        Verdicts(warehouse, progress) as verdicts,
     ):
+        run = _Run(project, load_id, options, verdicts, then, unheld)
         for group in by_ends.values():
-            parities += _kept(warehouse, run.sources(group, warehouse))
+            parities += run.sources(group, warehouse)
+            verdicts.keep()
         for item in chosen:
-            parities += _kept(warehouse, [run.delivery(item, warehouse)])
+            parities.append(run.delivery(item, warehouse))
+            verdicts.keep()
     return parities
 
 
@@ -107,42 +110,37 @@ def _is_followed(source: LandingSource) -> bool:
     )
 
 
-def _kept(warehouse: Ledger, parities: Sequence[Parity]) -> Sequence[Parity]:
-    """In `_dbt_bridge.parity`, at once: what follows may be killed."""
-    warehouse.record_parity([parity.as_row() for parity in parities])
-    return parities
-
-
 class _Run:
     """One run of `verify`: what its steps share."""
 
-    def __init__(self, project: Project, load_id: str, options: VerifyOptions, progress: Progress, then: Then) -> None:
+    def __init__(
+        self, project: Project, load_id: str, options: VerifyOptions, verdicts: Verdicts, then: Then,
+        unheld: Mapping[str, BridgeError],
+    ) -> None:  # fmt: skip
         self._project = project
         self._load_id = load_id
         self._options = options
-        self._progress = progress
+        self._verdicts = verdicts
         self._then = then
-        self.unheld: Mapping[str, BridgeError] = {}
+        self._unheld = unheld
 
     def sources(self, group: Sequence[LandingSource], warehouse: Ledger) -> list[Parity]:
         """The tables of sources with the same ends."""
         destination: Destination | None = None
-        parities: list[Parity] = []
+        begun = len(self._verdicts.found)
         try:
             name = group[0].destination
             destination = open_destination(name, project_root=self._project.root) if name else warehouse
             with open_origin(group[0].origin, project_root=self._project.root) as origin:
                 ends = Ends(origin, destination, warehouse)
-                parities += self._proven(group, ends)
+                parities = self._proven(group, ends)
                 wanted = [w for s in group for w in wanted_tables(s, origin, self._project.needs, self._load_id)]
                 others = [w for w in wanted if w.table.replication != "cdc"]
                 return parities + (self._as_they_are(ends, others) if others else [])
         except UsageError:
             raise
         except BridgeError as error:  # what was compared before it stays
-            done = {parity.node for parity in parities}
-            left = [wanted for source in group for wanted in self._known(source) if wanted.table.node not in done]
-            return parities + [self._failed(wanted, error) for wanted in left]
+            return self._told_since(begun, [item for source in group for item in self._known(source)], error)
         finally:
             if destination is not None and destination is not warehouse:
                 destination.close()
@@ -156,17 +154,24 @@ class _Run:
         parities: list[Parity] = []
         threads = self._options.threads or self._project.warehouse.threads
         for source in group:
-            proof = Proof(source, ends, self._load_id, self._options, self._progress, self._then)
+            proof = Proof(source, ends, self._load_id, self._options, self._verdicts, self._then)
+            begun = len(self._verdicts.found)
             try:
-                if source.name in self.unheld:
-                    raise self.unheld[source.name]
+                if source.name in self._unheld:
+                    raise self._unheld[source.name]
                 parities += proven(self._project, proof, threads)
             except UsageError:
                 raise
             except BridgeError as error:  # of this source alone
                 cdc = [w for w in self._of(source, ends) if w.table.replication == "cdc"]
-                parities += [self._failed(item, error) for item in cdc]
+                parities += self._told_since(begun, cdc, error)
         return parities
+
+    def _told_since(self, begun: int, wanted: Sequence[Wanted], error: BridgeError) -> list[Parity]:
+        """What was compared before an error; what was wanted beside it has failed."""
+        told = self._verdicts.found[begun:]
+        done = {parity.node for parity in told}
+        return told + [self._failed(item, error) for item in wanted if item.table.node not in done]
 
     def _of(self, source: LandingSource, ends: Ends) -> list[Wanted]:
         return wanted_tables(source, ends.origin, self._project.needs, self._load_id)
@@ -193,7 +198,7 @@ class _Run:
                 except BridgeError as error:
                     parities.append(self._failed(item, error))
                 else:
-                    parities.append(compared(pair, self._progress, self._then))
+                    parities.append(compared(pair, self._verdicts, self._then))
         return parities
 
     def _landed(self, ends: Ends, wanted: Wanted, state: State) -> Pair:
@@ -249,11 +254,9 @@ class _Run:
                     raise _cannot_be_read(warehouse)
                 with warehouse.reading() as here, destination.reading() as there:
                     pair = self._delivered(blank, item, (warehouse, here), (destination, there))
-                    return compared(pair, self._progress, self._then)
+                    return compared(pair, self._verdicts, self._then)
         except BridgeError as error:  # also of its declaration: others have been compared by now
-            parity = failed(blank, error)
-            tell(parity, self._progress)
-            return parity
+            return self._verdicts.stands(failed(blank, error))
 
     def _delivered(
         self, blank: Parity, item: Delivery, here: tuple[Ledger, State], there: tuple[Destination, State]
@@ -297,9 +300,7 @@ class _Run:
         return opened(self._load_id, wanted.table.node, names, self._options.level, "now")
 
     def _failed(self, wanted: Wanted, error: BridgeError) -> Parity:
-        parity = failed(self._blank(wanted), error)
-        tell(parity, self._progress)
-        return parity
+        return self._verdicts.stands(failed(self._blank(wanted), error))
 
 
 def _selector(wanted: Wanted) -> str:
