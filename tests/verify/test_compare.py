@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -354,6 +355,50 @@ def test_values_within_their_tolerance_are_the_same(tolerance: Tolerance, differ
     parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), asked)
     assert {row["id"] for row in (parity.keys.to_pylist() if parity.keys else [])} == different
     assert parity.different == len(different)
+
+
+@pytest.mark.parametrize(
+    ("origin", "destination", "tolerance", "is_near"),
+    [
+        (float("inf"), 5.0, Tolerance(Decimal("0.01"), relative=True), False),  # a hundredth of infinity is infinity
+        (float("-inf"), float("inf"), Tolerance(Decimal("0.01"), relative=True), False),
+        (NAN, 5.0, Tolerance(Decimal("0.01"), relative=True), False),
+        (1e308, -1e308, Tolerance(Decimal("1.5"), relative=True), False),
+        (float("inf"), float("inf"), Tolerance(Decimal("0.01"), relative=True), True),
+        (100.0, 129.0, Tolerance(Decimal("0.29"), relative=True), True),  # 0.29 * 100 is 28.999999999999996
+        (100, 129, Tolerance(Decimal("0.29"), relative=True), True),
+        (100, 130, Tolerance(Decimal("0.29"), relative=True), False),
+        ("1.0000000000001", "1.0000000000002", Tolerance(Decimal(0)), False),  # numerics without digits
+        ("1.0000000000001", "1.0000000000002", Tolerance(Decimal("1e-14")), False),
+        ("1.0000000000004", "1.0000000000016", Tolerance(Decimal("0.000000000001")), False),
+        ("1.0000000000001", "1.009", Tolerance(Decimal("0.01")), True),
+        ("1.00", "1.01", Tolerance(Decimal("0.01")), True),
+        ("NaN", "5", Tolerance(Decimal("0.01"), relative=True), False),
+        ("Infinity", "5", Tolerance(Decimal("0.01"), relative=True), False),
+    ],
+)
+def test_no_tolerance_reaches_to_infinity_or_is_rounded_away(
+    origin: Any, destination: Any, tolerance: Tolerance, is_near: bool
+) -> None:
+    name = "numeric" if isinstance(origin, str) else ""
+    sides = [ArrowSide(name, pa.table({"id": [1], "v": [v]})) for name, v in (("o", origin), ("d", destination))]
+    for side in sides:
+        side.table = replace(
+            side.table, columns=(side.table.columns[0], replace(side.table.columns[1], origin_type=name))
+        )
+    parity = compare(OPENED, *sides, Asked(key=("id",), tolerances={"v": tolerance}))
+    assert (parity.status == "equal") == is_near
+
+
+def test_a_number_beyond_128_bits_is_not_taken_for_the_small_one_that_it_wraps_around_to() -> None:
+    def side(name: str, number: str) -> ArrowSide:
+        side = ArrowSide(name, pa.table({"id": [1], "v": [number]}))
+        columns = (side.table.columns[0], replace(side.table.columns[1], origin_type="numeric"))
+        side.table = replace(side.table, columns=columns)
+        return side
+
+    for one, other in (("5", str(2**128 + 5)), ("0", "1" + "0" * 128), ("0", "1." + "0" * 130)):
+        assert compare(OPENED, side("orders", one), side("landed", other), Asked(key=("id",))).different == 1
 
 
 def test_null_is_within_no_tolerance_of_a_number() -> None:

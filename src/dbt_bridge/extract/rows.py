@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge import decimals
 from dbt_bridge.errors import TypeRefused, UsageError
 
 _NESTED = (dict, list, tuple, set, frozenset)
@@ -237,7 +238,7 @@ def cast(array: pa.Array, type_: pa.DataType) -> pa.Array:
         return pa.ExtensionArray.from_storage(type_, array.cast(type_.storage_type))
     if isinstance(array.type, pa.RunEndEncodedType):
         array = pc.run_end_decode(array)
-    return array.cast(type_)
+    return decimals.exactly(array, type_) if decimals.applies(array.type, type_) else array.cast(type_)
 
 
 def _as_json_array(array: pa.Array) -> pa.Array:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge import decimals
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.table import Column, TableName
 
@@ -34,7 +35,7 @@ def from_text(values: pa.Array, wanted: pa.DataType) -> pa.Array:
         return pc.cast(pc.cast(whole, pa.timestamp("us")), wanted)
     if pa.types.is_timestamp(wanted) and wanted.tz is not None:
         return _zoned(values, wanted)
-    return pc.cast(values, wanted)
+    return decimals.exactly(values, wanted) if pa.types.is_decimal(wanted) else pc.cast(values, wanted)
 
 
 def _zoned(values: pa.Array, wanted: pa.DataType) -> pa.Array:
@@ -53,6 +54,8 @@ def exactly(values: pa.Array, wanted: pa.DataType) -> pa.Array:
         return from_text(values, wanted)
     if pa.types.is_integer(values.type) and pa.types.is_temporal(wanted):
         raise pa.ArrowInvalid(f"an integer is not a {wanted}")
+    if decimals.applies(values.type, wanted):
+        return decimals.exactly(values, wanted)
     cast = pc.cast(values, wanted, safe=True)
     if pa.types.is_decimal(values.type) and pa.types.is_integer(wanted):
         values = pc.cast(values, pa.decimal256(76, values.type.scale))  # an integer needs 19 digits to be cast back

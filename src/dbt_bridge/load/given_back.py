@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as is_
 
+from dbt_bridge import decimals
 from dbt_bridge.errors import DestinationError, TypeRefused
 from dbt_bridge.load.destination import Replica
 from dbt_bridge.load.replica import copied_anew
@@ -75,6 +76,8 @@ def in_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
         return _unrounded(array, wanted)
     if is_.is_dictionary(wanted):
         return pc.dictionary_encode(in_type(array, wanted.value_type)).cast(wanted)
+    if decimals.applies(array.type, wanted):
+        return decimals.exactly(array, wanted)
     return pc.cast(array, wanted, safe=True)
 
 

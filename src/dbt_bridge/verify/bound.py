@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge import decimals
 from dbt_bridge.errors import UsageError
 from dbt_bridge.verify.asked import Bound
 from dbt_bridge.verify.elements import canonical, microseconds, storage
@@ -92,7 +93,8 @@ def _ordered(array: pa.Array, cursor: Pair) -> pa.Array:
     if cursor.canon.fine:
         whole, _ = microseconds(storage(array))
         return pa.array(whole, mask=np.asarray(array.is_null()))
-    return held(canonical(array, cursor.canon)).cast(_ordered_type(cursor))
+    values, wanted = held(canonical(array, cursor.canon)), _ordered_type(cursor)
+    return decimals.exactly(values, wanted) if decimals.applies(values.type, wanted) else values.cast(wanted)
 
 
 def _ordered_type(cursor: Pair) -> pa.DataType:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types as is_
 
+from dbt_bridge import decimals
 from dbt_bridge.verify.elements import canonical, texts
 from dbt_bridge.verify.engine import differ, held
 from dbt_bridge.verify.paired import ENDS, End, Pair, Paired
@@ -227,13 +228,17 @@ def as_at_origin(values: pa.ChunkedArray, pair: Pair) -> pa.Array | pa.ChunkedAr
     if values.type == wanted:
         return values
     try:
-        return values.cast(wanted)
+        return _cast(_one(values), wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         words = pa.array(_in_words(_one(values), pair), pa.string())
     try:
-        return words.cast(wanted)
+        return _cast(words, wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return words
+
+
+def _cast(values: pa.Array, wanted: pa.DataType) -> pa.Array:
+    return decimals.exactly(values, wanted) if decimals.applies(values.type, wanted) else values.cast(wanted)
 
 
 def keys_of(findings: Findings) -> pa.Table | None:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types as is_
 
+from dbt_bridge import decimals
 from dbt_bridge.verify.lookup3 import U64, hash_bytes, hash_uint32
 
 _SIGNS = hash_uint32(np.arange(3, dtype=np.uint32))
@@ -40,11 +41,9 @@ def hashed(array: pa.Array, scale: int) -> tuple[U64, U64]:
     if is_.is_decimal(array.type):
         return _of_decimals(array)
     for places in (scale, max(scale, _MANY)):
-        try:
-            return _of_decimals(pc.cast(array, pa.decimal128(38, places), safe=True))
-        except pa.ArrowInvalid:  # more digits, NaN, Infinity, or no number
-            continue
-    return _of_texts(array)
+        if decimals.is_plain(array, shape := pa.decimal128(38, places)):
+            return _of_decimals(pc.cast(array, shape, safe=True))
+    return _of_texts(array)  # more digits, an exponent, NaN, Infinity, or no number
 
 
 def spelled(text: str, scale: int) -> str:

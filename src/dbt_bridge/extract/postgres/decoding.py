@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge import decimals
+
 Decode = Callable[[pa.Array], pa.Array]
 
 
@@ -18,7 +20,13 @@ def strictly(wanted: pa.DataType) -> Decode:
         return lambda array: _not_overflown(array, _float32(array))
     if pa.types.is_float64(wanted):
         return lambda array: _not_overflown(array, pc.cast(array, wanted, safe=True))
-    return lambda array: pc.cast(array, wanted, safe=True)
+    return lambda array: _cast(array, wanted)
+
+
+def _cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if decimals.applies(array.type, wanted):
+        return decimals.exactly(array, wanted)
+    return pc.cast(array, wanted, safe=True)
 
 
 def _time(text: pa.Array, wanted: pa.DataType) -> pa.Array:

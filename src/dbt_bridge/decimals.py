@@ -1,0 +1,87 @@
+"""Texts and decimals as decimals of another shape, exactly or not at all.
+
+Arrow's safe cast multiplies in 128 bits and looks at the result alone (pyarrow 26): a number that is too large by far
+wraps around and may come out as a small one. 1e30 becomes 18960114910927365649.47 as decimal(38,18), 1e128 becomes 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_WIDEST = 76  # digits of 256 bits
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def applies(own: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a cast between these types is one that `exactly` has to do."""
+    from pyarrow import types as is_
+
+    text = is_.is_string(own) or is_.is_large_string(own) or is_.is_string_view(own)
+    return bool(is_.is_decimal(wanted) and (text or is_.is_decimal(own)))
+
+
+def exactly(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """The same numbers as `wanted`, a decimal; raises pa.ArrowInvalid where one of them would change.
+
+    Args:
+        array: texts or decimals.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import types as is_
+
+    if array.type == wanted:
+        return array
+    if is_.is_decimal(array.type):
+        whole = array.type.precision - array.type.scale
+        if whole + wanted.scale <= wanted.precision or wanted.scale <= array.type.scale:
+            return pc.cast(array, wanted, safe=True)
+        if whole + wanted.scale <= _WIDEST:
+            return pc.cast(pc.cast(array, pa.decimal256(_WIDEST, wanted.scale), safe=True), wanted, safe=True)
+        return _one_by_one([None if v is None else str(v) for v in array.to_pylist()], wanted)
+    if is_plain(array, wanted):
+        return pc.cast(array, wanted, safe=True)
+    return _one_by_one(array.to_pylist(), wanted)
+
+
+def is_plain(texts: pa.Array, wanted: pa.DataType) -> bool:
+    """Whether Arrow reads each text as it is: no exponent, and no more digits than `wanted` has."""
+    import pyarrow.compute as pc
+
+    whole = wanted.precision - wanted.scale
+    plain = rf"^[+-]?([0-9]{{1,{whole}}}(\.[0-9]{{0,{wanted.scale}}})?|\.[0-9]{{1,{wanted.scale}}})$"
+    if not wanted.scale:
+        plain = rf"^[+-]?[0-9]{{1,{whole}}}\.?$"
+    elif not whole:
+        plain = rf"^[+-]?\.[0-9]{{1,{wanted.scale}}}$"
+    return pc.all(pc.match_substring_regex(texts, plain)).as_py() is not False
+
+
+def _one_by_one(texts: Sequence[str | None], wanted: pa.DataType) -> pa.Array:
+    """Arrow's own reading of Python's decimals wraps around too, unless they have the wanted scale."""
+    import pyarrow as pa
+
+    return pa.array([None if text is None else _number(text, wanted) for text in texts], wanted)
+
+
+def _number(text: str, wanted: pa.DataType) -> Decimal:
+    import pyarrow as pa
+
+    if not _NUMBER.fullmatch(text):
+        raise pa.ArrowInvalid(f"the text {text[:80]!r} is no decimal number")
+    try:
+        sign, digits, exponent = Decimal(text).as_tuple()
+    except InvalidOperation:  # an exponent of more than 18 digits
+        raise pa.ArrowInvalid(f"the number {text[:80]} does not fit {wanted}") from None
+    written = "".join(map(str, digits)).lstrip("0")
+    kept = written.rstrip("0")
+    zeros = int(exponent) + wanted.scale + len(written) - len(kept)  # behind the digits, down to the last place
+    if kept and (zeros < 0 or len(kept) + zeros > wanted.precision):
+        raise pa.ArrowInvalid(f"the number {text[:80]} does not fit {wanted}")
+    return Decimal((sign, tuple(map(int, kept + "0" * zeros if kept else "0")), -wanted.scale))
