@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dbt_bridge.verify.digest import mixed
-from dbt_bridge.verify.sent import KEY, ROW, Sender
+from dbt_bridge.verify.sent import KEY, ROW, Numbers, Sender
 from dbt_bridge.verify.side import Digests
 from dbt_bridge.verify.side_by_side import side_by_side
 
@@ -22,8 +22,8 @@ Sums = dict[int, tuple[int, int]]
 """bucket -> (rows, total modulo 2^64), of those that are not empty."""
 
 
-class Running:
-    """Sums of rows that stream by.
+class Totals:
+    """Totals of the buckets of rows that stream by.
 
     Args:
         buckets: a power of two.
@@ -31,18 +31,32 @@ class Running:
 
     def __init__(self, buckets: int) -> None:
         self._last = np.int64(buckets - 1)
-        self._rows, self._totals = np.zeros(buckets, np.int64), np.zeros(buckets, np.int64)
+        self._totals = np.zeros(buckets, np.int64)
 
-    def tell(self, batch: pa.RecordBatch) -> None:
-        """Add the rows of a batch as a `Sender` sends it."""
+    def tell(self, batch: pa.RecordBatch) -> Numbers:
+        """Add the rows of a batch as a `Sender` sends it; answers the bucket of each."""
         key, row = (batch.column(name).to_numpy() for name in (KEY, ROW))
-        bucket = key & self._last
-        np.add.at(self._rows, bucket, 1)
+        bucket: Numbers = key & self._last
         np.add.at(self._totals, bucket, mixed(key, row))
+        return bucket
 
-    def apart(self, other: Running) -> NDArray[np.bool_]:
+    def apart(self, other: Totals) -> NDArray[np.bool_]:
         """Which buckets differ, of two that have equally many."""
-        return np.not_equal(self._rows, other._rows) | np.not_equal(self._totals, other._totals)
+        return np.not_equal(self._totals, other._totals)
+
+
+class Running(Totals):
+    """How many rows there are beside it."""
+
+    def __init__(self, buckets: int) -> None:
+        super().__init__(buckets)
+        self._rows = np.zeros(buckets, np.int64)
+
+    def tell(self, batch: pa.RecordBatch) -> Numbers:
+        """See `Totals.tell`."""
+        bucket = super().tell(batch)
+        np.add.at(self._rows, bucket, 1)
+        return bucket
 
     def sums(self) -> Sums:
         return {

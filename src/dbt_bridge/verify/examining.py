@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from dbt_bridge.canonical import Canon
 from dbt_bridge.verify.digest import digests
 from dbt_bridge.verify.elements import canonical
 from dbt_bridge.verify.judging import Findings, judge
+from dbt_bridge.verify.kept import Kept
 from dbt_bridge.verify.matching import Suspects, both_kept, parts
 from dbt_bridge.verify.paired import Pair
 from dbt_bridge.verify.sent import KEY, Numbers, Sender
 
-KEYS_PER_QUESTION = 25_000
 _MOST_SHARE = 0.2  # of the rows: beyond it one whole reading is cheaper
+Both = tuple[Kept, Kept]
 
 
 def examine(
@@ -29,22 +29,8 @@ def examine(
     """Judge all suspicious rows."""
     if not len(found.keys):
         return
-    asked = 0
-    if _can_ask_by_key(senders[0], found):
-        for sides in _asked_by_key(senders, found):
-            judge(sides, senders[0].paired, engine, findings)
-            asked += KEYS_PER_QUESTION
-    if asked >= len(found.keys):
-        return
-    wanted = _Wanted(replace(found, keys=found.keys[asked:]))
-    place = _place_among(senders)
-    kept = both_kept(
-        (lambda: _suspicious(senders[0], wanted, place), lambda: _suspicious(senders[1], wanted, place)),
-        folder,
-        place,
-        memory_mb,
-    )
-    for origin, destination in parts(kept):
+    kept = _asked_by_key(senders, found, folder / "asked", memory_mb) if _can_ask_by_key(senders[0], found) else None
+    for origin, destination in parts(kept or _read_again(senders, found, folder / "read", memory_mb)):
         if any(side is not None and side.num_rows for side in (origin, destination)):
             judge((origin, destination), senders[0].paired, engine, findings)
 
@@ -61,27 +47,30 @@ def _has_spellings(canon: Canon | None) -> bool:
     return canon is not None and (canon.kind == "json" or _has_spellings(canon.of))
 
 
-def _asked_by_key(senders: tuple[Sender, Sender], found: Suspects) -> Iterator[tuple[pa.Table | None, pa.Table | None]]:
-    """The suspicious rows, `KEYS_PER_QUESTION` keys at a time; ends early where a side does not find its own rows."""
-    sides = found.origin, found.destination
-    tables = [pa.concat_tables(side) if side else None for side in sides]
-    for start in range(0, len(found.keys), KEYS_PER_QUESTION):
-        digests_ = found.keys[start : start + KEYS_PER_QUESTION]
-        try:
-            origin, destination = (
-                None if table is None else _rows_of(sender, table, digests_)
-                for sender, table in zip(senders, tables, strict=True)
-            )
-        except _NotFound:
-            return
-        yield origin, destination
+def _asked_by_key(senders: tuple[Sender, Sender], found: Suspects, folder: Path, memory_mb: int) -> Both | None:
+    """The suspicious rows, with a digest (`place`) that those of one key share; None where a side does not find its own
+    rows."""
+    place = _place_among(senders)
+    origin, destination = (pa.concat_tables(keys) if keys else None for keys in (found.origin, found.destination))
+    try:
+        return both_kept(
+            (
+                lambda: _rows_of(senders[0], origin, found.keys, place),
+                lambda: _rows_of(senders[1], destination, found.keys, place),
+            ),
+            folder,
+            place,
+            memory_mb,
+        )
+    except _NotFound:
+        return None
 
 
 class _NotFound(Exception):
     """By its keys a side gave other rows than it had sent."""
 
 
-def _rows_of(sender: Sender, keys: pa.Table, digests_: Numbers) -> pa.Table | None:
+def _rows_of(sender: Sender, keys: pa.Table | None, digests_: Numbers, place: str) -> Iterator[pa.RecordBatch]:
     """The rows with these keys, in the columns of `paired.compared`.
 
     Keys that are equal may be spelled in several ways at one side ('1.0' and '1' as text), so each is asked for. What
@@ -91,18 +80,37 @@ def _rows_of(sender: Sender, keys: pa.Table, digests_: Numbers) -> pa.Table | No
     Raises:
         _NotFound: the side had sent more or fewer rows with these keys.
     """
-    here = keys.filter(pa.array(np.isin(keys.column(KEY).to_numpy(), digests_)))
-    if not len(here):
-        return None
-    pairs, compared = sender.paired.key, sender.paired.compared
-    wanted = here.drop_columns([KEY]).rename_columns([pair.at(sender.end).name for pair in pairs])
-    read = []
+    if keys is None or not len(keys):
+        return
+    compared, missing = sender.paired.compared, len(keys)
+    wanted = keys.drop_columns([KEY]).rename_columns([pair.at(sender.end).name for pair in sender.paired.key])
     for batch in sender.rows(compared, wanted):
-        among = np.isin(sender.digest(dict(zip(compared, batch.columns, strict=True))), digests_)
-        read.append(batch if among.all() else batch.filter(pa.array(among)))
-    if sum(batch.num_rows for batch in read) != len(here):
+        places = sender.digest(dict(zip(compared, batch.columns, strict=True)))
+        read = _placed(batch, places, place)
+        among = _among(digests_, places)
+        read = read if among.all() else read.filter(pa.array(among))
+        missing -= read.num_rows
+        yield read
+    if missing:
         raise _NotFound
-    return pa.Table.from_batches(read) if read else None
+
+
+def _placed(batch: pa.RecordBatch, places: Numbers, place: str) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [*batch.columns, pa.array(places)], schema=batch.schema.append(pa.field(place, pa.int64()))
+    )
+
+
+def _read_again(senders: tuple[Sender, Sender], found: Suspects, folder: Path, memory_mb: int) -> Both:
+    """The suspicious rows of one whole reading."""
+    wanted = _Wanted(found)
+    place = _place_among(senders)
+    return both_kept(
+        (lambda: _suspicious(senders[0], wanted, place), lambda: _suspicious(senders[1], wanted, place)),
+        folder,
+        place,
+        memory_mb,
+    )
 
 
 class _Wanted:
@@ -116,9 +124,14 @@ class _Wanted:
         """Which rows are wanted; None for all."""
         if self._all:
             return None
-        places = np.searchsorted(self._keys, digests_)
-        places[places == len(self._keys)] = 0
-        return np.equal(self._keys[places], digests_)
+        return _among(self._keys, digests_)
+
+
+def _among(wanted: Numbers, digests_: Numbers) -> NDArray[np.bool_]:
+    """Which of the digests are among the wanted ones, which are sorted; at least one."""
+    places = np.searchsorted(wanted, digests_)
+    places[places == len(wanted)] = 0
+    return np.equal(wanted[places], digests_)
 
 
 def _place_among(senders: tuple[Sender, Sender]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from dbt_bridge.verify.verdict import (
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 _WIDTH = 200  # characters of a value that are shown
 _BAR = 1000  # units of the bar's width
@@ -44,8 +46,11 @@ def as_html(parities: Sequence[Parity], *, title: str, about: Mapping[str, str] 
     Args:
         about: what else the reader should know of the run: project, target, selection.
     """
-    parities = told_apart(parities)
-    sections = [_Section.of(number, parity) for number, parity in enumerate(parities, 1)]
+    sides, parities = parities, told_apart(parities)
+    sections = [
+        _Section.of(number, parity, _facts(known))
+        for number, (parity, known) in enumerate(zip(parities, sides, strict=True), 1)
+    ]
     style, script = (_part(file) for file in ("report.css", "report.js"))
     return _template().render(
         title=name(title),
@@ -96,7 +101,7 @@ class _Section:
     command: str
 
     @classmethod
-    def of(cls, number: int, parity: Parity) -> _Section:
+    def of(cls, number: int, parity: Parity, facts: Mapping[str, str]) -> _Section:
         told = len(parity.examples)
         return cls(
             anchor=f"table-{number}",
@@ -104,7 +109,7 @@ class _Section:
             status=parity.status,
             found=found(parity),
             words=parity.words,
-            facts=_facts(parity),
+            facts=facts,
             counts=[
                 *map(_count, (parity.rows_origin, parity.rows_destination)),
                 *map(_count, list(kinds_of(parity).values())),
@@ -213,7 +218,15 @@ def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["broken_at_signs"] = _broken_at_signs
     return environment.from_string(_part("report.html.jinja"))
+
+
+def _broken_at_signs(text: str) -> Markup:
+    """A long name, which a narrow page breaks after a dot or an underscore rather than anywhere."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"(?<=[._])(?=\w)", "<wbr>", str(escape(text))))
 
 
 def _part(file: str) -> str:

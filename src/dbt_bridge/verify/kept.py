@@ -15,6 +15,17 @@ import pyarrow as pa
 PARTS = 64
 _ROWS_PER_WRITE = 131_072
 _SHIFT = np.uint64(58)
+_SHARE = 16  # of the memory that a comparison may use, for each side
+
+
+def most_bytes(memory_mb: int) -> int:
+    """How many bytes of one side's rows are kept in memory."""
+    return memory_mb * (1 << 20) // _SHARE
+
+
+def copied(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A copy that may be kept: one column of a batch that came over Arrow's C interface keeps all of them alive."""
+    return pa.ipc.read_record_batch(batch.serialize(), batch.schema)
 
 
 class Kept:
@@ -37,8 +48,7 @@ class Kept:
         self.rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        # A copy: one column of a batch that came over Arrow's C interface keeps all of them alive.
-        self._pending.append(pa.ipc.read_record_batch(batch.serialize(), batch.schema))
+        self._pending.append(copied(batch))
         self._schema = self._schema or batch.schema
         self.rows += batch.num_rows
         self._rows += batch.num_rows

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from dbt_bridge.verify.engine import differ
-from dbt_bridge.verify.kept import PARTS, Kept
+from dbt_bridge.verify.kept import PARTS, Kept, most_bytes
 from dbt_bridge.verify.paired import Paired
 from dbt_bridge.verify.sent import KEY, LATE, ROW, Numbers
 from dbt_bridge.verify.side_by_side import side_by_side
@@ -21,11 +20,7 @@ from dbt_bridge.verify.side_by_side import side_by_side
 _BYTES_AT_ONCE = 12 << 20
 MOST_KEYS = 100_000  # suspicious ones that are asked for by key; beyond that one whole reading is cheaper
 Sent = Callable[[], Iterator[pa.RecordBatch]]
-Told = Callable[[pa.RecordBatch], None]
-
-
-def _nobody(_: pa.RecordBatch) -> None:
-    return
+Taken = Callable[[pa.RecordBatch], None]
 
 
 @dataclass(slots=True)
@@ -51,61 +46,54 @@ class Suspects:
         return cls(np.empty(0, np.int64), np.empty(0, np.int64), rows)
 
 
-def both_kept(
-    senders: tuple[Sent, Sent], folder: Path, digest: str, memory_mb: int, told: tuple[Told, Told] = (_nobody, _nobody)
-) -> tuple[Kept, Kept]:
+def both_read(senders: tuple[Sent, Sent], takers: tuple[Taken, Taken]) -> None:
     """Read both sides side by side: the origin in this thread, the destination in another.
 
     Args:
-        told: of each batch of a side, in its thread.
+        takers: are given each batch of their side, in its thread.
     """
-    most = memory_mb * (1 << 20) // 16
-    kept = Kept(folder / "origin", digest, most), Kept(folder / "destination", digest, most)
 
     def read(side: int, stopped: Event) -> None:
         for batch in senders[side]():
             if stopped.is_set():
                 return
-            told[side](batch)
-            kept[side].add(batch)
+            takers[side](batch)
 
     side_by_side(lambda stopped: read(0, stopped), lambda stopped: read(1, stopped))
+
+
+def both_kept(senders: tuple[Sent, Sent], folder: Path, digest: str, memory_mb: int) -> tuple[Kept, Kept]:
+    """What both sides send; see `both_read` and `Kept`."""
+    most = most_bytes(memory_mb)
+    kept = Kept(folder / "origin", digest, most), Kept(folder / "destination", digest, most)
+    both_read(senders, (kept[0].add, kept[1].add))
     if any(side.in_files for side in kept):
         for side in kept:
             side.to_files()
     return kept
 
 
-def parts(
-    kept: tuple[Kept, Kept], apart: NDArray[np.bool_] | None = None
-) -> Iterator[tuple[pa.Table | None, pa.Table | None]]:
+def parts(kept: tuple[Kept, Kept]) -> Iterator[tuple[pa.Table | None, pa.Table | None]]:
     """The rows of both sides, those that belong together at once; several parts together while they are small."""
     read: tuple[list[pa.Table], list[pa.Table]] = ([], [])
     last = PARTS - 1 if any(side.in_files for side in kept) else 0
     for part in range(last + 1):
         for side, into in zip(kept, read, strict=True):
             if (table := side.part(part)) is not None:
-                into.append(table if apart is None else _within(table, apart))
+                into.append(table)
         if part == last or sum(table.nbytes for tables in read for table in tables) > _BYTES_AT_ONCE:
             origin, destination = (pa.concat_tables(tables) if tables else None for tables in read)
             yield origin, destination
             read = ([], [])
 
 
-def suspects(kept: tuple[Kept, Kept], paired: Paired, engine: Any, apart: NDArray[np.bool_] | None = None) -> Suspects:
-    """Which keys are suspicious.
-
-    Args:
-        apart: which buckets of rows have other sums on one side than on the other, where that decides: no row of
-            another bucket is looked at again. Their number is a power of two.
-    """
+def suspects(kept: tuple[Kept, Kept], paired: Paired, engine: Any) -> Suspects:
+    """Which keys are suspicious."""
     found: list[Numbers] = []
     late: list[Numbers] = []
     answer = Suspects.none((kept[0].rows, kept[1].rows))
-    if apart is not None and not apart.any():
-        return answer
     number = 0
-    for origin, destination in parts(kept, apart):
+    for origin, destination in parts(kept):
         sides = [table for table in (origin, destination) if table is not None]
         if not sides:
             continue
@@ -119,13 +107,6 @@ def suspects(kept: tuple[Kept, Kept], paired: Paired, engine: Any, apart: NDArra
     answer.keys = np.sort(np.concatenate(found)) if found else answer.keys
     answer.in_flight = np.concatenate(late) if late else answer.in_flight
     return answer
-
-
-def _within(table: pa.Table, apart: NDArray[np.bool_]) -> pa.Table:
-    """The rows of buckets that differ."""
-    if apart.all():
-        return table
-    return table.filter(pa.array(apart[table.column(KEY).to_numpy() & np.int64(len(apart) - 1)]))
 
 
 def _keep_keys(answer: Suspects, sides: tuple[pa.Table | None, pa.Table | None], digests: Numbers, number: int) -> None:

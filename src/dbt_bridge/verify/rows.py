@@ -13,11 +13,10 @@ from dbt_bridge.verify.examining import examine
 from dbt_bridge.verify.judging import KINDS, Findings, keys_of
 from dbt_bridge.verify.matching import Sent, Suspects, both_kept, suspects
 from dbt_bridge.verify.method import Chosen, chosen, is_unique
+from dbt_bridge.verify.narrowed import both_passing, narrowed
 from dbt_bridge.verify.parity import Parity, of_every_kind
 from dbt_bridge.verify.sent import KEY, Sender, Within
 from dbt_bridge.verify.side import Digests, NoDigests, Side
-
-_BUCKETS = 1 << 18  # of the rows that stream by: 50,000 differences leave four fifths of them untouched
 
 
 def compared_rows(opened: Parity, ends: tuple[Side, Side], asked: Asked, engine: Any, folder: Path) -> Parity:
@@ -85,10 +84,10 @@ def _streamed(comparison: Comparison, choice: Chosen, within: Within | None = No
     folder, memory_mb = comparison.folder / choice.method, comparison.asked.memory_mb
     if not _sums_decide(comparison):
         return suspects(both_kept((origin, destination), folder, KEY, memory_mb), comparison.paired, comparison.engine)
-    # Rows of buckets with the same sums are the same, as in the method of that name: they need not meet.
-    here, there = buckets.Running(_BUCKETS), buckets.Running(_BUCKETS)
-    kept = both_kept((origin, destination), folder, KEY, memory_mb, (here.tell, there.tell))
-    return suspects(kept, comparison.paired, comparison.engine, here.apart(there))
+    sides = both_passing((origin, destination), folder, memory_mb)
+    found = suspects(narrowed(sides, folder, memory_mb), comparison.paired, comparison.engine)
+    found.rows = sides[0].rows, sides[1].rows
+    return found
 
 
 def _sums_decide(comparison: Comparison) -> bool:

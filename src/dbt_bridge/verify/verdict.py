@@ -11,6 +11,7 @@ from datetime import UTC
 from dbt_bridge.verify.parity import Level, Parity
 
 NOT_COMPARED = "not compared: "  # begins in `Parity.why` what has no counterpart at the other side
+_LEGIBLE = 48  # characters of what stands beside a table's name
 _NAMED = 3  # tables that are named in a verdict; the others are counted
 _SAME: dict[Level, str] = {
     "rows": "the same rows as",
@@ -48,7 +49,7 @@ def caveats(parities: Sequence[Parity]) -> list[str]:
             "it never deletes."
         )
     for p in parities:
-        if left := p.why.partition(NOT_COMPARED)[2]:
+        if p.level != "counts" and (left := p.why.partition(NOT_COMPARED)[2]):
             told.append(f"Not compared in {table_of(p)}: {left}.")
     if levels := {p.level for p in parities} - {"rows"}:
         told.append(f"Values were not compared row by row where the level is {' or '.join(sorted(levels))}.")
@@ -64,8 +65,9 @@ def found(parity: Parity) -> str:
         return f"equal{rows}"
     told = []
     if apart := _rows_apart(parity):
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in kinds_of(parity).items() if count)
-        told.append(f"{_rows(apart)} differ{_s(apart)}: {kinds}")
+        kinds = {kind: count for kind, count in kinds_of(parity).items() if count}
+        which = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        told.append(f"{_rows(apart)} differ{_s(apart)}{'' if list(kinds) == ['different'] else f': {which}'}")
     if apart := _aggregates_apart(parity):
         told.append(f"{apart:,} of {len(parity.aggregates):,} aggregates differ{_s(apart)}")
     origin, destination = parity.words
@@ -96,7 +98,7 @@ def told_apart(parities: Sequence[Parity]) -> list[Parity]:
     """The parities, with the origin beside the table where several are of one table."""
     several = {table for table, number in Counter(map(table_of, parities)).items() if number > 1}
     return [
-        replace(p, destination=f"{p.destination} ({p.words[0]} {p.origin})") if table_of(p) in several else p
+        replace(p, destination=f"{p.destination} ({p.words[0]} {_short(p.origin)})") if table_of(p) in several else p
         for p in parities
     ]
 
@@ -213,6 +215,11 @@ def _aggregates_apart(parity: Parity) -> int:
 def _s(number: int) -> str:
     """The ending of a verb."""
     return "s" if number == 1 else ""
+
+
+def _short(text: str) -> str:
+    """A query is known by how it begins."""
+    return text if len(text) <= _LEGIBLE else f"{text[: _LEGIBLE - 3].rstrip()}..."
 
 
 def _listed(words: Sequence[str]) -> str:
