@@ -178,6 +178,19 @@ def test_two_comparisons_of_one_table_are_told_apart_by_their_origins() -> None:
     assert "main.fct (legacy pg: x): could not be compared" in printed(one, other)
     assert "main.fct (legacy my: x)" in printed(one, other)
     assert "(legacy" not in printed(one)
+    query = parity("x", origin="pg: select count(*) as number from a.table join another.table", **old, status="failed")
+    assert "main.fct (legacy pg: select count(*) as number from a.table jo...): could not" in printed(one, query)
+
+
+def test_rows_that_only_differ_are_not_counted_twice() -> None:
+    only = replace(ORDERS, only_in_origin=0, only_in_destination=0, different=16)
+    assert found(only) == "16 rows differ"
+    assert found(replace(only, duplicates=1)) == "17 rows differ: 16 different, 1 duplicate"
+
+
+def test_columns_are_no_matter_where_rows_are_counted_only() -> None:
+    counted = parity("a", level="counts", why="not compared: only legacy has x")
+    assert caveats([counted]) == ["Values were not compared row by row where the level is counts."]
 
 
 def test_a_narrow_terminal_tells_states_below_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ SUMS = replace(
         Aggregate("fee", "sum", "100000", "100001", same=True, variance=0.00001, tolerance="0.01%"),
     ),
 )  # fmt: skip
-VOID = {"meta", "input", "rect"}
+VOID = {"meta", "wbr", "input", "rect"}
 
 
 @dataclass
@@ -119,6 +119,13 @@ def test_the_first_thing_to_read_is_the_verdict() -> None:
     ] * 4
     assert [e.attributes["class"] for e in page(EQUAL).all("p", "verdict")] == ["verdict equal"]
     assert [e.attributes["class"] for e in page().all("p", "verdict")] == ["verdict failed"], "nothing is no proof"
+
+
+def test_of_two_comparisons_of_one_table_each_side_is_named_as_it_is() -> None:
+    told = {"destination": "duckdb: main.fct", "words": ("legacy", "new")}
+    text = as_html([replace(EQUAL, origin=f"{name}: x", **told) for name in ("my", "pg")], title="a")
+    assert text.count("<dt>new</dt><dd><bdi>duckdb: main.fct</bdi></dd>") == 2
+    assert "main.<wbr>fct (legacy my: x)" in text
 
 
 def test_every_table_has_its_counts_and_what_differs_has_both_values() -> None:
