@@ -313,7 +313,8 @@ def _ended(receipt: Receipt) -> str:
     text = f"{receipt.table_name}: {receipt.status}"
     if receipt.status == "success":
         size = "" if receipt.bytes is None else f", {in_bytes(receipt.bytes)}"
-        text += f", {_count(receipt.rows_loaded)} rows{size}, {receipt.duration_seconds:.1f} s"
+        rows = "row" if receipt.rows_loaded == 1 else "rows"
+        text += f", {_count(receipt.rows_loaded)} {rows}{size}, {receipt.duration_seconds:.1f} s"
     elif receipt.error:
         text += f": {receipt.error.splitlines()[0]}"
     return text

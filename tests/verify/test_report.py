@@ -151,6 +151,13 @@ def test_one_reason_why_several_tables_could_not_be_compared_is_told_once() -> N
     assert "landing.late: could not be compared" in text
 
 
+def test_a_table_that_failed_leaves_the_others_their_title_and_their_counts() -> None:
+    text = printed(parity("a"), replace(ITEMS, method=""), parity("b"))
+    assert text.startswith("rows by digests, LSN 0/16B3748")
+    assert "rows in" in text
+    assert "compared ┃" not in text
+
+
 def test_why_rows_were_compared_that_way_is_no_news_of_the_terminal() -> None:
     text = printed(parity("a", why="the wire carries 80 MB/s; not compared: only legacy has x"))
     assert "80 MB/s" not in text

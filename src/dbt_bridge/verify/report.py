@@ -88,7 +88,7 @@ def _overview(parities: Sequence[Parity], console: Console) -> RenderableType:
     if needed <= console.width:
         return wide
     states: dict[str, list[str]] = {}
-    for p in parities:
+    for p in [p for p in parities if p.status != "failed"] or parities:
         states.setdefault(p.at, []).append(table_of(p))
     if len(states) == 1:
         return _table(parities, {}, _how)
@@ -126,7 +126,7 @@ def _table(
     from rich.table import Table
     from rich.text import Text
 
-    compared = {how(p) for p in parities}
+    compared = {how(p) for p in parities if p.status != "failed"} or {how(p) for p in parities}
     title = name(compared.pop()) if len(compared) == 1 else ""
     table = Table(title=Text(title), title_justify="left", show_footer=True, footer_style="bold")
     table.add_column("table", footer=f"{len(parities)} in total", overflow="fold", min_width=12)
