@@ -17,6 +17,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from tests.load.changes import Change, Model, Row, changes_of, rows_of
 from tests.load.test_applying import COPIED_AT, COPY, STEPS, ordered, orders, play, replica_of
 
@@ -218,9 +219,42 @@ def test_a_log_of_a_table_that_was_copied_anew_begins_with_the_last_copy(holder:
     assert holder.count(replica) == 3
 
 
-def test_a_log_without_a_key_cannot_be_folded(holder: Holder) -> None:
+@pytest.mark.parametrize("holder", RANDOM_HOLDERS, indirect=True)
+@RANDOM
+@given(steps=st.lists(st.tuples(st.sampled_from(["insert", "update", "delete", "truncate"]), *[st.integers(0, 3)] * 2)))
+@example(steps=[("delete", 0, 0), ("delete", 0, 0), ("insert", 0, 0)])
+def test_a_log_without_a_key_is_folded_to_each_row_as_often_as_it_came_more_than_it_went(
+    holder: Holder, steps: list[tuple[str, int, int]]
+) -> None:
+    kinds = [row(1), row(1, None), row(2, "1.0", amount=None), row(2, "1.00", big="x" * 3000)]
+    rows, replica = (
+        [kinds[0], kinds[0], kinds[1]],
+        landed(holder, {"change_log": True}, *[kinds[0]] * 2, kinds[1], key=()),
+    )
+    for lsn, (what, one, other) in enumerate(steps, start=1):
+        old, new = rows[one % len(rows)] if rows else None, kinds[other]
+        if what == "truncate":
+            apply(holder, replica, Truncated(8 * lsn, COPIED_AT))
+            rows.clear()
+        elif what == "insert" or old is None:
+            rows.append(new)
+            apply(holder, replica, changes_of(replica.table, [Change("insert", new, 8 * lsn, COPIED_AT)]))
+        else:
+            rows.remove(old)
+            gone = Change("delete", old, 8 * lsn, COPIED_AT)
+            change = gone if what == "delete" else Change("update", new, 8 * lsn, COPIED_AT, old)
+            rows += [new] * (what == "update")
+            apply(holder, replica, changes_of(replica.table, [change]))
+    assert ordered(holder.rows(replica).to_pylist()) == ordered(rows)
+    assert holder.count(replica) == len(rows)
+    both = rows_of(replica.table, [kinds[0]])
+    assert holder.rows(replica, both).num_rows == rows.count(kinds[0])
+
+
+def test_a_log_without_a_key_whose_rows_went_more_often_than_they_came_is_refused(holder: Holder) -> None:
     replica = landed(holder, {"change_log": True}, row(1), key=())
-    with pytest.raises(DestinationError, match="without a key"):
+    apply(holder, replica, changes_of(replica.table, [Change("delete", row(2), 90, 9)]))
+    with pytest.raises(DestinationError, match="1 rows went more often than they came"):
         holder.count(replica)
 
 

@@ -7,9 +7,11 @@
     _unchanged      the columns whose value an update did not send, as it is large and did not change: it is NULL here,
                     and what it was before; NULL where there are none
 
-A delete has the values of the replica identity alone. An update that changed the key (without a key: any update) is
-preceded by a `delete` with the old values and the same `_lsn`. A table that is copied anew is logged as a truncate and
-inserts.
+A delete has the values of the replica identity alone. An update that changed the key (without a key, under REPLICA
+IDENTITY FULL: any update) is preceded by a `delete` with the old values and the same `_lsn`. A table that is copied
+anew is logged as a truncate and inserts.
+
+The state of a table without a key is a sum: each row is there as often as it came more than it went.
 """
 
 from __future__ import annotations

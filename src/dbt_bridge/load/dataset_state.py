@@ -118,7 +118,6 @@ def fold(replica: Replica, log: Iterator[pa.RecordBatch], schema: pa.Schema) -> 
     from dbt_bridge.load.duckdb_read import reader
     from dbt_bridge.load.duckdb_state import folded_log
 
-    duckdb_log.refuse_keyless(replica)
     with (
         tempfile.TemporaryDirectory(prefix="dbt-bridge-log-") as folder,
         duckdb.connect(":memory:", config={"memory_limit": _MEMORY, "temp_directory": folder}) as connection,
@@ -130,8 +129,9 @@ def fold(replica: Replica, log: Iterator[pa.RecordBatch], schema: pa.Schema) -> 
             rows = connection.execute(query).fetchall()  # all: DuckDB 2 takes no other statement before
             return rows[0][0] if rows else None
 
+        types = {str(name): str(type_) for name, type_, *_ in connection.execute("DESCRIBE log").fetchall()}
         # Files are in no order: `0` says that every row belongs to the last copy.
-        state = folded_log(replica, f"({duckdb_log.since_copied('log', '0')})", schema.names, scalar)
+        state = folded_log(replica, f"({duckdb_log.since_copied('log', '0')})", types, scalar)
         selected = ", ".join(quoted(column.name) for column in replica.table.columns)
         yield from reader(connection, f"SELECT {selected} FROM {state}")  # noqa: S608
 

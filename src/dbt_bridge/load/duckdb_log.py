@@ -1,5 +1,6 @@
 # ruff: noqa: S608  (names are quoted)
-"""The state that a log of changes stands for, in DuckDB's SQL: each key's last row after the last truncate.
+"""The state that a log of changes stands for, in DuckDB's SQL: each key's last row after the last truncate; without a
+key each row as often as it came more than it went.
 
 Rows of a copy have no LSN. They come first in the log, or, where the table was copied anew, after a truncate without an
 LSN: what lies in the file before that row is over. Everything else is ordered by `_lsn, _seq`. A value that an update
@@ -17,17 +18,10 @@ from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.table import quoted
 
 _AGE = "_dbt_bridge_age"
+_TIMES = "_dbt_bridge_times"
+_SIGN = f"CASE WHEN \"{CHANGE}\" = 'delete' THEN -1 ELSE 1 END"
 _ORDER = f'"{CHANGE_LSN}" DESC NULLS LAST, "{SEQUENCE}" DESC'
 _PARTIAL = f'len("{UNCHANGED}") > 0'
-
-
-def refuse_keyless(replica: Replica) -> None:
-    """Raises DestinationError for a log whose rows no key tells apart."""
-    if not replica.table.key:
-        raise DestinationError(
-            f"{replica.table.name} is a log of changes of a table without a key, from which no state can be rebuilt",
-            mend="name a key that is unique in it in primary_key:, or land it without `write_disposition: append`",
-        )
 
 
 def since_copied(relation: str, order: str) -> str:
@@ -68,6 +62,39 @@ def state(log: str, key: Sequence[str], columns: Mapping[str, str], *, partial: 
         f"SELECT {', '.join(parts)} FROM {log}\nGROUP BY {keys}\n"
         f"HAVING first(\"{CHANGE}\" ORDER BY {_ORDER}) <> 'delete'"
     )
+
+
+def removed(log: str) -> str:
+    """A query that counts the rows that say that one went."""
+    return f"SELECT count(*) FROM {log} WHERE \"{CHANGE}\" = 'delete'"
+
+
+def owing(log: str, columns: Mapping[str, str]) -> str:
+    """A query that counts rows that went more often than they came.
+
+    Args:
+        columns: the log's name -> DuckDB's type.
+    """
+    return (
+        f"SELECT count(*) FROM (SELECT 1 FROM {log}\n"
+        f"GROUP BY {', '.join(_told_apart(columns))} HAVING sum({_SIGN}) < 0)"
+    )
+
+
+def summed(log: str, columns: Mapping[str, str]) -> str:
+    """A query of the state without a key; arguments as for `owing`."""
+    alike = f"PARTITION BY {', '.join(_told_apart(columns))}"
+    times = f"sum({_SIGN}) OVER ({alike}) AS {_TIMES}"
+    numbered = f"SELECT *, {times}, row_number() OVER ({alike} ORDER BY {_SIGN} DESC) AS {_AGE}"
+    return f"SELECT * FROM ({numbered}\nFROM {log}) WHERE {_AGE} <= {_TIMES}"
+
+
+def _told_apart(columns: Mapping[str, str]) -> list[str]:
+    """DuckDB takes 30 days for a month, and one time of day for the same in another zone."""
+    return [
+        f"CAST({quoted(name)} AS VARCHAR)" if "INTERVAL" in type_ or "TIME WITH TIME ZONE" in type_ else quoted(name)
+        for name, type_ in columns.items()
+    ]
 
 
 def _last_sent(name: str, known: str) -> str:

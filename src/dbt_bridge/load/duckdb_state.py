@@ -19,7 +19,7 @@ from dbt_bridge.load.duckdb_publish import Publication, Relation, folded
 from dbt_bridge.load.duckdb_retry import roll_back, translated
 from dbt_bridge.load.duckdb_target import registered
 from dbt_bridge.load.given_back import in_types, missing, wanted_keys
-from dbt_bridge.load.replica import copied_anew
+from dbt_bridge.load.replica import copied_anew, refuse_owing
 from dbt_bridge.table import quoted
 
 _WANTED = "_dbt_bridge_wanted"
@@ -114,16 +114,29 @@ class DuckDBState:
         return folded_log(replica, f"({change_log.since_copied(table, 'rowid')})", found.columns, self._on.scalar)
 
 
-def folded_log(replica: Replica, log: str, columns: Sequence[str] | Mapping[str, str], scalar: Any) -> str:
-    """SQL of the state of a log whose rows since its last copy are `log`."""
-    change_log.refuse_keyless(replica)
+def folded_log(replica: Replica, log: str, columns: Mapping[str, str], scalar: Any) -> str:
+    """SQL of the state of a log whose rows since its last copy are `log`.
+
+    Args:
+        columns: of the log: name -> DuckDB's type.
+        scalar: runs a query, answers its one value.
+
+    Raises:
+        DestinationError: no state can be told from it.
+    """
     spelled = {folded(name): name for name in columns}
     key = [spelled[folded(name)] for name in replica.table.key]
     partial = bool(scalar(change_log.partial(log)))
     if partial:
         change_log.refuse_moved(replica, int(scalar(change_log.moved(log, key, list(columns)))))
     names = {spelled[folded(c.name)]: c.name for c in replica.table.columns}
-    return f"({change_log.state(log, key, names, partial=partial)})"
+    if key:
+        return f"({change_log.state(log, key, names, partial=partial)})"
+    if not scalar(change_log.removed(log)):
+        return log
+    own = {name: columns[name] for name in names}
+    refuse_owing(replica, int(scalar(change_log.owing(log, own))))
+    return f"({change_log.summed(log, own)})"
 
 
 def _spelled(found: Relation, name: str, replica: Replica) -> tuple[str, str]:

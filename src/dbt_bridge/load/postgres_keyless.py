@@ -28,7 +28,7 @@ SIGN = "_dbt_bridge_sign"
 _TIMES, _ROW = "_dbt_bridge_times", "_dbt_bridge_row"
 
 # Types whose `=` takes only values for one that print alike.
-_EXACT = {
+EXACT = {
     "smallint", "integer", "bigint", "boolean", "date", "time without time zone", "timestamp without time zone",
     "timestamp with time zone", "uuid", "text", "bytea",
 }  # fmt: skip
@@ -78,7 +78,7 @@ def write_signed(cur: Cursor[Any], replica: Replica, into: Relation, staged: Tab
 
 
 def _comparable(expression: sql.Composable, type_: str) -> sql.Composable:
-    return expression if base(type_) in _EXACT else sql.SQL("CAST({} AS text)").format(expression)
+    return expression if base(type_) in EXACT else sql.SQL("CAST({} AS text)").format(expression)
 
 
 def _sum_up(cur: Cursor[Any], into: Relation, staged: TableName, columns: list[Column]) -> None:

@@ -1,5 +1,6 @@
 # ruff: noqa: S608  (names are quoted)
-"""The state that a log of changes stands for, in Postgres's SQL: each key's last row after the last truncate.
+"""The state that a log of changes stands for, in Postgres's SQL: each key's last row after the last truncate; without a
+key each row as often as it came more than it went.
 
 Rows of a copy have no LSN. They come first in the log, or, where the table was copied anew, after a truncate without an
 LSN: what transactions before that one wrote is over. Everything else is ordered by `_lsn, _seq`. A value that an update
@@ -8,12 +9,14 @@ did not send is the last one that was sent for the row before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.load.change_log import SEQUENCE, UNCHANGED
 from dbt_bridge.load.destination import CHANGE, CHANGE_LSN, COMMITTED_AT, Replica
-from dbt_bridge.load.replica import copied_anew
+from dbt_bridge.load.postgres_keyless import EXACT
+from dbt_bridge.load.postgres_types import base
+from dbt_bridge.load.replica import copied_anew, refuse_owing
 from dbt_bridge.table import quoted
 
 _ORDER = f'"{CHANGE_LSN}" DESC NULLS LAST, "{SEQUENCE}" DESC'
@@ -21,20 +24,15 @@ Row = Callable[[str], tuple[object, ...]]
 """Runs a query, answers its first row."""
 
 
-def folded(replica: Replica, table: str, columns: Collection[str], row: Row) -> str:
+def folded(replica: Replica, table: str, columns: Mapping[str, str], row: Row) -> str:
     """SQL, in brackets, of the state of a log.
 
     Args:
-        columns: of the log.
+        columns: of the log: name -> type, as `format_type` spells it.
 
     Raises:
         DestinationError: no state can be told from it.
     """
-    if not replica.table.key:
-        raise DestinationError(
-            f"{replica.table.name} is a log of changes of a table without a key, from which no state can be rebuilt",
-            mend="name a key that is unique in it in primary_key:, or land it without `write_disposition: append`",
-        )
     log = f"({_since_copied(table)})"
     copies, unsent = row(
         f'SELECT count(DISTINCT "{COMMITTED_AT}") FILTER (WHERE "{CHANGE_LSN}" IS NULL),\n'
@@ -46,6 +44,8 @@ def folded(replica: Replica, table: str, columns: Collection[str], row: Row) -> 
             " was rewritten",
             mend=copied_anew(replica.node),
         )
+    if not replica.table.key:
+        return _summed(replica, log, columns, row)
     keys = ", ".join(quoted(name) for name in replica.table.key)
     names = _unsent(replica, log, keys, columns, row) if unsent else []
     parts = [quoted(c.name) if c.name not in names else f"{_last_sent(c.name, keys)}" for c in replica.table.columns]
@@ -53,6 +53,29 @@ def folded(replica: Replica, table: str, columns: Collection[str], row: Row) -> 
     last = f"row_number() OVER (PARTITION BY {keys} ORDER BY {_ORDER}) AS _dbt_bridge_age"
     numbered = f"SELECT {', '.join([*parts, *extra, last])} FROM {log} AS log"
     return f"(SELECT * FROM ({numbered}) AS numbered WHERE _dbt_bridge_age = 1 AND \"{CHANGE}\" <> 'delete')"
+
+
+def _summed(replica: Replica, log: str, columns: Mapping[str, str], row: Row) -> str:
+    """The state without a key. Values are told apart as `postgres_keyless` does."""
+    removed = f"count(*) FILTER (WHERE \"{CHANGE}\" = 'delete')"
+    unsent = f'count(*) FILTER (WHERE cardinality("{UNCHANGED}") > 0)'
+    deletes, kept = row(f"SELECT {removed}, {unsent} FROM {log} AS log")
+    if kept:
+        raise _kept_large(replica)
+    if not deletes:
+        return log
+    names = [column.name for column in replica.table.columns]
+    apart = [quoted(n) if base(columns[n]) in EXACT else f"CAST({quoted(n)} AS text)" for n in names]
+    alike, sign = ", ".join(apart), f"CASE WHEN \"{CHANGE}\" = 'delete' THEN -1 ELSE 1 END"
+    (owing,) = row(
+        f"SELECT count(*) FROM (SELECT 1 FROM {log} AS log\nGROUP BY {alike} HAVING sum({sign}) < 0) AS owing"
+    )
+    refuse_owing(replica, int(str(owing)))
+    numbered = (
+        f"SELECT *, sum({sign}) OVER (PARTITION BY {alike}) AS _dbt_bridge_times,\n"
+        f"  row_number() OVER (PARTITION BY {alike} ORDER BY {sign} DESC) AS _dbt_bridge_age\nFROM {log} AS log"
+    )
+    return f"(SELECT * FROM ({numbered}) AS numbered WHERE _dbt_bridge_age <= _dbt_bridge_times)"
 
 
 def _since_copied(table: str) -> str:
@@ -71,7 +94,7 @@ def _since_copied(table: str) -> str:
     )
 
 
-def _unsent(replica: Replica, log: str, keys: str, columns: Collection[str], row: Row) -> list[str]:
+def _unsent(replica: Replica, log: str, keys: str, columns: Mapping[str, str], row: Row) -> list[str]:
     """The columns of which some values were not sent, after a look at whether the last that were are told."""
     before = f'lag("{CHANGE}") OVER (PARTITION BY {keys} ORDER BY "{CHANGE_LSN}" NULLS FIRST, "{SEQUENCE}") AS before'
     names, moved = row(
@@ -81,12 +104,16 @@ def _unsent(replica: Replica, log: str, keys: str, columns: Collection[str], row
     )
     assert isinstance(names, list), "there are some"
     if moved or not set(names) <= set(columns):
-        raise DestinationError(
-            f"{replica.table.name} is a log in which rows kept a large value that was not sent again, while their key"
-            " or that column's name changed, so their state cannot be rebuilt",
-            mend=copied_anew(replica.node),
-        )
+        raise _kept_large(replica)
     return names
+
+
+def _kept_large(replica: Replica) -> DestinationError:
+    return DestinationError(
+        f"{replica.table.name} is a log in which rows kept a large value that was not sent again, while their key or"
+        " that column's name changed, so their state cannot be rebuilt",
+        mend=copied_anew(replica.node),
+    )
 
 
 def _last_sent(name: str, keys: str) -> str:

@@ -1,10 +1,10 @@
-"""What every destination asks of a replica before it follows, and the command that brings one back."""
+"""What every destination asks of a replica before it follows or folds it, and the command that brings one back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
 from dbt_bridge.load.change_log import LOG_COLUMNS
 from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALID_TO, Replica
 
@@ -12,6 +12,26 @@ from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALI
 def copied_anew(node: str) -> str:
     """The command that copies one table anew."""
     return f"dbt-bridge sync --full-refresh --select source:{'.'.join(node.split('.')[-2:])}"
+
+
+def refuse_hidden(replica: Replica) -> None:
+    """Raises KeyRefused for a log whose rows are told apart by a key that does not land."""
+    if hidden := [name for name in replica.table.key if replica.table.column(name) is None]:
+        raise KeyRefused(
+            f"{replica.table.name} is a log of changes without its key column {hidden[0]!r}, from which no state can be"
+            " rebuilt",
+            mend=f"take {hidden[0]!r} into `columns`, then: {copied_anew(replica.node)}",
+        )
+
+
+def refuse_owing(replica: Replica, rows: int) -> None:
+    """Raises DestinationError for a log without a key in which so many rows went more often than they came."""
+    if rows:
+        raise DestinationError(
+            f"{replica.table.name} is a log in which {rows} rows went more often than they came, so their state cannot"
+            " be told: somebody changed it, or an earlier version wrote it",
+            mend=copied_anew(replica.node),
+        )
 
 
 def check_names(replica: Replica, folded: Callable[[str], str] = str) -> None:

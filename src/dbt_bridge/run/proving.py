@@ -18,6 +18,7 @@ from dbt_bridge.extract.postgres import PostgresOrigin
 from dbt_bridge.extract.postgres.catalog import Outdated
 from dbt_bridge.extract.postgres.slot import ExportedSlot
 from dbt_bridge.load.destination import Readable, State
+from dbt_bridge.load.replica import refuse_hidden
 from dbt_bridge.project import LandingSource, Project
 from dbt_bridge.run.capture import Bounds, Capture
 from dbt_bridge.run.comparing import Pair, Then, Verdicts, VerifyOptions, compared, failed, opened
@@ -145,6 +146,7 @@ def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOri
     replica = tracked.replica
     if replica.change_log:  # is folded by the key to the state that the origin has
         replica = replace(replica, table=replace(table, key=key))
+        refuse_hidden(replica)
     mask = {c.name: how for c in columns if (how := tracked.wanted.table.mask.get(c.name))}
     asked = Asked(
         level=proof.options.level,

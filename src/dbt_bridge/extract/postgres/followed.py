@@ -279,22 +279,40 @@ def _before(
     rows: Rows, new: Mapping[str, pa.Array], table: Followed, version: _Version
 ) -> tuple[pa.Table | None, np.ndarray | None]:
     """The old keys (old rows without a key) of updates, spread over all changes; None when no key changed."""
-    if table.log_only or not rows.has_before.any():
+    if not rows.has_before.any():
         return None, None
     wanted = [c for c in table.columns if not table.key or c.name in table.key]
-    old = {c.name: _column(rows.before, c, table, version) for c in wanted}
-    places = as_arrow(np.flatnonzero(rows.has_before))
-    if table.key and all(_equal(old[c.name], new[c.name].take(places)) for c in wanted):
+    if len(wanted) < len(table.key):  # a log that leaves out a part of the key
         return None, None
-    spread = np.cumsum(rows.has_before) - 1
-    indices = as_arrow(spread, mask=~rows.has_before)
+    has_before = rows.has_before
+    old = {c.name: _column(rows.before, c, table, version) for c in wanted}
+    places = np.flatnonzero(has_before)
+    if table.key and all(_equal(old[c.name], new[c.name].take(as_arrow(places))) for c in wanted):
+        return None, None
+    if table.key and table.log_only:  # what is told of a row's old key is logged, and full identity tells it each time
+        left = np.any([_differ(old[c.name], new[c.name].take(as_arrow(places))) for c in wanted], axis=0)
+        has_before = np.zeros(len(rows), bool)
+        has_before[places[left]] = True
+        old = {name: array.filter(as_arrow(left)) for name, array in old.items()}
+    spread = np.cumsum(has_before) - 1
+    indices = as_arrow(spread, mask=~has_before)
     taken = [old[c.name].take(indices) for c in wanted]
-    return pa.table(taken, schema=pa.schema([pa.field(c.name, c.type) for c in wanted])), rows.has_before
+    return pa.table(taken, schema=pa.schema([pa.field(c.name, c.type) for c in wanted])), has_before
 
 
 def _equal(a: pa.Array, b: pa.Array) -> bool:
     plain = [x.storage if isinstance(x.type, pa.BaseExtensionType) else x for x in (a, b)]
     return bool(plain[0].equals(plain[1]))
+
+
+def _differ(a: pa.Array, b: pa.Array) -> np.ndarray:
+    """bool: where two arrays of one type differ; NULL is equal to NULL."""
+    plain = [x.storage if isinstance(x.type, pa.BaseExtensionType) else x for x in (a, b)]
+    try:
+        codes = pa.concat_arrays(plain).dictionary_encode().indices.fill_null(-1).to_numpy()
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # of arrays
+        return np.array([x != y for x, y in zip(*(x.to_pylist() for x in plain), strict=True)], bool)
+    return np.asarray(codes[: len(a)] != codes[len(a) :])
 
 
 def _from(changes: Changes, first: int) -> Changes:
