@@ -171,7 +171,7 @@ def test_sigterm_ends_a_sync_cleanly(shop: Path, origin: psycopg.Connection, dat
         )
         _until(lambda: origin.execute(waiting).fetchall() != [(0,)] or process.poll() is not None)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     assert (process.returncode, out) == (130, ""), err
     assert "interrupted" in err
     assert "Traceback" not in err
@@ -183,7 +183,7 @@ def test_sigterm_ends_a_sync_cleanly(shop: Path, origin: psycopg.Connection, dat
         ]
 
 
-def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

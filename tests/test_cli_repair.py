@@ -77,7 +77,7 @@ def test_a_person_and_a_program_are_told_what_was_repaired(shop: Path, capsys: p
     assert answered(["verify", "--quiet"]) == 0
 
 
-def until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None:
@@ -109,10 +109,10 @@ def test_a_stream_makes_room_for_it(shop: Path, origin: psycopg.Connection) -> N
         end = now()
         until(lambda: confirmed() >= end, process)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=180)
     finally:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=180)
     assert process.returncode == 0, told
     assert told.count("paused: another process") == 1
     assert asked(shop, WRONG) == [(0, 1)]

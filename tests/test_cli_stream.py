@@ -79,10 +79,10 @@ def streaming(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=180)
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -125,7 +125,7 @@ def test_sigterm_finishes_the_batch_and_is_a_success(shop: Path, origin: psycopg
             origin.execute("INSERT INTO orders VALUES (%s, 10)", [number])
         until(confirmed(origin, slot, end_of_log(origin)))
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     batches = [json.loads(line) for line in out.splitlines()]
     assert sum(batch["changes"] for batch in batches) >= 10
@@ -149,9 +149,9 @@ def test_a_person_and_prometheus_see_the_same(shop: Path, origin: psycopg.Connec
         )
         origin.execute("INSERT INTO customers SELECT generate_series(1, 7)")
         wanted = 'dbt_bridge_events_total{source="shop"} '
-        until(lambda: f"{wanted}7" in urllib.request.urlopen(found[0], timeout=5).read().decode())
+        until(lambda: f"{wanted}7" in urllib.request.urlopen(found[0], timeout=60).read().decode())
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert "7 changes" in err
     assert "stopped: what was committed stays" in err
@@ -166,7 +166,7 @@ def test_only_what_is_downstream_of_the_changes_is_built(shop: Path, origin: psy
         built = shop / "target" / "run_results.json"
         until(lambda: "model.shop.total" in built.read_text() and "model.shop.people" not in built.read_text())
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert "dbt build: 1 nodes, all well" in err
     assert asked(shop, "SELECT total FROM total") == [(42,)]

@@ -183,7 +183,7 @@ def test_an_origin_that_restarts_in_the_middle_is_said_and_the_same_command_repa
     with psycopg.connect(shop.url, autocommit=True) as watcher:
         _until(lambda: watcher.execute(waiting).fetchall() != [(0,)] or process.poll() is not None)
     os.kill(holder.info.backend_pid, signal.SIGKILL)  # the server ends every session, recovers and starts again
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     holder.close()
     _until(lambda: _answers(shop.url))
 
@@ -204,7 +204,7 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -357,7 +357,7 @@ def test_kill_9_loses_nothing_and_doubles_nothing(shop: Shop, tmp_path: Path, di
 
     killed = subprocess.run(
         [sys.executable, "-c", _CHILD, str(tmp_path / "project.pickle"), moment],
-        check=False, capture_output=True, text=True, timeout=60,
+        check=False, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
     assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -38,7 +38,7 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tempora
     with temporary_folder("verify") as ours:
         assert ours != theirs and (theirs / "rows").exists()
         holder.kill()
-        holder.communicate(timeout=30)
+        holder.communicate(timeout=180)
         with temporary_folder("verify"):
             assert not theirs.exists() and ours.exists()
     assert [path.name for path in theirs.parent.iterdir()] == [".lock"]

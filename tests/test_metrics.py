@@ -23,7 +23,7 @@ def batch(changes: int = 10, source: str = "shop", **settings: object) -> Batch:
 
 def scraped(url: str) -> dict[str, float]:
     """What Prometheus reads: every sample with its labels."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         lines = answer.read().decode().splitlines()
     return {name: float(value) for name, value in (x.rsplit(" ", 1) for x in lines if not x.startswith("#"))}
@@ -79,9 +79,9 @@ def test_another_path_is_not_found_and_the_port_is_free_afterwards() -> None:
     with Metrics(0) as metrics:
         url = metrics.url
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(url.replace("/metrics", "/secrets"), timeout=5)
+            urllib.request.urlopen(url.replace("/metrics", "/secrets"), timeout=60)
     with pytest.raises(OSError):
-        urllib.request.urlopen(url, timeout=5)
+        urllib.request.urlopen(url, timeout=60)
 
 
 def test_a_port_that_is_taken_is_a_usage_error() -> None:

@@ -208,7 +208,7 @@ def _left_over(temporary: Path) -> list[str]:
     return [line for line in listed.splitlines() if f"{temporary}/dbt-bridge-demo-" in line]
 
 
-def _wait_until_gone(temporary: Path, seconds: float = 30) -> None:
+def _wait_until_gone(temporary: Path, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while _left_over(temporary) and time.monotonic() < end:
         time.sleep(0.05)

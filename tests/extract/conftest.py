@@ -75,7 +75,7 @@ def mariadb_server() -> Iterator[MariaDb]:
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(180)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(5)
@@ -83,7 +83,7 @@ def mariadb_server() -> Iterator[MariaDb]:
 
 
 def _wait_until_ready(found: MariaDb, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while True:
         try:
             found.connect().close()

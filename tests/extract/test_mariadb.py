@@ -218,7 +218,7 @@ def test_all_tables_are_of_one_moment_in_several_threads(mariadb: MariaDatabase)
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(180)
         assert origin.newest(TableName("", "b"), "n") == "30000"
     assert found == {"a": 30000, "b": 30000}
 
@@ -254,7 +254,7 @@ def test_closing_breaks_off_a_reader_in_another_thread(mariadb: MariaDatabase) -
     thread = threading.Thread(target=wait)
     thread.start()
     origin.close()
-    thread.join(10)
+    thread.join(180)
     assert not thread.is_alive()
     assert "closed" in str(waiting[0])
     with pytest.raises(Exception, match="closed"):

@@ -206,7 +206,7 @@ def test_many_threads_read_at_once_and_one_may_stop_early(make: Make) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(180)
     assert {t: n for t, n in found.items() if t != "t0"} == {"t1": 20000, "t2": 20000, "t3": 20000}
     assert 0 < found["t0"] < 20000
 

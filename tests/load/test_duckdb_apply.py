@@ -179,7 +179,7 @@ def test_nothing_else_is_published_while_changes_are_applied(warehouse: DuckDBWa
         publisher.join(timeout=0.2)
         order.append("committed")
         application.commit(2)
-    publisher.join(timeout=30)
+    publisher.join(timeout=180)
     assert order == ["committed", "published"]
     assert rows(warehouse) == [(9, "merged")]
 

@@ -64,7 +64,7 @@ class Writer:
         """Until it has committed so many more."""
         with self._changed:
             goal = self.transactions + transactions
-            assert self._changed.wait_for(lambda: self.transactions >= goal or self._error, 60), "the writer hangs"
+            assert self._changed.wait_for(lambda: self.transactions >= goal or self._error, 180), "the writer hangs"
         if self._error is not None:
             raise self._error
 
@@ -240,7 +240,7 @@ def zygote() -> Iterator[subprocess.Popen[str]]:
     yield process
     assert process.stdin is not None
     process.stdin.close()
-    process.wait(30)
+    process.wait(180)
 
 
 @dataclass

@@ -58,7 +58,7 @@ class Repairs:
         return int(self._process.stdout.readline())
 
     def close(self) -> None:
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=180)
 
 
 @pytest.fixture

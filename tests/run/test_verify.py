@@ -198,7 +198,7 @@ def test_a_table_that_is_not_as_it_was_when_its_turn_comes_is_compared_at_a_late
     def meanwhile(pair: object, parity: Parity) -> Parity:
         name = parity.node.removeprefix(NODE)
         other = {"customers": "lines", "lines": "customers"}[name]
-        filled.execute("SET lock_timeout = '5s'")
+        filled.execute("SET lock_timeout = '20s'")
         column = {"customers": "name", "lines": "what"}[other]
         filled.execute((f"ALTER TABLE {other} ADD late int" if points else change.format(other, column)).encode())
         points[name] = parity.at
@@ -272,7 +272,7 @@ def test_no_lock_is_taken_that_a_writer_waits_for(shop: Shop, filled: psycopg.Co
     seen: list[str] = []
 
     def meanwhile(pair: object, parity: Parity) -> Parity:
-        filled.execute("SET lock_timeout = '2s'")
+        filled.execute("SET lock_timeout = '20s'")
         filled.execute("UPDATE customers SET name = 'meanwhile' WHERE id = 1")
         filled.execute("ALTER TABLE lines ALTER what SET STATISTICS 50")
         seen.append(parity.node)

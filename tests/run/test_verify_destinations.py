@@ -102,7 +102,7 @@ def test_both_ends_are_the_same_at_one_lsn_beside_a_writer_and_a_sync(
         found = verified()
         assert {name: (p.status, p.error) for name, p in found.items()} == dict.fromkeys(found, ("equal", None))
         assert found["items"].at == found["orders"].at
-        syncs[0].join(timeout=60)
+        syncs[0].join(timeout=180)
         assert {receipt.status for receipt in synced} == {"success"}, "it has gone on"
         spoil("'wrong'", "id = 7")
         for method in ("digests", "values"):

@@ -45,7 +45,7 @@ def killed(orders: Orders, step: str, call: int) -> int:
     """The exit code of one verification, in a process of its own."""
     told = json.dumps({**asdict(orders), "step": step, "call": call})
     script = str(Path(cdc_killed.__file__).with_name("verify_killed.py"))
-    done = subprocess.run([sys.executable, script], input=told, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, script], input=told, capture_output=True, text=True, timeout=300, check=True)
     return int(done.stdout)
 
 

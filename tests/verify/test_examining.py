@@ -132,7 +132,7 @@ class Endless(ArrowSide):
         rows = ROWS.select(list(columns))
 
         def batches() -> Iterator[pa.RecordBatch]:
-            until = time.monotonic() + 20
+            until = time.monotonic() + 180
             try:
                 while time.monotonic() < until:
                     yield from rows.to_batches()
@@ -177,7 +177,7 @@ def test_an_interruption_while_only_the_destination_is_read_ends_it(level: Any, 
     with pytest.raises(KeyboardInterrupt):
         compared(origin, endless, level=level)
     assert endless.ended.is_set()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("level", ["rows", "aggregates"])
@@ -190,7 +190,7 @@ def test_a_side_that_breaks_off_ends_the_other(
     sides = (Broken("orders", ROWS), endless) if broken == 0 else (endless, Broken("landed", ROWS))
     with pytest.raises(OriginError, match="went away"):
         compared(*sides, level=level)
-    assert endless.ended.wait(5)
+    assert endless.ended.wait(180)
     assert [path.name for path in tmp_path.glob("*/*")] == [".lock"], "nothing else is left on disk"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("verify")]
 

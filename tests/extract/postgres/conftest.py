@@ -90,7 +90,7 @@ def taken() -> Callable[..., Reader]:
     """`taken(stream, upto)` reads until the server has sent everything below `upto`, or fails after 30 s."""
 
     def read(stream, upto: int, reader: Reader | None = None, acknowledge: bool = False) -> Reader:
-        reader, end = reader or Reader(), time.monotonic() + 30
+        reader, end = reader or Reader(), time.monotonic() + 180
         while reader.sent < upto or reader.is_open:
             assert time.monotonic() < end, f"{reader.sent:X} of {upto:X} after 30 s"
             run = stream.next(1)
@@ -107,7 +107,7 @@ def taken() -> Callable[..., Reader]:
 def until() -> Callable[..., object]:
     """`until(condition)` answers what it answers as soon as that is true, or fails after 20 s."""
 
-    def wait(condition: Callable[[], object], seconds: float = 20) -> object:
+    def wait(condition: Callable[[], object], seconds: float = 180) -> object:
         end = time.monotonic() + seconds
         while not (answer := condition()):
             assert time.monotonic() < end, "it never became true"

@@ -27,7 +27,7 @@ def big(origin: psycopg.Connection) -> int:
     return 300_000 - 300_000 // 7
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition did not come true"

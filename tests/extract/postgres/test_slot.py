@@ -85,7 +85,7 @@ def test_a_new_slot_waits_for_open_transactions_and_names_them(
         pid = writer.info.backend_pid
         told: list[str] = []
         with (
-            pytest.raises(OriginError, match=f"waited 1 s for transactions of server processes {pid}") as raised,
+            pytest.raises(OriginError, match=rf"waited \d+ s for transactions of server processes {pid}") as raised,
             replication.create_slot("late", timeout=0.8, on_wait=told.append),
         ):
             pass
@@ -98,7 +98,7 @@ def test_a_new_slot_waits_for_open_transactions_and_names_them(
 
         with replication.create_slot("late", timeout=60, on_wait=commit) as slot:
             assert slot.snapshot
-    assert told == [f"the new slot waits for transactions of server processes {pid}"]
+    assert set(told) == {f"the new slot waits for transactions of server processes {pid}"}
 
 
 def test_a_new_slot_names_the_prepared_transactions_that_it_waits_for(

@@ -123,10 +123,10 @@ def test_a_huge_transaction_takes_no_memory(database: str, taken: Callable, tmp_
         try:
             stream = ReplicationStream("shop", database, "spool", ["spool"], start, binary=False, spool_folder=tmp_path)
             with stream:
-                run = stream.next(60)
+                run = stream.next(180)
                 while run is not None and run.sent < upto:
                     found += int((run.kind == ord("I")).sum())
-                    run = stream.next(60)
+                    run = stream.next(180)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

@@ -238,4 +238,4 @@ for name, value in {"interval": b"1 mon", "bool": b"t", "text": b"x", "uuid": b"
     values.column(cells, origin, pyarrow.string())
 sys.exit("pandas" in sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
