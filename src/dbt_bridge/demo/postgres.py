@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -94,9 +94,22 @@ def start(
         os.chown(data, *account)
     if not (data / "PG_VERSION").exists():
         _initdb(binaries, data, password, account)
-    port = free_port()
+    server = Server(data, free_port(), 0, binaries, password=password)
+    for _ in range(2):  # whoever was faster may have the port by now
+        try:
+            return _started(server, settings or {}, account)
+        except ConnectionFailed as failed:
+            if "Address already in use" not in failed.what:
+                raise
+            server = replace(server, port=free_port())
+    return _started(server, settings or {}, account)
+
+
+def _started(server: Server, settings: Mapping[str, str], account: tuple[int, int] | None) -> Server:
+    """The server of this data directory and port, with its process; ready."""
+    data, binaries = server.data, server.binaries
     log = data / "server.log"
-    wanted = {**_SETTINGS, "port": str(port), "unix_socket_directories": "", **(settings or {})}
+    wanted = {**_SETTINGS, "port": str(server.port), "unix_socket_directories": "", **settings}
     options = [part for name, value in wanted.items() for part in ("-c", f"{name}={value}")]
     with log.open("ab") as out:
         process = subprocess.Popen(
@@ -108,7 +121,7 @@ def start(
             start_new_session=True,  # Ctrl-C reaches the demo, which then stops the server in order
             **_as(account),
         )
-    server = Server(data, port, process.pid, binaries, password=password)
+    server = replace(server, pid=process.pid)
     try:
         _wait_until_ready(server, process, log)
     except BaseException:  # an interrupt too leaves no process
