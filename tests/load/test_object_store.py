@@ -83,6 +83,7 @@ def test_a_broken_load_leaves_the_old_rows(lake: Any) -> None:
     assert arrive(lake, pa.table({"id": [5]})).rows_deleted == 2
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("table_format", ["delta", "parquet"])
 def test_a_bucket_that_is_not_there_is_told_without_the_secret(
     tmp_path: Path, endpoint: str, table_format: str

@@ -180,6 +180,7 @@ class ParquetDestination:
             self._files.rm(path)
         elif hasattr(out, "discard"):
             out.discard()
+            out.closed = True  # fsspec closes, and so uploads, what is collected open
 
     def _told(self, name: TableName, passing: Passing | None = None) -> _Told:
         return _Told(name, passing)
