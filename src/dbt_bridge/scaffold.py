@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dbt_bridge import init
-from dbt_bridge.errors import OriginError
+from dbt_bridge.errors import ConnectionFailed, OriginError
 from dbt_bridge.init import Answers
 from dbt_bridge.table import Table, quoted
 
@@ -68,8 +68,11 @@ def _tables(answers: Answers, schema: str | None) -> list[Table]:
     with tempfile.TemporaryDirectory() as folder:  # mode 0700, as the origin is opened from dlt's settings
         files = init.rendered("own", answers)
         init.write_files(Path(folder), {path: text for path, text in files.items() if path.parts[0] == ".dlt"})
-        with open_origin(ORIGIN, project_root=Path(folder)) as origin:
-            tables = [origin.describe(name).table for name in origin.tables(schema)]
+        try:
+            with open_origin(ORIGIN, project_root=Path(folder)) as origin:
+                tables = [origin.describe(name).table for name in origin.tables(schema)]
+        except ConnectionFailed as error:  # its mend names a file that is not there yet
+            raise ConnectionFailed(error.what, mend="check --origin-url; nothing was written") from error
     tables = [table for table in tables if table.columns]
     if not tables:
         raise OriginError(

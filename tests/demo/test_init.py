@@ -11,6 +11,7 @@ import duckdb
 import psycopg
 import pytest
 
+from dbt_bridge.cli import answered
 from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.init import Answers, write_files, write_project
 
@@ -102,4 +103,16 @@ def test_an_origin_without_tables_writes_no_project(tmp_path: Path, database: st
     )
     assert done.returncode == 1
     assert "--origin-schema" in done.stderr
+    assert not (tmp_path / "own").exists()
+
+
+def test_an_origin_that_cannot_be_found_is_told_by_the_option_that_named_it(
+    tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong, mend in (
+        (["--origin-url", f"{database}_of_nobody"], "check --origin-url"),
+        (["--origin-url", database, "--origin-schema", "sales"], "name a schema that exists: public"),
+    ):
+        assert answered(["init", str(tmp_path / "own"), *wrong]) == 1
+        assert mend in capsys.readouterr().err
     assert not (tmp_path / "own").exists()

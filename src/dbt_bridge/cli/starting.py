@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
@@ -67,8 +68,8 @@ def init(
         output.document(files=[str(file) for file in files])
     elif not output.quiet:
         click.echo(f"{len(files)} files are in {directory}")
-        if not origin_url:
-            click.echo(f"put the origin's URL into {directory / '.dlt' / 'secrets.toml'}, then: dbt-bridge doctor")
+        first = "" if origin_url else f"put the origin's URL into {directory / '.dlt' / 'secrets.toml'}, then: "
+        click.echo(f"  -> {first}cd {shlex.quote(str(directory))} && dbt-bridge doctor")
     return 0
 
 

@@ -177,16 +177,16 @@ def _key(
 
 
 def _check_names(declared: Reconciliation, known: Sequence[str], compared: Iterable[str], where: str) -> None:
-    folded = {_folded(name) for name in known}
-    for use, names, valid in (
-        ("exclude", declared.exclude, folded),
-        ("tolerances", declared.tolerances, {_folded(name) for name in compared}),
+    for use, names, choice, is_not in (
+        ("exclude", declared.exclude, known, "which neither side has"),
+        ("tolerances", declared.tolerances, list(compared), "which is not compared"),
     ):
+        valid = {_folded(name) for name in choice}
         for name in names:
             if _folded(name) not in valid:
-                near = get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(dict.fromkeys(known))}"
-                raise UsageError(f"{where}: `{use}` names {name!r}, which is not compared", mend=hint)
+                near = get_close_matches(name, choice, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(dict.fromkeys(choice))}"
+                raise UsageError(f"{where}: `{use}` names {name!r}, {is_not}", mend=hint)
 
 
 def _folded(name: str) -> str:

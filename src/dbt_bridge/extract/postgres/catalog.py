@@ -151,10 +151,11 @@ def tables(connections: Connections, schema: str) -> list[TableName]:
     """
     names = [row[0] for row in connections.query(_TABLES, {"schema": schema})]
     if not names:
-        schemas = [row[0] for row in connections.query("SELECT nspname FROM pg_namespace")]
+        schemas = [row[0] for row in connections.query("SELECT nspname FROM pg_namespace ORDER BY 1")]
         if schema not in schemas:
+            people = [name for name in schemas if not name.startswith("pg_") and name != "information_schema"]
             raise OriginError(
-                f"origin {connections.name!r} has no schema {schema!r}", mend=_nearest(schema, schemas, "a schema")
+                f"origin {connections.name!r} has no schema {schema!r}", mend=_nearest(schema, people, "a schema")
             )
     return sorted(TableName(schema, name) for name in names)
 
@@ -225,6 +226,12 @@ def _origin_type(modifier: int, name: str | None, is_array: bool, element: str |
     return OriginType("", modifier, inner)
 
 
+_LISTED = 12  # names that an error lists, where none is like the wanted one
+
+
 def _nearest(wanted: str, names: list[str], what: str) -> str:
     near = get_close_matches(wanted, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"name {what} that exists"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    listed = f": {', '.join(names)}" if 0 < len(names) <= _LISTED else ""
+    return f"name {what} that exists{listed}"
