@@ -342,6 +342,26 @@ def test_what_could_not_be_compared_is_a_failure(shop: Shop, filled: psycopg.Con
     assert found["lines"].status == "failed" and "dbt-bridge sync" in (found["lines"].error or "")
 
 
+def test_a_search_path_with_things_of_the_users_own_shadows_nothing(shop: Shop, filled: psycopg.Connection) -> None:
+    """Settings that are looked up by name, and functions that take numbers more exactly than the server's own."""
+    filled.execute(
+        """
+        CREATE SCHEMA own
+        CREATE VIEW pg_settings AS SELECT * FROM pg_catalog.pg_settings WHERE false;
+        CREATE FUNCTION own.hash_record_extended(record, int) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+        CREATE FUNCTION own.float8send(float8) RETURNS bytea LANGUAGE sql RETURN ''::bytea;
+        CREATE FUNCTION own.below(numeric, int) RETURNS boolean LANGUAGE sql RETURN true;
+        CREATE OPERATOR own.< (LEFTARG = numeric, RIGHTARG = int, FUNCTION = own.below);
+        """
+    )
+    for setting in ("search_path = own, pg_catalog, public", "DateStyle = 'SQL, DMY'", "TimeZone = 'Asia/Kolkata'"):
+        filled.execute(f"ALTER DATABASE {filled.info.dbname} SET {setting}".encode())
+    for method in METHODS:
+        assert {p.status for p in shop.verify(method=method).values()} == {"equal"}, method
+    shop.spoil("UPDATE shop_landing.customers SET credit = -credit WHERE id = 7")
+    assert [shop.verify(method=method)["customers"].different for method in METHODS] == [1, 1, 1]
+
+
 def test_tables_that_only_the_origin_knows_are_a_failure_where_it_is_gone(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

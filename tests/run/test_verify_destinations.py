@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.run.spoilt import NODE, Shop, table
 
 from dbt_bridge import run
 from dbt_bridge.progress import Silent
+from dbt_bridge.project import Project
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.verify.parity import Parity
 
@@ -112,3 +114,35 @@ def test_both_ends_are_the_same_at_one_lsn_beside_a_writer_and_a_sync(
         (receipt,) = shop.repair()
         assert receipt.rows_updated == 1
     assert {parity.status for parity in verified().values()} == {"equal"}
+
+
+def test_rows_that_a_policy_hides_at_the_destination_do_not_pass_for_absent(
+    there: tuple[Project, Callable[[str], Any]], warehouse_file: Path, origin: psycopg.Connection
+) -> None:
+    """The landing has a row too many, which whoever compares may not see."""
+    project, ask = there
+    origin.execute("CREATE TABLE items (id int PRIMARY KEY)")
+    shop = Shop(project, warehouse_file, table("items"))
+    role = f"{project.warehouse.database}_reader"
+    for statement in (
+        "INSERT INTO shop_landing.items VALUES (500)",
+        "ALTER TABLE shop_landing.items ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE shop_landing.items FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY mine ON shop_landing.items USING (id < 500)",
+        f"CREATE ROLE {role} LOGIN PASSWORD 'x' IN ROLE pg_read_all_data, pg_write_all_data",
+        f"GRANT CREATE ON DATABASE {project.warehouse.database} TO {role}",
+        f"ALTER SCHEMA _dbt_bridge OWNER TO {role}",
+        f"ALTER SCHEMA shop_landing OWNER TO {role}",
+        f"ALTER TABLE shop_landing.items OWNER TO {role}",
+    ):
+        ask(statement)
+    for (name,) in ask("SELECT tablename FROM pg_tables WHERE schemaname = '_dbt_bridge'"):
+        ask(f"ALTER TABLE _dbt_bridge.{name} OWNER TO {role}")
+    credentials = {**project.warehouse.credentials, "user": role, "password": "x"}
+    warehouse = replace(project.warehouse, credentials=credentials)
+    (parity,) = run.verify(replace(shop.project, warehouse=warehouse), run.VerifyOptions(), Silent())
+    assert parity.status == "failed"
+    assert "row-level security" in (parity.error or "")
+    ask(f"REASSIGN OWNED BY {role} TO postgres")
+    ask(f"DROP OWNED BY {role}")
+    ask(f"DROP ROLE {role}")

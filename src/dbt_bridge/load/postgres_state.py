@@ -39,11 +39,12 @@ _SETTINGS = {
     "bytea_output": "hex",
     "xmlbinary": "base64",
     "search_path": "pg_catalog",
+    "row_security": "off",  # an error, where a policy would hide rows from the comparison
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_SET = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
+_SET = "SELECT " + ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
 _BATCH_BYTES = "4000000"
 
 _BY_VALUE = {

@@ -39,10 +39,11 @@ SETTINGS = (
     ("transaction_timeout", "0"),  # since PostgreSQL 17
     ("lock_timeout", "60s"),  # a table that is being rewritten must not stop a sync for ever
 )
+# In names of the catalog: a role's own search path may put other things before it.
 _SET_THEM = """
-SELECT set_config(wanted.name, wanted.value, true)
+SELECT pg_catalog.set_config(wanted.name, wanted.value, true)
 FROM (VALUES {}) AS wanted (name, value)
-JOIN pg_settings s ON lower(s.name) = lower(wanted.name)
+JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(wanted.name)
 """
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 

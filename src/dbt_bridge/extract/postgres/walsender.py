@@ -21,9 +21,9 @@ from dbt_bridge.extract.postgres.connection import SETTINGS, Connections
 # `SET`, not libpq's `options`: unknown settings are passed over on older servers, and the user's own `options` stay.
 # A walsender that waits for transactions, or keeps a snapshot, is idle in a transaction and must not be ended for it.
 SET = """
-SELECT set_config(wanted.name, wanted.value, false)
+SELECT pg_catalog.set_config(wanted.name, wanted.value, false)
 FROM (VALUES {}) AS wanted (name, value)
-JOIN pg_settings s ON lower(s.name) = lower(wanted.name)
+JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(wanted.name)
 """.format(", ".join(f"('{n}', '{v}')" for n, v in {**dict(SETTINGS), "lock_timeout": "0"}.items()))
 
 # What tells a dead peer from a quiet one, below the protocol's own keepalives.
