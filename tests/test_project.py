@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dbt_bridge.errors import BridgeError, DbtFailed, UsageError
+from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.project import DbtOptions, LandingSource, Project, load_project, nearest_project
 from dbt_bridge.transform.manifest import default_slot
 
@@ -176,7 +176,7 @@ def test_a_slots_name_is_valid_and_apart_from_all_others() -> None:
 
 def test_env_var_that_is_missing_is_dbts_error(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SHOP_ORIGIN")
-    with pytest.raises(DbtFailed, match="SHOP_ORIGIN") as failed:
+    with pytest.raises(UsageError, match="SHOP_ORIGIN") as failed:
         read(shop, vars={"erp_schema": "erp_raw"})
     assert failed.value.mend.startswith("dbt ")
 
@@ -244,8 +244,24 @@ def test_no_project_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 def test_an_unknown_target_is_dbts_error(dbt_root: Path) -> None:
-    with pytest.raises(DbtFailed, match="does not have a target named 'prod'"):
+    with pytest.raises(UsageError, match="does not have a target named 'prod'"):
         read(dbt_root, target="prod")
+
+
+def test_what_dbt_renders_too_early_and_a_state_that_is_nowhere_have_their_mend(dbt_root: Path) -> None:
+    with pytest.raises(UsageError, match="no comparison manifest") as failed:
+        read(dbt_root, select=("state:modified",))
+    assert "DBT_STATE" in failed.value.mend
+    query = "select 1 from {{ ref('orders') }}"
+    block = f'{{reconcile: {{metrics: [{{name: n, legacy: select 1, new: "{query}"}}]}}}}'
+    write(
+        dbt_root,
+        orders__sql="select 1 as id",
+        m__yml=f"models: [{{name: orders, config: {{meta: {{bridge: {block}}}}}}}]",
+    )
+    with pytest.raises(UsageError, match="'ref' is undefined") as failed:
+        read(dbt_root)
+    assert "single braces" in failed.value.mend
 
 
 def test_sql_that_dbt_cannot_parse_is_named(dbt_root: Path) -> None:

@@ -211,8 +211,7 @@ def load_project(options: DbtOptions) -> Project:
     Runs `dbt parse` (and `dbt ls` when something is selected) in this process; opens no connection.
 
     Raises:
-        UsageError: no project is there, or a `bridge` block is wrong.
-        DbtFailed: dbt cannot parse the project, or its profile is wrong.
+        UsageError: no project is there, a `bridge` block is wrong, or dbt cannot parse the project or its profile.
     """
     from dbt_bridge.transform.manifest import read_project
 

@@ -331,7 +331,7 @@ def _with_metrics(declared: Reconciliation, ends: tuple[Queries, Queries], found
             answers = Answer(*ends[0].result(metric.legacy)), Answer(*ends[1].result(metric.new))
             aggregates += variances(metric, *answers)
         except BridgeError as error:
-            errors.append(f"metric {metric.name!r}: {error}".removeprefix(f"metric {metric.name!r}: metric "))
+            errors.append(f"metric {metric.name!r}: {_of_yaml(error)}".removeprefix(f"metric {metric.name!r}: metric "))
     together = replace(found, aggregates=(*found.aggregates, *aggregates))
     if errors:
         return failed(together, "\n".join(errors))

@@ -63,8 +63,7 @@ def parse(options: DbtOptions) -> Manifest:
     """The project's manifest (`dbt parse`), quietly.
 
     Raises:
-        UsageError: there is no dbt project in `project_dir`.
-        DbtFailed: dbt cannot parse it.
+        UsageError: there is no dbt project in `project_dir`, or dbt cannot parse it.
     """
     if not (options.project_dir / "dbt_project.yml").is_file():
         raise UsageError(
@@ -83,6 +82,8 @@ def selected(options: DbtOptions, manifest: Manifest) -> frozenset[str]:
     done = _invoke([*arguments, *_selection(options)], manifest)
     if done.exception is not None or not done.success:
         what = f"dbt does not understand the selection: {_said(done.exception)}"
+        if "no comparison manifest" in what:
+            raise UsageError(what, mend="set DBT_STATE to the folder of the manifest.json to compare with")
         raise UsageError(what, mend=f"try it: dbt ls {' '.join(_selection(options))}")
     names = done.result if isinstance(done.result, list) else []
     return frozenset(json.loads(name)["unique_id"] for name in names)
@@ -229,10 +230,15 @@ def _not_parsed(error: BaseException | None, options: DbtOptions) -> BridgeError
             return MissingExtra(adapter, f"a dbt profile of type {adapter}")
         return DbtFailed(f"dbt has no adapter of the profile's type {adapter}", mend=f"pip install dbt-{adapter}")
     if isinstance(error, DbtProjectError) or "profile" in said.lower():
-        return DbtFailed(
+        return UsageError(
             f"dbt cannot load the project or its profile: {said}", mend=f"dbt debug {_hint(options)}".strip()
         )
-    return DbtFailed(f"dbt cannot parse the project: {said}", mend=f"dbt parse {_hint(options)}".strip())
+    mend = f"dbt parse {_hint(options)}".strip()
+    if "Could not render" in said and re.search(r"'(ref|this|source)' is undefined", said):
+        mend = (
+            "in a `bridge` block write {this} and {ref('model')} with single braces: dbt renders double ones too early"
+        )
+    return UsageError(f"dbt cannot parse the project: {said}", mend=mend)
 
 
 def _hint(options: DbtOptions) -> str:

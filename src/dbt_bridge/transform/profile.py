@@ -9,7 +9,7 @@ from dbt.config.runtime import RuntimeConfig, load_profile, load_project
 from dbt.flags import get_flags
 from dbt_common.exceptions import DbtRuntimeError
 
-from dbt_bridge.errors import DbtFailed
+from dbt_bridge.errors import UsageError
 from dbt_bridge.project import DbtOptions, WarehouseProfile
 
 
@@ -17,14 +17,14 @@ def runtime_config(options: DbtOptions) -> RuntimeConfig:
     """dbt's configuration of the project. Call it after `invoke.parse`, which sets dbt's global flags.
 
     Raises:
-        DbtFailed: the profile or the project cannot be loaded.
+        UsageError: the profile or the project cannot be loaded.
     """
     root, given = str(options.project_dir.resolve()), dict(options.vars)
     try:
         profile = load_profile(root, given, options.profile, options.target, options.threads)
         return RuntimeConfig.from_parts(load_project(root, False, profile, given), profile, get_flags())  # type: ignore[no-untyped-call]
     except DbtRuntimeError as error:
-        raise DbtFailed(f"dbt cannot load its profile: {error}", mend="dbt debug") from error
+        raise UsageError(f"dbt cannot load its profile: {error}", mend="dbt debug") from error
 
 
 def warehouse(config: RuntimeConfig) -> WarehouseProfile:

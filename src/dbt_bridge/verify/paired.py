@@ -98,8 +98,9 @@ def _pair(origin: Side, destination: Side, names: tuple[str, str], asked: Asked,
     pair = Pair(ours, theirs, agreed(ours, theirs), names[0] in asked.masked, asked.tolerances.get(names[0]), compared)
     if pair.tolerance is not None and (pair.canon.kind not in _MEASURABLE or pair.masked or names[0] in asked.key):
         raise UsageError(
-            f"column {names[0]} of {origin.name} has a tolerance, and is no number or moment outside of the key",
-            mend=f"take the tolerance of {names[0]} away",
+            f"column {names[0]} of {origin.name} has a tolerance, and only numbers and moments outside of the key"
+            " can be nearly the same",
+            mend=f"take {names[0]} out of `tolerances:`",
         )
     return pair
 

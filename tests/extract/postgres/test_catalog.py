@@ -126,6 +126,8 @@ def test_missing_names_suggest_the_nearest(origin: psycopg.Connection, database:
     with PostgresOrigin("pg", database) as reading:
         with pytest.raises(OriginError, match=r"(?s)no table public\.custmers.*did you mean 'customers'"):
             reading.describe(TableName("public", "custmers"))
+        with pytest.raises(OriginError, match=r"(?s)no table legacy\.customers.*did you mean 'public\.customers'"):
+            reading.describe(TableName("legacy", "customers"))
         with pytest.raises(OriginError, match=r"(?s)no schema 'publc'.*did you mean 'public'"):
             reading.tables("publc")
         name = TableName("public", "customers")

@@ -22,6 +22,17 @@ WHERE n.nspname = %(schema)s
   AND NOT c.relispartition
 """
 
+_ELSEWHERE = """
+SELECT n.nspname || '.' || c.relname
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = %(name)s
+  AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
+  AND n.nspname NOT LIKE 'pg\\_%%'
+  AND n.nspname <> 'information_schema'
+ORDER BY 1
+"""
+
 _RELATION = """
 SELECT c.oid, c.relkind, has_schema_privilege(n.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT')
 FROM pg_class c
@@ -170,7 +181,9 @@ def relation(connections: Connections, name: TableName) -> Relation:
     found = connections.query(_RELATION, {"schema": name.schema, "name": name.name})
     if not found:
         near = [row[0] for row in connections.query(_TABLES, {"schema": name.schema})]
-        raise OriginError(f"origin {connections.name!r} has no table {name}", mend=_nearest(name.name, near, "a table"))
+        elsewhere = [row[0] for row in connections.query(_ELSEWHERE, {"name": name.name})]
+        mend = f"did you mean {elsewhere[0]!r}?" if elsewhere else _nearest(name.name, near, "a table")
+        raise OriginError(f"origin {connections.name!r} has no table {name}", mend=mend)
     oid, kind, usable, readable = found[0]
     if not (usable and readable):
         user = connections.query("SELECT quote_ident(current_user)")[0][0]
