@@ -1,5 +1,5 @@
 # `make demo` and `make test` need Python 3.11+ and pip, nothing else: the first run makes .venv from uv.lock
-# (through uv where it is installed, else through pip and requirements-dev.txt, which is exported from the lock).
+# (through uv where it is installed, else through requirements-dev.txt, which is exported from the lock).
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,13 +7,16 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,\
 	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 
+# Some hundred processes are started by the tests: whoever keeps Python from writing bytecode has each compile anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint format bench docs lock install clean
 
 demo: $(STAMP)
 	$(BIN)/dbt-bridge demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -45,13 +48,16 @@ $(STAMP): pyproject.toml uv.lock requirements-dev.txt
 	else $(MAKE) --no-print-directory pip-install; fi
 	@touch $@
 
+# uv installs in a quarter of pip's time; pip does it where uv cannot be had, or cannot reach what pip is set up for.
 # Debian's python3 has no ensurepip without python3-venv; virtualenv from PyPI needs neither that nor root.
 .PHONY: pip-install
 pip-install:
 	$(PYTHON) -m venv --clear $(VENV) || { \
 		$(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv \
 		&& PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv --quiet --clear $(VENV); }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	{ $(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
+		&& $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt; } \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 
 clean:

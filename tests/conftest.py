@@ -21,6 +21,30 @@ _numbers = itertools.count(1)
 _SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "10"}
 
 
+# Files of tests are handed to the workers in this order, then by name: a long one that begins last would leave the
+# other cores idle.
+_LONG = (
+    "run/test_cdc_kill.py", "run/test_cdc_workload.py", "test_docs.py", "demo/test_demo.py", "run/test_hold.py",
+    "run/test_verify_destinations.py", "run/test_verify.py", "run/test_repair.py", "run/test_repair_kill.py",
+    "run/test_cdc_faults.py", "run/test_cdc.py", "verify/test_oracle.py", "load/test_applying.py",
+    "load/test_dlt_apply.py", "load/test_duckdb.py", "load/test_state.py", "dbt/test_transfer.py",
+    "extract/postgres/test_replication.py", "run/test_cdc_destinations.py", "run/test_reconcile.py",
+    "run/test_verify_delivery.py", "run/test_repair_destinations.py", "test_cli_stream.py", "test_incremental.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    first = {tests / name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: tests wait for servers and other processes a part of their time."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4) + 1
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server from pip, stopped by its own process id."""
