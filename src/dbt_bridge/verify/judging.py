@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import types as is_
 
 from dbt_bridge import decimals
-from dbt_bridge.verify.elements import canonical, texts
+from dbt_bridge.verify.elements import canonical, storage, texts
 from dbt_bridge.verify.engine import differ, held
 from dbt_bridge.verify.paired import ENDS, End, Pair, Paired
 from dbt_bridge.verify.parity import Difference, Kind
@@ -121,22 +121,52 @@ def _met(sides: Sides, paired: Paired, engine: Any) -> pa.Table:
 def _apart(
     once: pa.Table, sides: Sides, pairs: Sequence[Pair], engine: Any
 ) -> Iterator[tuple[Pair, NDArray[np.bool_]]]:
-    """In which of these rows, which each side has once, each column differs. DuckDB plans few columns at once: the time
-    of a plan grows with the square of their number."""
+    """In which of these rows, which each side has once, each column differs; columns that never do are left out."""
     if not len(once):
         return
     here, there = (cast("pa.Table", side).take(once.column(f"at{i}")) for i, side in enumerate(sides))
-    for start in range(0, len(pairs), _COLUMNS_AT_ONCE):
-        some = pairs[start : start + _COLUMNS_AT_ONCE]
-        columns = {_ROW: pa.array(np.arange(len(once)))}
-        columns |= {f"v{i}_0": _held(here, "origin", pair) for i, pair in enumerate(some)}
-        columns |= {f"v{i}_1": _held(there, "destination", pair) for i, pair in enumerate(some)}
-        engine.register("once", pa.table(columns))
-        flags = ", ".join(f"{differ(pair, f'v{i}_0', f'v{i}_1')} AS x{i}" for i, pair in enumerate(some))
-        told = engine.sql(f"SELECT {flags} FROM once ORDER BY {_ROW}").to_arrow_table()  # noqa: S608
-        engine.unregister("once")
-        for pair, column in zip(some, told.columns, strict=True):
-            yield pair, np.asarray(column)
+    unlike = {
+        pair: rows
+        for pair in pairs
+        if (rows := _unlike(here.column(pair.at("origin").name), there.column(pair.at("destination").name))).any()
+    }
+    rest = tuple(unlike)
+    for start in range(0, len(rest), _COLUMNS_AT_ONCE):
+        some = rest[start : start + _COLUMNS_AT_ONCE]
+        rows = np.logical_or.reduce([unlike[pair] for pair in some])
+        for pair, column in _compared(here.filter(pa.array(rows)), there.filter(pa.array(rows)), some, engine):
+            flags = np.zeros(len(once), np.bool_)
+            flags[rows] = column
+            yield pair, flags
+
+
+def _unlike(here: pa.ChunkedArray, there: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Where two columns may differ: values of one type that are equal have one canonical form."""
+    one, other = (storage(column) for column in (here, there))
+    if one.type == other.type:
+        try:
+            same = pc.or_(pc.fill_null(pc.equal(one, other), False), pc.and_(one.is_null(), other.is_null()))
+        except pa.ArrowNotImplementedError:  # of lists and others
+            pass
+        else:
+            return ~np.asarray(same)
+    return np.ones(len(one), np.bool_)
+
+
+def _compared(
+    here: pa.Table, there: pa.Table, pairs: Sequence[Pair], engine: Any
+) -> Iterator[tuple[Pair, NDArray[np.bool_]]]:
+    """In which rows of two tables each column differs. DuckDB plans few columns at once: the time of a plan grows with
+    the square of their number."""
+    columns = {_ROW: pa.array(np.arange(len(here)))}
+    columns |= {f"v{i}_0": _held(here, "origin", pair) for i, pair in enumerate(pairs)}
+    columns |= {f"v{i}_1": _held(there, "destination", pair) for i, pair in enumerate(pairs)}
+    engine.register("once", pa.table(columns))
+    flags = ", ".join(f"{differ(pair, f'v{i}_0', f'v{i}_1')} AS x{i}" for i, pair in enumerate(pairs))
+    told = engine.sql(f"SELECT {flags} FROM once ORDER BY {_ROW}").to_arrow_table()  # noqa: S608
+    engine.unregister("once")
+    for pair, column in zip(pairs, told.columns, strict=True):
+        yield pair, np.asarray(column)
 
 
 def _held(table: pa.Table, end: End, pair: Pair) -> pa.Array:
@@ -168,33 +198,49 @@ def _tell(judged: _Judged, sides: Sides, paired: Paired, findings: Findings) -> 
             continue
         among = np.flatnonzero(judged.of(kind))
         among = among[np.argsort(first[among], kind="stable")][: max(findings.shown - len(told), 0)]
-        for place, row in zip(among, judged.rows.take(pa.array(among)).to_pylist(), strict=True):
-            apart = [pair for pair, flags in judged.apart.items() if flags[place]]
-            told.append(_difference(kind, row, apart, sides, paired))
+        if len(among):
+            apart = {pair: flags[among] for pair, flags in judged.apart.items()}
+            told.extend(_differences(kind, _Judged(judged.rows.take(pa.array(among)), apart), sides, paired))
 
 
-def _difference(kind: Kind, row: dict[str, Any], apart: Sequence[Pair], sides: Sides, paired: Paired) -> Difference:
-    rows = int(row["n0"]), int(row["n1"])
-    has: End = "origin" if row["at0"] is not None else "destination"
-    key = {pair.name: _told(pair, has, sides, row) for pair in paired.key if not pair.masked}
-    if kind == "duplicate":
-        return Difference(kind, key, rows=rows)
+def _differences(kind: Kind, judged: _Judged, sides: Sides, paired: Paired) -> Iterator[Difference]:
+    """Some differences of one kind in full; each column's values become text at once."""
+    count = len(judged.rows)
+    at_origin = np.asarray(pc.is_valid(judged.rows.column("at0")))
+    keys, wholes, here, there = ([_Texts() for _ in range(count)] for _ in range(4))
+    beside = (paired.beside_key if paired.key else paired.compared) if kind.startswith("only_in") else ()
+    for side, mine in enumerate((at_origin, ~at_origin)):
+        _write(keys, dict.fromkeys(paired.key, mine), judged, sides, side)
+        _write(wholes, dict.fromkeys(beside, mine), judged, sides, side)
     if kind == "different":
-        here, there = ({pair.name: _told(pair, end, sides, row) for pair in apart if not pair.masked} for end in ENDS)
-        return Difference(kind, key, tuple(pair.name for pair in apart), here, there, rows)
-    beside = paired.beside_key if paired.key else paired.compared
-    whole = {pair.name: _told(pair, has, sides, row) for pair in beside if not pair.masked}
+        _write(here, judged.apart, judged, sides, 0)
+        _write(there, judged.apart, judged, sides, 1)
     if kind == "only_in_origin":
-        return Difference(kind, key, origin=whole, rows=rows)
-    return Difference(kind, key, destination=whole, rows=rows)
+        here = wholes
+    elif kind == "only_in_destination":
+        there = wholes
+    numbers = zip(*(judged.rows.column(name).to_pylist() for name in ("n0", "n1")), strict=True)
+    for row, rows in enumerate(numbers):
+        apart = [pair.name for pair, flags in judged.apart.items() if flags[row]] if kind == "different" else ()
+        yield Difference(kind, keys[row], tuple(apart), here[row], there[row], rows)
 
 
-def _told(pair: Pair, end: End, sides: Sides, row: dict[str, Any]) -> str | None:
-    """One value as text."""
-    side = ENDS.index(end)
-    table = cast("pa.Table", sides[side])
-    cell = _one(table.column(pair.at(end).name).slice(row[f"at{side}"], 1))
-    return _in_words(cell, pair)[0]
+_Texts = dict[str, "str | None"]  # of a row, by column
+
+
+def _write(
+    into: Sequence[_Texts], wanted: Mapping[Pair, NDArray[np.bool_]], judged: _Judged, sides: Sides, side: int
+) -> None:
+    """Add what one side has in some columns, each in the rows where it is wanted; masked columns are told nowhere."""
+    places = judged.rows.column(f"at{side}").combine_chunks()
+    for pair, mine in wanted.items():
+        rows = np.flatnonzero(mine)
+        if pair.masked or not len(rows):
+            continue
+        column = cast("pa.Table", sides[side]).column(pair.at(ENDS[side]).name)
+        words = _in_words(_one(column.take(places.take(pa.array(rows)))), pair)
+        for row, text in zip(rows.tolist(), words, strict=True):
+            into[row][pair.name] = text
 
 
 def _in_words(values: pa.Array, pair: Pair) -> list[str | None]:

@@ -14,8 +14,9 @@ import pyarrow as pa
 
 PARTS = 64
 _ROWS_PER_WRITE = 131_072
+_BYTES_PER_WRITE = 4 << 20
 _SHIFT = np.uint64(58)
-_SHARE = 16  # of the memory that a comparison may use, for each side
+_SHARE = 64  # of the memory that a comparison may use, for each side: what meets takes several times as much
 
 
 def most_bytes(memory_mb: int) -> int:
@@ -54,7 +55,7 @@ class Kept:
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
         if self.in_files:
-            if self._rows >= _ROWS_PER_WRITE:
+            if self._rows >= _ROWS_PER_WRITE or self._bytes >= _BYTES_PER_WRITE:
                 self._write()
         elif self._bytes > self._most_bytes:
             self.to_files()
@@ -90,7 +91,8 @@ class Kept:
 
     def _close(self) -> None:
         if self._files:
-            self._write()
+            while self._pending:
+                self._write()
             for writer in self._writers:
                 writer.close()
             for file in self._files:
@@ -102,11 +104,13 @@ class Kept:
 
     def _write(self) -> None:
         """Write some of the pending rows, so that a copy of them stays small."""
-        batches, rows = [], 0
-        while self._pending and rows < _ROWS_PER_WRITE:
+        batches, rows, bytes_ = [], 0, 0
+        while self._pending and rows < _ROWS_PER_WRITE and bytes_ < _BYTES_PER_WRITE:
             batches.append(self._pending.pop())
             rows += batches[-1].num_rows
+            bytes_ += batches[-1].nbytes
         self._rows -= rows
+        self._bytes -= bytes_
         if not rows:
             return
         table = pa.Table.from_batches(batches, self._schema)

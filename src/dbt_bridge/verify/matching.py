@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_bridge.verify.engine import differ
+from dbt_bridge.verify.freed import give_back_memory
 from dbt_bridge.verify.kept import PARTS, Kept, most_bytes
 from dbt_bridge.verify.paired import Paired
 from dbt_bridge.verify.sent import KEY, LATE, ROW, Numbers
 from dbt_bridge.verify.side_by_side import side_by_side
 
-_BYTES_AT_ONCE = 12 << 20
+_BYTES_AT_ONCE = 4 << 20
 MOST_KEYS = 100_000  # suspicious ones that are asked for by key; beyond that one whole reading is cheaper
 Sent = Callable[[], Iterator[pa.RecordBatch]]
 Taken = Callable[[pa.RecordBatch], None]
@@ -60,6 +61,7 @@ def both_read(senders: tuple[Sent, Sent], takers: tuple[Taken, Taken]) -> None:
             takers[side](batch)
 
     side_by_side(lambda stopped: read(0, stopped), lambda stopped: read(1, stopped))
+    give_back_memory()
 
 
 def both_kept(senders: tuple[Sent, Sent], folder: Path, digest: str, memory_mb: int) -> tuple[Kept, Kept]:
