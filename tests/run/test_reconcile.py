@@ -396,8 +396,12 @@ def test_the_command_prints_reports_keeps_and_exits(shop: Shop, capsys: pytest.C
     capsys.readouterr()
     assert answered(["reconcile", "--select", "dim_customers", "--level", "counts", *place]) == 0
     assert json.loads(capsys.readouterr().out)["parity"][0]["level"] == "counts"
+    assert answered(["reconcile", "--select", "dim_customers", "--method", "digests", *place]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["parity"]
+    assert (told["method"], told["why"].split(";")[0].split(",")[0]) == ("values", "neither side computes digests")
+    assert answered(["reconcile", "--method", "guess", *place]) == 2
     with duckdb.connect(str(shop.root / "warehouse.duckdb"), read_only=True) as warehouse:
         kept = warehouse.execute(
-            "SELECT level, status, rows_origin FROM _dbt_bridge.parity ORDER BY started_at DESC LIMIT 3"
+            "SELECT level, status, rows_origin FROM _dbt_bridge.parity ORDER BY started_at DESC LIMIT 4"
         ).fetchall()
-    assert kept == [("counts", "equal", 2), ("rows", "equal", 2), ("rows", "different", 5)]
+    assert kept == [("rows", "equal", 2), ("counts", "equal", 2), ("rows", "equal", 2), ("rows", "different", 5)]

@@ -15,6 +15,7 @@ from dbt_bridge.progress import Silent
 from dbt_bridge.project import Project, WarehouseProfile
 from dbt_bridge.reconciliation import Metric, Pairing, Reconciliation
 from dbt_bridge.table import TableName
+from dbt_bridge.verify.parity import Method
 
 HOSTILE = 'na"me:x %s'
 ORDERS = Reconciliation(
@@ -78,6 +79,20 @@ def test_a_model_in_a_warehouse_of_this_kind_reconciles(
     assert not apart.aggregates[0].same
     kept = origin.execute("SELECT status, count(*) FROM _dbt_bridge.parity GROUP BY 1 ORDER BY 1").fetchall()
     assert kept == [("different", 1), ("equal", 1)]
+
+
+@pytest.mark.parametrize("method", ["digests", "buckets", "values"])
+def test_rows_are_compared_by_the_method_that_is_asked_for(
+    method: Method, tmp_path: Path, origin: psycopg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(origin)
+    project = made(tmp_path, database, monkeypatch, "postgres")
+    origin.execute('UPDATE marts."fct;orders" SET amount = amount + 0.25 WHERE id IN (7, 400)')
+
+    (found,) = run.reconcile(project, run.ReconcileOptions(method=method), Silent())
+
+    assert (found.method, found.why) == (method, "as it was asked for" if method != "buckets" else found.why)
+    assert (found.differences, dict(found.columns)) == (2, {"amount": 2})
 
 
 def test_a_legacy_duckdb_against_postgres(

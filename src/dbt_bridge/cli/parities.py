@@ -52,6 +52,13 @@ def _is_page(path: Path) -> bool:
 MOVED = "source table or exposure with a config.meta.bridge block"
 REPLACING = "model with config.meta.bridge.reconcile"
 
+METHOD = click.option(
+    "--method",
+    type=click.Choice(["auto", "digests", "buckets", "values"]),
+    default="auto",
+    show_default=True,
+    help="How rows are compared: a digest of each, sums of digests in buckets (for slow wires), or their values.",
+)
 SHOW = click.option(
     "--show",
     type=click.IntRange(min=0),

@@ -8,7 +8,7 @@ import click
 
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
-from dbt_bridge.cli.parities import FOUND, REPLACING, REPORT, SHOW, Told, about, shown, told
+from dbt_bridge.cli.parities import FOUND, METHOD, REPLACING, REPORT, SHOW, Told, about, shown, told
 
 
 @cli.command()
@@ -17,8 +17,8 @@ from dbt_bridge.cli.parities import FOUND, REPLACING, REPORT, SHOW, Told, about,
     type=click.Choice(["counts", "aggregates", "rows"]),
     help="How closely, instead of the levels that the models declare.",
 )
-@takes(SHOW, REPORT, *OPTIONS, *FOUND)
-def reconcile(*, level: str | None, **given: Any) -> int:
+@takes(METHOD, SHOW, REPORT, *OPTIONS, *FOUND)
+def reconcile(*, level: str | None, method: str, **given: Any) -> int:
     """Compare models with what they replace: relations, queries and metrics of a legacy system.
 
     What belongs together is declared beside the models, under config.meta.bridge.reconcile. Exit code 0 says that
@@ -35,7 +35,7 @@ def reconcile(*, level: str | None, **given: Any) -> int:
     from dbt_bridge.project import load_project
 
     project = load_project(options)
-    asked: Any = {"level": level}
+    asked: Any = {"level": level, "method": method}
     with output.reporter() as progress:
         parities = run.reconcile(project, run.ReconcileOptions(shown=shown(given), **asked), progress)
     return told(

@@ -8,7 +8,7 @@ import click
 
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
-from dbt_bridge.cli.parities import FOUND, MOVED, REPORT, SHOW, Told, about, shown, told
+from dbt_bridge.cli.parities import FOUND, METHOD, MOVED, REPORT, SHOW, Told, about, shown, told
 
 
 @cli.command()
@@ -19,13 +19,7 @@ from dbt_bridge.cli.parities import FOUND, MOVED, REPORT, SHOW, Told, about, sho
     show_default=True,
     help="How closely: numbers of rows, aggregates of each column, or every value of every row.",
 )
-@click.option(
-    "--method",
-    type=click.Choice(["auto", "digests", "buckets", "values"]),
-    default="auto",
-    show_default=True,
-    help="How rows are compared: a digest of each, sums of digests in buckets (for slow wires), or their values.",
-)
+@takes(METHOD)
 @click.option(
     "--bound",
     default="auto",
