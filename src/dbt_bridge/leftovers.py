@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import os
 import shutil
@@ -12,7 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from dbt_bridge.errors import BridgeError
+
 _LOCK = "lock"
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+# DuckDB tells the system's words, or that its own limit is reached, which is a share of what was free.
+_FULL_WORDS = ("No space left", "File too large", "Disk quota exceeded", "max_temp_directory_size")
 
 
 def shared_folder(purpose: str) -> Path:
@@ -54,6 +60,23 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
     finally:
         lock.close()
         shutil.rmtree(folder, ignore_errors=True)  # what stays is removed by the next one
+
+
+def full(folder: Path, error: BaseException, what: str) -> BridgeError | None:
+    """The error where the disk of temporary files is full; None where it says something else.
+
+    Args:
+        folder: where they are.
+        what: could not be done.
+    """
+    said = " ".join(str(error).split())
+    if getattr(error, "errno", None) not in _FULL and not any(words in said for words in _FULL_WORDS):
+        return None
+    free = shutil.disk_usage(folder).free // 1_000_000 if folder.exists() else 0
+    return BridgeError(
+        f"{what}: there is no room for temporary files in {folder}, where {free:,} MB are free: {said}",
+        mend="free disk space there, or set TMPDIR to a folder on a larger disk, then run the same command again",
+    )
 
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:

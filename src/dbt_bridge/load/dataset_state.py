@@ -5,14 +5,17 @@ A log of changes is folded by a DuckDB of its own, which writes to disk what it 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.errors import BridgeError, DestinationError, MissingExtra, scrubbed
+from dbt_bridge.leftovers import full
 from dbt_bridge.load.change_log import LOG_COLUMNS
 from dbt_bridge.load.destination import DELETED_AT, Replica
 from dbt_bridge.load.given_back import Keys, in_types, missing, wanted_keys
@@ -112,7 +115,6 @@ def fold(replica: Replica, log: Iterator[pa.RecordBatch], schema: pa.Schema) -> 
         import duckdb
     except ModuleNotFoundError:
         raise MissingExtra("verify", "the state of a log of changes") from None
-    import tempfile
 
     from dbt_bridge.load import duckdb_log
     from dbt_bridge.load.duckdb_read import reader
@@ -144,6 +146,8 @@ def _told(name: TableName) -> Iterator[None]:
     except (BridgeError, GeneratorExit):
         raise
     except Exception as error:
+        if no_room := full(Path(tempfile.gettempdir()), error, f"{name} could not be read"):
+            raise no_room from error
         said = scrubbed(" ".join(str(error).split())) or type(error).__name__
         raise DestinationError(
             f"{name} could not be read: {said[:300]}",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dbt_bridge.errors import BridgeError
-from dbt_bridge.leftovers import temporary_folder
+from dbt_bridge.leftovers import full, temporary_folder
 from dbt_bridge.receipt import now
 from dbt_bridge.verify.asked import Asked, Bound, Tolerance
 from dbt_bridge.verify.engine import connect, engine_errors
@@ -39,10 +39,9 @@ def compare(opened: Parity, origin: Side, destination: Side, asked: Asked) -> Pa
         try:
             found = _LEVELS[asked.level](opened, (origin, destination), asked, engine, folder)
         except (engine_errors(), OSError, pa.ArrowException) as error:
-            raise BridgeError(
-                f"{origin.name} and {destination.name} could not be compared: {error}",
-                mend="if memory or disk ran out, free some (TMPDIR names the disk) and run it again",
-            ) from error
+            what = f"{origin.name} and {destination.name} could not be compared"
+            mend = f"if memory or disk ran out, free some (TMPDIR names the disk, now {folder.parent}) and run it again"
+            raise full(folder.parent, error, what) or BridgeError(f"{what}: {error}", mend=mend) from error
     ended = now()
     return replace(
         found,
