@@ -103,6 +103,9 @@ def test_a_sync_lands_incrementally_through_dlt(
     [
         ("snowflake", {"account": "ab1", "user": "u", "password": "p", "schema": "s"},
          {"host": "ab1", "username": "u", "password": "p"}),
+        ("snowflake", {"account": "ab1", "user": "u", "host": "ab1.privatelink.snowflakecomputing.com", "port": 8443},
+         {"host": "ab1", "username": "u",
+          "query": {"host": "ab1.privatelink.snowflakecomputing.com", "port": 8443}}),
         ("redshift", {"host": "h", "port": 5439, "user": "u", "pass": "p", "dbname": "d"},
          {"host": "h", "port": 5439, "username": "u", "password": "p", "database": "d"}),
         ("databricks", {"host": "h", "http_path": "/sql", "token": "t", "catalog": "main"},

@@ -1,7 +1,7 @@
 """Every destination without a loader of its own is loaded by dlt.
 
 Each load is a dlt pipeline with a working folder of its own, so loads at once do not meet. Names are kept as they are
-(dlt's `direct` naming). dlt adds its own tables `_dlt_loads`, `_dlt_version` and `_dlt_pipeline_state` to the dataset,
+(see `dlt_naming`). dlt adds its own tables `_dlt_loads`, `_dlt_version` and `_dlt_pipeline_state` to the dataset,
 and a dataset `<name>_staging` where it stages rows.
 
     replace   through dlt's staging dataset where the destination has one, so that a killed load leaves the old rows;
@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -60,10 +60,14 @@ class DltDestination:
         there = lake_landed(column)
         return replace(there, type=pa.string()) if pa.types.is_nested(there.type) else there
 
-    def existing(self, name: TableName) -> Table | None:
-        """The table with Arrow types as near as dlt's own types tell."""
+    def existing(self, name: TableName, known: Iterable[str] = ()) -> Table | None:
+        """The table with Arrow types as near as dlt's own types tell.
+
+        Args:
+            known: names of columns, for a warehouse that stores them in another case.
+        """
         with self._pipeline(name) as pipeline:
-            return self._existing(pipeline, name)
+            return self._existing(pipeline, name, known)
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """Load one table.
@@ -75,7 +79,7 @@ class DltDestination:
         self._check(load)
         name = load.table.name
         with self._pipeline(name) as pipeline:
-            there = self._existing(pipeline, name)
+            there = self._existing(pipeline, name, load.table.arrow_schema.names)
             passing = _passing(load, batches, there)
             rows = passing.reader()
             distinct = None
@@ -92,7 +96,7 @@ class DltDestination:
         self._check(load)
         name = load.table.name
         with self._pipeline(name) as pipeline:
-            there = self._existing(pipeline, name)
+            there = self._existing(pipeline, name, load.table.arrow_schema.names)
             passing = _passing(load, batches, there)
             if load.write_disposition == "merge":
                 rows = last_per_key(load, passing.reader().read_all())
@@ -138,7 +142,10 @@ class DltDestination:
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _check(self, load: Load) -> None:
+        from dbt_bridge.load.dlt_naming import check_distinct, folding_of
+
         check_load(load)
+        check_distinct(load.table.arrow_schema.names, folding_of(self._destination), load.table.name)
         if load.window is not None:
             raise UsageError(
                 f"{load.table.name}: an incremental append into {self.name!r} cannot delete and append at once",
@@ -149,6 +156,8 @@ class DltDestination:
     def _pipeline(self, name: TableName) -> Iterator[dlt.Pipeline]:
         import dlt
         from dlt.common.schema import Schema
+
+        from dbt_bridge.load.dlt_naming import naming_of
 
         # Two tables of one dataset have two dlt schemas, so that loads at once do not overwrite each other's.
         token = hashlib.sha256(str(name).encode()).hexdigest()[:12]
@@ -162,7 +171,8 @@ class DltDestination:
             pipeline.config.restore_from_destination = False
             pipeline.config.enable_runtime_trace = False
             pipeline.config.use_single_dataset = True
-            pipeline._inject_schema(Schema(f"dbt_bridge_{token}", {"names": "direct"}))
+            names: Any = {"names": naming_of(self._destination)}
+            pipeline._inject_schema(Schema(f"dbt_bridge_{token}", names))
             try:
                 yield pipeline
             finally:
@@ -211,17 +221,22 @@ class DltDestination:
             return "insert_values"
         return "parquet" if "parquet" in formats else None
 
-    def _existing(self, pipeline: dlt.Pipeline, name: TableName) -> Table | None:
+    def _existing(self, pipeline: dlt.Pipeline, name: TableName, known: Iterable[str] = ()) -> Table | None:
         from dlt.common.libs.pyarrow import get_py_arrow_datatype
+
+        from dbt_bridge.load.dlt_naming import folding_of, shown
 
         with pipeline.destination_client() as client:
             if not client.is_storage_initialized() or not hasattr(client, "get_storage_table"):
                 return None
+            _know_old_types(client)
             found, columns = client.get_storage_table(name.name)
             if not found or not columns:
                 return None
+            spelled = shown((c["name"] for c in columns.values()), known, folding_of(self._destination), name)
             fields = [
-                pa.field(c["name"], get_py_arrow_datatype(c, client.capabilities, "UTC")) for c in columns.values()
+                pa.field(spelled[c["name"]], get_py_arrow_datatype(c, client.capabilities, "UTC"))
+                for c in columns.values()
             ]
         return Table.of_schema(name, pa.schema(fields))
 
@@ -262,6 +277,16 @@ class DltDestination:
                 f"dlt could not load {name} into {self.name!r}: {_cause(error)}",
                 mend=f"check [destination.{self.name}] in .dlt/secrets.toml and the rights there, then run it again",
             ) from error
+
+
+def _know_old_types(client: Any) -> None:
+    """BigQuery tells columns of a hidden dataset (`_dbt_bridge`) by their older types, which dlt 1.31 takes for text.
+
+    https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#TableFieldSchema
+    """
+    if client.capabilities.sqlglot_dialect == "bigquery":
+        mapper = client.type_mapper
+        mapper.dbt_to_sct = {**mapper.dbt_to_sct, "INTEGER": "bigint", "FLOAT": "double", "BOOLEAN": "bool"}
 
 
 def _passing(load: Load, batches: pa.RecordBatchReader, there: Table | None) -> Passing:

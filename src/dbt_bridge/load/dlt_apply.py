@@ -146,13 +146,14 @@ class DltApplication:
         name = replica.table.name
         if name not in self._followed:
             _check_kind(replica)
-            there = self._destination.existing(name)
+            names = [column.name for column in (*replica.table.columns, *_own(replica))]
+            there = self._destination.existing(name, names)
             mend = copied_anew(replica.node)
             if there is None:
                 raise TypeRefused(f"the table {name} is not there any more", mend=mend)
-            for column in (*replica.table.columns, *_own(replica)):
-                if there.column(column.name) is None:
-                    raise TypeRefused(f"{name} has no column {column.name!r} any more", mend=mend)
+            for column in names:
+                if there.column(column) is None:
+                    raise TypeRefused(f"{name} has no column {column!r} any more", mend=mend)
             self._followed[name] = _Followed(replica, self._destination.position(replica) or -1)
         return self._followed[name]
 
@@ -180,9 +181,9 @@ class DltApplication:
         own = _own(replica)
         staging = staging_of(replica, own, net.written, net.deleted, actions(net.written, moves))
         rows, columns = staging.rows, list(staging.all_columns)
-        there = self._destination.existing(replica.table.name)
-        assert there is not None, "looked at before"
         names = {c.name for c in staging.columns}
+        there = self._destination.existing(replica.table.name, names)
+        assert there is not None, "looked at before"
         extra = [c for c in there.columns if c.name not in names]
         if moves.any():
             if not self._transactions and (staging.kept or extra):
@@ -307,7 +308,7 @@ class DltApplication:
 
     def _reshape(self, replica: Replica, event: Reshaped) -> None:
         mend = copied_anew(replica.node)
-        there = self._destination.existing(replica.table.name)
+        there = self._destination.existing(replica.table.name, [c.name for c in event.columns])
         before = {c.name: c.type for c in replica.table.columns}
         if event.renamed or any(before.get(c.name, c.type) != c.type for c in event.columns):
             raise CannotReshape(f"columns of {replica.table.name} cannot be changed through dlt", mend=mend)

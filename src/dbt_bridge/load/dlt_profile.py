@@ -36,6 +36,8 @@ _CREDENTIALS: Mapping[str, Mapping[str, str]] = {
     },
     "bigquery": {},
 }  # fmt: skip
+# Of a private link, a proxy or an emulator: dlt passes what is in `query` to Snowflake's connector as it is.
+_SNOWFLAKE_ADDRESS = ("host", "port", "protocol", "proxy_host", "proxy_port", "insecure_mode")
 
 
 def open_dlt_warehouse(profile: WarehouseProfile, project_root: Path | None) -> DltWarehouse:
@@ -67,7 +69,10 @@ def dlt_credentials(profile: WarehouseProfile) -> dict[str, Any]:
     if profile.adapter == "bigquery":
         return _bigquery(given)
     names = _CREDENTIALS[profile.adapter]
-    return {names[key]: value for key, value in given.items() if key in names and value not in (None, "")}
+    found: dict[str, Any] = {names[k]: value for k, value in given.items() if k in names and value not in (None, "")}
+    if profile.adapter == "snowflake" and (address := {k: given[k] for k in _SNOWFLAKE_ADDRESS if given.get(k)}):
+        found["query"] = address
+    return found
 
 
 def _bigquery(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class DltRows:
 
     def _read(self, schema: pa.Schema, condition: str) -> Iterator[pa.Table]:
         with self.database.client() as sql:
-            wanted = ", ".join(sql.escape_column_name(name) for name in schema.names)
+            wanted = ", ".join(sql.escape_column_name(name, casefold=False) for name in schema.names)
             statement = f"SELECT {wanted} FROM {in_parentheses(self.query)}{condition}"  # noqa: S608
             with sql.execute_query(statement) as cur:
                 for rows in cur.iter_arrow(chunk_size=_BATCH_ROWS):
@@ -109,11 +109,14 @@ class DltQueries:
             ) from error
 
     def quoted(self, identifier: str) -> str:
+        """A name as the warehouse stores it: `names` tells them."""
         with self.client() as sql:
-            return str(sql.escape_column_name(identifier))
+            return str(sql.escape_column_name(identifier, casefold=False))
 
     def relation(self, name: TableName) -> str:
-        return ".".join(self.quoted(part) for part in (name.schema, name.name) if part)
+        """A relation as people write it without quotes."""
+        with self.client() as sql:
+            return ".".join(str(sql.escape_column_name(part)) for part in (name.schema, name.name) if part)
 
     def names(self, rows: str) -> list[str]:
         with self.client() as sql, sql.execute_query(f"SELECT * FROM {rows} WHERE 1 = 0") as cur:  # noqa: S608

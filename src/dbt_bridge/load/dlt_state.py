@@ -92,11 +92,12 @@ class DltState:
 
     def _check(self, replica: Replica) -> Sequence[Any]:
         name = replica.table.name
-        there = self._destination.existing(name)
+        own = LOG_COLUMNS if replica.change_log else [DELETED_AT] if replica.deletes == "soft" else []
+        wanted = [*(c.name for c in replica.table.columns), *own]
+        there = self._destination.existing(name, wanted)
         if there is None:
             raise DestinationError(f"there is no table {name}", mend=copied_anew(replica.node))
-        own = LOG_COLUMNS if replica.change_log else [DELETED_AT] if replica.deletes == "soft" else []
-        for column in (*(c.name for c in replica.table.columns), *own):
+        for column in wanted:
             if there.column(column) is None:
                 raise missing(name, column, replica)
         return there.columns

@@ -103,7 +103,7 @@ class DltWarehouse(DltDestination):
         Raises:
             DestinationError: no such relation.
         """
-        table = self.existing(name)
+        table = self.existing(name, columns)
         if table is None:
             raise DestinationError(f"there is no table {name} in {self.name!r}", mend="dbt-bridge build")
         wanted = [c for c in table.columns if not columns or c.name in columns]
