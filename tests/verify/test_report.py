@@ -8,12 +8,14 @@ import math
 import shlex
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dbt_bridge.selector import selector
 from dbt_bridge.verify.parity import Aggregate, Difference, Parity
 from dbt_bridge.verify.report import Shown, print_parities
 from dbt_bridge.verify.spelled import side_by_side, spelled
@@ -318,7 +320,17 @@ def test_nothing_that_a_database_holds_steers_the_terminal() -> None:
 
 def test_the_next_command_survives_a_shell() -> None:
     command = next_command(replace(ORDERS, node="source.acme.shop.a b'; rm -rf $(x)"))
-    assert shlex.split(command) == ["dbt-bridge", "repair", "--select", "source:shop.a b'; rm -rf $(x)", "--dry-run"]
+    assert shlex.split(command) == ["dbt-bridge", "repair", "--select", "source:shop.a?b';?rm?-rf?$(x)", "--dry-run"]
+
+
+@pytest.mark.parametrize("table", ["Weird Table", "a,b", "a.b", "x+", "+x", "@x", "100%", "[x]", "what?", "*"])
+def test_the_selector_of_any_name_is_one_that_dbt_takes_for_it(table: str) -> None:
+    (spoken,) = shlex.split(selector(f"source.acme.shop.{table}"))
+    method, _, value = spoken.partition(":")
+    source, name = value.split(".")
+    assert (method, source) == ("source", "shop")
+    assert fnmatchcase(table, name)
+    assert not set(name) & set(" ,+@*[]")
 
 
 @pytest.mark.parametrize(

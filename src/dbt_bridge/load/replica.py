@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
 from dbt_bridge.load.change_log import LOG_COLUMNS
 from dbt_bridge.load.destination import CHANGE_LSN, DELETED_AT, VALID_FROM, VALID_TO, Replica
+from dbt_bridge.selector import selector
 
 
 def copied_anew(node: str) -> str:
     """The command that copies one table anew."""
-    return f"dbt-bridge sync --full-refresh --select source:{'.'.join(node.split('.')[-2:])}"
+    return f"dbt-bridge sync --full-refresh --select {selector(node)}"
 
 
 def refuse_hidden(replica: Replica) -> None:

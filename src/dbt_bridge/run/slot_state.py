@@ -10,6 +10,7 @@ from dbt_bridge.errors import OriginError
 from dbt_bridge.extract.postgres.slot import Replication, misfit
 from dbt_bridge.progress import in_bytes
 from dbt_bridge.run.tracked import Tracked
+from dbt_bridge.selector import selector
 
 _NEAR = 0.8  # of max_wal: told
 _OLDEST = "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start;"
@@ -38,7 +39,7 @@ def check_slot(replication: Replication, slot: str, followed: Sequence[Tracked])
     """
     if not followed:
         return
-    tables = " ".join(f"source:{t.wanted.source.name}.{t.wanted.table.name}" for t in followed)
+    tables = " ".join(selector(t.node) for t in followed)
     names = ", ".join(t.node for t in followed)
     resync = f"dbt-bridge sync --full-refresh --select {tables}"
     state = replication.slot(slot)

@@ -27,6 +27,7 @@ from dbt_bridge.run.landing import (
     workers_for,
 )
 from dbt_bridge.run.sides import landed_side, origin_side
+from dbt_bridge.selector import selector
 from dbt_bridge.table import Table, TableName
 from dbt_bridge.verify.compare import Asked, Bound
 from dbt_bridge.verify.parity import Parity
@@ -208,7 +209,7 @@ class _Run:
         landing = landing_table(found.table, columns, wanted)
         if ends.destination.existing(landing.name) is None:
             raise DestinationError(
-                f"{landing.name} has not landed", mend=f"dbt-bridge sync --select {_selector(wanted)}"
+                f"{landing.name} has not landed", mend=f"dbt-bridge sync --select {selector(wanted.table.node)}"
             )
         bound = self._bound(wanted, ends.ledger)
         if wanted.table.replication == "incremental" and landing.key and has_versions(found.table, landing):
@@ -301,10 +302,6 @@ class _Run:
 
     def _failed(self, wanted: Wanted, error: BridgeError) -> Parity:
         return self._verdicts.stands(failed(self._blank(wanted), error))
-
-
-def _selector(wanted: Wanted) -> str:
-    return f"source:{wanted.source.name}.{wanted.table.name}"
 
 
 def _cannot_be_read(destination: Destination) -> DestinationError:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC
 
+from dbt_bridge.selector import selector
 from dbt_bridge.verify.parity import Level, Parity
 
 NOT_COMPARED = "not compared: "  # begins in `Parity.why` what has no counterpart at the other side
@@ -152,13 +152,6 @@ def next_command(parity: Parity) -> str:
     if (parity.differences or 0) <= len(parity.examples):
         return ""  # all is told: what comes next is people's to decide
     return f"dbt-bridge {command} --select {chosen} --show 1000 --report {command}.html"
-
-
-def selector(node: str) -> str:
-    """dbt's selector of a unique_id, quoted for a shell: `source:shop.orders`, `exposure:crm`, `dim_customers`."""
-    kind, _, rest = node.partition(".")
-    chosen = rest.partition(".")[2] or node  # without the package's name
-    return shlex.quote(chosen if kind in ("model", "seed", "snapshot") else f"{kind}:{chosen}")
 
 
 def _hold(equal: int, parities: Sequence[Parity]) -> str:
