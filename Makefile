@@ -56,9 +56,10 @@ pip-install:
 		$(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv \
 		&& PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv --quiet --clear $(VENV); }
 	{ $(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-		&& $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt; } \
-		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+		&& $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt \
+		&& $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --editable .; } \
+	|| { $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt \
+		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .; }
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
