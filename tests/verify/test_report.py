@@ -211,6 +211,14 @@ def test_a_narrow_terminal_tells_states_below_the_table(monkeypatch: pytest.Monk
     assert any("landing.customers │ equal: 1,000 rows" in line for line in lines)
 
 
+def test_names_stay_whole_where_states_can_be_told_below() -> None:
+    long = [parity(f"a_name_that_is_rather_long_{number}", at="now") for number in range(3)]
+    text = printed(*long, parity("cursor", at="updated_at <= 2026-11-21 15:30:00", in_flight=3))
+    assert all(f"│ landing.a_name_that_is_rather_long_{number} │" in text for number in range(3))
+    assert "rows in" in text
+    assert "updated_at <= 2026-11-21 15:30:00: landing.cursor\nnow: the others\n" in text
+
+
 def test_a_number_that_engines_write_otherwise_is_no_news() -> None:
     zeros = Aggregate("", "revenue", "720126.60", "720126.6", same=True, variance=0.0, tolerance="0.01%")
     assert "720126" not in printed(parity("a", aggregates=(zeros,)))

@@ -19,6 +19,7 @@ from dbt_bridge.receipt import new_load_id, now
 from dbt_bridge.reconciliation import Allowed, Queries, Reconciliation, Rows, Selection, in_parentheses
 from dbt_bridge.run.comparing import Verdicts, failed, opened
 from dbt_bridge.run.pairing import Paired, Side, paired
+from dbt_bridge.selector import selector
 from dbt_bridge.verify.compare import Asked, Tolerance, compare
 from dbt_bridge.verify.metrics import Answer, tolerated, variances
 from dbt_bridge.verify.parity import LEVELS, Aggregate, Level, Method, Parity, Status
@@ -290,9 +291,10 @@ def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:
     try:
         return new.names(declared.this)
     except BridgeError as error:
+        said = error.what.removeprefix("origin ")  # the warehouse is none, whoever reads it
         raise DestinationError(
-            f"{declared.spelled} cannot be read: {error.what}",
-            mend=f"dbt-bridge build --select {declared.name}, if it is not there",
+            f"{declared.spelled} is not there, or cannot be read: {said}",
+            mend=f"build it: dbt-bridge build --select {selector(declared.node)}",
         ) from error
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 10
 _STYLES = {"equal": "green", "different": "red", "failed": "red"}
+_LONG = 40  # signs of a name that are broken only where nothing else helps
 _WIDE = 140  # columns where there is no terminal
 
 
@@ -44,11 +45,13 @@ class Shown:
         examples: differences that are shown of each table, at most.
         more: what shows more of them; empty where the command has no such option.
         commands: also what to run next.
+        whole: all that was asked for was compared, so that a verdict can be given.
     """
 
     examples: int = EXAMPLES
     more: str = ""
     commands: bool = True
+    whole: bool = True
 
 
 def print_parities(parities: Sequence[Parity], out: IO[str] | None = None, shown: Shown = Shown()) -> None:
@@ -71,29 +74,38 @@ def _print_group(parities: Sequence[Parity], console: Console, shown: Shown) -> 
         _tell(console, alike, shown)
         if shown.commands and (command := next_command(alike[0])):
             _say(console, f"  -> {name(command)}")
+    if not shown.whole:
+        return
     _say(console, f"\n{name(verdict(parities))}", "bold green" if all(p.is_equal for p in parities) else "bold red")
     for caveat in caveats(parities):
         _say(console, name(caveat))
 
 
 def _overview(parities: Sequence[Parity], console: Console) -> RenderableType:
-    """One line for each comparison; where the terminal is narrow, without columns of counts and of states."""
+    """One line for each comparison; as a terminal gets narrower with states below, broken names, and without counts."""
     from rich.console import Group
     from rich.measure import Measurement
     from rich.text import Text
 
     numbers = {heading: of for heading, of in _numbers(parities).items() if any(of(p) is not None for p in parities)}
-    wide = _table(parities, numbers, _how)
-    needed = Measurement.get(console, console.options.update(max_width=10_000), wide).minimum
-    if needed <= console.width:
-        return wide
+    lines = [Text(name(line)) for line in _states([p for p in parities if p.status != "failed"])]
+    for how, below, broken in ((_how, [], False), (_by, lines, False), (_how, [], True)):
+        wide = _table(parities, numbers, how, broken=broken)
+        if Measurement.get(console, console.options.update(max_width=10_000), wide).minimum <= console.width:
+            return Group(wide, *below)
+    return Group(_table(parities, {}, _by if lines else _how, broken=True), *lines)
+
+
+def _states(parities: Sequence[Parity]) -> list[str]:
+    """Which tables were compared at which state, where there are several; the most common one is that of the others."""
     states: dict[str, list[str]] = {}
-    for p in [p for p in parities if p.status != "failed"] or parities:
+    for p in parities:
         states.setdefault(p.at, []).append(table_of(p))
-    if len(states) == 1:
-        return _table(parities, {}, _how)
-    lines = [Text(name(f"{at}: {', '.join(tables)}")) for at, tables in states.items()]
-    return Group(_table(parities, {}, _by), *lines)
+    if len(states) < 2:
+        return []
+    *rare, (usual, others) = sorted(states.items(), key=lambda state: len(state[1]))
+    told = [f"{at}: {', '.join(tables)}" for at, tables in rare]
+    return [*told, f"{usual}: {'the others' if len(others) > 1 else others[0]}"]
 
 
 def _numbers(parities: Sequence[Parity]) -> dict[str, Callable[[Parity], int | None]]:
@@ -117,11 +129,14 @@ def _table(
     parities: Sequence[Parity],
     numbers: Mapping[str, Callable[[Parity], int | None]],
     how: Callable[[Parity], str],
+    *,
+    broken: bool,
 ) -> Table:
     """Without `numbers`, what was found is told in words. A count is never cut.
 
     Args:
         how: they were compared: the table's title where it is the same for all.
+        broken: names may be broken anywhere; else only those that are very long.
     """
     from rich.table import Table
     from rich.text import Text
@@ -129,9 +144,10 @@ def _table(
     compared = {how(p) for p in parities if p.status != "failed"} or {how(p) for p in parities}
     title = name(compared.pop()) if len(compared) == 1 else ""
     table = Table(title=Text(title), title_justify="left", show_footer=True, footer_style="bold")
-    table.add_column("table", footer=f"{len(parities)} in total", overflow="fold", min_width=12)
+    least = 12 if broken else min(_LONG, max(len(name(table_of(p))) for p in parities))
+    table.add_column("table", footer=f"{len(parities)} in total", overflow="fold", min_width=max(12, least))
     if not title:
-        table.add_column("compared", overflow="fold", min_width=12)
+        table.add_column("compared", overflow="fold", min_width=12 if broken else min(_LONG, max(map(len, compared))))
     for heading, of in numbers.items():
         table.add_column(heading, justify="right", footer=_total([of(p) for p in parities]), no_wrap=True)
     if not numbers:
