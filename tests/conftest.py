@@ -13,9 +13,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
+from tests.chance import IS_FIXED
 
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
+
+settings.register_profile("tests", derandomize=IS_FIXED, deadline=None)
+settings.load_profile("tests")
 
 _numbers = itertools.count(1)
 _SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "10"}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pymysql
 import pytest
+from tests.chance import SEED
 
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, TypeRefused, UsageError
 from dbt_bridge.extract.origin import Increment
@@ -62,7 +63,7 @@ def test_numbers_keep_every_digit(mariadb: MariaDatabase) -> None:
 
 
 def test_floats_and_doubles_keep_every_bit(mariadb: MariaDatabase) -> None:
-    seed = random.randrange(2**32)
+    seed = SEED
     print("seed", seed)
     dice = random.Random(seed)
     doubles = [struct.unpack("d", dice.randbytes(8))[0] for _ in range(500)] + [5e-324, 1.7976931348623157e308]

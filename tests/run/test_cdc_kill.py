@@ -28,6 +28,7 @@ import psycopg
 import pytest
 from deltalake import DeltaTable
 from psycopg.conninfo import conninfo_to_dict
+from tests.chance import seeds
 from tests.run import cdc_killed
 from tests.run.cdc_killed import COPYING, FOLLOWING, Orders
 
@@ -314,10 +315,9 @@ def _compare(story: Story, url: str) -> None:
 
 _PER_LIFE = 17
 _LIVES = max(1, round(int(os.environ.get("DBT_BRIDGE_RUNS", "51")) / _PER_LIFE))
-_SEEDS = [int(os.environ["DBT_BRIDGE_SEED"])] if "DBT_BRIDGE_SEED" in os.environ else list(range(_LIVES))
 
 
-@pytest.mark.parametrize("seed", _SEEDS)
+@pytest.mark.parametrize("seed", seeds(_LIVES))
 def test_killed_anywhere_nothing_is_lost_or_doubled(
     seed: int, database: str, server: Server, tmp_path: Path, zygote: subprocess.Popen[str]
 ) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
+from tests.chance import seeds
 from tests.run.cdc_model import EVERYTHING, TABLES, Workload
 
 from dbt_bridge import lsn, run
@@ -31,7 +32,6 @@ from dbt_bridge.receipt import Receipt
 from dbt_bridge.run import cdc_source
 
 _RUNS = max(2, int(os.environ.get("DBT_BRIDGE_RUNS", "50")) // 25)
-_SEEDS = [int(os.environ["DBT_BRIDGE_SEED"])] if "DBT_BRIDGE_SEED" in os.environ else list(range(1, _RUNS + 1))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def _now(url: str) -> int:
 _TRAVELS = cdc_source._travels_binary
 
 
-@pytest.mark.parametrize("seed", _SEEDS)
+@pytest.mark.parametrize("seed", seeds(_RUNS))
 def test_whatever_happens_at_the_origin_is_at_the_destination(
     seed: int, bridge: Bridge, database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -222,7 +222,7 @@ def _merged(versions: list[tuple[Any, ...]]) -> list[list[Any]]:
     return merged
 
 
-@pytest.mark.parametrize("seed", _SEEDS)
+@pytest.mark.parametrize("seed", seeds(_RUNS))
 def test_a_history_holds_every_committed_version_and_soft_deletes_every_key(
     seed: int, bridge: Bridge, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import threading
@@ -14,13 +13,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.chance import SEED
 from tests.run.spoilt import NODE, Shop, table
 
 from dbt_bridge import lsn
 from dbt_bridge.project import Project
 
 Ask = Callable[[str], list[tuple[object, ...]]]
-SEED = int(os.environ.get("DBT_BRIDGE_SEED", "0")) or random.SystemRandom().randrange(2**31)
 
 
 @contextmanager

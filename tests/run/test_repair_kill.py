@@ -19,13 +19,13 @@ import duckdb
 import psycopg
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from tests.chance import SEED
 from tests.run import cdc_killed
 from tests.run.cdc_killed import Orders
 
 from dbt_bridge import run
 from dbt_bridge.progress import Silent
 
-SEED = int(os.environ.get("DBT_BRIDGE_SEED", "0")) or random.SystemRandom().randrange(2**31)
 KILLS = int(os.environ.get("DBT_BRIDGE_RUNS", "3"))
 STEPS = [
     "compared", "read", "applied in part", "applied, not committed", "inside of the commit", "committed",

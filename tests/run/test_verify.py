@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import duckdb
 import psycopg
 import pytest
+from tests.chance import SEED
 from tests.extract.postgres.conftest import Proxy
 
 from dbt_bridge import run
@@ -26,7 +27,6 @@ from dbt_bridge.verify.parity import Parity
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 RUNS = max(6, int(os.environ.get("DBT_BRIDGE_RUNS", "0")) // 5)
-SEED = int(os.environ.get("DBT_BRIDGE_SEED", "0")) or random.SystemRandom().randrange(2**31)
 NODE = "source.shop.shop."
 METHODS = ("digests", "buckets", "values")
 

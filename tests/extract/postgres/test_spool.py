@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.chance import SEED
 
 from dbt_bridge.errors import OriginError
 from dbt_bridge.extract.postgres import publication
@@ -33,7 +34,7 @@ _AT_ONCE = "?options=-c%20debug_logical_replication_streaming%3Dimmediate"
 @pytest.fixture
 def workload(each_database: str) -> Iterator[tuple[str, int, int]]:
     """Large and small transactions at the same time, with savepoints rolled back and released: URL, start and end."""
-    seed = random.randrange(1 << 32)
+    seed = SEED
     print(f"seed {seed}")
     chance = random.Random(seed)
     with psycopg.connect(each_database, autocommit=True) as setup:
