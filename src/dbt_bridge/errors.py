@@ -17,6 +17,12 @@ text that comes from drivers goes through `scrubbed`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dbt_bridge.receipt import Receipt
+    from dbt_bridge.verify.parity import Parity
 
 
 class BridgeError(Exception):
@@ -77,6 +83,20 @@ class MissingExtra(BridgeError):
             f"{needed_for} needs an optional part of {of} that is not installed",
             mend=f"pip install '{of}[{extra}]'",
         )
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM while tables were compared or repaired.
+
+    Attributes:
+        parities: what had been compared by then.
+        receipts: of what had been repaired by then.
+    """
+
+    def __init__(self, parities: Sequence[Parity], receipts: Sequence[Receipt] = ()) -> None:
+        super().__init__()
+        self.parities = tuple(parities)
+        self.receipts = tuple(receipts)
 
 
 # To the last @ of the word: passwords that should have been escaped may hold @ and / themselves.

@@ -26,8 +26,8 @@ from dbt_bridge.cli import (  # noqa: F401 (they add their commands to the group
     verifying,
 )
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.output import FAILED, INTERRUPTED, USAGE, Output
-from dbt_bridge.errors import BridgeError, UsageError, scrubbed
+from dbt_bridge.cli.output import FAILED, USAGE, Output
+from dbt_bridge.errors import BridgeError, Interrupted, UsageError, scrubbed
 
 __all__ = ["answered", "cli", "main"]
 
@@ -68,9 +68,9 @@ def answered(arguments: Sequence[str]) -> int:
     except click.Abort as answer:
         if answer.__cause__ is None:  # click makes one of Ctrl-C too, outside of its questions
             return output.failure("nothing was touched", "answer yes, or add --yes", FAILED)
-        return output.failure("interrupted", "run the same command again: what had landed stays", INTERRUPTED)
-    except KeyboardInterrupt:
-        return output.failure("interrupted", "run the same command again: what had landed stays", INTERRUPTED)
+        return _interrupted(output, answer.__cause__)
+    except KeyboardInterrupt as interruption:
+        return _interrupted(output, interruption)
     except UsageError as error:
         return output.failure(error.what, error.mend, USAGE)
     except BridgeError as error:
@@ -83,6 +83,10 @@ def answered(arguments: Sequence[str]) -> int:
             click.echo(scrubbed(traceback.format_exc()), err=True)
         what = f"this is a bug in dbt-bridge: {type(error).__name__}: {scrubbed(str(error))}"
         return output.failure(what, "run it again with --debug, and report the traceback", FAILED)
+
+
+def _interrupted(output: Output, by: BaseException) -> int:
+    return output.interrupted(by.parities, by.receipts) if isinstance(by, Interrupted) else output.interrupted((), ())
 
 
 def main() -> None:

@@ -74,9 +74,23 @@ class Output:
 
             print_parities(unequal, sys.stderr)
 
-    def failure(self, what: str, mend: str, code: int) -> int:
+    def interrupted(self, parities: Sequence[Parity], receipts: Sequence[Receipt]) -> int:
+        """What had been done by then stays, and is told; nothing is said of what was to come."""
+        number = f" after {len(parities)} comparison{'' if len(parities) == 1 else 's'}" if parities else ""
+        parts: dict[str, Any] = {"receipts": [receipt.as_json() for receipt in receipts]} if receipts else {}
+        if parities:
+            parts["parity"] = [parity.as_json() for parity in parities]
+            if not self.as_json:
+                from dbt_bridge.verify.report import Shown, print_parities
+
+                told = [parity for parity in parities if not parity.is_equal] if self.quiet else parities
+                print_parities(told, sys.stderr if self.quiet else sys.stdout, Shown(whole=False))
+        mend = "run the same command again: what had landed stays"
+        return self.failure(f"interrupted{number}", mend, INTERRUPTED, **parts)
+
+    def failure(self, what: str, mend: str, code: int, **parts: Any) -> int:
         if self.as_json:
-            self.document(status="failed", error={"what": what, "mend": mend})
+            self.document(status="failed", error={"what": what, "mend": mend}, **parts)
         click.echo(f"{what}\n  -> {mend}" if mend else what, err=True)
         return code
 

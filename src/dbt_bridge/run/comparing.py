@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 from dbt_bridge.audit_parity import ParityRow
-from dbt_bridge.errors import BridgeError
+from dbt_bridge.errors import BridgeError, Interrupted
 from dbt_bridge.load.destination import Ledger, Replica, Warehouse
 from dbt_bridge.progress import Progress
 from dbt_bridge.receipt import now
@@ -94,7 +94,7 @@ class Verdicts:
 
     A warehouse with transactions has each row at once. Through dlt every write is a load of its own, which takes
     seconds while landings are held still: there, rows wait for `keep`. A row that could not be written is written with
-    the next one; leaving the context raises where that failed to the end.
+    the next one; leaving the context raises where that failed to the end. An interruption leaves it as `Interrupted`.
 
     Attributes:
         found: all of it, in the order in which it was told.
@@ -115,6 +115,8 @@ class Verdicts:
         except BridgeError:
             if error is None:  # else that one is told
                 raise
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(self.found) from error
 
     def stands(self, parity: Parity) -> Parity:
         """Nothing will change it any more: what was compared is not rolled back, nor what was repaired."""

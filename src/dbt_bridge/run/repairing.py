@@ -18,7 +18,7 @@ import pyarrow as pa
 from dbt_bridge import lsn
 from dbt_bridge import receipt as record
 from dbt_bridge.deliver.gate import refusal
-from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
+from dbt_bridge.errors import BridgeError, DestinationError, Interrupted, KeyRefused
 from dbt_bridge.load.destination import Follows, Ledger, Load, Loaded, NotApplied, Readable, Warehouse
 from dbt_bridge.load.open import open_destination
 from dbt_bridge.progress import Progress
@@ -30,10 +30,10 @@ from dbt_bridge.run.landing import Ends
 from dbt_bridge.run.mending import HasClock, Wounds
 from dbt_bridge.run.sides import landed_side
 from dbt_bridge.run.verifying import verify
+from dbt_bridge.selector import selector
 from dbt_bridge.verify.compare import compare
 from dbt_bridge.verify.parity import Parity
 from dbt_bridge.verify.side import Side
-from dbt_bridge.verify.verdict import selector
 
 MOST_SHARE = 0.01
 _FEW = 100  # rows that may be touched in any table, however small
@@ -97,7 +97,10 @@ def repair(
         UsageError: an origin or a destination is not configured.
     """
     work = _Work(project, options, progress, statuses)
-    parities = verify(project, VerifyOptions(level="rows", threads=options.threads), progress, work.mend)
+    try:
+        parities = verify(project, VerifyOptions(level="rows", threads=options.threads), progress, work.mend)
+    except Interrupted as interrupted:
+        raise Interrupted(interrupted.parities, work.receipts) from interrupted
     return Repaired(tuple(parities), work.before, tuple(work.receipts), options.dry_run)
 
 
@@ -194,6 +197,9 @@ class _Work:
                 now = _healed(parity, again, state.count(replica))
         except BridgeError as error:  # what was committed has a receipt all the same
             again, now = failed(pair.opened, error), failed(parity, error)
+        except BaseException:  # also when the user interrupts
+            self._ended(done, None if at_once else ends.ledger)
+            raise
         done = _with_proven(done, found) if again.is_equal else done
         self._ended(done, None if at_once else ends.ledger)
         self._tell_unhealed(receipt, again, ends.ledger)
