@@ -18,6 +18,7 @@ from tests.verify.arrow_sides import ArrowSide, HashingOtherwise, HashingSide
 
 from dbt_bridge.errors import OriginError, UsageError
 from dbt_bridge.verify import kept as kept_module
+from dbt_bridge.verify import matching
 from dbt_bridge.verify.compare import Asked, Bound, Tolerance, compare
 from dbt_bridge.verify.parity import Parity
 
@@ -198,9 +199,12 @@ def test_twenty_differences_in_200_000_rows_are_found_exactly(name: str) -> None
     assert parity.method == name.split(maxsplit=1)[0]
 
 
-@pytest.mark.parametrize("key", [("id",), ()])
-def test_many_rows_meet_in_files(key: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("key", "at_once"), [(("id",), 20_000), ((), 1 << 20)], ids=["pieces of parts", "several parts"]
+)
+def test_many_rows_meet_in_files(key: tuple[str, ...], at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_module, "_ROWS_PER_WRITE", 1000)
+    monkeypatch.setattr(matching, "_BYTES_AT_ONCE", at_once)
     origin = shop(60_000)
     destination = replaced(origin, "name", [5, 59_999], [None, "other"]).slice(1)
     parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), Asked(key=key, memory_mb=1))

@@ -15,7 +15,6 @@ import pyarrow as pa
 PARTS = 64
 _ROWS_PER_WRITE = 131_072
 _BYTES_PER_WRITE = 4 << 20
-_SHIFT = np.uint64(58)
 _SHARE = 64  # of the memory that a comparison may use, for each side: what meets takes several times as much
 
 
@@ -29,6 +28,20 @@ def copied(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.ipc.read_record_batch(batch.serialize(), batch.schema)
 
 
+def split(table: pa.Table, digest: str, level: int) -> list[pa.Table]:
+    """The rows of each of 64 parts.
+
+    Args:
+        digest: the int64 column that decides.
+        level: 0, 1, ...: by which six of its bits.
+    """
+    digests = table.column(digest).to_numpy().view(np.uint64)
+    parts = (digests >> np.uint64(58 - 6 * level)).astype(np.uint8) & np.uint8(PARTS - 1)
+    sorted_ = table.take(pa.array(np.argsort(parts, kind="stable")))
+    ends = np.cumsum(np.bincount(parts, minlength=PARTS)).tolist()
+    return [sorted_.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
 class Kept:
     """Rows of one side, in parts. Used by one thread at a time.
 
@@ -39,7 +52,7 @@ class Kept:
 
     def __init__(self, folder: Path, digest: str, most_bytes: int) -> None:
         self._folder = folder
-        self._digest = digest
+        self.digest = digest
         self._most_bytes = most_bytes
         self._pending: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
@@ -114,10 +127,6 @@ class Kept:
         if not rows:
             return
         table = pa.Table.from_batches(batches, self._schema)
-        digest = table.column(self._digest).to_numpy()
-        parts = (digest.view(np.uint64) >> _SHIFT).astype(np.uint8)
-        sorted_ = table.take(pa.array(np.argsort(parts, kind="stable")))
-        ends = np.cumsum(np.bincount(parts, minlength=PARTS)).tolist()
-        for part, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            if end > start:
-                self._writers[part].write_table(sorted_.slice(start, end - start))
+        for part, some in enumerate(split(table, self.digest, 0)):
+            if len(some):
+                self._writers[part].write_table(some)

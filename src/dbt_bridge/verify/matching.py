@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dbt_bridge.verify.engine import differ
 from dbt_bridge.verify.freed import give_back_memory
-from dbt_bridge.verify.kept import PARTS, Kept, most_bytes
+from dbt_bridge.verify.kept import PARTS, Kept, most_bytes, split
 from dbt_bridge.verify.paired import Paired
 from dbt_bridge.verify.sent import KEY, LATE, ROW, Numbers
 from dbt_bridge.verify.side_by_side import side_by_side
@@ -22,6 +22,7 @@ _BYTES_AT_ONCE = 4 << 20
 MOST_KEYS = 100_000  # suspicious ones that are asked for by key; beyond that one whole reading is cheaper
 Sent = Callable[[], Iterator[pa.RecordBatch]]
 Taken = Callable[[pa.RecordBatch], None]
+Met = tuple[pa.Table | None, pa.Table | None]
 
 
 @dataclass(slots=True)
@@ -75,18 +76,42 @@ def both_kept(senders: tuple[Sent, Sent], folder: Path, digest: str, memory_mb: 
     return kept
 
 
-def parts(kept: tuple[Kept, Kept]) -> Iterator[tuple[pa.Table | None, pa.Table | None]]:
-    """The rows of both sides, those that belong together at once; several parts together while they are small."""
-    read: tuple[list[pa.Table], list[pa.Table]] = ([], [])
+def parts(kept: tuple[Kept, Kept]) -> Iterator[Met]:
+    """The rows of both sides, those that belong together at once; about `_BYTES_AT_ONCE` of them."""
     last = PARTS - 1 if any(side.in_files for side in kept) else 0
+    together = _Together()
     for part in range(last + 1):
-        for side, into in zip(kept, read, strict=True):
-            if (table := side.part(part)) is not None:
+        origin, destination = (side.part(part) for side in kept)
+        if sum(table.nbytes for table in (origin, destination) if table is not None) <= 2 * _BYTES_AT_ONCE:
+            yield from together.with_((origin, destination))
+            continue
+        pieces = [
+            [None] * PARTS if table is None else split(table, kept[0].digest, 1) for table in (origin, destination)
+        ]
+        del origin, destination
+        for met in zip(*pieces, strict=True):
+            yield from together.with_(met)
+    yield from together.rest()
+
+
+class _Together:
+    """Small parts of both sides, several at once."""
+
+    def __init__(self) -> None:
+        self._read: tuple[list[pa.Table], list[pa.Table]] = ([], [])
+
+    def with_(self, met: Met) -> Iterator[Met]:
+        for table, into in zip(met, self._read, strict=True):
+            if table is not None:
                 into.append(table)
-        if part == last or sum(table.nbytes for tables in read for table in tables) > _BYTES_AT_ONCE:
-            origin, destination = (pa.concat_tables(tables) if tables else None for tables in read)
+        if sum(table.nbytes for tables in self._read for table in tables) > _BYTES_AT_ONCE:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[Met]:
+        origin, destination = (pa.concat_tables(tables) if tables else None for tables in self._read)
+        self._read = ([], [])
+        if origin is not None or destination is not None:
             yield origin, destination
-            read = ([], [])
 
 
 def suspects(kept: tuple[Kept, Kept], paired: Paired, engine: Any) -> Suspects:
