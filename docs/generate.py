@@ -18,8 +18,8 @@ def commands_page() -> str:
     parts = [
         "# Commands\n",
         "This page is generated from the command line's own help: `make docs`.\n",
-        "Exit codes: 0 all done, 1 something failed, 2 the command or the project is wrong and nothing was touched, "
-        "130 interrupted.\n",
+        "Exit codes: 0 all done, 1 something failed or differs, 2 the command or the project is wrong and nothing was"
+        " touched, 130 interrupted.\n",
     ]
     top = click.Context(cli, info_name="dbt-bridge", terminal_width=_WIDTH, **cli.context_settings)
     parts.append(f"## dbt-bridge\n\n```text\n{cli.get_help(top)}\n```\n")

@@ -14,7 +14,7 @@ import pytest
 
 from dbt_bridge.cli import answered
 from dbt_bridge.cli.output import Output
-from dbt_bridge.cli.parities import Told, told
+from dbt_bridge.cli.parities import MOVED, Told, nothing_compared, told
 from dbt_bridge.errors import UsageError
 from dbt_bridge.receipt import now
 from dbt_bridge.verify.parity import Difference, Parity
@@ -74,9 +74,17 @@ def test_only_equal_passes(
 
 
 def test_a_gate_that_compared_nothing_does_not_pass(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing was compared: the selection has no table"):
+    with pytest.raises(UsageError, match="nothing was compared: the project has no table"):
         told([], how(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_selection_of_nothing_is_named_with_how_to_select() -> None:
+    refused = nothing_compared(MOVED, {"selection": "source:shop.ordres", "left out": "tag:big"})
+    assert refused.what.startswith(
+        "nothing was compared: --select source:shop.ordres --exclude tag:big leaves no source"
+    )
+    assert "source:NAME.TABLE" in refused.mend and "dbt-bridge plan" in refused.mend
 
 
 def test_quiet_tells_what_is_not_equal_as_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

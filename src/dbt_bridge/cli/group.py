@@ -12,7 +12,8 @@ from dbt_bridge import __version__
 def cli() -> None:
     """Move, transform, verify and deliver data in one dbt project.
 
-    Sources and exposures say where their rows live, in `config.meta.bridge` of the dbt YAML.
+    Sources and exposures say where their rows live, in `config.meta.bridge` of the dbt YAML. Exit codes: 0 all done,
+    1 something failed or differs, 2 the command or the project is wrong and nothing was touched, 130 interrupted.
 
     \b
     Example:

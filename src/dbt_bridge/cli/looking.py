@@ -10,7 +10,7 @@ from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, take
 from dbt_bridge.cli.output import FAILED
 
 
-@cli.command()
+@cli.command(short_help="Show what `build` would do, in order.")
 @takes(*OPTIONS, *OUTPUT)
 def plan(**given: Any) -> int:
     """Show what `build` would do, in order, without connecting to anything.
@@ -32,7 +32,7 @@ def plan(**given: Any) -> int:
     return 0
 
 
-@cli.command()
+@cli.command(short_help="Try connections, privileges, settings.")
 @takes(*OPTIONS, *OUTPUT)
 def doctor(**given: Any) -> int:
     """Look at every connection, privilege and setting that the project needs; say what mends each fault.

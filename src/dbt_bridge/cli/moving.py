@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dbt_bridge.transform.invoke import BuildResult
 
 
-@cli.command()
+@cli.command(short_help="Land the sources in the warehouse.")
 @takes(*OPTIONS, FULL_REFRESH, *BOUNDS, *OUTPUT)
 def sync(**given: Any) -> int:
     """Land the sources: their rows come from the origins into the warehouse.
@@ -35,7 +35,7 @@ def sync(**given: Any) -> int:
     return output.result(receipts, ok=all(r.status == "success" for r in receipts))
 
 
-@cli.command()
+@cli.command(short_help="Land, run `dbt build`, deliver what passed.")
 @click.option(
     "--verify", is_flag=True, help="Compare what landed with its origins; deliver only what comes from equal."
 )
@@ -72,7 +72,7 @@ def build(verify: bool, **given: Any) -> int:
     )
 
 
-@cli.command()
+@cli.command(short_help="Deliver the exposures (reverse ETL).")
 @click.option("--dry-run", is_flag=True, help="Only count what would be inserted, updated and deleted.")
 @takes(*OPTIONS, *OUTPUT)
 def deliver(dry_run: bool, **given: Any) -> int:

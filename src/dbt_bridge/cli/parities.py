@@ -111,6 +111,28 @@ def about(project: Project) -> dict[str, str]:
     }
 
 
+_SELECTED_AS = {
+    MOVED: "select tables as source:NAME.TABLE (a ? stands for a blank) and deliveries as exposure:NAME",
+    REPLACING: "select models by their name",
+}
+
+
+def nothing_compared(things: str, known: Mapping[str, str]) -> UsageError:
+    """A gate that compared nothing must not pass; the message says what the selection has none of.
+
+    Args:
+        known: `about` the run.
+    """
+    given = [
+        f"{flag} {known[key]}" for flag, key in (("--select", "selection"), ("--exclude", "left out")) if known.get(key)
+    ]
+    whose = f"{' '.join(given)} leaves no" if given else "the project has no"
+    advice = f"{_SELECTED_AS[things]}; " if given and things in _SELECTED_AS else ""
+    return UsageError(
+        f"nothing was compared: {whose} {things}", mend=f"{advice}look at what is declared: dbt-bridge plan"
+    )
+
+
 def told(parities: Sequence[Parity], how: Told, **document: Any) -> int:
     """Print and report what was found; answers the exit code: 1 for any difference or failure.
 
@@ -121,9 +143,7 @@ def told(parities: Sequence[Parity], how: Told, **document: Any) -> int:
         UsageError: nothing was compared. A gate that compared nothing must not pass.
     """
     if not parities:
-        raise UsageError(
-            f"nothing was compared: the selection has no {how.things}", mend="look at what is declared: dbt-bridge plan"
-        )
+        raise nothing_compared(how.things, how.about)
     unwritten = _reported(parities, how)
     ok = all(parity.is_equal for parity in parities) and unwritten is None
     output = how.output

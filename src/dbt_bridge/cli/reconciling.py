@@ -11,7 +11,7 @@ from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
 from dbt_bridge.cli.parities import FOUND, METHOD, REPLACING, REPORT, SHOW, Told, about, shown, told
 
 
-@cli.command()
+@cli.command(short_help="Compare models with what they replace.")
 @click.option(
     "--level",
     type=click.Choice(["counts", "aggregates", "rows"]),

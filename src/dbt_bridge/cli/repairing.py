@@ -10,7 +10,7 @@ import click
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, takes
 from dbt_bridge.cli.output import FAILED
-from dbt_bridge.cli.parities import MOVED, told_at_the_end
+from dbt_bridge.cli.parities import MOVED, about, nothing_compared, told_at_the_end
 from dbt_bridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _last_statuses(project: Project) -> dict[str, str]:
         return {}
 
 
-@cli.command()
+@cli.command(short_help="Copy only the rows again that differ.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be inserted, updated and deleted.")
 @click.option(
     "--max-share",
@@ -71,10 +71,7 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
     with output.reporter() as progress:
         done = run.repair(project, how, progress, _last_statuses(project))
     if not done.parities:
-        raise UsageError(
-            f"nothing was compared: the selection has no {MOVED}",
-            mend="look at what is declared: dbt-bridge plan",
-        )
+        raise nothing_compared(MOVED, about(project))
     if output.as_json:
         output.document(
             status="success" if done.ok else "failed",

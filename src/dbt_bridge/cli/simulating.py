@@ -18,7 +18,7 @@ _DEMO = "dbt-bridge-demo"
 _MARK = ".dbt-bridge-demo.json"
 
 
-@cli.command()
+@cli.command(short_help="Make transactions at the origin, for trying.")
 @click.argument("inserts", type=click.IntRange(min=0))
 @click.argument("updates", type=click.IntRange(min=0))
 @click.argument("deletes", type=click.IntRange(min=0))

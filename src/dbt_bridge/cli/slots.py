@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dbt_bridge.run.slots import Dropped, SlotReport
 
 
-@cli.group(invoke_without_command=True)
+@cli.group(invoke_without_command=True, short_help="Show what the origins keep for this project.")
 @takes(*OPTIONS, *OUTPUT)
 def slots(**given: Any) -> int:
     """Show the replication slots of the cdc sources: lag, log that they retain, and what mends a fault.
@@ -48,7 +48,7 @@ def slots(**given: Any) -> int:
     return FAILED if faults else 0
 
 
-@slots.command()
+@slots.command(short_help="Give up slots, with their publications.")
 @click.argument("name", required=False)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @takes(*OPTIONS, *OUTPUT)

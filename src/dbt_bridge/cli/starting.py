@@ -18,7 +18,7 @@ from dbt_bridge.cli.output import FAILED, Output
 from dbt_bridge.errors import MissingExtra
 
 
-@cli.command()
+@cli.command(short_help="Write a dbt project that works.")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--name", help="The dbt project's name; the folder's by default.")
 @click.option(
@@ -73,7 +73,7 @@ def init(
     return 0
 
 
-@cli.command()
+@cli.command(short_help="See it work, with a PostgreSQL of its own.")
 @click.option(
     "--dir",
     "directory",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dbt_bridge.watching import Watcher, WatchLines, WatchLive, WatchSilent
 
 
-@cli.command()
+@cli.command(short_help="Follow the cdc sources until stopped.")
 @click.option(
     "--build",
     "with_build",

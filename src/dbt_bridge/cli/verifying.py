@@ -11,7 +11,7 @@ from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
 from dbt_bridge.cli.parities import FOUND, METHOD, MOVED, REPORT, SHOW, Told, about, shown, told
 
 
-@cli.command()
+@cli.command(short_help="Prove that both ends hold the same rows.")
 @click.option(
     "--level",
     type=click.Choice(["counts", "aggregates", "rows"]),
