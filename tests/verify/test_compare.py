@@ -405,6 +405,18 @@ def test_a_number_beyond_128_bits_is_not_taken_for_the_small_one_that_it_wraps_a
         assert compare(OPENED, side("orders", one), side("landed", other), Asked(key=("id",))).different == 1
 
 
+@pytest.mark.parametrize("of", [pa.timestamp("us"), pa.timestamp("ns")])
+def test_a_nanosecond_is_a_difference_that_is_told(of: pa.DataType) -> None:
+    moment = 1_704_067_200_000_000_000
+    origin = pa.table({"id": [1, 2, 3], "at": pa.array([moment, moment, None]).view(pa.timestamp("ns")).cast(of)})
+    fine = pa.array([moment, moment + 1, None]).view(pa.timestamp("ns"))
+    sides = ArrowSide("orders", origin), ArrowSide("landed", pa.table({"id": [1, 2, 3], "at": fine}))
+    (told,) = compare(OPENED, *sides, Asked(key=("id",))).examples
+    assert (told.origin["at"], told.destination["at"]) == ("2024-01-01 00:00:00", "2024-01-01 00:00:00.000000001")
+    apart = [a for a in compare(OPENED, *sides, Asked(level="aggregates", key=("id",))).aggregates if not a.same]
+    assert ("at", "max", "2024-01-01 00:00:00.000000001") in {(a.column, a.what, a.destination) for a in apart}
+
+
 def test_null_is_within_no_tolerance_of_a_number() -> None:
     origin, destination = (pa.table({"id": [1], "v": pa.array([v], pa.int64())}) for v in (0, None))
     asked = Asked(key=("id",), tolerances={"v": Tolerance(Decimal(1000))})

@@ -78,7 +78,7 @@ def texts(array: pa.Array, canon: Canon) -> pa.Array:
         array = pc.cast(array, pa.float64())  # -0 stays: PostgreSQL writes it in an array
     elif canon.kind == "float":
         array = _float(array, canon)
-    elif canon.kind == "timestamp":
+    elif canon.kind == "timestamp" and not _is_text(array.type):
         whole, beyond = microseconds(array)
         return _each(array, lambda i: _moment_text(whole, beyond, i, zoned=False))
     elif canon.kind in ("uuid", "binary", "date") and _is_text(array.type):

@@ -80,7 +80,7 @@ class Summed:
         kind = self.canon.kind
         types = {"date": pa.int32(), "time": pa.int64(), "timestamp": pa.int64(), "uuid": pa.binary(16)}
         own = {"date": pa.date32(), "time": pa.time64("us"), "timestamp": pa.timestamp("us")}
-        array = pa.array([value], types.get(kind))
+        array = pa.array([value], None if self.canon.fine else types.get(kind))
         if kind in own and not self.canon.fine:
             array = array.view(own[kind])
         return str(texts(array, self.canon)[0].as_py())
