@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import cdc_killed
 from cdc_killed import Orders, Step
 
 from dbt_bridge import cli, project
+from dbt_bridge.reconciliation import Reconciliation
+from dbt_bridge.table import TableName
 from dbt_bridge.verify import kept
 
 
@@ -65,12 +67,19 @@ def _signalled(command: Command) -> None:
     setattr(holder, name, counted)
 
 
+def _landed_model(name: str) -> Reconciliation:
+    """A model that is the landing table, and replaces what it came from."""
+    relation = TableName("public", name)
+    return Reconciliation(f"model.shop.{name}", name, f"landing.{name}", f"landing.{name}", "shop_pg", relation)
+
+
 def _run(command: Command) -> None:
     orders = command.orders
     os.environ.update(orders.environment)
     tempfile.tempdir = orders.temporary
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
-    project.load_project = lambda options: cdc_killed.project(orders)  # type: ignore[assignment]
+    whole = replace(cdc_killed.project(orders), reconciliations=tuple(_landed_model(name) for name in orders.tables))
+    project.load_project = lambda options: whole  # type: ignore[assignment]
     if command.spills:
         kept._SHARE = 1 << 60
     if command.function:

@@ -51,7 +51,11 @@ REPAIRING: Mapping[str, tuple[Step, int]] = {
     "committed": (Step("dbt_bridge.run.repairing:_again"), 1),
     "compared again": (Step("dbt_bridge.run.repairing:_healed", after=True), 1),
 }
-STEPS = {**VERIFYING, **REPAIRING}
+RECONCILING: Mapping[str, tuple[Step, int]] = {
+    "the first model's turn": (Step("dbt_bridge.run.reconciling:compare"), 1),
+    "the second model is compared": (Step("dbt_bridge.run.reconciling:compare", after=True), 2),
+}
+STEPS = {**VERIFYING, **REPAIRING, **RECONCILING}
 
 
 class Commands:
@@ -176,6 +180,19 @@ def test_an_interrupted_verification_tells_what_it_had_compared(commands: Comman
     ended = commands.run("verify", "--json", spills=True)
     assert ended.code == 1
     assert [p["status"] for p in json.loads(ended.out)["parity"]] == ["different", "equal"]
+
+
+def test_an_interrupted_reconciliation_tells_what_it_had_compared(
+    commands: Commands, origin: psycopg.Connection
+) -> None:
+    for step, done in (("the first model's turn", 0), ("the second model is compared", 1)):
+        ended = commands.run("reconcile", "--json", step=step, signal="SIGTERM", spills=True)
+        assert ended.code == 130, (step, ended)
+        document = json.loads(ended.out)
+        found = [(p["node"], p["status"]) for p in document.get("parity", [])]
+        assert (document["status"], found) == ("failed", [("model.shop.first", "equal")] * done)
+        assert kept(commands) == found
+        nothing_is_left(commands, origin)
 
 
 def test_a_person_is_told_what_had_been_compared_and_no_verdict_on_the_rest(commands: Commands, tmp_path: Path) -> None:
