@@ -17,10 +17,10 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
-from psycopg import Cursor, errors, sql
+from psycopg import Cursor, sql
 
 from dbt_bridge.audit_parity import ParityRow
-from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, scrubbed
+from dbt_bridge.errors import DestinationError
 from dbt_bridge.load import postgres_audit as audit
 from dbt_bridge.load import postgres_stage as staging_area
 from dbt_bridge.load.destination import Checkpoint, Load, Loaded, Staged
@@ -29,6 +29,7 @@ from dbt_bridge.load.postgres_carrier import Carrier
 from dbt_bridge.load.postgres_publish import publish_one
 from dbt_bridge.load.postgres_read import read_relation, relation_table
 from dbt_bridge.load.postgres_relation import Relation, find, identifier, is_bare, standing
+from dbt_bridge.load.postgres_session import connected, translated
 from dbt_bridge.load.postgres_state import PostgresState, held
 from dbt_bridge.load.postgres_types import TEXTS, base, copied_as
 from dbt_bridge.load.postgres_types import landed as landed_column
@@ -271,21 +272,12 @@ class PostgresWarehouse:
     def _hold_token(self) -> None:
         with self._lock:
             if self._alive is None or self._alive.closed:
-                self._alive = self._connect()
+                self._alive = connected(self._conninfo, self.name)
                 self._alive.execute("SELECT pg_advisory_lock(%s, %s)", [_CLASS, self._token])
-
-    def _connect(self) -> psycopg.Connection:
-        try:
-            return psycopg.connect(self._conninfo, autocommit=True, client_encoding="UTF8")
-        except psycopg.OperationalError as error:
-            raise ConnectionFailed(
-                f"the Postgres destination {self.name!r} cannot be reached: {scrubbed(str(error)).strip()}",
-                mend="check host, port, user and password in the dbt profile or [destination] settings",
-            ) from None  # the driver's error holds the connection's parameters
 
     @contextmanager
     def _connected(self, where: object) -> Iterator[psycopg.Connection]:
-        with self._connect() as connection, _translated(where):
+        with connected(self._conninfo, self.name) as connection, translated(where):
             yield connection
 
     @contextmanager
@@ -339,27 +331,3 @@ def _abandoned(connection: psycopg.Connection, token: int) -> bool:
         connection.execute("SELECT pg_advisory_unlock(%s, %s)", [_CLASS, token])
         return True
     return False
-
-
-@contextmanager
-def _translated(where: object) -> Iterator[None]:
-    """Tell Postgres's errors as ours, naming the table, without secrets."""
-    try:
-        yield
-    except BridgeError:
-        raise
-    except psycopg.Error as error:
-        text = scrubbed(error.diag.message_primary or str(error)).strip()
-        raise DestinationError(f"Postgres failed on {where}: {text}", mend=_mend(error)) from error
-
-
-def _mend(error: psycopg.Error) -> str:
-    if isinstance(error, errors.InsufficientPrivilege):
-        return "GRANT USAGE, CREATE on the schema (and ownership of the table) to the user of the connection"
-    if isinstance(error, errors.DiskFull):
-        return "free disk space at the Postgres server, then run the same command again"
-    if isinstance(error, errors.UniqueViolation | errors.ForeignKeyViolation | errors.NotNullViolation):
-        return error.diag.message_detail or "correct the rows, or the constraint"
-    if isinstance(error, psycopg.OperationalError):
-        return "run the same command again; nothing of it was written"
-    return "see the log of the Postgres server; nothing of it was written"

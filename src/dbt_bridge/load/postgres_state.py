@@ -15,12 +15,13 @@ import pyarrow as pa
 from pyarrow import types as is_
 
 from dbt_bridge import postgres_keyed
-from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, scrubbed
+from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.load import postgres_log as change_log
 from dbt_bridge.load.change_log import LOG_COLUMNS
 from dbt_bridge.load.destination import DELETED_AT, Replica
 from dbt_bridge.load.given_back import in_types, missing
 from dbt_bridge.load.postgres_relation import Relation, find
+from dbt_bridge.load.postgres_session import READING, connected, translated
 from dbt_bridge.load.postgres_types import base
 from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.postgres_keyed import Compared, Lookup
@@ -119,7 +120,7 @@ class PostgresState:
             DestinationError: no such table or column, or a log from which no state can be told.
         """
         name = replica.table.name
-        with _translated(name), self._control.transaction(), self._control.cursor() as cur:
+        with translated(name, READING), self._control.transaction(), self._control.cursor() as cur:
             found = find(cur, name)
         if found is None or found.is_ghost:
             raise DestinationError(f"there is no table {name}", mend=copied_anew(replica.node))
@@ -137,7 +138,7 @@ class PostgresState:
 
     def row(self, query: str) -> tuple[Any, ...]:
         """The first row of a query in the snapshot, which one that fails leaves usable."""
-        with _translated("a state"), self._control.transaction():
+        with translated("a state", READING), self._control.transaction():
             row = self._control.execute(query.encode()).fetchone()
         assert row is not None, "it has one"
         return tuple(row)
@@ -183,32 +184,14 @@ def held(conninfo: str, name: str) -> Iterator[PostgresState]:
     Args:
         name: the destination's, for messages.
     """
-    try:
-        control = psycopg.connect(conninfo, autocommit=True, client_encoding="UTF8")
-    except psycopg.OperationalError as error:
-        raise ConnectionFailed(
-            f"the Postgres destination {name!r} cannot be reached: {scrubbed(str(error)).strip()}",
-            mend="check host, port, user and password in the dbt profile or [destination] settings",
-        ) from None  # the driver's error holds the connection's parameters
-    with closing(control):
-        with _translated("a state to read"):
+    with closing(connected(conninfo, name)) as control:
+        with translated("a state to read", READING):
             control.execute(_BEGIN.encode())
             control.execute(_SET.encode())
             row = control.execute("SELECT pg_export_snapshot()").fetchone()
         assert row is not None, "it has one"
         with closing(PostgresState(conninfo, control, str(row[0]))) as state:
             yield state
-
-
-@contextmanager
-def _translated(where: object) -> Iterator[None]:
-    try:
-        yield
-    except BridgeError:
-        raise
-    except psycopg.Error as error:
-        said = scrubbed(error.diag.message_primary or str(error)).strip()
-        raise DestinationError(f"Postgres failed on {where}: {said}", mend="run the same command again") from error
 
 
 def selection(column: Column, stored: str) -> str:

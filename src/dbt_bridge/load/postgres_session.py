@@ -1,0 +1,58 @@
+"""Connections to a Postgres destination, and its errors in the bridge's words, without secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors
+
+from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, scrubbed
+
+WRITING = "USAGE, CREATE on the schema (and ownership of the table)"
+READING = "USAGE on the schema and SELECT on the table"
+
+
+def connected(conninfo: str, name: str) -> psycopg.Connection:
+    """A connection, in autocommit.
+
+    Args:
+        name: the destination's, for messages.
+    """
+    try:
+        return psycopg.connect(conninfo, autocommit=True, client_encoding="UTF8")
+    except psycopg.OperationalError as error:
+        raise ConnectionFailed(
+            f"the Postgres destination {name!r} cannot be reached: {scrubbed(str(error)).strip()}",
+            mend="check host, port, user and password in the dbt profile or [destination] settings",
+        ) from None  # the driver's error holds the connection's parameters
+
+
+@contextmanager
+def translated(where: object, rights: str = WRITING) -> Iterator[None]:
+    """Tell Postgres's errors as ours.
+
+    Args:
+        where: the table, for messages.
+        rights: what is to be granted where a privilege is missing.
+    """
+    try:
+        yield
+    except BridgeError:
+        raise
+    except psycopg.Error as error:
+        text = scrubbed(error.diag.message_primary or str(error)).strip()
+        raise DestinationError(f"Postgres failed on {where}: {text}", mend=_mend(error, rights)) from error
+
+
+def _mend(error: psycopg.Error, rights: str) -> str:
+    if isinstance(error, errors.InsufficientPrivilege):
+        return f"GRANT {rights} to the user of the connection"
+    if isinstance(error, errors.DiskFull):
+        return "free disk space at the Postgres server, then run the same command again"
+    if isinstance(error, errors.UniqueViolation | errors.ForeignKeyViolation | errors.NotNullViolation):
+        return error.diag.message_detail or "correct the rows, or the constraint"
+    if isinstance(error, psycopg.OperationalError):
+        return "run the same command again; nothing of it was written"
+    return "see the log of the Postgres server; nothing of it was written"
