@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbt_bridge.selector import selector
-from dbt_bridge.verify.parity import Aggregate, Difference, Parity
+from dbt_bridge.verify.parity import DELIVERED, Aggregate, Difference, Parity
 from dbt_bridge.verify.report import Shown, print_parities
 from dbt_bridge.verify.spelled import side_by_side, spelled
 from dbt_bridge.verify.verdict import caveats, found, next_command, verdict
@@ -176,6 +176,15 @@ def test_tables_and_what_models_replace_are_told_apart_in_their_own_words() -> N
     assert "landing.b" in tables
     assert models.strip().endswith("main.fct holds the same rows as the legacy system, at LSN 0/16B3748.")
     assert "destination" not in models
+
+
+def test_what_was_delivered_is_compared_with_its_model_and_told_apart_from_what_landed() -> None:
+    crm = parity(
+        "x", node="exposure.acme.crm", destination="pg: crm.x", origin="duckdb: main.x", words=DELIVERED, at="now"
+    )
+    text = printed(parity("a"), crm, parity("b"))
+    assert "Both tables hold the same rows as the origin, at LSN 0/16B3748." in text
+    assert "crm.x holds the same rows as its model, as of 2026-11-21 15:30:00 UTC." in text
 
 
 def test_two_comparisons_of_one_table_are_told_apart_by_their_origins() -> None:

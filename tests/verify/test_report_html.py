@@ -18,7 +18,7 @@ import pytest
 from dbt_bridge import __version__
 from dbt_bridge.verify.html import as_html
 from dbt_bridge.verify.look import statements
-from dbt_bridge.verify.parity import Aggregate, Difference, Parity
+from dbt_bridge.verify.parity import DELIVERED, Aggregate, Difference, Parity
 
 BEGAN = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
 EQUAL = Parity(
@@ -119,6 +119,14 @@ def test_the_first_thing_to_read_is_the_verdict() -> None:
     ] * 4
     assert [e.attributes["class"] for e in page(EQUAL).all("p", "verdict")] == ["verdict equal"]
     assert [e.attributes["class"] for e in page().all("p", "verdict")] == ["verdict failed"], "nothing is no proof"
+
+
+def test_what_landed_and_what_was_delivered_have_a_verdict_each() -> None:
+    crm = replace(EQUAL, destination="pg: crm.x", words=DELIVERED)
+    assert [e.text for e in page(EQUAL, crm).all("p", "verdict")] == [
+        "landing.customers holds the same rows as the origin, at LSN 0/16B3748. "
+        "crm.x holds the same rows as its model, at LSN 0/16B3748."
+    ]
 
 
 def test_of_two_comparisons_of_one_table_each_side_is_named_as_it_is() -> None:

@@ -30,7 +30,7 @@ from dbt_bridge.run.sides import landed_side, origin_side
 from dbt_bridge.selector import selector
 from dbt_bridge.table import Table, TableName
 from dbt_bridge.verify.compare import Asked, Bound
-from dbt_bridge.verify.parity import Parity
+from dbt_bridge.verify.parity import DELIVERED, Parity
 
 
 def verify(
@@ -246,7 +246,7 @@ class _Run:
             f"{warehouse.name}: {item.relation_schema}.{item.relation_name}",
             f"{item.destination}: {item.schema}.{item.table}",
         )
-        blank = opened(self._load_id, item.node, names, self._options.level, "now")
+        blank = replace(opened(self._load_id, item.node, names, self._options.level, "now"), words=DELIVERED)
         try:
             with closing(open_destination(item.destination, project_root=self._project.root)) as destination:
                 if not isinstance(destination, Readable):

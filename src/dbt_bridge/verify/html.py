@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from dbt_bridge import __version__
 from dbt_bridge.verify.look import statements
-from dbt_bridge.verify.parity import Aggregate, Parity
+from dbt_bridge.verify.parity import LANDED, Aggregate, Parity
 from dbt_bridge.verify.report import column_of, is_exact, lines, percent
 from dbt_bridge.verify.spelled import message, name, side_by_side
 from dbt_bridge.verify.verdict import (
     caveats,
     found,
+    in_order,
     kinds_of,
     next_command,
     table_of,
@@ -54,12 +55,12 @@ def as_html(parities: Sequence[Parity], *, title: str, about: Mapping[str, str] 
     style, script = (_part(file) for file in ("report.css", "report.js"))
     return _template().render(
         title=name(title),
-        verdict=name(verdict(parities)),
+        verdict=name(" ".join(map(verdict, in_order(parities))) or verdict([])),
         status=_status(parities),
         caveats=[name(caveat) for caveat in caveats(parities)],
         tiles=_tiles(parities),
         sections=sections,
-        words=parities[0].words if parities else ("origin", "destination"),
+        words=_words(parities),
         about={name(key): name(value) for key, value in {**_about(parities), **(about or {})}.items() if value},
         style=style,
         script=script,
@@ -189,9 +190,15 @@ def _tiles(parities: Sequence[Parity]) -> list[tuple[str, str, str]]:
     apart = sum(p.differences or 0 for p in parities)
     return [
         *((status if number else "", str(number), f"tables {status}") for status, number in counts.items()),
-        ("", f"{rows:,}", f"rows in {parities[0].words[0] if parities else 'origin'}"),
+        ("", f"{rows:,}", f"rows in {_words(parities)[0]}"),
         ("different" if apart else "", f"{apart:,}", "rows that differ"),
     ]
+
+
+def _words(parities: Sequence[Parity]) -> tuple[str, str]:
+    """What both sides are called in what is told of all."""
+    words = {p.words for p in parities}
+    return words.pop() if len(words) == 1 else LANDED
 
 
 def _about(parities: Sequence[Parity]) -> dict[str, str]:

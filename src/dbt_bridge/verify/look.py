@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from dbt_bridge.table import TableName, quoted, quoted_name
-from dbt_bridge.verify.parity import Parity
+from dbt_bridge.verify.parity import DELIVERED, LANDED, Parity
 
 _NAMED = re.compile(r"[^:]*: ([^\s.:()]+)\.([^\s.:()]+)")
 _KEYS = 10
@@ -18,7 +18,7 @@ _KEYS = 10
 
 def statements(parity: Parity) -> list[tuple[str, str]]:
     """(the side, its SQL); none where the relation is a query, or the rows have no key that can be written."""
-    if parity.words != ("origin", "destination") or not parity.key:
+    if parity.words not in (LANDED, DELIVERED) or not parity.key:
         return []
     keys = [d.key for d in parity.examples if all(_can_be_written(d.key.get(column, "\0")) for column in parity.key)]
     if not keys:

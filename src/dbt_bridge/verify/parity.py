@@ -23,6 +23,9 @@ Kind = Literal["only_in_origin", "only_in_destination", "different", "duplicate"
 """duplicate: a key that has several rows at a side; `Difference.rows` says how many."""
 
 
+LANDED, DELIVERED = ("origin", "destination"), ("model", "destination")  # what two sides are called
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One row that is not the same on both sides.
@@ -72,7 +75,7 @@ class Parity:
         load_id: of the run.
         node: dbt's unique_id of the source table, exposure or model.
         origin, destination: for people: `shop_pg: shop.orders`, `duckdb: shop_landing.orders`.
-        words: what the two sides are called in reports: (origin, destination) or (legacy, new).
+        words: what the two sides are called in reports: `LANDED`, `DELIVERED` or (legacy, new).
         method: how rows were compared, and `why` that way; empty for the other levels.
         at: the state that was compared: `LSN 0/16B3748`, `now`, `updated_at <= 2026-11-21 ...`.
         rows_origin, rows_destination: how many each side has; None where the comparison did not get so far.
@@ -110,7 +113,7 @@ class Parity:
     in_flight: int = 0
     bytes: int | None = None
     error: str | None = None
-    words: tuple[str, str] = ("origin", "destination")
+    words: tuple[str, str] = LANDED
     key: tuple[str, ...] = ()
     columns: Mapping[str, int] = field(default_factory=dict)
     aggregates: tuple[Aggregate, ...] = ()

@@ -168,7 +168,11 @@ def _hold(equal: int, parities: Sequence[Parity]) -> str:
     states = {when(p) for p in compared}
     state = f", {states.pop()}" if len(states) == 1 else _between(compared)
     word = parities[0].words[0]
-    return f"{who} {same} the {word if word == 'origin' else f'{word} system'}{state}"
+    if word == "model":
+        other = "its model" if number == 1 else "their models"
+    else:
+        other = "the origin" if word == "origin" else f"the {word} system"
+    return f"{who} {same} {other}{state}"
 
 
 def _between(parities: Sequence[Parity]) -> str:
