@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from tests.run.spoilt import Shop, table
 
-from dbt_bridge.project import Project
+from dbt_bridge.demo.postgres import Server
+from dbt_bridge.project import Project, WarehouseProfile
 
 Rows = list[tuple[Any, ...]]
 
@@ -137,3 +139,63 @@ def test_delta(
     shop.sync()
     assert lake.ask("SELECT count(*) FROM customers WHERE name = 'later'") == [(2,)]
     assert shop.repair() == []
+
+
+@pytest.fixture
+def through_dlt(
+    there: tuple[Project, Callable[[str], Rows]], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Project, Callable[[str], Rows]]:
+    """As `there`, but a warehouse that is reached through dlt's SQL client alone."""
+    project, ask = there
+    url = server.url(project.warehouse.database).replace("postgres@", "postgres:none@")
+    monkeypatch.setenv("DESTINATION__REDSHIFT__DESTINATION_TYPE", "postgres")
+    monkeypatch.setenv("DESTINATION__REDSHIFT__CREDENTIALS", url)
+    profile = WarehouseProfile("redshift", project.warehouse.database, "public", 2, {})
+    return replace(project, warehouse=profile), ask
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [{}, {"deletes": "soft"}, {"write_disposition": "append"}, {"replication": "initial_copy"}],
+    ids=["", "soft deletes", "log", "no cdc"],
+)
+def test_through_dlt(
+    through_dlt: tuple[Project, Callable[[str], Rows]],
+    warehouse_file: Path,
+    filled: psycopg.Connection,
+    kept: dict[str, Any],
+) -> None:
+    project, ask = through_dlt
+    shop = Shop(project, warehouse_file, table("customers", **kept))
+    is_log = "write_disposition" in kept
+    ghost = "INSERT INTO shop_landing.customers (id, name, _change, _lsn, _seq) VALUES (-5, 'ghost', 'insert', 1, 999)"
+    for statement in (*SPOILT[:2], ghost if is_log else SPOILT[2]):
+        assert ask(statement) != [(0,)]
+    (receipt,) = shop.repair()
+    counts = (receipt.rows_inserted, receipt.rows_updated, receipt.rows_deleted)
+    assert counts == (1, 2, 1), "what the second comparison has proven: dlt counts nothing"
+    assert ask("SELECT status, rows_loaded FROM _dbt_bridge.receipts WHERE hop = 'repair'") == [("success", 4)]
+    assert ask("SELECT status FROM _dbt_bridge.parity ORDER BY finished_at DESC LIMIT 1") == [("equal",)]
+    if kept.get("deletes") == "soft":
+        ghosts = ask("SELECT name, _deleted_at IS NULL FROM shop_landing.customers WHERE id < 1")
+        assert ghosts == [("ghost", False)]
+    filled.execute("UPDATE customers SET name = 'later' WHERE id IN (7, 9)")
+    shop.sync()
+    assert shop.repair() == []
+
+
+def test_through_dlt_no_single_one_of_equal_rows_is_taken_away(
+    through_dlt: tuple[Project, Callable[[str], Rows]], warehouse_file: Path, filled: psycopg.Connection
+) -> None:
+    """The refusal says what, where and the next command, and the table stays as it was."""
+    project, ask = through_dlt
+    filled.execute("ALTER TABLE customers DROP CONSTRAINT customers_pkey")
+    shop = Shop(project, warehouse_file, table("customers", "initial_copy"))
+    before = "SELECT count(*), sum(id) FROM shop_landing.customers"
+    ask(SPOILT[2])
+    stood = ask(before)
+    (receipt,) = shop.repair(equal=False)
+    assert receipt.status == "failed"
+    assert "shop_landing.customers has no key, and through dlt no single one of equal rows can be" in str(receipt.error)
+    assert "sync --full-refresh --select source:shop.customers" in str(receipt.error)
+    assert ask(before) == stood

@@ -350,7 +350,8 @@ def _refuse_whole_rows(replica: Replica, changes: Changes) -> None:
     if not bool((changes.kind == INSERT).all()):
         raise KeyRefused(
             f"{replica.table.name} has no key, and through dlt no single one of equal rows can be changed",
-            mend="name a key in primary_key:, or `write_disposition: append` for a log of its changes",
+            mend="name a key in primary_key:, or `write_disposition: append` for a log of its changes; until then"
+            f" {copied_anew(replica.node)}",
         )
 
 
