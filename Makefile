@@ -10,13 +10,31 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 # Some hundred processes are started by the tests: whoever keeps Python from writing bytecode has each compile anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint format bench docs lock install clean
+.PHONY: demo test test-chance duckdb2 test-duckdb2 lint format bench docs lock install clean
 
 demo: $(STAMP)
 	$(BIN)/dbt-bridge demo $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15 $(ARGS)
+
+# Other seeds and examples than those of every other run; a failure says its seed (tests/chance.py).
+test-chance: $(STAMP)
+	DBT_BRIDGE_SEED=random $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# What touches DuckDB most, on the next major version, which lies over the environment's own.
+DUCKDB2 := build/duckdb2
+test-duckdb2: $(DUCKDB2)/duckdb/__init__.py
+	PYTHONPATH=$(CURDIR)/$(DUCKDB2) $(BIN)/python -c 'import duckdb; assert duckdb.__version__ >= "2", duckdb.__version__'
+	PYTHONPATH=$(CURDIR)/$(DUCKDB2) $(BIN)/python -m pytest -n auto --dist loadfile -q \
+		tests/load/test_duckdb.py tests/load/test_duckdb_apply.py tests/load/test_duckdb_types.py \
+		tests/load/test_compaction.py tests/verify/test_compare.py tests/run/test_build.py tests/run/test_sides.py $(ARGS)
+
+duckdb2: $(DUCKDB2)/duckdb/__init__.py
+
+$(DUCKDB2)/duckdb/__init__.py: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(DUCKDB2) 'duckdb>=2,<3' \
+		|| uv pip install --quiet --no-deps --target $(DUCKDB2) 'duckdb>=2,<3'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
