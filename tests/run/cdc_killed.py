@@ -40,10 +40,10 @@ class Step:
 
 
 COPYING: Mapping[str, Step] = {
-    "before the slot is made": Step("dbt_bridge.run.capture:Capture._copied"),
+    "before the slot is made": Step("dbt_bridge.run.preparing:Preparation._copied"),
     "the slot is made": Step("dbt_bridge.extract.postgres.slot:Replication.create_slot", after=True),
     "a table is staged": Step("dbt_bridge.run.copying:_copied"),
-    "everything is staged": Step("dbt_bridge.run.capture:copied", after=True),
+    "everything is staged": Step("dbt_bridge.run.preparing:copied", after=True),
     "joined, not committed": Step("dbt_bridge.run.applying:Applier._join", after=True),
 }
 FOLLOWING: Mapping[str, Step] = {

@@ -32,7 +32,7 @@ from dbt_bridge.load.duckdb import DuckDBWarehouse
 from dbt_bridge.progress import Silent
 from dbt_bridge.project import LandingSource, LandingTable, Project
 from dbt_bridge.receipt import Receipt
-from dbt_bridge.run import capture, slot_reader
+from dbt_bridge.run import preparing, slot_reader
 from dbt_bridge.run.applying import Applier
 
 Sync = Callable[..., dict[str, Receipt]]
@@ -293,7 +293,7 @@ def test_a_server_that_restarts_in_the_middle_is_said_and_the_same_command_goes_
             return crashing
 
         if step == "copied":
-            monkeypatch.setattr(capture, "copied", crash(capture.copied))
+            monkeypatch.setattr(preparing, "copied", crash(preparing.copied))
         else:
             monkeypatch.setattr(DuckDBWarehouse, "chunk_rows", 10)
             monkeypatch.setattr(receiver, "RUN_MESSAGES", 10)

@@ -7,29 +7,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
-from dbt_bridge import lsn
 from dbt_bridge import receipt as record
-from dbt_bridge.errors import BridgeError, OriginError, UsageError
-from dbt_bridge.extract.postgres import publication
+from dbt_bridge.errors import BridgeError
 from dbt_bridge.extract.postgres import shape as shapes
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.feed import Chunk, Pace
-from dbt_bridge.extract.postgres.publication import Publishable
 from dbt_bridge.extract.postgres.shape import Shape
 from dbt_bridge.extract.postgres.slot import ExportedSlot, Replication
-from dbt_bridge.load.destination import Checkpoint, Follows, Staged, Warehouse
+from dbt_bridge.load.destination import Checkpoint, Staged
 from dbt_bridge.receipt import Receipt
 from dbt_bridge.run.applying import Applier, Committed, GivenUp
 from dbt_bridge.run.cdc_source import Source, following, opened
-from dbt_bridge.run.checkpoints import any_stands, checkpoints_of
-from dbt_bridge.run.copying import Copied, copied, discard
+from dbt_bridge.run.checkpoints import any_stands
+from dbt_bridge.run.copying import Copied, discard
 from dbt_bridge.run.landing import Wanted
 from dbt_bridge.run.memory import give_back_large_blocks
+from dbt_bridge.run.preparing import Chosen, Preparation
 from dbt_bridge.run.slot_reader import remember_reader, wait_until_free
-from dbt_bridge.run.slot_state import WalGuard, check_ours, check_slot, let_log_go
-from dbt_bridge.run.tracked import ANEW, Census, Tracked, census, declared_name
+from dbt_bridge.run.slot_state import WalGuard, let_log_go
+from dbt_bridge.run.tracked import ANEW, Tracked
 from dbt_bridge.run.unmoved import unchanged, unjoined
-from dbt_bridge.table import TableName
 
 _ROUNDS = 4  # a table that changes its columns again and again while it is copied is not copied for ever
 
@@ -68,7 +65,6 @@ class Capture:
         self._publications: tuple[str, ...] = ()
         self._shapes: Mapping[str, Shape] = {}  # when the tables were looked at last
         self._late: Mapping[str, tuple[Shape, Shape]] = {}
-        self._seen: Mapping[str, str] = {}  # shapes in the checkpoints: what was hidden is remembered
         self._told: set[str] = set()  # tables that have a failed receipt of this run
         self._identity = ""
         self.position = 0
@@ -154,111 +150,17 @@ class Capture:
         self._failed([record.failed(replace(receipt, hop="cdc"), error) for receipt in blank], [])
         return self.receipts
 
-    # --- prepare: which tables, the slot, the copies ---------------------------------------------------------------
+    # --- prepare -----------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Look at every table, make slot and publications where they are missing, copy what must be copied."""
-        source = self._source
-        if not isinstance(source.ends.destination, Follows):
-            raise UsageError(
-                f"the destination {source.ends.destination.name!r} cannot follow changes",
-                mend="land the source in the warehouse or in a Delta destination, or `replication: incremental`",
-            )
-        self._identity = f"{self._replication.identity().system_identifier}/{source.slot}"
-        points = checkpoints_of(source, self._identity, self._anew)
-        self._seen = {node: point.shape for node, point in points.items()}
-        check_ours(self._replication, source.slot)
-        with closing(Connections(source.name, source.url)) as now:
-            tables = [wanted for wanted in source.tables if wanted.table.node not in self._told]  # failed: not again
-            names = [declared_name(now, wanted) for wanted in tables]
-            known = publication.publishable(self._replication, names)
-            taken = census(now, source.ends.destination, tables, points, (self._asked, self._anew), known)
-            self._refuse(taken, points)
-            check_slot(self._replication, source.slot, list(taken.tracked.values()))
-            taken = self._published(now, taken, known)
-        self._shapes = taken.shapes
-        both = {node: (t.followed.shape, taken.shapes[node]) for node, t in taken.tracked.items()}
-        self._late = {node: pair for node, pair in both.items() if pair[0].relation != pair[1].relation}
-        self._tracked = dict(taken.tracked)
-        self._copies = self._copied([wanted for wanted, _ in taken.to_copy.values()])
+        """See `Preparation.prepared`."""
+        chosen = Chosen(self._asked, self._anew, frozenset(self._told))
+        found = Preparation(self._source, self._replication, chosen, self._failed).prepared()
+        self._identity, self._publications = found.identity, found.publications
+        self._shapes, self._late = found.shapes, found.late
+        self._tracked, self._copies = dict(found.tracked), list(found.copies)
+        self._staged = [copy.rows for copy in found.copies if isinstance(copy.rows, Staged)]
         self._anew = frozenset()
-
-    def _published(self, now: Connections, taken: Census, known: Mapping[TableName, Publishable]) -> Census:
-        """Every table that is followed or copied is in a publication, and none that is neither."""
-        wanted = [*(t.wanted for t in taken.tracked.values()), *(item for item, _ in taken.to_copy.values())]
-        names = [declared_name(now, item) for item in wanted]
-        everything = [name for name in names if known[name].identifies]
-        inserts = [name for name in names if not known[name].identifies]
-        if not names:
-            return taken
-        found = publication.ensure(self._replication, self._source.slot, everything, inserts)
-        self._publications = found.names
-        if found.is_new:
-            self._begin_anew(taken)
-        # What happened to a table while it was not published, or not whole, was not sent.
-        missed = [node for node, t in taken.tracked.items() if t.followed.declared in found.added]
-        why = "it was taken out of its publication, or published in part"
-        return replace(
-            taken,
-            tracked={node: t for node, t in taken.tracked.items() if node not in missed},
-            to_copy={**taken.to_copy, **{node: (taken.tracked[node].wanted, why) for node in missed}},
-        )
-
-    def _begin_anew(self, taken: Census) -> None:
-        """A slot cannot be read across the time before its publication: pgoutput looks it up as of each change.
-
-        Raises:
-            OriginError: tables are followed through the slot, and the publication was dropped.
-        """
-        slot = self._source.slot
-        if taken.tracked:
-            tables = " ".join(f"source:{t.wanted.source.name}.{t.wanted.table.name}" for t in taken.tracked.values())
-            raise OriginError(
-                f"the publication {slot!r} of origin {self._source.name!r} was dropped, and its slot cannot be read"
-                " without it",
-                mend=f"dbt-bridge slots drop {slot}, then dbt-bridge sync --full-refresh --select {tables}",
-            )
-        self._replication.drop_slot(slot)
-
-    def _copied(self, wanted: Sequence[Wanted]) -> list[Copied]:
-        """Copy under the snapshot of the slot where it is new, else of a temporary one."""
-        if not wanted:
-            return []
-        source = self._source
-        self._forget_where_rows_show(wanted)
-        state = self._replication.slot(source.slot)
-        if state is not None and state.is_lost and not self._tracked:  # nobody can read it, and nobody needs it
-            self._replication.drop_slot(source.slot)
-            state = None
-        is_new = state is None
-        name = source.slot if is_new else f"{source.slot[:40]}_copy_{source.load_id[-6:]}"
-        with self._replication.create_slot(name, temporary=not is_new, on_wait=source.progress.message) as exported:
-            copies, failures = copied(source.url, source.ends, exported, wanted, source.threads, source.progress)
-        at = lsn.spelled(exported.consistent_point)
-        points = [
-            Checkpoint(r.node, source.name, "", at, self._identity, self._seen.get(r.node, ""), r.error or "not copied")
-            for r in failures
-        ]
-        self._failed(failures, points)
-        self._staged = [copy.rows for copy in copies if isinstance(copy.rows, Staged)]
-        return copies
-
-    def _forget_where_rows_show(self, wanted: Sequence[Wanted]) -> None:
-        """At a destination without stages a copy shows before it is joined: the old checkpoint ends there."""
-        source = self._source
-        if isinstance(source.ends.destination, Warehouse):
-            return
-        nodes = {item.table.node for item in wanted}
-        old = [point for point in source.ends.ledger.checkpoints() if point.node in nodes and not point.set_aside]
-        if old:
-            source.ends.ledger.save([replace(point, set_aside=f"{ANEW}: a copy broke off") for point in old], [])
-
-    def _refuse(self, taken: Census, points: Mapping[str, Checkpoint]) -> None:
-        """Tables that cannot be followed have a failed receipt, and those that were followed are set aside."""
-        refused = taken.refused.items()
-        failed = [record.failed(replace(wanted.receipt, hop="cdc"), error) for _, (wanted, error) in refused]
-        aside = [replace(points[node], set_aside=str(error)) for node, (_, error) in refused if node in points]
-        self._failed(failed, aside)
 
     def _failed(self, receipts: Sequence[Receipt], points: Sequence[Checkpoint]) -> None:
         if receipts:
