@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from dbt_bridge import lsn
 from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, KeyRefused, OriginError, UsageError
 from dbt_bridge.extract.postgres import shape as shapes
-from dbt_bridge.extract.postgres.catalog import typed
+from dbt_bridge.extract.postgres.catalog import PRIMARY_KEY, typed
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.followed import Followed, shown
 from dbt_bridge.extract.postgres.publication import Publishable
@@ -149,7 +149,7 @@ def track(origin: Connections, destination: Destination, wanted: Wanted, shape: 
     """A table in the shape that its landing table has."""
     columns_sent = [column.sent_as for column in shape.columns]
     natural, _ = typed(origin, columns_sent)
-    primary = origin.query(_PRIMARY, {"oid": shape.oid})
+    primary = origin.query(PRIMARY_KEY, {"oid": shape.oid})
     key = shapes.key_of(shape, wanted.table.primary_key, [row[0] for row in primary])
     columns = landing_columns(Table(shape.table, natural, key), wanted.table, destination)
     names = [column.name for column in columns]
@@ -185,14 +185,6 @@ SELECT 1
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('v', 'm', 'f')
-"""
-_PRIMARY = """
-SELECT a.attname
-FROM pg_index i
-CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
-JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-WHERE i.indrelid = %(oid)s AND i.indisprimary AND k.place <= i.indnkeyatts
-ORDER BY k.place
 """
 
 

@@ -122,7 +122,7 @@ _TYPES = _RESOLVED.format(
         WITH ORDINALITY AS w (name, oid, modifier, place)"""
 )
 
-_KEY = """
+PRIMARY_KEY = """
 SELECT a.attname
 FROM pg_index i
 CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
@@ -208,7 +208,7 @@ def relation(connections: Connections, name: TableName) -> Relation:
     rows = connections.query(_COLUMNS, {"oid": oid})
     types = {row[0]: _origin_type(*row[3:]) for row in rows}
     columns = tuple(Column(row[0], natural(types[row[0]]), row[1], not row[2]) for row in rows)
-    key = tuple(row[0] for row in connections.query(_KEY, {"oid": oid}))
+    key = tuple(row[0] for row in connections.query(PRIMARY_KEY, {"oid": oid}))
     return Relation(
         Table(name, columns, key),
         types,
