@@ -163,7 +163,7 @@ def test_a_pace_is_kept(origin: psycopg.Connection, database: str) -> None:
     origin.execute("CREATE TABLE t (id int PRIMARY KEY)")
     made = simulate(database, Mix(2, 0, 0, rate=40, seconds=0.5), ["t"])
     assert (made.inserts, len(rows(origin, "t"))) == (20, 20)
-    assert 0.47 <= made.seconds < 5
+    assert 0.47 <= made.seconds < 60
 
 
 def test_the_command_prints_what_it_did(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
