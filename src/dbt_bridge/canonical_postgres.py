@@ -223,10 +223,11 @@ def _list(sql: str, own: str, origin_type: str, canon: Canon) -> str | None:
     cast = _element_casts(own.removesuffix("[]"), origin_type, of)
     if cast is None:
         return None
-    # hash_array sees neither dimensions nor bounds; a list has one that starts at 1.
+    # hash_array sees neither dimensions nor bounds; a list has one that starts at 1. Any other array is its text, and
+    # no list of that text.
     return (
-        f"int8send(hash_array_extended((CASE WHEN array_ndims({sql}) > 1 OR array_lower({sql}, 1) <> 1"
-        f' THEN ARRAY[{sql}::text] ELSE {sql}{cast} END) COLLATE "C", 0))'
+        f"CASE WHEN array_ndims({sql}) > 1 OR array_lower({sql}, 1) <> 1 THEN convert_to({sql}::text, 'UTF8')"
+        f' ELSE int8send(hash_array_extended({sql}{cast} COLLATE "C", 0)) END'
     )
 
 

@@ -290,6 +290,11 @@ def test_an_array_that_no_list_holds_is_like_no_list(url: str) -> None:
         connection.execute("INSERT INTO t VALUES (3, '{{1,2},{3,4}}'), (4, '[0:3]={1,2,3,4}')")
     (found,) = at_server(url, same(column))
     assert len(set(found)) == 4
+    (column,), _ = stored(url, ["text[]"], [['{"{{a,b}}"}'], ['{"[0:0]={a}"}']])
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("INSERT INTO t VALUES (4, '{{a,b}}'), (5, '[0:0]={a}')")
+    (found,) = at_server(url, same(column))
+    assert len(set(found)) == 5
 
 
 def test_rows_keys_and_buckets_are_those_of_arrow(url: str) -> None:
