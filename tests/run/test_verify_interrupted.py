@@ -21,6 +21,7 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
+from tests.chance import SEED
 from tests.run import cdc_killed
 from tests.run.cdc_killed import Orders, Step
 
@@ -28,7 +29,6 @@ from dbt_bridge import run
 from dbt_bridge.progress import Silent
 from dbt_bridge.project import Project
 
-SEED = int(os.environ.get("DBT_BRIDGE_SEED", "0")) or random.SystemRandom().randrange(2**31)
 RUNS = int(os.environ.get("DBT_BRIDGE_RUNS", "4"))
 SLOT = "dbt_bridge_interrupted"
 VERIFYING: Mapping[str, tuple[Step, int]] = {
