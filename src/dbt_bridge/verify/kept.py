@@ -62,6 +62,13 @@ class Kept:
         self.rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
+        """Keep the rows of a batch: a large one piece by piece, so that a copy of all of it is never there."""
+        pieces = 1 + batch.nbytes // _BYTES_PER_WRITE
+        rows = max(1, -(-batch.num_rows // pieces))
+        for start in range(0, batch.num_rows, rows):
+            self._add(batch.slice(start, rows))
+
+    def _add(self, batch: pa.RecordBatch) -> None:
         self._pending.append(copied(batch))
         self._schema = self._schema or batch.schema
         self.rows += batch.num_rows

@@ -131,6 +131,7 @@ def suspects(kept: tuple[Kept, Kept], paired: Paired, engine: Any) -> Suspects:
         found.append(digests)
         number += len(digests)
         _keep_keys(answer, (origin, destination), digests, number)
+    give_back_memory()  # of the engine
     answer.keys = np.sort(np.concatenate(found)) if found else answer.keys
     answer.in_flight = np.concatenate(late) if late else answer.in_flight
     return answer
