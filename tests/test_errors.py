@@ -54,6 +54,7 @@ def test_a_password_does_not_survive(text: str) -> None:
         "the column public.users.password is text",
         ".dlt/secrets.toml is not valid TOML",
         "primary_key: orders has no column 'key'",
+        "Access denied for user 'root'@'localhost' (using password: YES)",
         "https://example.com/a:b",
     ],
 )

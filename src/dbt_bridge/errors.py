@@ -104,6 +104,7 @@ _URL_PASSWORD = re.compile(r"(?P<head>[a-zA-Z][\w+.-]*://[^\s:/@]*):\S+@")
 # password=x, PGPASSWORD=x, "password": "x", SQL's PASSWORD 'x'; a quoted value may hold escaped quotes.
 _KEY_VALUE_PASSWORD = re.compile(
     r"(?i)(?P<key>(?:password|passwd|pwd|passphrase|secret|token|api_?key|access_key|private_key)[\"']?(?:\s*[=:]\s*|\s+(?=')))"
+    r"(?!(?:YES|NO)\)+(?:[\s,;.'\"]|$))"  # MySQL's "using password: YES" is none
     r"(?:'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\"|[^\s,;&'\"]+)"
 )
 

@@ -164,6 +164,11 @@ def in_a_line(parity: Parity) -> str:
     told = "" if rows is None else f"{rows:,} row{'' if rows == 1 else 's'} "
     if parity.is_equal:
         return f"{parity.destination}: {told}equal{'' if parity.level == 'rows' else f' ({parity.level})'}{at}"
-    if (found := parity.differences) is not None:
+    if found := parity.differences:
         return f"{parity.destination}: {found:,} of {told}differ{'s' if found == 1 else ''}{at}"
+    if apart := sum(not aggregate.same for aggregate in parity.aggregates):
+        alike = f"{told}equal, " if found == 0 else ""
+        return (
+            f"{parity.destination}: {alike}{apart:,} {'aggregate differs' if apart == 1 else 'aggregates differ'}{at}"
+        )
     return f"{parity.destination}: the {parity.level} differ{at}"
