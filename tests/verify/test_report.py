@@ -185,6 +185,7 @@ def test_what_was_delivered_is_compared_with_its_model_and_told_apart_from_what_
     text = printed(parity("a"), crm, parity("b"))
     assert "Both tables hold the same rows as the origin, at LSN 0/16B3748." in text
     assert "crm.x holds the same rows as its model, as of 2026-11-21 15:30:00 UTC." in text
+    assert "Both delivered tables hold the same rows as their models" in printed(crm, replace(crm, destination="pg: y"))
 
 
 def test_two_comparisons_of_one_table_are_told_apart_by_their_origins() -> None:

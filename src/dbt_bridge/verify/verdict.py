@@ -155,19 +155,19 @@ def next_command(parity: Parity) -> str:
 
 
 def _hold(equal: int, parities: Sequence[Parity]) -> str:
-    number = len(parities)
+    number, word = len(parities), parities[0].words[0]
+    tables = "delivered tables" if word == "model" else "tables"
     if number == 1:
         who = f"{table_of(parities[0])} {'holds' if equal else 'does not hold'}"
     elif equal == number:
-        who = "Both tables hold" if number == 2 else f"All {number} tables hold"
+        who = f"Both {tables} hold" if number == 2 else f"All {number} {tables} hold"
     else:
-        who = f"{equal or 'None'} of {number} tables {'hold' if equal > 1 else 'holds'}"
+        who = f"{equal or 'None'} of {number} {tables} {'hold' if equal > 1 else 'holds'}"
     compared = [p for p in parities if p.status != "failed"]
     levels = {p.level for p in compared}
     same = _SAME[levels.pop()] if len(levels) == 1 else "the same as"
     states = {when(p) for p in compared}
     state = f", {states.pop()}" if len(states) == 1 else _between(compared)
-    word = parities[0].words[0]
     if word == "model":
         other = "its model" if number == 1 else "their models"
     else:
