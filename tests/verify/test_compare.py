@@ -472,6 +472,25 @@ def test_a_cursor_may_be_a_number_or_a_text(cursor: str, at_most: str, in_flight
     assert (parity.status, parity.in_flight) == ("equal", in_flight)
 
 
+@pytest.mark.parametrize(
+    ("values", "at_most", "in_flight"),
+    [
+        (["1.5", "200.5", "200.6", "1e40", "NaN"], "200.5", 3),  # numerics without digits travel as text
+        ([Decimal("1.50"), Decimal("200.50"), Decimal("201.00")], "200.5", 1),
+        ([200, 201, None], "200.5", 1),
+        ([-200, -201, None], "-200.5", 1),
+    ],
+)
+def test_a_bound_between_two_numbers_is_not_rounded(values: list[Any], at_most: str, in_flight: int) -> None:
+    sides = [ArrowSide(name, pa.table({"id": list(range(len(values))), "at": values})) for name in ("orders", "landed")]
+    for side in sides:
+        kind = "numeric" if isinstance(values[0], str) else ""
+        columns = (side.table.columns[0], replace(side.table.columns[1], origin_type=kind))
+        side.table = replace(side.table, columns=columns)
+    parity = compare(OPENED, *sides, Asked(key=("id",), bound=Bound("at", at_most)))
+    assert (parity.status, parity.in_flight) == ("equal", in_flight)
+
+
 def test_a_bound_that_is_no_value_of_the_cursor_is_refused() -> None:
     asked = Asked(key=("id",), bound=Bound("at", "yesterday-ish"))
     with pytest.raises(UsageError, match="no value of the cursor at"):
