@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dbt_bridge.cli import answered
 from dbt_bridge.cli.output import Output
 from dbt_bridge.cli.parities import MOVED, Told, nothing_compared, told
 from dbt_bridge.errors import UsageError
-from dbt_bridge.receipt import now
+from dbt_bridge.receipt import now, opened
 from dbt_bridge.verify.parity import Difference, Parity
 
 SOURCES = """
@@ -103,6 +104,15 @@ def test_a_report_replaces_the_last_one_whole(tmp_path: Path, capsys: pytest.Cap
     told([EQUAL], how(tmp_path))
     assert "old-2" not in (tmp_path / "parity.html").read_text()
     assert [file.name for file in tmp_path.iterdir()] == ["parity.html"]
+
+
+def test_quiet_tells_what_a_gate_held_back(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"table_name": "crm.loyal", "origin": "main.loyal", "destination": "crm", "write_disposition": "merge"}
+    held = replace(opened("load", "deliver", "exposure.shop.loyal", **names), status="skipped", error="fct differs")
+    assert Output(quiet=True).result([held], ok=False) == 1
+    assert capsys.readouterr().err == "crm.loyal: fct differs\n"
+    assert Output(quiet=True).result([held], ok=True) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_report_that_cannot_be_written_fails_the_command_and_the_result_is_told_all_the_same(

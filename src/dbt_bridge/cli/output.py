@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +61,14 @@ class Output:
             if not receipts and not parities:
                 click.echo("nothing to move: no selected source or exposure has a config.meta.bridge block", err=True)
         else:
-            self._errors(receipts, parities)
+            self._errors(receipts, parities, ("failed",) if ok else ("failed", "skipped"))
         return 0 if ok else FAILED
 
-    def _errors(self, receipts: Sequence[Receipt], parities: Sequence[Parity]) -> None:
+    def _errors(self, receipts: Sequence[Receipt], parities: Sequence[Parity], told: Collection[str]) -> None:
+        """What went wrong; of what was skipped only where that is because something did."""
         from dbt_bridge.progress import by_error
 
-        for error, names in by_error((r.table_name, r.error) for r in receipts if r.status == "failed").items():
+        for error, names in by_error((r.table_name, r.error) for r in receipts if r.status in told).items():
             click.echo(f"{', '.join(names)}: {error}", err=True)
         if unequal := [parity for parity in parities if not parity.is_equal]:
             from dbt_bridge.verify.report import print_parities
