@@ -7,7 +7,7 @@
     ├── TypeRefused             a value or a type cannot be kept exactly at the destination
     ├── KeyRefused              a merge key is absent, NULL or not declared
     ├── DestinationError        the destination refused or broke off: disk full, locked, privilege
-    ├── DbtFailed               dbt could not parse, or a node of it failed
+    ├── DbtFailed               dbt stopped before its end, or a node of it failed
     └── MissingExtra            an optional dependency is not installed; names the pip command
 
 Each message says what happened, where (table, column), and what to do next. Secrets never enter a message:
@@ -72,7 +72,7 @@ class DestinationError(BridgeError):
 
 
 class DbtFailed(BridgeError):
-    """dbt could not parse the project, or a node of it failed."""
+    """dbt stopped before its end, or a node of it failed. A project that it cannot parse is a UsageError."""
 
 
 class MissingExtra(BridgeError):
@@ -97,6 +97,13 @@ class Interrupted(KeyboardInterrupt):
         super().__init__()
         self.parities = tuple(parities)
         self.receipts = tuple(receipts)
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether the user broke off: DuckDB (1.5.5) answers Ctrl-C in a query with an error of its own."""
+    return isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, RuntimeError) and str(error) == "Query interrupted"
+    )
 
 
 # To the last @ of the word: passwords that should have been escaped may hold @ and / themselves.
