@@ -287,14 +287,15 @@ def _life(story: Story, most: int) -> None:
     after = [(every, step) for step in rng.sample(list(FOLLOWING), 4)]
     for tables, step in [*following, *beside, *after][: most - 3]:
         story.writer.wait(25)
-        story.sync(tables, step, _call(rng, step))
+        story.sync(tables, step, _call(rng, step, len(story.landing.later) if step in COPYING else 2))
 
 
 _ONCE = ("before the slot is made", "the slot is made", "everything is staged", "the stream ends")  # per sync
 
 
-def _call(rng: random.Random, step: str) -> int:
-    return 1 if step in _ONCE else rng.randint(1, 2)
+def _call(rng: random.Random, step: str, most: int = 2) -> int:
+    """At which call; a copy has only as many as there are tables to copy."""
+    return 1 if step in _ONCE else min(rng.randint(1, 2), most)
 
 
 def _compare(story: Story, url: str) -> None:
