@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -26,8 +27,10 @@ from tests.run import cdc_killed
 from tests.run.cdc_killed import Orders, Step
 
 from dbt_bridge import run
+from dbt_bridge.errors import Interrupted
 from dbt_bridge.progress import Silent
 from dbt_bridge.project import Project
+from dbt_bridge.reconciliation import Metric, Reconciliation
 
 RUNS = int(os.environ.get("DBT_BRIDGE_RUNS", "4"))
 SLOT = "dbt_bridge_interrupted"
@@ -273,3 +276,33 @@ def test_an_interrupted_repair_has_repaired_all_of_a_table_or_nothing(
         nothing_is_left(commands, origin)
     assert commands.run("repair").code == 0
     assert commands.run("verify").code == 0
+
+
+class Pressing(Silent):
+    """Presses Ctrl-C once what was started has the processor."""
+
+    def started(self, *_: object) -> None:
+        began = time.process_time()
+
+        def press() -> None:
+            while time.process_time() - began < 1:
+                pass
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=press, daemon=True).start()
+
+
+def test_an_engine_that_is_interrupted_in_a_query_is_no_failure(
+    project: Project, origin: psycopg.Connection, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB answers Ctrl-C with an error of its own, which would be told as a bug."""
+    duckdb.connect(str(warehouse_file)).close()
+    slow = "SELECT sum(a.range * b.range % 7) FROM range(1000000) AS a, range(1000000) AS b"
+    model = Reconciliation("model.shop.slow", "slow", "slow", "slow", metrics=(Metric("slow", "SELECT 1", slow),))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(Interrupted) as interrupted:
+            run.reconcile(replace(project, reconciliations=(model,)), run.ReconcileOptions(), Pressing())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert interrupted.value.parities == ()

@@ -27,7 +27,7 @@ from dbt_bridge.cli import (  # noqa: F401 (they add their commands to the group
 )
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.output import FAILED, USAGE, Output
-from dbt_bridge.errors import BridgeError, Interrupted, UsageError, scrubbed
+from dbt_bridge.errors import BridgeError, Interrupted, UsageError, is_interruption, scrubbed
 
 __all__ = ["answered", "cli", "main"]
 
@@ -79,6 +79,8 @@ def answered(arguments: Sequence[str]) -> int:
         sys.stderr.close()
         return FAILED
     except Exception as error:
+        if is_interruption(error):
+            return _interrupted(output, error)
         if output.debug:
             click.echo(scrubbed(traceback.format_exc()), err=True)
         what = f"this is a bug in dbt-bridge: {type(error).__name__}: {scrubbed(str(error))}"

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.errors import BridgeError, DestinationError, MissingExtra, scrubbed
+from dbt_bridge.errors import BridgeError, DestinationError, MissingExtra, is_interruption, scrubbed
 from dbt_bridge.leftovers import full
 from dbt_bridge.load.change_log import LOG_COLUMNS
 from dbt_bridge.load.destination import DELETED_AT, Replica
@@ -146,6 +146,8 @@ def _told(name: TableName) -> Iterator[None]:
     except (BridgeError, GeneratorExit):
         raise
     except Exception as error:
+        if is_interruption(error):
+            raise
         if no_room := full(Path(tempfile.gettempdir()), error, f"{name} could not be read"):
             raise no_room from error
         said = scrubbed(" ".join(str(error).split())) or type(error).__name__

@@ -298,7 +298,7 @@ class DuckDBWarehouse:
 
     @contextmanager
     def _cursor(self, where: object) -> Iterator[Any]:
-        with closing(self._connection.cursor()) as cur, translated(where):
+        with closing(self._connection.cursor()) as cur, reading.ending(cur), translated(where):
             yield cur
 
     def _select(self, name: TableName, columns: Mapping[str, str], as_text: Collection[str] = ()) -> str:

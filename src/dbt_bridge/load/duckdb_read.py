@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from dbt_bridge.errors import DestinationError, scrubbed
+from dbt_bridge.errors import DestinationError, is_interruption, scrubbed
 from dbt_bridge.table import quoted
 
 ROWS_PER_BATCH = 50_000
@@ -89,7 +89,19 @@ def of_relation(relation: Any) -> pa.RecordBatchReader:
 
 def reader(cur: Any, query: str) -> pa.RecordBatchReader:
     """A query's rows as a stream."""
-    return _stream(cur.sql(query))
+    with ending(cur):
+        return _stream(cur.sql(query))
+
+
+@contextmanager
+def ending(cur: Any) -> Iterator[None]:
+    """A query that Ctrl-C breaks off ends: DuckDB 1.5.5 would go on with it, and whoever closes would wait for it."""
+    try:
+        yield
+    except BaseException as error:
+        if is_interruption(error):
+            cur.interrupt()
+        raise
 
 
 def _stream(relation: Any) -> pa.RecordBatchReader:

@@ -177,7 +177,8 @@ def held(connection: Any, catalog: str) -> Iterator[DuckDBState]:
             cur.execute("BEGIN")
             # The transaction of an attached database begins with the first look at its catalog.
             cur.execute("SELECT count(*) FROM duckdb_tables() WHERE database_name = ?", [catalog]).fetchall()
-        yield DuckDBState(cur, catalog)
+        with reading.ending(cur):
+            yield DuckDBState(cur, catalog)
     finally:
         roll_back(cur)
         cur.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 from dbt_bridge.audit_parity import ParityRow
-from dbt_bridge.errors import BridgeError, Interrupted
+from dbt_bridge.errors import BridgeError, Interrupted, is_interruption
 from dbt_bridge.load.destination import Ledger, Replica, Warehouse
 from dbt_bridge.progress import Progress
 from dbt_bridge.receipt import now
@@ -115,7 +115,7 @@ class Verdicts:
         except BridgeError:
             if error is None:  # else that one is told
                 raise
-        if isinstance(error, KeyboardInterrupt):
+        if is_interruption(error):
             raise Interrupted(self.found) from error
 
     def stands(self, parity: Parity) -> Parity:

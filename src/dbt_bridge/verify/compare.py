@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from dbt_bridge.errors import BridgeError
+from dbt_bridge.errors import BridgeError, is_interruption
 from dbt_bridge.leftovers import full, temporary_folder
 from dbt_bridge.receipt import now
 from dbt_bridge.verify.asked import Asked, Bound, Tolerance
@@ -42,6 +42,10 @@ def compare(opened: Parity, origin: Side, destination: Side, asked: Asked) -> Pa
             what = f"{origin.name} and {destination.name} could not be compared"
             mend = f"if memory or disk ran out, free some (TMPDIR names the disk, now {folder.parent}) and run it again"
             raise full(folder.parent, error, what) or BridgeError(f"{what}: {error}", mend=mend) from error
+        except BaseException as error:
+            if is_interruption(error):  # DuckDB 1.5.5 would go on with its query, and closing would wait for it
+                engine.interrupt()
+            raise
     ended = now()
     return replace(
         found,
