@@ -22,6 +22,7 @@ from dbt_bridge.run.copying import Copied, copied
 from dbt_bridge.run.landing import Wanted
 from dbt_bridge.run.slot_state import check_ours, check_slot
 from dbt_bridge.run.tracked import ANEW, Census, Tracked, census, declared_name
+from dbt_bridge.selector import selector
 from dbt_bridge.table import TableName
 
 
@@ -142,7 +143,7 @@ class Preparation:
         """
         slot = self._source.slot
         if taken.tracked:
-            tables = " ".join(f"source:{t.wanted.source.name}.{t.wanted.table.name}" for t in taken.tracked.values())
+            tables = " ".join(selector(node) for node in taken.tracked)
             raise OriginError(
                 f"the publication {slot!r} of origin {self._source.name!r} was dropped, and its slot cannot be read"
                 " without it",
