@@ -35,6 +35,7 @@ class Wounds:
     Attributes:
         missing, wrong, doubled, extra: keys (of a table without a key: whole rows), without what was found of them;
             `wrong` lie there with other values, `doubled` more than once.
+        surplus: rows that lie there beyond the first of their key.
         times: of a table without a key: how often each row of `missing`, and of `extra`, is wanted or too much.
     """
 
@@ -42,6 +43,7 @@ class Wounds:
     wrong: pa.Table
     doubled: pa.Table
     extra: pa.Table
+    surplus: int = 0
     times: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -53,7 +55,7 @@ class Wounds:
         """Rows that are inserted, updated and deleted."""
         if self.times is not None:
             return int(self.times[0].sum()), 0, int(self.times[1].sum())
-        return len(self.missing), len(self.wrong) + len(self.doubled), len(self.extra)
+        return len(self.missing), len(self.wrong) + len(self.doubled), len(self.extra) + self.surplus
 
 
 def wounds(replica: Replica, keys: pa.Table, key: Sequence[str]) -> Wounds:
@@ -74,7 +76,7 @@ def wounds(replica: Replica, keys: pa.Table, key: Sequence[str]) -> Wounds:
     if not key:
         more, less = ours > theirs, ours < theirs
         times = (ours - theirs)[more], (theirs - ours)[less]
-        return Wounds(those(more), named.slice(0, 0), named.slice(0, 0), those(less), times)
+        return Wounds(those(more), named.slice(0, 0), named.slice(0, 0), those(less), times=times)
     if (several := int((ours > 1).sum())) > 0:
         raise KeyRefused(
             f"{several} keys ({', '.join(key)}) of {replica.table.name} have several rows at the origin, so none of"
@@ -83,7 +85,11 @@ def wounds(replica: Replica, keys: pa.Table, key: Sequence[str]) -> Wounds:
         )
     there = ours == 1
     return Wounds(
-        those(there & (theirs == 0)), those(there & (theirs == 1)), those(there & (theirs > 1)), those(ours == 0)
+        those(there & (theirs == 0)),
+        those(there & (theirs == 1)),
+        those(there & (theirs > 1)),
+        those(ours == 0),
+        surplus=int(np.maximum(theirs - 1, 0).sum()),
     )
 
 
