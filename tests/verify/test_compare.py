@@ -379,6 +379,15 @@ def test_values_within_their_tolerance_are_the_same(tolerance: Tolerance, differ
         ("1.00", "1.01", Tolerance(Decimal("0.01")), True),
         ("NaN", "5", Tolerance(Decimal("0.01"), relative=True), False),
         ("Infinity", "5", Tolerance(Decimal("0.01"), relative=True), False),
+        ("Infinity", "-Infinity", Tolerance(Decimal(5)), False),
+        # More digits than an engine's decimal has, on the way or in the tolerance.
+        (f"1{'0' * 30}.5", f"1{'0' * 29}1.5", Tolerance(Decimal("0.01"), relative=True), True),
+        (f"1{'0' * 30}.5", f"102{'0' * 28}.5", Tolerance(Decimal("0.01"), relative=True), False),
+        (f"1{'0' * 30}.5", f"1{'0' * 29}1.5", Tolerance(Decimal("0.5")), False),
+        (f"1{'0' * 9}.{'0' * 29}1", f"1{'0' * 9}.{'0' * 29}9", Tolerance(Decimal("0.5")), True),
+        (f"{'9' * 26}.5", "0.5", Tolerance(Decimal("1e-13")), False),
+        (2**63 - 1, 1, Tolerance(Decimal("1e-23")), False),
+        (2**63 - 1, 1 - 2**63, Tolerance(Decimal(5)), False),
     ],
 )
 def test_no_tolerance_reaches_to_infinity_or_is_rounded_away(
@@ -392,6 +401,24 @@ def test_no_tolerance_reaches_to_infinity_or_is_rounded_away(
         )
     parity = compare(OPENED, *sides, Asked(key=("id",), tolerances={"v": tolerance}))
     assert (parity.status == "equal") == is_near
+
+
+def test_floats_of_32_bits_are_told_as_people_know_them_where_both_sides_have_them() -> None:
+    """Beside a double the same number needs its own digits, as it is another one than 32.38."""
+    real = pa.table({"id": [1, 2], "v": pa.array([32.38, -0.1], pa.float32())})
+    changed = pa.table({"id": [1, 3], "v": pa.array([1e-7, -0.1], pa.float32())})
+    doubles = pa.table({"id": [1, 2], "v": pa.array([32.38, -0.1], pa.float64())})
+    sides = ArrowSide("orders", real), ArrowSide("landed", changed)
+    parity = compare(OPENED, *sides, Asked(key=("id",)))
+    told = {e.kind: (e.origin.get("v"), e.destination.get("v")) for e in parity.examples}
+    assert told == {
+        "different": ("32.38", "1e-07"), "only_in_origin": ("-0.1", None), "only_in_destination": (None, "-0.1"),
+    }  # fmt: skip
+    ends = {a.what: (a.origin, a.destination) for a in compare(OPENED, *sides, Asked(level="aggregates")).aggregates}
+    assert (ends["min"], ends["max"]) == (("-0.1", "-0.1"), ("32.38", "1e-07"))
+    sides = ArrowSide("orders", real.slice(0, 1)), ArrowSide("landed", doubles.slice(0, 1))
+    (example,) = compare(OPENED, *sides, Asked(key=("id",))).examples
+    assert (example.origin["v"], example.destination["v"]) == ("32.380001068115234", "32.38")
 
 
 def test_a_number_beyond_128_bits_is_not_taken_for_the_small_one_that_it_wraps_around_to() -> None:

@@ -55,6 +55,26 @@ def test_aggregates_see_one_changed_value_and_tell_how_far_it_is() -> None:
     assert parity.status == "different"  # min is 1 and not 0 any more
 
 
+@pytest.mark.parametrize(
+    ("type_", "apart", "seconds", "same"),
+    [
+        (pa.date32(), 1, "86400", True),
+        (pa.date32(), 1, "86399.9", False),
+        (pa.timestamp("us"), 1_000_000, "1", True),
+        (pa.timestamp("ns"), 1_000_000_000, "1", True),
+        (pa.timestamp("ns"), 1_000_000_001, "1", False),
+    ],
+)
+def test_moments_that_are_just_within_their_tolerance_are_the_same(
+    type_: pa.DataType, apart: int, seconds: str, same: bool
+) -> None:
+    one, other = (pa.table({"v": pa.array([n], pa.int32() if type_ == pa.date32() else pa.int64()).view(type_)})
+                  for n in (1, 1 + apart))  # fmt: skip
+    asked = Asked(level="aggregates", tolerances={"v": Tolerance(Decimal(seconds))})
+    parity = compare(OPENED, ArrowSide("o", one), ArrowSide("d", other), asked)
+    assert [a.same for a in parity.aggregates if a.what in ("min", "max")] == [same, same]
+
+
 def test_the_number_of_different_values_is_told_within_a_few_percent() -> None:
     rows = pa.table({"v": np.arange(300_000) % 100_000})
     parity = compare(OPENED, ArrowSide("o", rows, 50_000), ArrowSide("d", rows, 70_000), Asked(level="aggregates"))

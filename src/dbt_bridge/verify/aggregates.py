@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from threading import Event
 from typing import Any
 
@@ -19,7 +21,7 @@ from dbt_bridge.verify.side_by_side import side_by_side
 from dbt_bridge.verify.summing import Summed
 
 _FLOAT_SUMS = 1e-9  # of the sum of the absolute values: rows come in any order, and sums of floats depend on it
-_US_PER_SECOND = {"timestamp": 1_000_000, "date": 1 / 86_400}
+_PER_SECOND = {"timestamp": Fraction(1_000_000), "date": Fraction(1, 86_400)}
 
 
 def summed(senders: Sequence[Sender], in_flight: Numbers) -> tuple[list[Summed], list[Summed]]:
@@ -34,7 +36,7 @@ def summed(senders: Sequence[Sender], in_flight: Numbers) -> tuple[list[Summed],
 
 
 def _summed(sender: Sender, in_flight: Numbers, stopped: Event) -> list[Summed]:
-    columns = [Summed(pair.canon) for pair in sender.paired.compared]
+    columns = [Summed(pair.canon, pair.is_real) for pair in sender.paired.compared]
     for batch in _in_time(sender, in_flight):
         if stopped.is_set():
             break
@@ -100,7 +102,7 @@ def _sum_in_words(total: Any) -> str | None:
 
 
 def _of_ends(pair: Pair, what: str, one: Summed, other: Summed, ends: tuple[Any, Any]) -> Aggregate:
-    unit = _US_PER_SECOND.get(pair.canon.kind, 1)
+    unit = _PER_SECOND.get(pair.canon.kind, Fraction(1))
     is_number = pair.canon.kind in ("int", "float", "decimal")
     return Aggregate(
         pair.name,
@@ -122,18 +124,27 @@ def _declared(pair: Pair) -> str:
     return str(pair.tolerance or "")
 
 
-def _same(origin: Any, destination: Any, tolerance: Tolerance | None, unit: float = 1) -> bool:
+def _same(origin: Any, destination: Any, tolerance: Tolerance | None, unit: Fraction = Fraction(1)) -> bool:
     if origin is None or destination is None:
         return origin is destination
     if origin == destination or (_is_nan(origin) and _is_nan(destination)):
         return True
     if tolerance is None or _is_nan(origin) or _is_nan(destination):
         return False
-    one, other = Decimal(origin), Decimal(destination)
-    if not (one.is_finite() and other.is_finite()):
+    try:
+        one, other = _exact(origin), _exact(destination)
+    except (ValueError, OverflowError):  # infinity, or a moment before Christ
         return False
-    allowed = tolerance.amount * abs(one) if tolerance.relative else tolerance.amount * Decimal(unit)
-    return abs(one - other) <= allowed
+    return abs(one - other) <= Fraction(tolerance.amount) * (abs(one) if tolerance.relative else unit)
+
+
+def _exact(value: Any) -> Fraction:
+    """A number; the text of a moment with nanoseconds as microseconds."""
+    if not isinstance(value, str):
+        return Fraction(value)
+    second, _, beyond = value.partition(".")
+    seconds = int(datetime.fromisoformat(second).replace(tzinfo=UTC).timestamp())
+    return seconds * 1_000_000 + Fraction(int(beyond.ljust(9, "0")), 1000)
 
 
 def _is_nan(value: Any) -> bool:

@@ -24,6 +24,9 @@ from dbt_bridge.errors import TypeRefused
 from dbt_bridge.table import Column
 from dbt_bridge.verify import json_text, numerics, pg_text, uuid_text
 
+REAL = Canon("text")
+"""In which the text form of 32 bit floats is their own: of the canon `float` it has the digits of 64 bits."""
+
 _MOST64, _MOST32 = 2**63 - 1, 2**31 - 1
 _PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0}
 _DAY_US = 86_400_000_000

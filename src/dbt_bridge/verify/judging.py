@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import types as is_
 
 from dbt_bridge import decimals
-from dbt_bridge.verify.elements import canonical, storage, texts
+from dbt_bridge.verify.elements import REAL, canonical, storage, texts
 from dbt_bridge.verify.engine import differ, held
 from dbt_bridge.verify.paired import ENDS, End, Pair, Paired
 from dbt_bridge.verify.parity import Difference, Kind
@@ -246,7 +246,10 @@ def _write(
 def _in_words(values: pa.Array, pair: Pair) -> list[str | None]:
     if is_.is_boolean(pair.origin.type) and is_.is_boolean(pair.destination.type):
         return cast("list[str | None]", values.cast(pa.string()).to_pylist())
-    words: list[str | None] = texts(canonical(values, pair.canon), pair.canon).to_pylist()
+    values = canonical(values, pair.canon)
+    if pair.is_real:
+        return cast("list[str | None]", texts(values.cast(pa.float32()), REAL).to_pylist())
+    words: list[str | None] = texts(values, pair.canon).to_pylist()
     return words
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from pyarrow import types as is_
+
 from dbt_bridge.canonical import Canon, Digested, agreed
 from dbt_bridge.errors import UsageError
 from dbt_bridge.table import Column, Table
@@ -36,6 +38,11 @@ class Pair:
     def name(self) -> str:
         """What the column is called in the result: the origin's name."""
         return self.origin.name
+
+    @property
+    def is_real(self) -> bool:
+        """Both sides have floats of 32 bits, and people know 32.38 where the same number is 32.380001068115234."""
+        return is_.is_float32(self.origin.type) and is_.is_float32(self.destination.type)
 
     def at(self, end: End) -> Column:
         return self.origin if end == "origin" else self.destination

@@ -16,7 +16,7 @@ from pyarrow import types as is_
 from dbt_bridge.canonical import Canon
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.verify.digest import digests
-from dbt_bridge.verify.elements import canonical, storage, texts
+from dbt_bridge.verify.elements import REAL, canonical, storage, texts
 from dbt_bridge.verify.engine import held
 
 _EXACT = Context(prec=160_000, traps=[])  # of a numeric: 131,072 digits before the point, 16,383 after it
@@ -29,6 +29,7 @@ class Summed:
     """Of one column of one side.
 
     Attributes:
+        is_real: see `Pair`.
         least, greatest: canonical, as the engine would hold them; None of no values.
         total: exact for int and decimal; None where the column is no number, or has no value.
         magnitude: the sum of the absolute values of floats, which bounds what their order does to `total`.
@@ -36,6 +37,7 @@ class Summed:
     """
 
     canon: Canon
+    is_real: bool = False
     rows: int = 0
     nulls: int = 0
     least: Any = None
@@ -77,6 +79,8 @@ class Summed:
         if isinstance(value, Decimal):
             is_short = value.is_finite() and int(value.as_tuple().exponent) > -self.canon.scale
             return f"{value.quantize(Decimal(1).scaleb(-self.canon.scale), context=_EXACT) if is_short else value:f}"
+        if self.is_real:
+            return str(texts(pa.array([value], pa.float32()), REAL)[0].as_py())
         kind = self.canon.kind
         types = {"date": pa.int32(), "time": pa.int64(), "timestamp": pa.int64(), "uuid": pa.binary(16)}
         own = {"date": pa.date32(), "time": pa.time64("us"), "timestamp": pa.timestamp("us")}
