@@ -65,3 +65,9 @@ def test_a_decimal_of_another_scale_is_itself_or_refused(unscaled: int, scale: i
 def test_what_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(pa.ArrowInvalid):
         exactly(pa.array([text]), pa.decimal128(38, 0))
+
+
+def test_texts_of_every_layout_are_read() -> None:
+    for layout in (pa.string(), pa.large_string(), pa.string_view()):
+        for texts in (["1.5", None], ["15e-1", None]):
+            assert exactly(pa.array(texts, layout), pa.decimal128(9, 2)).to_pylist() == [Decimal("1.50"), None]

@@ -38,6 +38,8 @@ def exactly(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
     if array.type == wanted:
         return array
+    if is_.is_string_view(array.type):
+        array = pc.cast(array, pa.string())
     if is_.is_decimal(array.type):
         whole = array.type.precision - array.type.scale
         if whole + wanted.scale <= wanted.precision or wanted.scale <= array.type.scale:
@@ -51,7 +53,11 @@ def exactly(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def is_plain(texts: pa.Array, wanted: pa.DataType) -> bool:
-    """Whether Arrow reads each text as it is: no exponent, and no more digits than `wanted` has."""
+    """Whether Arrow reads each text as it is: no exponent, and no more digits than `wanted` has.
+
+    Args:
+        texts: strings, or large ones.
+    """
     import pyarrow.compute as pc
 
     whole = wanted.precision - wanted.scale

@@ -23,4 +23,7 @@ def _malloc_trim() -> Any:
     """malloc_trim(3), which glibc alone has."""
     if sys.platform != "linux":
         return None
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+    try:
+        return getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except OSError:  # an interpreter that is linked statically loads nothing
+        return None

@@ -40,6 +40,8 @@ def hashed(array: pa.Array, scale: int) -> tuple[U64, U64]:
         return _of_signed(_numbers(pc.cast(array, pa.int64()), np.int64), 0)
     if is_.is_decimal(array.type):
         return _of_decimals(array)
+    if is_.is_string_view(array.type):
+        array = pc.cast(array, pa.string())
     for places in (scale, max(scale, _MANY)):
         if decimals.is_plain(array, shape := pa.decimal128(38, places)):
             return _of_decimals(pc.cast(array, shape, safe=True))
