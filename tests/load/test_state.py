@@ -258,6 +258,15 @@ def test_a_log_without_a_key_whose_rows_went_more_often_than_they_came_is_refuse
         holder.count(replica)
 
 
+def test_a_log_without_a_key_that_kept_large_values_unsent_is_refused(holder: Holder) -> None:
+    """An earlier replica identity of the origin's table may have left them out."""
+    replica = landed(holder, {"change_log": True}, row(1, big="x" * 3000), key=())
+    kept = Change("update", row(2, big="x" * 3000), 90, 9, unchanged=frozenset({"big"}))
+    apply(holder, replica, changes_of(replica.table, [kept]))
+    with pytest.raises(DestinationError, match="kept a large value that was not sent again"):
+        holder.count(replica)
+
+
 def test_keys_find_their_rows_and_null_equals_null(holder: Holder) -> None:
     hostile = ["it's", 'say "no"', "back\\slash", "{a,b}", "NULL", "", "%s", "a\nb", "naïve 東京"]
     rows = [row(n, text) for n, text in enumerate(hostile)] + [row(99, None), row(100, None, note=None)]

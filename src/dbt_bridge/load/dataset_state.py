@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.errors import BridgeError, DestinationError, MissingExtra, is_interruption, scrubbed
-from dbt_bridge.leftovers import full
+from dbt_bridge.leftovers import full, temporary_folder
 from dbt_bridge.load.change_log import LOG_COLUMNS
 from dbt_bridge.load.destination import DELETED_AT, Replica
 from dbt_bridge.load.given_back import Keys, in_types, missing, wanted_keys
@@ -121,8 +121,8 @@ def fold(replica: Replica, log: Iterator[pa.RecordBatch], schema: pa.Schema) -> 
     from dbt_bridge.load.duckdb_state import folded_log
 
     with (
-        tempfile.TemporaryDirectory(prefix="dbt-bridge-log-") as folder,
-        duckdb.connect(":memory:", config={"memory_limit": _MEMORY, "temp_directory": folder}) as connection,
+        temporary_folder("log") as folder,
+        duckdb.connect(":memory:", config={"memory_limit": _MEMORY, "temp_directory": str(folder)}) as connection,
     ):
         connection.register("came", pa.RecordBatchReader.from_batches(schema, log))
         connection.execute("CREATE TEMP TABLE log AS SELECT * FROM came")

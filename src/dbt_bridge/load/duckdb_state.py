@@ -128,7 +128,8 @@ def folded_log(replica: Replica, log: str, columns: Mapping[str, str], scalar: A
     key = [spelled[folded(name)] for name in replica.table.key]
     partial = bool(scalar(change_log.partial(log)))
     if partial:
-        change_log.refuse_moved(replica, int(scalar(change_log.moved(log, key, list(columns)))))
+        lost = change_log.moved(log, key, list(columns)) if key else change_log.partial(log)
+        change_log.refuse_moved(replica, int(scalar(lost)))
     names = {spelled[folded(c.name)]: c.name for c in replica.table.columns}
     if key:
         return f"({change_log.state(log, key, names, partial=partial)})"
