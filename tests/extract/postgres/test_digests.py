@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 from dbt_bridge.canonical import Canon, Digested, NoDigests, agreed
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.extract.postgres import PostgresOrigin, initial_copy
+from dbt_bridge.extract.postgres.query import PostgresQueries
+from dbt_bridge.reconciliation import Selection
 from dbt_bridge.table import Column, Table, TableName
 from dbt_bridge.verify.digest import digests, mixed
 
@@ -119,6 +122,23 @@ def test_what_cannot_be_hashed_is_told_before_anything_is_read(database: str) ->
 
 def test_a_column_of_the_digests_own_name_is_told(database: str) -> None:
     assert "has a column _row" in told(database, "CREATE TABLE t (_row int)", column="_row")
+
+
+def test_a_path_on_which_the_catalog_may_be_shadowed_is_told(database: str) -> None:
+    """A query that a person wrote keeps the role's path; digests in it would take whatever it finds first."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE t AS SELECT 7 AS v")
+        name = connection.info.dbname
+        for path, shadows in (("public", False), ("public, pg_catalog", True)):
+            connection.execute(f"ALTER DATABASE {name} SET search_path = {path}".encode())
+            with closing(PostgresQueries("old", database)) as queries:
+                side = queries.side("old", Selection("t", {"v": "v"}))
+                digesting = [Digested(column, agreed(column, column)) for column in side.table.columns]
+                if shadows:
+                    with pytest.raises(NoDigests, match="search_path"):
+                        side.digests([], digesting)
+                else:
+                    assert side.digests([], digesting).read_all().num_rows == 1
 
 
 def test_a_server_that_hashes_otherwise_is_told(server: Server) -> None:

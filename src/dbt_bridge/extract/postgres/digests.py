@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,7 @@ from dbt_bridge.extract.postgres.initial_copy import Copy, ranges, reader
 from dbt_bridge.table import Column, quoted, quoted_name
 
 ROW = "_row"
+_CATALOG_FIRST = re.compile(r"(pg_temp_\d+,)?pg_catalog(,|$)")  # temporary functions are found by no path
 _AS_IT_IS = Travel(lambda column: column, lambda array: array)
 Within = tuple[int, Sequence[int]]
 
@@ -136,6 +138,9 @@ class TableDigests:
         if self._is_checked:
             return
         self._connections.query("SELECT 1")
+        [(path,)] = self._connections.query("SELECT pg_catalog.array_to_string(pg_catalog.current_schemas(true), ',')")
+        if not _CATALOG_FIRST.match(path):
+            raise NoDigests("the role's search_path puts other schemas before pg_catalog, so that they may shadow it")
         version = self._connections.server_version
         check_server(version, lambda sql: self._connections.query(sql)[0])
         if ROW in self._relation.types:
