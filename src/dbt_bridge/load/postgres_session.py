@@ -46,9 +46,20 @@ def translated(where: object, rights: str = WRITING) -> Iterator[None]:
         raise DestinationError(f"Postgres failed on {where}: {text}", mend=_mend(error, rights)) from error
 
 
+def lacking(said: str, rights: str) -> str:
+    """What to do where a privilege is missing; empty where the server's sentence says something else.
+
+    Args:
+        said: by psycopg or ADBC, whose errors in the middle of a read have no SQLSTATE.
+    """
+    if "row-level security" in said:
+        return "ALTER ROLE <the user of the connection> BYPASSRLS; then run the same command again"
+    return f"GRANT {rights} to the user of the connection" if "permission denied" in said else ""
+
+
 def _mend(error: psycopg.Error, rights: str) -> str:
     if isinstance(error, errors.InsufficientPrivilege):
-        return f"GRANT {rights} to the user of the connection"
+        return lacking(str(error), rights) or f"GRANT {rights} to the user of the connection"
     if isinstance(error, errors.DiskFull):
         return "free disk space at the Postgres server, then run the same command again"
     if isinstance(error, errors.UniqueViolation | errors.ForeignKeyViolation | errors.NotNullViolation):

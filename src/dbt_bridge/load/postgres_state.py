@@ -6,7 +6,7 @@ Values come back in exactly the replica's types, infinity as it landed; `read` o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from dbt_bridge.load.change_log import LOG_COLUMNS
 from dbt_bridge.load.destination import DELETED_AT, Replica
 from dbt_bridge.load.given_back import in_types, missing
 from dbt_bridge.load.postgres_relation import Relation, find
-from dbt_bridge.load.postgres_session import READING, connected, translated
+from dbt_bridge.load.postgres_session import READING, connected, lacking, translated
 from dbt_bridge.load.postgres_types import base
 from dbt_bridge.load.replica import copied_anew
 from dbt_bridge.postgres_keyed import Compared, Lookup
@@ -159,9 +159,10 @@ class PostgresState:
                 raise
             self._idle.append(connection)
         except (adbc.Error, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
+            said = scrubbed(" ".join(str(error).split()))
             raise DestinationError(
-                f"Postgres broke off while {where} was read: {scrubbed(' '.join(str(error).split()))}",
-                mend="run the same command again",
+                f"Postgres broke off while {where} was read: {said}",
+                mend=lacking(said, READING) or "run the same command again",
             ) from error
 
     def close(self) -> None:
