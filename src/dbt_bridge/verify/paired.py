@@ -42,7 +42,7 @@ class Pair:
     @property
     def is_real(self) -> bool:
         """Both sides have floats of 32 bits, and people know 32.38 where the same number is 32.380001068115234."""
-        return is_.is_float32(self.origin.type) and is_.is_float32(self.destination.type)
+        return bool(is_.is_float32(self.origin.type) and is_.is_float32(self.destination.type))
 
     def at(self, end: End) -> Column:
         return self.origin if end == "origin" else self.destination
