@@ -7,16 +7,22 @@ import shlex
 
 # dbt splits selectors at blanks and commas, walks the graph at + and @, and reads the others as a glob, which they fit.
 _READ_BY_DBT = re.compile(r"[\s,+@*?\[\]]")
+_OTHER = "[!a-zA-Z0-9_]"  # a `?` would take `order_items` for `order items`, and copy or repair that too
 
 
 def selector(node: str) -> str:
-    """dbt's selector of a unique_id, quoted for a shell: `source:shop.orders`, `exposure:crm`, `dim_customers`.
+    """dbt's selector of a unique_id, quoted for a shell: `source:shop.orders`, `exposure:crm`, `dim_customers`."""
+    return shlex.quote(unquoted(node))
 
-    A character of the name that dbt would read otherwise is a `?`, which stands for any one.
+
+def unquoted(node: str) -> str:
+    """dbt's selector of a unique_id.
+
+    In place of a character that dbt would read otherwise stands any one that is no letter, digit or underscore.
     """
     kind, _, rest = node.partition(".")
-    chosen = _READ_BY_DBT.sub("?", rest.partition(".")[2] or node)  # without the package's name
+    chosen = _READ_BY_DBT.sub(_OTHER, rest.partition(".")[2] or node)  # without the package's name
     if kind == "source":  # of its name's dots only the first parts source and table
         source, dot, table = chosen.partition(".")
-        chosen = source + dot + table.replace(".", "?")
-    return shlex.quote(chosen if kind in ("model", "seed", "snapshot") else f"{kind}:{chosen}")
+        chosen = source + dot + table.replace(".", _OTHER)
+    return chosen if kind in ("model", "seed", "snapshot") else f"{kind}:{chosen}"

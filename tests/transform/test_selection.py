@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.project import DbtOptions, Project, load_project
-from dbt_bridge.transform.selection import build_order
+from dbt_bridge.transform.selection import build_order, downstream
 
 YAML = """
 sources:
@@ -74,6 +75,20 @@ def test_the_selection_is_dbts_and_brings_the_sources_that_it_reads(root: Path) 
     assert not all_but.needs("source.shop.erp.anything")
     needed = {source.name: all_but.needs_source(source) for source in all_but.sources}
     assert needed == {"shop": True, "erp": False}, "an excluded origin is not even opened"
+
+
+def test_what_reads_a_changed_table_is_selected_whatever_its_name(root: Path) -> None:
+    (root / "models" / "odd.yml").write_text(
+        "sources: [{name: odd, tables: [{name: order items}, {name: order_items}, {name: a.b}]}]"
+    )
+    for model, table in (("blank", "order items"), ("word", "order_items"), ("dot", "a.b")):
+        (root / "models" / f"{model}.sql").write_text(f"select * from {{{{ source('odd', '{table}') }}}}")  # noqa: S608
+    project = load_project(DbtOptions(root, profiles_dir=root))
+    assert project.manifest is not None
+    built = downstream(project.options, project.manifest, ["source.shop.odd.order items", "source.shop.odd.a.b"])
+    assert built is not None
+    chosen = load_project(replace(built)).selected or frozenset()
+    assert {node for node in chosen if node.startswith("model.")} == {"model.shop.blank", "model.shop.dot"}
 
 
 def test_the_order_is_parents_first_with_their_tests(root: Path) -> None:

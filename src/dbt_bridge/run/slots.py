@@ -17,6 +17,7 @@ from dbt_bridge.extract.postgres.slot import Replication, SlotState, misfit
 from dbt_bridge.load.destination import Checkpoint, Ledger
 from dbt_bridge.load.open import open_warehouse
 from dbt_bridge.project import LandingSource, Project
+from dbt_bridge.selector import selector
 
 _NOT_YET = "there is no slot of this name yet"
 # A walsender's replay lag is NULL when the reader has confirmed all there is. Since PostgreSQL 17 a slot says since
@@ -102,7 +103,7 @@ def reports(project: Project) -> list[SlotReport]:
         replace(
             report,
             problem="the slot is gone: it was dropped, or the server was restored or replaced without it",
-            mend=f"dbt-bridge sync --full-refresh --select source:{source.name}",
+            mend=f"dbt-bridge sync --full-refresh --select {_selector(source)}",
         )
         if report.problem == _NOT_YET and any(_is_of(point, source) for point in points)
         else report
@@ -192,11 +193,16 @@ def _report(root: Path, source: LandingSource) -> SlotReport:
     )
 
 
+def _selector(source: LandingSource) -> str:
+    """All of a source."""
+    return selector(source.defaults.node.removesuffix("."))
+
+
 def _problem(source: LandingSource, state: SlotState, database: str) -> tuple[str, str]:
     """What is wrong with a slot, worst first, and the mend."""
     if foreign := misfit(state, database):
         return foreign, "give the source another `slot:` name"
-    sync = f"dbt-bridge sync --select source:{source.name}"
+    sync = f"dbt-bridge sync --select {_selector(source)}"
     if state.is_lost:
         why = state.invalidation_reason or "max_slot_wal_keep_size"
         return f"log that it needs is gone ({why})", f"dbt-bridge slots drop {state.name}, then {sync}"

@@ -21,6 +21,7 @@ from dbt.contracts.graph.nodes import HookNode, ModelNode, SourceDefinition
 from dbt.plugins.contracts import PluginArtifacts
 from dbt.plugins.manager import dbt_hook, dbtPlugin
 
+from dbt_bridge.selector import selector
 from dbt_bridge.table import GHOST_MARK, quoted
 from dbt_bridge.transform.session import project_root
 
@@ -85,7 +86,7 @@ def _ghost(source: SourceDefinition) -> dict[str, Any]:
     name = f"{source.source_name}.{source.name}"
     says = (
         f"the source {name} has not landed in {source.schema}.{source.identifier}:"
-        f" run dbt-bridge sync --select source:{name}"
+        f" run dbt-bridge sync --select {selector(source.unique_id)}"
     )
     columns = ",\n  ".join(f"CAST(NULL AS VARCHAR) AS {quoted(column)}" for column in source.columns or ["not_landed"])
     # IF NOT EXISTS leaves a table, or another view, of that name as it is. error() in a WHERE clause is evaluated for
