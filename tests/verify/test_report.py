@@ -122,6 +122,15 @@ def test_what_was_left_out_is_said_with_the_verdict() -> None:
     ]
 
 
+def test_keys_that_are_no_keys_of_a_migration_have_a_next_step() -> None:
+    doubled = {"status": "different", "duplicates": 8, "words": ("legacy", "new")}
+    assert caveats([parity("orders", node="model.acme.orders", **doubled)]) == [
+        "8 keys stand for several rows of landing.orders or of what it replaces, whose values were not compared:"
+        " declare another `key:`, of all columns that make a row one."
+    ]
+    assert caveats([parity("orders", **doubled)]) == [], "a landing table is repaired"
+
+
 def test_what_differs_is_told_with_both_values_and_the_next_command() -> None:
     text = printed(parity("customers"), ORDERS)
     assert "landing.orders: 20 rows differ: 5 only in origin, 5 only in destination, 10 different" in text
@@ -338,7 +347,8 @@ def test_nothing_that_a_database_holds_steers_the_terminal() -> None:
 
 def test_the_next_command_survives_a_shell() -> None:
     command = next_command(replace(ORDERS, node="source.acme.shop.a b'; rm -rf $(x)"))
-    assert shlex.split(command) == ["dbt-bridge", "repair", "--select", "source:shop.a?b';?rm?-rf?$(x)", "--dry-run"]
+    *_, chosen, last = shlex.split(command)
+    assert (chosen, last) == ("source:shop.a_b';_rm_-rf_$(x)".replace("_", "[!a-zA-Z0-9_]"), "--dry-run")
 
 
 @pytest.mark.parametrize("table", ["Weird Table", "a,b", "a.b", "x+", "+x", "@x", "100%", "[x]", "what?", "*"])
@@ -348,7 +358,13 @@ def test_the_selector_of_any_name_is_one_that_dbt_takes_for_it(table: str) -> No
     source, name = value.split(".")
     assert (method, source) == ("source", "shop")
     assert fnmatchcase(table, name)
-    assert not set(name) & set(" ,+@*[]")
+    assert not set(name) & set(" ,+@*?")
+
+
+@pytest.mark.parametrize("table", ["order items", "order+items", "order.items", "order*items"])
+def test_the_selector_of_a_name_takes_no_other_word_for_it(table: str) -> None:
+    (spoken,) = shlex.split(selector(f"source.acme.shop.{table}"))
+    assert not any(fnmatchcase(f"shop.order{letter}items", spoken.partition(":")[2]) for letter in "_x1")
 
 
 @pytest.mark.parametrize(

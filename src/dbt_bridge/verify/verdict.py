@@ -51,6 +51,12 @@ def caveats(parities: Sequence[Parity]) -> list[str]:
     for p in parities:
         if p.level != "counts" and (left := p.why.partition(NOT_COMPARED)[2]):
             told.append(f"Not compared in {table_of(p)}: {left}.")
+        if p.duplicates and p.node.partition(".")[0] not in ("source", "exposure"):  # those are repaired
+            keys = "1 key stands" if p.duplicates == 1 else f"{p.duplicates:,} keys stand"
+            told.append(
+                f"{keys} for several rows of {table_of(p)} or of what it replaces, whose values were not compared:"
+                " declare another `key:`, of all columns that make a row one."
+            )
     if levels := {p.level for p in parities} - {"rows"}:
         told.append(f"Values were not compared row by row where the level is {' or '.join(sorted(levels))}.")
     return told
