@@ -77,6 +77,12 @@ def test_the_plan_is_a_tree_in_order_and_touches_nothing(root: Path, capsys: pyt
     assert [one["required"] for one in plan["reconciliations"]] == [True, False]
 
 
+def test_a_selection_of_nothing_is_told_with_how_to_select(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert answered(["plan", "--select", "orders"]) == 0
+    told = capsys.readouterr().err
+    assert "--select orders leaves nothing\n  -> select models by their name, tables as source:NAME.TABLE" in told
+
+
 def test_a_narrow_terminal_shows_every_word(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -69,6 +69,10 @@ class Plan:
     deliveries: tuple[Outgoing, ...]
     reconciliations: tuple[Comparison, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self.landings or self.nodes or self.deliveries or self.reconciliations)
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 

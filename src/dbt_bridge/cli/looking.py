@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import click
+
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, takes
 from dbt_bridge.cli.output import FAILED
+from dbt_bridge.cli.parities import SELECTING, about, as_given
 
 
 @cli.command(short_help="Show what `build` would do, in order.")
@@ -24,11 +27,14 @@ def plan(**given: Any) -> int:
     from dbt_bridge.plan import planned, print_plan
     from dbt_bridge.project import load_project
 
-    found = planned(load_project(options))
+    project = load_project(options)
+    found = planned(project)
     if output.as_json:
         output.document(plan=found.as_json())
     else:
         print_plan(found, sys.stdout)
+    if found.is_empty and (options.select or options.exclude):
+        click.echo(f"{as_given(about(project))} leaves nothing\n  -> {SELECTING}", err=True)
     return 0
 
 

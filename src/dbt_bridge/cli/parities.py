@@ -115,6 +115,17 @@ _SELECTED_AS = {
     MOVED: "select tables as source:NAME.TABLE (a ? stands for a blank) and deliveries as exposure:NAME",
     REPLACING: "select models by their name",
 }
+SELECTING = f"{_SELECTED_AS[REPLACING]}, {_SELECTED_AS[MOVED].removeprefix('select ')}"
+
+
+def as_given(known: Mapping[str, str]) -> str:
+    """The selection's flags, as they stood in the command.
+
+    Args:
+        known: `about` the run.
+    """
+    flags = (("--select", "selection"), ("--exclude", "left out"))
+    return " ".join(f"{flag} {known[key]}" for flag, key in flags if known.get(key))
 
 
 def nothing_compared(things: str, known: Mapping[str, str]) -> UsageError:
@@ -123,10 +134,8 @@ def nothing_compared(things: str, known: Mapping[str, str]) -> UsageError:
     Args:
         known: `about` the run.
     """
-    given = [
-        f"{flag} {known[key]}" for flag, key in (("--select", "selection"), ("--exclude", "left out")) if known.get(key)
-    ]
-    whose = f"{' '.join(given)} leaves no" if given else "the project has no"
+    given = as_given(known)
+    whose = f"{given} leaves no" if given else "the project has no"
     advice = f"{_SELECTED_AS[things]}; " if given and things in _SELECTED_AS else ""
     return UsageError(
         f"nothing was compared: {whose} {things}", mend=f"{advice}look at what is declared: dbt-bridge plan"
