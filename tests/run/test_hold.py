@@ -247,6 +247,10 @@ class Pooler(Proxy):
 
     _KEY = b"K\x00\x00\x00\x0c"
 
+    def __init__(self, host: str, port: int) -> None:
+        self.passed = bytearray()
+        super().__init__(host, port)
+
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -258,10 +262,11 @@ class Pooler(Proxy):
                     break
                 if (at := data.find(self._KEY)) >= 0:
                     data = data[: at + 5] + b"\0\0\0\7" + data[at + 9 :]
+                self.passed.extend(data)
                 sink.sendall(data)
 
 
-def test_through_a_pooler_no_lock_is_left_behind(origin: psycopg.Connection, database: str) -> None:
+def test_through_a_pooler_no_lock_and_no_setting_is_left_behind(origin: psycopg.Connection, database: str) -> None:
     port = urlsplit(database).port or 5432
     pooler = Pooler("127.0.0.1", port)
     url = database.replace(f":{port}/", f":{pooler.port}/")
@@ -273,8 +278,18 @@ def test_through_a_pooler_no_lock_is_left_behind(origin: psycopg.Connection, dat
         with pytest.raises(OriginError, match="through a pooler"), held("shop_pg", url, SLOT, Silent()):
             pass
         mover.let_go()
+        assert b"pg_backend_pid" in pooler.passed and b"set_config" not in pooler.passed
     finally:
         pooler.close()
+
+
+def test_a_search_path_with_things_of_the_users_own_shadows_no_lock(origin: psycopg.Connection, database: str) -> None:
+    origin.execute("CREATE SCHEMA own")
+    locks = "CREATE FUNCTION own.pg_try_advisory_lock(bigint) RETURNS boolean LANGUAGE sql RETURN false"
+    origin.execute(locks)
+    origin.execute(f"ALTER DATABASE {origin.info.dbname} SET search_path = own, pg_catalog".encode())
+    with held("shop_pg", database, SLOT, Silent(), patience=1):
+        assert origin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchall() == [(2,)]
 
 
 def test_who_does_not_let_go_is_named(

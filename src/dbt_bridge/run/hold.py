@@ -36,12 +36,14 @@ _SILENCE = 60.0  # seconds without an answer, after which the server counts as g
 _TELL = 3.0  # seconds after which a person is told who is waited for
 
 # Nobody waits for a lock here but by trying again, and the session may be idle for hours. The server is to notice
-# soon when its peer is gone without a word. Settings that a version does not have are passed over.
+# soon when its peer is gone without a word. Settings that a version does not have are passed over. A role's own search
+# path may put other things before the catalog's, so that this one names the catalog, and those after it need not.
 _SET = """
-SELECT set_config(wanted.name, wanted.value, false)
-FROM (VALUES ('statement_timeout', '0'), ('idle_session_timeout', '0'), ('tcp_keepalives_idle', '15'),
-             ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3')) AS wanted (name, value)
-JOIN pg_settings s ON s.name = wanted.name
+SELECT pg_catalog.set_config(wanted.name, wanted.value, false)
+FROM (VALUES ('search_path', 'pg_catalog'), ('statement_timeout', '0'), ('idle_session_timeout', '0'),
+             ('tcp_keepalives_idle', '15'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3')
+     ) AS wanted (name, value)
+JOIN pg_catalog.pg_settings s ON s.name OPERATOR(pg_catalog.=) wanted.name
 """
 _WHO = """
 SELECT a.pid, coalesce(nullif(a.application_name, ''), 'an unnamed application'),
@@ -77,8 +79,9 @@ class _Session:
         except psycopg.Error as error:
             raise self._connections.unreachable(error) from error
         try:
-            self.query(_SET)
-            self.is_lent = self.query("SELECT pg_backend_pid()") != [(self._connection.info.backend_pid,)]
+            self.is_lent = self.query("SELECT pg_catalog.pg_backend_pid()") != [(self._connection.info.backend_pid,)]
+            if not self.is_lent:  # else whoever has the session next would have its settings
+                self.query(_SET)
         except BaseException:
             self.close()
             raise
