@@ -144,3 +144,5 @@ def test_a_wrong_password_is_told_without_it(tmp_path: Path, server: Any) -> Non
     with pytest.raises(DestinationError) as refused:
         arrive(engine, people((1, "a")))
     assert "canary-7391" not in str(refused.value)
+    with pytest.raises(DestinationError, match=r"dlt failed with landing\.orders in 'engine'"):  # nothing was loaded
+        engine.existing(ORDERS)

@@ -273,8 +273,9 @@ class DltDestination:
         except Exception as error:
             if passing is not None and passing.failure is not None:
                 raise passing.failure from None
+            did = "failed with" if passing is None else "could not load"
             raise DestinationError(
-                f"dlt could not load {name} into {self.name!r}: {_cause(error)}",
+                f"dlt {did} {name} in {self.name!r}: {_cause(error)}",
                 mend=f"check [destination.{self.name}] in .dlt/secrets.toml and the rights there, then run it again",
             ) from error
 
