@@ -34,8 +34,8 @@ class Shop:
         self.sync()
 
     def sync(self) -> None:
-        receipts = run.sync(self.project, run.Options(), Silent())
-        assert [r.error for r in receipts if r.status != "success"] == []
+        failed = [r.error for r in run.sync(self.project, run.Options(), Silent()) if r.status != "success"]
+        assert failed == [], failed  # pytest explains assertions of files of tests alone
 
     def repair(self, *, equal: bool = True, **options: object) -> list[Receipt]:
         """The receipts; everything is equal after it, or as `equal` says."""
