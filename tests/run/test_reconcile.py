@@ -352,6 +352,7 @@ def test_a_tolerance_is_of_its_columns_unit(shop: Shop, column: str, tolerance: 
 
 
 ORDER = {"key": {"order_id": "OrderNo"}}
+MOMENT = Allowed(Decimal(2), False, "2 seconds", time=True)
 
 
 @pytest.mark.parametrize(
@@ -361,8 +362,10 @@ ORDER = {"key": {"order_id": "OrderNo"}}
         ({**ORDER, "columns": {"amount": Pairing("cents /")}}, "correct its SQL in the YAML"),
         ({**ORDER, "legacy_filter": "nothing = 1"}, "correct the name in the dbt YAML"),
         ({"relation": None, "query": "select 1 as amount", "tolerances": {"amount": CENT}}, "declare `key:`"),
+        ({**ORDER, "columns": {"status": Pairing("st")}, "tolerances": {"status": CENT}}, "take status out of"),
+        ({**ORDER, "columns": {"amount": Pairing("cents")}, "tolerances": {"amount": MOMENT}}, "write it like `0.5`"),
     ],
-    ids=["name", "syntax", "filter", "no key"],
+    ids=["name", "syntax", "filter", "no key", "text", "no moment"],
 )
 def test_the_doctor_tries_what_reconcile_would_ask(shop: Shop, changes: dict[str, Any], mend: str) -> None:
     project = replace(declared_otherwise(shop, **changes), selected=frozenset({"model.shop.fct_orders"}))

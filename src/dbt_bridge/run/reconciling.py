@@ -22,6 +22,7 @@ from dbt_bridge.run.pairing import Paired, Side, paired
 from dbt_bridge.selector import selector
 from dbt_bridge.verify.compare import Asked, Tolerance, compare
 from dbt_bridge.verify.metrics import Answer, tolerated, variances
+from dbt_bridge.verify.paired import paired as compared_columns
 from dbt_bridge.verify.parity import LEVELS, Aggregate, Level, Method, Parity, Status
 
 _WORDS = ("legacy", "new")
@@ -76,15 +77,31 @@ def _looked_at(declared: Reconciliation, ends: tuple[Queries, Queries]) -> str:
     metrics = f"{len(declared.metrics)} metric{'' if len(declared.metrics) == 1 else 's'}"
     if declared.relation is None and not declared.query:
         return metrics
-    *selections, pairs = _selected(declared, ends)
-    for end, selection in zip(ends, selections, strict=True):
+    legacy, new, pairs = _selected(declared, ends)
+    for end, selection in zip(ends, (legacy, new), strict=True):
         end.names(in_parentheses(selection.sql(end.quoted)))
     if declared.tolerances and not pairs.key and "rows" in declared.levels:
         raise UsageError(
             "rows have no key to meet by, so no tolerance can be kept", mend="declare `key:`, or `levels: [aggregates]`"
         )
+    if declared.tolerances and set(declared.levels) != {"counts"}:
+        _check_tolerances(declared, (legacy, new), ends, pairs)
     by = f"by {', '.join(pairs.key)}" if pairs.key else "as whole rows, for want of a key"
     return f"{len(pairs.new)} columns, {by}" + (f"; {metrics}" if declared.metrics else "")
+
+
+def _check_tolerances(
+    declared: Reconciliation, selections: tuple[Selection, Selection], ends: tuple[Queries, Queries], pairs: Paired
+) -> None:
+    """As a comparison does; of columns without a tolerance no type is asked for, as some databases look at values."""
+    folded = {name.casefold() for name in declared.tolerances}
+    asked = [name for name in pairs.new if name in pairs.key or name.casefold() in folded]
+    legacy, new = (
+        end.side(word, replace(selection, values={name: selection.values[name] for name in asked}, key=()))
+        for end, word, selection in zip(ends, _WORDS, selections, strict=True)
+    )
+    tolerances = _tolerances(_allowed(declared, (legacy, new), pairs))
+    compared_columns(legacy, new, Asked(key=pairs.key, columns={name: name for name in asked}, tolerances=tolerances))
 
 
 def _reconciled(
@@ -219,14 +236,12 @@ def _rows_compared(
     legacy, new = ends
     theirs, ours, pairs = _selected(declared, ends)
     sides = legacy.side(blank.origin, theirs), new.side(blank.destination, ours)
-    names = {name.casefold(): name for name in pairs.new}
-    allowed = {names[name.casefold()]: tolerance for name, tolerance in declared.tolerances.items()}
-    _check_units(allowed, sides, f"model {declared.name}, reconcile")
+    allowed = _allowed(declared, sides, pairs)
     asked = Asked(
         method=options.method,
         key=pairs.key,
         columns={name: name for name in pairs.new},
-        tolerances={name: Tolerance(given.amount, given.relative) for name, given in allowed.items()},
+        tolerances=_tolerances(allowed),
         shown=options.shown,
         progress=lambda done: progress.advanced(declared.node, done, 0),
     )
@@ -250,6 +265,18 @@ def _selected(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[
         unique,
     )
     return theirs, Selection(declared.this, {n: v.sql for n, v in pairs.new.items()}, declared.new_filter), pairs
+
+
+def _allowed(declared: Reconciliation, sides: Sequence[Rows], pairs: Paired) -> dict[str, Allowed]:
+    """The declared tolerances, by the names of what is compared. Raises UsageError: one is of the wrong unit."""
+    names = {name.casefold(): name for name in pairs.new}
+    allowed = {names[name.casefold()]: tolerance for name, tolerance in declared.tolerances.items()}
+    _check_units(allowed, sides, f"model {declared.name}, reconcile")
+    return allowed
+
+
+def _tolerances(allowed: Mapping[str, Allowed]) -> dict[str, Tolerance]:
+    return {name: Tolerance(given.amount, given.relative) for name, given in allowed.items()}
 
 
 def _check_units(allowed: Mapping[str, Allowed], sides: Sequence[Rows], where: str) -> None:
