@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 from tests.run.test_verify import NODE, Shop, table
+from tests.run.test_verify_interrupted import until
 
 from dbt_bridge.project import Project
 from dbt_bridge.verify import kept
@@ -65,8 +66,7 @@ def test_a_disk_that_fills_is_a_failure_that_leaves_nothing_behind(
         assert "free disk space there, or set TMPDIR to a folder on a larger disk" in error
         assert (found["small"].status, found["small"].error) == ("equal", None), "others are compared all the same"
         assert [p for p in temporary.rglob("*") if p.is_file() and p.name != ".lock"] == []
-        while origin.execute(OTHERS).fetchall() or ask(OTHERS):
-            pass  # the server notices in a moment
+        until(lambda: not (origin.execute(OTHERS).fetchall() or ask(OTHERS)))  # the server notices in a moment
         assert origin.execute("SELECT slot_name FROM pg_replication_slots").fetchall() == [("dbt_bridge_verify_test",)]
         assert origin.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'").fetchall() == []
     kept_rows = ask("SELECT node, status FROM _dbt_bridge.parity ORDER BY started_at")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ class Commands:
 
     def ended(self) -> Ended:
         assert self._process.stdout is not None
+        assert select.select([self._process.stdout], [], [], 180)[0], "the command hangs"
         code = int(self._process.stdout.readline())
         (self.folder / "err.pid").unlink()
         return Ended(code, (self.folder / "out").read_text(), (self.folder / "err").read_text())
@@ -142,13 +144,20 @@ def kept(commands: Commands) -> list[tuple[str, str]]:
     return asked(commands, told) if asked(commands, there)[0][0] else []
 
 
+def until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 180
+    while not condition():
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(0.01)
+
+
 def nothing_is_left(commands: Commands, origin: psycopg.Connection) -> None:
     """At the origin no slot but the source's own, no lock and no connection; no temporary file."""
-    while origin.execute(
+    others = (
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         " AND backend_type = 'client backend'"
-    ).fetchall():
-        pass  # the server notices in a moment
+    )
+    until(lambda: not origin.execute(others.encode()).fetchall())  # the server notices in a moment
     assert origin.execute("SELECT slot_name FROM pg_replication_slots").fetchall() == [(SLOT,)]
     assert origin.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'").fetchall() == []
     files = [path for path in Path(str(commands.orders.temporary)).rglob("*") if path.is_file()]
@@ -216,13 +225,11 @@ def test_whoever_waits_for_the_origin_can_be_interrupted(
 ) -> None:
     waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     commands.start("verify", "--json", step="the first table is compared", signal="SIGSTOP")
-    while not is_stopped(commands):
-        pass
+    until(lambda: is_stopped(commands))
     with psycopg.connect(database) as other:
         other.execute("LOCK TABLE second IN ACCESS EXCLUSIVE MODE")
         os.kill(commands.pid, signal.SIGCONT)
-        while not origin.execute(waiting).fetchall():
-            pass
+        until(lambda: bool(origin.execute(waiting).fetchall()))
         began = time.monotonic()
         os.kill(commands.pid, signal.SIGTERM)
         ended = commands.ended()
@@ -231,23 +238,23 @@ def test_whoever_waits_for_the_origin_can_be_interrupted(
     nothing_is_left(commands, origin)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_whoever_waits_for_the_warehouse_can_be_interrupted(
-    commands: Commands, there: tuple[Project, Any], origin: psycopg.Connection
+    commands: Commands, there: tuple[Project, Any], origin: psycopg.Connection, number: int
 ) -> None:
     """It is read in another thread, which answers no signal while it waits."""
     project, ask = there
     commands.orders = replace(commands.orders, adapter="postgres", profile=project.warehouse.credentials)
     assert commands.run("sync", "--full-refresh").code == 0
     commands.start("verify", "--json", step="the first table is compared", signal="SIGSTOP")
-    while not is_stopped(commands):
-        pass
+    until(lambda: is_stopped(commands))
     ask("BEGIN")
     ask("LOCK TABLE landing.second IN ACCESS EXCLUSIVE MODE")
     os.kill(commands.pid, signal.SIGCONT)
-    while not ask("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"):
-        pass
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    until(lambda: bool(ask(waiting)))
     began = time.monotonic()
-    os.kill(commands.pid, signal.SIGINT)
+    os.kill(commands.pid, number)
     ended = commands.ended()
     ask("ROLLBACK")
     assert (ended.code, time.monotonic() - began < 5) == (130, True), ended
