@@ -22,6 +22,7 @@ from cdc_killed import Orders, Step
 
 from dbt_bridge import cli, project
 from dbt_bridge.reconciliation import Reconciliation
+from dbt_bridge.run import mending
 from dbt_bridge.table import TableName
 from dbt_bridge.verify import kept
 
@@ -80,6 +81,7 @@ def _run(command: Command) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
     whole = replace(cdc_killed.project(orders), reconciliations=tuple(_landed_model(name) for name in orders.tables))
     project.load_project = lambda options: whole  # type: ignore[assignment]
+    mending._PIECE = orders.chunk_rows
     if command.spills:
         kept._SHARE = 1 << 60
     if command.function:

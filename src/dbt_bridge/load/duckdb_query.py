@@ -31,6 +31,12 @@ class DuckDBRows:
     table: Table
     query: str
     types: Mapping[str, str]
+    _reading: Any = None  # the cursor of the newest rows
+
+    def cancel(self) -> None:
+        """See `verify.side.Cancels`."""
+        if self._reading is not None:
+            self._reading.interrupt()
 
     def count(self) -> int:
         with _asking(self.connection, self.name) as cur:
@@ -42,7 +48,7 @@ class DuckDBRows:
         Raises (also while it is read):
             DestinationError: DuckDB broke off, or a value has no Arrow form.
         """
-        cur = self.connection.cursor()
+        cur = self._reading = self.connection.cursor()
         with _told(self.name):
             statement = _selected(self.query, {name: self.types[name] for name in self.types})
             wanted = ", ".join(quoted(name) for name in columns)

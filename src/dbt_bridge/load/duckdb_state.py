@@ -58,6 +58,10 @@ class DuckDBState:
         schema = replica.table.arrow_schema
         return pa.RecordBatchReader.from_batches(schema, self._batches(replica, standing, wanted))
 
+    def cancel(self) -> None:
+        """End what another thread reads, which gets an error."""
+        self._cur.interrupt()
+
     @contextmanager
     def _next(self, replica: Replica) -> Iterator[None]:
         if self._streaming:

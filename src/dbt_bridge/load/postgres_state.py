@@ -14,6 +14,7 @@ import psycopg
 import pyarrow as pa
 from pyarrow import types as is_
 
+from dbt_bridge import postgres_bulk as bulk
 from dbt_bridge import postgres_keyed
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.load import postgres_log as change_log
@@ -24,6 +25,7 @@ from dbt_bridge.load.postgres_relation import Relation, find
 from dbt_bridge.load.postgres_session import READING, connected, lacking, translated
 from dbt_bridge.load.postgres_types import base
 from dbt_bridge.load.replica import copied_anew
+from dbt_bridge.postgres_bulk import BulkConnection
 from dbt_bridge.postgres_keyed import Compared, Lookup
 from dbt_bridge.postgres_moments import repaired
 from dbt_bridge.table import Column, TableName, quoted, quoted_name
@@ -46,7 +48,6 @@ _SETTINGS = {
 }
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SET = "SELECT " + ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
-_BATCH_BYTES = "4000000"
 
 _BY_VALUE = {
     "smallint", "integer", "bigint", "real", "double precision", "boolean", "bytea", "uuid", "date",
@@ -75,7 +76,8 @@ class PostgresState:
         self._conninfo = conninfo
         self._control = control
         self._snapshot = snapshot
-        self._idle: list[Any] = []
+        self._idle: list[BulkConnection] = []
+        self._reading: list[BulkConnection] = []
         self.server_version = control.info.server_version
 
     def count(self, replica: Replica) -> int:
@@ -145,36 +147,45 @@ class PostgresState:
 
     def stream(self, query: str, where: TableName) -> Iterator[pa.RecordBatch]:
         """The batches of a query, on a connection of its own in the snapshot."""
-        import adbc_driver_postgresql.dbapi as adbc
-
         try:
-            connection = self._idle.pop() if self._idle else self._opened(adbc)
+            connection = self._idle.pop() if self._idle else self._opened()
+            self._reading.append(connection)
             try:
-                with closing(connection.cursor()) as cur:
-                    cur.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": _BATCH_BYTES})
-                    cur.execute(query)
-                    yield from cur.fetch_record_batch()
+                yield from connection.stream(query)
             except BaseException:  # also when nobody reads on: what is still sent would have to be read
                 connection.close()
                 raise
+            finally:
+                self._reading.remove(connection)
             self._idle.append(connection)
-        except (adbc.Error, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
+        except (bulk.Error, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
             said = scrubbed(" ".join(str(error).split()))
             raise DestinationError(
                 f"Postgres broke off while {where} was read: {said}",
                 mend=lacking(said, READING) or "run the same command again",
             ) from error
 
+    def cancel(self) -> None:
+        """End what another thread reads, which gets an error."""
+        with suppress(psycopg.Error):  # it ended by itself, or the server is gone
+            self._control.cancel_safe(timeout=5)
+        for connection in list(self._reading):
+            with suppress(bulk.Error):  # likewise
+                connection.cancel()
+
     def close(self) -> None:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
 
-    def _opened(self, adbc: Any) -> Any:
-        connection = adbc.connect(self._conninfo, autocommit=True)
-        with closing(connection.cursor()) as cur:
+    def _opened(self) -> BulkConnection:
+        connection = BulkConnection(self._conninfo)
+        try:
             for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", _SET):
-                cur.execute(statement)
+                connection.execute(statement)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
 

@@ -18,7 +18,7 @@ from dbt_bridge.extract.mask import masking
 from dbt_bridge.extract.origin import Origin
 from dbt_bridge.load.destination import Replica, State
 from dbt_bridge.table import Column, Table, TableName
-from dbt_bridge.verify.side import Digests, Side
+from dbt_bridge.verify.side import Cancels, Digests, Side
 
 Within = tuple[int, Sequence[int]]
 
@@ -130,6 +130,11 @@ class LandedSide:
         rows = self._state.rows(narrow, keys)
         return _first(rows, len(columns)) if others else rows
 
+    def cancel(self) -> None:
+        """See `Cancels.cancel`."""
+        if isinstance(self._state, Cancels):
+            self._state.cancel()
+
     def travelling(self, digested: Digested) -> Digested:
         return digested
 
@@ -163,6 +168,11 @@ class DigestingSide:
 
     def transfer_rate(self) -> float:
         return self._digests.transfer_rate()
+
+    def cancel(self) -> None:
+        """See `Cancels.cancel`."""
+        if isinstance(self._side, Cancels):
+            self._side.cancel()
 
     def _travelling(self, key: Sequence[Digested], values: Sequence[Digested]) -> tuple[list[Digested], list[Digested]]:
         return [self._side.travelling(d) for d in key], [self._side.travelling(d) for d in values]

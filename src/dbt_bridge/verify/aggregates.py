@@ -31,7 +31,9 @@ def summed(senders: Sequence[Sender], in_flight: Numbers) -> tuple[list[Summed],
         in_flight: sorted digests of the keys that are left out.
     """
     return side_by_side(
-        lambda stopped: _summed(senders[0], in_flight, stopped), lambda stopped: _summed(senders[1], in_flight, stopped)
+        lambda stopped: _summed(senders[0], in_flight, stopped),
+        lambda stopped: _summed(senders[1], in_flight, stopped),
+        senders[1].cancel,
     )
 
 

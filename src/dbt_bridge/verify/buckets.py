@@ -73,7 +73,9 @@ def how_many(rows: int) -> int:
 def sums(senders: Sequence[Sender], buckets: int) -> tuple[Sums, Sums]:
     """Of both sides, side by side: the origin in this thread, the destination in another."""
     return side_by_side(
-        lambda stopped: _sums(senders[0], buckets, stopped), lambda stopped: _sums(senders[1], buckets, stopped)
+        lambda stopped: _sums(senders[0], buckets, stopped),
+        lambda stopped: _sums(senders[1], buckets, stopped),
+        senders[1].cancel,
     )
 
 

@@ -61,6 +61,7 @@ def _asked_by_key(senders: tuple[Sender, Sender], found: Suspects, folder: Path,
             folder,
             place,
             memory_mb,
+            senders[1].cancel,
         )
     except _NotFound:
         return None
@@ -110,6 +111,7 @@ def _read_again(senders: tuple[Sender, Sender], found: Suspects, folder: Path, m
         folder,
         place,
         memory_mb,
+        senders[1].cancel,
     )
 
 

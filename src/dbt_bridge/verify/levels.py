@@ -53,9 +53,8 @@ def _in_flight(comparison: Comparison) -> tuple[Numbers, tuple[int, int]]:
     if paired.key:
         paired = Paired(paired.key, (), tuple(replace(pair, compared=False) for pair in paired.carried))
     senders = [replace(sender, paired=paired) for sender in comparison.senders]
-    kept = both_kept(
-        (senders[0].values, senders[1].values), comparison.folder / "in_flight", KEY, comparison.asked.memory_mb
-    )
+    both, folder = (senders[0].values, senders[1].values), comparison.folder / "in_flight"
+    kept = both_kept(both, folder, KEY, comparison.asked.memory_mb, senders[1].cancel)
     in_flight = suspects(kept, paired, comparison.engine).in_flight
     rows = [0, 0]
     for sides in parts(kept):

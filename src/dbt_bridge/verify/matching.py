@@ -48,11 +48,12 @@ class Suspects:
         return cls(np.empty(0, np.int64), np.empty(0, np.int64), rows)
 
 
-def both_read(senders: tuple[Sent, Sent], takers: tuple[Taken, Taken]) -> None:
+def both_read(senders: tuple[Sent, Sent], takers: tuple[Taken, Taken], cancel: Callable[[], None]) -> None:
     """Read both sides side by side: the origin in this thread, the destination in another.
 
     Args:
         takers: are given each batch of their side, in its thread.
+        cancel: see `side_by_side`.
     """
 
     def read(side: int, stopped: Event) -> None:
@@ -61,15 +62,17 @@ def both_read(senders: tuple[Sent, Sent], takers: tuple[Taken, Taken]) -> None:
                 return
             takers[side](batch)
 
-    side_by_side(lambda stopped: read(0, stopped), lambda stopped: read(1, stopped))
+    side_by_side(lambda stopped: read(0, stopped), lambda stopped: read(1, stopped), cancel)
     give_back_memory()
 
 
-def both_kept(senders: tuple[Sent, Sent], folder: Path, digest: str, memory_mb: int) -> tuple[Kept, Kept]:
+def both_kept(
+    senders: tuple[Sent, Sent], folder: Path, digest: str, memory_mb: int, cancel: Callable[[], None]
+) -> tuple[Kept, Kept]:
     """What both sides send; see `both_read` and `Kept`."""
     most = most_bytes(memory_mb)
     kept = Kept(folder / "origin", digest, most), Kept(folder / "destination", digest, most)
-    both_read(senders, (kept[0].add, kept[1].add))
+    both_read(senders, (kept[0].add, kept[1].add), cancel)
     if any(side.in_files for side in kept):
         for side in kept:
             side.to_files()

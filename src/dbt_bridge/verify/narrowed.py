@@ -6,7 +6,7 @@ the order in which they came until the totals are known, and it is not read wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,14 +81,17 @@ class Passing:
             self._file.close()
 
 
-def both_passing(senders: tuple[Sent, Sent], folder: Path, memory_mb: int) -> tuple[Passing, Passing]:
+def both_passing(
+    senders: tuple[Sent, Sent], folder: Path, memory_mb: int, cancel: Callable[[], None]
+) -> tuple[Passing, Passing]:
     """All rows of both sides; see `both_read`."""
     sides = Passing(folder / "origin.arrows", memory_mb), Passing(folder / "destination.arrows", memory_mb)
-    both_read(senders, (sides[0].add, sides[1].add))
+    both_read(senders, (sides[0].add, sides[1].add), cancel)
     return sides
 
 
 def narrowed(sides: tuple[Passing, Passing], folder: Path, memory_mb: int) -> tuple[Kept, Kept]:
     """The rows that may differ."""
     apart = sides[0].totals.apart(sides[1].totals)
-    return both_kept((lambda: sides[0].within(apart), lambda: sides[1].within(apart)), folder, KEY, memory_mb)
+    readers = (lambda: sides[0].within(apart)), (lambda: sides[1].within(apart))
+    return both_kept(readers, folder, KEY, memory_mb, lambda: None)  # files let nobody wait

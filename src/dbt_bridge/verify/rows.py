@@ -82,9 +82,11 @@ def _streamed(comparison: Comparison, choice: Chosen, within: Within | None = No
 
     origin, destination = (sending(sender) for sender in comparison.senders)
     folder, memory_mb = comparison.folder / choice.method, comparison.asked.memory_mb
+    cancel = comparison.senders[1].cancel
     if not _sums_decide(comparison):
-        return suspects(both_kept((origin, destination), folder, KEY, memory_mb), comparison.paired, comparison.engine)
-    sides = both_passing((origin, destination), folder, memory_mb)
+        kept = both_kept((origin, destination), folder, KEY, memory_mb, cancel)
+        return suspects(kept, comparison.paired, comparison.engine)
+    sides = both_passing((origin, destination), folder, memory_mb, cancel)
     found = suspects(narrowed(sides, folder, memory_mb), comparison.paired, comparison.engine)
     found.rows = sides[0].rows, sides[1].rows
     return found

@@ -25,7 +25,7 @@ from dbt_bridge.verify.digest import digests, mixed
 from dbt_bridge.verify.elements import canonical
 from dbt_bridge.verify.engine import held
 from dbt_bridge.verify.paired import End, Pair, Paired
-from dbt_bridge.verify.side import Digests, Side
+from dbt_bridge.verify.side import Cancels, Digests, Side
 
 Numbers = NDArray[np.int64]
 KEY, ROW, LATE = "_key", "_row", "_late"
@@ -47,6 +47,11 @@ class Sender:
     paired: Paired
     read: Callable[[int, int], None]
     late: Late | None = None
+
+    def cancel(self) -> None:
+        """The user interrupted: end what another thread reads of this side, where it can be ended."""
+        if isinstance(self.side, Cancels):
+            self.side.cancel()
 
     def values(self, within: Within | None = None) -> Iterator[pa.RecordBatch]:
         """The side streams its values, and this process digests them."""

@@ -2,6 +2,7 @@
 
 Side        every relation: an origin's table or query, a landing table, a delivered table
 Digests     also computes `canonical` digests where its rows are: PostgreSQL 14 and later
+Cancels     can be broken off by another thread while it waits for its server
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pyarrow as pa
 from dbt_bridge.canonical import Digested, NoDigests
 from dbt_bridge.table import Table
 
-__all__ = ["Digests", "NoDigests", "Side"]
+__all__ = ["Cancels", "Digests", "NoDigests", "Side"]
 
 
 class Side(Protocol):
@@ -71,3 +72,11 @@ class Digests(Protocol):
 
     def transfer_rate(self) -> float:
         """Bytes per second that the wire to this side carries, measured with a small answer."""
+
+
+@runtime_checkable
+class Cancels(Protocol):
+    """A side whose queries can be ended: one that waits for a lock answers no signal."""
+
+    def cancel(self) -> None:
+        """End what another thread reads, which gets an error. Nothing more need be answered afterwards."""

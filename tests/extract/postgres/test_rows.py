@@ -11,8 +11,9 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from dbt_bridge import postgres_bulk as bulk
 from dbt_bridge.errors import ConnectionFailed, OriginError, TypeRefused
-from dbt_bridge.extract.postgres import PostgresOrigin, bulk, initial_copy
+from dbt_bridge.extract.postgres import PostgresOrigin, initial_copy
 from dbt_bridge.table import Column, TableName
 
 T = TableName("public", "t")

@@ -22,11 +22,11 @@ from psycopg import sql
 
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.extract.postgres import catalog
-from dbt_bridge.extract.postgres.bulk import BulkConnection, Error
 from dbt_bridge.extract.postgres.column_types import OriginType, natural, travel
 from dbt_bridge.extract.postgres.connection import SETTINGS, Connections
 from dbt_bridge.extract.postgres.messages import BINARY, NULL, TEXT, UNCHANGED, Cells
 from dbt_bridge.extract.postgres.values import Unfit, column, decodes_binary
+from dbt_bridge.postgres_bulk import BulkConnection, Error
 from dbt_bridge.table import TableName
 
 EXAMPLES = settings(

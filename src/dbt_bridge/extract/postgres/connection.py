@@ -16,9 +16,9 @@ import psycopg
 import pyarrow as pa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from dbt_bridge import postgres_bulk as bulk
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, TypeRefused, scrubbed
-from dbt_bridge.extract.postgres import bulk
-from dbt_bridge.extract.postgres.bulk import BulkConnection
+from dbt_bridge.postgres_bulk import BulkConnection
 from dbt_bridge.table import TableName, quoted_name
 
 # Text that Postgres writes depends on these; each is set for the transaction only, so that a connection pooler

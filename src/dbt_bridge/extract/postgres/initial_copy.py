@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from dbt_bridge import postgres_bulk as bulk
 from dbt_bridge.errors import BridgeError, OriginError, TypeRefused
-from dbt_bridge.extract.postgres import bulk
-from dbt_bridge.extract.postgres.bulk import BulkConnection
 from dbt_bridge.extract.postgres.column_types import UNFIT, Travel
 from dbt_bridge.extract.postgres.connection import Connections
 from dbt_bridge.extract.postgres.decoding import first_failure
+from dbt_bridge.postgres_bulk import BulkConnection
 from dbt_bridge.table import Column, TableName, quoted, quoted_name
 
 QUEUE_BATCHES = 3
