@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dbt_bridge.decimals import exactly
+from dbt_bridge.decimals import cast, exactly
 
 SHAPES = [pa.decimal128(38, 0), pa.decimal128(38, 10), pa.decimal128(38, 18), pa.decimal128(9, 2)]
 SHAPES += [pa.decimal256(76, 0), pa.decimal256(76, 30)]
@@ -71,3 +71,13 @@ def test_texts_of_every_layout_are_read() -> None:
     for layout in (pa.string(), pa.large_string(), pa.string_view()):
         for texts in (["1.5", None], ["15e-1", None]):
             assert exactly(pa.array(texts, layout), pa.decimal128(9, 2)).to_pylist() == [Decimal("1.50"), None]
+
+
+def test_a_cast_is_exact_for_decimals_and_arrows_own_for_others() -> None:
+    wide = pa.chunked_array([pa.array([Decimal(10**30)], pa.decimal128(38, 0)), pa.array([None], pa.decimal128(38, 0))])
+    with pytest.raises(pa.ArrowInvalid):
+        cast(wide, pa.decimal128(38, 18))
+    assert cast(wide, pa.decimal128(38, 5)).to_pylist() == [Decimal(10**30), None]
+    assert cast(pa.array([7]), pa.string()).to_pylist() == ["7"]
+    with pytest.raises(pa.ArrowInvalid):
+        cast(pa.array([2**40]), pa.int32())

@@ -18,6 +18,13 @@ _WIDEST = 76  # digits of 256 bits
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
+def cast(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """Arrow's safe cast, for decimals `exactly`; raises pa.ArrowInvalid where a value would change."""
+    import pyarrow.compute as pc
+
+    return exactly(array, wanted) if applies(array.type, wanted) else pc.cast(array, wanted, safe=True)
+
+
 def applies(own: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether a cast between these types is one that `exactly` has to do."""
     from pyarrow import types as is_
@@ -26,7 +33,7 @@ def applies(own: pa.DataType, wanted: pa.DataType) -> bool:
     return bool(is_.is_decimal(wanted) and (text or is_.is_decimal(own)))
 
 
-def exactly(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def exactly(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """The same numbers as `wanted`, a decimal; raises pa.ArrowInvalid where one of them would change.
 
     Args:

@@ -176,6 +176,14 @@ def test_names_without_a_schema_are_found_by_the_users_own_path(origin: psycopg.
         origin.execute("ALTER ROLE CURRENT_USER RESET search_path")
 
 
+@pytest.mark.parametrize("queries", ["dlt"], indirect=True)
+def test_a_number_that_does_not_fit_is_refused_and_wraps_around_to_none(queries: Queries) -> None:
+    """Arrow's own cast made 18960114910927365649.47 of it."""
+    with pytest.raises(TypeRefused, match="does not fit"):
+        queries.result("SELECT 1e30::numeric(38, 0) AS n")
+    assert queries.result("SELECT 1e15::numeric(38, 0) AS n")[1].to_pylist() == [{"n": Decimal(10**15)}]
+
+
 def test_columns_of_one_name_are_both_given_or_refused(queries: Queries) -> None:
     """Postgres calls each sum `sum`."""
     try:

@@ -238,7 +238,7 @@ def cast(array: pa.Array, type_: pa.DataType) -> pa.Array:
         return pa.ExtensionArray.from_storage(type_, array.cast(type_.storage_type))
     if isinstance(array.type, pa.RunEndEncodedType):
         array = pc.run_end_decode(array)
-    return decimals.exactly(array, type_) if decimals.applies(array.type, type_) else array.cast(type_)
+    return decimals.cast(array, type_)
 
 
 def _as_json_array(array: pa.Array) -> pa.Array:

@@ -35,7 +35,7 @@ def from_text(values: pa.Array, wanted: pa.DataType) -> pa.Array:
         return pc.cast(pc.cast(whole, pa.timestamp("us")), wanted)
     if pa.types.is_timestamp(wanted) and wanted.tz is not None:
         return _zoned(values, wanted)
-    return decimals.exactly(values, wanted) if pa.types.is_decimal(wanted) else pc.cast(values, wanted)
+    return decimals.cast(values, wanted)
 
 
 def _zoned(values: pa.Array, wanted: pa.DataType) -> pa.Array:

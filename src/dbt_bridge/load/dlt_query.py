@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from dbt_bridge import decimals
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, scrubbed
 from dbt_bridge.reconciliation import Selection, bare, distinct, in_parentheses
 from dbt_bridge.table import Column, Table, TableName
@@ -61,7 +61,8 @@ class DltRows:
         fields = {field.name: field for field in self.table.arrow_schema}
         whole = pa.schema([*schema, *(fields[name] for name in keys.column_names if name not in schema.names)])
         distinct = list({tuple(row.values()): None for row in keys.to_pylist()})
-        for condition, some in self.database.conditions(keys.column_names, distinct):
+        columns = [self.database.quoted(name) for name in keys.column_names]
+        for condition, some in self.database.conditions(columns, distinct):
             wanted = set(some)
             for rows in self._read(whole, condition):
                 held = rows.select(keys.column_names).to_pylist()
@@ -79,7 +80,7 @@ class DltRows:
 
     def _fitted(self, values: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         try:
-            return pc.cast(values, field.type, safe=True)
+            return decimals.cast(values, field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise TypeRefused(
                 f"{self.name}, column {field.name!r}: {error}", mend=f"give {field.name!r} a CAST in its expression"
@@ -139,19 +140,20 @@ class DltQueries:
         """Nothing is held open between queries."""
 
     def conditions(
-        self, names: Sequence[str], keys: Sequence[tuple[Any, ...]]
+        self, columns: Sequence[str], keys: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[str, Sequence[tuple[Any, ...]]]]:
         """WHERE, query by query, and its keys: it finds every row that has one of them, and may find others.
 
         Drivers differ in how they bind, and in what they make of a percent sign beside bound values. So only whole
         numbers and plain words stand in the query, which need no quoting; all rows are read where a key is another.
+
+        Args:
+            columns: the key's, quoted.
         """
         literals = [[_literal(value) for value in key] for key in keys]
         if any(literal is None for key in literals for literal in key):
             yield "", keys
             return
-        with self.client() as sql:
-            columns = [sql.escape_column_name(name) for name in names]
         for start in range(0, len(literals), _KEYS_PER_QUERY):
             some = literals[start : start + _KEYS_PER_QUERY]
             alternatives = (" AND ".join(f"{c} {v}" for c, v in zip(columns, key, strict=True)) for key in some)

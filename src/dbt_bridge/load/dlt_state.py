@@ -60,7 +60,9 @@ class DltState:
         else:
             queries = DltQueries(self._destination, replica.table.name.schema)
             distinct = list({tuple(row.values()): None for row in keys.to_pylist()})
-            for condition, _ in queries.conditions(keys.column_names, distinct):
+            with queries.client() as sql:
+                columns = [sql.escape_column_name(name) for name in keys.column_names]
+            for condition, _ in queries.conditions(columns, distinct):
                 yield condition
 
     def _selected(self, replica: Replica, names: Sequence[str], condition: str = "") -> Iterator[pa.RecordBatch]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 
 import pyarrow as pa
 
-from dbt_bridge import audit_parity
+from dbt_bridge import audit_parity, decimals
 from dbt_bridge.audit_parity import PARITY, ParityRow
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.load.destination import Checkpoint, Load, Replica
@@ -122,7 +122,8 @@ class DltWarehouse(DltDestination):
             statement = f"SELECT {', '.join(parts)} FROM {sql.make_qualified_table_name(name.name)}"  # noqa: S608
             with sql.execute_query(statement) as cur:
                 for table in cur.iter_arrow(chunk_size=_BATCH_ROWS):
-                    yield from pa.table(dict(zip(schema.names, table.columns, strict=True))).cast(schema).to_batches()
+                    arrays = [decimals.cast(a, field.type) for a, field in zip(table.columns, schema, strict=True)]
+                    yield from pa.table(arrays, schema=schema).to_batches()
 
 
 def _known(names: Sequence[str], row: Sequence[str | None]) -> dict[str, str]:

@@ -76,9 +76,7 @@ def in_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
         return _unrounded(array, wanted)
     if is_.is_dictionary(wanted):
         return pc.dictionary_encode(in_type(array, wanted.value_type)).cast(wanted)
-    if decimals.applies(array.type, wanted):
-        return decimals.exactly(array, wanted)
-    return pc.cast(array, wanted, safe=True)
+    return decimals.cast(array, wanted)
 
 
 def _is_rounded(own: pa.DataType, wanted: pa.DataType) -> bool:

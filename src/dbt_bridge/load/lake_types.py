@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as is_
 
+from dbt_bridge import decimals
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.table import Column, Table
 
@@ -96,7 +97,7 @@ def _column(array: pa.Array, field: pa.Field, table: Table) -> pa.Array:
         array = array.storage
     if array.type != field.type:
         try:
-            array = pc.cast(array, field.type, safe=True)
+            array = decimals.cast(array, field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise TypeRefused(
                 f"{table.name}, column {field.name!r}: {error}", mend=f"types: {{{field.name}: text}}"

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import Cursor
 
+from dbt_bridge import decimals
 from dbt_bridge.errors import DestinationError, TypeRefused, scrubbed
 from dbt_bridge.load.postgres_relation import Relation
 from dbt_bridge.load.postgres_types import BY_ARROW, base
@@ -107,7 +108,7 @@ def _rows(conninfo: str, table: Table, selected: Sequence[_Selected], schema: pa
 def _decoded(array: pa.Array, column: Column, table: Table) -> pa.Array:
     """adbc_driver_postgresql 1.13 lets infinity and far dates wrap around to before Postgres's first moment."""
     try:
-        array = array if array.type == column.type else pc.cast(array, column.type)
+        array = array if array.type == column.type else decimals.cast(array, column.type)
     except pa.ArrowInvalid as error:
         raise TypeRefused(
             f"{table.name}, column {column.name!r}: {error}", mend="cast it to text in the model"

@@ -10,6 +10,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import Cursor, errors, sql
 
+from dbt_bridge import decimals
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError, scrubbed
 from dbt_bridge.load.destination import Load
 from dbt_bridge.load.keys import check_request
@@ -86,7 +87,7 @@ class Encoded:
 
     def _column(self, array: pa.Array, column: Column, how: Wire) -> pa.Array:
         try:
-            return how.encode(array if array.type == column.type else array.cast(column.type))
+            return how.encode(array if array.type == column.type else decimals.cast(array, column.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise TypeRefused(
                 f"{self._load.table.name}, column {column.name!r}: {error}", mend=f"types: {{{column.name}: text}}"

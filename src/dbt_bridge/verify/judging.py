@@ -277,17 +277,13 @@ def as_at_origin(values: pa.ChunkedArray, pair: Pair) -> pa.Array | pa.ChunkedAr
     if values.type == wanted:
         return values
     try:
-        return _cast(_one(values), wanted)
+        return decimals.cast(_one(values), wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         words = pa.array(_in_words(_one(values), pair), pa.string())
     try:
-        return _cast(words, wanted)
+        return decimals.cast(words, wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return words
-
-
-def _cast(values: pa.Array, wanted: pa.DataType) -> pa.Array:
-    return decimals.exactly(values, wanted) if decimals.applies(values.type, wanted) else values.cast(wanted)
 
 
 def keys_of(findings: Findings) -> pa.Table | None:

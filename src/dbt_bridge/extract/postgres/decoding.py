@@ -20,13 +20,7 @@ def strictly(wanted: pa.DataType) -> Decode:
         return lambda array: _not_overflown(array, _float32(array))
     if pa.types.is_float64(wanted):
         return lambda array: _not_overflown(array, pc.cast(array, wanted, safe=True))
-    return lambda array: _cast(array, wanted)
-
-
-def _cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
-    if decimals.applies(array.type, wanted):
-        return decimals.exactly(array, wanted)
-    return pc.cast(array, wanted, safe=True)
+    return lambda array: decimals.cast(array, wanted)
 
 
 def _time(text: pa.Array, wanted: pa.DataType) -> pa.Array:
