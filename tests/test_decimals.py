@@ -78,6 +78,10 @@ def test_a_cast_is_exact_for_decimals_and_arrows_own_for_others() -> None:
     with pytest.raises(pa.ArrowInvalid):
         cast(wide, pa.decimal128(38, 18))
     assert cast(wide, pa.decimal128(38, 5)).to_pylist() == [Decimal(10**30), None]
+    lists = pa.array([[None, Decimal(10**30)], None], pa.list_(pa.decimal128(38, 0)))
+    with pytest.raises(pa.ArrowInvalid):
+        cast(lists, pa.list_(pa.decimal128(38, 18)))
+    assert cast(lists, pa.list_(pa.decimal128(38, 5))).to_pylist() == [[None, Decimal(10**30)], None]
     assert cast(pa.array([7]), pa.string()).to_pylist() == ["7"]
     with pytest.raises(pa.ArrowInvalid):
         cast(pa.array([2**40]), pa.int32())

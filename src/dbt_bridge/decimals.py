@@ -22,7 +22,11 @@ def cast(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | p
     """Arrow's safe cast, for decimals `exactly`; raises pa.ArrowInvalid where a value would change."""
     import pyarrow.compute as pc
 
-    return exactly(array, wanted) if applies(array.type, wanted) else pc.cast(array, wanted, safe=True)
+    if applies(array.type, wanted):
+        return exactly(array, wanted)
+    if _is_list(array.type) and _is_list(wanted) and _holds_decimals(wanted):
+        cast(pc.list_flatten(array), wanted.value_type)  # what would wrap around in its list is refused here
+    return pc.cast(array, wanted, safe=True)
 
 
 def applies(own: pa.DataType, wanted: pa.DataType) -> bool:
@@ -74,6 +78,18 @@ def is_plain(texts: pa.Array, wanted: pa.DataType) -> bool:
     elif not whole:
         plain = rf"^[+-]?\.[0-9]{{1,{wanted.scale}}}$"
     return pc.all(pc.match_substring_regex(texts, plain)).as_py() is not False
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    from pyarrow import types as is_
+
+    return bool(is_.is_list(type_) or is_.is_large_list(type_) or is_.is_fixed_size_list(type_))
+
+
+def _holds_decimals(type_: pa.DataType) -> bool:
+    from pyarrow import types as is_
+
+    return _holds_decimals(type_.value_type) if _is_list(type_) else bool(is_.is_decimal(type_))
 
 
 def _one_by_one(texts: Sequence[str | None], wanted: pa.DataType) -> pa.Array:
