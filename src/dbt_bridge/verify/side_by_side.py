@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event
 from typing import Any, TypeVar
 
+from dbt_bridge.errors import is_interruption
+
 T = TypeVar("T")
 _PATIENCE = 0.1  # seconds in which a side may end by itself
 
@@ -37,12 +39,10 @@ def side_by_side(
         other = pool.submit(answered, destination)
         try:
             return answered(origin), other.result()
-        except Exception:
+        except BaseException as error:  # also while only the destination is still read
             stopped.set()
-            raise
-        except BaseException:  # an interruption, also while only the destination is still read
-            stopped.set()
-            _end(other, cancel)
+            if is_interruption(error) or not isinstance(error, Exception):
+                _end(other, cancel)
             raise
 
 
