@@ -31,6 +31,7 @@ _SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transaction
 _LONG = (
     "run/test_cdc_kill.py", "run/test_cdc_workload.py", "test_docs.py", "demo/test_demo.py", "run/test_hold.py",
     "run/test_verify_destinations.py", "run/test_verify.py", "run/test_repair.py", "run/test_repair_kill.py",
+    "demo/test_lakehouse.py", "run/test_verify_interrupted.py",
     "run/test_cdc_faults.py", "run/test_cdc.py", "verify/test_oracle.py", "load/test_applying.py",
     "load/test_dlt_apply.py", "load/test_duckdb.py", "load/test_state.py", "dbt/test_transfer.py",
     "extract/postgres/test_replication.py", "run/test_cdc_destinations.py", "run/test_reconcile.py",
