@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 # dbt splits selectors at blanks and commas, walks the graph at + and @, and reads the others as a glob, which they fit.
 _READ_BY_DBT = re.compile(r"[\s,+@*?\[\]]")
@@ -12,6 +11,8 @@ _OTHER = "[!a-zA-Z0-9_]"  # a `?` would take `order_items` for `order items`, an
 
 def selector(node: str) -> str:
     """dbt's selector of a unique_id, quoted for a shell: `source:shop.orders`, `exposure:crm`, `dim_customers`."""
+    import shlex  # not with the package, which dbt imports at each start
+
     return shlex.quote(unquoted(node))
 
 
