@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dbt_bridge.errors import DestinationError
 from dbt_bridge.load.change_log import SEQUENCE, UNCHANGED
-from dbt_bridge.load.destination import CHANGE, CHANGE_LSN, Replica
-from dbt_bridge.load.replica import copied_anew
+from dbt_bridge.load.destination import CHANGE, CHANGE_LSN
 from dbt_bridge.table import quoted
 
 _AGE = "_dbt_bridge_age"
@@ -121,13 +119,3 @@ def moved(log: str, key: Sequence[str], known: Sequence[str]) -> str:
         f"SELECT count(*) FROM (SELECT *, {before} FROM {log})\n"
         f"WHERE {_PARTIAL} AND (coalesce({_AGE}, 'delete') = 'delete' OR NOT list_has_all([{names}], \"{UNCHANGED}\"))"
     )
-
-
-def refuse_moved(replica: Replica, rows: int) -> None:
-    """Raises DestinationError where `moved` counted any."""
-    if rows:
-        raise DestinationError(
-            f"{replica.table.name} is a log in which {rows} rows kept a large value that was not sent again, while"
-            " their key or that column's name changed, so their state cannot be rebuilt",
-            mend=copied_anew(replica.node),
-        )

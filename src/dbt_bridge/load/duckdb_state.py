@@ -19,7 +19,7 @@ from dbt_bridge.load.duckdb_publish import Publication, Relation, folded
 from dbt_bridge.load.duckdb_retry import roll_back, translated
 from dbt_bridge.load.duckdb_target import registered
 from dbt_bridge.load.given_back import in_types, missing, wanted_keys
-from dbt_bridge.load.replica import copied_anew, refuse_owing
+from dbt_bridge.load.replica import copied_anew, refuse_owing, refuse_unsent
 from dbt_bridge.table import quoted
 
 _WANTED = "_dbt_bridge_wanted"
@@ -133,7 +133,7 @@ def folded_log(replica: Replica, log: str, columns: Mapping[str, str], scalar: A
     partial = bool(scalar(change_log.partial(log)))
     if partial:
         lost = change_log.moved(log, key, list(columns)) if key else change_log.partial(log)
-        change_log.refuse_moved(replica, int(scalar(lost)))
+        refuse_unsent(replica, int(scalar(lost)))
     names = {spelled[folded(c.name)]: c.name for c in replica.table.columns}
     if key:
         return f"({change_log.state(log, key, names, partial=partial)})"

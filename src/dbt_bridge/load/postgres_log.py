@@ -16,7 +16,7 @@ from dbt_bridge.load.change_log import SEQUENCE, UNCHANGED
 from dbt_bridge.load.destination import CHANGE, CHANGE_LSN, COMMITTED_AT, Replica
 from dbt_bridge.load.postgres_keyless import EXACT
 from dbt_bridge.load.postgres_types import base
-from dbt_bridge.load.replica import copied_anew, refuse_owing
+from dbt_bridge.load.replica import copied_anew, refuse_owing, refuse_unsent
 from dbt_bridge.table import quoted
 
 _ORDER = f'"{CHANGE_LSN}" DESC NULLS LAST, "{SEQUENCE}" DESC'
@@ -60,8 +60,7 @@ def _summed(replica: Replica, log: str, columns: Mapping[str, str], row: Row) ->
     removed = f"count(*) FILTER (WHERE \"{CHANGE}\" = 'delete')"
     unsent = f'count(*) FILTER (WHERE cardinality("{UNCHANGED}") > 0)'
     deletes, kept = row(f"SELECT {removed}, {unsent} FROM {log} AS log")
-    if kept:
-        raise _kept_large(replica)
+    refuse_unsent(replica, int(str(kept)))
     if not deletes:
         return log
     names = [column.name for column in replica.table.columns]
@@ -97,23 +96,16 @@ def _since_copied(table: str) -> str:
 def _unsent(replica: Replica, log: str, keys: str, columns: Mapping[str, str], row: Row) -> list[str]:
     """The columns of which some values were not sent, after a look at whether the last that were are told."""
     before = f'lag("{CHANGE}") OVER (PARTITION BY {keys} ORDER BY "{CHANGE_LSN}" NULLS FIRST, "{SEQUENCE}") AS before'
-    names, moved = row(
+    names, moved, unsent = row(
         f'SELECT (SELECT array_agg(DISTINCT name) FROM {log} AS log, unnest("{UNCHANGED}") AS name),\n'
         f'  (SELECT count(*) FROM (SELECT "{UNCHANGED}", {before} FROM {log} AS log) AS moves\n'
-        f"   WHERE cardinality(\"{UNCHANGED}\") > 0 AND coalesce(before, 'delete') = 'delete')"
+        f"   WHERE cardinality(\"{UNCHANGED}\") > 0 AND coalesce(before, 'delete') = 'delete'),\n"
+        f'  (SELECT count(*) FROM {log} AS log WHERE cardinality("{UNCHANGED}") > 0)'
     )
     assert isinstance(names, list), "there are some"
-    if moved or not set(names) <= set(columns):
-        raise _kept_large(replica)
+    is_known = set(names) <= set(columns)
+    refuse_unsent(replica, int(str(moved if is_known else unsent)))
     return names
-
-
-def _kept_large(replica: Replica) -> DestinationError:
-    return DestinationError(
-        f"{replica.table.name} is a log in which rows kept a large value that was not sent again, while their key or"
-        " that column's name changed, so their state cannot be rebuilt",
-        mend=copied_anew(replica.node),
-    )
 
 
 def _last_sent(name: str, keys: str) -> str:

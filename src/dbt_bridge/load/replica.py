@@ -35,6 +35,16 @@ def refuse_owing(replica: Replica, rows: int) -> None:
         )
 
 
+def refuse_unsent(replica: Replica, rows: int) -> None:
+    """Raises DestinationError for a log in which so many rows have a value that was not sent, and cannot be told."""
+    if rows:
+        raise DestinationError(
+            f"{replica.table.name} is a log in which {rows} rows kept a large value that was not sent again, while"
+            " their key or that column's name changed, so their state cannot be rebuilt",
+            mend=copied_anew(replica.node),
+        )
+
+
 def check_names(replica: Replica, folded: Callable[[str], str] = str) -> None:
     """Refuse what cannot stand beside what the replica keeps.
 

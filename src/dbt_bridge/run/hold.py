@@ -25,7 +25,7 @@ import psycopg
 from psycopg import pq
 
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError
-from dbt_bridge.extract.postgres.connection import Connections
+from dbt_bridge.extract.postgres.connection import Connections, setting
 from dbt_bridge.progress import Progress
 from dbt_bridge.watching import Watch
 
@@ -36,15 +36,15 @@ _SILENCE = 60.0  # seconds without an answer, after which the server counts as g
 _TELL = 3.0  # seconds after which a person is told who is waited for
 
 # Nobody waits for a lock here but by trying again, and the session may be idle for hours. The server is to notice
-# soon when its peer is gone without a word. Settings that a version does not have are passed over. A role's own search
-# path may put other things before the catalog's, so that this one names the catalog, and those after it need not.
-_SET = """
-SELECT pg_catalog.set_config(wanted.name, wanted.value, false)
-FROM (VALUES ('search_path', 'pg_catalog'), ('statement_timeout', '0'), ('idle_session_timeout', '0'),
-             ('tcp_keepalives_idle', '15'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3')
-     ) AS wanted (name, value)
-JOIN pg_catalog.pg_settings s ON s.name OPERATOR(pg_catalog.=) wanted.name
-"""
+# soon when its peer is gone without a word. What a role's own search path holds is not to be taken for the catalog's.
+_SETTINGS = (
+    ("search_path", "pg_catalog"),
+    ("statement_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("tcp_keepalives_idle", "15"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+)
 _WHO = """
 SELECT a.pid, coalesce(nullif(a.application_name, ''), 'an unnamed application'),
        coalesce(host(a.client_addr), 'the local socket')
@@ -81,7 +81,7 @@ class _Session:
         try:
             self.is_lent = self.query("SELECT pg_catalog.pg_backend_pid()") != [(self._connection.info.backend_pid,)]
             if not self.is_lent:  # else whoever has the session next would have its settings
-                self.query(_SET)
+                self.query(setting(_SETTINGS, for_transaction=False))
         except BaseException:
             self.close()
             raise

@@ -143,14 +143,14 @@ def _apart(
 def _unlike(here: pa.ChunkedArray, there: pa.ChunkedArray) -> NDArray[np.bool_]:
     """Where two columns may differ: values of one type that are equal have one canonical form."""
     one, other = (storage(column) for column in (here, there))
-    if one.type == other.type:
-        try:
-            same = pc.or_(pc.fill_null(pc.equal(one, other), False), pc.and_(one.is_null(), other.is_null()))
-        except pa.ArrowNotImplementedError:  # of lists and others
-            pass
-        else:
-            return ~np.asarray(same)
-    return np.ones(len(one), np.bool_)
+    anywhere = np.ones(len(one), np.bool_)
+    if one.type != other.type:
+        return anywhere
+    try:
+        same = pc.or_(pc.fill_null(pc.equal(one, other), False), pc.and_(one.is_null(), other.is_null()))
+    except pa.ArrowNotImplementedError:  # Arrow has no equality of lists and intervals: their canonical forms tell
+        return anywhere
+    return ~np.asarray(same)
 
 
 def _compared(

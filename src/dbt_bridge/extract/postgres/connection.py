@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -39,9 +39,8 @@ SETTINGS = (
     ("transaction_timeout", "0"),  # since PostgreSQL 17
     ("lock_timeout", "60s"),  # a table that is being rewritten must not stop a sync for ever
 )
-# In names of the catalog: a role's own search path may put other things before it.
-_SET_THEM = """
-SELECT pg_catalog.set_config(wanted.name, wanted.value, true)
+_SET = """
+SELECT pg_catalog.set_config(wanted.name, wanted.value, {})
 FROM (VALUES {}) AS wanted (name, value)
 JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(wanted.name)
 """
@@ -54,6 +53,18 @@ _BROKEN = re.compile(
     "|connection (is |was )?(lost|closed|reset|bad)|connection not open|SSL SYSCALL|could not receive data",
     re.IGNORECASE,
 )
+
+
+def setting(wanted: Iterable[tuple[str, str]], *, for_transaction: bool) -> str:
+    """SQL that sets those of the settings that the server's version has.
+
+    It names the catalog, for a role's own search path may put other things before it.
+
+    Args:
+        wanted: (name, value) pairs, of this program.
+        for_transaction: else for the session.
+    """
+    return _SET.format("true" if for_transaction else "false", ", ".join(f"('{n}', '{v}')" for n, v in wanted))
 
 
 class Connections:
@@ -73,8 +84,8 @@ class Connections:
         self._url = re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", url)
         self._control: psycopg.Connection[Any] | None = None
         self._imported = snapshot
-        settings = [setting for setting in SETTINGS if not own_path or setting[0] != "search_path"]
-        self._set = _SET_THEM.format(", ".join(f"('{name}', '{value}')" for name, value in settings))
+        settings = [(name, value) for name, value in SETTINGS if not own_path or name != "search_path"]
+        self._set = setting(settings, for_transaction=True)
         self._snapshot = ""
         self._idle: list[BulkConnection] = []
         self._stops: list[Callable[[], None]] = []

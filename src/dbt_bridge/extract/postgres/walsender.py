@@ -16,15 +16,11 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dbt_bridge.errors import BridgeError, OriginError
-from dbt_bridge.extract.postgres.connection import SETTINGS, Connections
+from dbt_bridge.extract.postgres.connection import SETTINGS, Connections, setting
 
 # `SET`, not libpq's `options`: unknown settings are passed over on older servers, and the user's own `options` stay.
 # A walsender that waits for transactions, or keeps a snapshot, is idle in a transaction and must not be ended for it.
-SET = """
-SELECT pg_catalog.set_config(wanted.name, wanted.value, false)
-FROM (VALUES {}) AS wanted (name, value)
-JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(wanted.name)
-""".format(", ".join(f"('{n}', '{v}')" for n, v in {**dict(SETTINGS), "lock_timeout": "0"}.items()))
+SET = setting({**dict(SETTINGS), "lock_timeout": "0"}.items(), for_transaction=False)
 
 # What tells a dead peer from a quiet one, below the protocol's own keepalives.
 _TCP = {"keepalives": "1", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
