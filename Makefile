@@ -27,8 +27,8 @@ DUCKDB2 := build/duckdb2
 test-duckdb2: $(DUCKDB2)/duckdb/__init__.py
 	PYTHONPATH=$(CURDIR)/$(DUCKDB2) $(BIN)/python -c 'import duckdb; assert duckdb.__version__ >= "2", duckdb.__version__'
 	PYTHONPATH=$(CURDIR)/$(DUCKDB2) $(BIN)/python -m pytest -n auto --dist loadfile -q \
-		tests/load/test_duckdb.py tests/load/test_duckdb_apply.py tests/load/test_duckdb_types.py \
-		tests/load/test_compaction.py tests/verify/test_compare.py tests/run/test_build.py tests/run/test_sides.py $(ARGS)
+		tests/connectors/duckdb/test_warehouse.py tests/connectors/duckdb/test_apply.py tests/connectors/duckdb/test_column_types.py \
+		tests/replicate/test_compaction.py tests/verify/test_compare.py tests/run/test_build.py tests/prove/test_sides.py $(ARGS)
 
 duckdb2: $(DUCKDB2)/duckdb/__init__.py
 

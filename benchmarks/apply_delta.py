@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from apply_duckdb import BATCH, NAME, Workload, peak, rows_of
-from dbt_bridge.load.delta import DeltaDestination
-from dbt_bridge.load.destination import Load, Replica
-from dbt_bridge.load.lake import Lake
-from dbt_bridge.table import Table
+from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
+from dbt_bridge.connectors.lake.location import Lake
+from dbt_bridge.contracts.destination import Load, Replica
+from dbt_bridge.nouns.table import Table
 
 
 def main() -> None:

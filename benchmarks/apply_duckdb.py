@@ -19,10 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from dbt_bridge.changes import DELETE, INSERT, UPDATE, Changes
-from dbt_bridge.load.destination import Load, Replica
-from dbt_bridge.load.duckdb import DuckDBWarehouse
-from dbt_bridge.table import Table, TableName
+from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+from dbt_bridge.contracts.destination import Load, Replica
+from dbt_bridge.nouns.changes import (
+    DELETE,
+    INSERT,
+    UPDATE,
+    Changes,
+)
+from dbt_bridge.nouns.table import Table, TableName
 
 NAME = TableName("landing", "orders")
 BATCH = 50_000

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from apply_duckdb import BATCH, NAME, Workload, peak, rows_of
 from copy_to_duckdb import server
-from dbt_bridge.load.destination import Load, Replica
-from dbt_bridge.load.postgres import PostgresWarehouse
-from dbt_bridge.table import Table
+from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
+from dbt_bridge.contracts.destination import Load, Replica
+from dbt_bridge.nouns.table import Table
 
 
 def main() -> None:

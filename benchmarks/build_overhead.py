@@ -22,9 +22,9 @@ from pathlib import Path
 
 import psycopg
 
-from dbt_bridge import init
 from dbt_bridge.demo import shop
 from dbt_bridge.demo.guard import guarded_server
+from dbt_bridge.scaffold import template
 
 BIN = Path(sys.executable).parent
 COMMANDS = {
@@ -40,7 +40,9 @@ def main(scale: float, rounds: int) -> None:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("CREATE DATABASE shop")
         rows = shop.fill(server.url("shop"), shop.Sizes.of_scale(scale))
-        init.write_project(Path(folder), init.Answers(origin_url=server.url("shop"), delivery_url=server.url("shop")))
+        template.write_project(
+            Path(folder), template.Answers(origin_url=server.url("shop"), delivery_url=server.url("shop"))
+        )
         run("build", folder)  # everything is parsed and read once before the clock runs
         for _ in range(rounds):
             for name in COMMANDS:

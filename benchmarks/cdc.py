@@ -189,10 +189,15 @@ def measured(to: str, url: str, folder: str) -> dict[str, float]:
     import duckdb  # noqa: F401
     import pandas  # noqa: F401  (duckdb imports it with the first bound value, where it is installed)
 
-    import dbt_bridge.run.sources  # noqa: F401
+    import dbt_bridge.cdc.sources  # noqa: F401
     from dbt_bridge import run
-    from dbt_bridge.progress import Silent
-    from dbt_bridge.project import LandingSource, LandingTable, Project, WarehouseProfile
+    from dbt_bridge.nouns.project import (
+        LandingSource,
+        LandingTable,
+        Project,
+        WarehouseProfile,
+    )
+    from dbt_bridge.observe.progress import Silent
 
     os.environ["SOURCES__BENCH__CREDENTIALS"] = url
     os.environ["DESTINATION__LAKE__DESTINATION_TYPE"] = "filesystem"

@@ -51,11 +51,11 @@ def line(path: str, what: list[str], before: float, psql: str) -> float:
 
 def measured(url: str, table: str, workers: int) -> dict[str, float]:
     """Wall seconds of one replace, after the imports, and this process's peak resident memory."""
-    from dbt_bridge.extract.postgres import PostgresOrigin
-    from dbt_bridge.load.delta import DeltaDestination
-    from dbt_bridge.load.destination import Load
-    from dbt_bridge.load.lake import Lake
-    from dbt_bridge.table import Table, TableName
+    from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
+    from dbt_bridge.connectors.lake.location import Lake
+    from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+    from dbt_bridge.contracts.destination import Load
+    from dbt_bridge.nouns.table import Table, TableName
 
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()

@@ -108,10 +108,10 @@ def measured(path: str, url: str, table: str, how: str) -> dict[str, float]:
 
 
 def by_bridge(url: str, table: str, workers: int, folder: str) -> tuple[int, float]:
-    from dbt_bridge.extract.postgres import PostgresOrigin
-    from dbt_bridge.load.destination import Load
-    from dbt_bridge.load.duckdb import DuckDBWarehouse
-    from dbt_bridge.table import Table, TableName
+    from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+    from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+    from dbt_bridge.contracts.destination import Load
+    from dbt_bridge.nouns.table import Table, TableName
 
     begin = time.perf_counter()
     with (

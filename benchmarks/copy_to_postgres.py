@@ -78,10 +78,10 @@ def piped(url: str, psql: str, table: str, before: float) -> float:
 
 def measured(how: str, url: str, table: str) -> dict[str, float]:
     """Wall seconds of one replace, after the imports, and this process's peak resident memory."""
-    from dbt_bridge.extract.postgres import PostgresOrigin
-    from dbt_bridge.load.destination import Load
-    from dbt_bridge.load.postgres import PostgresWarehouse
-    from dbt_bridge.table import Table, TableName
+    from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
+    from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+    from dbt_bridge.contracts.destination import Load
+    from dbt_bridge.nouns.table import Table, TableName
 
     path, _, workers = how.partition(":")
     begin = time.perf_counter()

@@ -21,10 +21,10 @@ from contextlib import contextmanager
 import psycopg
 import pyarrow as pa
 
-from dbt_bridge.extract.postgres.column_types import OriginType, natural
-from dbt_bridge.extract.postgres.messages import Messages, Rows
-from dbt_bridge.extract.postgres.pgoutput import Decoder, messages_of
-from dbt_bridge.extract.postgres.values import column
+from dbt_bridge.connectors.postgres.changes.messages import Messages, Rows
+from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder, messages_of
+from dbt_bridge.connectors.postgres.changes.values.columns import column
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural
 
 RUN = 65_536  # messages, as receiver.RUN_MESSAGES
 COLUMNS = {

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import psycopg
 
-from dbt_bridge import lsn
+from dbt_bridge.connectors.postgres.changes import publication
+from dbt_bridge.connectors.postgres.changes.slot import Replication
+from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
-from dbt_bridge.extract.postgres import publication
-from dbt_bridge.extract.postgres.replication import ReplicationStream
-from dbt_bridge.extract.postgres.slot import Replication
-from dbt_bridge.table import TableName
+from dbt_bridge.nouns import lsn
+from dbt_bridge.nouns.table import TableName
 
 SLOT = "bench_receive"
 TABLE = """

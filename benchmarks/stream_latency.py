@@ -132,9 +132,14 @@ def ask(child: subprocess.Popen[str], what: str) -> dict[str, float]:
 
 def follow(url: str, folder: str) -> None:
     """The process that is measured: a stream, and answers on standard output."""
-    from dbt_bridge.project import LandingSource, LandingTable, Project, WarehouseProfile
-    from dbt_bridge.run.stream import StreamOptions, stream
-    from dbt_bridge.watching import Batch, WatchSilent
+    from dbt_bridge.cdc.stream import StreamOptions, stream
+    from dbt_bridge.nouns.project import (
+        LandingSource,
+        LandingTable,
+        Project,
+        WarehouseProfile,
+    )
+    from dbt_bridge.observe.stream_progress import Batch, WatchSilent
 
     os.environ["SOURCES__BENCH__CREDENTIALS"] = url
     table = LandingTable("source.bench.bench.readings", "readings", "readings", "cdc")

@@ -123,12 +123,12 @@ def line(what: str, url: str, psql: str, table: str, file: Path, method: str, co
 
 def measured(url: str, table: str, file: str, method: str, *without: str) -> dict[str, object]:
     """One comparison in this process: seconds after the imports, peak memory, share of the table's bytes sent."""
-    from dbt_bridge.extract.postgres import PostgresOrigin
-    from dbt_bridge.load.destination import Replica
-    from dbt_bridge.load.duckdb import DuckDBWarehouse
-    from dbt_bridge.run.comparing import opened
-    from dbt_bridge.run.sides import landed_side, origin_side
-    from dbt_bridge.table import Table, TableName
+    from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+    from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+    from dbt_bridge.contracts.destination import Replica
+    from dbt_bridge.nouns.table import Table, TableName
+    from dbt_bridge.prove.recorder import opened
+    from dbt_bridge.prove.sides import landed_side, origin_side
     from dbt_bridge.verify.compare import Asked, compare
 
     begin = time.perf_counter()

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from dbt_bridge import init
 from dbt_bridge.demo import shop
 from dbt_bridge.demo.guard import guarded_server
+from dbt_bridge.scaffold import template
 from dbt_bridge.simulate import simulate
 
 IMAGE = Path(__file__).parent / "img" / "build.svg"
@@ -31,7 +31,9 @@ def main() -> None:
             connection.execute("CREATE DATABASE shop")
         sizes = shop.Sizes.of_scale(1)
         shop.fill(server.url("shop"), sizes)
-        init.write_project(Path(folder), init.Answers(origin_url=server.url("shop"), delivery_url=server.url("shop")))
+        template.write_project(
+            Path(folder), template.Answers(origin_url=server.url("shop"), delivery_url=server.url("shop"))
+        )
         command = [str(Path(sys.executable).with_name("dbt-bridge")), "build", "--select", *SELECTION.split()]
         subprocess.run(command[:2], cwd=folder, check=True, capture_output=True)
         simulate(server.url("shop"), shop.business(sizes))  # so that the picture shows changes that are merged

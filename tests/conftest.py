@@ -19,6 +19,8 @@ from tests.chance import IS_FIXED
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
 
+pytest_plugins = ["tests.projects"]
+
 settings.register_profile("tests", derandomize=IS_FIXED, deadline=None)
 settings.load_profile("tests")
 
@@ -29,13 +31,15 @@ _SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transaction
 # Files of tests are handed to the workers in this order, then by name: a long one that begins last would leave the
 # other cores idle.
 _LONG = (
-    "run/test_cdc_kill.py", "run/test_cdc_workload.py", "test_docs.py", "demo/test_demo.py", "run/test_hold.py",
-    "run/test_verify_destinations.py", "run/test_verify.py", "run/test_repair.py", "run/test_repair_kill.py",
-    "demo/test_lakehouse.py", "run/test_verify_interrupted.py",
-    "run/test_cdc_faults.py", "run/test_cdc.py", "verify/test_oracle.py", "load/test_applying.py",
-    "load/test_dlt_apply.py", "load/test_duckdb.py", "load/test_state.py", "dbt/test_transfer.py",
-    "extract/postgres/test_replication.py", "run/test_cdc_destinations.py", "run/test_reconcile.py",
-    "run/test_verify_delivery.py", "run/test_repair_destinations.py", "test_cli_stream.py", "test_incremental.py",
+    "cdc/test_kill.py", "cdc/test_workload.py", "test_docs.py", "demo/test_demo.py", "cdc/test_landing_lock.py",
+    "prove/test_verify_destinations.py", "prove/test_verify.py", "prove/test_repair.py", "prove/test_repair_kill.py",
+    "demo/test_lakehouse.py", "prove/test_verify_interrupted.py",
+    "cdc/test_faults.py", "cdc/test_capture.py", "verify/test_oracle.py", "contracts/test_applying.py",
+    "connectors/dlt/test_apply.py", "connectors/duckdb/test_warehouse.py", "contracts/test_state.py",
+    "dbt/test_transfer.py",
+    "connectors/postgres/changes/test_stream.py", "cdc/test_destinations.py", "prove/test_reconcile.py",
+    "prove/test_verify_delivery.py", "prove/test_repair_destinations.py", "cli/test_stream.py",
+    "sync/test_incremental.py",
 )  # fmt: skip
 
 

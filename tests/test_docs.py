@@ -31,12 +31,17 @@ import psycopg
 import pytest
 import yaml
 
-from dbt_bridge import init
 from dbt_bridge.cli import cli
-from dbt_bridge.declared import SourceBridge, checked, checked_exposure, checked_table
-from dbt_bridge.declared_reconcile import checked_model
 from dbt_bridge.demo import shop
 from dbt_bridge.demo.postgres import Server
+from dbt_bridge.project.bridge_block import (
+    SourceBridge,
+    checked,
+    checked_exposure,
+    checked_table,
+)
+from dbt_bridge.project.reconcile_block import checked_model
+from dbt_bridge.scaffold import template
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -133,7 +138,7 @@ def built_shop(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
             connection.execute(f"CREATE DATABASE {database}".encode())
     shop.fill(server.url("shop"), shop.Sizes.of_scale(0.01))
     project = tmp_path_factory.mktemp("docs") / "shop"
-    init.write_project(project, init.Answers(origin_url=server.url("shop"), delivery_url=server.url("crm")))
+    template.write_project(project, template.Answers(origin_url=server.url("shop"), delivery_url=server.url("crm")))
     done = subprocess.run([BIN / "dbt-bridge", "build"], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     with psycopg.connect(server.url(), autocommit=True) as connection:

@@ -8,18 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dbt_bridge.transfer import api_to_df as api_to_df
-    from dbt_bridge.transfer import transfer as transfer
+    from dbt_bridge.python_models.transfer import api_to_df as api_to_df
+    from dbt_bridge.python_models.transfer import transfer as transfer
 
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "api_to_df", "transfer"]
 
 _LAZY = {
-    "transfer": ("dbt_bridge.transfer", "transfer"),
-    "api_to_df": ("dbt_bridge.transfer", "api_to_df"),
+    "transfer": ("dbt_bridge.python_models.transfer", "transfer"),
+    "api_to_df": ("dbt_bridge.python_models.transfer", "api_to_df"),
     # dbt's plugin manager looks for this name in every `dbt_*` module (dbt.plugins.manager).
-    "plugins": ("dbt_bridge.transform.plugin", "plugins"),
+    "plugins": ("dbt_bridge.python_models.ghost_sources", "plugins"),
 }
 
 
@@ -28,8 +28,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'dbt_bridge' has no attribute {name!r}")
     from importlib import import_module
 
-    where = _LAZY[name][0]
-    loaded = import_module(where)
-    # Importing the module `transfer` has bound it to the name of its function in this package: bind the functions.
-    globals().update({public: getattr(loaded, its) for public, (module, its) in _LAZY.items() if module == where})
-    return globals()[name]
+    module, its_name = _LAZY[name]
+    return getattr(import_module(module), its_name)

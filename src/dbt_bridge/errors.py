@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dbt_bridge.receipt import Receipt
-    from dbt_bridge.verify.parity import Parity
+    from dbt_bridge.nouns.parity import Parity
+    from dbt_bridge.nouns.receipt import Receipt
 
 
 class BridgeError(Exception):

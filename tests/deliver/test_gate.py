@@ -4,7 +4,7 @@ import pytest
 
 from dbt_bridge.deliver.gate import refusal, unknown_columns
 from dbt_bridge.errors import UsageError
-from dbt_bridge.project import Delivery
+from dbt_bridge.nouns.project import Delivery
 
 SEGMENTS = Delivery(
     node="exposure.shop.crm_segments",

@@ -13,7 +13,7 @@ import pytest
 
 from dbt_bridge.cli import answered
 from dbt_bridge.errors import BridgeError, UsageError
-from dbt_bridge.init import Answers, write_files, write_project
+from dbt_bridge.scaffold.template import Answers, write_files, write_project
 
 COMMAND = Path(sys.executable).with_name("dbt-bridge")
 URL = "postgresql://me:pa%22ss$word@origin:5432/d\\b"

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from dbt_bridge.demo import shop
-from dbt_bridge.init import Answers, write_project
+from dbt_bridge.scaffold.template import Answers, write_project
 from dbt_bridge.simulate import Mix, simulate
 
 BOOKS = """

@@ -7,8 +7,13 @@ from dataclasses import replace
 
 import psycopg
 
-from dbt_bridge.progress import Silent
-from dbt_bridge.project import Delivery, LandingSource, LandingTable, Project
+from dbt_bridge.nouns.project import (
+    Delivery,
+    LandingSource,
+    LandingTable,
+    Project,
+)
+from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run import Options, build
 
 MakeSource = Callable[..., LandingSource]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.canonical import Digested, NoDigests
-from dbt_bridge.table import Table, TableName
-from dbt_bridge.verify.digest import digests, mixed
+from dbt_bridge.contracts.canon import Digested, NoDigests
+from dbt_bridge.nouns.table import Table, TableName
+from dbt_bridge.verify.canonical.row_digest import digests, mixed
 
 
 class ArrowSide:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tests.verify.arrow_sides import ArrowSide, HashingOtherwise, HashingSide
 
 from dbt_bridge.errors import OriginError, UsageError
-from dbt_bridge.verify import kept as kept_module
-from dbt_bridge.verify import matching
+from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.verify.compare import Asked, Bound, Tolerance, compare
-from dbt_bridge.verify.parity import Parity
+from dbt_bridge.verify.rows import match
+from dbt_bridge.verify.rows import partitions as kept_module
 
 BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
 OPENED = Parity("load", "source.a.b.c", "o", "d", "rows", "failed", "now", BEGAN, BEGAN, 0.0, error="not yet")
@@ -204,7 +204,7 @@ def test_twenty_differences_in_200_000_rows_are_found_exactly(name: str) -> None
 )
 def test_many_rows_meet_in_files(key: tuple[str, ...], at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_module, "_ROWS_PER_WRITE", 1000)
-    monkeypatch.setattr(matching, "_BYTES_AT_ONCE", at_once)
+    monkeypatch.setattr(match, "_BYTES_AT_ONCE", at_once)
     origin = shop(60_000)
     destination = replaced(origin, "name", [5, 59_999], [None, "other"]).slice(1)
     parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), Asked(key=key, memory_mb=1))

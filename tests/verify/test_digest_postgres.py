@@ -20,8 +20,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from dbt_bridge.canonical import Canon, Digested, NoDigests, agreed
-from dbt_bridge.canonical_postgres import (
+from dbt_bridge.arrow.mask import masked
+from dbt_bridge.connectors.postgres.origin.connection import SETTINGS
+from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+from dbt_bridge.connectors.postgres.wire.digest_sql import (
     FIRST_VERSION,
     PROBE,
     PROBE_SQL,
@@ -30,12 +32,15 @@ from dbt_bridge.canonical_postgres import (
     element,
     row_digest,
 )
+from dbt_bridge.contracts.canon import (
+    Canon,
+    Digested,
+    NoDigests,
+    agreed,
+)
 from dbt_bridge.demo.postgres import Server
-from dbt_bridge.extract.mask import masked
-from dbt_bridge.extract.postgres import PostgresOrigin
-from dbt_bridge.extract.postgres.connection import SETTINGS
-from dbt_bridge.table import Column, TableName, quoted
-from dbt_bridge.verify.digest import digests, mixed
+from dbt_bridge.nouns.table import Column, TableName, quoted
+from dbt_bridge.verify.canonical.row_digest import digests, mixed
 
 T = TableName("public", "t")
 EXAMPLES = settings(

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dbt_bridge.canonical import Canon, agreed
+from dbt_bridge.contracts.canon import Canon, agreed
 from dbt_bridge.errors import TypeRefused
-from dbt_bridge.table import Column
-from dbt_bridge.verify.digest import CHUNK, digests
-from dbt_bridge.verify.elements import canonical
+from dbt_bridge.nouns.table import Column
+from dbt_bridge.verify.canonical.elements import canonical
+from dbt_bridge.verify.canonical.row_digest import CHUNK, digests
 
 U = "00112233-4455-6677-8899-aabbccddeeff"
 MOMENT = dt.datetime(2024, 2, 29, 1, 2, 3, 4000)

@@ -17,8 +17,8 @@ import pytest
 from tests.verify.arrow_sides import ArrowSide, HashingSide
 
 from dbt_bridge.errors import OriginError, TypeRefused
+from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.verify.compare import Asked, Tolerance, compare
-from dbt_bridge.verify.parity import Parity
 
 BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
 OPENED = Parity("load", "source.a.b.c", "o", "d", "rows", "failed", "now", BEGAN, BEGAN, 0.0, error="not yet")

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.receipt import now
-from dbt_bridge.reconciliation import Allowed, Metric
-from dbt_bridge.table import Table, TableName
-from dbt_bridge.verify.metrics import Answer, tolerated, variances
-from dbt_bridge.verify.parity import Aggregate, Parity
+from dbt_bridge.nouns.parity import Aggregate, Parity
+from dbt_bridge.nouns.receipt import now
+from dbt_bridge.nouns.reconciliation import Allowed, Metric
+from dbt_bridge.nouns.table import Table, TableName
+from dbt_bridge.verify.ab_metrics import Answer, tolerated, variances
 
 FIVE = Allowed(Decimal(5), False, "5")
 PERCENT = Allowed(Decimal("0.01"), True, "1%")

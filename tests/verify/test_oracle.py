@@ -21,17 +21,22 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
+from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+from dbt_bridge.contracts.destination import Load, Replica
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import BridgeError
-from dbt_bridge.extract.postgres import PostgresOrigin
-from dbt_bridge.load.destination import Load, Replica
-from dbt_bridge.load.duckdb import DuckDBWarehouse
-from dbt_bridge.run.sides import landed_side, origin_side
-from dbt_bridge.table import Table, TableName, quoted, quoted_name
+from dbt_bridge.nouns.parity import Method, Parity
+from dbt_bridge.nouns.table import (
+    Table,
+    TableName,
+    quoted,
+    quoted_name,
+)
+from dbt_bridge.prove.sides import landed_side, origin_side
 from dbt_bridge.verify.compare import Asked, compare
-from dbt_bridge.verify.parity import Method, Parity
 
-_golden = Path(__file__).parents[1] / "extract" / "postgres" / "test_golden_types.py"
+_golden = Path(__file__).parents[1] / "connectors" / "postgres" / "origin" / "test_golden_types.py"
 _spec = importlib.util.spec_from_file_location("golden_types", _golden)
 assert _spec is not None and _spec.loader is not None
 golden: Any = importlib.util.module_from_spec(_spec)

@@ -15,11 +15,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbt_bridge.selector import selector
-from dbt_bridge.verify.parity import DELIVERED, Aggregate, Difference, Parity
-from dbt_bridge.verify.report import Shown, print_parities
-from dbt_bridge.verify.spelled import side_by_side, spelled
-from dbt_bridge.verify.verdict import caveats, found, next_command, verdict
+from dbt_bridge.nouns.parity import (
+    DELIVERED,
+    Aggregate,
+    Difference,
+    Parity,
+)
+from dbt_bridge.nouns.selector import selector
+from dbt_bridge.verify.report.display import side_by_side, spelled
+from dbt_bridge.verify.report.terminal import Shown, print_parities
+from dbt_bridge.verify.report.verdict import (
+    caveats,
+    found,
+    next_command,
+    verdict,
+)
 
 BEGAN = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
 ROWS = dict.fromkeys(("only_in_origin", "only_in_destination", "different", "duplicates"), 0)

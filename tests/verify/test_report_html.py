@@ -16,9 +16,14 @@ import duckdb
 import pytest
 
 from dbt_bridge import __version__
-from dbt_bridge.verify.html import as_html
-from dbt_bridge.verify.look import statements
-from dbt_bridge.verify.parity import DELIVERED, Aggregate, Difference, Parity
+from dbt_bridge.nouns.parity import (
+    DELIVERED,
+    Aggregate,
+    Difference,
+    Parity,
+)
+from dbt_bridge.verify.report.html import as_html
+from dbt_bridge.verify.report.lookup_sql import statements
 
 BEGAN = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
 EQUAL = Parity(

@@ -6,7 +6,7 @@ from threading import Event
 
 import pytest
 
-from dbt_bridge.verify.side_by_side import side_by_side
+from dbt_bridge.verify.rows.in_parallel import side_by_side
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), RuntimeError("Query interrupted")])  # DuckDB's own

@@ -14,16 +14,20 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from dbt_bridge.cli import (  # noqa: F401 (they add their commands to the group)
-    looking,
-    moving,
-    reconciling,
-    repairing,
-    simulating,
+from dbt_bridge.cli.commands import (  # noqa: F401 (they add their commands to the group)
+    build,
+    deliver,
+    demo,
+    doctor,
+    init,
+    plan,
+    reconcile,
+    repair,
+    simulate,
     slots,
-    starting,
-    streaming,
-    verifying,
+    stream,
+    sync,
+    verify,
 )
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.output import FAILED, USAGE, Output

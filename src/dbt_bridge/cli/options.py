@@ -14,7 +14,7 @@ from dbt_bridge.cli.output import Output
 from dbt_bridge.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
-    from dbt_bridge.project import DbtOptions
+    from dbt_bridge.nouns.project import DbtOptions
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -37,7 +37,7 @@ class Position(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     name = "lsn"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from dbt_bridge import lsn
+        from dbt_bridge.nouns import lsn
 
         if isinstance(value, int):
             return value
@@ -115,7 +115,7 @@ def output_of(given: dict[str, Any]) -> Output:
 
 
 def dbt_options(given: dict[str, Any]) -> DbtOptions:
-    from dbt_bridge.project import DbtOptions, nearest_project
+    from dbt_bridge.nouns.project import DbtOptions, nearest_project
 
     return DbtOptions(
         project_dir=given["project_dir"] or nearest_project(Path.cwd()),

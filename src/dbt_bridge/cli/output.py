@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from dbt_bridge.progress import Reporter
-    from dbt_bridge.receipt import Receipt
-    from dbt_bridge.transform.invoke import BuildResult
-    from dbt_bridge.verify.parity import Parity
+    from dbt_bridge.nouns.parity import Parity
+    from dbt_bridge.nouns.receipt import Receipt
+    from dbt_bridge.observe.progress import Reporter
+    from dbt_bridge.project.invoke import BuildResult
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -33,7 +33,7 @@ class Output:
         click.echo(json.dumps({**blank, **parts}, ensure_ascii=False, default=str))
 
     def reporter(self) -> Reporter:
-        from dbt_bridge.progress import reporter
+        from dbt_bridge.observe.progress import reporter
 
         return reporter(silent=self.as_json or self.quiet)
 
@@ -51,10 +51,10 @@ class Output:
             compared = {"parity": [p.as_json() for p in parities]} if parities else {}
             self.document(status=status, receipts=[r.as_json() for r in receipts], dbt=_dbt_as_json(dbt), **compared)
         elif not self.quiet:
-            from dbt_bridge.progress import print_summary
+            from dbt_bridge.observe.progress import print_summary
 
             if parities:
-                from dbt_bridge.verify.report import print_parities
+                from dbt_bridge.verify.report.terminal import print_parities
 
                 print_parities(parities)
             print_summary(receipts)
@@ -66,12 +66,12 @@ class Output:
 
     def _errors(self, receipts: Sequence[Receipt], parities: Sequence[Parity], told: Collection[str]) -> None:
         """What went wrong; of what was skipped only where that is because something did."""
-        from dbt_bridge.progress import by_error
+        from dbt_bridge.observe.progress import by_error
 
         for error, names in by_error((r.table_name, r.error) for r in receipts if r.status in told).items():
             click.echo(f"{', '.join(names)}: {error}", err=True)
         if unequal := [parity for parity in parities if not parity.is_equal]:
-            from dbt_bridge.verify.report import print_parities
+            from dbt_bridge.verify.report.terminal import print_parities
 
             print_parities(unequal, sys.stderr)
 
@@ -82,7 +82,7 @@ class Output:
         if parities:
             parts["parity"] = [parity.as_json() for parity in parities]
             if not self.as_json:
-                from dbt_bridge.verify.report import Shown, print_parities
+                from dbt_bridge.verify.report.terminal import Shown, print_parities
 
                 told = [parity for parity in parities if not parity.is_equal] if self.quiet else parities
                 print_parities(told, sys.stderr if self.quiet else sys.stdout, Shown(whole=False))

@@ -1,0 +1,1 @@
+"""Rows leave the warehouse, behind a gate."""

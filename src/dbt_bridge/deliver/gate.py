@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.project import Delivery
+from dbt_bridge.nouns.project import Delivery
 
 PASSED = frozenset({"success", "pass", "warn"})
 """dbt's node statuses that count as passed; a warning is allowed."""

@@ -11,10 +11,10 @@ from pathlib import Path
 import duckdb
 
 from dbt_bridge import run
-from dbt_bridge.progress import Silent
-from dbt_bridge.project import Project
+from dbt_bridge.nouns.parity import Parity
+from dbt_bridge.nouns.project import Project
+from dbt_bridge.observe.progress import Silent
 from dbt_bridge.simulate import Mix, simulate
-from dbt_bridge.verify.parity import Parity
 
 # What a careless hand does to a warehouse: a price is changed, a customer goes, an order comes that was never made.
 _CORRUPTION = (

@@ -14,19 +14,20 @@ from pathlib import Path
 
 import psycopg
 
-from dbt_bridge import init, run
+from dbt_bridge import run
+from dbt_bridge.cdc import slots
 from dbt_bridge.demo import check, parity, shop
 from dbt_bridge.demo.guard import guarded_server
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import UsageError
-from dbt_bridge.progress import Silent, print_summary, reporter
-from dbt_bridge.project import DbtOptions, load_project
-from dbt_bridge.receipt import Receipt
-from dbt_bridge.run import slots
+from dbt_bridge.nouns.parity import Parity
+from dbt_bridge.nouns.project import DbtOptions, load_project
+from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.observe.progress import Silent, print_summary, reporter
+from dbt_bridge.project.invoke import build as dbt_build
+from dbt_bridge.scaffold import template
 from dbt_bridge.simulate import Simulated, simulate
-from dbt_bridge.transform.invoke import build as dbt_build
-from dbt_bridge.verify.parity import Parity
-from dbt_bridge.verify.report import print_parities
+from dbt_bridge.verify.report.terminal import print_parities
 
 _WAREHOUSE = "shop.duckdb"
 _MARK = ".dbt-bridge-demo.json"  # says that this folder is the demo's, and which server was kept
@@ -122,16 +123,16 @@ def _databases(server: Server) -> dict[str, str]:
 
 
 def _write_project(directory: Path, urls: Mapping[str, str], again: bool) -> None:
-    answers = init.Answers(origin_url=urls["shop"], delivery_url=urls["crm"], warehouse=_WAREHOUSE)
+    answers = template.Answers(origin_url=urls["shop"], delivery_url=urls["crm"], warehouse=_WAREHOUSE)
     if not again:
-        init.write_files(directory, init.rendered("shop", answers, over="shop_cdc"))
+        template.write_files(directory, template.rendered("shop", answers, over="shop_cdc"))
         _mark(directory, None)
         return
     # The new shop is not the old one's future: its warehouse starts empty, and the credentials are new.
     for file in (_WAREHOUSE, f"{_WAREHOUSE}.wal", ".dlt/secrets.toml"):
         (directory / file).unlink(missing_ok=True)
     secrets = Path(".dlt/secrets.toml")
-    init.write_files(directory, {secrets: init.rendered("shop", answers)[secrets]})
+    template.write_files(directory, {secrets: template.rendered("shop", answers)[secrets]})
 
 
 def _built_and_compared(directory: Path, urls: Mapping[str, str], started: float, *, quiet: bool = False) -> Shown:

@@ -9,10 +9,15 @@ from dbt_bridge.errors import MissingExtra
 from dbt_bridge.run.build import Options, Outcome, build, deliver, reconciled, sync
 
 if TYPE_CHECKING:
-    from dbt_bridge.run.comparing import VerifyOptions
-    from dbt_bridge.run.reconciling import ReconcileOptions, looked_at, reconcile, reconcile_required
-    from dbt_bridge.run.repairing import Repaired, RepairOptions, repair
-    from dbt_bridge.run.verifying import verify
+    from dbt_bridge.prove.reconcile import (
+        ReconcileOptions,
+        looked_at,
+        reconcile,
+        reconcile_required,
+    )
+    from dbt_bridge.prove.recorder import VerifyOptions
+    from dbt_bridge.prove.repair import Repaired, RepairOptions, repair
+    from dbt_bridge.prove.verify import verify
 
 __all__ = [
     "Options",
@@ -34,15 +39,15 @@ __all__ = [
 
 # What compares needs DuckDB and numpy, which a run that only moves rows may lack.
 _COMPARING = {
-    "ReconcileOptions": "reconciling",
-    "RepairOptions": "repairing",
-    "Repaired": "repairing",
-    "VerifyOptions": "comparing",
-    "looked_at": "reconciling",
-    "reconcile": "reconciling",
-    "reconcile_required": "reconciling",
-    "repair": "repairing",
-    "verify": "verifying",
+    "ReconcileOptions": "reconcile",
+    "RepairOptions": "repair",
+    "Repaired": "repair",
+    "VerifyOptions": "recorder",
+    "looked_at": "reconcile",
+    "reconcile": "reconcile",
+    "reconcile_required": "reconcile",
+    "repair": "repair",
+    "verify": "verify",
 }
 
 
@@ -50,7 +55,7 @@ def __getattr__(name: str) -> Any:
     if name not in _COMPARING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f"{__name__}.{_COMPARING[name]}"), name)
+        return getattr(import_module(f"dbt_bridge.prove.{_COMPARING[name]}"), name)
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("dbt_bridge"):
             raise

@@ -9,21 +9,26 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from dbt_bridge import receipt as record
+from dbt_bridge.contracts.destination import Destination, Ledger
+from dbt_bridge.deliver import delivery as outgoing
 from dbt_bridge.deliver.gate import PASSED, refusal
 from dbt_bridge.errors import BridgeError, MissingExtra, UsageError
-from dbt_bridge.extract.open import open_origin
-from dbt_bridge.load.destination import Destination, Ledger
-from dbt_bridge.load.open import open_destination, open_warehouse
-from dbt_bridge.progress import Progress
-from dbt_bridge.project import LandingSource, Project
-from dbt_bridge.receipt import Receipt, new_load_id
-from dbt_bridge.run import delivery as outgoing
-from dbt_bridge.run.landing import Ends, Wanted, land, wanted_tables
-from dbt_bridge.table import TableName
+from dbt_bridge.nouns import receipt as record
+from dbt_bridge.nouns.project import LandingSource, Project
+from dbt_bridge.nouns.receipt import Receipt, new_load_id
+from dbt_bridge.nouns.table import TableName
+from dbt_bridge.observe.progress import Progress
+from dbt_bridge.project.destinations import open_destination, open_warehouse
+from dbt_bridge.project.origins import open_origin
+from dbt_bridge.sync.landing import (
+    Ends,
+    Wanted,
+    land,
+    wanted_tables,
+)
 
 if TYPE_CHECKING:
-    from dbt_bridge.verify.parity import Parity
+    from dbt_bridge.nouns.parity import Parity
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +210,10 @@ def _caught_up(
     project: Project, sources: Sequence[LandingSource], ends: Ends, load_id: str, options: Options, progress: Progress
 ) -> list[Receipt]:
     """The cdc tables, each source through its own slot."""
-    from dbt_bridge.run.capture import Bounds  # needs the postgres extra
-    from dbt_bridge.run.hold import moving
-    from dbt_bridge.run.slots import origin_url
-    from dbt_bridge.run.sources import capture_source
+    from dbt_bridge.cdc.capture import Bounds  # needs the postgres extra
+    from dbt_bridge.cdc.slots import origin_url
+    from dbt_bridge.cdc.sources import capture_source
+    from dbt_bridge.connectors.postgres.changes.landing_lock import moving
 
     threads = options.threads or project.warehouse.threads
     receipts: list[Receipt] = []

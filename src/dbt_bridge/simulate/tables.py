@@ -13,9 +13,9 @@ import psycopg
 from psycopg import sql
 
 from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.table import TableName
 from dbt_bridge.simulate.rows import NothingToChange
 from dbt_bridge.simulate.values import ValueType, drawn, known, unique
-from dbt_bridge.table import TableName
 
 _POOL = 10_000  # keys of a table that are kept to choose from
 _INTEGERS = ("int2", "int4", "int8")

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.verify.asked import Tolerance
-from dbt_bridge.verify.paired import Pair
-from dbt_bridge.verify.parity import Aggregate
-from dbt_bridge.verify.sent import Numbers, Sender
-from dbt_bridge.verify.side_by_side import side_by_side
-from dbt_bridge.verify.summing import Summed
+from dbt_bridge.nouns.parity import Aggregate
+from dbt_bridge.verify.column_sums import Summed
+from dbt_bridge.verify.request import Tolerance
+from dbt_bridge.verify.rows.column_pairs import Pair
+from dbt_bridge.verify.rows.digest_batches import Numbers, Sender
+from dbt_bridge.verify.rows.in_parallel import side_by_side
 
 _FLOAT_SUMS = 1e-9  # of the sum of the absolute values: rows come in any order, and sums of floats depend on it
 _PER_SECOND = {"timestamp": Fraction(1_000_000), "date": Fraction(1, 86_400)}

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from dbt_bridge.contracts.side import Side
 from dbt_bridge.errors import BridgeError, is_interruption
-from dbt_bridge.leftovers import full, temporary_folder
-from dbt_bridge.receipt import now
-from dbt_bridge.verify.asked import Asked, Bound, Tolerance
-from dbt_bridge.verify.engine import connect, engine_errors
-from dbt_bridge.verify.levels import compared_aggregates, compared_counts
-from dbt_bridge.verify.parity import Parity
-from dbt_bridge.verify.rows import compared_rows
-from dbt_bridge.verify.side import Side
+from dbt_bridge.nouns.parity import Parity
+from dbt_bridge.nouns.receipt import now
+from dbt_bridge.system.temporary_files import full, temporary_folder
+from dbt_bridge.verify.counts import compared_aggregates, compared_counts
+from dbt_bridge.verify.request import Asked, Bound, Tolerance
+from dbt_bridge.verify.rows.compare_rows import compared_rows
+from dbt_bridge.verify.rows.engine import connect, engine_errors
 
 __all__ = ["Asked", "Bound", "Tolerance", "compare"]
 

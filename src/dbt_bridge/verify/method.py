@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dbt_bridge.verify.asked import Asked
-from dbt_bridge.verify.paired import Paired
-from dbt_bridge.verify.parity import Method
-from dbt_bridge.verify.side import Digests, NoDigests, Side
+from dbt_bridge.contracts.side import Digests, NoDigests, Side
+from dbt_bridge.nouns.parity import Method
+from dbt_bridge.verify.request import Asked
+from dbt_bridge.verify.rows.column_pairs import Paired
 
 # One core of PostgreSQL 18 hashes 5 million rows of 17 columns in 3.6 s: the wire has this long for each value.
 _SECONDS_PER_VALUE = 42e-9

@@ -1,0 +1,246 @@
+"""Python rows become Arrow exactly: values decide the types, and no value is dropped or rounded.
+
+    None                     fits every column
+    int, float               a float column where every int is exact in it
+    int, Decimal             decimal
+    int beyond 64 bits       decimal(38,0)
+    bool, str, bytes, date, time, datetime, timedelta, UUID   their own; not mixed with others
+    date with datetime       timestamp
+    dict, list, tuple        JSON; other values in the same column are encoded as JSON too
+
+pyarrow's own inference is not used across types: it cuts a datetime to a date, and takes a naive time for UTC.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.arrow import decimals
+from dbt_bridge.errors import TypeRefused, UsageError
+
+_NESTED = (dict, list, tuple, set, frozenset)
+_LARGEST = {"int64": (-(2**63), 2**63 - 1)}
+
+
+def batch(rows: Sequence[Mapping[str, Any]], where: str) -> pa.RecordBatch:
+    """Rows as one batch; its columns in the order in which their names first appear.
+
+    Raises:
+        UsageError: a row is not a mapping with text keys.
+        TypeRefused: a column mixes values of different kinds.
+    """
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(_checked(row, where)))
+    arrays = [array([row.get(name) for row in rows], name, where) for name in names]
+    return pa.record_batch(arrays, names=list(names))
+
+
+def _checked(row: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(row, Mapping):
+        raise UsageError(
+            f"{where}: a row is a {type(row).__name__}, not a dict",
+            mend="yield dicts, lists of dicts, data frames or Arrow tables",
+        )
+    return row
+
+
+def array(values: Sequence[Any], column: str, where: str) -> pa.Array:
+    """One column of Python values as Arrow.
+
+    Raises:
+        TypeRefused: no one type holds them all exactly.
+    """
+    kinds = {_kind(type_) for type_ in set(map(type, values))} - {"null"}
+    try:
+        return _array(values, kinds)
+    except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
+        what = " and ".join(sorted(kinds)) or "null"
+        raise TypeRefused(
+            f"{where}: column {column!r} mixes or holds values that no one type keeps ({what}): {error}",
+            mend=f"convert {column!r} to one type before it is yielded, for example str(row[{column!r}])",
+        ) from None
+
+
+def _kind(type_: type) -> str:
+    for kind, classes in _KINDS:
+        if issubclass(type_, classes):
+            return kind
+    return "other"
+
+
+_KINDS: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("null", (type(None),)),
+    ("bool", (bool,)),
+    ("int", (int,)),
+    ("float", (float,)),
+    ("decimal", (Decimal,)),
+    ("str", (str,)),
+    ("nested", _NESTED),
+    ("datetime", (dt.datetime,)),
+    ("date", (dt.date,)),
+    ("uuid", (uuid.UUID,)),
+)
+
+
+def _array(values: Sequence[Any], kinds: set[str]) -> pa.Array:
+    if "nested" in kinds or isinstance(next((v for v in values if v is not None), None), Mapping):
+        return pa.ExtensionArray.from_storage(
+            pa.json_(), pa.array([None if v is None else as_json(v) for v in values], pa.string())
+        )
+    if kinds == {"int"}:
+        return _integers(values)
+    if kinds == {"int", "float"}:
+        return pa.array(values, pa.float64())  # pyarrow raises for an int that is not exact in a double
+    if kinds == {"int", "decimal"}:
+        return pa.array([Decimal(v) if isinstance(v, int) else v for v in values])
+    if kinds == {"date", "datetime"}:
+        return _datetimes([v if v is None or isinstance(v, dt.datetime) else _midnight(v) for v in values])
+    if kinds == {"datetime"}:
+        return _datetimes(values)
+    if kinds == {"uuid"}:
+        raw = pa.array([None if v is None else v.bytes for v in values], pa.binary(16))
+        return pa.ExtensionArray.from_storage(pa.uuid(), raw)
+    if kinds == {"str"}:
+        return pa.array([None if v is None else str(v) for v in values], pa.string())
+    if len(kinds) > 1:
+        raise TypeError("different kinds of values")
+    return pa.array(values)
+
+
+def _integers(values: Sequence[Any]) -> pa.Array:
+    try:
+        return pa.array(values, pa.int64())
+    except OverflowError:
+        return pa.array([None if v is None else Decimal(int(v)) for v in values], pa.decimal128(38, 0))
+
+
+def _midnight(day: dt.date) -> dt.datetime:
+    return dt.datetime(day.year, day.month, day.day)
+
+
+def _datetimes(values: Sequence[Any]) -> pa.Array:
+    zoned = {v.utcoffset() is not None for v in values if v is not None}
+    if len(zoned) > 1:
+        raise ValueError("times with and without a zone")
+    return pa.array(values, pa.timestamp("us", "UTC") if zoned == {True} else pa.timestamp("us"))
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON text: dates in ISO 8601, decimals and UUIDs as text. NaN has no JSON form and raises."""
+    return json.dumps(value, default=_json_default, ensure_ascii=False, allow_nan=False)
+
+
+def _json_default(value: Any) -> Any:
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, Decimal | uuid.UUID):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "item"):  # a numpy scalar
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def unified(schemas: Iterable[pa.Schema], where: str) -> pa.Schema:
+    """The schema that holds the columns of all of them.
+
+    Raises:
+        TypeRefused: a column changes its kind between them.
+    """
+    types: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for field in schema:
+            types[field.name] = _wider(types.get(field.name, pa.null()), field.type, field.name, where)
+    return pa.schema(list(types.items()))
+
+
+def _wider(a: pa.DataType, b: pa.DataType, column: str, where: str) -> pa.DataType:
+    is_ = pa.types
+    if a == b or is_.is_null(b):
+        return a
+    if is_.is_null(a):
+        return b
+    if pa.json_() in (a, b):
+        return pa.json_()
+    kinds = {_arrow_kind(a), _arrow_kind(b)}
+    if "float" in kinds and kinds <= {"int", "float"}:
+        return pa.float64()
+    if kinds <= {"int", "decimal"}:
+        return _wider_decimal(a, b) if "decimal" in kinds else pa.int64()
+    if kinds == {"date", "timestamp"} and "timestamp" in kinds and not any(getattr(t, "tz", None) for t in (a, b)):
+        return pa.timestamp("us")
+    raise TypeRefused(
+        f"{where}: column {column!r} is {a} in earlier rows and {b} in later ones",
+        mend=f"convert {column!r} to one type before it is yielded, for example str(row[{column!r}])",
+    )
+
+
+def _arrow_kind(type_: pa.DataType) -> str:
+    is_ = pa.types
+    if is_.is_integer(type_):
+        return "int"
+    if is_.is_floating(type_):
+        return "float"
+    if is_.is_decimal(type_):
+        return "decimal"
+    if is_.is_date(type_):
+        return "date"
+    return "timestamp" if is_.is_timestamp(type_) else str(type_)
+
+
+def _wider_decimal(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    shapes = [(t.precision - t.scale, t.scale) if pa.types.is_decimal(t) else (19, 0) for t in (a, b)]
+    whole, scale = max(s[0] for s in shapes), max(s[1] for s in shapes)
+    return pa.decimal128(whole + scale, scale) if whole + scale <= 38 else pa.decimal256(min(whole + scale, 76), scale)
+
+
+def fitted(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:
+    """The batch with exactly these columns and types; columns that it lacks are NULL.
+
+    Raises:
+        TypeRefused: a value does not survive the cast; names the column.
+    """
+    present = set(batch.schema.names)
+    arrays = []
+    for field in schema:
+        if field.name not in present:
+            arrays.append(pa.nulls(batch.num_rows, field.type))
+            continue
+        try:
+            arrays.append(cast(batch.column(field.name), field.type))
+        except pa.ArrowException as error:
+            raise TypeRefused(
+                f"{where}: column {field.name!r} ({batch.column(field.name).type}) does not fit {field.type}: {error}",
+                mend=f"cast {field.name!r} before it is transferred",
+            ) from None
+    return pa.record_batch(arrays, schema=schema)
+
+
+def cast(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    """A lossless cast: raises pyarrow's errors where a value would change."""
+    if array.type == type_:
+        return array
+    if type_ == pa.json_():
+        return _as_json_array(array)
+    if isinstance(type_, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(type_, array.cast(type_.storage_type))
+    if isinstance(array.type, pa.RunEndEncodedType):
+        array = pc.run_end_decode(array)
+    return decimals.cast(array, type_)
+
+
+def _as_json_array(array: pa.Array) -> pa.Array:
+    texts = [None if v is None else as_json(v) for v in array.to_pylist()]
+    return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))

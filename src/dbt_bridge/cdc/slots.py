@@ -1,0 +1,242 @@
+"""The replication slots of a project's cdc sources: how they stand, and their removal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dbt_bridge.connectors.postgres.changes import publication
+from dbt_bridge.connectors.postgres.changes.slot import Replication, SlotState, misfit
+from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+from dbt_bridge.contracts.destination import Checkpoint, Ledger
+from dbt_bridge.errors import BridgeError, UsageError
+from dbt_bridge.nouns.project import LandingSource, Project
+from dbt_bridge.nouns.selector import selector
+from dbt_bridge.project.destinations import open_warehouse
+from dbt_bridge.project.origins import open_origin
+
+_NOT_YET = "there is no slot of this name yet"
+# A walsender's replay lag is NULL when the reader has confirmed all there is. Since PostgreSQL 17 a slot says since
+# when nobody reads it; before, nothing at the server does.
+_LAG = """
+SELECT CASE WHEN s.active THEN coalesce(extract(epoch FROM w.replay_lag), 0)
+            ELSE extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)
+       END::float8
+FROM pg_replication_slots s
+LEFT JOIN pg_stat_replication w ON w.pid = s.active_pid
+WHERE s.slot_name = %(name)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReport:
+    """How one source's slot stands.
+
+    Attributes:
+        active: somebody reads it now: a stream, or a sync in work.
+        lag_bytes: log that was written since the landing tables were last brought up; None without a slot.
+        lag_seconds: while somebody reads it: from the origin's write to their confirmation. Else: since when nobody
+            reads it, which is how old the landing tables may be; None before PostgreSQL 17, which does not know.
+        retained_bytes: log that the server keeps for it.
+        wal_status: reserved, extended, unreserved or lost, as Postgres says; None without a slot.
+        problem: what is wrong with it; empty when all is well.
+        mend: the next command, where something is wrong.
+    """
+
+    source: str
+    origin: str
+    slot: str
+    active: bool = False
+    active_pid: int | None = None
+    lag_bytes: int | None = None
+    lag_seconds: float | None = None
+    retained_bytes: int | None = None
+    wal_status: str | None = None
+    max_wal: int | None = None
+    problem: str = ""
+    mend: str = ""
+
+    @property
+    def is_fault(self) -> bool:
+        """Something is wrong; a slot that no sync has made yet is no fault."""
+        return bool(self.problem) and self.problem != _NOT_YET
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What was taken away with a source's slot.
+
+    Attributes:
+        slot: None when there was none of this name.
+        publications: those that dbt-bridge had made.
+        nodes: unique_ids of the tables that the next sync copies anew.
+    """
+
+    source: str
+    slot: str | None
+    publications: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def followed_sources(project: Project) -> list[LandingSource]:
+    """The sources that have a table with `replication: cdc` and that the selection needs."""
+    return [source for source in project.sources if _is_followed(source) and project.needs_source(source)]
+
+
+def reports(project: Project) -> list[SlotReport]:
+    """One per cdc source; an origin that cannot be asked is a problem of its own."""
+    found = [(source, _report(project.root, source)) for source in followed_sources(project)]
+    if not any(report.problem == _NOT_YET for _, report in found):
+        return [report for _, report in found]
+    points = _known_checkpoints(project)
+    return [
+        replace(
+            report,
+            problem="the slot is gone: it was dropped, or the server was restored or replaced without it",
+            mend=f"dbt-bridge sync --full-refresh --select {_selector(source)}",
+        )
+        if report.problem == _NOT_YET and any(_is_of(point, source) for point in points)
+        else report
+        for source, report in found
+    ]
+
+
+def _known_checkpoints(project: Project) -> list[Checkpoint]:
+    """What the warehouse remembers; nothing where it is not there yet, and is not made by looking."""
+    path = str(project.warehouse.credentials.get("path", ""))
+    is_file = project.warehouse.adapter == "duckdb" and not re.match(r"\w\w+:", path)
+    if is_file and not Path(path).exists():
+        return []
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+        return warehouse.checkpoints()
+
+
+def named(project: Project, name: str | None) -> list[LandingSource]:
+    """The sources whose slot is meant: all of them without a name.
+
+    Raises:
+        UsageError: no source of the project has a slot of this name.
+    """
+    sources = followed_sources(project)
+    if name is None:
+        return sources
+    chosen = [source for source in sources if name in (source.slot, source.name)]
+    if not chosen:
+        known = [source.slot for source in sources]
+        nearest = get_close_matches(name, known, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise UsageError(
+            f"no cdc source of this project has the slot {name!r}" + (f"; they have {', '.join(known)}" * bool(known)),
+            mend=f"{hint}to drop another one, as its owner: SELECT pg_drop_replication_slot('{name}');",
+        )
+    return chosen
+
+
+def drop(project: Project, sources: list[LandingSource]) -> Iterator[Dropped]:
+    """Drop the slots and publications of sources, and forget how far their tables had come.
+
+    Nothing of a source is touched while somebody reads its slot. The landing tables stay as they are.
+
+    Raises:
+        OriginError: somebody reads a slot; names the server process.
+    """
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+        for source in sources:
+            yield _dropped(project.root, source, warehouse)
+
+
+def _dropped(root: Path, source: LandingSource, warehouse: Ledger) -> Dropped:
+    with Replication(source.origin, origin_url(root, source)) as replication:
+        state = replication.slot(source.slot)
+        if state is not None:
+            _refuse_foreign(replication, source, state)
+        existed = replication.drop_slot(source.slot)
+        publications = publication.drop(replication, source.slot)
+    nodes = [point.node for point in warehouse.checkpoints() if _is_of(point, source)]
+    for node in nodes:
+        warehouse.forget(node)
+    return Dropped(source.name, source.slot if existed else None, tuple(publications), tuple(nodes))
+
+
+def _report(root: Path, source: LandingSource) -> SlotReport:
+    blank = SlotReport(source.name, source.origin, source.slot, max_wal=source.max_wal)
+    try:
+        with Replication(source.origin, origin_url(root, source)) as replication:
+            state = replication.slot(source.slot)
+            if state is None:
+                return replace(blank, problem=_NOT_YET, mend="dbt-bridge sync")
+            ((database,),) = replication.query("SELECT current_database()")
+            lag = replication.query(_LAG, {"name": source.slot})
+    except BridgeError as error:
+        return replace(blank, problem=error.what, mend=error.mend)
+    problem, mend = _problem(source, state, database)
+    return replace(
+        blank,
+        active=state.active,
+        active_pid=state.active_pid,
+        lag_bytes=state.lag_bytes,
+        lag_seconds=lag[0][0] if lag else None,
+        retained_bytes=state.retained_bytes,
+        wal_status=state.wal_status,
+        problem=problem,
+        mend=mend,
+    )
+
+
+def _selector(source: LandingSource) -> str:
+    """All of a source."""
+    return selector(source.defaults.node.removesuffix("."))
+
+
+def _problem(source: LandingSource, state: SlotState, database: str) -> tuple[str, str]:
+    """What is wrong with a slot, worst first, and the mend."""
+    if foreign := misfit(state, database):
+        return foreign, "give the source another `slot:` name"
+    sync = f"dbt-bridge sync --select {_selector(source)}"
+    if state.is_lost:
+        why = state.invalidation_reason or "max_slot_wal_keep_size"
+        return f"log that it needs is gone ({why})", f"dbt-bridge slots drop {state.name}, then {sync}"
+    gone = f"{sync}; or, when nobody needs it any more, dbt-bridge slots drop {state.name}"
+    if source.max_wal is not None and state.retained_bytes > source.max_wal:
+        return f"it retains more than max_wal ({state.retained_bytes} of {source.max_wal} bytes)", gone
+    if state.wal_status == "unreserved":
+        return "the server removes its log at the next checkpoint", f"at once: {gone}"
+    return "", ""
+
+
+def _refuse_foreign(replication: Replication, source: LandingSource, state: SlotState) -> None:
+    ((database,),) = replication.query("SELECT current_database()")
+    if foreign := misfit(state, database):
+        raise UsageError(f"source {source.name}: {foreign}", mend="give the source another `slot:` name")
+
+
+def _is_of(point: Checkpoint, source: LandingSource) -> bool:
+    """Whether a checkpoint is an LSN of this source's slot, also of a table that is not declared any more."""
+    prefix = source.defaults.node.removesuffix(".") + "."
+    return bool(point.slot) and (point.node.startswith(prefix) or point.slot.endswith(f"/{source.slot}"))
+
+
+def _is_followed(source: LandingSource) -> bool:
+    return "cdc" in {source.defaults.replication, *(table.replication for table in source.tables)}
+
+
+def origin_url(root: Path, source: LandingSource) -> str:
+    """The URL of a cdc source's origin; UsageError where it is no Postgres."""
+    origin = open_origin(source.origin, project_root=root)
+    if not isinstance(origin, PostgresOrigin):
+        raise UsageError(
+            f"source {source.name}: replication: cdc needs a Postgres origin, and {source.origin!r} is none",
+            mend="replication: incremental with a cursor, or replication: initial_copy",
+        )
+    return origin.url

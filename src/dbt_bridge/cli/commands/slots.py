@@ -1,0 +1,127 @@
+"""slots: what the origins keep for the project, and its removal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from dbt_bridge.cli.group import cli
+from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, postgres_needed, takes
+from dbt_bridge.cli.output import FAILED
+from dbt_bridge.errors import UsageError
+
+if TYPE_CHECKING:
+    from dbt_bridge.cdc.slots import Dropped, SlotReport
+
+
+@cli.group(invoke_without_command=True, short_help="Show what the origins keep for this project.")
+@takes(*OPTIONS, *OUTPUT)
+def slots(**given: Any) -> int:
+    """Show the replication slots of the cdc sources: lag, log that they retain, and what mends a fault.
+
+    Lag in seconds is what the server says of a reader at work; of a slot that nobody reads, it is the time since
+    somebody did (PostgreSQL 17 and later), which is how old the landing tables may be.
+
+    \b
+    Example:
+      dbt-bridge slots
+      dbt-bridge slots --json
+      dbt-bridge slots drop
+    """
+    if click.get_current_context().invoked_subcommand is not None:
+        return 0
+    output, chosen = output_of(given), dbt_options(given)
+    from dbt_bridge.nouns.project import load_project
+
+    project = load_project(chosen)
+    with postgres_needed("replication slots"):
+        from dbt_bridge.cdc.slots import reports
+    found = reports(project)
+    faults = any(report.is_fault for report in found)
+    if output.as_json:
+        output.document(status="failed" if faults else "success", slots=[report.as_json() for report in found])
+    elif not output.quiet:
+        print_reports(found, sys.stdout)
+    return FAILED if faults else 0
+
+
+@slots.command(short_help="Give up slots, with their publications.")
+@click.argument("name", required=False)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@takes(*OPTIONS, *OUTPUT)
+def drop(name: str | None, *, yes: bool, **given: Any) -> int:
+    """Drop the slot NAME of a cdc source, or those of all of them, with the publications.
+
+    The landing tables stay; the next sync copies them anew. A slot that somebody reads is not dropped.
+
+    \b
+    Example:
+      dbt-bridge slots drop
+      dbt-bridge slots drop dbt_bridge_shop_shop_dev --yes
+    """
+    output, chosen = output_of(given), dbt_options(given)
+    from dbt_bridge.nouns.project import load_project
+
+    project = load_project(chosen)
+    with postgres_needed("replication slots"):
+        from dbt_bridge.cdc.slots import drop as drop_all
+        from dbt_bridge.cdc.slots import named
+    sources = named(project, name)
+    if not sources:
+        raise UsageError("no source of this project has replication: cdc, so it has no slots", mend="dbt-bridge plan")
+    if not yes:
+        if output.as_json:
+            raise UsageError("with --json nothing can be asked", mend="add --yes")
+        for source in sources:
+            click.echo(f"{source.slot} (source {source.name}, origin {source.origin}), its publications, and how far")
+            click.echo("  the source's tables had come: the next sync copies them anew")
+        click.confirm("Drop?", abort=True)
+    dropped: list[Dropped] = []
+    for one in drop_all(project, sources):
+        dropped.append(one)
+        if not output.as_json and not output.quiet:
+            click.echo(_told(one))
+    if output.as_json:
+        output.document(dropped=[one.as_json() for one in dropped])
+    return 0
+
+
+def print_reports(found: Sequence[SlotReport], out: IO[str]) -> None:
+    """A table, and below it what is wrong and what mends it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from dbt_bridge.observe.progress import in_bytes
+
+    if not found:
+        print("no source of this project has replication: cdc, so it has no slots", file=out)
+        return
+    console = Console(file=out, width=None if out.isatty() else 160, highlight=False)
+    table = Table()
+    for heading in ("source", "slot", "active"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("lag", "lag (s)", "retained", "max_wal"):
+        table.add_column(heading, justify="right")
+    table.add_column("wal_status")
+    for one in found:
+        sizes = [one.lag_bytes, one.retained_bytes, one.max_wal]
+        lag, retained, bound = ("" if size is None else in_bytes(size) for size in sizes)
+        seconds = "" if one.lag_seconds is None else f"{one.lag_seconds:,.1f}"
+        active = f"yes, {one.active_pid}" if one.active else "no"
+        cells = (one.source, one.slot, active, lag, seconds, retained, bound, one.wal_status or "")
+        table.add_row(*(Text(cell, style="red" if one.problem else "") for cell in cells))
+    console.print(table)
+    for one in found:
+        if one.problem:
+            console.print(f"{one.source}: {one.problem}", markup=False, soft_wrap=True)
+            console.print(f"  -> {one.mend}", markup=False, soft_wrap=True)
+
+
+def _told(dropped: Dropped) -> str:
+    what = f"slot {dropped.slot}" if dropped.slot else "no slot, as there was none"
+    publications = f", publications {', '.join(dropped.publications)}" if dropped.publications else ""
+    return f"{dropped.source}: dropped {what}{publications}; {len(dropped.nodes)} tables will be copied anew"

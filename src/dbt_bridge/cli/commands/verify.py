@@ -1,0 +1,65 @@
+"""verify: origins and destinations are proven to hold the same data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dbt_bridge.cli.comparison_output import (
+    FOUND,
+    METHOD,
+    MOVED,
+    REPORT,
+    SHOW,
+    Told,
+    about,
+    shown,
+    told,
+)
+from dbt_bridge.cli.group import cli
+from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
+
+
+@cli.command(short_help="Prove that both ends hold the same rows.")
+@click.option(
+    "--level",
+    type=click.Choice(["counts", "aggregates", "rows"]),
+    default="rows",
+    show_default=True,
+    help="How closely: numbers of rows, aggregates of each column, or every value of every row.",
+)
+@takes(METHOD)
+@click.option(
+    "--bound",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|VALUE",
+    help="For tables with a cursor: leave out rows beyond the checkpoint, none, or those beyond a value of the cursor.",
+)
+@takes(SHOW, REPORT, *OPTIONS, *FOUND)
+def verify(*, level: str, method: str, bound: str, **given: Any) -> int:
+    """Prove that the landing tables hold what their origins hold, and delivered tables what their models hold.
+
+    Tables that follow a log (cdc) are compared at one LSN while writers go on; others as they are now. Exit code 0
+    says that everything is equal; a comparison that could not run is a failure.
+
+    \b
+    Example:
+      dbt-bridge verify
+      dbt-bridge verify --select source:shop.orders --show 50
+      dbt-bridge verify --level aggregates --json
+      dbt-bridge verify --report parity.html
+    """
+    output, options = output_of(given), dbt_options(given)
+    from dbt_bridge import run
+    from dbt_bridge.nouns.project import load_project
+
+    project = load_project(options)
+    asked: Any = {"level": level, "method": method}
+    how = run.VerifyOptions(bound=bound, shown=shown(given), threads=options.threads, **asked)
+    with output.reporter() as progress:
+        parities = run.verify(project, how, progress)
+    return told(
+        parities, Told(output, f"Verification of {project.name}", MOVED, about(project), given["report"], given["show"])
+    )

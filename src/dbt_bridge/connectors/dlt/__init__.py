@@ -1,0 +1,1 @@
+"""Every destination that dlt loads, and its settings."""

@@ -1,0 +1,371 @@
+"""Every destination without a loader of its own is loaded by dlt.
+
+Each load is a dlt pipeline with a working folder of its own, so loads at once do not meet. Names are kept as they are
+(see `dlt_naming`). dlt adds its own tables `_dlt_loads`, `_dlt_version` and `_dlt_pipeline_state` to the dataset,
+and a dataset `<name>_staging` where it stages rows.
+
+    replace   through dlt's staging dataset where the destination has one, so that a killed load leaves the old rows;
+              columns of before that the new rows lack stay, NULL
+    append    with a window it is refused: dlt cannot delete and append in one transaction
+    merge     dlt's delete-insert, or upsert where the destination has only that. The new rows are held in memory, to
+              keep the last one of each key; columns that they lack become NULL in the rows that they replace
+
+What lands as text is in `lake_types`; here lists, structs and maps do too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dbt_bridge.arrow.counted_reader import Passing
+from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
+from dbt_bridge.arrow.file_types import landed as lake_landed
+from dbt_bridge.contracts.destination import Load, Loaded
+from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, UsageError, scrubbed
+from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.replicate.merge_keys import check_load, last_per_key
+
+if TYPE_CHECKING:
+    import dlt
+
+    from dbt_bridge.connectors.dlt.state import DltState
+
+_ATTEMPTS = 6
+
+
+class DltDestination:
+    """A `Destination` over any dlt destination.
+
+    Args:
+        destination: what `dlt.destinations.snowflake(...)` and its like return.
+    """
+
+    def __init__(self, name: str, destination: Any) -> None:
+        self.name = name
+        self._destination = destination
+
+    def close(self) -> None:
+        """Nothing is held open between loads."""
+
+    def landed(self, column: Column) -> Column:
+        """See `lake_types`; nested values land as text."""
+        there = lake_landed(column)
+        return replace(there, type=pa.string()) if pa.types.is_nested(there.type) else there
+
+    def existing(self, name: TableName, known: Iterable[str] = ()) -> Table | None:
+        """The table with Arrow types as near as dlt's own types tell.
+
+        Args:
+            known: names of columns, for a warehouse that stores them in another case.
+        """
+        with self._pipeline(name) as pipeline:
+            return self._existing(pipeline, name, known)
+
+    def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+        """Load one table.
+
+        Raises:
+            UsageError, KeyRefused, TypeRefused: before anything is written.
+            DestinationError: the destination refused or broke off.
+        """
+        self._check(load)
+        name = load.table.name
+        with self._pipeline(name) as pipeline:
+            there = self._existing(pipeline, name, load.table.arrow_schema.names)
+            passing = _passing(load, batches, there)
+            rows = passing.reader()
+            distinct = None
+            if load.keeps_last:
+                kept = last_per_key(load, rows.read_all())
+                distinct, rows = len(kept), kept.to_reader()
+            before = 0 if there is None else self._counted(pipeline, name)
+            self._run(pipeline, load, rows, passing)
+            after = self._counted(pipeline, name)
+        return _loaded(load, passing, distinct, before, after)
+
+    def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+        """What `load` would do; for a merge the keys of the standing table are read."""
+        self._check(load)
+        name = load.table.name
+        with self._pipeline(name) as pipeline:
+            there = self._existing(pipeline, name, load.table.arrow_schema.names)
+            passing = _passing(load, batches, there)
+            if load.write_disposition == "merge":
+                rows = last_per_key(load, passing.reader().read_all())
+                updated = 0 if there is None else self._matching(pipeline, load, rows)
+                inserted = None if updated is None else len(rows) - updated
+                return Loaded(passing.rows, inserted, updated, 0, passing.bytes)
+            for _ in passing.reader():
+                pass
+            replaces = load.write_disposition == "replace" and there is not None
+            deleted = self._counted(pipeline, name) if replaces else 0
+            return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+
+    @contextmanager
+    def reading(self) -> Iterator[DltState]:
+        """See `dlt_state`.
+
+        Raises:
+            DestinationError: dlt has no SQL client for this destination.
+        """
+        from dlt.destinations.job_client_impl import SqlJobClientBase
+
+        from dbt_bridge.connectors.dlt.state import DltState
+
+        if not issubclass(self._destination.client_class, SqlJobClientBase):
+            raise DestinationError(
+                f"dlt cannot read from {self.name!r}, so its rows cannot be compared",
+                mend="leave this table out: --exclude; or land it where SQL can ask for it",
+            )
+        yield DltState(self)
+
+    # --- for changes -------------------------------------------------------------------------------------------
+
+    def capabilities(self) -> Any:
+        """What the destination can, as dlt tells."""
+        return self._destination.capabilities()
+
+    @contextmanager
+    def sql_client(self, name: TableName) -> Iterator[Any]:
+        """dlt's SQL client on the table's dataset."""
+        with self._pipeline(name) as pipeline, pipeline.sql_client() as client:
+            yield client
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _check(self, load: Load) -> None:
+        from dbt_bridge.connectors.dlt.naming import check_distinct, folding_of
+
+        check_load(load)
+        check_distinct(load.table.arrow_schema.names, folding_of(self._destination), load.table.name)
+        if load.window is not None:
+            raise UsageError(
+                f"{load.table.name}: an incremental append into {self.name!r} cannot delete and append at once",
+                mend="write_disposition: merge with a primary key, or replication: initial_copy",
+            )
+
+    @contextmanager
+    def _pipeline(self, name: TableName) -> Iterator[dlt.Pipeline]:
+        import dlt
+        from dlt.common.schema import Schema
+
+        from dbt_bridge.connectors.dlt.naming import naming_of
+
+        # Two tables of one dataset have two dlt schemas, so that loads at once do not overwrite each other's.
+        token = hashlib.sha256(str(name).encode()).hexdigest()[:12]
+        with tempfile.TemporaryDirectory(prefix="dbt-bridge-dlt-") as folder, self._told(name):
+            pipeline = dlt.pipeline(
+                pipeline_name=f"dbt_bridge_{token}",
+                pipelines_dir=folder,
+                destination=self._destination,
+                dataset_name=name.schema,
+            )
+            pipeline.config.restore_from_destination = False
+            pipeline.config.enable_runtime_trace = False
+            pipeline.config.use_single_dataset = True
+            names: Any = {"names": naming_of(self._destination)}
+            pipeline._inject_schema(Schema(f"dbt_bridge_{token}", names))
+            try:
+                yield pipeline
+            finally:
+                pipeline.deactivate()
+
+    def _run(self, pipeline: dlt.Pipeline, load: Load, rows: pa.RecordBatchReader, passing: Passing) -> None:
+        import dlt
+
+        with self._told(load.table.name, passing):
+            first = next((batch for batch in rows if batch.num_rows), None)
+
+        def batches() -> Iterator[Any]:
+            yield rows.schema.empty_table() if first is None else pa.Table.from_batches([first])
+            for batch in rows:
+                if batch.num_rows:
+                    yield pa.Table.from_batches([batch])
+
+        key: Any = list(load.table.key) if load.write_disposition == "merge" else None
+        resource = dlt.resource(
+            batches,
+            name="rows",
+            table_name=load.table.name.name,
+            write_disposition=self._disposition(load),
+            primary_key=key,
+            columns=_hints(rows.schema),
+        )
+        with self._told(load.table.name, passing):
+            _finished(pipeline, resource, self._format(empty=first is None)).raise_on_failed_jobs()
+
+    def _disposition(self, load: Load) -> Any:
+        abilities = self._destination.capabilities()
+        if load.write_disposition == "replace":
+            staged = "insert-from-staging" in (abilities.supported_replace_strategies or ())
+            return {"disposition": "replace", "strategy": "insert-from-staging" if staged else "truncate-and-insert"}
+        if load.write_disposition == "merge":
+            strategies = abilities.supported_merge_strategies or ()
+            wanted = next((s for s in ("delete-insert", "upsert") if s in strategies), None)
+            if wanted is None:
+                raise UsageError(f"dlt cannot merge into {self.name!r}", mend="write_disposition: replace or append")
+            return {"disposition": "merge", "strategy": wanted}
+        return "append"
+
+    def _format(self, *, empty: bool) -> Any:
+        formats = self._destination.capabilities().supported_loader_file_formats or ()
+        if empty and "insert_values" in formats:  # dlt 1.31's ADBC loaders fail on an empty parquet file
+            return "insert_values"
+        return "parquet" if "parquet" in formats else None
+
+    def _existing(self, pipeline: dlt.Pipeline, name: TableName, known: Iterable[str] = ()) -> Table | None:
+        from dlt.common.libs.pyarrow import get_py_arrow_datatype
+
+        from dbt_bridge.connectors.dlt.naming import folding_of, shown
+
+        with pipeline.destination_client() as client:
+            if not client.is_storage_initialized() or not hasattr(client, "get_storage_table"):
+                return None
+            _know_old_types(client)
+            found, columns = client.get_storage_table(name.name)
+            if not found or not columns:
+                return None
+            spelled = shown((c["name"] for c in columns.values()), known, folding_of(self._destination), name)
+            fields = [
+                pa.field(spelled[c["name"]], get_py_arrow_datatype(c, client.capabilities, "UTC"))
+                for c in columns.values()
+            ]
+        return Table.of_schema(name, pa.schema(fields))
+
+    def _counted(self, pipeline: dlt.Pipeline, name: TableName) -> int | None:
+        """The destination's own count; None where it has no SQL."""
+        found = self._selected(pipeline, name)
+        return None if found is None else int(found[0][0])
+
+    def _matching(self, pipeline: dlt.Pipeline, load: Load, rows: pa.Table) -> int | None:
+        keys = rows.select(list(load.table.key))
+        wanted = {tuple(row.values()) for row in keys.to_pylist()}
+        found = self._selected(pipeline, load.table.name, load.table.key)
+        return None if found is None else sum(tuple(row) in wanted for row in found)
+
+    def _selected(self, pipeline: dlt.Pipeline, name: TableName, columns: tuple[str, ...] = ()) -> list[Any] | None:
+        """The values of some columns, or the number of rows where none are named; None without SQL."""
+        from dlt.destinations.job_client_impl import SqlJobClientBase
+
+        with pipeline.destination_client() as client:
+            if not isinstance(client, SqlJobClientBase):
+                return None
+            sql = client.sql_client
+            what = ", ".join(sql.escape_column_name(c) for c in columns) or "count(*)"
+            statement = f"SELECT {what} FROM {sql.make_qualified_table_name(name.name)}"  # noqa: S608
+            with sql.execute_query(statement) as cur:
+                return list(cur.fetchall())
+
+    @contextmanager
+    def _told(self, name: TableName, passing: Passing | None = None) -> Iterator[None]:
+        try:
+            yield
+        except BridgeError:
+            raise
+        except Exception as error:
+            if passing is not None and passing.failure is not None:
+                raise passing.failure from None
+            did = "failed with" if passing is None else "could not load"
+            raise DestinationError(
+                f"dlt {did} {name} in {self.name!r}: {_cause(error)}",
+                mend=f"check [destination.{self.name}] in .dlt/secrets.toml and the rights there, then run it again",
+            ) from error
+
+
+def _know_old_types(client: Any) -> None:
+    """BigQuery tells columns of a hidden dataset (`_dbt_bridge`) by their older types, which dlt 1.31 takes for text.
+
+    https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#TableFieldSchema
+    """
+    if client.capabilities.sqlglot_dialect == "bigquery":
+        mapper = client.type_mapper
+        mapper.dbt_to_sct = {**mapper.dbt_to_sct, "INTEGER": "bigint", "FLOAT": "double", "BOOLEAN": "bool"}
+
+
+def _passing(load: Load, batches: pa.RecordBatchReader, there: Table | None) -> Passing:
+    schema = lake_schema(load.table)
+    if there is not None:
+        schema = _fitted(there, schema, load.table)
+    return Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+
+
+def _fitted(there: Table, schema: pa.Schema, table: Table) -> pa.Schema:
+    """The schema as the standing table takes it; dlt tells types of a destination only roughly.
+
+    Raises:
+        TypeRefused: text meets a number, or the like. dlt cannot change a column's type, not even with replace.
+    """
+    try:
+        alike = pa.schema(
+            [_alike(schema.field(f.name), f) if f.name in schema.names else f for f in there.arrow_schema]
+        )
+        return fitted(alike, schema, table)
+    except TypeRefused as refused:
+        raise TypeRefused(refused.what, mend=f"drop {table.name} at the destination, or cast the column") from None
+
+
+def _alike(new: pa.Field, there: pa.Field) -> pa.Field:
+    """The new type where both are of one kind as far as dlt can tell."""
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_timestamp, _is_text)
+    same = any(kind(new.type) and kind(there.type) for kind in kinds)
+    loose = pa.types.is_boolean(new.type) and pa.types.is_integer(there.type)
+    return new if same or loose or (_is_text(there.type) and pa.types.is_binary(new.type)) else there
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+
+def _finished(pipeline: dlt.Pipeline, resource: Any, file_format: Any) -> Any:
+    """Run to the end. Two loads into a new dataset may create dlt's own tables at once; the loser then goes on."""
+    from dlt.pipeline.exceptions import PipelineStepFailed
+    from dlt.pipeline.helpers import retry_schema_update
+
+    was_second = retry_schema_update()
+    for attempt in range(_ATTEMPTS):
+        try:
+            if attempt:
+                return pipeline.load()
+            return pipeline.run(resource, schema=pipeline.default_schema, loader_file_format=file_format)
+        except PipelineStepFailed as failed:
+            if attempt + 1 == _ATTEMPTS or not was_second(failed):
+                raise
+            time.sleep(0.1 * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _hints(schema: pa.Schema) -> Any:
+    """Decimals with their own digits, for which dlt would take its default ones."""
+    from dlt.common.libs.pyarrow import get_column_type_from_py_arrow
+
+    return {
+        field.name: {"name": field.name, **get_column_type_from_py_arrow(field.type)}
+        for field in schema
+        if pa.types.is_decimal(field.type)
+    }
+
+
+def _loaded(load: Load, passing: Passing, distinct: int | None, before: int | None, after: int | None) -> Loaded:
+    """The counts that follow from the destination's own, before and after."""
+    if before is None or after is None:
+        return Loaded(passing.rows, None, None, None, passing.bytes)
+    if load.write_disposition == "replace":
+        return Loaded(passing.rows, after, 0, before, passing.bytes)
+    inserted = after - before
+    updated = 0 if distinct is None else distinct - inserted
+    return Loaded(passing.rows, inserted, updated, 0, passing.bytes)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message: dlt wraps an error once per step."""
+    while (inner := error.__cause__ or getattr(error, "exception", None)) is not None and inner is not error:
+        error = inner
+    return scrubbed(str(error)).strip() or type(error).__name__

@@ -1,0 +1,125 @@
+"""What a destination that is reached through dlt's SQL client holds. Each answer is of the moment it is given at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.connectors.dlt.queries import DltQueries
+from dbt_bridge.connectors.lake.dataset_state import fold
+from dbt_bridge.contracts.destination import DELETED_AT, Replica
+from dbt_bridge.errors import DestinationError
+from dbt_bridge.replicate.change_log import LOG_COLUMNS, UNCHANGED
+from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.stored_values import (
+    Keys,
+    in_types,
+    missing,
+    wanted_keys,
+)
+
+if TYPE_CHECKING:
+    from dbt_bridge.connectors.dlt.destination import DltDestination
+
+_BATCH_ROWS = 20_000
+
+
+class DltState:
+    """A `State` through dlt's SQL client."""
+
+    def __init__(self, destination: DltDestination) -> None:
+        self._destination = destination
+
+    def count(self, replica: Replica) -> int:
+        if replica.change_log:
+            return sum(batch.num_rows for batch in self._folded(replica))
+        with self._client(replica) as sql:
+            statement = f"SELECT count(*) FROM {_table(sql, replica)}{_alive(sql, replica)}"  # noqa: S608
+            with sql.execute_query(statement) as cur:
+                return int(cur.fetchall()[0][0])
+
+    def rows(self, replica: Replica, keys: pa.Table | None = None) -> pa.RecordBatchReader:
+        """See `State.rows`. Keys of whole numbers and plain words are searched there, others in what comes."""
+        schema = replica.table.arrow_schema
+        asked = None if keys is None else wanted_keys(replica, keys)
+        self._check(replica)
+        return pa.RecordBatchReader.from_batches(schema, self._batches(replica, schema, asked))
+
+    def _batches(self, replica: Replica, schema: pa.Schema, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
+        kept = None if keys is None else Keys(keys)
+        for condition in self._conditions(replica, keys):
+            folds = replica.change_log
+            for batch in self._folded(replica) if folds else self._selected(replica, schema.names, condition):
+                whole = in_types(batch.columns, schema, replica.table.name)
+                yield whole if kept is None else kept.kept(whole)
+
+    def _conditions(self, replica: Replica, keys: pa.Table | None) -> Iterator[str]:
+        if keys is None:
+            yield ""
+        elif not keys.num_rows or replica.change_log:
+            yield from [""] if keys.num_rows else []
+        else:
+            queries = DltQueries(self._destination, replica.table.name.schema)
+            distinct = list({tuple(row.values()): None for row in keys.to_pylist()})
+            with queries.client() as sql:
+                columns = [sql.escape_column_name(name) for name in keys.column_names]
+            for condition, _ in queries.conditions(columns, distinct):
+                yield condition
+
+    def _selected(self, replica: Replica, names: Sequence[str], condition: str = "") -> Iterator[pa.RecordBatch]:
+        with self._client(replica) as sql:
+            wanted = ", ".join(sql.escape_column_name(name) for name in names)
+            alive = _alive(sql, replica)
+            where = f"{alive} AND ({condition.removeprefix(' WHERE ')})" if alive and condition else alive + condition
+            statement = f"SELECT {wanted} FROM {_table(sql, replica)}{where}"  # noqa: S608
+            with sql.execute_query(statement) as cur:
+                for rows in cur.iter_arrow(chunk_size=_BATCH_ROWS):
+                    yield from pa.table(rows.columns, names=list(names)).to_batches()
+
+    def _folded(self, replica: Replica) -> Iterator[pa.RecordBatch]:
+        """A table that is copied anew is replaced here, so that all of its log is of its last copy."""
+        columns = {c.name: c.type for c in replica.table.columns}
+        there = {c.name: c.type for c in self._check(replica)}
+        names = list(dict.fromkeys([*columns, *replica.table.key, *LOG_COLUMNS]))
+        types = {**there, **columns, **LOG_COLUMNS}
+        schema = pa.schema([pa.field(name, types[name]) for name in names])
+
+        def log() -> Iterator[pa.RecordBatch]:
+            for batch in self._selected(replica, names):
+                arrays = list(batch.columns)
+                unsent = names.index(UNCHANGED)  # through dlt a list lands as text, with commas between
+                arrays[unsent] = pc.split_pattern(arrays[unsent].cast(pa.string()), ",")
+                yield in_types(arrays, schema, replica.table.name)
+
+        return fold(replica, log(), schema)
+
+    def _check(self, replica: Replica) -> Sequence[Any]:
+        name = replica.table.name
+        own = LOG_COLUMNS if replica.change_log else [DELETED_AT] if replica.deletes == "soft" else []
+        wanted = [*(c.name for c in replica.table.columns), *own]
+        there = self._destination.existing(name, wanted)
+        if there is None:
+            raise DestinationError(f"there is no table {name}", mend=copied_anew(replica.node))
+        for column in wanted:
+            if there.column(column) is None:
+                raise missing(name, column, replica)
+        return there.columns
+
+    @contextmanager
+    def _client(self, replica: Replica) -> Iterator[Any]:
+        with self._destination.sql_client(replica.table.name) as sql:
+            yield sql
+
+
+def _table(sql: Any, replica: Replica) -> str:
+    return str(sql.make_qualified_table_name(replica.table.name.name))
+
+
+def _alive(sql: Any, replica: Replica) -> str:
+    if replica.deletes != "soft" or replica.change_log:
+        return ""
+    return f" WHERE {sql.escape_column_name(DELETED_AT)} IS NULL"

@@ -1,0 +1,141 @@
+"""A dbt warehouse that is reached through dlt: Snowflake, BigQuery, Redshift, Databricks, and the rest.
+
+Tables become visible one by one, and their checkpoints after them: a crash in between reads the same rows again, which
+merge and replace absorb. The audit tables are loaded like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+
+import pyarrow as pa
+
+from dbt_bridge.arrow import decimals
+from dbt_bridge.connectors.dlt.apply import APPLIED, DltApplication
+from dbt_bridge.connectors.dlt.destination import DltDestination
+from dbt_bridge.contracts.destination import Checkpoint, Load, Replica
+from dbt_bridge.errors import DestinationError
+from dbt_bridge.nouns import parity_row
+from dbt_bridge.nouns.parity_row import PARITY, ParityRow
+from dbt_bridge.nouns.receipt import (
+    AUDIT_SCHEMA,
+    RECEIPTS,
+    Receipt,
+    as_arrow,
+    new_load_id,
+)
+from dbt_bridge.nouns.table import Column, Table, TableName
+
+_TEXTS = tuple(Column(field.name, pa.string()) for field in fields(Checkpoint))
+_CHECKPOINTS = Table(TableName(AUDIT_SCHEMA, "checkpoints"), _TEXTS, key=("node",))
+_BATCH_ROWS = 20_000
+
+
+class DltWarehouse(DltDestination):
+    """A `Ledger` over any dlt destination with SQL. Its constructor is DltDestination's."""
+
+    def checkpoint(self, node: str) -> Checkpoint | None:
+        return next((point for point in self.checkpoints() if point.node == node), None)
+
+    # --- Follows -----------------------------------------------------------------------------------------------
+
+    chunk_rows = 200_000
+
+    @contextmanager
+    def applying(self, load_id: str) -> Iterator[DltApplication]:
+        """Apply changes; see `dlt_apply`."""
+        application = DltApplication(self, load_id)
+        try:
+            yield application
+        finally:
+            application.undo()
+
+    def position(self, replica: Replica) -> int | None:
+        """The LSN that was written with the table's rows; None before the first."""
+        applied = TableName(replica.table.name.schema, APPLIED)
+        if self.existing(applied) is None:
+            return None
+        with self._pipeline(applied) as pipeline:
+            found = self._selected(pipeline, applied, ("node", "lsn")) or []
+        return next((int(lsn) for node, lsn in found if node == replica.node), None)
+
+    def ensure_applied(self, schema: str) -> None:
+        """The table that says where each one stands."""
+        table = Table(TableName(schema, APPLIED), (Column("node", pa.string()), Column("lsn", pa.int64())))
+        if self.existing(table.name) is None:
+            self.load(Load(table, "replace", new_load_id()), table.arrow_schema.empty_table().to_reader())
+
+    def save_ledger(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
+        """After the changes: a crash in between leaves checkpoints behind, and `position` tells."""
+        if checkpoints or receipts:
+            self.save(checkpoints, receipts)
+
+    # --- Ledger ------------------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Checkpoint]:
+        there = self.existing(_CHECKPOINTS.name)
+        if there is None:
+            return []
+        # A table that an earlier version made lacks the later fields until the next checkpoint is saved.
+        names = tuple(c.name for c in _TEXTS if there.column(c.name) is not None)
+        with self._pipeline(_CHECKPOINTS.name) as pipeline:
+            found = self._selected(pipeline, _CHECKPOINTS.name, names)
+        return [
+            Checkpoint(**{**dict.fromkeys((c.name for c in _TEXTS), ""), **_known(names, row)}) for row in found or []
+        ]
+
+    def forget(self, node: str) -> None:
+        left = [point for point in self.checkpoints() if point.node != node]
+        self.load(Load(_CHECKPOINTS, "replace", new_load_id()), _rows(left))
+
+    def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
+        """Keep checkpoints, then receipts: a receipt is never there before the checkpoint that it tells of."""
+        if checkpoints:
+            self.load(Load(_CHECKPOINTS, "merge", new_load_id()), _rows(checkpoints))
+        self.record(receipts)
+
+    def record(self, receipts: Sequence[Receipt]) -> None:
+        if receipts:
+            self.load(Load(RECEIPTS, "append", new_load_id()), as_arrow(tuple(receipts)).to_reader())
+
+    def record_parity(self, rows: Sequence[ParityRow]) -> None:
+        if rows:
+            self.load(Load(PARITY, "append", new_load_id()), parity_row.as_arrow(rows).to_reader())
+
+    def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
+        """Stream a table's or view's rows through dlt's SQL client, in the warehouse's own casts to text.
+
+        Raises:
+            DestinationError: no such relation.
+        """
+        table = self.existing(name, columns)
+        if table is None:
+            raise DestinationError(f"there is no table {name} in {self.name!r}", mend="dbt-bridge build")
+        wanted = [c for c in table.columns if not columns or c.name in columns]
+        if columns:
+            wanted.sort(key=lambda column: columns.index(column.name))
+        schema = pa.schema([pa.field(c.name, pa.string() if c.name in as_text else c.type) for c in wanted])
+        return pa.RecordBatchReader.from_batches(schema, self._rows(name, schema, frozenset(as_text)))
+
+    def _rows(self, name: TableName, schema: pa.Schema, as_text: frozenset[str]) -> Iterator[pa.RecordBatch]:
+        with self._pipeline(name) as pipeline, pipeline.sql_client() as sql:
+            names = [sql.escape_column_name(column) for column in schema.names]
+            parts = [
+                f"CAST({sql_name} AS VARCHAR) AS {sql_name}" if column in as_text else sql_name
+                for column, sql_name in zip(schema.names, names, strict=True)
+            ]
+            statement = f"SELECT {', '.join(parts)} FROM {sql.make_qualified_table_name(name.name)}"  # noqa: S608
+            with sql.execute_query(statement) as cur:
+                for table in cur.iter_arrow(chunk_size=_BATCH_ROWS):
+                    arrays = [decimals.cast(a, field.type) for a, field in zip(table.columns, schema, strict=True)]
+                    yield from pa.table(arrays, schema=schema).to_batches()
+
+
+def _known(names: Sequence[str], row: Sequence[str | None]) -> dict[str, str]:
+    return {name: value or "" for name, value in zip(names, row, strict=True)}
+
+
+def _rows(checkpoints: Sequence[Checkpoint]) -> pa.RecordBatchReader:
+    return pa.Table.from_pylist([asdict(c) for c in checkpoints], schema=_CHECKPOINTS.arrow_schema).to_reader()

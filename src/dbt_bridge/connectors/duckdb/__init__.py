@@ -1,0 +1,1 @@
+"""DuckDB as the embedded warehouse: rows, checkpoints and receipts in one transaction."""

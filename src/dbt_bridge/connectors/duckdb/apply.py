@@ -1,0 +1,195 @@
+"""Changes of several tables become visible in DuckDB together, in one transaction with checkpoints and receipts.
+
+Rows are deleted by key and inserted, never updated in place: of 100,000 changes (70% inserts, 20% updates, 10% deletes)
+of a table of 5 million rows and 10 columns, MERGE takes 0.7 to 4 s and its commit rewrites most of the file (3 to 12 s
+together); DELETE and INSERT take 0.1 s, 0.3 s where values are kept (DuckDB 1.5.5, 2 cores). Two DELETEs, of rows that
+are gone and of rows that come again, cost 0.05 s more than one, and give exact counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.connectors.duckdb import audit, history
+from dbt_bridge.connectors.duckdb import keyless as multiset
+from dbt_bridge.connectors.duckdb.join_copy import instant, join
+from dbt_bridge.connectors.duckdb.landing_table import (
+    Source,
+    Target,
+    check_values,
+    insert,
+    registered,
+    standing,
+    target,
+    types_of,
+    whole_rows,
+)
+from dbt_bridge.connectors.duckdb.publish import Publication, folded
+from dbt_bridge.connectors.duckdb.reshape import reshape
+from dbt_bridge.connectors.duckdb.retry import roll_back, translated
+from dbt_bridge.contracts.destination import (
+    DELETED_AT,
+    Checkpoint,
+    Loaded,
+    Replica,
+    Staged,
+)
+from dbt_bridge.nouns.changes import (
+    Changes,
+    Event,
+    Reshaped,
+    Truncated,
+)
+from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.nouns.table import TableName, quoted
+from dbt_bridge.replicate.change_log import SEQUENCE, logged, logged_truncate
+from dbt_bridge.replicate.compaction import Lineages, Net
+from dbt_bridge.replicate.full_row import full_rows
+from dbt_bridge.replicate.replica_checks import check_names
+
+_NOTHING = Loaded(0, 0, 0, 0, 0)
+_KEYS, _LOGGED = "_dbt_bridge_keys", "_dbt_bridge_logged"
+
+
+class DuckDBApplication:
+    """An `Application` on one cursor. The transaction begins with the first call, so that copies which were staged
+    before are seen."""
+
+    def __init__(self, cur: Any, catalog: str) -> None:
+        self._cur = cur
+        self._catalog = catalog
+        self._on = Publication(cur, catalog)
+        self._open = False
+        self._over = False
+        self._changed: set[TableName] = set()
+        self._last: dict[TableName, int] = {}  # the commit that the last piece of a history belongs to
+        self._sequence: dict[TableName, tuple[int, int]] = {}  # of a log: its commit, and how many rows that has
+
+    def join(self, replica: Replica, staged: Staged | Loaded, copied_at: int) -> Loaded:
+        """Show a staged copy, with what the replica keeps beside its columns."""
+        assert isinstance(staged, Staged), "DuckDB stages"
+        with translated(replica.table.name):
+            self._begin()
+            self._changed.add(replica.table.name)
+            return join(self._on, replica, staged, copied_at)
+
+    def apply(self, replica: Replica, event: Event) -> Loaded:
+        """Apply a run of changes, a TRUNCATE or a change of the columns."""
+        with translated(replica.table.name):
+            self._begin()
+            check_names(replica, folded)
+            if isinstance(event, Reshaped):
+                return self._reshape(replica, event)
+            self._changed.add(replica.table.name)
+            if isinstance(event, Truncated):
+                return self._truncate(replica, event)
+            return self._change(replica, event) if len(event) else _NOTHING
+
+    def commit(self, upto: int, checkpoints: Sequence[Checkpoint] = (), receipts: Sequence[Receipt] = ()) -> None:
+        """Make it visible."""
+        with translated("the changes' commit"):
+            self._begin()
+            audit.save_checkpoints(self._cur, self._catalog, checkpoints)
+            audit.append_receipts(self._cur, self._catalog, receipts)
+            self._cur.execute("COMMIT")
+            self._open, self._over = False, True
+
+    def undo(self) -> None:
+        """Roll back what was not committed."""
+        self._over = True
+        if self._open:
+            self._open = False
+            roll_back(self._cur)
+
+    def _begin(self) -> None:
+        assert not self._over, "an application is committed once"
+        if not self._open:
+            self._cur.execute("BEGIN")
+            self._open = True
+
+    def _change(self, replica: Replica, changes: Changes) -> Loaded:
+        if replica.change_log:
+            first, last = int(changes.lsn[0]), int(changes.lsn[-1])
+            rows = logged(replica.table, changes, self._logged(replica, first))
+            self._sequence[replica.table.name] = last, int(rows[SEQUENCE][-1].as_py()) + 1
+            return self._log(replica, rows, len(changes), changes.rows.nbytes)
+        soft = replica.deletes == "soft"
+        names = [*changes.rows.column_names, *([DELETED_AT] if soft else [])]
+        state = target(self._on, replica, replica.table.name, names)
+        if not replica.table.key:
+            rows = full_rows(replica.table, changes, soft=soft)
+            multiset.write(self._on, replica, state, rows)
+            return Loaded(len(changes), rows.inserts, rows.updates, rows.deletes, changes.rows.nbytes)
+        lineages = Lineages.of(replica.table, changes)
+        if replica.history:
+            first = int(changes.lsn[0])
+            unfinished = first if first == self._last.get(replica.table.name) else None
+            history.write(self._on, replica, state, lineages.versions(), unfinished)
+            self._last[replica.table.name] = int(changes.lsn[-1])
+        counts = _write(self._on, replica, state, lineages.net(soft=soft))
+        return Loaded(len(changes), *counts, changes.rows.nbytes)
+
+    def _truncate(self, replica: Replica, event: Truncated) -> Loaded:
+        if replica.change_log:
+            number = self._logged(replica, event.lsn)
+            self._sequence[replica.table.name] = event.lsn, number + 1
+            return self._log(replica, logged_truncate(event, number), 1, 0)
+        at = instant(event.committed_at)
+        if replica.history:
+            history.truncate(self._on, replica, event.lsn, at)
+        name = self._on.sql_name(standing(self._on, replica, replica.table.name).name)
+        if replica.deletes == "soft":
+            marked = f"UPDATE {name}\nSET {quoted(DELETED_AT)} = ?\nWHERE {quoted(DELETED_AT)} IS NULL"
+            deleted = self._on.scalar(marked, [at])
+        else:
+            deleted = self._on.scalar(f"DELETE FROM {name}")  # noqa: S608
+        return Loaded(1, 0, 0, int(deleted), 0)
+
+    def _reshape(self, replica: Replica, event: Reshaped) -> Loaded:
+        names = [replica.table.name, *([replica.history_name] if replica.history else [])]
+        changed = replica.table.name in self._changed
+        altered = [reshape(self._on, replica, event, name, changed=changed) for name in names]
+        if all(altered):  # and so rebuilt; what only loses a column at its origin stays as it was changed
+            self._changed.discard(replica.table.name)
+        return _NOTHING
+
+    def _logged(self, replica: Replica, lsn: int) -> int:
+        """How many rows of this commit the log has from earlier pieces."""
+        last, number = self._sequence.get(replica.table.name, (None, 0))
+        return number if last == lsn else 0
+
+    def _log(self, replica: Replica, rows: pa.Table, changes: int, size: int) -> Loaded:
+        log = target(self._on, replica, replica.table.name, [*rows.column_names])
+        with registered(self._on, _LOGGED, rows):
+            check_values(self._on, log, _LOGGED, types_of(self._on, _LOGGED))
+            columns = {log.own[name]: quoted(name) for name in rows.column_names}
+            return Loaded(changes, insert(self._on, log, Source(_LOGGED, columns)), 0, 0, size)
+
+
+def _write(on: Publication, replica: Replica, state: Target, net: Net) -> tuple[int, int, int]:
+    """Rows inserted, updated and deleted; with soft deletes a row that is written as deleted counts as that."""
+    key, rows = list(replica.table.key), net.written.rows
+    keys, dead = rows.select(key), rows.select(key).slice(0, 0)
+    if DELETED_AT in rows.column_names:
+        died = rows[DELETED_AT].is_valid()
+        keys, dead = keys.filter(pc.invert(died)), keys.filter(died)
+    with whole_rows(on, replica, state, net.written, state) as sources:
+        deleted = _delete(on, state, net.deleted)
+        _delete(on, state, dead)
+        found = _delete(on, state, keys)
+        written = sum(insert(on, state, source) for source in sources)
+    updated = min(found, len(keys))  # of several rows with one key, which somebody made here, one stays
+    return len(keys) - updated, updated, deleted + written - len(keys) + found - updated
+
+
+def _delete(on: Publication, state: Target, keys: pa.Table) -> int:
+    if not len(keys):
+        return 0
+    matches = " AND ".join(f"t.{state.column(c)} = s.{_KEYS}_{i}" for i, c in enumerate(keys.column_names))
+    renamed = keys.rename_columns([f"{_KEYS}_{i}" for i in range(keys.num_columns)])
+    with registered(on, _KEYS, renamed):
+        return int(on.scalar(f"DELETE FROM {state.sql} AS t\nUSING {_KEYS} AS s\nWHERE {matches}"))  # noqa: S608

@@ -1,0 +1,112 @@
+"""The audit tables of `_dbt_bridge` in DuckDB: receipts, checkpoints, and parity once something was compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
+from typing import Any
+
+import pyarrow as pa
+
+from dbt_bridge.connectors.duckdb.retry import in_transaction, retried
+from dbt_bridge.contracts.destination import Checkpoint
+from dbt_bridge.nouns import parity_row
+from dbt_bridge.nouns.parity_row import PARITY, ParityRow
+from dbt_bridge.nouns.receipt import (
+    AUDIT_SCHEMA,
+    RECEIPTS,
+    Receipt,
+    as_arrow,
+)
+from dbt_bridge.nouns.table import Table, quoted
+
+_SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
+_POINT = tuple(field.name for field in fields(Checkpoint))
+Columns = Mapping[str, str]
+
+
+def _columns(table: Table) -> Columns:
+    return {c.name: _SQL_TYPES[str(c.type)] for c in table.columns}
+
+
+MOVED: Mapping[str, Columns] = {
+    "receipts": _columns(RECEIPTS),
+    "checkpoints": {**dict.fromkeys(_POINT, "VARCHAR"), "saved_at": "TIMESTAMPTZ"},
+}
+PARITIES: Mapping[str, Columns] = {"parity": _columns(PARITY)}
+
+
+def _table(catalog: str, name: str) -> str:
+    return f"{quoted(catalog)}.{quoted(AUDIT_SCHEMA)}.{quoted(name)}"
+
+
+def ensure(cur: Any, catalog: str, tables: Mapping[str, Columns] = MOVED) -> None:
+    """Create the audit schema and these tables where they are missing, and the columns that an earlier version did not
+    have. Several threads may do so at once."""
+    found = cur.execute(
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = ? AND schema_name = ?",
+        [catalog, AUDIT_SCHEMA],
+    ).fetchall()
+    standing = {table: {column for t, column in found if t == table} for table in tables}
+    if not found:
+        _execute(cur, f"CREATE SCHEMA IF NOT EXISTS {quoted(catalog)}.{quoted(AUDIT_SCHEMA)}")
+    for table, columns in tables.items():
+        if not standing[table]:
+            parts = ",\n  ".join(f"{quoted(name)} {type_}" for name, type_ in columns.items())
+            _execute(cur, f"CREATE TABLE IF NOT EXISTS {_table(catalog, table)} (\n  {parts}\n)")
+            continue
+        for name in columns.keys() - standing[table]:
+            added = f"{quoted(name)} {columns[name]}"
+            _execute(cur, f"ALTER TABLE {_table(catalog, table)} ADD COLUMN IF NOT EXISTS {added}")
+
+
+def _execute(cur: Any, statement: str) -> None:
+    retried(lambda: cur.execute(statement))
+
+
+def append_receipts(cur: Any, catalog: str, receipts: Sequence[Receipt]) -> None:
+    """Append inside the caller's transaction."""
+    if receipts:
+        _append(cur, _table(catalog, "receipts"), as_arrow(tuple(receipts)))
+
+
+def append_parity(cur: Any, catalog: str, rows: Sequence[ParityRow]) -> None:
+    """Append inside the caller's transaction."""
+    _append(cur, _table(catalog, "parity"), parity_row.as_arrow(rows))
+
+
+def _append(cur: Any, table: str, rows: pa.Table) -> None:
+    cur.register("_dbt_bridge_new_rows", rows)
+    try:
+        cur.execute(f"INSERT INTO {table} BY NAME FROM _dbt_bridge_new_rows")
+    finally:
+        cur.unregister("_dbt_bridge_new_rows")
+
+
+def save_checkpoints(cur: Any, catalog: str, checkpoints: Sequence[Checkpoint]) -> None:
+    """Replace each node's checkpoint inside the caller's transaction."""
+    names, marks = ", ".join(map(quoted, _POINT)), ", ".join("?" for _ in _POINT)
+    for point in checkpoints:
+        cur.execute(f"DELETE FROM {_table(catalog, 'checkpoints')} WHERE node = ?", [point.node])  # noqa: S608
+        cur.execute(
+            f"INSERT INTO {_table(catalog, 'checkpoints')} ({names}, saved_at) VALUES ({marks}, now())",  # noqa: S608
+            list(astuple(point)),
+        )
+
+
+def checkpoint(cur: Any, catalog: str, node: str) -> Checkpoint | None:
+    return next((point for point in checkpoints(cur, catalog) if point.node == node), None)
+
+
+def checkpoints(cur: Any, catalog: str) -> list[Checkpoint]:
+    """All of them. What an earlier version did not save is empty."""
+    ensure(cur, catalog)
+    names = ", ".join(f"coalesce({quoted(name)}, '')" for name in _POINT)
+    rows = cur.execute(f"SELECT {names} FROM {_table(catalog, 'checkpoints')} ORDER BY node").fetchall()  # noqa: S608
+    return [Checkpoint(*row) for row in rows]
+
+
+def forget(cur: Any, catalog: str, node: str) -> None:
+    ensure(cur, catalog)
+    statement = f"DELETE FROM {_table(catalog, 'checkpoints')} WHERE node = ?"  # noqa: S608
+    in_transaction(cur, lambda cur: cur.execute(statement, [node]))

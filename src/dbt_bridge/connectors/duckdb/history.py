@@ -1,0 +1,116 @@
+"""`<table>_history` in DuckDB: every committed version of each row, beside the current state.
+
+Columns are those of the table, `valid_from`, `valid_to` (NULL while the version is the current one) and `_lsn`, of the
+commit that made it (NULL for rows of a copy). A table that is copied anew keeps its history: versions that the copy
+agrees with go on, the others end at the copy's snapshot, and new ones begin there.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pyarrow as pa
+
+from dbt_bridge.connectors.duckdb.landing_table import (
+    Target,
+    insert,
+    registered,
+    target,
+    whole_rows,
+)
+from dbt_bridge.connectors.duckdb.publish import Publication, evolve
+from dbt_bridge.contracts.destination import (
+    CHANGE_LSN,
+    DELETED_AT,
+    VALID_FROM,
+    VALID_TO,
+    Replica,
+    Staged,
+)
+from dbt_bridge.nouns.table import quoted
+from dbt_bridge.replicate.compaction import Versions
+
+_KEYS = "_dbt_bridge_versions"
+_OWN = (VALID_FROM, VALID_TO, CHANGE_LSN)
+_BEGIN, _END, _LSN = map(quoted, _OWN)
+
+
+def history_of(on: Publication, replica: Replica, columns: list[str]) -> Target:
+    """Raises TypeRefused where it, or one of its columns, is not there any more."""
+    return target(on, replica, replica.history_name, [*columns, *_OWN])
+
+
+def write(on: Publication, replica: Replica, state: Target, versions: Versions, unfinished: int | None) -> None:
+    """Add versions, while the state still is as it was before them.
+
+    Args:
+        unfinished: the LSN of a commit of which an earlier piece was written already, in this same application.
+    """
+    history = history_of(on, replica, [c for c in state.own if c != DELETED_AT])
+    with whole_rows(on, replica, state, versions.written, history) as sources:
+        if unfinished is not None and len(versions.continued):  # no other transaction has that LSN
+            _with_keys(
+                on,
+                history,
+                versions.continued,
+                f"DELETE FROM {history.sql} AS t USING {_KEYS} AS s\nWHERE t.{_LSN} = {int(unfinished)}",  # noqa: S608
+            )
+        _with_keys(
+            on,
+            history,
+            versions.closed,
+            f"UPDATE {history.sql} AS t\nSET {_END} = s.{_END}\nFROM {_KEYS} AS s\nWHERE true",
+        )
+        for source in sources:
+            insert(on, history, source)
+
+
+def _with_keys(on: Publication, history: Target, keys: pa.Table, statement: str) -> None:
+    """Run a statement on the open versions of these keys."""
+    names = [name for name in keys.column_names if name != VALID_TO]
+    renamed = keys.rename_columns(
+        [VALID_TO if n == VALID_TO else f"{_KEYS}_{i}" for i, n in enumerate(keys.column_names)]
+    )
+    matches = [f"t.{history.column(name)} = s.{_KEYS}_{i}" for i, name in enumerate(names)]
+    with registered(on, _KEYS, renamed):
+        on.execute(f"{statement}\n  AND t.{_END} IS NULL AND {' AND '.join(matches)}")
+
+
+def truncate(on: Publication, replica: Replica, lsn: int, at: datetime) -> None:
+    """Every open version ends; those of the same commit never were."""
+    history = history_of(on, replica, [])
+    on.execute(f"DELETE FROM {history.sql}\nWHERE {_END} IS NULL AND {_LSN} = {int(lsn)}")  # noqa: S608
+    on.execute(f"UPDATE {history.sql}\nSET {_END} = ?\nWHERE {_END} IS NULL", [at])
+
+
+def join(on: Publication, replica: Replica, staged: Staged, at: datetime) -> None:
+    """Begin the history with a staged copy, or bring it to that."""
+    name, copy = replica.history_name, on.sql_name(staged.staging)
+    columns = [quoted(column.name) for column in staged.load.table.columns]
+    begun = (
+        f"SELECT {', '.join(columns)}, ?::TIMESTAMPTZ AS {_BEGIN}, NULL::TIMESTAMPTZ AS {_END}, NULL::BIGINT AS {_LSN}"
+    )
+    if on.standing(name) is None:
+        on.execute(f"DROP VIEW IF EXISTS {on.sql_name(name)}")
+        on.execute(f"CREATE TABLE {on.sql_name(name)} AS\n{begun}\nFROM {copy}", [at])
+        return
+    standing = on.standing(name)
+    assert standing is not None
+    evolve(on, staged, standing)
+    history = history_of(on, replica, [column.name for column in staged.load.table.columns])
+    equal = [f"t.{history.column(c.name)} IS NOT DISTINCT FROM s.{quoted(c.name)}" for c in staged.load.table.columns]
+    matches = [f"t.{history.column(c)} = s.{quoted(c)}" for c in replica.table.key]
+    on.execute(
+        f"UPDATE {history.sql} AS t\n"  # noqa: S608
+        f"SET {_END} = ?\n"
+        f"WHERE {_END} IS NULL AND NOT EXISTS (SELECT 1 FROM {copy} AS s WHERE {' AND '.join(equal)})",
+        [at],
+    )
+    targets = ", ".join([*(history.column(c.name) for c in staged.load.table.columns), _BEGIN, _END, _LSN])
+    on.execute(
+        f"INSERT INTO {history.sql} ({targets})\n"  # noqa: S608
+        f"{begun}\n"
+        f"FROM {copy} AS s\n"
+        f"WHERE NOT EXISTS (SELECT 1 FROM {history.sql} AS t WHERE t.{_END} IS NULL AND {' AND '.join(matches)})",
+        [at],
+    )

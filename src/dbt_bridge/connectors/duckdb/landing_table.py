@@ -1,0 +1,214 @@
+"""A DuckDB table that changes are applied to, and rows on their way into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.connectors.duckdb.column_types import wider
+from dbt_bridge.connectors.duckdb.publish import (
+    Publication,
+    Relation,
+    folded,
+    is_kept,
+    type_changed,
+)
+from dbt_bridge.contracts.destination import DELETED_AT, Replica
+from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.nouns.table import TableName, quoted
+from dbt_bridge.replicate.compaction import Written
+from dbt_bridge.replicate.replica_checks import copied_anew
+
+_PLAIN, _PARTIAL, _FILLED = "_dbt_bridge_plain", "_dbt_bridge_partial", "_dbt_bridge_filled"
+_KEPT, _FOUND = "_dbt_bridge_kept_", "_dbt_bridge_found_"
+_NEEDS, _DIED, _MISSES = "_dbt_bridge_needs", "_dbt_bridge_died", "_dbt_bridge_misses"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A standing table, seen by the columns that changes bring.
+
+    Attributes:
+        sql: its quoted name.
+        own: column that travels -> the catalog's spelling.
+        extras: columns that the changes do not bring: added here by hand, or dropped at the origin.
+    """
+
+    relation: Relation
+    sql: str
+    own: Mapping[str, str]
+    extras: tuple[str, ...]
+
+    def column(self, name: str) -> str:
+        return quoted(self.own[name])
+
+    def type(self, name: str) -> str:
+        return self.relation.columns[self.own[name]]
+
+
+def standing(on: Publication, replica: Replica, name: TableName) -> Relation:
+    """The table that follows its origin.
+
+    Raises:
+        TypeRefused: it is not there any more.
+    """
+    found = on.standing(name)
+    if found is None:
+        raise TypeRefused(f"{name} follows its origin, and it is not there any more", mend=copied_anew(replica.node))
+    return found
+
+
+def target(on: Publication, replica: Replica, name: TableName, columns: Sequence[str]) -> Target:
+    """The table with these columns.
+
+    Raises:
+        TypeRefused: it, or one of its columns, is not there any more.
+    """
+    found = standing(on, replica, name)
+    spelled = {folded(column): column for column in found.columns}
+    missing = [column for column in columns if folded(column) not in spelled]
+    if missing:
+        raise TypeRefused(
+            f"{name} follows its origin, and has no column {missing[0]!r} any more, whose earlier values no change"
+            " brings again",
+            mend=copied_anew(replica.node),
+        )
+    own = {column: spelled[folded(column)] for column in columns}
+    extras = tuple(column for column in found.columns if column not in own.values())
+    return Target(found, on.sql_name(found.name), own, extras)
+
+
+def check_values(on: Publication, into: Target, rows: str, types: Mapping[str, str]) -> None:
+    """Rows of these SQL types keep every value in the table, whose types somebody may have changed.
+
+    Raises:
+        TypeRefused: a value would be lost.
+    """
+    for column, incoming in types.items():
+        existing = into.type(column)
+        if incoming in (existing, '"NULL"'):
+            continue
+        if wider(existing, incoming) is None or not is_kept(on, rows, column, incoming, existing):
+            raise type_changed(into.relation.name, into.own[column], existing, incoming)
+
+
+class _Lent:
+    """Arrow rows that DuckDB reads through this. It keeps what was registered in a transaction until that ends (a
+    dropped view can be rolled back), which would be every row of a huge one; it does not keep what was only lent."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self.rows: pa.Table | None = rows
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        assert self.rows is not None, "read while it was lent"
+        return self.rows.__arrow_c_stream__(requested_schema)
+
+
+@contextmanager
+def registered(on: Publication, name: str, rows: pa.Table) -> Iterator[str]:
+    """Arrow rows under a name that this cursor's statements can use, inside a transaction. After an error it is left
+    to the rollback to forget the name: a transaction that failed takes no other statement."""
+    lent = _Lent(rows)
+    on.cursor.register(name, lent)
+    try:
+        yield name
+        on.cursor.unregister(name)
+    finally:
+        lent.rows = None
+
+
+def types_of(on: Publication, rows: str) -> dict[str, str]:
+    """The SQL types of a registered table's columns."""
+    return {row[0]: row[1] for row in on.execute(f"DESCRIBE FROM {quoted(rows)}").fetchall()}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whole rows that wait under a name: column at the target -> expression."""
+
+    name: str
+    columns: Mapping[str, str]
+
+
+def insert(on: Publication, into: Target, source: Source) -> int:
+    """Append a source's rows; answers how many."""
+    targets = ", ".join(quoted(column) for column in source.columns)
+    values = ", ".join(source.columns.values())
+    return int(on.scalar(f"INSERT INTO {into.sql} ({targets})\nSELECT {values}\nFROM {quoted(source.name)}"))
+
+
+@contextmanager
+def whole_rows(
+    on: Publication, replica: Replica, state: Target, written: Written, into: Target
+) -> Iterator[list[Source]]:
+    """The written rows with the values that they keep, read from the state as it is now, to be put into a table.
+
+    Where that is the state itself, rows that it has also keep their values in columns that the changes do not bring.
+
+    Raises:
+        KeyRefused: the row whose values are kept is not there, or there are several with its key.
+    """
+    extras = into.extras if into is state else ()
+    needing = written.needing(everything=bool(extras))
+    plain = written.take(~needing)
+    columns = {into.own[name]: quoted(name) for name in written.rows.column_names}
+    with registered(on, _PLAIN, plain.rows):
+        check_values(on, into, _PLAIN, types_of(on, _PLAIN))
+        if not needing.any():
+            yield [Source(_PLAIN, columns)]
+            return
+        _fill(on, replica, state, written.take(needing), extras)
+        filled = Source(_FILLED, {**columns, **{extra: quoted(extra) for extra in extras}})
+        yield [Source(_PLAIN, columns), filled] if len(plain) else [filled]
+        on.execute(f"DROP TABLE temp.{_FILLED}")
+
+
+def _fill(on: Publication, replica: Replica, state: Target, written: Written, extras: Sequence[str]) -> None:
+    """Make the table of rows whose missing values come from the state."""
+    key = replica.table.key
+    rows, flags = written.rows, {column: f"{_KEPT}{i}" for i, column in enumerate(written.kept)}
+    found = written.found_under if written.found_under is not None else rows.select(list(key))
+    for column, flag in flags.items():
+        rows = rows.append_column(flag, as_arrow(written.kept[column]))
+    for i, column in enumerate(key):
+        rows = rows.append_column(f"{_FOUND}{i}", found[column])
+    needing = written.needing()
+    died = np.zeros(len(rows), bool)
+    if DELETED_AT in rows.column_names:
+        died = needing & ~np.asarray(rows[DELETED_AT].is_null())
+    rows = rows.append_column(_NEEDS, as_arrow(needing & ~died)).append_column(_DIED, as_arrow(died))
+    selected = [_value(state, c, flags.get(c)) for c in written.rows.column_names]
+    selected += [f"t.{quoted(extra)}" for extra in extras]
+    matches = " AND ".join(f"t.{state.column(c)} = s.{_FOUND}{i}" for i, c in enumerate(key))
+    with registered(on, _PARTIAL, rows):
+        check_values(on, state, _PARTIAL, {c: t for c, t in types_of(on, _PARTIAL).items() if c in state.own})
+        count = on.scalar(
+            f"CREATE OR REPLACE TEMP TABLE {_FILLED} AS\n"
+            f"SELECT {', '.join(selected)}, s.{_NEEDS} AND t.rowid IS NULL AS {_MISSES}\n"
+            f"FROM {_PARTIAL} AS s LEFT JOIN {state.sql} AS t ON {matches}\n"
+            f"WHERE t.rowid IS NOT NULL OR NOT s.{_DIED}"
+        )
+    if count > len(written):
+        raise KeyRefused(
+            f"{replica.table.name} holds several rows with the same key ({', '.join(key)})",
+            mend=copied_anew(replica.node),
+        )
+    if on.scalar(f"SELECT count(*) FROM {_FILLED} WHERE {_MISSES}"):  # noqa: S608
+        raise KeyRefused(
+            f"a row of {replica.table.name} whose large value did not change is not there any more, so that value is"
+            " not known",
+            mend=copied_anew(replica.node),
+        )
+
+
+def _value(state: Target, column: str, flag: str | None) -> str:
+    given = f"s.{quoted(column)}"
+    if flag is None:
+        return given
+    cast = f"CAST({given} AS {state.type(column)})"
+    return f"CASE WHEN s.{flag} THEN t.{state.column(column)} ELSE {cast} END AS {quoted(column)}"

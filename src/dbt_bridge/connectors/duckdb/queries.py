@@ -1,0 +1,154 @@
+"""Queries of a DuckDB database: the warehouse, or a file of a legacy system."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from dbt_bridge.connectors.duckdb import read as reading
+from dbt_bridge.errors import DestinationError, scrubbed
+from dbt_bridge.nouns.reconciliation import Selection, bare, in_parentheses
+from dbt_bridge.nouns.table import (
+    Column,
+    Table,
+    TableName,
+    quoted,
+    quoted_name,
+)
+
+_KEYS = "_dbt_bridge_keys"
+
+
+@dataclass(slots=True)
+class DuckDBRows:
+    """The rows of a query: a `verify.side.Side`.
+
+    Attributes:
+        types: DuckDB's own, by name.
+    """
+
+    name: str
+    connection: Any
+    table: Table
+    query: str
+    types: Mapping[str, str]
+    _reading: Any = None  # the cursor of the newest rows
+
+    def cancel(self) -> None:
+        """See `verify.side.Cancels`."""
+        if self._reading is not None:
+            self._reading.interrupt()
+
+    def count(self) -> int:
+        with _asking(self.connection, self.name) as cur:
+            return int(cur.execute(f"SELECT count(*) FROM {in_parentheses(self.query)}").fetchone()[0])  # noqa: S608
+
+    def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader:
+        """Stream rows, exactly; see `duckdb_read`.
+
+        Raises (also while it is read):
+            DestinationError: DuckDB broke off, or a value has no Arrow form.
+        """
+        cur = self._reading = self.connection.cursor()
+        with _told(self.name):
+            statement = _selected(self.query, {name: self.types[name] for name in self.types})
+            wanted = ", ".join(quoted(name) for name in columns)
+            statement = f"SELECT {wanted}\nFROM (\n{statement}\n) AS held"
+            if keys is not None:
+                cur.register(_KEYS, _plain(keys))
+                same = " AND ".join(f"k.{quoted(c)} IS NOT DISTINCT FROM held.{quoted(c)}" for c in keys.column_names)
+                statement += f"\nWHERE EXISTS (SELECT 1 FROM {_KEYS} AS k WHERE {same})"  # noqa: S608
+            return reading.read(cur, self.name, statement, {name: self.types[name] for name in columns})
+
+
+class DuckDBQueries:
+    """A DuckDB database that answers queries, each on a cursor of its own. See `reconciliation.Queries`.
+
+    Args:
+        catalog: the attached database in which relations are found.
+    """
+
+    def __init__(self, name: str, connection: Any, catalog: str) -> None:
+        self.name = name
+        self._connection = connection
+        self._catalog = catalog
+
+    def quoted(self, identifier: str) -> str:
+        return quoted(identifier)
+
+    def relation(self, name: TableName) -> str:
+        """With its catalog: a file `shop.duckdb` that has a schema `shop` makes `shop.orders` ambiguous."""
+        return f"{quoted(self._catalog)}.{quoted_name(name)}" if name.schema else quoted(name.name)
+
+    def names(self, rows: str) -> list[str]:
+        return list(self._types(f"SELECT * FROM {rows}"))  # noqa: S608
+
+    def key(self, name: TableName) -> tuple[str, ...]:
+        with _asking(self._connection, self.name) as cur:
+            found = cur.execute(
+                "SELECT constraint_column_names FROM duckdb_constraints()\n"
+                "WHERE constraint_type = 'PRIMARY KEY' AND database_name = $1\n"
+                "  AND lower(schema_name) = lower(coalesce(nullif($2, ''), current_schema()))\n"
+                "  AND lower(table_name) = lower($3)",
+                [self._catalog, name.schema, name.name],
+            ).fetchone()
+        return tuple(found[0]) if found else ()
+
+    def side(self, name: str, selection: Selection) -> DuckDBRows:
+        return self._rows(name, selection.sql(quoted), selection.key)
+
+    def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
+        rows = self._rows(self.name, bare(sql))
+        return rows.table.columns, rows.rows([c.name for c in rows.table.columns]).read_all()
+
+    def close(self) -> None:
+        """The connection is somebody else's."""
+
+    def _rows(self, name: str, query: str, key: tuple[str, ...] = ()) -> DuckDBRows:
+        types = self._types(query)
+        with _asking(self._connection, name) as cur:
+            schema = reading.schema_of(cur, _selected(query, types), types)
+        columns = tuple(Column(f.name, f.type, sql) for f, sql in zip(schema, types.values(), strict=True))
+        return DuckDBRows(name, self._connection, Table(TableName(self.name, "query"), columns, key), query, types)
+
+    def _types(self, query: str) -> dict[str, str]:
+        with _asking(self._connection, self.name) as cur:
+            return {row[0]: row[1] for row in cur.execute(f"DESCRIBE SELECT * FROM {in_parentheses(query)}").fetchall()}  # noqa: S608
+
+
+def _selected(query: str, types: Mapping[str, str]) -> str:
+    parts = ", ".join(reading.expression(name, sql) for name, sql in types.items())
+    return f"SELECT {parts}\nFROM {in_parentheses(query)}"
+
+
+def _plain(keys: pa.Table) -> pa.Table:
+    """Arrow's uuid and json as the bytes and texts in which `duckdb_read` selects them."""
+    columns = [
+        pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+        if isinstance(column.type, pa.BaseExtensionType)
+        else column
+        for column in keys.columns
+    ]
+    return pa.table(dict(zip(keys.column_names, columns, strict=True)))
+
+
+@contextmanager
+def _asking(connection: Any, where: str) -> Iterator[Any]:
+    with closing(connection.cursor()) as cur, _told(where):
+        yield cur
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        said = scrubbed(" ".join(str(error).split()))
+        raise DestinationError(
+            f"{where}: DuckDB refused the query: {said}", mend="correct its SQL in the YAML"
+        ) from error

@@ -1,0 +1,141 @@
+"""Rows leave DuckDB as Arrow exactly, whatever the connection's Arrow settings are (dbt's may be anything)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from dbt_bridge.errors import DestinationError, is_interruption, scrubbed
+from dbt_bridge.nouns.table import quoted
+
+ROWS_PER_BATCH = 50_000
+
+# DuckDB's Arrow export drops a TIMETZ's offset, wraps a HUGEINT beyond 38 digits, and gives BIT its inner bytes.
+# A HUGEINT (the type of every sum of integers) is a number: the cast to DECIMAL raises where it does not fit.
+_SENT_AS = {
+    "TIME WITH TIME ZONE": "VARCHAR",
+    "BIT": "VARCHAR",
+    "BIGNUM": "VARCHAR",
+    "HUGEINT": "DECIMAL(38,0)",
+    "UHUGEINT": "DECIMAL(38,0)",
+}
+_LIST = re.compile(r"(?P<element>.*?)(?P<dimensions>(\[\d*\])*)", re.DOTALL)
+
+
+def expression(column: str, sql_type: str, *, as_text: bool = False) -> str:
+    """The select expression whose Arrow form keeps every value."""
+    name = quoted(column)
+    if as_text:
+        return f"CAST({name} AS VARCHAR) AS {name}"
+    if sql_type == "UUID":
+        return f"unhex(replace(CAST({name} AS VARCHAR), '-', '')) AS {name}"
+    if sql_type == "JSON" or sql_type.startswith("ENUM("):
+        return f"CAST({name} AS VARCHAR) AS {name}"
+    sent_as = sent(name, sql_type)
+    return name if sent_as == name else f"{sent_as} AS {name}"
+
+
+def sent(column: str, sql_type: str) -> str:
+    """A quoted column, cast where Arrow has no such type and DuckDB's export would lose something."""
+    shape = _LIST.fullmatch(sql_type)
+    if shape and shape["element"] in _SENT_AS:
+        return f"CAST({column} AS {_SENT_AS[shape['element']]}{shape['dimensions']})"
+    return column
+
+
+def read_type(arrow: pa.DataType, sql_type: str) -> pa.DataType:
+    """The Arrow type of a column of this SQL type, given that of its `expression`."""
+    if sql_type == "UUID":
+        return pa.uuid()
+    if sql_type == "JSON":
+        return pa.json_()
+    if pa.types.is_timestamp(arrow) and arrow.tz is not None:
+        return pa.timestamp(arrow.unit, "UTC")
+    return arrow
+
+
+def schema_of(cur: Any, query: str, columns: Mapping[str, str]) -> pa.Schema:
+    """The Arrow schema of `read(cur, query, columns)`; reads no row."""
+    return _schema(reader(cur, f"{query}\nLIMIT 0").schema, columns)
+
+
+def read(cur: Any, where: object, query: str, columns: Mapping[str, str]) -> pa.RecordBatchReader:
+    """Stream a query over `expression`s of these columns (name -> SQL type); closes the cursor at the end.
+
+    Args:
+        where: what is read, for messages.
+
+    Raises (while it is read):
+        DestinationError: a value does not fit its Arrow type, or DuckDB broke off.
+    """
+    source = reader(cur, query)
+    schema = _schema(source.schema, columns)
+    return pa.RecordBatchReader.from_batches(schema, _batches(cur, where, source, schema))
+
+
+def of_relation(relation: Any) -> pa.RecordBatchReader:
+    """A DuckDB relation's rows as a stream, on the relation's own connection."""
+    columns = {name: str(type_) for name, type_ in zip(relation.columns, relation.types, strict=True)}
+    projected = relation.project(", ".join(expression(name, sql) for name, sql in columns.items()))
+    source = _stream(projected)
+    schema = _schema(source.schema, columns)
+    return pa.RecordBatchReader.from_batches(schema, _retyped(source, schema))
+
+
+def reader(cur: Any, query: str) -> pa.RecordBatchReader:
+    """A query's rows as a stream."""
+    with ending(cur):
+        return _stream(cur.sql(query))
+
+
+@contextmanager
+def ending(cur: Any) -> Iterator[None]:
+    """A query that Ctrl-C breaks off ends: DuckDB 1.5.5 would go on with it, and whoever closes would wait for it."""
+    try:
+        yield
+    except BaseException as error:
+        if is_interruption(error):
+            cur.interrupt()
+        raise
+
+
+def _stream(relation: Any) -> pa.RecordBatchReader:
+    """DuckDB 1.5 renamed the method, and 2 dropped the old name."""
+    if hasattr(relation, "to_arrow_reader"):
+        return relation.to_arrow_reader(ROWS_PER_BATCH)
+    return relation.fetch_record_batch(ROWS_PER_BATCH)
+
+
+def _schema(arrow: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:
+    pairs = zip(arrow, columns.values(), strict=True)
+    return pa.schema([pa.field(field.name, read_type(field.type, sql)) for field, sql in pairs])
+
+
+def _batches(cur: Any, where: object, source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    with closing(cur):
+        try:
+            yield from _retyped(source, schema)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise DestinationError(
+                f"DuckDB broke off while {where} was read: {scrubbed(' '.join(str(error).split()))}",
+                mend="if the message is about a value, cast its column in the model that builds it",
+            ) from error
+
+
+def _retyped(source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for batch in source:
+        arrays = [_as(array, field.type) for array, field in zip(batch.columns, schema, strict=True)]
+        yield pa.record_batch(arrays, schema=schema)
+
+
+def _as(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    if array.type == type_:
+        return array
+    if isinstance(type_, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(type_, array.cast(type_.storage_type))
+    return array.cast(type_)

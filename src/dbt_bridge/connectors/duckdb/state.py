@@ -1,0 +1,189 @@
+"""What DuckDB holds at one moment: one transaction on a cursor of its own, so that all of it is one state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from dbt_bridge.connectors.duckdb import change_log_state as change_log
+from dbt_bridge.connectors.duckdb import read as reading
+from dbt_bridge.connectors.duckdb.landing_table import registered
+from dbt_bridge.connectors.duckdb.publish import Publication, Relation, folded
+from dbt_bridge.connectors.duckdb.retry import roll_back, translated
+from dbt_bridge.contracts.destination import DELETED_AT, Replica
+from dbt_bridge.errors import DestinationError, scrubbed
+from dbt_bridge.nouns.table import quoted
+from dbt_bridge.replicate.change_log import LOG_COLUMNS
+from dbt_bridge.replicate.replica_checks import copied_anew, refuse_owing, refuse_unsent
+from dbt_bridge.replicate.stored_values import in_types, missing, wanted_keys
+
+_WANTED = "_dbt_bridge_wanted"
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What is read: SQL after FROM whose rows stand for the origin's, and columns there: name -> (spelling, type)."""
+
+    sql: str
+    columns: Mapping[str, tuple[str, str]]
+
+
+class DuckDBState:
+    """A `State` in one transaction. Its answers are read one after the other: a cursor has one result at a time.
+
+    Args:
+        cur: a cursor in a transaction, which is its own.
+    """
+
+    def __init__(self, cur: Any, catalog: str) -> None:
+        self._cur = cur
+        self._on = Publication(cur, catalog)
+        self._streaming = ""
+
+    def count(self, replica: Replica) -> int:
+        with self._next(replica):
+            standing = self._standing(replica)
+            return int(self._on.scalar(f"SELECT count(*) FROM {standing.sql}"))  # noqa: S608
+
+    def rows(self, replica: Replica, keys: pa.Table | None = None) -> pa.RecordBatchReader:
+        """See `State.rows`."""
+        with self._next(replica):
+            standing = self._standing(replica)
+        wanted = None if keys is None else wanted_keys(replica, keys)
+        schema = replica.table.arrow_schema
+        return pa.RecordBatchReader.from_batches(schema, self._batches(replica, standing, wanted))
+
+    def cancel(self) -> None:
+        """End what another thread reads, which gets an error."""
+        self._cur.interrupt()
+
+    @contextmanager
+    def _next(self, replica: Replica) -> Iterator[None]:
+        if self._streaming:
+            raise DestinationError(
+                f"{replica.table.name} was asked for while the rows of {self._streaming} were still being read",
+                mend="this is a mistake in dbt-bridge: please report it",
+            )
+        with translated(replica.table.name):
+            yield
+
+    def _batches(self, replica: Replica, standing: _Standing, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
+        name, schema = replica.table.name, replica.table.arrow_schema
+        selected = ", ".join(
+            _expression(f"t.{quoted(spelled)}", type_, quoted(column))
+            for column, (spelled, type_) in standing.columns.items()
+        )
+        query = f"SELECT {selected}\nFROM {standing.sql} AS t"
+        lent: Any = nullcontext()
+        if keys is not None:
+            query += f"\nSEMI JOIN {_WANTED} AS k ON {_same_key(standing, keys.column_names)}"
+            renamed = keys.rename_columns([f"k{place}" for place in range(keys.num_columns)])
+            lent = registered(self._on, _WANTED, renamed)
+        with self._next(replica):
+            pass
+        self._streaming = str(name)
+        try:
+            with lent:
+                for batch in reading.reader(self._cur, query):
+                    yield in_types(batch.columns, schema, name)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise DestinationError(
+                f"DuckDB broke off while {name} was read: {scrubbed(' '.join(str(error).split()))}",
+                mend="run the same command again",
+            ) from error
+        finally:
+            self._streaming = ""
+
+    def _standing(self, replica: Replica) -> _Standing:
+        found = self._on.relation(replica.table.name)
+        if found is None or found.is_ghost:
+            raise DestinationError(f"there is no table {replica.table.name}", mend=copied_anew(replica.node))
+        columns = {c.name: _spelled(found, c.name, replica) for c in replica.table.columns}
+        table = self._on.sql_name(found.name)
+        if replica.change_log:
+            return _Standing(self._log_state(replica, found, table), columns)
+        if replica.deletes == "soft":
+            deleted_at = quoted(_spelled(found, DELETED_AT, replica)[0])
+            return _Standing(f"(SELECT * FROM {table} WHERE {deleted_at} IS NULL)", columns)  # noqa: S608
+        return _Standing(table, columns)
+
+    def _log_state(self, replica: Replica, found: Relation, table: str) -> str:
+        for column in LOG_COLUMNS:
+            _spelled(found, column, replica)
+        return folded_log(replica, f"({change_log.since_copied(table, 'rowid')})", found.columns, self._on.scalar)
+
+
+def folded_log(replica: Replica, log: str, columns: Mapping[str, str], scalar: Any) -> str:
+    """SQL of the state of a log whose rows since its last copy are `log`.
+
+    Args:
+        columns: of the log: name -> DuckDB's type.
+        scalar: runs a query, answers its one value.
+
+    Raises:
+        DestinationError: no state can be told from it.
+    """
+    spelled = {folded(name): name for name in columns}
+    key = [spelled[folded(name)] for name in replica.table.key]
+    partial = bool(scalar(change_log.partial(log)))
+    if partial:
+        lost = change_log.moved(log, key, list(columns)) if key else change_log.partial(log)
+        refuse_unsent(replica, int(scalar(lost)))
+    names = {spelled[folded(c.name)]: c.name for c in replica.table.columns}
+    if key:
+        return f"({change_log.state(log, key, names, partial=partial)})"
+    if not scalar(change_log.removed(log)):
+        return log
+    own = {name: columns[name] for name in names}
+    refuse_owing(replica, int(scalar(change_log.owing(log, own))))
+    return f"({change_log.summed(log, own)})"
+
+
+def _spelled(found: Relation, name: str, replica: Replica) -> tuple[str, str]:
+    own = found.column(name)
+    if own is None:
+        raise missing(replica.table.name, name, replica)
+    return own, found.columns[own]
+
+
+def _expression(column: str, type_: str, name: str) -> str:
+    """What is selected so that Arrow has every value; see `duckdb_read.expression`."""
+    if type_ == "UUID":
+        return f"CAST({column} AS BLOB) AS {name}"  # its 16 bytes; twice as fast as by text
+    if type_.endswith("[]") and type_.startswith(("UUID", "JSON", "ENUM(")):
+        return f"CAST({column} AS VARCHAR{type_[type_.index('[') :]}) AS {name}" if "'" not in type_ else column
+    if type_ == "JSON" or type_.startswith("ENUM("):
+        return f"CAST({column} AS VARCHAR) AS {name}"
+    return f"{reading.sent(column, type_)} AS {name}"
+
+
+def _same_key(standing: _Standing, names: Sequence[str]) -> str:
+    parts = []
+    for place, name in enumerate(names):
+        spelled, type_ = standing.columns[name]
+        there, asked = f"t.{quoted(spelled)}", f"CAST(k.k{place} AS {type_})"
+        if type_ == "INTERVAL":  # DuckDB takes 30 days for a month
+            there, asked = f"CAST({there} AS VARCHAR)", f"CAST({asked} AS VARCHAR)"
+        parts.append(f"{there} IS NOT DISTINCT FROM {asked}")
+    return " AND ".join(parts)
+
+
+@contextmanager
+def held(connection: Any, catalog: str) -> Iterator[DuckDBState]:
+    """A state from now on, until the context ends. Writers go on meanwhile."""
+    cur = connection.cursor()
+    try:
+        with translated("a state to read"):
+            cur.execute("BEGIN")
+            # The transaction of an attached database begins with the first look at its catalog.
+            cur.execute("SELECT count(*) FROM duckdb_tables() WHERE database_name = ?", [catalog]).fetchall()
+        with reading.ending(cur):
+            yield DuckDBState(cur, catalog)
+    finally:
+        roll_back(cur)
+        cur.close()

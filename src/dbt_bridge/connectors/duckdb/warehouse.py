@@ -1,0 +1,345 @@
+"""The DuckDB warehouse: rows are staged under hidden names, then shown in one transaction.
+
+DuckDB cannot move a table to another schema, so staging tables lie beside the tables that they become, and publishing
+a replaced table is a DROP and a RENAME. Every operation has a cursor of its own: a second query on a connection
+silently truncates a result that is still being streamed from it (DuckDB 1.5.5).
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from dbt_bridge.connectors.duckdb import audit
+from dbt_bridge.connectors.duckdb import read as reading
+from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
+from dbt_bridge.connectors.duckdb.column_types import landed as landed_column
+from dbt_bridge.connectors.duckdb.publish import (
+    Publication,
+    check_types,
+    publish_one,
+    refuse_one_place,
+)
+from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
+from dbt_bridge.connectors.duckdb.retry import in_transaction, translated
+from dbt_bridge.connectors.duckdb.stage import (
+    ROW,
+    Counter,
+    check,
+    create_from,
+    sql_types,
+)
+from dbt_bridge.connectors.duckdb.state import DuckDBState, held
+from dbt_bridge.contracts.destination import (
+    Application,
+    Checkpoint,
+    Load,
+    Loaded,
+    Staged,
+)
+from dbt_bridge.errors import ConnectionFailed, DestinationError
+from dbt_bridge.nouns.parity_row import ParityRow
+from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.nouns.table import (
+    Column,
+    Table,
+    TableName,
+    quoted,
+)
+
+STAGING_PREFIX = "_dbt_bridge_stage_"
+_TEXT = "VARCHAR"
+# The process, with Arrow batches in flight and what DuckDB does not count, stays under 600 MB at any number of rows.
+DEFAULT_MEMORY_LIMIT = "300MB"
+
+# A DuckDB file is open in one process at a time: staging tables of any other token are left over from a killed run.
+_PROCESS = secrets.token_hex(4)
+_numbers = itertools.count(1)
+# Two transactions that insert the same key do not conflict in DuckDB (snapshot isolation): merges at once into one
+# table would leave the key twice. All writers of a file are threads of one process.
+_publishing = threading.RLock()
+
+
+class DuckDBWarehouse:
+    """A `Warehouse` over one DuckDB catalog.
+
+    Made by `open`, which owns its connection, or `over` a connection of somebody else (dbt's), whose settings stay as
+    they are.
+    """
+
+    chunk_rows = 250_000
+
+    def __init__(self, connection: Any, *, name: str, catalog: str, owned: bool) -> None:
+        self.name = name
+        self._connection = connection
+        self._catalog = catalog
+        self._owned = owned
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        name: str = "duckdb",
+        memory_limit: str = DEFAULT_MEMORY_LIMIT,
+        prepare: Sequence[str] = (),
+        catalog: str | None = None,
+    ) -> DuckDBWarehouse:
+        """Open a database file (or `:memory:`).
+
+        Args:
+            prepare: statements to run first: extensions, secrets, attached databases.
+            catalog: an attached database to work in.
+
+        Raises:
+            ConnectionFailed: the file is locked by another process, unreadable, or open here with other options.
+        """
+        # Row order is kept for merges by a column of our own. DuckDB's choice of a string compression costs most of a
+        # load's CPU, and FSST gives files of the same size.
+        tuned = {
+            "preserve_insertion_order": False,
+            "force_compression": "fsst",
+            "memory_limit": memory_limit,
+            **(config or {}),
+        }
+        try:
+            connection = duckdb.connect(str(path), config=tuned)
+            for statement in prepare:
+                _prepared(connection, statement)
+        except duckdb.Error as error:
+            raise ConnectionFailed(
+                f"the DuckDB file {path} cannot be opened: {error}",
+                mend="close the program that has it open, or check the path and the profile's config_options",
+            ) from error
+        return cls(connection, name=name, catalog=catalog or _current_catalog(connection), owned=True)
+
+    @classmethod
+    def over(cls, connection: Any, *, name: str = "duckdb", catalog: str | None = None) -> DuckDBWarehouse:
+        """Work on an open connection through sibling cursors.
+
+        The connection's transaction is not ours: what it wrote and did not commit is not seen.
+        """
+        return cls(connection, name=name, catalog=catalog or _current_catalog(connection), owned=False)
+
+    @property
+    def catalog(self) -> str:
+        """The DuckDB catalog (attached database) that it works in."""
+        return self._catalog
+
+    def queries(self) -> DuckDBQueries:
+        """Its relations, asked in SQL."""
+        return DuckDBQueries(self.name, self._connection, self._catalog)
+
+    def __enter__(self) -> DuckDBWarehouse:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._owned:
+            self._connection.close()
+
+    # --- Destination -------------------------------------------------------------------------------------------
+
+    def landed(self, column: Column) -> Column:
+        """See `duckdb_types.landed`."""
+        return landed_column(column)
+
+    def existing(self, name: TableName) -> Table | None:
+        """The table (or a view that is not a ghost) as it stands, with DuckDB's types in `origin_type`."""
+        with closing(self._connection.cursor()) as cur:
+            found = Publication(cur, self._catalog).relation(name)
+            if found is None or found.is_ghost:
+                return None
+            schema = reading.schema_of(cur, self._select(found.name, found.columns), found.columns)
+        columns = zip(schema, found.columns.values(), strict=True)
+        return Table(found.name, tuple(Column(f.name, f.type, sql) for f, sql in columns))
+
+    def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+        """Stage and publish one table. On any error the table is what it was."""
+        staged = self.stage(load, batches)
+        try:
+            return self.publish([staged])[0]
+        except BaseException:
+            self.discard([staged])
+            raise
+
+    def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+        """The exact counts of a load: it is done, and rolled back."""
+        staged = self.stage(load, batches)
+        try:
+            with self._cursor(staged.load.table.name) as cur:
+                cur.execute("BEGIN")
+                try:
+                    return publish_one(Publication(cur, self._catalog), staged)
+                finally:
+                    cur.execute("ROLLBACK")
+        finally:
+            self.discard([staged])
+
+    # --- Warehouse ---------------------------------------------------------------------------------------------
+
+    def stage(self, load: Load, batches: pa.RecordBatchReader) -> Staged:
+        """Write rows to a hidden table beside the one that they will become.
+
+        Raises:
+            UsageError: unknown write disposition, or a window for another disposition than append.
+            KeyRefused: merge without a key, or a key column that is absent or holds NULL.
+            TypeRefused: no columns, two columns whose names DuckDB takes for one, or a type that does not fit.
+            DestinationError: DuckDB broke off.
+        """
+        check(load)
+        name = load.table.name
+        staging = TableName(name.schema, f"{STAGING_PREFIX}{_PROCESS}_{next(_numbers)}")
+        counter = Counter(load, batches)
+        with self._cursor(name) as cur:
+            publication = Publication(cur, self._catalog)
+            check_types(publication, load, sql_types(cur, load.table.arrow_schema))
+            publication.create_schema(name.schema)
+            try:
+                create_from(cur, publication, staging, load, counter)
+                if load.keeps_last:
+                    publication.keep_last(staging, load.table.key, ROW)
+            except BaseException:
+                publication.drop_staging(staging)
+                counter.raise_own_error()
+                raise
+        return Staged(load, staging, counter.rows, counter.bytes)
+
+    def publish(
+        self,
+        staged: Sequence[Staged],
+        checkpoints: Sequence[Checkpoint] = (),
+        receipts: Callable[[Sequence[Loaded]], Sequence[Receipt]] | None = None,
+    ) -> list[Loaded]:
+        """Show all staged tables, with checkpoints and receipts, in one transaction; retried on conflicts."""
+
+        def work(cur: Any) -> list[Loaded]:
+            publication = Publication(cur, self._catalog)
+            loaded = [publish_one(publication, one) for one in staged]
+            audit.save_checkpoints(cur, self._catalog, checkpoints)
+            if receipts is not None:
+                audit.append_receipts(cur, self._catalog, receipts(loaded))
+            return loaded
+
+        refuse_one_place(staged)
+        tables = ", ".join(str(s.load.table.name) for s in staged)
+        with _publishing, self._cursor(tables) as cur:
+            audit.ensure(cur, self._catalog)
+            return in_transaction(cur, work)
+
+    @contextmanager
+    def reading(self) -> Iterator[DuckDBState]:
+        """See `duckdb_state`. Over a connection of somebody else, what that wrote and did not commit is not seen."""
+        with held(self._connection, self._catalog) as state:
+            yield state
+
+    @contextmanager
+    def applying(self, load_id: str) -> Iterator[Application]:
+        """One transaction for the changes of several tables; no other thread publishes while it lasts."""
+        with _publishing, self._cursor("changes") as cur:
+            audit.ensure(cur, self._catalog)
+            application = DuckDBApplication(cur, self._catalog)
+            try:
+                yield application
+            finally:
+                application.undo()
+
+    def discard(self, staged: Sequence[Staged] = ()) -> None:
+        """Drop these staging tables and those of killed processes; live loads of this process keep theirs."""
+        with self._cursor("staging tables") as cur:
+            publication = Publication(cur, self._catalog)
+            mine = {s.staging for s in staged}
+            for name in publication.tables_like(STAGING_PREFIX):
+                if name in mine or not name.name.startswith(f"{STAGING_PREFIX}{_PROCESS}_"):
+                    publication.drop_staging(name)
+
+    def checkpoint(self, node: str) -> Checkpoint | None:
+        with self._cursor("checkpoints") as cur:
+            return audit.checkpoint(cur, self._catalog, node)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        with self._cursor("checkpoints") as cur:
+            return audit.checkpoints(cur, self._catalog)
+
+    def forget(self, node: str) -> None:
+        with self._cursor("checkpoints") as cur:
+            audit.forget(cur, self._catalog, node)
+
+    def record(self, receipts: Sequence[Receipt]) -> None:
+        with self._cursor("receipts") as cur:
+            audit.ensure(cur, self._catalog)
+            in_transaction(cur, lambda cur: audit.append_receipts(cur, self._catalog, receipts))
+
+    def record_parity(self, rows: Sequence[ParityRow]) -> None:
+        if not rows:
+            return
+        with self._cursor("parity") as cur:
+            audit.ensure(cur, self._catalog, audit.PARITIES)
+            in_transaction(cur, lambda cur: audit.append_parity(cur, self._catalog, rows))
+
+    def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
+        self.publish((), checkpoints, lambda _: receipts)
+
+    def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
+        """Stream a table's or view's rows on a cursor of its own; columns in `as_text` cast to VARCHAR.
+
+        UUID comes as arrow.uuid, JSON as arrow.json, HUGEINT as decimal(38,0); types that Arrow lacks (BIT, TIMETZ,
+        BIGNUM) as text.
+
+        Raises:
+            DestinationError: no such relation or column.
+        """
+        cur = self._connection.cursor()
+        with translated(name):
+            found = Publication(cur, self._catalog).relation(name)
+            if found is None:
+                raise DestinationError(f"there is no table {name} in DuckDB", mend="dbt build, or dbt-bridge sync")
+            missing = [c for c in columns if c not in found.columns]
+            if missing:
+                raise DestinationError(
+                    f"{name} has no column {missing[0]!r}; it has {', '.join(found.columns)}",
+                    mend="correct `columns:`, or build the model again: dbt-bridge build",
+                )
+            wanted = {c: found.columns[c] for c in columns} if columns else found.columns
+            text = frozenset(as_text)
+            types = {c: _TEXT if c in text else t for c, t in wanted.items()}
+            return reading.read(cur, name, self._select(found.name, wanted, text), types)
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _cursor(self, where: object) -> Iterator[Any]:
+        with closing(self._connection.cursor()) as cur, reading.ending(cur), translated(where):
+            yield cur
+
+    def _select(self, name: TableName, columns: Mapping[str, str], as_text: Collection[str] = ()) -> str:
+        parts = ", ".join(reading.expression(c, sql, as_text=c in as_text) for c, sql in columns.items())
+        return f"SELECT {parts}\nFROM {quoted(self._catalog)}.{quoted(name.schema)}.{quoted(name.name)}"
+
+
+def _prepared(connection: Any, statement: str) -> None:
+    """DuckDB quotes a statement that it refuses; that of a secret is not passed on."""
+    try:
+        connection.execute(statement)
+    except duckdb.Error as error:
+        if "SECRET" not in statement.partition("(")[0]:
+            raise
+        raise ConnectionFailed(
+            f"DuckDB refused a secret of the profile ({type(error).__name__})", mend="correct `secrets:` in the profile"
+        ) from None
+
+
+def _current_catalog(connection: Any) -> str:
+    with closing(connection.cursor()) as cur:
+        return str(cur.execute("SELECT current_database()").fetchone()[0])

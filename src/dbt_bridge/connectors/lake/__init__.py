@@ -1,0 +1,1 @@
+"""Tables made of files, on a disk or in an object store."""

@@ -1,0 +1,162 @@
+"""Rows of files that pyarrow scans: Delta tables at a version, and Parquet files. Never a whole table is held.
+
+A log of changes is folded by a DuckDB of its own, which writes to disk what it cannot hold.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.contracts.destination import DELETED_AT, Replica
+from dbt_bridge.errors import BridgeError, DestinationError, MissingExtra, is_interruption, scrubbed
+from dbt_bridge.nouns.table import Column, TableName, quoted
+from dbt_bridge.replicate.change_log import LOG_COLUMNS
+from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.stored_values import (
+    Keys,
+    in_types,
+    missing,
+    wanted_keys,
+)
+from dbt_bridge.system.temporary_files import full, temporary_folder
+
+_BATCH_ROWS = 50_000
+_MEMORY = "256MB"
+
+
+class DatasetState:
+    """A `State` of tables that `dataset` opens, each as it is when it is asked for first.
+
+    Args:
+        dataset: None where there is no such table.
+    """
+
+    def __init__(self, dataset: Callable[[TableName], Any]) -> None:
+        self._open = dataset
+        self._held: dict[TableName, Any] = {}
+
+    def count(self, replica: Replica) -> int:
+        dataset = self._dataset(replica)
+        with _told(replica.table.name):
+            if replica.change_log:
+                return sum(batch.num_rows for batch in _folded(replica, dataset, replica.table.columns))
+            if _is_soft(replica):
+                return sum(batch.num_rows for batch in _alive(dataset, []))
+            return int(dataset.count_rows())
+
+    def rows(self, replica: Replica, keys: pa.Table | None = None) -> pa.RecordBatchReader:
+        """See `State.rows`."""
+        dataset = self._dataset(replica)
+        kept = None if keys is None else Keys(wanted_keys(replica, keys))
+        schema, name = replica.table.arrow_schema, replica.table.name
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            if keys is not None and not keys.num_rows:
+                return
+            with _told(name):
+                if replica.change_log:
+                    found = _folded(replica, dataset, replica.table.columns)
+                else:
+                    found = (_alive if _is_soft(replica) else _scanned)(dataset, schema.names)
+                for batch in found:
+                    whole = in_types(batch.columns, schema, name)
+                    yield whole if kept is None else kept.kept(whole)
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
+
+    def _dataset(self, replica: Replica) -> Any:
+        name = replica.table.name
+        if name not in self._held:
+            with _told(name):
+                self._held[name] = self._open(name)
+        dataset = self._held[name]
+        if dataset is None:
+            raise DestinationError(f"there is no table {name}", mend=copied_anew(replica.node))
+        own = LOG_COLUMNS if replica.change_log else [DELETED_AT] if replica.deletes == "soft" else []
+        for column in (*(c.name for c in replica.table.columns), *own):
+            if column not in dataset.schema.names:
+                raise missing(name, column, replica)
+        return dataset
+
+
+def _is_soft(replica: Replica) -> bool:
+    return replica.deletes == "soft" and not replica.change_log
+
+
+def _alive(dataset: Any, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Rows that were not deleted. The filter is not given to the scan: files from before the column was added have no
+    statistics of it, and deltalake 1.x then takes none of their rows for NULL."""
+    for batch in _scanned(dataset, [*columns, DELETED_AT]):
+        alive = batch.filter(pc.is_null(batch.column(len(columns))))
+        yield alive.select(list(columns)) if columns else alive
+
+
+def _scanned(dataset: Any, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Few batches wait: a scan would otherwise read ahead of whoever is slower."""
+    scanner = dataset.scanner(columns=list(columns), batch_size=_BATCH_ROWS, batch_readahead=4, fragment_readahead=1)
+    yield from scanner.to_batches()
+
+
+def _folded(replica: Replica, dataset: Any, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+    """The state of a log. A table that is copied anew is replaced here, so that all of it is of its last copy."""
+    names = list(dict.fromkeys([*(c.name for c in columns), *replica.table.key, *LOG_COLUMNS]))
+    return fold(replica, _scanned(dataset, names), pa.schema([dataset.schema.field(n) for n in names]))
+
+
+def fold(replica: Replica, log: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The state of a log whose rows come once, in no order.
+
+    Raises:
+        DestinationError: no state can be told from it.
+    """
+    try:
+        import duckdb
+    except ModuleNotFoundError:
+        raise MissingExtra("verify", "the state of a log of changes") from None
+
+    from dbt_bridge.connectors.duckdb import change_log_state
+    from dbt_bridge.connectors.duckdb.read import reader
+    from dbt_bridge.connectors.duckdb.state import folded_log
+
+    with (
+        temporary_folder("log") as folder,
+        duckdb.connect(":memory:", config={"memory_limit": _MEMORY, "temp_directory": str(folder)}) as connection,
+    ):
+        connection.register("came", pa.RecordBatchReader.from_batches(schema, log))
+        connection.execute("CREATE TEMP TABLE log AS SELECT * FROM came")
+
+        def scalar(query: str) -> Any:
+            rows = connection.execute(query).fetchall()  # all: DuckDB 2 takes no other statement before
+            return rows[0][0] if rows else None
+
+        types = {str(name): str(type_) for name, type_, *_ in connection.execute("DESCRIBE log").fetchall()}
+        # Files are in no order: `0` says that every row belongs to the last copy.
+        state = folded_log(replica, f"({change_log_state.since_copied('log', '0')})", types, scalar)
+        selected = ", ".join(quoted(column.name) for column in replica.table.columns)
+        yield from reader(connection, f"SELECT {selected} FROM {state}")  # noqa: S608
+
+
+@contextmanager
+def _told(name: TableName) -> Iterator[None]:
+    """Errors of files and stores in the bridge's words; they are of several libraries."""
+    try:
+        yield
+    except (BridgeError, GeneratorExit):
+        raise
+    except Exception as error:
+        if is_interruption(error):
+            raise
+        if no_room := full(Path(tempfile.gettempdir()), error, f"{name} could not be read"):
+            raise no_room from error
+        said = scrubbed(" ".join(str(error).split())) or type(error).__name__
+        raise DestinationError(
+            f"{name} could not be read: {said[:300]}",
+            mend="check the credentials and rights at the destination, then run the same command again",
+        ) from error

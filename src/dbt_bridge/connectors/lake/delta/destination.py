@@ -1,0 +1,327 @@
+"""Delta tables, written by delta-rs without Spark: one load is one commit, and rows stream through.
+
+    replace   one overwrite, with the new rows' schema
+    append    one commit; with a window, one overwrite of the rows inside it (Delta's replaceWhere)
+    merge     one MERGE. The new rows are held in memory, to keep the last one of each key
+
+A killed load leaves files that no commit names, which nobody reads and `VACUUM` removes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.arrow.counted_reader import Passing
+from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
+from dbt_bridge.arrow.file_types import landed as landed_column
+from dbt_bridge.connectors.lake.location import Lake, lake_of
+from dbt_bridge.contracts.destination import (
+    Load,
+    Loaded,
+    Replica,
+    Window,
+)
+from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused, TypeRefused, scrubbed
+from dbt_bridge.nouns.table import (
+    Column,
+    Table,
+    TableName,
+    quoted,
+)
+from dbt_bridge.replicate.merge_keys import check_load, last_per_key
+from dbt_bridge.replicate.window import check_cursor
+
+if TYPE_CHECKING:
+    from dbt_bridge.connectors.lake.delta.apply import DeltaApplication
+    from dbt_bridge.connectors.lake.delta.state import DeltaState
+
+# The minimum and maximum of a decimal column are doubles in Delta's log. deltalake 1.x compares with them to pass over
+# files, and finds none of the rows whose values differ after those digits.
+_STATISTICS_DIGITS = 15
+_TEXTS = ("string", "large_string", "string_view")
+
+
+class DeltaDestination:
+    """A `Destination` of Delta tables below one folder or bucket."""
+
+    def __init__(self, name: str, lake: Lake) -> None:
+        self.name = name
+        self._lake = lake
+
+    @classmethod
+    def of(cls, name: str, configuration: Any) -> DeltaDestination:
+        """From the configuration of dlt's filesystem destination."""
+        return cls(name, lake_of(configuration))
+
+    def close(self) -> None:
+        """Nothing is held open between loads."""
+
+    def landed(self, column: Column) -> Column:
+        """See `lake_types`."""
+        return landed_column(column)
+
+    def existing(self, name: TableName) -> Table | None:
+        table = self.open(name)
+        return None if table is None else Table.of_schema(name, schema_of(table))
+
+    def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+        """Load one table in one commit.
+
+        Raises:
+            UsageError, KeyRefused, TypeRefused: before anything is written, or before the commit.
+            DestinationError: the store refused or broke off; no commit was made.
+        """
+        check_load(load)
+        there = self.open(load.table.name)
+        if load.write_disposition == "merge":
+            return self._merge(load, batches, there)
+        schema = lake_schema(load.table)
+        if there is not None and load.write_disposition == "append":
+            schema = fitted(schema_of(there), schema, load.table)
+        passing = Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+        written = passing
+        if load.one_per_key:
+            kept = last_per_key(load, passing.reader().read_all())
+            written = Passing(kept.to_reader(), schema, lambda batch: batch)
+        before = 0 if there is None else there.count()
+        predicate = _predicate(load.window, schema_of(there), load.table.name) if load.window and there else None
+        self._write(load, written, predicate, replace=there is None or load.write_disposition == "replace")
+        after = self._counted(load.table.name)
+        if load.write_disposition == "replace":
+            return Loaded(passing.rows, after, 0, before, passing.bytes)
+        return Loaded(passing.rows, passing.rows, 0, before + passing.rows - after, passing.bytes)
+
+    def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+        """What `load` would do, counted against the table's rows."""
+        check_load(load)
+        there = self.open(load.table.name)
+        schema = lake_schema(load.table)
+        if there is not None and load.write_disposition != "replace":
+            schema = fitted(schema_of(there), schema, load.table)
+        passing = Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+        if load.write_disposition == "merge":
+            rows = last_per_key(load, passing.reader().read_all())
+            updated = 0 if there is None else matching(there, rows, load.table.key)
+            return Loaded(passing.rows, len(rows) - updated, updated, 0, passing.bytes)
+        for _ in passing.reader():
+            pass
+        deleted = 0
+        if there is not None and load.write_disposition == "replace":
+            deleted = there.count()
+        elif there is not None and load.window is not None:
+            inside = _predicate(load.window, schema_of(there), load.table.name)
+            counted = query(there, f"SELECT count(*) AS n FROM t WHERE {inside}").read_all()  # noqa: S608
+            deleted = int(counted["n"][0].as_py())
+        return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+
+    @contextmanager
+    def reading(self) -> Iterator[DeltaState]:
+        """See `delta_state`."""
+        from dbt_bridge.connectors.lake.delta.state import DeltaState
+
+        yield DeltaState(self)
+
+    # --- Follows -----------------------------------------------------------------------------------------------
+
+    chunk_rows = 1_000_000  # a MERGE rewrites most files of a table, however few its rows are
+
+    @contextmanager
+    def applying(self, load_id: str) -> Iterator[DeltaApplication]:
+        """Apply changes; see `delta_apply`."""
+        from dbt_bridge.connectors.lake.delta.apply import DeltaApplication
+
+        application = DeltaApplication(self, load_id)
+        try:
+            yield application
+        finally:
+            application.undo()
+
+    def position(self, replica: Replica) -> int | None:
+        """The LSN in the table's log, or in its history's where that is less; None without one."""
+        from dbt_bridge.connectors.lake.delta.landing_table import STANDS_AT
+
+        names = [replica.table.name, *([replica.history_name] if replica.history else [])]
+        tables = [self.open(name) for name in names]
+        found = [None if table is None else table.transaction_version(STANDS_AT) for table in tables]
+        known = [int(position) for position in found if position is not None]
+        return min(known) if len(known) == len(names) else None
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def open(self, name: TableName) -> Any:
+        """deltalake's own table; None when there is none."""
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        folder = self._lake.folder(name)
+        try:
+            return DeltaTable(folder, storage_options=dict(self._lake.storage_options))
+        except TableNotFoundError:
+            return None
+        except Exception as error:
+            raise told(error, name) from error
+
+    def create(self, name: TableName, schema: pa.Schema) -> Any:
+        """An empty table."""
+        from deltalake import DeltaTable
+
+        try:
+            options = dict(self._lake.storage_options)
+            return DeltaTable.create(self._lake.folder(name), schema=schema, storage_options=options)
+        except Exception as error:
+            raise told(error, name) from error
+
+    def _counted(self, name: TableName) -> int:
+        table = self.open(name)
+        return 0 if table is None else int(table.count())
+
+    def _write(self, load: Load, passing: Passing, predicate: str | None, *, replace: bool) -> None:
+        from deltalake import write_deltalake
+
+        write: Any = write_deltalake  # its overloads tell overwriting and appending apart
+        overwrite = replace or predicate is not None
+        self._committing(
+            load,
+            passing,
+            lambda: write(
+                self._lake.folder(load.table.name),
+                passing.reader(),
+                mode="overwrite" if overwrite else "append",
+                schema_mode="overwrite" if replace else "merge",
+                predicate=predicate,
+                storage_options=dict(self._lake.storage_options),
+                commit_properties=_properties(load),
+            ),
+        )
+
+    def _merge(self, load: Load, batches: pa.RecordBatchReader, there: Any) -> Loaded:
+        schema = lake_schema(load.table)
+        if there is not None:
+            schema = fitted(schema_of(there), schema, load.table)
+        passing = Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+        rows = last_per_key(load, passing.reader().read_all())
+        if there is None:
+            all_new = Passing(rows.to_reader(), schema, lambda batch: batch)
+            self._write(load, all_new, None, replace=True)
+            return Loaded(passing.rows, len(rows), 0, 0, passing.bytes)
+        _refuse_doubles(there, rows, load)
+        counted = self._committing(load, passing, lambda: _merged(there, rows, load))
+        return Loaded(
+            passing.rows, counted["num_target_rows_inserted"], counted["num_target_rows_updated"], 0, passing.bytes
+        )
+
+    def _committing(self, load: Load, passing: Passing, write: Callable[[], Any]) -> Any:
+        try:
+            return write()
+        except Exception as error:
+            if passing.failure is not None:
+                raise passing.failure from None
+            raise told(error, load.table.name) from error
+
+
+def _merged(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
+    """Columns that the load does not bring keep their values in updated rows."""
+    values = {quoted(c): f"s.{quoted(c)}" for c in rows.column_names}
+    keys = [quoted(c) for c in load.table.key]
+    rest = {c: value for c, value in values.items() if c not in keys}
+    merger = there.merge(
+        rows,
+        predicate=" AND ".join(f"t.{k} = s.{k}" for k in keys),
+        source_alias="s",
+        target_alias="t",
+        merge_schema=True,
+        commit_properties=_properties(load),
+    )
+    return dict(merger.when_matched_update(updates=rest or values).when_not_matched_insert(updates=values).execute())
+
+
+def _properties(load: Load) -> Any:
+    from deltalake import CommitProperties
+
+    return CommitProperties(custom_metadata={"dbt_bridge_load_id": load.load_id})
+
+
+def schema_of(table: Any) -> pa.Schema:
+    return pa.schema(table.schema().to_arrow())
+
+
+def _predicate(window: Window, schema: pa.Schema, name: TableName) -> str:
+    """`cursor >= at_least` in delta-rs's SQL."""
+    index = schema.get_field_index(window.cursor)
+    check_cursor(name, window.cursor, None if index < 0 else str(schema.field(index).type), _TEXTS)
+    type_ = schema.field(index).type
+    literal = "'" + window.at_least.replace("'", "''") + "'"
+    if pa.types.is_timestamp(type_):
+        zone = f'Some("{type_.tz}")' if type_.tz else "None"
+        literal = f"arrow_cast({literal}, 'Timestamp(Microsecond, {zone})')"
+    elif pa.types.is_date(type_):
+        literal = f"CAST({literal} AS DATE)"
+    elif pa.types.is_decimal(type_):
+        if len(re.sub(r"\D", "", window.at_least).strip("0")) > _STATISTICS_DIGITS:
+            raise TypeRefused(
+                f"{name}: the cursor {window.cursor!r} has reached {window.at_least}, and Delta's statistics keep"
+                f" {_STATISTICS_DIGITS} digits, so an append cannot tell which rows to bring again",
+                mend="write_disposition: merge with a primary_key, or replication: initial_copy",
+            )
+        literal = f"arrow_cast({literal}, 'Decimal128({type_.precision}, {type_.scale})')"
+    else:
+        literal = str(pc.cast(pa.scalar(window.at_least), type_).as_py())
+    return f"{quoted(window.cursor)} >= {literal}"
+
+
+def _refuse_doubles(there: Any, rows: pa.Table, load: Load) -> None:
+    if matching(there, rows, load.table.key) > len(rows):
+        raise KeyRefused(
+            f"{load.table.name} already holds several rows with the same key ({', '.join(load.table.key)}), so a"
+            " merge cannot leave one row per key",
+            mend="load the table once with replace, or name a key that is unique in it",
+        )
+
+
+def matching(there: Any, rows: pa.Table, key: tuple[str, ...]) -> int:
+    """How many rows of the table have a key of the new rows."""
+    keys = rows.select(list(key))
+    columns = ", ".join(quoted(k) for k in key)
+    found = 0
+    for batch in query(there, f"SELECT {columns} FROM t"):  # noqa: S608
+        theirs = pa.Table.from_batches([batch]).cast(keys.schema)
+        found += len(theirs.join(keys, keys=list(key), join_type="left semi"))
+    return found
+
+
+def query(there: Any, statement: str) -> pa.RecordBatchReader:
+    """The answer of DataFusion; the table is `t`, or several have the names of a mapping."""
+    from deltalake import QueryBuilder
+
+    builder = QueryBuilder()
+    for name, table in (there if isinstance(there, Mapping) else {"t": there}).items():
+        builder = builder.register(name, table)
+    return pa.RecordBatchReader.from_stream(builder.execute(statement))
+
+
+def told(error: Exception, name: TableName) -> BridgeError:
+    """delta-rs's error as one of ours; its message has a Rust backtrace below the first line."""
+    if isinstance(error, BridgeError):
+        return error
+    text = scrubbed(str(error).split("\n   0:")[0].strip().splitlines()[0] if str(error).strip() else repr(error))
+    lowered = text.lower()
+    if "schema" in lowered and "invalid data type" in lowered:
+        return TypeRefused(f"{name}: {text}", mend="types: {column: text}")
+    mend = next((advice for word, advice in _ADVICE.items() if word in lowered), "run the same command again")
+    return DestinationError(f"the Delta table {name} was not written: {text}", mend=mend)
+
+
+_ADVICE = {
+    "permission denied": "give the user of this process the right to write there",
+    "read-only": "give the user of this process the right to write there",
+    "no space left": "free space at the destination, then run the same command again",
+    "file too large": "free space at the destination, then run the same command again",
+    "credentials": "check [destination.NAME.credentials] in .dlt/secrets.toml",
+    "403": "check [destination.NAME.credentials] in .dlt/secrets.toml",
+}

@@ -1,0 +1,221 @@
+"""Parquet files in a folder per table, local or in an object store: one load is one file.
+
+    replace   the new file appears, then the files of before go
+    append    the new file appears beside the others
+
+A file is written under a name that begins with a dot, which readers of Parquet folders pass over, and takes its own
+name (a rename, atomic on a local filesystem) once it is complete. In an object store, where an upload appears only
+when it is complete, it has its own name at once. Between a replace's two steps a reader sees old and new rows: a
+folder of files has no transactions. Delta tables do; `table_format = "delta"` is the default for that reason.
+
+A load that was killed leaves a hidden file, which the next load removes, or, between the two steps of a replace, the
+files of before beside the new one: running the replace again removes both.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dbt_bridge.arrow.counted_reader import Passing
+from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
+from dbt_bridge.arrow.file_types import landed as landed_column
+from dbt_bridge.connectors.lake.location import Lake, lake_of
+from dbt_bridge.contracts.destination import Load, Loaded
+from dbt_bridge.errors import BridgeError, DestinationError, UsageError, scrubbed
+from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.replicate.merge_keys import check_load
+
+if TYPE_CHECKING:
+    from dbt_bridge.connectors.lake.parquet_state import ParquetState
+
+_ROWS_PER_GROUP = 122_880
+
+
+class ParquetDestination:
+    """A `Destination` of Parquet files below one folder or bucket.
+
+    Args:
+        filesystem: an fsspec filesystem that can reach the lake.
+    """
+
+    def __init__(self, name: str, lake: Lake, filesystem: Any) -> None:
+        self.name = name
+        self._lake = lake
+        self._files = filesystem
+
+    @classmethod
+    def of(cls, name: str, configuration: Any) -> ParquetDestination:
+        """From the configuration of dlt's filesystem destination."""
+        from dlt.common.storages.fsspec_filesystem import fsspec_from_config
+
+        filesystem, _ = fsspec_from_config(configuration)
+        return cls(name, lake_of(configuration), filesystem)
+
+    def close(self) -> None:
+        """Nothing is held open between loads."""
+
+    def landed(self, column: Column) -> Column:
+        """See `lake_types`."""
+        return landed_column(column)
+
+    def existing(self, name: TableName) -> Table | None:
+        """The table that the newest file has."""
+        import pyarrow.parquet as pq
+
+        files = self._listed(name)
+        if not files:
+            return None
+        with self._told(name), self._files.open(files[-1], "rb") as file:
+            return Table.of_schema(name, pq.read_schema(file))
+
+    def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+        """Write one file; see the module for what a reader sees when.
+
+        Raises:
+            UsageError: merge, or an append with a window: files cannot give up single rows.
+            TypeRefused: a value or a changed type cannot be kept; no file appears.
+            DestinationError: the store refused or broke off; no file appears.
+        """
+        passing = self._passing(load, batches)
+        name = load.table.name
+        before = self._listed(name)
+        deleted = self._rows(name, before) if load.write_disposition == "replace" else 0
+        self._remove_hidden(name)
+        self._write(name, f"{load.load_id}-{uuid.uuid4().hex[:8]}.parquet", passing)
+        if load.write_disposition == "replace" and before:
+            with self._told(name):
+                self._files.rm(before)
+        return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+
+    def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+        passing = self._passing(load, batches)
+        for _ in passing.reader():
+            pass
+        name = load.table.name
+        deleted = self._rows(name, self._listed(name)) if load.write_disposition == "replace" else 0
+        return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+
+    @contextmanager
+    def reading(self) -> Iterator[ParquetState]:
+        """See `parquet_state`."""
+        from dbt_bridge.connectors.lake.parquet_state import ParquetState
+
+        yield ParquetState(self._listed, self._files)
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _passing(self, load: Load, batches: pa.RecordBatchReader) -> Passing:
+        check_load(load)
+        if load.keeps_last or load.window is not None:
+            what = "a merge" if load.keeps_last else "an incremental append"
+            raise UsageError(
+                f"{what} must change single rows, and Parquet files cannot: {load.table.name}",
+                mend='write table_format = "delta" in the destination\'s settings, or write_disposition: replace',
+            )
+        schema = lake_schema(load.table)
+        there = self.existing(load.table.name)
+        if there is not None and load.write_disposition == "append":
+            schema = fitted(there.arrow_schema, schema, load.table)
+        return Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+
+    def _folder(self, name: TableName) -> str:
+        return str(self._files._strip_protocol(self._lake.folder(name)))
+
+    def _listed(self, name: TableName) -> list[str]:
+        """The complete files, oldest load first: a load id sorts by time."""
+        return [path for path in self._all(name) if not path.rsplit("/", 1)[-1].startswith(".")]
+
+    def _all(self, name: TableName) -> list[str]:
+        folder = self._folder(name)
+        with self._told(name):
+            self._files.invalidate_cache()
+            if not self._files.exists(folder):
+                return []
+            return sorted(path for path in self._files.ls(folder, detail=False) if path.endswith(".parquet"))
+
+    def _remove_hidden(self, name: TableName) -> None:
+        left = set(self._all(name)) - set(self._listed(name))
+        with self._told(name):
+            for path in left:
+                self._files.rm(path)
+
+    def _rows(self, name: TableName, files: list[str]) -> int:
+        import pyarrow.parquet as pq
+
+        rows = 0
+        for path in files:
+            with self._told(name), self._files.open(path, "rb") as file:
+                rows += pq.read_metadata(file).num_rows
+        return rows
+
+    def _write(self, name: TableName, file: str, passing: Passing) -> None:
+        import pyarrow.parquet as pq
+
+        folder = self._folder(name)
+        hidden = f"{folder}/.{file}" if self._lake.is_local else f"{folder}/{file}"
+        with self._told(name, passing):
+            self._files.makedirs(folder, exist_ok=True)
+            reader = passing.reader()
+            out = self._files.open(hidden, "wb")
+            try:
+                with pq.ParquetWriter(out, reader.schema, compression="zstd") as writer:
+                    for group in _groups(reader):
+                        writer.write_table(group, row_group_size=_ROWS_PER_GROUP)
+                out.close()
+            except BaseException:
+                self._abandon(out, hidden)
+                raise
+            if self._lake.is_local:
+                self._files.mv(hidden, f"{folder}/{file}")
+
+    def _abandon(self, out: Any, path: str) -> None:
+        """Leave no part of a file: an upload that is not closed never appears."""
+        if self._lake.is_local:
+            out.close()
+            self._files.rm(path)
+        elif hasattr(out, "discard"):
+            out.discard()
+            out.closed = True  # fsspec closes, and so uploads, what is collected open
+
+    def _told(self, name: TableName, passing: Passing | None = None) -> _Told:
+        return _Told(name, passing)
+
+
+def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """The batches of a driver are small; a row group should not be."""
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in reader:
+        held.append(batch)
+        rows += batch.num_rows
+        if rows >= _ROWS_PER_GROUP:
+            yield pa.Table.from_batches(held, reader.schema)
+            held, rows = [], 0
+    yield pa.Table.from_batches(held, reader.schema)
+
+
+class _Told:
+    """Errors of the store, told as DestinationError."""
+
+    def __init__(self, name: TableName, passing: Passing | None) -> None:
+        self._name = name
+        self._passing = passing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, Exception) or isinstance(error, BridgeError):
+            return
+        if self._passing is not None and self._passing.failure is not None:
+            raise self._passing.failure from None
+        text = scrubbed(str(error)).strip() or type(error).__name__
+        raise DestinationError(
+            f"the Parquet files of {self._name} were not written: {text}",
+            mend="check the space, the rights and the credentials at the destination, then run the same command again",
+        ) from error

@@ -1,0 +1,1 @@
+"""PostgreSQL as an origin, as the source of changes, and as a destination."""

@@ -1,0 +1,1 @@
+"""PostgreSQL's log is followed: slots, publications, the replication protocol, and what a change means."""

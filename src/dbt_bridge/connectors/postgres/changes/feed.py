@@ -1,0 +1,271 @@
+"""From pgoutput's messages to the changes of landing tables, in chunks that end where a destination may commit.
+
+A thread of its own receives and decodes ahead of the destination; what waits between them is bounded.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from dbt_bridge.connectors.postgres.changes.followed import Following, Gathered
+from dbt_bridge.connectors.postgres.changes.messages import Messages, Relation, Rows
+from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
+
+_BEGIN, _COMMIT = ord("B"), ord("C")
+_WAIT = 0.2  # seconds between looks at the clock while nothing comes
+_AHEAD = 2  # chunks that wait for the destination
+_HUGE = 32_768  # messages without a Commit from which on a transaction is decoded in pieces
+
+
+class Stream(Protocol):
+    """Where messages come from (`replication.ReplicationStream`)."""
+
+    def next(self, wait: float) -> Messages | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Changes that a destination gets at once.
+
+    Attributes:
+        gathered: the events per table, and what became of the tables.
+        changes: how many.
+        upto: where every followed table stands after this chunk; None inside of a transaction.
+        committed_at: when the last transaction in it committed, microseconds since 1970; 0 without any.
+        transactions: how many ended.
+        is_barrier: `upto` is one of the LSNs that were asked for.
+        sent: how far the origin has sent its log.
+    """
+
+    gathered: Gathered
+    changes: int = 0
+    upto: int | None = None
+    committed_at: int = 0
+    transactions: int = 0
+    is_barrier: bool = False
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When a chunk is full.
+
+    Attributes:
+        rows: changes.
+        least: changes that are enough when the destination has nothing to do.
+        bytes: of their values.
+        seconds: since its first message.
+        idle: seconds after which an empty chunk tells that the log went on without changes.
+    """
+
+    rows: int
+    least: int
+    bytes: int = 128 << 20
+    seconds: float = 5.0
+    idle: float = 10.0
+
+
+class Feed:
+    """Chunks of changes up to each barrier; a context manager, whose thread ends with it.
+
+    Args:
+        stream: positioned at or before the first followed table's LSN; closed by its owner.
+        following: the tables.
+        barriers: LSNs, ascending: a chunk ends exactly at each, and the feed ends with the last one. None at the end
+            goes on for ever.
+    """
+
+    def __init__(self, stream: Stream, following: Following, barriers: Sequence[int | None], pace: Pace) -> None:
+        self._stream = stream
+        self._following = following
+        self._barriers = list(barriers)
+        self._pace = pace
+        self._gathering = _Gathering(following)
+        self._ready: queue.Queue[Chunk | BaseException] = queue.Queue(_AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dbt-bridge-feed", daemon=True)
+
+    def __enter__(self) -> Feed:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def next(self, wait: float) -> Chunk | None:
+        """The next chunk; None when none came within `wait` seconds, or the feed has ended (see `ended`).
+
+        Raises:
+            ConnectionFailed, OriginError: the stream broke off.
+        """
+        try:
+            item = self._ready.get(timeout=wait)
+        except queue.Empty:
+            return None
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes."""
+        return not self._thread.is_alive() and self._ready.empty()
+
+    def chunks(self, go_on: Callable[[], bool] = lambda: True) -> Iterator[Chunk]:
+        """Every chunk until the last barrier, or until `go_on` says no between two of them."""
+        while go_on():
+            chunk = self.next(_WAIT)
+            if chunk is not None:
+                yield chunk
+            elif self.ended:
+                return
+
+    # --- the thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            for barrier in self._barriers:
+                if not self._until(barrier):
+                    return
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: Chunk | BaseException) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=_WAIT)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def _until(self, barrier: int | None) -> bool:
+        """Everything below the barrier; False when the feed was stopped."""
+        gathering = self._gathering
+        while not self._stop.is_set():
+            if barrier is not None and gathering.reached(barrier):
+                return self._put(gathering.chunk(barrier))
+            gathering.receive(self._stream.next(_WAIT))
+            for run in gathering.runs(barrier):
+                gathering.add(run)
+                if gathering.is_full(self._pace, hungry=self._ready.empty()) and not self._put(gathering.chunk()):
+                    return False
+            if gathering.is_full(self._pace, hungry=self._ready.empty()) and not self._put(gathering.chunk()):
+                return False
+        return False
+
+
+class _Gathering:
+    """The chunk that grows, and what waits: an unfinished transaction, or what lies behind a barrier."""
+
+    def __init__(self, following: Following) -> None:
+        self._following = following
+        self._decoder = Decoder()
+        self._waiting: list[Messages] = []
+        self._behind = False  # the first waiting message is a Begin at or behind the barrier
+        self._sent = self._upto = self._told = 0
+        self._is_open = False
+        self._begun = time.monotonic()
+        self._rows = self._transactions = self._committed_at = 0
+
+    def receive(self, run: Messages | None) -> None:
+        if run is None:
+            return
+        self._sent = max(self._sent, run.sent)
+        if len(run):
+            self._waiting.append(run)
+
+    def runs(self, barrier: int | None) -> Iterator[Messages]:
+        """What may be decoded now: whole transactions below the barrier; of a huge one, its pieces."""
+        self._behind = False
+        while self._waiting:
+            first = self._waiting[0]
+            end, self._behind = _below(first, barrier)
+            if not self._behind:
+                commits = np.flatnonzero(first.kind == _COMMIT)
+                if len(commits):
+                    end = int(commits[-1]) + 1
+                elif len(self._waiting) == 1 and len(first) < _HUGE:
+                    return
+            self._waiting[:1] = [first.slice(end, len(first))] if end < len(first) else []
+            if end:
+                yield first.slice(0, end)
+            if self._behind:
+                return
+
+    def add(self, run: Messages) -> None:
+        decoded = self._decoder.decode(run)
+        for item in decoded.items:
+            if isinstance(item, Relation):
+                self._following.relation(item)
+            elif isinstance(item, Rows):
+                self._rows += self._following.rows(item)
+            else:
+                self._rows += self._following.truncation(item)
+        self._is_open = decoded.is_open
+        self._transactions += decoded.transactions
+        if decoded.transactions:
+            self._upto, self._committed_at = decoded.upto, decoded.committed_at
+
+    def reached(self, barrier: int) -> bool:
+        """Whether nothing below the barrier is still to come."""
+        return not self._is_open and (self._behind or (not self._waiting and self._sent >= barrier))
+
+    def is_full(self, pace: Pace, *, hungry: bool) -> bool:
+        age = time.monotonic() - self._begun
+        full = self._rows >= (pace.least if hungry else pace.rows) or self._following.bytes >= pace.bytes
+        if self._is_open:
+            return full
+        if self._rows or self._following.is_troubled:
+            return full or age >= pace.seconds or self._following.is_troubled
+        return age >= pace.idle and self._position() > self._told
+
+    def chunk(self, barrier: int | None = None) -> Chunk:
+        """What was gathered; begins anew."""
+        upto = barrier or (None if self._is_open else self._position())
+        chunk = Chunk(
+            self._following.gathered(),
+            self._rows,
+            upto,
+            self._committed_at,
+            self._transactions,
+            barrier is not None,
+            self._sent,
+        )
+        self._told = max(self._told, upto or 0)
+        self._behind = False
+        self._begun = time.monotonic()
+        self._rows = self._transactions = self._committed_at = 0
+        return chunk
+
+    def _position(self) -> int:
+        """Below this LSN everything is here: all that was sent, unless a part of it waits."""
+        return self._upto if self._waiting else max(self._upto, self._sent)
+
+
+def _below(run: Messages, barrier: int | None) -> tuple[int, bool]:
+    """How many messages are below the barrier, and whether one that begins at or behind it follows."""
+    if barrier is not None:
+        begins = np.flatnonzero(run.kind == _BEGIN)
+        beyond = begins[_commit_lsn(run, begins) >= barrier]
+        if len(beyond):
+            return int(beyond[0]), True
+    return len(run), False
+
+
+def _commit_lsn(run: Messages, places: np.ndarray) -> np.ndarray:
+    """The commit LSN of Begin messages: int64[n]."""
+    at = run.body[places][:, None] + np.arange(8)
+    lsns: np.ndarray = run.buffer[at].view(">i8").reshape(-1).astype(np.int64)
+    return lsns

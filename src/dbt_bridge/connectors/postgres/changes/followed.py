@@ -1,0 +1,381 @@
+"""The tables that are followed: what a Relation message means for each, and its rows as changes of its landing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_bridge.arrow.mask import masked
+from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.connectors.postgres.changes.messages import (
+    UNCHANGED,
+    Cells,
+    Relation,
+    Rows,
+    Truncation,
+)
+from dbt_bridge.connectors.postgres.changes.values import columns as values
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType
+from dbt_bridge.connectors.postgres.origin.shape import Shape, Verdict, compared
+from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, TypeRefused, UsageError
+from dbt_bridge.nouns.changes import (
+    Changes,
+    Event,
+    Reshaped,
+    Truncated,
+)
+from dbt_bridge.nouns.table import Column, Table, TableName
+
+Typed = Callable[[Sequence[tuple[str, int, int]]], tuple[tuple[Column, ...], Mapping[str, OriginType]]]
+"""The natural columns and types of a Relation message's columns (`catalog.typed`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """One table that is followed.
+
+    Attributes:
+        node: dbt's unique_id.
+        declared: its name at the origin.
+        shape: that the landing table was last applied in.
+        columns: of the landing table, as they travel.
+        key: the columns that find a row; empty when the whole row does.
+        position: changes of transactions that committed below this LSN are in the landing table already.
+        land: from the origin's table to the columns that land, as they travel.
+        mask: column -> how it is masked.
+        log_only: changes are appended, so no row needs to be found.
+    """
+
+    node: str
+    declared: TableName
+    shape: Shape
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    position: int
+    land: Callable[[Table], tuple[Column, ...]]
+    mask: Mapping[str, str] = field(default_factory=dict)
+    log_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What came since the last time.
+
+    Attributes:
+        events: per table (dbt's unique_id), in order.
+        bytes: of the changes, in Arrow's memory format.
+        tables: those whose Relation message was taken up, as they are now.
+        lost: table -> why it can only be copied anew.
+        failed: table -> the error that its messages gave.
+    """
+
+    events: tuple[tuple[str, Event], ...] = ()
+    bytes: int = 0
+    tables: Mapping[str, Followed] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, BridgeError] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Version:
+    """A followed table as its current Relation message has it."""
+
+    relation: Relation
+    types: Mapping[str, OriginType]
+    places: Mapping[str, int]
+
+
+class Following:
+    """All followed tables of one feed, and the events that were gathered since the last chunk.
+
+    Args:
+        tables: by the oid in their shape.
+        examine: the catalog's shape of a table now, by its oid; None when it is gone.
+        typed: see `Typed`.
+        binary: values come in binary where their types have such a form.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Followed],
+        examine: Callable[[int], Shape | None],
+        typed: Typed,
+        *,
+        binary: bool = False,
+    ) -> None:
+        self._binary = binary
+        self._tables = {table.shape.oid: table for table in tables}
+        self._versions: dict[int, _Version] = {}
+        self._pending: dict[int, Relation] = {}
+        self._examine = examine
+        self._typed = typed
+        self._events: list[tuple[str, Event]] = []
+        self._taken_up: dict[str, Followed] = {}
+        self._lost: dict[str, str] = {}
+        self._failed: dict[str, BridgeError] = {}
+        self.bytes = 0
+
+    @property
+    def is_troubled(self) -> bool:
+        """A table was lost or has failed since the last chunk."""
+        return bool(self._lost or self._failed)
+
+    def gathered(self) -> Gathered:
+        """What came since the last time; begins anew."""
+        answer = Gathered(_together(self._events), self.bytes, self._taken_up, self._lost, self._failed)
+        self._events, self.bytes, self._taken_up, self._lost, self._failed = [], 0, {}, {}, {}
+        return answer
+
+    def relation(self, sent: Relation) -> None:
+        """Keep a Relation message until rows come that are to be applied: those before may be of an older shape."""
+        if sent.oid in self._tables:
+            self._pending[sent.oid] = sent
+
+    def take_up(self, oid: int) -> None:
+        """Look at the last Relation message: the table is as it was, has other columns, or is lost."""
+        sent, table = self._pending.pop(oid, None), self._tables.get(oid)
+        if sent is None or table is None:
+            return
+        now = self._examine(sent.oid)
+        if sent.name != table.declared and (now is None or now.table != table.declared):  # it may be renamed back since
+            what = f"{table.declared} was renamed to {sent.name} at the origin"
+            self._fail(
+                table, OriginError(what, mend=f"identifier: {sent.name.name} in the dbt source, or rename it back")
+            )
+            return
+        verdict = compared(table.shape, sent, now)
+        columns = tuple((c.name, c.type_oid, c.modifier) for c in sent.columns)
+        natural, types = self._typed(columns)
+        try:
+            table = self._reshaped(table, verdict, natural)
+            self._check_key(table, sent)
+        except BridgeError as error:
+            self._fail(table, error)
+            return
+        if verdict.shape is None:
+            self._lose(table, verdict.lost)
+        if verdict.shape is None or table.node in self._lost:
+            return
+        if self._binary and not all(values.decodes_binary(types[c.name], c.type) for c in table.columns):
+            self._lose(table, "it has a column now whose values must be sent as text")
+            return
+        table = replace(table, shape=verdict.shape)
+        self._tables[sent.oid] = self._taken_up[table.node] = table
+        self._versions[sent.oid] = _Version(sent, types, {c.name: i for i, c in enumerate(sent.columns)})
+
+    def _reshaped(self, table: Followed, verdict: Verdict, natural: tuple[Column, ...]) -> Followed:
+        if verdict.shape is None or not verdict.is_changed:
+            return table
+        columns = table.land(Table(table.declared, natural, table.key))
+        landed, lands = ({c.name for c in part} - table.mask.keys() for part in (table.columns, columns))
+        for old, new in verdict.renamed.items():
+            if old not in landed and new in lands:
+                raise shown(table.declared, old, new)
+        before = {verdict.renamed.get(c.name, c.name): c.type for c in table.columns}
+        for column in columns:
+            if before.get(column.name, column.type) != column.type:
+                self._lose(table, f"the type of its column {column.name!r} changed")
+                return table
+        key = tuple(verdict.renamed.get(c, c) for c in table.key)
+        self._events.append((table.node, Reshaped(columns, dict(verdict.renamed))))
+        return replace(table, columns=columns, key=key)
+
+    def _check_key(self, table: Followed, sent: Relation) -> None:
+        if table.log_only or sent.identity == "f":
+            return
+        identity = {column.name for column in sent.columns if column.is_key}
+        if not table.key or not set(table.key) <= identity:
+            raise KeyRefused(
+                f"{table.declared} has lost the key that finds its changes ({', '.join(table.key) or 'all columns'})",
+                mend=f"ALTER TABLE {table.declared} ADD PRIMARY KEY (...), or REPLICA IDENTITY FULL; dbt-bridge sync",
+            )
+
+    def rows(self, rows: Rows) -> int:
+        """Take up rows; answers how many of them are changes of a followed table."""
+        oid = rows.relation.oid
+        table = self._tables.get(oid)
+        if table is None or not len(rows):
+            return 0
+        first = int(np.searchsorted(rows.lsn, table.position))
+        if first == len(rows):
+            return 0
+        self.take_up(oid)
+        table, version = self._tables.get(oid), self._versions.get(oid)
+        if table is None or version is None:
+            return 0
+        try:
+            changes = _changes(rows, table, version)
+        except BridgeError as error:
+            self._fail(table, error)
+            return 0
+        if first:
+            changes = _from(changes, first)
+        self._events.append((table.node, changes))
+        self.bytes += changes.rows.nbytes
+        return len(changes)
+
+    def truncation(self, truncation: Truncation) -> int:
+        """Take up a TRUNCATE; answers how many followed tables it emptied."""
+        tables = [self._tables[oid] for oid in truncation.oids if oid in self._tables]
+        tables = [table for table in tables if truncation.lsn >= table.position]
+        event = Truncated(truncation.lsn, truncation.committed_at)
+        self._events += [(table.node, event) for table in tables]
+        return len(tables)
+
+    def _lose(self, table: Followed, why: str) -> None:
+        self._lost[table.node] = why
+        self._give_up(table)
+
+    def _fail(self, table: Followed, error: BridgeError) -> None:
+        self._failed[table.node] = error
+        self._give_up(table)
+
+    def _give_up(self, table: Followed) -> None:
+        """Its changes of this chunk too: it will be copied anew, or stays as it last was."""
+        self._events = [(node, event) for node, event in self._events if node != table.node]
+        self._tables.pop(table.shape.oid, None)
+        self._versions.pop(table.shape.oid, None)
+
+
+def shown(table: TableName, old: str, new: str) -> UsageError:
+    """A column that was hidden by its name is renamed, and would land as it is."""
+    return UsageError(
+        f"{table}: its hidden column {old!r} was renamed to {new!r} at the origin, and would land as it is",
+        mend=f"name {new!r} in `mask` or `columns` in the place of {old!r}, then: dbt-bridge sync",
+    )
+
+
+def _changes(rows: Rows, table: Followed, version: _Version) -> Changes:
+    """The rows with their values, in the columns of the landing table.
+
+    Raises:
+        TypeRefused: a value does not fit.
+    """
+    arrays = {c.name: _column(rows.cells, c, table, version) for c in table.columns}
+    unchanged = {}
+    for name in arrays:
+        is_unchanged = rows.cells[version.places[name]].tag == UNCHANGED
+        if is_unchanged.any():
+            unchanged[name] = is_unchanged
+    before, has_before = _before(rows, arrays, table, version)
+    schema = pa.schema([pa.field(c.name, c.type) for c in table.columns])
+    return Changes(
+        pa.table(list(arrays.values()), schema=schema),
+        rows.kind,
+        rows.lsn,
+        rows.committed_at,
+        unchanged,
+        before,
+        has_before,
+    )
+
+
+def _column(cells: Sequence[Cells], column: Column, table: Followed, version: _Version) -> pa.Array:
+    try:
+        array = values.column(cells[version.places[column.name]], version.types[column.name], column.type)
+    except values.Unfit as unfit:
+        value = "a masked value" if column.name in table.mask else f"the value {unfit}"
+        raise TypeRefused(
+            f"table {table.declared}, column {column.name!r}: {value} does not fit {column.type}",
+            mend=f"types: {{{column.name}: text}}, then: dbt-bridge sync",
+        ) from None
+    how = table.mask.get(column.name)
+    return masked(array, how) if how else array  # type: ignore[arg-type]
+
+
+def _before(
+    rows: Rows, new: Mapping[str, pa.Array], table: Followed, version: _Version
+) -> tuple[pa.Table | None, np.ndarray | None]:
+    """The old keys (old rows without a key) of updates, spread over all changes; None when no key changed."""
+    if not rows.has_before.any():
+        return None, None
+    wanted = [c for c in table.columns if not table.key or c.name in table.key]
+    if len(wanted) < len(table.key):  # a log that leaves out a part of the key
+        return None, None
+    has_before = rows.has_before
+    old = {c.name: _column(rows.before, c, table, version) for c in wanted}
+    places = np.flatnonzero(has_before)
+    if table.key and all(_equal(old[c.name], new[c.name].take(as_arrow(places))) for c in wanted):
+        return None, None
+    if table.key and table.log_only:  # what is told of a row's old key is logged, and full identity tells it each time
+        left = np.any([_differ(old[c.name], new[c.name].take(as_arrow(places))) for c in wanted], axis=0)
+        has_before = np.zeros(len(rows), bool)
+        has_before[places[left]] = True
+        old = {name: array.filter(as_arrow(left)) for name, array in old.items()}
+    spread = np.cumsum(has_before) - 1
+    indices = as_arrow(spread, mask=~has_before)
+    taken = [old[c.name].take(indices) for c in wanted]
+    return pa.table(taken, schema=pa.schema([pa.field(c.name, c.type) for c in wanted])), has_before
+
+
+def _equal(a: pa.Array, b: pa.Array) -> bool:
+    plain = [x.storage if isinstance(x.type, pa.BaseExtensionType) else x for x in (a, b)]
+    return bool(plain[0].equals(plain[1]))
+
+
+def _differ(a: pa.Array, b: pa.Array) -> np.ndarray:
+    """bool: where two arrays of one type differ; NULL is equal to NULL."""
+    plain = [x.storage if isinstance(x.type, pa.BaseExtensionType) else x for x in (a, b)]
+    if pa.types.is_nested(plain[0].type):  # Arrow encodes no lists
+        return np.array([x != y for x, y in zip(*(x.to_pylist() for x in plain), strict=True)], bool)
+    codes = pa.concat_arrays(plain).dictionary_encode().indices.fill_null(-1).to_numpy()
+    return np.asarray(codes[: len(a)] != codes[len(a) :])
+
+
+def _from(changes: Changes, first: int) -> Changes:
+    return Changes(
+        changes.rows.slice(first),
+        changes.kind[first:],
+        changes.lsn[first:],
+        changes.committed_at[first:],
+        {name: mask[first:] for name, mask in changes.unchanged.items() if mask[first:].any()},
+        None if changes.before is None else changes.before.slice(first),
+        None if changes.has_before is None else changes.has_before[first:],
+    )
+
+
+def _together(events: Sequence[tuple[str, Event]]) -> tuple[tuple[str, Event], ...]:
+    """Neighbouring changes of one table as one, so that a destination has few and large pieces."""
+    by_node: dict[str, list[list[Event]]] = {}
+    for node, event in events:
+        groups = by_node.setdefault(node, [])
+        if isinstance(event, Changes) and groups and isinstance(groups[-1][0], Changes):
+            groups[-1].append(event)
+        else:
+            groups.append([event])
+    return tuple((node, _joined(group)) for node, groups in by_node.items() for group in groups)
+
+
+def _joined(group: Sequence[Event]) -> Event:
+    changes = [event for event in group if isinstance(event, Changes)]
+    if len(changes) < 2:
+        return group[0]
+    masks = {name for c in changes for name in c.unchanged}
+    befores = [c for c in changes if c.before is not None]
+    before = has_before = None
+    if befores:
+        schema = befores[0].before.schema  # type: ignore[union-attr]
+        before = pa.concat_tables([_nulls(schema, len(c)) if c.before is None else c.before for c in changes])
+        has_before = np.concatenate([np.zeros(len(c), bool) if c.has_before is None else c.has_before for c in changes])
+    return Changes(
+        pa.concat_tables([c.rows for c in changes]),
+        np.concatenate([c.kind for c in changes]),
+        np.concatenate([c.lsn for c in changes]),
+        np.concatenate([c.committed_at for c in changes]),
+        {name: np.concatenate([c.unchanged.get(name, np.zeros(len(c), bool)) for c in changes]) for name in masks},
+        before,
+        has_before,
+    )
+
+
+def _nulls(schema: pa.Schema, length: int) -> pa.Table:
+    return pa.table([_null_column(field.type, length) for field in schema], schema=schema)
+
+
+def _null_column(type_: pa.DataType, length: int) -> pa.Array:
+    if isinstance(type_, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(type_, pa.nulls(length, type_.storage_type))
+    return pa.nulls(length, type_)

@@ -1,0 +1,1 @@
+"""pgoutput's messages, decoded by vectors and without I/O."""

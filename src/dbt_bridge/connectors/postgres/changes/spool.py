@@ -1,0 +1,217 @@
+"""Large transactions that the server streams before their commit wait in files, and are given when they commit.
+
+https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html (Stream Start, Stop, Commit, Abort)
+
+A chunk of such a transaction lies between Stream Start and Stream Stop; each message in it carries the id of its
+(sub)transaction behind its letter. Per transaction there is a file of bytes and one of positions, both written and read
+in pieces, so memory does not grow with the transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from dbt_bridge.connectors.postgres.changes.messages import SLACK, Messages
+from dbt_bridge.errors import OriginError
+from dbt_bridge.system.temporary_files import is_of_another_user, own_folder
+
+_START, _STOP, _COMMIT, _ABORT, _ORIGIN = b"SEcAO"
+_CONTROL = np.array([_START, _STOP, _COMMIT, _ABORT], np.uint8)
+_PIECE_MESSAGES = 65_536
+_PIECE_BYTES = 16 << 20
+_POSITION = np.dtype("<u4")  # twice per message: bytes skipped before its letter, bytes from there to its end
+_PREFIX = "streamed-"
+
+
+class Spool:
+    """The streamed transactions of one stream. Entering makes a folder of its own and removes those of dead processes.
+
+    The files hold rows as the origin sent them, readable by this user only.
+
+    Args:
+        name: the origin's, for messages.
+        folder: made when it is absent.
+
+    Raises (from every method):
+        OriginError: the folder cannot be written, or its disk is full.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name = name
+        self._parent = folder
+        self._folder: Path | None = None
+        self._lock: IO[bytes] | None = None
+        self._streamed: dict[int, _Streamed] = {}
+        self._current: _Streamed | None = None  # whose chunk has begun and not stopped
+
+    def __enter__(self) -> Spool:
+        with self._writing():
+            self._parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_owner()
+            self._folder, self._lock = own_folder(self._parent, _PREFIX)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what waits: after a reconnect the server streams it again."""
+        if self._lock is not None:
+            self._lock.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)  # what stays is removed by the next start
+        self._lock = self._folder = self._current = None
+        self._streamed.clear()
+
+    def unspooled(self, run: Messages) -> Iterator[Messages]:
+        """The run without streamed chunks, and each streamed transaction where it commits, in bounded pieces."""
+        at = 0
+        for index in np.flatnonzero(np.isin(run.kind, _CONTROL)).tolist():
+            yield from self._between(run.slice(at, index))
+            at = index + 1
+            yield from self._control(run, index)
+        yield from self._between(run.slice(at, len(run)))
+
+    def _between(self, messages: Messages) -> Iterator[Messages]:
+        if not len(messages):
+            return
+        if self._current is None:
+            yield messages
+            return
+        with self._writing():
+            self._current.add(messages)
+
+    def _control(self, run: Messages, index: int) -> Iterator[Messages]:
+        kind, body = int(run.kind[index]), run.buffer[run.body[index] : run.end[index]].tobytes()
+        if kind == _STOP:
+            self._current = None
+            return
+        xid = int.from_bytes(body[:4], "big")
+        if kind == _START:
+            if body[4] or xid not in self._streamed:
+                self._streamed[xid] = self._opened(xid)
+            self._current = self._streamed[xid]
+        elif kind == _ABORT:
+            self._aborted(xid, int.from_bytes(body[4:8], "big"))
+        else:
+            yield from self._committed(xid, body)
+
+    def _aborted(self, xid: int, subxid: int) -> None:
+        if xid not in self._streamed:
+            return
+        if subxid == xid:
+            self._streamed.pop(xid).remove()
+        else:
+            self._streamed[xid].aborted.append(subxid)
+
+    def _committed(self, xid: int, body: bytes) -> Iterator[Messages]:
+        """Begin, the transaction's messages, Commit.
+
+        Stream Commit: xid, flags, where the commit record starts and ends, its time. Begin wants start, time, xid;
+        Commit all but the xid.
+        """
+        streamed = self._streamed.pop(xid, None)
+        if streamed is None:
+            raise OriginError(
+                f"origin {self._name!r} commits the streamed transaction {xid}, of which it has sent nothing",
+                mend="run again: nothing of it was applied; if it comes back, something between here and the server"
+                " changes bytes",
+            )
+        yield _single(b"B" + body[5:13] + body[21:29] + body[:4])
+        with self._writing():
+            yield from streamed.pieces()
+            streamed.remove()
+        yield _single(b"C" + body[4:29])
+
+    def _check_owner(self) -> None:
+        if is_of_another_user(self._parent):
+            raise OriginError(
+                f"origin {self._name!r}: large transactions would wait for their commit in {self._parent}, which"
+                " belongs to another user",
+                mend="set TMPDIR to a folder that only your user can write to",
+            )
+
+    def _opened(self, xid: int) -> _Streamed:
+        assert self._folder is not None, "enter the spool first"
+        return _Streamed(self._folder / str(xid))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OriginError(
+                f"origin {self._name!r}: a large transaction cannot wait for its commit in {self._parent}: "
+                f"{error.strerror or error}",
+                mend=f"free space in {self._parent} (a transaction takes about what its rows take as text), "
+                "then run the same command again",
+            ) from error
+
+
+class _Streamed:
+    """One transaction that has not committed yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._bytes = path.with_suffix(".messages")
+        self._positions = path.with_suffix(".positions")
+        self.aborted: list[int] = []  # ids of subtransactions
+        self._bytes.write_bytes(b"")
+        self._positions.write_bytes(b"")
+
+    def add(self, messages: Messages) -> None:
+        letter = messages.body - 1
+        first = int(letter[0])
+        positions = np.empty((len(messages), 2), _POSITION)
+        positions[0, 0] = 0
+        positions[1:, 0] = letter[1:] - messages.end[:-1]
+        positions[:, 1] = messages.end - letter
+        with self._bytes.open("ab") as out:
+            out.write(messages.buffer[first : int(messages.end[-1])].data)
+        with self._positions.open("ab") as out:
+            out.write(positions.data)
+
+    def pieces(self) -> Iterator[Messages]:
+        aborted = np.array(sorted(self.aborted), np.uint32)
+        with self._bytes.open("rb") as content, self._positions.open("rb") as positions:
+            while True:
+                read = np.fromfile(positions, _POSITION, 2 * _PIECE_MESSAGES).astype(np.int64)
+                if not len(read):
+                    return
+                ends = np.cumsum(read)
+                while len(read):
+                    fit = max(int(np.searchsorted(ends[1::2], _PIECE_BYTES, "right")), 1)
+                    size = int(ends[2 * fit - 1])
+                    piece = np.zeros(size + SLACK, np.uint8)
+                    if content.readinto(piece[:size].data) != size:
+                        raise OSError(f"{self._bytes.name} is shorter than what was written to it")
+                    kept = _kept(piece, ends[: 2 * fit], aborted)
+                    if len(kept):
+                        yield kept
+                    read, ends = read[2 * fit :], ends[2 * fit :] - size
+
+    def remove(self) -> None:
+        self._bytes.unlink()
+        self._positions.unlink()
+
+
+def _kept(buffer: np.ndarray, positions: np.ndarray, aborted: np.ndarray) -> Messages:
+    """The messages of subtransactions that committed; Origin carries no transaction id, and says nothing to us."""
+    letter, end = positions[0::2], positions[1::2]
+    kind = buffer[letter]
+    keep = kind != _ORIGIN
+    if len(aborted):
+        where = np.minimum(letter[:, None] + np.arange(1, 5), len(buffer) - 1)
+        xid = np.ascontiguousarray(buffer[where]).view(">u4")[:, 0]
+        keep &= ~np.isin(xid, aborted)
+    return Messages(buffer, kind[keep], letter[keep] + 5, end[keep])
+
+
+def _single(message: bytes) -> Messages:
+    buffer = np.frombuffer(message + bytes(SLACK), np.uint8)
+    return Messages(buffer, buffer[:1], np.ones(1, np.int64), np.array([len(message)], np.int64))

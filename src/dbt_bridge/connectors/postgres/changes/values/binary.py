@@ -1,0 +1,152 @@
+"""Values that pgoutput sent in binary (each type's send function), to the arrays that the initial copy makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_bridge.connectors.postgres.changes.values import numeric
+from dbt_bridge.connectors.postgres.changes.values.cells import (
+    Unfit,
+    Values,
+    booleans,
+    fitted,
+    gathered,
+    loaded,
+    primitive,
+    wrapped,
+)
+from dbt_bridge.connectors.postgres.changes.values.moments import (
+    DAY_US,
+    INFINITE_DAYS,
+    INFINITE_US,
+    MOST_HOURS,
+    interval_array,
+)
+from dbt_bridge.connectors.postgres.changes.values.text import converts, from_text
+from dbt_bridge.connectors.postgres.origin.adbc_values import strictly
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural
+
+_EPOCH_US = 946_684_800_000_000  # 2000-01-01, where Postgres begins to count
+_EPOCH_DAYS = 10_957
+_FIRST_US = -211_813_488_000_000_000  # 4714-11-24 BC, from 2000
+_FIRST_DAY = -2_451_545
+_AFTER_DAY = 2_145_031_949  # 5874898-01-01
+_HOUR_US = 3_600_000_000
+_TEXTS = {"text", "varchar", "bpchar", "name", "citext", "json", "jsonb"}  # their binary form is their text
+_JSONB_VERSION = 1
+
+
+def decodes_binary(origin: OriginType, wanted: pa.DataType) -> bool:
+    """Whether the binary form of this type can be decoded to `wanted`; arrays and text of other types cannot."""
+    if origin.name in _TEXTS:
+        return True
+    if origin.name == "numeric":
+        return bool(pa.types.is_decimal128(wanted)) and wanted.scale >= 0
+    own = natural(origin)
+    return origin.name in _DECODE and (wanted == own or converts(own, wanted))
+
+
+def from_binary(values: Values, origin: OriginType, wanted: pa.DataType) -> pa.Array:
+    """The values in the wanted type. Raises Unfit for one that does not fit."""
+    if not decodes_binary(origin, wanted):
+        raise Unfit(f"the binary form of {origin.name or 'a type'}, sent although it was not asked for")
+    if origin.name in _TEXTS:
+        if origin.name == "jsonb":
+            values.refuse((values.length < 1) | (loaded(values, "u1") != _JSONB_VERSION))
+            values = values.inner(1)
+        return from_text(values, origin, wanted)
+    if origin.name == "numeric":
+        return numeric.decimals(values, wanted)
+    own = natural(origin)
+    array = _DECODE[origin.name](values)
+    return wrapped(array, wanted) if wanted == own else fitted(array, strictly(wanted))
+
+
+def _number(type_: pa.DataType, sent: str) -> Callable[[Values], pa.Array]:
+    width = np.dtype(sent).itemsize
+
+    def decode(values: Values) -> pa.Array:
+        values.need(width)
+        return primitive(type_, loaded(values, sent), values.valid)
+
+    return decode
+
+
+_unsigned = _number(pa.uint32(), ">u4")
+
+
+def _booleans(values: Values) -> pa.Array:
+    values.need(1)
+    byte = loaded(values, "u1")
+    values.refuse(byte > 1)
+    return booleans(byte == 1, values.valid)
+
+
+def _uuids(values: Values) -> pa.Array:
+    values.need(16)
+    return primitive(pa.binary(16), loaded(values, "V16"), values.valid)
+
+
+def _dates(values: Values) -> pa.Array:
+    values.need(4)
+    days = loaded(values, ">i4").astype(np.int64)
+    plus, minus = days == 2**31 - 1, days == -(2**31)
+    values.refuse(~(plus | minus) & ((days < _FIRST_DAY) | (days >= _AFTER_DAY)))
+    days = np.where(plus, INFINITE_DAYS, np.where(minus, -INFINITE_DAYS, days + _EPOCH_DAYS))
+    return primitive(pa.date32(), days.astype(np.int32), values.valid)
+
+
+def _times(values: Values) -> pa.Array:
+    values.need(8)
+    micros = loaded(values, ">i8")
+    values.refuse((micros < 0) | (micros > DAY_US))
+    return primitive(pa.time64("us"), micros, values.valid)
+
+
+def _timestamps(type_: pa.DataType) -> Callable[[Values], pa.Array]:
+    def decode(values: Values) -> pa.Array:
+        values.need(8)
+        micros = loaded(values, ">i8")
+        odd = values.among((micros < _FIRST_US) | (micros >= INFINITE_US - _EPOCH_US))
+        if not odd.any():
+            return primitive(type_, micros + _EPOCH_US, values.valid)
+        plus, minus = micros == 2**63 - 1, micros == -(2**63)
+        far = odd & ~(plus | minus)
+        if far.any():
+            raise Unfit(f"{micros[far.argmax()]} microseconds after 2000-01-01 (after the year 294246)")
+        finite = np.where(odd, 0, micros) + _EPOCH_US
+        return primitive(type_, np.where(plus, INFINITE_US, np.where(minus, -INFINITE_US, finite)), values.valid)
+
+    return decode
+
+
+def _intervals(values: Values) -> pa.Array:
+    values.need(16)
+    micros = loaded(values, ">i8")
+    most = (MOST_HOURS + 1) * _HOUR_US
+    far = values.among((micros >= most) | (micros <= -most))
+    if far.any():
+        raise Unfit(f"{micros[far.argmax()]} microseconds (more than {MOST_HOURS} hours, or infinity)")
+    days, months = loaded(values, ">i4", 8), loaded(values, ">i4", 12)
+    return interval_array(values, months, days, np.where(values.among(~far), micros, 0) * 1000)
+
+
+_DECODE: dict[str, Callable[[Values], pa.Array]] = {
+    "int2": _number(pa.int16(), ">i2"),
+    "int4": _number(pa.int32(), ">i4"),
+    "int8": _number(pa.int64(), ">i8"),
+    "oid": lambda values: _unsigned(values).cast(pa.int64()),
+    "float4": _number(pa.float32(), ">f4"),
+    "float8": _number(pa.float64(), ">f8"),
+    "bool": _booleans,
+    "bytea": lambda values: gathered(values, pa.binary()),
+    "uuid": _uuids,
+    "date": _dates,
+    "time": _times,
+    "timestamp": _timestamps(pa.timestamp("us")),
+    "timestamptz": _timestamps(pa.timestamp("us", "UTC")),
+    "interval": _intervals,
+}

@@ -1,0 +1,189 @@
+"""A connection to a walsender: replication commands, and COPY BOTH, through libpq.
+
+https://www.postgresql.org/docs/current/protocol-replication.html
+"""
+
+from __future__ import annotations
+
+import re
+import selectors
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from dbt_bridge.connectors.postgres.origin.connection import SETTINGS, Connections, setting
+from dbt_bridge.errors import BridgeError, OriginError
+
+# `SET`, not libpq's `options`: unknown settings are passed over on older servers, and the user's own `options` stay.
+# A walsender that waits for transactions, or keeps a snapshot, is idle in a transaction and must not be ended for it.
+SET = setting({**dict(SETTINGS), "lock_timeout": "0"}.items(), for_transaction=False)
+
+# What tells a dead peer from a quiet one, below the protocol's own keepalives.
+_TCP = {"keepalives": "1", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+
+
+class Walsender:
+    """One replication connection to a database. Constructing connects; a context manager.
+
+    Args:
+        connections: of the same origin: its libpq string, and what its errors mean.
+
+    Raises:
+        ConnectionFailed: the server cannot be reached or logged in to.
+        OriginError: the role may not replicate, or all walsenders are in use.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self.name = connections.name
+        self._connections = connections
+        known = {**_TCP, **conninfo_to_dict(connections.conninfo()), "replication": "database"}
+        try:
+            self._connection = psycopg.connect(make_conninfo(**known), autocommit=True)  # type: ignore[arg-type]
+        except psycopg.Error as error:
+            raise meaning(connections, error, connecting=True) from error
+        self.pgconn = self._connection.pgconn
+        self.server_version = self.pgconn.server_version
+        try:
+            self.command(SET)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Walsender:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def command(
+        self, sql: str, *, waiting: Callable[[float], None] | None = None
+    ) -> tuple[list[tuple[Any, ...]], pq.abc.PGresult]:
+        """Run one replication command, or a query without parameters: its rows as text, and its result.
+
+        Args:
+            waiting: called about twice a second with the seconds so far; what it raises cancels the command.
+        """
+        self.pgconn.send_query(sql.encode())
+        begun = time.monotonic()
+        while True:
+            self.flush()
+            if not self.pgconn.is_busy():
+                break
+            if self._readable(0.5):
+                self.consume()
+            elif waiting is not None:
+                try:
+                    waiting(time.monotonic() - begun)
+                except BaseException:
+                    self._connection.cancel_safe(timeout=5)
+                    raise
+        result = self.pgconn.get_result()
+        if result is None:
+            raise self.broken()
+        if result.status == pq.ExecStatus.COPY_BOTH:
+            return [], result
+        while self.pgconn.get_result() is not None:
+            pass
+        if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+            raise self.refused(result)
+        rows = [tuple(_text(result.get_value(r, c)) for c in range(result.nfields)) for r in range(result.ntuples)]
+        return rows, result
+
+    def _readable(self, seconds: float) -> bool:
+        """`select` knows only the first thousand files of a process."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.pgconn.socket, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
+
+    def consume(self) -> None:
+        """Read once what the socket holds."""
+        try:
+            self.pgconn.consume_input()
+        except psycopg.Error as error:
+            raise meaning(self._connections, error) from error
+
+    def flush(self) -> None:
+        try:
+            self.pgconn.flush()
+        except psycopg.Error as error:
+            raise meaning(self._connections, error) from error
+
+    def refused(self, result: pq.abc.PGresult) -> BridgeError:
+        """What the server said instead of a result."""
+        return meaning(self._connections, psycopg.errors.error_from_result(result))
+
+    def broken(self) -> BridgeError:
+        """What libpq says of a connection that has just failed."""
+        said = self.pgconn.get_error_message() or "the server closed the connection"
+        return meaning(self._connections, psycopg.OperationalError(said))
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
+
+
+def meaning(connections: Connections, error: Exception, *, connecting: bool = False) -> BridgeError:
+    """The error of the tree, with what mends it, that a walsender's or a slot's error stands for."""
+    if isinstance(error, BridgeError):
+        return error
+    state = getattr(error, "sqlstate", None) or ""
+    said = re.sub(r"\s+", " ", str(error)).strip()
+    place = f"origin {connections.name!r}"
+    for pattern, what, mend in _KNOWN:
+        if re.search(pattern, said):
+            return OriginError(f"{place}: {what} ({connections.said(error)})", mend=mend)
+    if connecting and not state.startswith(("42", "55", "53")):
+        return connections.unreachable(error)
+    return connections.meaning(error)
+
+
+_ROLE = "ALTER ROLE <the origin's user> REPLICATION;"
+_MANAGED = "RDS: GRANT rds_replication TO <the origin's user>; Cloud SQL, Neon: the ALTER ROLE as their admin role"
+_KNOWN = (
+    (
+        r"must be superuser or replication role|permission denied to (start WAL sender|use replication slots)"
+        r"|Only roles with the REPLICATION attribute",
+        "its user may not replicate",
+        f"{_ROLE} ({_MANAGED})",
+    ),
+    (
+        "wal_level",
+        "its log does not hold row changes",
+        "ALTER SYSTEM SET wal_level = logical; then restart the server (RDS: rds.logical_replication = 1, "
+        "Cloud SQL: cloudsql.logical_decoding = on, Neon: enable logical replication in the project's settings)",
+    ),
+    (
+        "number of requested standby connections exceeds",
+        "all its walsenders are in use",
+        "SELECT pid, application_name FROM pg_stat_replication; "
+        "then ALTER SYSTEM SET max_wal_senders = <more>; and restart the server",
+    ),
+    (
+        "no pg_hba.conf entry for replication",
+        "its pg_hba.conf lets no replication in",
+        "add a `host` line for this user and database to pg_hba.conf; SELECT pg_reload_conf();",
+    ),
+    (
+        "all replication slots are in use",
+        "no slot is free",
+        "SELECT slot_name FROM pg_replication_slots WHERE NOT active; drop one that nobody needs with "
+        "SELECT pg_drop_replication_slot('<slot>'); or raise max_replication_slots and restart the server",
+    ),
+    (
+        "can no longer (get changes|be used)|has been invalidated|invalidating|can no longer access replication slot",
+        "the slot lost log that was still needed",
+        "dbt-bridge slots drop <slot>; then dbt-bridge sync --full-refresh",
+    ),
+    (
+        "publication .* does not exist",
+        "its log is read from before the publication was made",
+        "dbt-bridge slots drop <slot>; then dbt-bridge sync --full-refresh",
+    ),
+)

@@ -1,0 +1,1 @@
+"""PostgreSQL is written to: staged, published, changed in place, audited."""

@@ -1,0 +1,119 @@
+# ruff: noqa: S608  (names are quoted)
+"""The state that a log of changes stands for, in Postgres's SQL: each key's last row after the last truncate; without a
+key each row as often as it came more than it went.
+
+Rows of a copy have no LSN. They come first in the log, or, where the table was copied anew, after a truncate without an
+LSN: what transactions before that one wrote is over. Everything else is ordered by `_lsn, _seq`. A value that an update
+did not send is the last one that was sent for the row before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from dbt_bridge.connectors.postgres.destination.column_types import base
+from dbt_bridge.connectors.postgres.destination.keyless import EXACT
+from dbt_bridge.contracts.destination import (
+    CHANGE,
+    CHANGE_LSN,
+    COMMITTED_AT,
+    Replica,
+)
+from dbt_bridge.errors import DestinationError
+from dbt_bridge.nouns.table import quoted
+from dbt_bridge.replicate.change_log import SEQUENCE, UNCHANGED
+from dbt_bridge.replicate.replica_checks import copied_anew, refuse_owing, refuse_unsent
+
+_ORDER = f'"{CHANGE_LSN}" DESC NULLS LAST, "{SEQUENCE}" DESC'
+Row = Callable[[str], tuple[object, ...]]
+"""Runs a query, answers its first row."""
+
+
+def folded(replica: Replica, table: str, columns: Mapping[str, str], row: Row) -> str:
+    """SQL, in brackets, of the state of a log.
+
+    Args:
+        columns: of the log: name -> type, as `format_type` spells it.
+
+    Raises:
+        DestinationError: no state can be told from it.
+    """
+    log = f"({_since_copied(table)})"
+    copies, unsent = row(
+        f'SELECT count(DISTINCT "{COMMITTED_AT}") FILTER (WHERE "{CHANGE_LSN}" IS NULL),\n'
+        f'  count(*) FILTER (WHERE cardinality("{UNCHANGED}") > 0)\nFROM {log} AS log'
+    )
+    if int(str(copies)) > 1:
+        raise DestinationError(
+            f"{replica.table.name} is a log of several copies whose order its rows do not tell any more, as the table"
+            " was rewritten",
+            mend=copied_anew(replica.node),
+        )
+    if not replica.table.key:
+        return _summed(replica, log, columns, row)
+    keys = ", ".join(quoted(name) for name in replica.table.key)
+    names = _unsent(replica, log, keys, columns, row) if unsent else []
+    parts = [quoted(c.name) if c.name not in names else f"{_last_sent(c.name, keys)}" for c in replica.table.columns]
+    extra = [] if any(c.name == CHANGE for c in replica.table.columns) else [f'"{CHANGE}"']
+    last = f"row_number() OVER (PARTITION BY {keys} ORDER BY {_ORDER}) AS _dbt_bridge_age"
+    numbered = f"SELECT {', '.join([*parts, *extra, last])} FROM {log} AS log"
+    return f"(SELECT * FROM ({numbered}) AS numbered WHERE _dbt_bridge_age = 1 AND \"{CHANGE}\" <> 'delete')"
+
+
+def _summed(replica: Replica, log: str, columns: Mapping[str, str], row: Row) -> str:
+    """The state without a key. Values are told apart as `postgres_keyless` does."""
+    removed = f"count(*) FILTER (WHERE \"{CHANGE}\" = 'delete')"
+    unsent = f'count(*) FILTER (WHERE cardinality("{UNCHANGED}") > 0)'
+    deletes, kept = row(f"SELECT {removed}, {unsent} FROM {log} AS log")
+    refuse_unsent(replica, int(str(kept)))
+    if not deletes:
+        return log
+    names = [column.name for column in replica.table.columns]
+    apart = [quoted(n) if base(columns[n]) in EXACT else f"CAST({quoted(n)} AS text)" for n in names]
+    alike, sign = ", ".join(apart), f"CASE WHEN \"{CHANGE}\" = 'delete' THEN -1 ELSE 1 END"
+    (owing,) = row(
+        f"SELECT count(*) FROM (SELECT 1 FROM {log} AS log\nGROUP BY {alike} HAVING sum({sign}) < 0) AS owing"
+    )
+    refuse_owing(replica, int(str(owing)))
+    numbered = (
+        f"SELECT *, sum({sign}) OVER (PARTITION BY {alike}) AS _dbt_bridge_times,\n"
+        f"  row_number() OVER (PARTITION BY {alike} ORDER BY {sign} DESC) AS _dbt_bridge_age\nFROM {log} AS log"
+    )
+    return f"(SELECT * FROM ({numbered}) AS numbered WHERE _dbt_bridge_age <= _dbt_bridge_times)"
+
+
+def _since_copied(table: str) -> str:
+    """The rows from the last copy on: `age` tells in which order transactions wrote, also of frozen rows."""
+    copied = f'SELECT min(age(xmin)) FROM {table} WHERE "{CHANGE}" = \'truncate\' AND "{CHANGE_LSN}" IS NULL'
+    last = f"SELECT * FROM {table} WHERE age(xmin) <= coalesce(({copied}), 2147483647)"
+    emptied = (
+        f'SELECT "{CHANGE_LSN}" AS lsn, "{SEQUENCE}" AS seq FROM last_copy\n'
+        f'WHERE "{CHANGE}" = \'truncate\' AND "{CHANGE_LSN}" IS NOT NULL\nORDER BY {_ORDER} LIMIT 1'
+    )
+    after = f'(coalesce("{CHANGE_LSN}", -1), "{SEQUENCE}") > (emptied.lsn, emptied.seq)'
+    return (
+        f"WITH last_copy AS ({last}), emptied AS ({emptied})\n"
+        f"SELECT last_copy.* FROM last_copy LEFT JOIN emptied ON true\n"
+        f"WHERE \"{CHANGE}\" <> 'truncate' AND (emptied.lsn IS NULL OR {after})"
+    )
+
+
+def _unsent(replica: Replica, log: str, keys: str, columns: Mapping[str, str], row: Row) -> list[str]:
+    """The columns of which some values were not sent, after a look at whether the last that were are told."""
+    before = f'lag("{CHANGE}") OVER (PARTITION BY {keys} ORDER BY "{CHANGE_LSN}" NULLS FIRST, "{SEQUENCE}") AS before'
+    names, moved, unsent = row(
+        f'SELECT (SELECT array_agg(DISTINCT name) FROM {log} AS log, unnest("{UNCHANGED}") AS name),\n'
+        f'  (SELECT count(*) FROM (SELECT "{UNCHANGED}", {before} FROM {log} AS log) AS moves\n'
+        f"   WHERE cardinality(\"{UNCHANGED}\") > 0 AND coalesce(before, 'delete') = 'delete'),\n"
+        f'  (SELECT count(*) FROM {log} AS log WHERE cardinality("{UNCHANGED}") > 0)'
+    )
+    assert isinstance(names, list), "there are some"
+    is_known = set(names) <= set(columns)
+    refuse_unsent(replica, int(str(moved if is_known else unsent)))
+    return names
+
+
+def _last_sent(name: str, keys: str) -> str:
+    literal = "'" + name.replace("'", "''") + "'"
+    kept = f'coalesce({literal} = ANY ("{UNCHANGED}"), false)'
+    return f"first_value({quoted(name)}) OVER (PARTITION BY {keys} ORDER BY {kept}, {_ORDER}) AS {quoted(name)}"

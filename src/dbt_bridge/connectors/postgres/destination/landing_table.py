@@ -1,0 +1,168 @@
+"""What changes find in Postgres: the landing table as it must stand, and the index on its key.
+
+A landing table may have been changed by hand. Columns beyond the origin's are kept; one that is missing, or whose type
+does not take the origin's values, stops the table until it is copied anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg import Cursor, errors, sql
+
+from dbt_bridge.connectors.postgres.destination.column_types import (
+    base,
+    fits,
+    landing_type,
+    wire,
+)
+from dbt_bridge.connectors.postgres.destination.relation import Relation, find, identifier
+from dbt_bridge.contracts.destination import Replica
+from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.nouns.table import Column, TableName
+from dbt_bridge.replicate.replica_checks import copied_anew
+
+_LONGEST_NAME = 63
+TIME = "timestamp with time zone"
+
+
+def checked(cur: Cursor[Any], replica: Replica, name: TableName, own: Mapping[str, str]) -> Relation:
+    """The table, after a look at whether it can take the replica's changes.
+
+    Args:
+        name: of the landing table or its history.
+        own: columns beyond the origin's that must be there, with their types.
+
+    Raises:
+        TypeRefused: the table or a column is not there any more, or has a type that does not take the values.
+    """
+    mend = copied_anew(replica.node)
+    found = find(cur, name)
+    if found is None or found.is_ghost or found.kind not in ("r", "p"):
+        raise TypeRefused(f"the table {name} is not there any more, so changes cannot be applied to it", mend=mend)
+    wanted = {**{c.name: landing_type(c) for c in replica.table.columns}, **own}
+    for column, type_ in wanted.items():
+        there = found.columns.get(column)
+        if there is None:
+            raise TypeRefused(f"{name} has no column {column!r} any more, which its changes bring", mend=mend)
+        if not fits(there, type_, is_enum=column in found.enums):
+            raise TypeRefused(f"column {column!r} of {name} is {there} now, and its changes bring {type_}", mend=mend)
+    return found
+
+
+def value(column: Column, into: Relation, alias: str = "s") -> sql.Composable:
+    """A staged value as the table takes it."""
+    expression: sql.Composable = sql.Identifier(alias, column.name)
+    type_, there = landing_type(column), into.columns[column.name]
+    if wire(column).cast:
+        expression = sql.SQL("CAST({} AS {})").format(expression, sql.SQL(type_))
+    # An explicit cast to varchar(n) would cut off in silence; the assignment refuses.
+    if there != type_ and not base(there).startswith(("character", "bit")):
+        expression = sql.SQL("CAST({} AS {})").format(expression, sql.SQL(there))
+    return expression
+
+
+def as_staged(column: Column, alias: str = "t") -> sql.Composable:
+    """A value of the landing table as the staging table has it."""
+    return sql.SQL("CAST({} AS {})").format(sql.Identifier(alias, column.name), sql.SQL(wire(column).sql_type))
+
+
+def same_key(replica: Replica, into: Relation, staged_as: Mapping[str, str] | None = None) -> sql.Composable:
+    """That `t` has the key of `s`, whose columns may have other names there."""
+    names = staged_as or {}
+    parts = []
+    for name in replica.table.key:
+        column = replica.table.column(name)
+        assert column is not None
+        staged = value(column, into)
+        if name in names:
+            renamed = Column(names[name], column.type, column.origin_type)
+            staged = value(renamed, _with(into, renamed.name, into.columns[name]))
+        parts.append(sql.SQL("t.{} = {}").format(sql.Identifier(name), staged))
+    return sql.SQL(" AND ").join(parts)
+
+
+def _with(relation: Relation, column: str, type_: str) -> Relation:
+    return Relation(
+        relation.oid,
+        relation.name,
+        relation.kind,
+        {**relation.columns, column: type_},
+        relation.enums,
+        relation.is_ghost,
+    )
+
+
+def listed(parts: Sequence[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
+
+
+def identifiers(names: Sequence[str]) -> sql.Composed:
+    return listed([sql.Identifier(name) for name in names])
+
+
+# A unique index whose columns are exactly these, which ON CONFLICT can take (indexcmds.c, infer_arbiter_indexes).
+_UNIQUE = """
+SELECT 1
+FROM pg_index i
+WHERE i.indrelid = %(oid)s AND i.indisunique AND i.indisvalid AND i.indisready AND i.indimmediate
+  AND i.indexprs IS NULL
+  AND (i.indpred IS NULL) = %(whole)s
+  AND (i.indpred IS NULL OR i.indexrelid::regclass::text LIKE %(ours)s)
+  AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text)
+       FROM unnest(i.indkey) WITH ORDINALITY AS k (attnum, n)
+       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+       WHERE k.n <= i.indnkeyatts) = %(columns)s
+"""
+_OURS = "_dbt_bridge_key"
+
+
+def index_name(name: TableName) -> str:
+    """The name of our index on a table, within Postgres's 63 bytes."""
+    plain = f"{name.name}{_OURS}"
+    if len(plain.encode()) <= _LONGEST_NAME:
+        return plain
+    digest = hashlib.sha256(name.name.encode()).hexdigest()[:8]
+    room = _LONGEST_NAME - len(_OURS) - 9
+    return f"{name.name.encode()[:room].decode(errors='ignore')}_{digest}{_OURS}"
+
+
+def ensure_key(cur: Cursor[Any], replica: Replica, table: Relation, where: str = "") -> None:
+    """A unique index on the key, ours or somebody's.
+
+    Args:
+        where: of the rows that the key is unique among; all when empty.
+
+    Raises:
+        KeyRefused: rows share a key, or have none, or it cannot be indexed.
+    """
+    key = replica.table.key
+    cur.execute(_UNIQUE, {"oid": table.oid, "whole": not where, "ours": f"%{_OURS}%", "columns": sorted(key)})
+    if cur.fetchone() is not None:
+        return
+    statement = sql.SQL("CREATE UNIQUE INDEX {} ON {} ({}){}").format(
+        sql.Identifier(index_name(table.name)), identifier(table.name), identifiers(key), sql.SQL(where)
+    )
+    try:
+        with cur.connection.transaction():
+            cur.execute(statement)
+    except (errors.UniqueViolation, errors.UndefinedObject, errors.ProgramLimitExceeded) as error:
+        told = " ".join((error.diag.message_detail or error.diag.message_primary or "").split())
+        raise KeyRefused(
+            f"{table.name} can have no unique index on its key ({', '.join(key)}), by which changes find rows: {told}",
+            mend="name a key that is unique in it in primary_key:, or `write_disposition: append` for a log of changes",
+        ) from error
+
+
+def refuse_null_keys(cur: Cursor[Any], replica: Replica, table: Relation) -> None:
+    for column in replica.table.key:
+        cur.execute(
+            sql.SQL("SELECT 1 FROM {} WHERE {} IS NULL LIMIT 1").format(identifier(table.name), sql.Identifier(column))
+        )
+        if cur.fetchone() is not None:
+            raise KeyRefused(
+                f"the key column {column!r} of {table.name} holds NULL, so changes cannot find that row",
+                mend="name a key that is never NULL in primary_key:",
+            )

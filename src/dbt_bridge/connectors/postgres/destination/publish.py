@@ -1,0 +1,279 @@
+"""A staged table takes its place in Postgres: replace, append or merge, inside the caller's transaction.
+
+A replaced table is dropped and the staging table renamed where nothing hangs on it. Views, grants, indexes, foreign
+keys and the like keep the table itself: then its rows are replaced in place. Nothing is ever dropped with CASCADE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import psycopg
+from psycopg import Cursor, errors, sql
+
+from dbt_bridge.connectors.postgres.destination.column_types import base, fits, wider
+from dbt_bridge.connectors.postgres.destination.relation import (
+    Relation,
+    find,
+    identifier,
+    is_bare,
+    standing,
+)
+from dbt_bridge.contracts.destination import Loaded, Staged, Window
+from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
+from dbt_bridge.nouns.table import TableName, quoted_name
+
+
+def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
+    """Put one staged table in its place."""
+    load, name = staged.load, staged.load.table.name
+    there = standing(cur, name)
+    if there is None:
+        _drop_ghost(cur, name)
+        _rename(cur, staged)
+        return Loaded(staged.rows, _count(cur, name), 0, 0, staged.bytes)
+    # One writer at a time; readers go on until the end of the transaction.
+    cur.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(identifier(name)))
+    if load.write_disposition == "replace":
+        return _replace(cur, staged, there)
+    there = _evolved(cur, staged, there)
+    if load.write_disposition == "merge":
+        inserted, updated = _merge(cur, staged, there)
+        loaded = Loaded(staged.rows, inserted, updated, 0, staged.bytes)
+    else:
+        deleted = _delete_window(cur, there, load.window) if load.window else 0
+        loaded = Loaded(staged.rows, _insert(cur, staged, there), 0, deleted, staged.bytes)
+    cur.execute(sql.SQL("DROP TABLE {}").format(identifier(staged.staging)))
+    return loaded
+
+
+def _replace(cur: Cursor[Any], staged: Staged, there: Relation) -> Loaded:
+    name = staged.load.table.name
+    deleted = _count(cur, name)
+    if is_bare(cur, there, _staging(cur, staged)):
+        cur.execute(sql.SQL("DROP TABLE {}").format(identifier(name)))
+        _rename(cur, staged)
+        return Loaded(staged.rows, _count(cur, name), 0, deleted, staged.bytes)
+    there = _evolved(cur, staged, there)
+    _empty(cur, there)
+    inserted = _insert(cur, staged, there)
+    cur.execute(sql.SQL("DROP TABLE {}").format(identifier(staged.staging)))
+    return Loaded(staged.rows, inserted, 0, deleted, staged.bytes)
+
+
+def _empty(cur: Cursor[Any], table: Relation) -> None:
+    """Without its rows. TRUNCATE is refused where a foreign key points here, or the privilege is missing."""
+    try:
+        with cur.connection.transaction():
+            cur.execute(sql.SQL("TRUNCATE {}").format(identifier(table.name)))
+    except (errors.FeatureNotSupported, errors.InsufficientPrivilege, errors.WrongObjectType):
+        cur.execute(sql.SQL("DELETE FROM {}").format(identifier(table.name)))
+
+
+def _rename(cur: Cursor[Any], staged: Staged) -> None:
+    cur.execute("SELECT relpersistence = 'u' FROM pg_class WHERE oid = %s", [_staging(cur, staged).oid])
+    if cur.fetchone() == (True,):  # the table's state changed between staging and publishing
+        cur.execute(sql.SQL("ALTER TABLE {} SET LOGGED").format(identifier(staged.staging)))
+    cur.execute(
+        sql.SQL("ALTER TABLE {} RENAME TO {}").format(
+            identifier(staged.staging), sql.Identifier(staged.load.table.name.name)
+        )
+    )
+
+
+def _drop_ghost(cur: Cursor[Any], name: TableName) -> None:
+    found = find(cur, name)
+    if found is None:
+        return
+    try:
+        with cur.connection.transaction():
+            cur.execute(sql.SQL("DROP VIEW {}").format(identifier(name)))
+    except errors.DependentObjectsStillExist as error:
+        raise DestinationError(
+            f"views depend on the placeholder view {name}, which the table is to replace: {_detail(error)}",
+            mend="drop those views; dbt build makes them again",
+        ) from error
+
+
+def _staging(cur: Cursor[Any], staged: Staged) -> Relation:
+    found = find(cur, staged.staging)
+    if found is None:
+        raise DestinationError(
+            f"the staged rows of {staged.load.table.name} are gone", mend="run the same command again"
+        )
+    return found
+
+
+def _insert(cur: Cursor[Any], staged: Staged, into: Relation) -> int:
+    columns = list(_staging(cur, staged).columns)
+    cur.execute(
+        sql.SQL("INSERT INTO {} ({})\nOVERRIDING SYSTEM VALUE\nSELECT {}\nFROM {}").format(
+            identifier(into.name),
+            _list(sql.Identifier(c) for c in columns),
+            _list(_cast(c, into) for c in columns),
+            identifier(staged.staging),
+        )
+    )
+    return cur.rowcount
+
+
+def _delete_window(cur: Cursor[Any], table: Relation, window: Window) -> int:
+    # Without its modifier: a cast to numeric(12,2) or timestamp(0) would round the bound, and lose rows beside it.
+    type_ = base(table.columns[window.cursor])
+    cur.execute(
+        sql.SQL("DELETE FROM {}\nWHERE {} >= CAST({} AS {})").format(
+            identifier(table.name),
+            sql.Identifier(window.cursor),
+            sql.Literal(window.at_least),
+            sql.SQL(type_),
+        )
+    )
+    return cur.rowcount
+
+
+def _merge(cur: Cursor[Any], staged: Staged, into: Relation) -> tuple[int, int]:
+    """Rows inserted and updated. Columns that the load does not bring keep their values in updated rows."""
+    key = staged.load.table.key
+    columns = list(_staging(cur, staged).columns)
+    same = sql.SQL(" AND ").join(sql.SQL("t.{} = {}").format(sql.Identifier(k), _cast(k, into, alias="s")) for k in key)
+    names = {"target": identifier(into.name), "staging": identifier(staged.staging), "same": same}
+    _refuse_doubles(cur, staged, into, names)
+    rest = [c for c in columns if c not in key] or list(key)
+    cur.execute(
+        sql.SQL("UPDATE {target} AS t\nSET {set}\nFROM {staging} AS s\nWHERE {same}").format(
+            **names,
+            set=_list(sql.SQL("{} = {}").format(sql.Identifier(c), _cast(c, into, alias="s")) for c in rest),
+        )
+    )
+    updated = cur.rowcount
+    cur.execute(
+        sql.SQL(
+            "INSERT INTO {target} ({columns})\n"
+            "OVERRIDING SYSTEM VALUE\n"
+            "SELECT {values}\n"
+            "FROM {staging} AS s\n"
+            "WHERE NOT EXISTS (SELECT FROM {target} AS t WHERE {same})"
+        ).format(
+            **names,
+            columns=_list(sql.Identifier(c) for c in columns),
+            values=_list(_cast(c, into, alias="s") for c in columns),
+        )
+    )
+    return cur.rowcount, updated
+
+
+def _refuse_doubles(cur: Cursor[Any], staged: Staged, into: Relation, names: dict[str, sql.Composable]) -> None:
+    key = staged.load.table.key
+    cur.execute(
+        sql.SQL(
+            "SELECT 1\nFROM {target} AS t JOIN {staging} AS s ON {same}\nGROUP BY {key}\nHAVING count(*) > 1\nLIMIT 1"
+        ).format(**names, key=_list(sql.SQL("t.{}").format(sql.Identifier(k)) for k in key))
+    )
+    if cur.fetchone() is not None:
+        raise KeyRefused(
+            f"{into.name} already holds several rows with the same key ({', '.join(key)}), so a merge cannot leave"
+            " one row per key",
+            mend="load the table once with replace, or name a key that is unique in it",
+        )
+
+
+def _evolved(cur: Cursor[Any], staged: Staged, there: Relation) -> Relation:
+    """Give the standing table the new columns and the wider types that the staged rows need."""
+    new = _staging(cur, staged)
+    for column, incoming in new.columns.items():
+        if column not in there.columns:
+            _alter(cur, there, sql.SQL("ADD COLUMN {} {}").format(sql.Identifier(column), sql.SQL(incoming)))
+            continue
+        existing = there.columns[column]
+        type_ = _evolved_type(cur, new, there, column)
+        if type_ != existing:
+            _alter(
+                cur, there, sql.SQL("ALTER COLUMN {} TYPE {}").format(sql.Identifier(column), sql.SQL(type_)), column
+            )
+    found = standing(cur, there.name)
+    assert found is not None
+    return found
+
+
+def _evolved_type(cur: Cursor[Any], new: Relation, there: Relation, column: str) -> str:
+    existing, incoming = there.columns[column], new.columns[column]
+    if existing == incoming or _only_nulls(cur, new.name, column):
+        return existing
+    is_enum = column in there.enums
+    if fits(existing, incoming, is_enum=is_enum) and _all_fit(cur, new, column, existing):
+        return existing
+    if _only_nulls(cur, there.name, column) and not is_enum:
+        return incoming
+    if wanted := wider(existing, incoming):
+        return wanted
+    raise type_changed(there.name, column, existing, incoming)
+
+
+def _all_fit(cur: Cursor[Any], new: Relation, column: str, type_: str) -> bool:
+    """Whether Postgres takes every staged value into the existing type."""
+    cast = sql.SQL("count(CAST({} AS {}))").format(sql.Identifier(column), sql.SQL(type_))
+    if type_.startswith(("character", "bit")):  # an explicit cast to varchar(n) cuts off; the length is compared
+        cast = sql.SQL("bool_and({0}::text = CAST({0} AS {1})::text)").format(sql.Identifier(column), sql.SQL(type_))
+    try:
+        with cur.connection.transaction():
+            cur.execute(sql.SQL("SELECT {}\nFROM {}").format(cast, identifier(new.name)))
+            row = cur.fetchone()
+    except psycopg.DataError as error:
+        if isinstance(error, errors.NumericValueOutOfRange):
+            return False
+        raise TypeRefused(
+            f"column {column!r} of the new rows does not fit {type_}: {_primary(error)}",
+            mend="correct the values, or the type of the column at the destination",
+        ) from error
+    return row is None or row[0] is not False
+
+
+def _alter(cur: Cursor[Any], table: Relation, change: sql.Composable, column: str = "") -> None:
+    try:
+        with cur.connection.transaction():
+            cur.execute(sql.SQL("ALTER TABLE {} {}").format(identifier(table.name), change))
+    except (errors.FeatureNotSupported, errors.DependentObjectsStillExist) as error:
+        # "cannot alter type of a column used by a view or rule"
+        raise TypeRefused(
+            f"column {column!r} of {table.name} must take a wider type, but {_detail(error) or _primary(error)}",
+            mend=f"drop what depends on {quoted_name(table.name)} (dbt build makes its views again), then run the"
+            " same command again",
+        ) from error
+
+
+def type_changed(name: TableName, column: str, existing: str, incoming: str) -> TypeRefused:
+    return TypeRefused(
+        f"column {column!r} of {name} is {existing} and the new rows bring {incoming}, which would lose values",
+        mend=f"load the table once with replace (dbt-bridge sync --full-refresh), or set types: {{{column}: ...}}",
+    )
+
+
+def _only_nulls(cur: Cursor[Any], table: TableName, column: str) -> bool:
+    cur.execute(
+        sql.SQL("SELECT 1 FROM {} WHERE {} IS NOT NULL LIMIT 1").format(identifier(table), sql.Identifier(column))
+    )
+    return cur.fetchone() is None
+
+
+def _count(cur: Cursor[Any], table: TableName) -> int:
+    row = cur.execute(sql.SQL("SELECT count(*) FROM {}").format(identifier(table))).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _cast(column: str, into: Relation, alias: str = "") -> sql.Composable:
+    qualified = sql.Identifier(alias, column) if alias else sql.Identifier(column)
+    return sql.SQL("CAST({} AS {})").format(qualified, sql.SQL(into.columns[column]))
+
+
+def _list(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
+
+
+def _primary(error: psycopg.Error) -> str:
+    return error.diag.message_primary or type(error).__name__
+
+
+def _detail(error: psycopg.Error) -> str:
+    return " ".join((error.diag.message_detail or "").split())

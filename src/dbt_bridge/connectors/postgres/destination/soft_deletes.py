@@ -1,0 +1,99 @@
+"""Deleted rows that a landing table in Postgres keeps, also when its table is copied anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Cursor, sql
+
+from dbt_bridge.connectors.postgres.destination.history import moment
+from dbt_bridge.connectors.postgres.destination.landing_table import TIME, identifiers, listed
+from dbt_bridge.connectors.postgres.destination.relation import (
+    Relation,
+    find,
+    identifier,
+    standing,
+)
+from dbt_bridge.contracts.destination import DELETED_AT, Replica, Staged
+from dbt_bridge.nouns.table import TableName
+
+
+def keep_deleted(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> int:
+    """Rows that the standing table has and the copy has not join the copy, as deleted; answers how many."""
+    cur.execute(
+        sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
+            identifier(staged.staging), sql.Identifier(DELETED_AT), sql.SQL(TIME)
+        )
+    )
+    there, copy = standing(cur, replica.table.name), find(cur, staged.staging)
+    assert copy is not None
+    if there is None or any(name not in there.columns for name in replica.table.key):
+        return 0
+    columns = [name for name in copy.columns if name in there.columns and name != DELETED_AT]
+    dead = sql.Identifier("t", DELETED_AT) if DELETED_AT in there.columns else sql.SQL("NULL")
+    absent = _absent_by_key if replica.table.key else _absent_by_row
+    cur.execute(
+        sql.SQL("INSERT INTO {} ({}, {})\n{}").format(
+            identifier(staged.staging),
+            identifiers(columns),
+            sql.Identifier(DELETED_AT),
+            absent(replica, (there, copy), columns, dead, moment(copied_at)),
+        )
+    )
+    return cur.rowcount
+
+
+def _old(copy: Relation, columns: list[str]) -> sql.Composed:
+    """The standing table's values in the copy's types."""
+    return listed(
+        [sql.SQL("CAST({} AS {})").format(sql.Identifier("t", name), sql.SQL(copy.columns[name])) for name in columns]
+    )
+
+
+def _absent_by_key(
+    replica: Replica, tables: tuple[Relation, Relation], columns: list[str], dead: sql.Composable, at: sql.Composable
+) -> sql.Composable:
+    there, copy = tables
+    same = sql.SQL(" AND ").join([sql.SQL("s.{0} = t.{0}").format(sql.Identifier(k)) for k in replica.table.key])
+    return sql.SQL(
+        "SELECT {old}, coalesce({dead}, {at})\nFROM {there} AS t\n"
+        "WHERE NOT EXISTS (SELECT FROM {copy} AS s WHERE {same})"
+    ).format(
+        old=_old(copy, columns),
+        dead=dead,
+        at=at,
+        there=identifier(there.name),
+        copy=identifier(copy.name),
+        same=same,
+    )
+
+
+def _absent_by_row(
+    replica: Replica, tables: tuple[Relation, Relation], columns: list[str], dead: sql.Composable, at: sql.Composable
+) -> sql.Composable:
+    """Equal rows are counted, and compared as the server prints them: not every type has an equality."""
+    there, copy = tables
+
+    def numbered(name: TableName, alias: str, where: sql.Composable) -> sql.Composable:
+        row = sql.SQL("CAST(ROW({}) AS text)").format(
+            listed([sql.Identifier(alias, column) for column in columns]) if alias == "s" else _old(copy, columns)
+        )
+        return sql.SQL(
+            "SELECT {alias}.*, {row} AS _dbt_bridge_text, row_number() OVER (PARTITION BY {row}) AS _dbt_bridge_n\n"
+            "FROM {name} AS {alias}\nWHERE {where}"
+        ).format(alias=sql.Identifier(alias), row=row, name=identifier(name), where=where)
+
+    alive = sql.SQL("{} IS NULL").format(dead)
+    return sql.SQL(
+        "SELECT {old}, {at}\nFROM ({alive_rows}) AS t\n"
+        "LEFT JOIN ({copied}) AS s USING (_dbt_bridge_text, _dbt_bridge_n)\nWHERE s._dbt_bridge_n IS NULL\n"
+        "UNION ALL\nSELECT {old}, {dead}\nFROM {there} AS t\nWHERE NOT ({alive})"
+    ).format(
+        old=_old(copy, columns),
+        at=at,
+        alive_rows=numbered(there.name, "t", alive),
+        copied=numbered(copy.name, "s", sql.SQL("true")),
+        dead=dead if isinstance(dead, sql.Identifier) else sql.SQL("CAST(NULL AS timestamptz)"),
+        there=identifier(there.name),
+        alive=alive,
+    )

@@ -1,0 +1,281 @@
+"""What Postgres holds at one moment: an exported snapshot, which every connection that reads imports.
+
+Values come back in exactly the replica's types, infinity as it landed; `read` of the warehouse refuses that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pyarrow as pa
+from pyarrow import types as is_
+
+from dbt_bridge.connectors.postgres.destination import change_log_state as change_log
+from dbt_bridge.connectors.postgres.destination.column_types import base
+from dbt_bridge.connectors.postgres.destination.relation import Relation, find
+from dbt_bridge.connectors.postgres.destination.session import (
+    READING,
+    connected,
+    lacking,
+    translated,
+)
+from dbt_bridge.connectors.postgres.wire import bulk, key_search
+from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
+from dbt_bridge.connectors.postgres.wire.key_search import Compared, Lookup
+from dbt_bridge.connectors.postgres.wire.moments import repaired
+from dbt_bridge.contracts.destination import DELETED_AT, Replica
+from dbt_bridge.errors import DestinationError, scrubbed
+from dbt_bridge.nouns.table import (
+    Column,
+    TableName,
+    quoted,
+    quoted_name,
+)
+from dbt_bridge.replicate.change_log import LOG_COLUMNS
+from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.stored_values import in_types, missing
+
+if TYPE_CHECKING:
+    from dbt_bridge.connectors.postgres.destination.digests import ReplicaDigests
+
+# As an origin's connections have them (`connectors/postgres/origin/connection.py`): digests and texts depend on them.
+_SETTINGS = {
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "xmlbinary": "base64",
+    "search_path": "pg_catalog",
+    "row_security": "off",  # an error, where a policy would hide rows from the comparison
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_SET = "SELECT " + ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
+
+_BY_VALUE = {
+    "smallint", "integer", "bigint", "real", "double precision", "boolean", "bytea", "uuid", "date",
+    "time without time zone", "timestamp without time zone", "timestamp with time zone",
+}  # fmt: skip
+_TEXTS = {"text", "character varying", "character", "name"}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is read: SQL after FROM whose rows stand for the origin's, and the relation that it is made of."""
+
+    sql: str
+    relation: Relation
+
+
+class PostgresState:
+    """A `State` in one exported snapshot.
+
+    Args:
+        control: in a transaction of its own.
+        snapshot: that transaction's.
+    """
+
+    def __init__(self, conninfo: str, control: psycopg.Connection[Any], snapshot: str) -> None:
+        self._conninfo = conninfo
+        self._control = control
+        self._snapshot = snapshot
+        self._idle: list[BulkConnection] = []
+        self._reading: list[BulkConnection] = []
+        self.server_version = control.info.server_version
+
+    def count(self, replica: Replica) -> int:
+        return int(self.row(f"SELECT count(*) FROM {self.standing(replica).sql}")[0])  # noqa: S608
+
+    def rows(self, replica: Replica, keys: pa.Table | None = None) -> pa.RecordBatchReader:
+        """See `State.rows`."""
+        standing = self.standing(replica)
+        found, name = standing.relation, replica.table.name
+        selected = ", ".join(selection(c, found.columns[c.name]) for c in replica.table.columns)
+        query = f"SELECT {selected} FROM {standing.sql}"  # noqa: S608
+        queries: Iterator[str] = iter([query])
+        if keys is not None:
+            lookups = {key: _lookup(replica, found, key, keys.schema.field(key).type) for key in keys.column_names}
+            queries = (f"{query} WHERE {part}" for part in key_search.conditions(keys, lookups.__getitem__))
+        schema = replica.table.arrow_schema
+        decoders = [decoder(field.type) for field in schema]
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for one in queries:
+                for batch in self.stream(one, name):
+                    try:
+                        arrays = [decode(array) for decode, array in zip(decoders, batch.columns, strict=True)]
+                    except ValueError as error:
+                        raise DestinationError(f"{name}: {error}", mend=copied_anew(replica.node)) from error
+                    yield in_types(arrays, schema, name)
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
+
+    def digesting(self, replica: Replica) -> ReplicaDigests:
+        """The digests of a replica's rows, computed by the server."""
+        from dbt_bridge.connectors.postgres.destination.digests import ReplicaDigests
+
+        return ReplicaDigests(self, replica)
+
+    # --- for `postgres_digests` too ----------------------------------------------------------------------------
+
+    def standing(self, replica: Replica) -> Standing:
+        """The replica's rows as they stand.
+
+        Raises:
+            DestinationError: no such table or column, or a log from which no state can be told.
+        """
+        name = replica.table.name
+        with translated(name, READING), self._control.transaction(), self._control.cursor() as cur:
+            found = find(cur, name)
+        if found is None or found.is_ghost:
+            raise DestinationError(f"there is no table {name}", mend=copied_anew(replica.node))
+        own = [DELETED_AT] if replica.deletes == "soft" and not replica.change_log else []
+        own += list(LOG_COLUMNS) if replica.change_log else []
+        for column in (*(c.name for c in replica.table.columns), *own):
+            if column not in found.columns:
+                raise missing(name, column, replica)
+        table = quoted_name(name)
+        if replica.change_log:
+            return Standing(f"{change_log.folded(replica, table, found.columns, self.row)} AS state", found)
+        if own:
+            return Standing(f"(SELECT * FROM {table} WHERE {quoted(DELETED_AT)} IS NULL) AS state", found)  # noqa: S608
+        return Standing(table, found)
+
+    def row(self, query: str) -> tuple[Any, ...]:
+        """The first row of a query in the snapshot, which one that fails leaves usable."""
+        with translated("a state", READING), self._control.transaction():
+            row = self._control.execute(query.encode()).fetchone()
+        assert row is not None, "it has one"
+        return tuple(row)
+
+    def stream(self, query: str, where: TableName) -> Iterator[pa.RecordBatch]:
+        """The batches of a query, on a connection of its own in the snapshot."""
+        try:
+            connection = self._idle.pop() if self._idle else self._opened()
+            self._reading.append(connection)
+            try:
+                yield from connection.stream(query)
+            except BaseException:  # also when nobody reads on: what is still sent would have to be read
+                connection.close()
+                raise
+            finally:
+                self._reading.remove(connection)
+            self._idle.append(connection)
+        except (bulk.Error, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
+            said = scrubbed(" ".join(str(error).split()))
+            raise DestinationError(
+                f"Postgres broke off while {where} was read: {said}",
+                mend=lacking(said, READING) or "run the same command again",
+            ) from error
+
+    def cancel(self) -> None:
+        """End what another thread reads, which gets an error."""
+        with suppress(psycopg.Error):  # it ended by itself, or the server is gone
+            self._control.cancel_safe(timeout=5)
+        for connection in list(self._reading):
+            with suppress(bulk.Error):  # likewise
+                connection.cancel()
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def _opened(self) -> BulkConnection:
+        connection = BulkConnection(self._conninfo)
+        try:
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", _SET):
+                connection.execute(statement)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+@contextmanager
+def held(conninfo: str, name: str) -> Iterator[PostgresState]:
+    """A state from now on, until the context ends. Writers go on meanwhile.
+
+    Args:
+        name: the destination's, for messages.
+    """
+    with closing(connected(conninfo, name)) as control:
+        with translated("a state to read", READING):
+            control.execute(_BEGIN.encode())
+            control.execute(_SET.encode())
+            row = control.execute("SELECT pg_export_snapshot()").fetchone()
+        assert row is not None, "it has one"
+        with closing(PostgresState(conninfo, control, str(row[0]))) as state:
+            yield state
+
+
+def selection(column: Column, stored: str) -> str:
+    """The select expression whose Arrow form keeps every value.
+
+    Args:
+        stored: the type in the table, as `format_type` spells it.
+    """
+    name, type_ = quoted(column.name), column.type
+    plain = base(stored)
+    if is_.is_string(type_) or is_.is_large_string(type_) or isinstance(type_, pa.JsonType):
+        return f"{text(name, stored)} AS {name}"
+    if is_.is_duration(type_):
+        return f"(extract(epoch FROM {name}) * 1000000)::int8 AS {name}"
+    if is_.is_list(type_) or is_.is_large_list(type_) or is_.is_fixed_size_list(type_):
+        inner = type_.value_type
+        by_text = is_.is_decimal(inner) or isinstance(inner, pa.BaseExtensionType)
+        return f"{name}::text[] AS {name}" if by_text or is_.is_string(inner) else name
+    if plain == "numeric":
+        return f"{name}::text AS {name}"
+    return f"{name}::int8 AS {name}" if plain == "oid" else name
+
+
+def text(name: str, stored: str) -> str:
+    """A column in the server's text form, as it landed."""
+    if not stored.endswith("[]"):
+        if base(stored) in _TEXTS:
+            return name
+        if base(stored) in ("inet", "xml"):  # inet::text appends /32
+            return f"{base(stored)}_out({name})::text"
+    return f"{name}::text"
+
+
+def decoder(type_: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+    if is_.is_list(type_) and (is_.is_timestamp(type_.value_type) or is_.is_date(type_.value_type)):
+        values = repaired(type_.value_type)
+        return lambda array: pa.ListArray.from_buffers(
+            array.type, len(array), array.buffers()[:2], array.null_count, array.offset, children=[values(array.values)]
+        )
+    repair = repaired(type_)
+    return lambda array: repair(array) if is_.is_temporal(array.type) else array
+
+
+def _lookup(replica: Replica, found: Relation, name: str, wanted: pa.DataType) -> Lookup:
+    if replica.table.column(name) is None:
+        raise missing(replica.table.name, name, replica)
+    return Lookup(_compared(quoted(name), found.columns[name], wanted), f"{quoted(name)} IS NULL")
+
+
+def _compared(column: str, stored: str, wanted: pa.DataType) -> Sequence[Compared]:
+    plain = base(stored)
+    by_text = Compared(f'({text(column, stored)}) COLLATE "C"', '{} COLLATE "C"')
+    if is_.is_duration(wanted):
+        return [Compared(f"(extract(epoch FROM {column}) * 1000000)::int8", "{}::int8")]
+    if stored.endswith("[]") or plain == "interval":
+        return [Compared(f'{column}::text COLLATE "C"', f'{{}}::{stored}::text COLLATE "C"')]
+    if plain in _BY_VALUE:
+        return [Compared(column, f"{{}}::{plain}")]
+    if plain == "numeric":
+        exact = is_.is_decimal(wanted) or is_.is_integer(wanted)
+        return [Compared(column, "{}::numeric"), *([] if exact else [by_text])]
+    if plain in ("text", "character varying"):
+        return [Compared(column, "{}"), by_text]
+    if plain == "character":
+        return [Compared(f'{column} COLLATE "C"', '{}::bpchar COLLATE "C"')]
+    return [by_text]

@@ -1,0 +1,1 @@
+"""PostgreSQL is read: catalog, types, and rows of one exported snapshot."""

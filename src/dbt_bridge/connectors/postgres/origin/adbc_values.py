@@ -1,0 +1,72 @@
+"""From the arrays that the ADBC driver gives to the arrays that travel: strict casts (see also `postgres_moments`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.arrow import decimals
+
+Decode = Callable[[pa.Array], pa.Array]
+
+
+def strictly(wanted: pa.DataType) -> Decode:
+    """A cast that raises pa.ArrowInvalid or ValueError where a value would change."""
+    if pa.types.is_time(wanted):
+        return lambda array: _time(array, wanted)
+    if pa.types.is_float32(wanted):
+        return lambda array: _not_overflown(array, _float32(array))
+    if pa.types.is_float64(wanted):
+        return lambda array: _not_overflown(array, pc.cast(array, wanted, safe=True))
+    return lambda array: decimals.cast(array, wanted)
+
+
+def _time(text: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Arrow parses moments but not times of day (pyarrow 25)."""
+    moments = pc.cast(pc.binary_join_element_wise("1970-01-01", text, " "), pa.timestamp("us"), safe=True)
+    return pc.cast(moments, wanted, safe=True)
+
+
+def _float32(array: pa.Array) -> pa.Array:
+    """Arrow rounds doubles silently, and reads text to the nearest float, which is what was asked for."""
+    short = pc.cast(array, pa.float32(), safe=True)
+    if pa.types.is_float64(array.type):
+        kept = pc.or_kleene(pc.equal(pc.cast(short, pa.float64()), array), pc.is_nan(array))
+        if pc.any(pc.invert(kept)).as_py():
+            raise ValueError("a double with more digits than a float has")
+    return short
+
+
+def _not_overflown(array: pa.Array, floats: pa.Array) -> pa.Array:
+    """Arrow reads text of a number that is too large as infinity."""
+    if pa.types.is_string(array.type) and pc.any(infinite := pc.is_inf(floats)).as_py():
+        large = pc.and_(infinite, pc.match_substring_regex(array, "[0-9]"))
+        if pc.any(large).as_py():
+            raise ValueError(f"the value {pc.filter(array, large)[0].as_py()!r}, which is too large,")
+    return floats
+
+
+def of_list(wanted: pa.DataType, decode: Decode) -> Decode:
+    """The same decoding for the elements of a list array."""
+
+    def decoded(array: pa.Array) -> pa.Array:
+        values = decode(array.values)
+        return pa.ListArray.from_buffers(
+            wanted, len(array), array.buffers()[:2], array.null_count, array.offset, children=[values]
+        )
+
+    return decoded
+
+
+def first_failure(array: pa.Array, decode: Decode) -> str:
+    """The first value of an array that cannot be decoded, as text, or what is wrong with it."""
+    for i in range(len(array)):
+        try:
+            decode(pa.concat_arrays([array.slice(i, 1)]))
+        except pa.ArrowInvalid:
+            return f"the value {array[i].as_py()!r}"
+        except (pa.ArrowNotImplementedError, ValueError) as error:
+            return str(error)
+    return "a value"

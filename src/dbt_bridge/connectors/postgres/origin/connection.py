@@ -1,0 +1,312 @@
+"""Connections to a Postgres origin, all in one exported snapshot, and what its errors mean.
+
+One psycopg connection controls: it exports the snapshot and asks the catalog. ADBC connections carry the rows; each
+imports the snapshot before its first query (https://www.postgresql.org/docs/current/sql-set-transaction.html).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from dbt_bridge.connectors.postgres.wire import bulk
+from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
+from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, TypeRefused, scrubbed
+from dbt_bridge.nouns.table import TableName, quoted_name
+
+# Text that Postgres writes depends on these; each is set for the transaction only, so that a connection pooler
+# which shares sessions between clients (PgBouncer) keeps none of them. `row_security = off` turns rows that a policy
+# would hide from us into an error, as pg_dump does. The timeouts of a role are for queries, not for copies.
+SETTINGS = (
+    ("DateStyle", "ISO, YMD"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "1"),
+    ("bytea_output", "hex"),
+    ("xmlbinary", "base64"),
+    ("client_encoding", "UTF8"),
+    ("search_path", "pg_catalog"),
+    ("row_security", "off"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("transaction_timeout", "0"),  # since PostgreSQL 17
+    ("lock_timeout", "60s"),  # a table that is being rewritten must not stop a sync for ever
+)
+_SET = """
+SELECT pg_catalog.set_config(wanted.name, wanted.value, {})
+FROM (VALUES {}) AS wanted (name, value)
+JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(wanted.name)
+"""
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+_SAVEPOINT = "dbt_bridge"
+_BROKEN = re.compile(
+    "terminating connection|shutting down|starting up|in recovery mode|closed the connection|no connection"
+    "|connection (is |was )?(lost|closed|reset|bad)|connection not open|SSL SYSCALL|could not receive data",
+    re.IGNORECASE,
+)
+
+
+def setting(wanted: Iterable[tuple[str, str]], *, for_transaction: bool) -> str:
+    """SQL that sets those of the settings that the server's version has.
+
+    It names the catalog, for a role's own search path may put other things before it.
+
+    Args:
+        wanted: (name, value) pairs, of this program.
+        for_transaction: else for the session.
+    """
+    return _SET.format("true" if for_transaction else "false", ", ".join(f"('{n}', '{v}')" for n, v in wanted))
+
+
+class Connections:
+    """The connections of one origin. Constructing does no I/O; the first use connects.
+
+    Args:
+        name: the origin's name, for messages.
+        url: a libpq URL or `key=value` string; `postgresql+driver://` is read as `postgresql://`.
+        snapshot: an exported one to work in, such as that of a slot's creation; None to begin one.
+        own_path: keep the user's `search_path`, for queries that a person wrote.
+    """
+
+    def __init__(self, name: str, url: str, snapshot: str | None = None, *, own_path: bool = False) -> None:
+        self.name = name
+        self.default_schema = "public"
+        self.server_version = 0
+        self._url = re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", url)
+        self._control: psycopg.Connection[Any] | None = None
+        self._imported = snapshot
+        settings = [(name, value) for name, value in SETTINGS if not own_path or name != "search_path"]
+        self._set = setting(settings, for_transaction=True)
+        self._snapshot = ""
+        self._idle: list[BulkConnection] = []
+        self._stops: list[Callable[[], None]] = []
+        self._closed = False
+        self._lock = threading.RLock()
+
+    def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Rows of a query in the snapshot; one thread at a time. A query that fails leaves the snapshot usable."""
+        with self._lock:
+            control = self._connected()
+            try:
+                return control.execute(sql.encode(), parameters).fetchall()
+            except psycopg.Error as error:
+                self._back(control)
+                raise self.meaning(error) from error
+
+    def described(self, sql: str) -> list[tuple[str, int, int]]:
+        """The columns of a query: name, type's oid and modifier. No row is read."""
+        with self._lock:
+            control = self._connected()
+            try:
+                cur = control.execute(f"SELECT * FROM (\n{sql}\n) AS described LIMIT 0".encode())  # noqa: S608
+            except psycopg.Error as error:
+                self._back(control)
+                raise self.meaning(error) from error
+            result, columns = cur.pgresult, cur.description
+            assert result is not None and columns is not None, "a SELECT has columns"
+            return [(c.name, result.ftype(place), result.fmod(place)) for place, c in enumerate(columns)]
+
+    def let_go(self) -> None:
+        """End the snapshot. The connection stays, and the next query is in a new snapshot."""
+        with self._lock:
+            if self._control is None or not self._snapshot:
+                return
+            self._snapshot = ""
+            try:
+                self._control.execute(b"ROLLBACK")
+            except psycopg.Error as error:
+                raise self.meaning(error) from error
+
+    def lock(self, name: TableName) -> None:
+        """Keep a table (and those that inherit from it) from being dropped or rewritten until `close`."""
+        with self._lock:
+            control = self._connected()
+            try:
+                # Rolling back to a savepoint gives up later locks, so the savepoint moves behind this one.
+                control.execute(f"LOCK TABLE {quoted_name(name)} IN ACCESS SHARE MODE".encode())
+                control.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}; SAVEPOINT {_SAVEPOINT}".encode())
+            except psycopg.Error as error:
+                self._back(control)
+                raise self.meaning(error, name) from error
+
+    def borrow(self) -> BulkConnection:
+        """An ADBC connection in the snapshot, for one thread. Give it back, or `drop` it after an error."""
+        with self._lock:
+            self._connected()
+            if self._idle:
+                return self._idle.pop()
+        try:
+            connection = BulkConnection(self.conninfo())
+        except bulk.Error as error:
+            raise self.unreachable(error) from error
+        try:
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", self._set):
+                connection.execute(statement)
+        except (bulk.Error, OSError, pa.ArrowException) as error:
+            self.drop(connection)
+            raise self.meaning(error) from error
+        return connection
+
+    @contextlib.contextmanager
+    def copying(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection in the snapshot for one COPY; `close` breaks it off."""
+        with self._lock:
+            self._connected()
+            snapshot = self._snapshot
+        try:
+            connection = psycopg.connect(self.conninfo(), autocommit=True)
+        except psycopg.Error as error:
+            raise self.unreachable(error) from error
+
+        def stop() -> None:
+            with contextlib.suppress(psycopg.Error):  # the COPY has ended, or the server is gone
+                connection.cancel_safe(timeout=5)
+
+        with contextlib.closing(connection):
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{snapshot}'", self._set):
+                connection.execute(statement.encode())
+            self.on_close(stop)
+            try:
+                yield connection
+            finally:
+                self.forget(stop)
+
+    def give_back(self, connection: BulkConnection) -> None:
+        with self._lock:
+            if self._control is not None:
+                self._idle.append(connection)
+                return
+        self.drop(connection)
+
+    def drop(self, connection: BulkConnection) -> None:
+        with contextlib.suppress(bulk.Error):  # it may be broken already; nothing is lost with it
+            connection.close()
+
+    def on_close(self, stop: Callable[[], None]) -> None:
+        """Call `stop` when the origin is closed."""
+        with self._lock:
+            self._stops.append(stop)
+
+    def forget(self, stop: Callable[[], None]) -> None:
+        with self._lock, contextlib.suppress(ValueError):  # closed already
+            self._stops.remove(stop)
+
+    def close(self) -> None:
+        """Also from another thread while a query waits (for a lock, say): it is cancelled until it lets go."""
+        self._closed = True  # a thread between two queries must not begin another snapshot
+        while not self._lock.acquire(timeout=0.1):
+            if (control := self._control) is not None:
+                with contextlib.suppress(psycopg.Error):  # it ended by itself, or the server is gone
+                    control.cancel_safe(timeout=5)
+        try:
+            for stop in self._stops:
+                stop()
+            self._stops.clear()
+            for connection in self._idle:
+                self.drop(connection)
+            self._idle.clear()
+            if self._control is not None:
+                self._control.close()
+                self._control = None
+        finally:
+            self._lock.release()
+
+    def meaning(self, error: Exception, table: TableName | None = None) -> BridgeError:
+        """The error of the tree that a driver's error stands for."""
+        if isinstance(error, BridgeError):
+            return error
+        state = getattr(error, "sqlstate", None) or ""  # the driver has none for an error in the middle of a read
+        said = self.said(error)
+        place = f"origin {self.name!r}" + (f", table {table}" if table else "")
+        if "row-level security" in said:
+            return OriginError(
+                f"{place}: a row-level security policy hides rows from the origin's user ({said})",
+                mend="ALTER ROLE <the origin's user> BYPASSRLS; or land a view that shows the rows you mean",
+            )
+        if state == "42501" or "permission denied" in said:
+            mend = f"GRANT SELECT ON {quoted_name(table)} TO <the origin's user>;" if table else "grant the privilege"
+            return OriginError(f"{place}: {said}", mend=mend)
+        if state == "55P03":
+            return OriginError(
+                f"{place}: another session has locked it for longer than a minute",
+                mend="run again when that session has ended; SELECT * FROM pg_locks WHERE mode = 'AccessExclusiveLock'",
+            )
+        if state == "57014":  # by `close`, by a timeout, or by an administrator
+            return OriginError(f"{place}: reading was broken off: {said}", mend="run the same command again")
+        if state.startswith(("08", "57P")) or _BROKEN.search(said):
+            again = "run the same command again when the server is up"
+            return OriginError(f"{place} broke off: {said}", mend=again, transient=True)
+        if state.startswith("22") or "overflow" in said or "invalid input syntax" in said:
+            return TypeRefused(f"{place}: {said}", mend="add `types: {<column>: text}` to the table's bridge")
+        return OriginError(f"{place}: {said}", mend="see the message of the origin's server, and its log")
+
+    def unreachable(self, error: Exception) -> ConnectionFailed:
+        target = conninfo_to_dict(self.conninfo())
+        at = f"{target.get('host', 'the local socket')}:{target.get('port', 5432)}/{target.get('dbname', '')}"
+        said = self.said(error)
+        mend = f"check [sources.{self.name}] credentials in .dlt/secrets.toml"
+        if re.search("refused|timeout|timed out|host|unreachable", said):
+            mend = f"check that the server listens on {at} and that a firewall lets you through"
+        return ConnectionFailed(f"origin {self.name!r} at {at}: {said}", mend=mend)
+
+    def said(self, error: Exception) -> str:
+        """The driver's message on one line, without the password."""
+        text = re.sub(r"\s+", " ", str(error)).strip()
+        with contextlib.suppress(psycopg.ProgrammingError):
+            password = conninfo_to_dict(self._url).get("password")
+            if password and len(str(password)) > 2:
+                text = text.replace(str(password), "***")
+        return scrubbed(text)
+
+    def conninfo(self) -> str:
+        """What libpq connects with; its own defaults for what the URL leaves open."""
+        try:
+            known = conninfo_to_dict(self._url)
+            return make_conninfo(
+                **{"connect_timeout": "15", "fallback_application_name": "dbt-bridge", **known}  # type: ignore[arg-type]
+            )
+        except psycopg.ProgrammingError:  # its message quotes the URL
+            raise ConnectionFailed(
+                f"origin {self.name!r}: its credentials are not a Postgres URL",
+                mend=f"write postgresql://user:password@host:port/database in [sources.{self.name}] credentials",
+            ) from None
+
+    def _back(self, control: psycopg.Connection[Any]) -> None:
+        with contextlib.suppress(psycopg.Error):  # the connection may be gone; the first error is the one that matters
+            control.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}".encode())
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._control is not None and self._snapshot:
+            return self._control
+        if self._closed:
+            raise OriginError(f"origin {self.name!r} was closed while it was read", mend="run the same command again")
+        try:
+            control = self._control or psycopg.connect(self.conninfo(), autocommit=True)
+        except psycopg.Error as error:
+            raise self.unreachable(error) from error
+        try:
+            row = control.execute("SELECT current_schema()").fetchone()
+            self.default_schema = (row and row[0]) or "public"
+            self.server_version = control.info.server_version
+            control.execute(_BEGIN.encode())
+            if self._imported is not None:
+                control.execute(f"SET TRANSACTION SNAPSHOT '{self._imported}'".encode())
+            control.execute(self._set.encode())
+            row = control.execute("SELECT pg_export_snapshot()").fetchone()
+            control.execute(f"SAVEPOINT {_SAVEPOINT}".encode())
+        except psycopg.Error as error:
+            control.close()
+            self._control = None
+            raise self.meaning(error) from error
+        self._snapshot = str(row[0]) if row else ""
+        self._control = control
+        return control

@@ -1,0 +1,173 @@
+"""Digests of a Postgres table, computed by its server: `verify.side.Digests`, in the origin's snapshot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.connectors.postgres.origin.catalog import Relation
+from dbt_bridge.connectors.postgres.origin.column_types import Travel, travel
+from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, ranges, reader
+from dbt_bridge.connectors.postgres.wire.digest_sql import (
+    bucket_select,
+    builtin,
+    check_server,
+    digest_select,
+    element,
+    transfer_rate,
+)
+from dbt_bridge.contracts.canon import Digested, NoDigests
+from dbt_bridge.nouns.table import Column, quoted, quoted_name
+
+ROW = "_row"
+_CATALOG_FIRST = re.compile(r"(pg_temp_\d+,)?pg_catalog(,|$)")  # temporary functions are found by no path
+_AS_IT_IS = Travel(lambda column: column, lambda array: array)
+Within = tuple[int, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class DigestCopy(Copy):
+    """A row per row: key columns and `_row`."""
+
+    key: tuple[Digested, ...] = ()
+    values: tuple[Digested, ...] = ()
+    within: Within | None = None
+
+    def select(self, ctid: str) -> str:
+        selected = [
+            f"{_sent(digested, travel_)} AS {quoted(digested.column.name)}"
+            for digested, travel_ in zip(self.key, self.travels, strict=False)
+        ]
+        return digest_select(
+            self.rows or quoted_name(self.name),
+            self.key,
+            self.values,
+            selected=selected,
+            condition=ctid,
+            within=self.within,
+        )
+
+
+def _sent(digested: Digested, travelling: Travel) -> str:
+    """A key column as it is sent: of a masked one the hash alone leaves the server."""
+    column = quoted(digested.column.name)
+    if digested.mask:
+        return element(column, builtin(digested.column), digested.canon, digested.mask)
+    return travelling.expression(column)
+
+
+@dataclass(frozen=True, slots=True)
+class BucketCopy(Copy):
+    """A row per bucket and range: `bucket`, `rows` and `total` as text."""
+
+    key: tuple[Digested, ...] = ()
+    values: tuple[Digested, ...] = ()
+    buckets: int = 1
+
+    def select(self, ctid: str) -> str:
+        rows = self.rows or quoted_name(self.name)
+        sums = bucket_select(rows, self.key, self.values, self.buckets, condition=ctid)
+        return f"SELECT bucket, rows, total::text AS total FROM ({sums}) AS sums"  # noqa: S608
+
+
+class TableDigests:
+    """`verify.side.Digests` of one table.
+
+    Args:
+        workers: ranges of a big table that are read at once.
+        rows: what stands after FROM; empty for the relation itself.
+
+    Raises (from every method):
+        NoDigests: the server hashes otherwise, or cannot hash one of the columns; before any row is read.
+    """
+
+    def __init__(self, connections: Connections, relation: Relation, workers: int, rows: str = "") -> None:
+        self.wire_bytes = 0
+        self._rows = rows
+        self._connections = connections
+        self._relation = relation
+        self._workers = workers
+        self._is_checked = False
+
+    def digests(
+        self, key: Sequence[Digested], values: Sequence[Digested], within: Within | None = None
+    ) -> pa.RecordBatchReader:
+        """See `Digests.digests`; in no order."""
+        self._check()
+        relation = self._relation
+        keys = tuple(d.column for d in key)
+        own = Column(ROW, pa.int64(), nullable=False)
+        travels = (*(travel(relation.types[c.name], c.type) for c in keys), _AS_IT_IS)
+        copy = DigestCopy(
+            relation.table.name, (*keys, own), travels,
+            ranges=ranges(self._pages, self._workers), rows=self._rows,
+            key=self._own(key), values=self._own(values), within=within,
+        )  # fmt: skip
+        copy.select("")  # what cannot be hashed is told before anything is read
+        return self._counted(reader(self._connections, copy, self._workers))
+
+    def buckets(self, key: Sequence[Digested], values: Sequence[Digested], buckets: int) -> pa.Table:
+        """See `Digests.buckets`. Each worker sends its sums; they are added here."""
+        self._check()
+        columns = (Column("bucket", pa.int64()), Column("rows", pa.int64()), Column("total", pa.string()))
+        copy = BucketCopy(
+            self._relation.table.name, columns, (_AS_IT_IS,) * 3, ranges=_shares(self._pages, self._workers),
+            rows=self._rows, key=self._own(key), values=self._own(values), buckets=buckets,
+        )  # fmt: skip
+        copy.select("")
+        sums = self._counted(reader(self._connections, copy, self._workers)).read_all()
+        sums = sums.set_column(2, "total", pc.cast(sums["total"], pa.decimal128(38, 0)))
+        added = sums.group_by("bucket").aggregate([("rows", "sum"), ("total", "sum")])
+        added = added.select(["bucket", "rows_sum", "total_sum"]).rename_columns(["bucket", "rows", "total"])
+        return added.cast(pa.schema({"bucket": pa.int64(), "rows": pa.int64(), "total": pa.decimal128(38, 0)}))
+
+    def transfer_rate(self) -> float:
+        """See `Digests.transfer_rate`."""
+        return transfer_rate(lambda sql: self._connections.query(sql)[0])
+
+    @property
+    def _pages(self) -> int:
+        return self._relation.pages
+
+    def _check(self) -> None:
+        if self._is_checked:
+            return
+        self._connections.query("SELECT 1")
+        [(path,)] = self._connections.query("SELECT pg_catalog.array_to_string(pg_catalog.current_schemas(true), ',')")
+        if not _CATALOG_FIRST.match(path):
+            raise NoDigests("the role's search_path puts other schemas before pg_catalog, so that they may shadow it")
+        version = self._connections.server_version
+        check_server(version, lambda sql: self._connections.query(sql)[0])
+        if ROW in self._relation.types:
+            raise NoDigests(f"{self._relation.table.name} has a column {ROW}, as which digests are sent")
+        self._is_checked = True
+
+    def _own(self, digested: Sequence[Digested]) -> tuple[Digested, ...]:
+        """The columns as the catalog has them: an override or a mask does not change what is hashed."""
+        known = {column.name: column for column in self._relation.table.columns}
+        return tuple(replace(d, column=known[d.column.name]) for d in digested)
+
+    def _counted(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        def batches() -> Iterator[pa.RecordBatch]:
+            for batch in rows:
+                self.wire_bytes += batch.nbytes
+                yield batch
+
+        return pa.RecordBatchReader.from_batches(rows.schema, batches())
+
+
+def _shares(pages: int, workers: int) -> tuple[str, ...]:
+    """One range per worker: each range sends every bucket."""
+    if len(ranges(pages, workers)) < 2:
+        return ("",)
+    ends = [pages * share // workers for share in range(1, workers)]
+    starts = [0, *ends]
+    return tuple(
+        f"ctid >= '({start},0)'::tid" + (f" AND ctid < '({end},0)'::tid" if end is not None else "")
+        for start, end in zip(starts, [*ends, None], strict=True)
+    )

@@ -1,0 +1,232 @@
+"""Rows of one table as a stream of Arrow batches: reader threads, ctid ranges, a bounded queue."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from dbt_bridge.connectors.postgres.origin.adbc_values import first_failure
+from dbt_bridge.connectors.postgres.origin.column_types import UNFIT, Travel
+from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.wire import bulk
+from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
+from dbt_bridge.errors import BridgeError, OriginError, TypeRefused
+from dbt_bridge.nouns.table import (
+    Column,
+    TableName,
+    quoted,
+    quoted_name,
+)
+
+QUEUE_BATCHES = 3
+RANGE_PAGES = 4096  # 32 MB of a table's file: small enough to end together, large enough to start seldom
+
+_REFUSED_ELSEWHERE = re.compile(
+    r"invalid input syntax for (type \w+.*)"  # Postgres, of a text cast to json or uuid
+    r"|Interval with time (value -?\d+ usec) would overflow"  # adbc_driver_postgresql, of an element of an array
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What is read of one table.
+
+    Attributes:
+        columns: in the order and types of the batches.
+        travels: how each of them travels.
+        condition: SQL after WHERE; empty for all rows.
+        order: SQL after ORDER BY; empty for no order.
+        ranges: conditions on ctid that together cover the table; one empty string for one scan.
+        rows: SQL after FROM; empty for the table of this name.
+    """
+
+    name: TableName
+    columns: tuple[Column, ...]
+    travels: tuple[Travel, ...]
+    condition: str = ""
+    order: str = ""
+    ranges: tuple[str, ...] = ("",)
+    rows: str = ""
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([pa.field(c.name, c.type, c.nullable) for c in self.columns])
+
+    def select(self, ctid: str) -> str:
+        """The query of one range."""
+        wanted = ", ".join(
+            f"{travel.expression(quoted(column.name))} AS {quoted(column.name)}"
+            for column, travel in zip(self.columns, self.travels, strict=True)
+        )
+        where = " AND ".join(part for part in (ctid, self.condition) if part)
+        rest = (f" WHERE {where}" if where else "") + (f" ORDER BY {self.order}" if self.order else "")
+        return f"SELECT {wanted} FROM {self.rows or quoted_name(self.name)}{rest}"  # noqa: S608
+
+
+def ranges(pages: int, workers: int) -> tuple[str, ...]:
+    """Conditions on ctid that cut a table of so many pages; the last one is open."""
+    if workers < 2 or pages < 2 * RANGE_PAGES:
+        return ("",)
+    starts = range(0, pages, RANGE_PAGES)
+    return tuple(
+        f"ctid >= '({start},0)'::tid"
+        + (f" AND ctid < '({start + RANGE_PAGES},0)'::tid" if start + RANGE_PAGES < pages else "")
+        for start in starts
+    )
+
+
+def reader(connections: Connections, copy: Copy, workers: int) -> pa.RecordBatchReader:
+    """The batches of a copy. Threads start at the first batch, and end when the reader is closed or dropped."""
+    return pa.RecordBatchReader.from_batches(copy.schema, _batches(connections, copy, workers))
+
+
+def _batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.RecordBatch]:
+    if not copy.columns:
+        return
+    reading = _Reading(connections, copy)
+    connections.on_close(reading.stop)
+    threads = [
+        threading.Thread(target=reading.run, name=f"dbt-bridge {copy.name}", daemon=True)
+        for _ in range(min(workers, len(copy.ranges)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        running = len(threads)
+        while running:
+            item = reading.next()
+            if isinstance(item, pa.RecordBatch):
+                yield item
+            elif item is None:
+                running -= 1
+            else:
+                raise item
+    finally:
+        reading.stop()
+        connections.forget(reading.stop)
+        for thread in threads:
+            thread.join(timeout=10)  # a server that no longer answers cannot be cancelled; the threads are daemons
+
+
+class _Reading:
+    """The threads of one copy, their queue, and how they are stopped."""
+
+    def __init__(self, connections: Connections, copy: Copy) -> None:
+        self.batches: queue.Queue[pa.RecordBatch | BridgeError | None] = queue.Queue(QUEUE_BATCHES)
+        self._connections = connections
+        self._copy = copy
+        self._ranges: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for ctid in copy.ranges:
+            self._ranges.put(ctid)
+        self._stopped = threading.Event()
+        self._reading: set[BulkConnection] = set()
+        self._lock = threading.Lock()
+
+    def stop(self) -> None:
+        """Cancel the queries and let the threads see it."""
+        self._stopped.set()
+        with self._lock:
+            for connection in self._reading:
+                with contextlib.suppress(bulk.Error):  # the query may have ended just now
+                    connection.cancel()
+
+    def next(self) -> pa.RecordBatch | BridgeError | None:
+        """The next batch, an error, or None when a thread has ended."""
+        while True:
+            try:
+                return self.batches.get(timeout=0.2)
+            except queue.Empty:
+                if self._stopped.is_set():
+                    return OriginError(
+                        f"{self._copy.name}: the origin was closed while its rows were read",
+                        mend="run the same command again",
+                    )
+
+    def run(self) -> None:
+        """A thread: ranges one after the other until none is left."""
+        connection = None
+        try:
+            connection = self._connections.borrow()
+            while not self._stopped.is_set():
+                try:
+                    ctid = self._ranges.get_nowait()
+                except queue.Empty:
+                    break
+                self._read(connection, ctid)
+            if self._stopped.is_set():
+                self._connections.drop(connection)
+            else:
+                self._connections.give_back(connection)
+            self._put(None)
+        except Exception as error:
+            if connection is not None:
+                self._connections.drop(connection)
+            self._put(unfit(self._copy, str(error)) or self._connections.meaning(error, self._copy.name))
+
+    def _read(self, connection: BulkConnection, ctid: str) -> None:
+        with self._lock:
+            self._reading.add(connection)
+        try:
+            with contextlib.closing(connection.stream(self._copy.select(ctid))) as batches:
+                for batch in batches:
+                    if not self._put(decoded(self._copy, batch)):
+                        return
+        finally:
+            with self._lock:
+                self._reading.discard(connection)
+
+    def _put(self, item: pa.RecordBatch | BridgeError | None) -> bool:
+        """False when nobody reads any more."""
+        while not self._stopped.is_set():
+            try:
+                self.batches.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+def decoded(copy: Copy, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch in the types that its columns travel in.
+
+    Raises:
+        TypeRefused: a value does not fit; names table, column and value.
+    """
+    arrays = []
+    for column, travel, array in zip(copy.columns, copy.travels, batch.columns, strict=True):
+        try:
+            arrays.append(travel.decode(array))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+            raise refused(copy.name, column, first_failure(array, travel.decode)) from error
+    return pa.RecordBatch.from_arrays(arrays, schema=copy.schema)
+
+
+def refused(table: TableName, column: Column, value: str) -> TypeRefused:
+    """The refusal of a value, with the line of YAML that lands the column as text."""
+    return TypeRefused(
+        f"{table}.{column.name}: {value[:120]} does not fit {column.type}"
+        + (f" (origin type {column.origin_type})" if column.origin_type else ""),
+        mend=f"add `types: {{{column.name}: text}}` to the table's bridge",
+    )
+
+
+def unfit(copy: Copy, said: str) -> TypeRefused | None:
+    """The refusal that a message of the server stands for, if it is one."""
+    said = " ".join(said.split())
+    if UNFIT in said:
+        for column in copy.columns:
+            mark = f"{UNFIT} {quoted(column.name)}: "
+            if mark in said:
+                value = re.sub(r'"( DETAIL.*)?$', "", said.split(mark, 1)[1])
+                return refused(copy.name, column, f"the value {value}")
+    if found := _REFUSED_ELSEWHERE.search(said):
+        unnamed = [c for c, travel in zip(copy.columns, copy.travels, strict=True) if travel.refused_elsewhere]
+        if len(unnamed) == 1:
+            return refused(copy.name, unnamed[0], f"the value ({found[1] or found[2]})")
+    return None

@@ -1,0 +1,85 @@
+"""How each type of a Postgres origin is searched for keys; see `postgres_keyed`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from dbt_bridge.connectors.postgres.origin.catalog import Relation
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural, travel
+from dbt_bridge.connectors.postgres.wire import key_search
+from dbt_bridge.connectors.postgres.wire.key_search import Compared, Lookup
+from dbt_bridge.nouns.table import quoted
+
+# Types whose `=` is the identity of their values as they travel, once zeros have one sign.
+_BY_VALUE = {
+    "int2", "int4", "int8", "oid", "float4", "float8", "bool", "bytea", "uuid", "date", "time", "timestamp",
+    "timestamptz", "inet", "cidr", "macaddr", "macaddr8",
+}  # fmt: skip
+_BY_BOTH = {"text", "varchar", "bpchar", "name", "numeric", "interval"}
+
+
+def conditions(relation: Relation, keys: pa.Table) -> Iterator[str]:
+    """What stands after WHERE, query by query; see `postgres_keyed.conditions`."""
+
+    def lookup(name: str) -> Lookup:
+        wanted = keys.schema.field(name).type
+        return Lookup(_compared(relation, name, wanted), _is_null(quoted(name), relation.types[name]))
+
+    return key_search.conditions(keys, lookup)
+
+
+def _is_null(column: str, origin: OriginType) -> str:
+    """A row of a composite type whose fields are NULL `IS NULL` too, and is not NULL (functions-comparison.html)."""
+    return f"{column} IS NULL" if origin.name or origin.element else f"num_nulls({column}) = 1"
+
+
+def _compared(relation: Relation, name: str, wanted: pa.DataType) -> list[Compared]:
+    column, origin = quoted(name), relation.types[name]
+    by_text = Compared(f'({travel(origin, pa.string()).expression(column)}) COLLATE "C"', '{} COLLATE "C"')
+    if pa.types.is_list(wanted) and origin.element is not None and natural(origin) == wanted:
+        own, found = origin.element.name, relation.table.column(name)
+        assert found is not None, "its types are those of its columns"
+        return [Compared(column, f"{{}}::{own}[]")] if own in _BY_VALUE else [_as_stored(column, found.origin_type)]
+    by_value = Compared(column, f"{{}}::{origin.name}")
+    if origin.name in _BY_VALUE and (wanted == natural(origin) or pa.types.is_string(wanted)):
+        return [by_value]
+    if origin.name in _BY_BOTH and (wanted == natural(origin) or pa.types.is_string(wanted)):
+        # A decimal has been given its column's scale, so its text is the stored value's.
+        exact = {
+            "interval": _as_stored(column, "interval"),
+            "bpchar": Compared(f'{column} COLLATE "C"', '{}::bpchar COLLATE "C"'),
+        }.get(origin.name, by_text)
+        return [by_value] if pa.types.is_decimal(wanted) else [by_value, exact]
+    if pa.types.is_string(wanted) or isinstance(wanted, pa.JsonType):
+        return [by_text]
+    return [_overridden(column, origin, wanted)]
+
+
+def _as_stored(column: str, type_: str) -> Compared:
+    """The texts that the server itself writes of both."""
+    return Compared(f'{column}::text COLLATE "C"', f'{{}}::{type_}::text COLLATE "C"')
+
+
+def _overridden(column: str, origin: OriginType, wanted: pa.DataType) -> Compared:
+    """A column that travels as another type than its own: the server reads its text as that type too."""
+    type_ = next((name for matches, name in _SERVER_TYPES if matches(wanted)), "text")
+    text = travel(origin, pa.string()).expression(column)
+    if type_ == "bytea":
+        return Compared(f"convert_to({text}, 'UTF8')", "{}::bytea")
+    return Compared(f"({text})::{type_}", f"{{}}::{type_}")
+
+
+_SERVER_TYPES = (
+    (lambda type_: isinstance(type_, pa.UuidType), "uuid"),
+    (pa.types.is_integer, "numeric"),
+    (pa.types.is_decimal, "numeric"),
+    (pa.types.is_floating, "float8"),
+    (pa.types.is_boolean, "bool"),
+    (pa.types.is_binary, "bytea"),
+    (pa.types.is_date, "date"),
+    (pa.types.is_time, "time"),
+    (lambda type_: pa.types.is_timestamp(type_) and type_.tz is None, "timestamp"),
+    (pa.types.is_timestamp, "timestamptz"),
+)

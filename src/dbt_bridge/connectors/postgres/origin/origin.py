@@ -1,0 +1,160 @@
+"""A Postgres database as an origin: catalog, cursor and rows of one exported snapshot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+
+import pyarrow as pa
+
+from dbt_bridge.connectors.postgres.origin import catalog, cursor, key_search
+from dbt_bridge.connectors.postgres.origin.binary_copy import Part, copy_binary
+from dbt_bridge.connectors.postgres.origin.column_types import travel
+from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.origin.digests import TableDigests
+from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, ranges, reader
+from dbt_bridge.connectors.postgres.origin.shape import oid_of, shape_of
+from dbt_bridge.contracts.origin import Described, Increment
+from dbt_bridge.errors import OriginError
+from dbt_bridge.nouns.table import (
+    Column,
+    TableName,
+    quoted,
+    quoted_name,
+)
+
+
+class PostgresOrigin:
+    """A Postgres database in one exported snapshot, which begins with the first use and ends with `close`.
+
+    Constructing does no I/O. Methods may be called from several threads.
+
+    Args:
+        name: as in `origin: NAME`, for messages.
+        url: `postgresql://user:password@host:port/database?sslmode=...`, or libpq's `key=value` form.
+        snapshot: an exported snapshot to read in; None to begin one.
+        for_changes: describe only the columns whose changes the server publishes: generated ones it does not, or not
+            before PostgreSQL 18.
+
+    Raises (from every method):
+        ConnectionFailed: the server cannot be reached or logged in to.
+        OriginError: a table, column or privilege is missing, or the server broke off.
+    """
+
+    def __init__(self, name: str, url: str, snapshot: str | None = None, *, for_changes: bool = False) -> None:
+        self.name = name
+        self.url = url
+        self._for_changes = for_changes
+        self._connections = Connections(name, url, snapshot)
+        self._relations: dict[TableName, catalog.Relation] = {}
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> PostgresOrigin:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the snapshot and its connections."""
+        self._connections.close()
+        self._relations.clear()
+
+    def moment(self) -> int:
+        """When the snapshot was begun or imported, by the server's clock: microseconds since 1970."""
+        began = "SELECT (extract(epoch FROM transaction_timestamp()) * 1000000)::bigint"
+        return int(self._connections.query(began)[0][0])
+
+    def tables(self, schema: str | None) -> list[TableName]:
+        """Every ordinary, partitioned (by its root) or foreign table of a schema, sorted.
+
+        A table that others inherit from holds their rows too, as `SELECT` from it does.
+        """
+        self._connections.query("SELECT 1")
+        return catalog.tables(self._connections, schema or self._connections.default_schema)
+
+    def describe(self, name: TableName) -> Described:
+        relation = self._relation(name)
+        table = relation.table
+        if self._for_changes and (oid := oid_of(self._connections, table.name)) is not None:
+            shape = shape_of(self._connections, oid)
+            published = {column.name for column in shape.columns} if shape else set()
+            table = replace(table, columns=tuple(c for c in table.columns if c.name in published))
+        return Described(table, relation.rows, relation.bytes)
+
+    def rows(
+        self, name: TableName, columns: Sequence[Column], increment: Increment | None = None, *, workers: int = 1
+    ) -> pa.RecordBatchReader:
+        """See `Origin.rows`. Partitioned, inherited and foreign tables and views are read by one worker."""
+        relation = self._relation(name)
+        self._check(relation, [c.name for c in columns])
+        condition, order = self._asked(relation, increment)
+        workers = 1 if order else workers
+        copy = Copy(
+            relation.table.name,
+            tuple(columns),
+            tuple(travel(relation.types[c.name], c.type) for c in columns),
+            condition,
+            order,
+            ranges(relation.pages if self._connections.server_version >= 140000 else 0, workers),
+        )
+        return reader(self._connections, copy, workers)
+
+    def rows_of(self, name: TableName, columns: Sequence[Column], keys: pa.Table) -> pa.RecordBatchReader:
+        """See `Origin.rows_of` and `keyed`."""
+        relation = self._relation(name)
+        self._check(relation, [*(c.name for c in columns), *keys.column_names])
+        travels = tuple(travel(relation.types[c.name], c.type) for c in columns)
+        wanted = tuple(key_search.conditions(relation, keys))
+        return reader(self._connections, Copy(relation.table.name, tuple(columns), travels, ranges=wanted), workers=1)
+
+    def count(self, name: TableName) -> int:
+        relation = self._relation(name)
+        return int(self._connections.query(f"SELECT count(*) FROM {quoted_name(relation.table.name)}")[0][0])  # noqa: S608
+
+    def digesting(self, name: TableName, workers: int = 1) -> TableDigests:
+        """The digests of a table, computed by the server; see `digests`."""
+        return TableDigests(self._connections, self._relation(name), workers)
+
+    def copy_binary(
+        self, name: TableName, columns: Sequence[str], casts: Mapping[str, str], increment: Increment | None = None,
+        *, workers: int = 1,
+    ) -> list[Iterator[bytes]]:  # fmt: skip
+        """The same rows for another Postgres; see `binary_copy`."""
+        relation = self._relation(name)
+        condition, order = self._asked(relation, increment)
+        part = Part(condition, order)
+        return copy_binary(self._connections, relation, columns, casts, part, workers=1 if order else workers)
+
+    def _check(self, relation: catalog.Relation, columns: Sequence[str]) -> None:
+        for column in columns:
+            if column not in relation.types:
+                near = get_close_matches(column, relation.types, n=1)
+                raise OriginError(
+                    f"origin {self.name!r}: {relation.table.name} has no column {column!r}",
+                    mend=f"did you mean {near[0]!r}?" if near else "take it out of the table's columns",
+                )
+
+    def _asked(self, relation: catalog.Relation, increment: Increment | None) -> tuple[str, str]:
+        """What stands after WHERE and after ORDER BY."""
+        if increment is None:
+            return "", ""
+        bound = cursor.lower_bound(self._connections, relation, increment)
+        order = quoted(increment.cursor) if increment.ordered else ""
+        return cursor.condition(relation, increment, bound), order
+
+    def lower_bound(self, name: TableName, increment: Increment) -> str | None:
+        return cursor.lower_bound(self._connections, self._relation(name), increment)
+
+    def newest(self, name: TableName, cursor_name: str) -> str | None:
+        return cursor.newest(self._connections, self._relation(name), cursor_name)
+
+    def _relation(self, name: TableName) -> catalog.Relation:
+        with self._lock:
+            self._connections.query("SELECT 1")
+            known = name if name.schema else TableName(self._connections.default_schema, name.name)
+            if known not in self._relations:
+                self._relations[known] = catalog.relation(self._connections, known)
+            return self._relations[known]

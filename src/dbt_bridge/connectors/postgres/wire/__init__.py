@@ -1,0 +1,1 @@
+"""What PostgreSQL's origin and destination share: bulk rows, key searches, texts and digests in its SQL."""

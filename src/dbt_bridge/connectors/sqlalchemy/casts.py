@@ -1,0 +1,103 @@
+"""Values become Arrow arrays of exactly the wanted type, or are refused: nothing is rounded, cut or made NULL.
+
+Arrow alone is not strict enough (pyarrow 25): `pa.array([1.5], pa.int64())` gives 1, float to decimal rounds, and
+int to timestamp takes the number for microseconds. So values are first brought into their natural type, by class,
+and every further cast must give the same values when it is cast back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.arrow import decimals
+from dbt_bridge.errors import TypeRefused
+from dbt_bridge.nouns.table import Column, TableName
+
+Values = Sequence[Any]
+Convert = Callable[[Values], pa.Array]
+
+_REFUSALS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, TypeError, OverflowError)
+
+
+def from_text(values: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Strings parsed as `wanted`; raises ArrowInvalid for what is not exactly one of its values.
+
+    Times are parsed as the time of a day, because Arrow has no cast from strings to time64.
+    """
+    if pa.types.is_string(wanted):
+        return values
+    if pa.types.is_time(wanted):
+        whole = pc.binary_join_element_wise("1970-01-01 ", values, "")
+        return pc.cast(pc.cast(whole, pa.timestamp("us")), wanted)
+    if pa.types.is_timestamp(wanted) and wanted.tz is not None:
+        return _zoned(values, wanted)
+    return decimals.cast(values, wanted)
+
+
+def _zoned(values: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Texts without an offset are UTC: the sessions that are read from are set to it."""
+    try:
+        return pc.cast(pc.cast(values, pa.timestamp("us")), wanted)
+    except pa.ArrowInvalid:
+        return pc.cast(values, wanted)
+
+
+def exactly(values: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """The same values in another type; raises ArrowInvalid when one of them would change."""
+    if values.type.equals(wanted):
+        return values
+    if pa.types.is_string(values.type):
+        return from_text(values, wanted)
+    if pa.types.is_integer(values.type) and pa.types.is_temporal(wanted):
+        raise pa.ArrowInvalid(f"an integer is not a {wanted}")
+    if decimals.applies(values.type, wanted):
+        return decimals.exactly(values, wanted)
+    cast = pc.cast(values, wanted, safe=True)
+    if pa.types.is_decimal(values.type) and pa.types.is_integer(wanted):
+        values = pc.cast(values, pa.decimal256(76, values.type.scale))  # an integer needs 19 digits to be cast back
+    back = pc.cast(cast, values.type, safe=True)
+    if not back.equals(values) and not _same_with_nan(back, values):
+        raise pa.ArrowInvalid(f"not exactly representable as {wanted}")
+    return cast
+
+
+def _same_with_nan(left: pa.Array, right: pa.Array) -> bool:
+    if not pa.types.is_floating(left.type):
+        return False
+    same = pc.or_(pc.equal(left, right), pc.and_(pc.is_nan(left), pc.is_nan(right)))
+    return bool(pc.all(pc.fill_null(same, True)).as_py()) and left.is_null().equals(right.is_null())
+
+
+def converted(values: Values, convert: Convert, column: Column, table: TableName) -> pa.Array:
+    """The column of a batch.
+
+    Raises:
+        TypeRefused: naming table, column and the first value that does not fit.
+    """
+    try:
+        return convert(values)
+    except _REFUSALS as error:
+        culprit = _first_refused(values, convert)
+        kind = f" ({column.origin_type})" if column.origin_type else ""
+        raise TypeRefused(
+            f"{table}, column {column.name!r}{kind}: {_shown(culprit)} cannot be kept exactly as {column.type}",
+            mend=f"add `types: {{{column.name}: text}}` to the table's bridge block, or correct the value",
+        ) from error
+
+
+def _first_refused(values: Values, convert: Convert) -> object:
+    for value in values:
+        try:
+            convert([value])
+        except _REFUSALS:
+            return value
+    return "a value"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

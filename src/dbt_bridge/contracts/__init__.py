@@ -1,0 +1,1 @@
+"""What an origin, a destination and a side of a comparison guarantee to whoever uses them."""

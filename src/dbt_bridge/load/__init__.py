@@ -1,1 +1,0 @@
-"""Rows land: DuckDB, Postgres and Delta natively, every other destination through dlt."""

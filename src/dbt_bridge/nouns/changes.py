@@ -1,0 +1,81 @@
+"""The nouns of change data capture that rooms share: what happened to one table, in commit order.
+
+A commit's LSN is where its commit record starts (`final_lsn` of pgoutput's Begin message). A table that stands at LSN
+X holds every transaction whose commit LSN is below X and none of the others; that is also what a slot's consistent
+point says of its exported snapshot (snapbuild.c, SnapBuildXactNeedsSkip). So one rule decides everywhere whether a
+change is still to be applied: `commit LSN >= X`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from dbt_bridge.nouns.table import Column
+
+INSERT, UPDATE, DELETE = b"IUD"  # pgoutput's own letters, as bytes (integers)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Row changes of one table in one shape, in the order in which they happened. All arrays have one entry per change.
+
+    Attributes:
+        rows: the columns of the landing table, as they travel. The new row of an insert or update; the old row of a
+            delete, in which columns outside of the replica identity are NULL.
+        kind: uint8: INSERT, UPDATE or DELETE.
+        lsn: int64: of the commit; never decreases.
+        committed_at: int64: microseconds since 1970 in UTC, by the origin's clock.
+        unchanged: column -> bool: True where an update did not send the value, because it is stored out of line
+            (TOAST) and did not change; the value in `rows` is NULL there. Only columns that have such values.
+        before: the old values that updates sent: the columns of the key, or all columns for a table without a key
+            under REPLICA IDENTITY FULL. NULL where `has_before` is False. None when no change has any.
+        has_before: bool.
+        repairs: these are no changes of the origin: they set right what lies at the LSN where the table stands, and
+            are not passed over for its standing there.
+    """
+
+    rows: pa.Table
+    kind: np.ndarray
+    lsn: np.ndarray
+    committed_at: np.ndarray
+    unchanged: Mapping[str, np.ndarray] = field(default_factory=dict)
+    before: pa.Table | None = None
+    has_before: np.ndarray | None = None
+    repairs: bool = False
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """The table was emptied by TRUNCATE.
+
+    Attributes:
+        lsn, committed_at: as in `Changes`.
+    """
+
+    lsn: int
+    committed_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaped:
+    """The table's columns changed, without any stored value changing.
+
+    Attributes:
+        columns: all columns from here on, as they travel.
+        renamed: old name -> new name.
+    """
+
+    columns: Sequence[Column]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+Event = Changes | Truncated | Reshaped

@@ -1,0 +1,241 @@
+"""From an origin's name in the dbt YAML to the open origin: dlt's `[sources.NAME] credentials`, then the right reader.
+
+dlt's own configuration providers are asked (environment, `.dlt/secrets.toml`, `.dlt/config.toml`, vaults that the
+project has enabled), with `.dlt` looked for in the dbt project's root, or in `DLT_PROJECT_DIR` when it is set, as in
+dlt. Only the exact path `sources.NAME.credentials` counts: dlt's resolver also falls back to shorter paths, down to
+the bare variables `HOST`, `PORT` and `PASSWORD` of the shell, and a database that was found by accident is worse
+than an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.errors import MissingExtra, UsageError
+from dbt_bridge.nouns.reconciliation import Queries
+
+if TYPE_CHECKING:
+    from dlt.common.configuration.providers.provider import ConfigProvider
+
+# dlt keeps one stack of run contexts for all threads.
+_switching = threading.Lock()
+
+_FIELDS = ("drivername", "host", "port", "username", "password", "database", "query")
+
+# A URL that names no driver gets the one that is pure Python and installs everywhere.
+_DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
+
+
+def open_origin(name: str, *, project_root: Path | None) -> Origin:
+    """The origin of this name, ready for use as a context manager; it connects when it is first asked.
+
+    Args:
+        name: as in `origin: NAME` of the dbt YAML.
+        project_root: the folder of `dbt_project.yml`; the working directory when None.
+
+    Raises:
+        UsageError: no such origin is configured, or its credentials cannot be read.
+        MissingExtra: the postgres or the sqlalchemy extra is not installed.
+    """
+    root = (project_root or Path.cwd()).resolve()
+    url, drivername = _url(name, root)
+    if drivername.partition("+")[0] in ("postgres", "postgresql"):
+        try:
+            from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+        except ModuleNotFoundError as missing:
+            if (missing.name or "").startswith("dbt_bridge"):
+                raise
+            raise MissingExtra("postgres", f"the Postgres origin {name!r}") from missing
+        return PostgresOrigin(name, url)
+    try:
+        from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("dbt_bridge"):
+            raise
+        raise MissingExtra("sqlalchemy", f"the origin {name!r}") from missing
+    return SqlOrigin(name, url)
+
+
+def open_queries(name: str, *, project_root: Path | None) -> Queries:
+    """The same database, to answer queries in its own SQL; it connects when it is first asked.
+
+    Raises:
+        As `open_origin`.
+    """
+    root = (project_root or Path.cwd()).resolve()
+    url, drivername = _url(name, root)
+    try:
+        if drivername.partition("+")[0] in ("postgres", "postgresql"):
+            from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
+
+            return PostgresQueries(name, url)
+        from dbt_bridge.connectors.sqlalchemy.queries import SqlQueries
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("dbt_bridge"):
+            raise
+        extra = "postgres" if drivername.startswith("postgres") else "sqlalchemy"
+        raise MissingExtra(extra, f"the origin {name!r}") from missing
+    return SqlQueries(name, url)
+
+
+def duckdb_file(name: str, *, project_root: Path | None) -> Path | None:
+    """The file of an origin whose credentials are `duckdb:///path`; None for every other one.
+
+    Raises:
+        UsageError: no such origin is configured, or its credentials cannot be read.
+    """
+    root = (project_root or Path.cwd()).resolve()
+    url, drivername = _url(name, root)
+    return root / Path(url.partition("///")[2].partition("?")[0]).expanduser() if drivername == "duckdb" else None
+
+
+def configured_origins(*, project_root: Path | None) -> list[str]:
+    """The names under `[sources]` that have credentials, sorted; those of the environment in lower case."""
+    return _configured(_providers((project_root or Path.cwd()).resolve()))
+
+
+def _url(name: str, root: Path) -> tuple[str, str]:
+    """The origin's URL with its password, and its drivername."""
+    from dlt.common.configuration.specs import ConnectionStringCredentials
+
+    providers = _providers(root)
+    native, fields = _settings(name, providers)
+    if native is None and not fields:
+        raise _not_configured(name, root, _configured(providers))
+    credentials = ConnectionStringCredentials()
+    try:
+        if native is not None:
+            credentials.parse_native_representation(native.strip())
+        credentials.update(fields)
+    except Exception:  # dlt's message quotes the URL, with its password
+        raise UsageError(
+            f"the credentials of the origin {name!r} are not a URL like driver://user:password@host:port/database",
+            mend=f"correct [sources.{_toml_key(name)}] credentials; escape @ / : in a password as %40 %2F %3A",
+        ) from None
+    drivername = credentials.drivername
+    if not drivername:
+        raise UsageError(
+            f"the credentials of the origin {name!r} have no drivername",
+            mend=f'add drivername = "postgresql" (or another) to [sources.{_toml_key(name)}.credentials]',
+        )
+    if drivername.partition("+")[0] in ("postgres", "postgresql"):
+        credentials.drivername = "postgresql"
+    credentials.drivername = _DRIVERS.get(credentials.drivername, credentials.drivername)
+    if drivername.partition("+")[0] == "sqlite":
+        credentials.database = _sqlite_file(credentials.database, root)
+    return credentials.to_native_representation(), drivername
+
+
+def _sqlite_file(database: str | None, root: Path) -> str | None:
+    """A relative file is relative to the project, not to where the command was started."""
+    if not database or database == ":memory:" or database.startswith("file:"):
+        return database
+    return str(root / Path(database).expanduser())
+
+
+def _settings(name: str, providers: list[ConfigProvider]) -> tuple[str | None, dict[str, Any]]:
+    """The URL, where one is given, and the single fields that are given; the first provider wins, as in dlt."""
+    from dlt.common.typing import TSecretStrValue
+
+    native: str | None = None
+    fields: dict[str, Any] = {}
+    for provider in providers:
+        value, _ = provider.get_value("credentials", TSecretStrValue, None, "sources", name)
+        found: dict[str, Any] = {}
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            found = _json_fields(name, value)
+        elif isinstance(value, str) and native is None:
+            native = value
+        for field in _FIELDS:
+            single, _ = provider.get_value(field, TSecretStrValue, None, "sources", name, "credentials")
+            if single is not None:
+                found[field] = single
+        for field, single in found.items():
+            fields.setdefault(field, single)
+    if isinstance(fields.get("query"), str):
+        fields["query"] = _json_fields(name, fields["query"])
+    if "port" in fields:
+        fields["port"] = _port(name, fields["port"])
+    return native, fields
+
+
+def _json_fields(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UsageError(
+            f"the credentials of the origin {name!r} start like JSON but are not a JSON object",
+            mend='write {"drivername": ..., "host": ..., "username": ..., "password": ..., "database": ...}, or a URL',
+        )
+    return {key: field for key, field in value.items() if field is not None}
+
+
+def _port(name: str, port: object) -> int:
+    try:
+        return int(str(port))
+    except ValueError:
+        raise UsageError(
+            f"the port of the origin {name!r} is not a number",
+            mend=f"correct port in [sources.{_toml_key(name)}.credentials]",
+        ) from None
+
+
+def _providers(root: Path) -> list[ConfigProvider]:
+    """dlt's configuration providers as if dlt had been started in the project's root."""
+    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # resolving a setting initialises dlt's runtime
+    from dlt.common.configuration.container import Container
+    from dlt.common.configuration.providers.toml import TomlProviderReadException
+    from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
+    from dlt.common.runtime.run_context import RunContext, switched_run_context
+
+    try:
+        with _switching, switched_run_context(RunContext(str(root))):
+            return list(Container()[PluggableRunContext].providers.providers)
+    except TomlProviderReadException as unreadable:
+        # tomlkit's message quotes a line of a file of secrets only by position, but its cause may quote text.
+        place = re.search(r"line \d+ col \d+", str(unreadable))
+        raise UsageError(
+            f"{unreadable.file_name} is not valid TOML" + (f" at {place.group()}" if place else ""),
+            mend=f"correct {root / '.dlt' / unreadable.file_name}",
+        ) from None
+
+
+def _configured(providers: list[ConfigProvider]) -> list[str]:
+    names: set[str] = set()
+    for provider in providers:
+        sources, _ = provider.get_value("sources", dict, "")
+        if isinstance(sources, dict):
+            names |= {str(key) for key, value in sources.items() if isinstance(value, dict) and "credentials" in value}
+    for variable in os.environ:
+        if found := re.fullmatch(r"SOURCES__(.+?)__CREDENTIALS(__.+)?", variable):
+            names.add(found.group(1).lower())
+    return sorted(names)
+
+
+def _not_configured(name: str, root: Path, configured: list[str]) -> UsageError:
+    what = f"the origin {name!r} is not configured"
+    if near := difflib.get_close_matches(name, configured, n=1):
+        what += f"; did you mean {near[0]!r}?"
+    elif configured:
+        what += f"; configured are {', '.join(configured)}"
+    folder = Path(os.environ.get("DLT_PROJECT_DIR", str(root))) / ".dlt"
+    return UsageError(
+        what,
+        mend=f"add to {folder / 'secrets.toml'}:\n"
+        f"     [sources.{_toml_key(name)}]\n"
+        '     credentials = "postgresql://user:password@host:5432/database"\n'
+        f"     or set SOURCES__{name.upper()}__CREDENTIALS to that URL",
+    )
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)

@@ -1,0 +1,140 @@
+"""What dbt's `--select` and `--exclude` mean for the bridge: dbt decides, over its own manifest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from graphlib import TopologicalSorter
+
+from dbt.contracts.graph.manifest import Manifest
+from dbt.contracts.graph.nodes import GenericTestNode, ModelNode, SeedNode, SingularTestNode, SnapshotNode
+
+from dbt_bridge.nouns.project import DbtOptions, LandingSource
+from dbt_bridge.nouns.selector import unquoted
+from dbt_bridge.project import invoke
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """As in `Project`: selected, needed, needed_undeclared, not_needed_undeclared."""
+
+    selected: frozenset[str] | None
+    needed: frozenset[str] | None
+    undeclared: tuple[str, ...]
+    not_undeclared: tuple[str, ...]
+
+
+def pick(options: DbtOptions, manifest: Manifest, sources: Sequence[LandingSource]) -> Picked:
+    """The selection's nodes, and the sources that they read.
+
+    A source is needed when it is selected itself, or when a selected node reads it directly: what is further
+    upstream is somebody else's selection, as in dbt.
+    """
+    # `selectors.yml` may hold a default selection, which dbt applies by itself.
+    default = (options.project_dir / "selectors.yml").exists()
+    if not options.select and not options.exclude and not default:
+        return Picked(None, None, (), ())
+    selected = invoke.selected(options, manifest)
+    parents = {parent for node in selected for parent in _parents(node, manifest)}
+    needed = frozenset(node for node in selected | parents if node in manifest.sources)
+    wanted = _globs(options.select, sources) if options.select or default else ("*",)
+    return Picked(selected, needed, wanted, _globs(options.exclude, sources))
+
+
+@dataclass(frozen=True, slots=True)
+class BuildNode:
+    """A node that `dbt build` makes, and the tests that it runs on it."""
+
+    unique_id: str
+    kind: str
+    name: str
+    materialized: str
+    tests: tuple[str, ...]
+
+
+def build_order(manifest: Manifest, selected: frozenset[str] | None) -> tuple[BuildNode, ...]:
+    """The seeds, snapshots and models of a selection, parents first, as `dbt build` runs them.
+
+    A test belongs to the last node that it reads; tests on sources alone come first, as nodes of their own.
+    """
+    graph = {
+        unique_id: {parent for parent in node.depends_on_nodes if parent in manifest.nodes}
+        for unique_id, node in sorted(manifest.nodes.items())
+        if isinstance(node, ModelNode | SeedNode | SnapshotNode)
+    }
+    order = [unique_id for unique_id in TopologicalSorter(graph).static_order() if unique_id in graph]
+    last = {unique_id: place for place, unique_id in enumerate(order)}
+    tests: dict[str, list[str]] = {}
+    for test, parents in _tests(manifest):
+        if selected is None or test in selected:
+            above = [parent for parent in parents if parent in last]
+            tests.setdefault(max(above, key=last.__getitem__, default=""), []).append(test)
+    on_sources = (BuildNode(t, "test", t.split(".")[2], "test", ()) for t in sorted(tests.get("", ())))
+    return *on_sources, *(
+        BuildNode(
+            unique_id,
+            str(manifest.nodes[unique_id].resource_type),
+            manifest.nodes[unique_id].name,
+            str(manifest.nodes[unique_id].config.materialized),
+            tuple(sorted(tests.get(unique_id, ()))),
+        )
+        for unique_id in order
+        if selected is None or unique_id in selected
+    )
+
+
+def downstream(options: DbtOptions, manifest: Manifest, changed: Collection[str]) -> DbtOptions | None:
+    """The options of a `dbt build` of what reads these source tables, within the selection that is there already.
+
+    None when dbt knows none of the tables (`tables: "*"`): then nothing can read them.
+    """
+    sources = [f"{unquoted(node)}+" for node in sorted(changed) if node in manifest.sources]
+    if not sources:
+        return None
+    within = [part for selector in options.select for part in selector.split()]
+    select = [f"{source},{part}" for source in sources for part in within] if within else sources
+    return replace(options, select=tuple(select), full_refresh=False)
+
+
+def _tests(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
+    for node in manifest.nodes.values():
+        if isinstance(node, GenericTestNode | SingularTestNode):
+            yield node.unique_id, node.depends_on_nodes
+    for unit in manifest.unit_tests.values():
+        yield unit.unique_id, unit.depends_on.nodes
+
+
+def _parents(node: str, manifest: Manifest) -> list[str]:
+    """What a node reads directly. A unit test reads nothing but what is written in it."""
+    if node in manifest.exposures:
+        return list(manifest.exposures[node].depends_on.nodes)
+    return list(manifest.nodes[node].depends_on_nodes) if node in manifest.nodes else []
+
+
+def _globs(selectors: Sequence[str], sources: Sequence[LandingSource]) -> tuple[str, ...]:
+    """Which unique_ids of undeclared tables dbt's `source:` method would name, had they been declared.
+
+    dbt cannot know these tables, so of its syntax only `source:shop`, `source:shop.orders` and
+    `source:package.shop.orders` (with globs, and with `+`, which leads nowhere from them) reach them.
+    """
+    globs: list[str] = []
+    for one in (part for selector in selectors for part in selector.split()):
+        method, _, value = re.sub(r"^@|^\d*\+|\+\d*$", "", one).partition(":")
+        if method != "source" or not value or "," in value:
+            continue
+        parts = value.split(".")
+        if len(parts) > 3:
+            continue
+        package_glob, source_glob, table_glob = {
+            1: ["*", parts[0], "*"],
+            2: ["*", *parts],
+            3: parts,
+        }[len(parts)]
+        for source in sources:
+            prefix = source.defaults.node
+            _, package, name, _ = prefix.split(".", 3)
+            if fnmatchcase(package, package_glob) and fnmatchcase(name, source_glob):
+                globs.append(f"{prefix}{table_glob}")
+    return tuple(dict.fromkeys(globs))

@@ -1,0 +1,387 @@
+"""reconcile: models against the legacy relations and queries that they replace, across databases and dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pyarrow.types import is_temporal
+
+from dbt_bridge.contracts.destination import Ledger
+from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, OriginError, TypeRefused, UsageError
+from dbt_bridge.nouns.parity import (
+    LEVELS,
+    Aggregate,
+    Level,
+    Method,
+    Parity,
+    Status,
+)
+from dbt_bridge.nouns.project import Project
+from dbt_bridge.nouns.receipt import new_load_id, now
+from dbt_bridge.nouns.reconciliation import (
+    Allowed,
+    Queries,
+    Reconciliation,
+    Rows,
+    Selection,
+    in_parentheses,
+)
+from dbt_bridge.nouns.selector import selector
+from dbt_bridge.observe.progress import Progress
+from dbt_bridge.project.destinations import open_warehouse
+from dbt_bridge.project.origins import duckdb_file, open_queries
+from dbt_bridge.prove.pair_columns import Paired, Side, paired
+from dbt_bridge.prove.recorder import Verdicts, failed, opened
+from dbt_bridge.verify.ab_metrics import Answer, tolerated, variances
+from dbt_bridge.verify.compare import Asked, Tolerance, compare
+from dbt_bridge.verify.rows.column_pairs import paired as compared_columns
+
+_WORDS = ("legacy", "new")
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileOptions:
+    """What the command line says beyond the selection.
+
+    Attributes:
+        level: instead of the declared levels.
+        shown: differences that are told in full, per model.
+    """
+
+    level: Level | None = None
+    method: Method = "auto"
+    shown: int = 100
+
+
+def reconcile(project: Project, options: ReconcileOptions, progress: Progress) -> list[Parity]:
+    """Compare the selected models with what they replace; each has a row in `_dbt_bridge.parity`.
+
+    What could not be compared is a failed parity, whatever the reason.
+    """
+    chosen = [r for r in project.reconciliations if project.selected is None or r.node in project.selected]
+    return _reconciled(project, chosen, options, progress)
+
+
+def reconcile_required(project: Project, nodes: Collection[str], progress: Progress) -> list[Parity]:
+    """Compare these models where it is required of them."""
+    due = [declared for declared in project.reconciliations if declared.required and declared.node in nodes]
+    return _reconciled(project, due, ReconcileOptions(), progress)
+
+
+def looked_at(project: Project, warehouse: Ledger) -> Iterator[tuple[Reconciliation, str | BridgeError]]:
+    """What each selected reconciliation would compare, or why it cannot; reads no row."""
+    with ExitStack() as stack:
+        databases = _Databases(project, warehouse, stack)
+        for declared in project.reconciliations:
+            if project.selected is not None and declared.node not in project.selected:
+                continue
+            try:
+                yield declared, _looked_at(declared, (databases.legacy(declared.origin), databases.warehouse()))
+            except BridgeError as error:
+                yield declared, _of_yaml(error)
+
+
+def _looked_at(declared: Reconciliation, ends: tuple[Queries, Queries]) -> str:
+    for metric in declared.metrics:
+        for end, sql in zip(ends, (metric.legacy, metric.new), strict=True):
+            end.names(in_parentheses(sql))
+    metrics = f"{len(declared.metrics)} metric{'' if len(declared.metrics) == 1 else 's'}"
+    if declared.relation is None and not declared.query:
+        return metrics
+    legacy, new, pairs = _selected(declared, ends)
+    for end, selection in zip(ends, (legacy, new), strict=True):
+        end.names(in_parentheses(selection.sql(end.quoted)))
+    if declared.tolerances and not pairs.key and "rows" in declared.levels:
+        raise UsageError(
+            "rows have no key to meet by, so no tolerance can be kept", mend="declare `key:`, or `levels: [aggregates]`"
+        )
+    if declared.tolerances and set(declared.levels) != {"counts"}:
+        _check_tolerances(declared, (legacy, new), ends, pairs)
+    by = f"by {', '.join(pairs.key)}" if pairs.key else "as whole rows, for want of a key"
+    return f"{len(pairs.new)} columns, {by}" + (f"; {metrics}" if declared.metrics else "")
+
+
+def _check_tolerances(
+    declared: Reconciliation, selections: tuple[Selection, Selection], ends: tuple[Queries, Queries], pairs: Paired
+) -> None:
+    """As a comparison does; of columns without a tolerance no type is asked for, as some databases look at values."""
+    folded = {name.casefold() for name in declared.tolerances}
+    asked = [name for name in pairs.new if name in pairs.key or name.casefold() in folded]
+    legacy, new = (
+        end.side(word, replace(selection, values={name: selection.values[name] for name in asked}, key=()))
+        for end, word, selection in zip(ends, _WORDS, selections, strict=True)
+    )
+    tolerances = _tolerances(_allowed(declared, (legacy, new), pairs))
+    compared_columns(legacy, new, Asked(key=pairs.key, columns={name: name for name in asked}, tolerances=tolerances))
+
+
+def _reconciled(
+    project: Project, chosen: Sequence[Reconciliation], options: ReconcileOptions, progress: Progress
+) -> list[Parity]:
+    if not chosen:
+        return []
+    load_id = new_load_id()
+    with (
+        closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse,
+        ExitStack() as stack,
+        Verdicts(warehouse, progress) as verdicts,
+    ):
+        databases = _Databases(project, warehouse, stack)
+        for declared in chosen:
+            verdicts.stands(_one(declared, databases, load_id, options, progress))
+            verdicts.keep()
+    return verdicts.found
+
+
+class _Databases:
+    """The warehouse and the legacy systems of a run, each opened once, and in one state where it has snapshots."""
+
+    def __init__(self, project: Project, warehouse: Ledger, stack: ExitStack) -> None:
+        self._project = project
+        self._warehouse = warehouse
+        self._stack = stack
+        self._opened: dict[str, Queries] = {}
+
+    @property
+    def name(self) -> str:
+        """Of the warehouse."""
+        return self._warehouse.name
+
+    def warehouse(self) -> Queries:
+        return self._known("", lambda: _of_warehouse(self._warehouse, self._project.warehouse.schema))
+
+    def legacy(self, origin: str) -> Queries:
+        """That of an origin; the warehouse where none is named."""
+        return self._known(origin, lambda: self._of_origin(origin)) if origin else self.warehouse()
+
+    def _known(self, name: str, make: Callable[[], Queries]) -> Queries:
+        if name not in self._opened:
+            self._opened[name] = make()
+            self._stack.callback(self._opened[name].close)
+        return self._opened[name]
+
+    def _of_origin(self, origin: str) -> Queries:
+        root = self._project.root
+        file = duckdb_file(origin, project_root=root)
+        if file is None:
+            return open_queries(origin, project_root=root)
+        profile = self._project.warehouse
+        own = profile.credentials.get("path") if profile.adapter == "duckdb" else None
+        if own and Path(str(own)).resolve() == file.resolve():
+            return self.warehouse()  # DuckDB opens a file once in a process
+        if not file.exists():
+            raise ConnectionFailed(
+                f"there is no DuckDB file {file}",
+                mend="correct the path in the origin's credentials; a relative one starts at the project's root",
+            )
+        return self._legacy_file(origin, file)
+
+    def _legacy_file(self, origin: str, file: Path) -> Queries:
+        from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+
+        legacy = DuckDBWarehouse.open(file, config={"access_mode": "READ_ONLY"}, name=origin)
+        self._stack.callback(legacy.close)
+        return legacy.queries()
+
+
+def _of_warehouse(warehouse: Ledger, schema: str) -> Queries:
+    """Its relations asked in SQL: DuckDB and Postgres natively, every other one through dlt."""
+    kind = type(warehouse).__name__
+    if kind == "DuckDBWarehouse":
+        from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+
+        assert isinstance(warehouse, DuckDBWarehouse)
+        return warehouse.queries()
+    if kind == "PostgresWarehouse":
+        from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
+        from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
+
+        assert isinstance(warehouse, PostgresWarehouse)
+        return PostgresQueries(warehouse.name, warehouse.conninfo)
+    from dbt_bridge.connectors.dlt.queries import DltQueries
+    from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
+
+    assert isinstance(warehouse, DltWarehouse), f"{kind} has no queries"
+    return DltQueries(warehouse, schema)
+
+
+def _one(
+    declared: Reconciliation, databases: _Databases, load_id: str, options: ReconcileOptions, progress: Progress
+) -> Parity:
+    """One reconciliation: rows by the deepest level, aggregates beside them where both are wanted, then metrics."""
+    levels = (options.level,) if options.level else declared.levels
+    deepest: Level = max(levels, key=LEVELS.index, default="aggregates")
+    ends = declared.legacy, f"{databases.name}: {declared.spelled}"
+    blank = replace(opened(load_id, declared.node, ends, deepest, "now"), words=_WORDS)
+    progress.started(declared.node, blank.destination, None)
+    found = blank
+    try:
+        legacy, new = databases.legacy(declared.origin), databases.warehouse()
+        if declared.relation is not None or declared.query:
+            found = _rows_compared(declared, (legacy, new), found, levels, options, progress)
+        else:
+            found = replace(found, status="equal", level="aggregates", error=None)
+        return _with_metrics(declared, (legacy, new), found) if declared.metrics else found
+    except BridgeError as error:
+        return failed(found, _of_yaml(error))
+
+
+def _of_yaml(error: BridgeError) -> BridgeError:
+    """The error with a mend for who wrote the block, where an origin's own speaks of tables that land."""
+    if isinstance(error, TypeRefused) and "`types:" in error.mend:
+        mend = "give it an expression in `columns:`, such as NULLIF(column, '0000-00-00') or a CAST"
+        return TypeRefused(error.what, mend=mend)
+    if isinstance(error, OriginError) and error.mend.startswith("see the "):
+        return OriginError(error.what, mend="correct its SQL in the YAML, if it is not the server's fault")
+    return error
+
+
+def _rows_compared(
+    declared: Reconciliation,
+    ends: tuple[Queries, Queries],
+    blank: Parity,
+    levels: Sequence[Level],
+    options: ReconcileOptions,
+    progress: Progress,
+) -> Parity:
+    legacy, new = ends
+    theirs, ours, pairs = _selected(declared, ends)
+    sides = legacy.side(blank.origin, theirs), new.side(blank.destination, ours)
+    allowed = _allowed(declared, sides, pairs)
+    asked = Asked(
+        method=options.method,
+        key=pairs.key,
+        columns={name: name for name in pairs.new},
+        tolerances=_tolerances(allowed),
+        shown=options.shown,
+        progress=lambda done: progress.advanced(declared.node, done, 0),
+    )
+    found = [
+        _at_level(replace(blank, level=level), sides, replace(asked, level=level), allowed)
+        for level in sorted(set(levels), key=LEVELS.index)
+        if level != "counts" or set(levels) == {"counts"}  # the other levels count too
+    ]
+    return _told_apart(_merged(found), pairs)
+
+
+def _selected(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[Selection, Selection, Paired]:
+    """What is read of the legacy side and of the new one, under the same names."""
+    rows, pairs, unique = _paired(declared, ends)
+    theirs = Selection(
+        rows,
+        {n: v.sql for n, v in pairs.legacy.items()},
+        declared.legacy_filter,
+        declared.relation,
+        {n: v.column for n, v in pairs.legacy.items() if v.column},
+        unique,
+    )
+    return theirs, Selection(declared.this, {n: v.sql for n, v in pairs.new.items()}, declared.new_filter), pairs
+
+
+def _allowed(declared: Reconciliation, sides: Sequence[Rows], pairs: Paired) -> dict[str, Allowed]:
+    """The declared tolerances, by the names of what is compared. Raises UsageError: one is of the wrong unit."""
+    names = {name.casefold(): name for name in pairs.new}
+    allowed = {names[name.casefold()]: tolerance for name, tolerance in declared.tolerances.items()}
+    _check_units(allowed, sides, f"model {declared.name}, reconcile")
+    return allowed
+
+
+def _tolerances(allowed: Mapping[str, Allowed]) -> dict[str, Tolerance]:
+    return {name: Tolerance(given.amount, given.relative) for name, given in allowed.items()}
+
+
+def _check_units(allowed: Mapping[str, Allowed], sides: Sequence[Rows], where: str) -> None:
+    """Moments are apart by a time, numbers by a number or a share: a share of a date says nothing.
+
+    Raises:
+        UsageError: a tolerance is of the wrong unit.
+    """
+    for name, given in allowed.items():
+        is_moment = any((c := side.table.column(name)) is not None and is_temporal(c.type) for side in sides)
+        if is_moment and not given.time:
+            raise UsageError(
+                f"{where}: {name!r} is a moment, and its tolerance {given.said!r} is no time",
+                mend="write it like `2 seconds` or `1 day`",
+            )
+        if given.time and not is_moment:
+            raise UsageError(
+                f"{where}: {name!r} is no moment, and its tolerance {given.said!r} is a time",
+                mend="write it like `0.5` or `0.1%`",
+            )
+
+
+def _paired(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[str, Paired, tuple[str, ...]]:
+    """What stands after FROM on the legacy side, which columns belong together, and the names of its primary key."""
+    legacy, new = ends
+    rows = legacy.relation(declared.relation) if declared.relation else in_parentheses(declared.query)
+    legacy_key = legacy.key(declared.relation) if declared.relation else ()
+    pairs = paired(
+        declared,
+        Side("legacy", legacy.names(rows), legacy),
+        Side("new", _names_of_model(declared, new), new),
+        legacy_key,
+    )
+    names = {value.column: name for name, value in pairs.legacy.items() if value.column}
+    return rows, pairs, tuple(names[column] for column in legacy_key) if set(legacy_key) <= names.keys() else ()
+
+
+def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:
+    try:
+        return new.names(declared.this)
+    except BridgeError as error:
+        said = error.what.removeprefix("origin ")  # the warehouse is none, whoever reads it
+        raise DestinationError(
+            f"{declared.spelled} is not there, or cannot be read: {said}",
+            mend=f"build it: dbt-bridge build --select {selector(declared.node)}",
+        ) from error
+
+
+def _at_level(blank: Parity, sides: tuple[object, object], asked: Asked, allowed: Mapping[str, Allowed]) -> Parity:
+    parity = compare(blank, *sides, asked)  # type: ignore[arg-type]  # `reconciliation.Rows` is `verify.side.Side`
+    return tolerated(replace(parity, error=None), allowed)
+
+
+def _merged(found: Sequence[Parity]) -> Parity:
+    """The deepest level's parity with the aggregates of the other."""
+    deepest = found[-1]
+    aggregates = tuple(aggregate for parity in found for aggregate in parity.aggregates)
+    status: Status = "equal" if all(parity.is_equal for parity in found) else "different"
+    sent = [parity.bytes for parity in found if parity.bytes is not None]
+    return _ended(replace(deepest, aggregates=aggregates, status=status, bytes=sum(sent) if sent else None))
+
+
+def _told_apart(parity: Parity, pairs: Paired) -> Parity:
+    """What has no counterpart is not compared, and that is said."""
+    notes = [
+        f"only {word} has {', '.join(names)}"
+        for word, names in zip(_WORDS, (pairs.only_legacy, pairs.only_new), strict=True)
+        if names
+    ]
+    if not notes:
+        return parity
+    return replace(parity, why="; ".join(part for part in (parity.why, "not compared: " + ", ".join(notes)) if part))
+
+
+def _with_metrics(declared: Reconciliation, ends: tuple[Queries, Queries], found: Parity) -> Parity:
+    """Every metric is asked, also after one that cannot be compared, which makes the whole fail."""
+    aggregates: list[Aggregate] = []
+    errors: list[str] = []
+    for metric in declared.metrics:
+        try:
+            answers = Answer(*ends[0].result(metric.legacy)), Answer(*ends[1].result(metric.new))
+            aggregates += variances(metric, *answers)
+        except BridgeError as error:
+            errors.append(f"metric {metric.name!r}: {_of_yaml(error)}".removeprefix(f"metric {metric.name!r}: metric "))
+    together = replace(found, aggregates=(*found.aggregates, *aggregates))
+    if errors:
+        return failed(together, "\n".join(errors))
+    same = found.is_equal and all(aggregate.same for aggregate in aggregates)
+    return _ended(replace(together, status="equal" if same else "different"))
+
+
+def _ended(parity: Parity) -> Parity:
+    ended = now()
+    return replace(parity, finished_at=ended, duration_seconds=(ended - parity.started_at).total_seconds())

@@ -1,0 +1,117 @@
+"""A table's changes as rows of a log, from which its state can be rebuilt.
+
+    _change         insert, update, delete or truncate
+    _lsn            of the commit, as an integer; NULL in rows of a copy
+    _seq            the number of the row in its commit: `_lsn, _seq` is the order in which things happened
+    _committed_at   by the origin's clock; of a copy when its snapshot was taken
+    _unchanged      the columns whose value an update did not send, as it is large and did not change: it is NULL here,
+                    and what it was before; NULL where there are none
+
+A delete has the values of the replica identity alone. An update that changed the key (without a key, under REPLICA
+IDENTITY FULL: any update) is preceded by a `delete` with the old values and the same `_lsn`. A table that is copied
+anew is logged as a truncate and inserts.
+
+The state of a table without a key is a sum: each row is there as often as it came more than it went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.contracts.destination import CHANGE, CHANGE_LSN, COMMITTED_AT
+from dbt_bridge.nouns.changes import (
+    DELETE,
+    INSERT,
+    UPDATE,
+    Changes,
+    Truncated,
+)
+from dbt_bridge.nouns.table import Table
+from dbt_bridge.replicate.compaction import UTC_TIME, moved, with_values_before
+
+SEQUENCE, UNCHANGED = "_seq", "_unchanged"
+LOG_COLUMNS = {
+    CHANGE: pa.string(),
+    CHANGE_LSN: pa.int64(),
+    SEQUENCE: pa.int64(),
+    COMMITTED_AT: UTC_TIME,
+    UNCHANGED: pa.list_(pa.string()),
+}
+_WORDS = {INSERT: 0, UPDATE: 1, DELETE: 2}
+
+
+def logged(table: Table, changes: Changes, sequence: int = 0) -> pa.Table:
+    """The rows of the log for a run of changes, in their order.
+
+    Args:
+        sequence: how many rows of the first commit were logged before.
+
+    Raises:
+        KeyRefused: a key is NULL, or has a type without equality.
+    """
+    changes = with_values_before(changes)
+    replaced = moved(table, changes) if table.key else _has_before(changes)
+    event = np.repeat(np.arange(len(changes)), 1 + replaced)
+    old = np.zeros(len(event), bool)
+    old[np.flatnonzero(replaced) + np.arange(replaced.sum())] = True
+    rows = pa.Table.from_arrays(
+        [_values(changes, name, event, old) for name in changes.rows.column_names], changes.rows.column_names
+    )
+    words = np.zeros(256, np.int64)
+    words[list(_WORDS)] = list(_WORDS.values())
+    word = np.where(old, _WORDS[DELETE], words[changes.kind[event]])
+    lsn = changes.lsn[event]
+    first = np.maximum.accumulate(np.where(np.append(True, lsn[1:] != lsn[:-1]), np.arange(len(event)), 0))
+    number = np.arange(len(event)) - first + np.where(lsn == lsn[0], sequence, 0)
+    columns = {
+        CHANGE: pa.array(["insert", "update", "delete"]).take(as_arrow(word)),
+        CHANGE_LSN: as_arrow(lsn),
+        SEQUENCE: as_arrow(number),
+        COMMITTED_AT: as_arrow(changes.committed_at[event]).cast(UTC_TIME),
+        UNCHANGED: _unsent(changes, event, old),
+    }
+    for name, values in columns.items():
+        rows = rows.append_column(name, values)
+    return rows
+
+
+def logged_truncate(event: Truncated, sequence: int = 0) -> pa.Table:
+    """The one row of the log for a TRUNCATE: it has no other columns."""
+    values: Sequence[object] = ("truncate", event.lsn, sequence, event.committed_at, None)
+    arrays = [
+        pa.array([value], pa.int64()).cast(type_) if type_ == UTC_TIME else pa.array([value], type_)
+        for value, type_ in zip(values, LOG_COLUMNS.values(), strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, list(LOG_COLUMNS))
+
+
+def _has_before(changes: Changes) -> np.ndarray:
+    if changes.has_before is None:
+        return np.zeros(len(changes), bool)
+    return np.asarray(changes.has_before & (changes.kind == UPDATE))
+
+
+def _values(changes: Changes, name: str, event: np.ndarray, old: np.ndarray) -> pa.ChunkedArray:
+    column = changes.rows[name]
+    if not old.any():
+        return column
+    assert changes.before is not None, "old rows come from there"
+    if name not in changes.before.column_names:
+        return column.take(as_arrow(event, mask=old))
+    both = pa.chunked_array([*column.chunks, *changes.before[name].chunks], column.type)
+    return both.take(as_arrow(np.where(old, event + len(changes), event)))
+
+
+def _unsent(changes: Changes, event: np.ndarray, old: np.ndarray) -> pa.Array:
+    names = list(changes.unchanged)
+    flags = np.zeros((len(event), len(names)), bool)
+    for place, name in enumerate(names):
+        flags[:, place] = changes.unchanged[name][event] & ~old
+    counts = flags.sum(axis=1)
+    offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
+    values = pa.array(names, pa.string()).take(as_arrow(np.nonzero(flags)[1]))
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=as_arrow(counts == 0))

@@ -1,0 +1,105 @@
+"""Runs of changes that were given one after the other, as one; and parts of them by LSN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.contracts.destination import CHANGE_LSN
+from dbt_bridge.nouns.changes import (
+    Changes,
+    Event,
+    Reshaped,
+    Truncated,
+)
+
+
+def joined(events: Iterable[Event]) -> list[Changes | Truncated]:
+    """The events, those between two TRUNCATEs as one run, repairs as they are. All have the same columns."""
+    runs: list[Changes | Truncated] = []
+    waiting: list[Changes] = []
+    for event in events:
+        assert not isinstance(event, Reshaped), "runs before and after have other columns"
+        if isinstance(event, Changes) and not event.repairs:
+            waiting.append(event)
+            continue
+        runs += _one(waiting)
+        waiting = []
+        runs.append(event)
+    return runs + _one(waiting)
+
+
+def _one(runs: list[Changes]) -> list[Changes]:
+    runs = [run for run in runs if len(run)]
+    if len(runs) < 2:
+        return list(runs)
+    names = {name for run in runs for name in run.unchanged}
+    before = next((run.before for run in runs if run.before is not None), None)
+    olds, has_before = None, None
+    if before is not None:
+        olds = pa.concat_tables([run.before if run.before is not None else _nulls(before, len(run)) for run in runs])
+        has_before = np.concatenate(
+            [run.has_before if run.has_before is not None else np.zeros(len(run), bool) for run in runs]
+        )
+    return [
+        Changes(
+            pa.concat_tables([run.rows for run in runs]),
+            np.concatenate([run.kind for run in runs]),
+            np.concatenate([run.lsn for run in runs]),
+            np.concatenate([run.committed_at for run in runs]),
+            {n: np.concatenate([run.unchanged.get(n, np.zeros(len(run), bool)) for run in runs]) for n in names},
+            olds,
+            has_before,
+        )
+    ]
+
+
+def _nulls(like: pa.Table, rows: int) -> pa.Table:
+    return pa.Table.from_arrays([pa.nulls(rows, field.type) for field in like.schema], schema=like.schema)
+
+
+def part(run: Changes | Truncated, first: int, end: int | None) -> Changes | Truncated | None:
+    """What committed at or after `first` and before `end`; None where nothing did. A repair is behind everything."""
+    if isinstance(run, Truncated):
+        return run if run.lsn >= first and (end is None or run.lsn < end) else None
+    if run.repairs:
+        return run if end is None else None
+    chosen = run.lsn >= first
+    if end is not None:
+        chosen &= run.lsn < end
+    if chosen.all():
+        return run
+    if not chosen.any():
+        return None
+    mask = as_arrow(chosen)
+    return Changes(
+        run.rows.filter(mask),
+        run.kind[chosen],
+        run.lsn[chosen],
+        run.committed_at[chosen],
+        {name: flags[chosen] for name, flags in run.unchanged.items()},
+        None if run.before is None else run.before.filter(mask),
+        None if run.has_before is None else run.has_before[chosen],
+    )
+
+
+@dataclass(slots=True)
+class LoggedRows:
+    """How many rows the transaction that is being logged has in the log."""
+
+    lsn: int = -1
+    rows: int = 0
+
+    def before(self, run: Changes | Truncated) -> int:
+        first = run.lsn if isinstance(run, Truncated) else int(run.lsn[0])
+        return self.rows if first == self.lsn else 0
+
+    def took(self, run: Changes | Truncated, rows: pa.Table) -> None:
+        last = run.lsn if isinstance(run, Truncated) else int(run.lsn[-1])
+        of_last = int(pc.sum(pc.equal(rows[CHANGE_LSN], last)).as_py())
+        self.lsn, self.rows = last, of_last + (self.rows if last == self.lsn else 0)

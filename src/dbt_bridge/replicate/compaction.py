@@ -1,0 +1,355 @@
+"""A run of changes of one keyed table becomes its net effect: at most one row per key, without a loop over rows.
+
+A change touches a key, and a key change two: a row leaves one key and comes to another. The touches of one key, in
+order, are stays of rows that came and left; the stays of one row, over all its keys, are its lineage. A value that an
+update did not send is that of the last change of the same lineage that did send it, and where there is none, that of
+the destination's row under the lineage's first key. So chains and swaps of keys need no steps of their own: first the
+destination's values are read under the old keys (`Written.found_under`), then rows are deleted and written.
+
+Keys are compared through dictionary codes, whatever their types are. A key holds one row at any moment: Postgres takes
+no deferrable constraint as a replica identity (RelationGetIndexList), and a run that says otherwise is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.contracts.destination import (
+    CHANGE_LSN,
+    DELETED_AT,
+    VALID_FROM,
+    VALID_TO,
+)
+from dbt_bridge.errors import KeyRefused
+from dbt_bridge.nouns.changes import (
+    DELETE,
+    INSERT,
+    UPDATE,
+    Changes,
+)
+from dbt_bridge.nouns.table import Table
+from dbt_bridge.replicate.key_codes import key_codes
+
+UTC_TIME = pa.timestamp("us", "UTC")
+_Mask = Any  # numpy array of bool
+_Index = Any  # numpy array of int64
+
+# What a touch is to its key.
+_NEW, _CAME, _STAYED, _LEFT, _DIED = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Rows to write, one entry of each array per row.
+
+    Attributes:
+        rows: in the order in which they were last changed.
+        kept: column -> bool: True where no change of the run holds the value, so that the row keeps the one that the
+            destination has; NULL in `rows`. Only columns that have such values.
+        continues: bool: the destination has the row already; False for one that was inserted in this run.
+        found_under: the key under which the destination has it, where it continues. None when that is its own
+            everywhere.
+    """
+
+    rows: pa.Table
+    kept: Mapping[str, _Mask]
+    continues: _Mask
+    found_under: pa.Table | None
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    def needing(self, *, everything: bool = False) -> _Mask:
+        """bool: rows that continue and of which values are kept; with `everything` all that continue."""
+        if everything:
+            return self.continues
+        wanted = np.zeros(len(self), bool)
+        for mask in self.kept.values():
+            wanted |= mask
+        return wanted
+
+    def take(self, chosen: _Mask) -> Written:
+        """Those of the rows, in the same order."""
+        if chosen.all():
+            return self
+        mask = as_arrow(chosen)
+        kept = {name: flags[chosen] for name, flags in self.kept.items()}
+        return Written(
+            self.rows.filter(mask),
+            {name: flags for name, flags in kept.items() if flags.any()},
+            self.continues[chosen],
+            None if self.found_under is None else self.found_under.filter(mask),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """What a run of changes leaves. First the kept values are read, then `deleted` and the written keys go, then the
+    rows come.
+
+    Attributes:
+        deleted: the key columns of rows that are gone, by a delete or to another key; none of the written keys.
+        written: the rows to insert, or to write over those with their keys.
+    """
+
+    deleted: pa.Table
+    written: Written
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The committed versions that a run of changes adds to a history. Of several changes of a key in one transaction
+    the last one counts.
+
+    Attributes:
+        closed: the key columns, and `valid_to` (UTC): when the open version of each touched key ended.
+        continued: of those, the keys that the run's first transaction touched. A version that an earlier piece of that
+            same transaction wrote is none, and goes.
+        written: the new versions, with `valid_from`, `valid_to` and `_lsn`.
+    """
+
+    closed: pa.Table
+    continued: pa.Table
+    written: Written
+
+
+@dataclass(frozen=True, slots=True)
+class Lineages:
+    """The touches of a run of changes, in their order: one per change, two for a key change.
+
+    Attributes:
+        event: the change that each touch belongs to.
+        code: of the touched key.
+        kind: new, came, stayed, left or died.
+        by_key: positions, by key and then time.
+        by_row: positions, by lineage and then time.
+        row_start: in that order: where the lineage of each position begins.
+        keys: the key columns, one row per code.
+        moves: whether any key changed.
+    """
+
+    table: Table
+    changes: Changes
+    event: _Index
+    code: _Index
+    kind: _Index
+    by_key: _Index
+    by_row: _Index
+    row_start: _Index
+    keys: pa.Table
+    moves: bool
+    _root: _Index = field(repr=False)
+
+    @classmethod
+    def of(cls, table: Table, changes: Changes) -> Lineages:
+        """Follow each row of a keyed table through a run of changes.
+
+        Raises:
+            KeyRefused: a key is NULL or has a type without equality, or two rows have one key at once.
+        """
+        changes = with_values_before(changes)
+        old, new, keys = key_codes(table, changes)
+        moves = old != new
+        event = np.repeat(np.arange(len(changes)), 1 + moves)
+        kinds = np.zeros(256, np.int64)
+        kinds[[INSERT, UPDATE, DELETE]] = _NEW, _STAYED, _DIED
+        kind = kinds[changes.kind][event]
+        code = new[event]
+        leaves = np.flatnonzero(moves) + np.arange(moves.sum())
+        kind[leaves], kind[leaves + 1] = _LEFT, _CAME
+        code[leaves] = old[moves]
+        by_key = np.argsort(code, kind="stable")
+        stay = _stays(table, code[by_key], kind[by_key], by_key)
+        lineage = _joined(stay, leaves)
+        by_row = np.argsort(lineage, kind="stable") if len(leaves) else by_key
+        first = _starts(lineage[by_row])
+        row_start = np.maximum.accumulate(np.where(first, np.arange(len(event)), 0))
+        root = np.empty_like(by_row)
+        root[by_row] = by_row[row_start]
+        return cls(table, changes, event, code, kind, by_key, by_row, row_start, keys, bool(len(leaves)), root)
+
+    def net(self, *, soft: bool = False) -> Net:
+        """What is left of the run.
+
+        Args:
+            soft: a deleted row stays, with its last values and the time of the delete in `_deleted_at`, which every
+                written row has.
+        """
+        last = self._last_of_key()
+        gone = self.kind[last] == _LEFT
+        if not soft:
+            gone |= self.kind[last] == _DIED
+        written = self._written(np.sort(last[~gone]))
+        if soft:
+            touches = np.sort(last[~gone])
+            times = self._times(touches, self.kind[touches] == _DIED)
+            written = _with_columns(written, {DELETED_AT: times})
+        return Net(self.keys.take(as_arrow(self.code[last[gone]])), written)
+
+    def versions(self) -> Versions:
+        """Every committed version that the run brings."""
+        lsn, committed_at = self.changes.lsn, self.changes.committed_at
+        code, at = self.code[self.by_key], self.event[self.by_key]
+        last = np.ones(len(at), bool)
+        last[:-1] = (code[1:] != code[:-1]) | (lsn[at[1:]] != lsn[at[:-1]])
+        steps = self.by_key[last]  # one per key and transaction
+        codes, begins = self.code[steps], committed_at[self.event[steps]]
+        followed = np.zeros(len(steps), bool)
+        followed[:-1] = codes[1:] == codes[:-1]
+        ends = np.where(followed, np.append(begins[1:], 0), 0)
+        first = _starts(codes)
+        closed = self.keys.take(as_arrow(codes[first])).append_column(VALID_TO, as_arrow(begins[first]).cast(UTC_TIME))
+        continued = codes[first & (lsn[self.event[steps]] == lsn[0])]
+        there = ~np.isin(self.kind[steps], (_LEFT, _DIED))
+        order = np.argsort(steps[there], kind="stable")
+        chosen = steps[there][order]
+        columns = {
+            VALID_FROM: as_arrow(begins[there][order]).cast(UTC_TIME),
+            VALID_TO: as_arrow(ends[there][order], mask=~followed[there][order]).cast(UTC_TIME),
+            CHANGE_LSN: as_arrow(lsn[self.event[chosen]]),
+        }
+        written = _with_columns(self._written(chosen), columns)
+        return Versions(closed, self.keys.take(as_arrow(continued)), written)
+
+    def _last_of_key(self) -> _Index:
+        """The last touch of each key."""
+        code = self.code[self.by_key]
+        ends = np.ones(len(code), bool)
+        ends[:-1] = code[1:] != code[:-1]
+        return self.by_key[ends]
+
+    def _times(self, touches: _Index, chosen: _Mask) -> pa.Array:
+        return as_arrow(self.changes.committed_at[self.event[touches]], mask=~chosen).cast(UTC_TIME)
+
+    def _written(self, touches: _Index) -> Written:
+        """The rows as they are right after these touches."""
+        kept: dict[str, _Mask] = {}
+        whole = self._sources(None)[touches]
+        own = self.keys.take(as_arrow(self.code[touches]))
+        arrays = []
+        for column in self.changes.rows.column_names:
+            if column in self.table.key:
+                arrays.append(own[column])
+                continue
+            unsent = self.changes.unchanged.get(column)
+            source = whole if unsent is None else self._sources(unsent)[touches]
+            missing = source < 0
+            if missing.any():
+                kept[column] = missing
+            arrays.append(_taken(self.changes.rows[column], source, missing))
+        root = self._root[touches]
+        found = self.keys.take(as_arrow(self.code[root])) if self.moves else None
+        rows = pa.Table.from_arrays(arrays, schema=_nullable(self.changes.rows.schema))
+        return Written(rows, kept, self.kind[root] != _NEW, found)
+
+    def _sources(self, unsent: _Mask | None) -> _Index:
+        """For each touch the change that holds the value which its row then has; -1 where the destination does."""
+        sent = np.isin(self.kind, (_NEW, _CAME, _STAYED))
+        if unsent is not None:
+            sent &= ~unsent[self.event]
+        place = np.where(sent[self.by_row], np.arange(len(self.event)), -1)
+        latest = np.maximum.accumulate(place)
+        source = np.empty(len(self.event), np.int64)
+        source[self.by_row] = np.where(latest >= self.row_start, self.event[self.by_row[latest]], -1)
+        return source
+
+
+def net(table: Table, changes: Changes, *, soft: bool = False) -> Net:
+    """What a run of changes of a keyed table leaves; see `Lineages.net`.
+
+    Raises:
+        KeyRefused: see `Lineages.of`.
+    """
+    return Lineages.of(table, changes).net(soft=soft)
+
+
+def moved(table: Table, changes: Changes) -> _Mask:
+    """bool: updates that changed the key of their row.
+
+    Raises:
+        KeyRefused: see `Lineages.of`.
+    """
+    old, new, _ = key_codes(table, changes)
+    return old != new
+
+
+def with_values_before(changes: Changes) -> Changes:
+    """The same changes with the values that only their old rows brought: those of a key that is stored out of line,
+    and all of REPLICA IDENTITY FULL."""
+    before, has_before = changes.before, changes.has_before
+    if before is None or has_before is None:
+        return changes
+    rows, unchanged = changes.rows, dict(changes.unchanged)
+    for name in [name for name in unchanged if name in before.column_names]:
+        known = unchanged[name] & has_before
+        if not known.any():
+            continue
+        place = np.arange(len(changes))
+        both = pa.chunked_array([*rows[name].chunks, *before[name].chunks], rows[name].type)
+        filled = both.take(as_arrow(np.where(known, place + len(changes), place)))
+        rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), filled)
+        unchanged[name] = unchanged[name] & ~known
+        if not unchanged[name].any():
+            del unchanged[name]
+    return replace(changes, rows=rows, unchanged=unchanged)
+
+
+def _starts(ordered: _Index) -> _Mask:
+    """True where a value differs from the one before it."""
+    first = np.ones(len(ordered), bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return first
+
+
+def _stays(table: Table, code: _Index, kind: _Index, by_key: _Index) -> _Index:
+    """The number of the stay that each touch belongs to, given the touches by key."""
+    first = _starts(code)
+    comes = (kind == _NEW) | (kind == _CAME)
+    empty = np.zeros(len(kind), bool)
+    empty[1:] = (kind[:-1] == _LEFT) | (kind[:-1] == _DIED)
+    if (~first & (comes != empty)).any():
+        raise KeyRefused(
+            f"by the changes of {table.name} two rows have one key ({', '.join(table.key)}) at once, or none that"
+            " changes",
+            mend="name a key that is unique at every moment (NOT DEFERRABLE) in primary_key:",
+        )
+    stay = np.empty(len(kind), np.int64)
+    stay[by_key] = np.cumsum(first | comes) - 1
+    return stay
+
+
+def _joined(stay: _Index, leaves: _Index) -> _Index:
+    """The number of each touch's lineage: stays that one row made one after the other are joined."""
+    if not len(leaves):
+        return stay
+    before = np.arange(stay.max() + 1)
+    before[stay[leaves + 1]] = stay[leaves]
+    while True:
+        further = before[before]
+        if (further == before).all():
+            return before[stay]
+        before = further
+
+
+def _taken(column: pa.ChunkedArray, source: _Index, missing: _Mask) -> pa.ChunkedArray:
+    """The values at these places, NULL where they are missing."""
+    if len(source) == len(column) and not missing.any() and (source == np.arange(len(source))).all():
+        return column
+    return column.take(as_arrow(source, mask=missing))
+
+
+def _with_columns(written: Written, columns: Mapping[str, pa.Array]) -> Written:
+    rows = written.rows
+    for name, values in columns.items():
+        rows = rows.append_column(name, values)
+    return Written(rows, written.kept, written.continues, written.found_under)
+
+
+def _nullable(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([each.with_nullable(True) for each in schema])

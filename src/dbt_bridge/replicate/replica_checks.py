@@ -1,0 +1,77 @@
+"""What every destination asks of a replica before it follows or folds it, and the command that brings one back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dbt_bridge.contracts.destination import (
+    CHANGE_LSN,
+    DELETED_AT,
+    VALID_FROM,
+    VALID_TO,
+    Replica,
+)
+from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
+from dbt_bridge.nouns.selector import selector
+from dbt_bridge.replicate.change_log import LOG_COLUMNS
+
+
+def copied_anew(node: str) -> str:
+    """The command that copies one table anew."""
+    return f"dbt-bridge sync --full-refresh --select {selector(node)}"
+
+
+def refuse_hidden(replica: Replica) -> None:
+    """Raises KeyRefused for a log whose rows are told apart by a key that does not land."""
+    if hidden := [name for name in replica.table.key if replica.table.column(name) is None]:
+        raise KeyRefused(
+            f"{replica.table.name} is a log of changes without its key column {hidden[0]!r}, from which no state can be"
+            " rebuilt",
+            mend=f"take {hidden[0]!r} into `columns`, then: {copied_anew(replica.node)}",
+        )
+
+
+def refuse_owing(replica: Replica, rows: int) -> None:
+    """Raises DestinationError for a log without a key in which so many rows went more often than they came."""
+    if rows:
+        raise DestinationError(
+            f"{replica.table.name} is a log in which {rows} rows went more often than they came, so their state cannot"
+            " be told: somebody changed it, or an earlier version wrote it",
+            mend=copied_anew(replica.node),
+        )
+
+
+def refuse_unsent(replica: Replica, rows: int) -> None:
+    """Raises DestinationError for a log in which so many rows have a value that was not sent, and cannot be told."""
+    if rows:
+        raise DestinationError(
+            f"{replica.table.name} is a log in which {rows} rows kept a large value that was not sent again, while"
+            " their key or that column's name changed, so their state cannot be rebuilt",
+            mend=copied_anew(replica.node),
+        )
+
+
+def check_names(replica: Replica, folded: Callable[[str], str] = str) -> None:
+    """Refuse what cannot stand beside what the replica keeps.
+
+    Args:
+        folded: a column's name as the destination compares it.
+
+    Raises:
+        TypeRefused: a column of the origin has a name that the replica needs.
+        KeyRefused: a history of a table without a key.
+    """
+    name, taken = replica.table.name, {folded(column.name): column.name for column in replica.table.columns}
+    wanted = [DELETED_AT] if replica.deletes == "soft" else []
+    wanted += [VALID_FROM, VALID_TO, CHANGE_LSN] if replica.history else []
+    wanted += list(LOG_COLUMNS) if replica.change_log else []
+    if column := next((taken[own] for own in wanted if own in taken), None):
+        raise TypeRefused(
+            f"{name} has a column {column!r} at its origin, a name that dbt-bridge needs itself",
+            mend=f"columns: {{exclude: [{column}]}}",
+        )
+    if replica.history and not replica.table.key and not replica.change_log:
+        raise KeyRefused(
+            f"{name} has no key, so the versions of its rows cannot be told apart",
+            mend="give the table a primary key at the origin, or leave out `history:`",
+        )

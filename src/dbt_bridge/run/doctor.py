@@ -1,0 +1,285 @@
+"""Every connection, privilege and setting that a project needs, looked at; each fault with what mends it.
+
+Like `run`, the doctor knows all rooms: it asks the same functions that a run would ask, so that what it says is what a
+run would find. It writes nothing that stays.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Literal
+
+import pyarrow as pa
+
+from dbt_bridge.arrow.type_names import overridden
+from dbt_bridge.contracts.destination import Destination, Ledger, Load
+from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.deliver.gate import unknown_columns
+from dbt_bridge.errors import BridgeError
+from dbt_bridge.nouns.project import Delivery, LandingSource, Project
+from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
+from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.project.destinations import open_destination, open_warehouse
+from dbt_bridge.project.origins import open_origin
+from dbt_bridge.sync.landing import Wanted, wanted_tables
+
+Status = Literal["ok", "note", "fault"]
+
+_PACKAGES = ("dbt-bridge", "dbt-core", "dlt", "pyarrow", "duckdb", "dbt-duckdb", "dbt-postgres", "psycopg")
+_PROBE = "_dbt_bridge_doctor"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        subject: `origin shop_pg`, `source.shop.orders`, ...
+        mend: the command, SQL or line of YAML that mends a fault.
+    """
+
+    subject: str
+    status: Status
+    what: str
+    mend: str = ""
+
+
+def examined(load: Callable[[], Project]) -> Iterator[Finding]:
+    """Look at everything, one finding at a time.
+
+    Args:
+        load: reads the project; what it raises is a finding too.
+    """
+    yield _versions()
+    try:
+        project = load()
+    except BridgeError as error:
+        yield _fault("dbt project", error)
+        return
+    yield Finding("dbt project", "ok", f"{project.name}: dbt parses it, and its profile is complete")
+    yield from _secrets(project.root)
+    try:
+        warehouse = open_warehouse(project.warehouse, project_root=project.root)
+    except BridgeError as error:
+        yield _fault(f"warehouse ({project.warehouse.adapter})", error)
+        return
+    with closing(warehouse):
+        yield _writable(f"warehouse ({project.warehouse.adapter})", warehouse, AUDIT_SCHEMA)
+        yield from _sources(project, warehouse)
+        for delivery in project.deliveries:
+            if project.selected is None or delivery.node in project.selected:
+                yield from _delivery(delivery, project, warehouse)
+        if project.reconciliations:
+            yield from _reconciliations(project, warehouse)
+
+
+def print_findings(findings: Iterator[Finding], out: IO[str]) -> list[Finding]:
+    """Print each as it is found; answers all of them."""
+    from rich.console import Console
+
+    console = Console(file=out, highlight=False, soft_wrap=True)
+    style = {"ok": "green", "note": "yellow", "fault": "bold red"}
+    found = []
+    for finding in findings:
+        found.append(finding)
+        console.print(f"{finding.status:<5}", style=style[finding.status], end=" ", markup=False)
+        console.print(f"{finding.subject}: {finding.what}", markup=False)
+        if finding.mend:
+            console.print(f"      -> {finding.mend}", markup=False)
+    faults = sum(finding.status == "fault" for finding in found)
+    console.print("all is well" if not faults else f"{faults} fault{'s' * (faults > 1)}", markup=False)
+    return found
+
+
+def _fault(subject: str, error: BridgeError) -> Finding:
+    return Finding(subject, "fault", error.what, error.mend)
+
+
+def _versions() -> Finding:
+    known = []
+    for package in _PACKAGES:
+        try:
+            known.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return Finding("versions", "ok", ", ".join(known))
+
+
+def _secrets(root: Path) -> Iterator[Finding]:
+    """The file of secrets: readable, and kept out of git."""
+    file = root / ".dlt" / "secrets.toml"
+    if not file.exists():
+        yield Finding(".dlt/secrets.toml", "note", "is absent: credentials come from the environment or a vault")
+        return
+    try:
+        file.read_bytes()
+    except OSError as error:
+        yield Finding(".dlt/secrets.toml", "fault", f"cannot be read: {error.strerror}", f"chmod u+r {file}")
+        return
+    git = shutil.which("git")
+    if git is None or _git(git, root, "rev-parse", "--is-inside-work-tree"):
+        yield Finding(".dlt/secrets.toml", "ok", "is readable; the project is not in a git repository")
+    elif not _git(git, root, "ls-files", "--error-unmatch", ".dlt/secrets.toml"):
+        mend = "git rm --cached .dlt/secrets.toml && echo .dlt/secrets.toml >> .gitignore; then change the passwords"
+        yield Finding(".dlt/secrets.toml", "fault", "is committed to git, with its passwords", mend)
+    elif _git(git, root, "check-ignore", "-q", ".dlt/secrets.toml"):
+        yield Finding(".dlt/secrets.toml", "fault", "is not ignored by git", "echo .dlt/secrets.toml >> .gitignore")
+    else:
+        yield Finding(".dlt/secrets.toml", "ok", "is readable, and git ignores it")
+
+
+def _git(git: str, root: Path, *arguments: str) -> int:
+    """git's exit code."""
+    return subprocess.run([git, "-C", str(root), *arguments], check=False, capture_output=True).returncode
+
+
+def _writable(subject: str, destination: Destination, schema: str) -> Finding:
+    """Load an empty table as far as a dry run goes: reachable, logged in, allowed to create tables there."""
+    table = Table(TableName(schema, _PROBE), (Column("one", pa.int64()),))
+    try:
+        destination.preview(Load(table, "replace", "doctor"), table.arrow_schema.empty_table().to_reader())
+    except BridgeError as error:
+        return _fault(subject, error)
+    return Finding(subject, "ok", f"reachable, and its schema {schema} is writable")
+
+
+def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
+    def ends(source: LandingSource) -> tuple[str, str]:
+        return source.origin, source.destination or ""
+
+    for (name, landing), group in groupby(sorted(project.sources, key=ends), ends):
+        sources = list(group)
+        destination: Destination = warehouse
+        with ExitStack() as opened:
+            subject = f"destination {landing}"
+            try:
+                if landing:
+                    destination = opened.enter_context(closing(open_destination(landing, project_root=project.root)))
+                subject = f"origin {name}"
+                origin = opened.enter_context(open_origin(name, project_root=project.root))
+            except BridgeError as error:
+                yield _fault(subject, error)
+                continue
+            yield from _origin(sources, origin, destination, project)
+            for source in sources:
+                yield from _followed(source, origin)
+            place = f"destination {landing}" if landing else f"warehouse ({project.warehouse.adapter})"
+            for schema in dict.fromkeys(source.landing_schema for source in sources):
+                yield _writable(f"{place}, schema {schema}", destination, schema)
+
+
+def _reconciliations(project: Project, warehouse: Ledger) -> Iterator[Finding]:
+    """Legacy systems answer, and the columns that the YAML names are there."""
+    from dbt_bridge import run
+
+    try:
+        each = run.looked_at(project, warehouse)
+    except BridgeError as error:  # the verify extra is not installed
+        yield _fault("reconcile", error)
+        return
+    for declared, found in each:
+        subject = f"{declared.node}, reconcile"
+        if isinstance(found, BridgeError):
+            yield _fault(subject, found)
+        else:
+            yield Finding(subject, "ok", f"{declared.legacy}: {found}")
+
+
+def _origin(
+    sources: Sequence[LandingSource], origin: Origin, destination: Destination, project: Project
+) -> Iterator[Finding]:
+    subject = f"origin {origin.name}"
+    try:
+        count = {source.origin_schema: len(origin.tables(source.origin_schema)) for source in sources}
+    except BridgeError as error:
+        yield _fault(subject, error)
+        return
+    schemas = ", ".join(f"{schema or 'its default schema'} has {n} tables" for schema, n in count.items())
+    yield Finding(subject, "ok", f"reachable; {schemas}")
+    for source in sources:
+        for wanted in wanted_tables(source, origin, project.needs, "doctor"):
+            yield _table(wanted, origin, destination)
+
+
+def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
+    """Readable, with the columns that the YAML names, a cursor that orders, and a key where a merge needs one."""
+    table = wanted.table
+    subject = table.node
+    try:
+        described = origin.describe(TableName(wanted.source.origin_schema or "", table.identifier))
+        columns = overridden(described.table, table.types).columns
+        landed = [destination.landed(column) for column in columns]
+        if table.replication == "incremental" and table.cursor:
+            origin.newest(described.table.name, table.cursor)
+    except BridgeError as error:
+        return _fault(subject, error)
+    absent = [name for name in table.primary_key if described.table.column(name) is None]
+    if absent:
+        what = f"{described.table.name} has no column {absent[0]!r}, which primary_key names"
+        return Finding(subject, "fault", what, f"choose among {', '.join(c.name for c in columns)}")
+    key = table.primary_key or described.table.key
+    if table.replication == "incremental" and not key:
+        if table.write_disposition == "merge":
+            mend = "add `primary_key: [...]` to its bridge block, or `write_disposition: append`"
+            return Finding(subject, "fault", f"{described.table.name} has no primary key, and a merge needs one", mend)
+        what = "readable; without a primary key its increments are appended, and updated rows come twice"
+        return Finding(subject, "note", what, "add `primary_key: [...]` to its bridge block if it has one")
+    return Finding(subject, "ok", f"readable, {len(landed)} columns, key {', '.join(key) or 'none'}")
+
+
+def _followed(source: LandingSource, origin: Origin) -> Iterator[Finding]:
+    """What change capture needs of the origin; of all tables of the source that have it, as they move together."""
+    try:
+        every = wanted_tables(source, origin, lambda _: True, "doctor")
+    except BridgeError:
+        return  # said already
+    tables = [wanted.table for wanted in every if wanted.table.replication == "cdc"]
+    if not tables:
+        return
+    from dbt_bridge.connectors.postgres.changes.readiness import Wish, readiness
+    from dbt_bridge.connectors.postgres.changes.slot import Replication
+    from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+
+    subject = f"origin {source.origin}, slot {source.slot}"
+    if not isinstance(origin, PostgresOrigin):
+        mend = "replication: incremental with a cursor, or replication: initial_copy"
+        yield Finding(subject, "fault", "replication: cdc needs a Postgres origin", mend)
+        return
+    names: dict[TableName, bool] = {}
+    for table in tables:
+        try:
+            name = origin.describe(TableName(source.origin_schema or "", table.identifier)).table.name
+        except BridgeError:
+            continue  # a finding of the table's own
+        names[name] = table.write_disposition == "append"
+    wish = Wish(source.slot, tuple(names), frozenset(name for name, log in names.items() if log), source.max_wal)
+    try:
+        with Replication(origin.name, origin.url) as replication:
+            for found in readiness(replication, wish):
+                yield Finding(f"origin {source.origin}, {found.subject}", found.status, found.what, found.mend)
+    except BridgeError as error:
+        yield _fault(subject, error)
+
+
+def _delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> Iterator[Finding]:
+    subject = delivery.node
+    try:
+        with closing(open_destination(delivery.destination, project_root=project.root)) as destination:
+            yield _writable(f"destination {delivery.destination}", destination, delivery.schema)
+        relation = warehouse.existing(TableName(delivery.relation_schema, delivery.relation_name))
+        if relation is None:
+            what = f"{delivery.relation_schema}.{delivery.relation_name} is not built yet"
+            yield Finding(subject, "note", what, "dbt-bridge build")
+            return
+        unknown_columns(delivery, [column.name for column in relation.columns])
+    except BridgeError as error:
+        yield _fault(subject, error)
+        return
+    yield Finding(subject, "ok", f"its model is built, and has the columns that {delivery.write_disposition} needs")

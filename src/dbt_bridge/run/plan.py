@@ -1,0 +1,233 @@
+"""What a `build` would do, in order, from the dbt project alone: no connection is opened."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dbt_bridge.nouns.project import (
+        Delivery,
+        LandingSource,
+        LandingTable,
+        Project,
+    )
+    from dbt_bridge.nouns.reconciliation import Reconciliation
+    from dbt_bridge.project.selection import BuildNode
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """One table that would land. `table` is `*` for all tables of the origin's schema that dbt does not declare.
+
+    Attributes:
+        primary_key: from the YAML; empty when the origin's catalog decides.
+        write_disposition: None when the origin's key decides between append and merge.
+    """
+
+    node: str
+    origin: str
+    table: str
+    lands_in: str
+    destination: str
+    replication: str
+    cursor: str | None
+    lag: float
+    write_disposition: str | None
+    primary_key: tuple[str, ...]
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One exposure that would be delivered, when every one of `models` and `gates` passes."""
+
+    node: str
+    model: str
+    destination: str
+    table: str
+    write_disposition: str
+    primary_key: tuple[str, ...]
+    models: tuple[str, ...]
+    gates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One model, and what it replaces; `build` compares them only where it is `required`."""
+
+    node: str
+    legacy: str
+    levels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps of a build, and what `reconcile` compares."""
+
+    project: str
+    landings: tuple[Landing, ...]
+    nodes: tuple[BuildNode, ...]
+    deliveries: tuple[Outgoing, ...]
+    reconciliations: tuple[Comparison, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.landings or self.nodes or self.deliveries or self.reconciliations)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def planned(project: Project) -> Plan:
+    """The plan of a project's selection."""
+    from dbt_bridge.project.selection import build_order
+
+    assert project.manifest is not None, "load_project reads the manifest"
+    return Plan(
+        project=project.name,
+        landings=tuple(landing for source in project.sources for landing in _landings(source, project)),
+        nodes=build_order(project.manifest, project.selected),
+        deliveries=tuple(
+            _outgoing(delivery)
+            for delivery in project.deliveries
+            if project.selected is None or delivery.node in project.selected
+        ),
+        reconciliations=tuple(
+            _comparison(declared)
+            for declared in project.reconciliations
+            if project.selected is None or declared.node in project.selected
+        ),
+    )
+
+
+def _landings(source: LandingSource, project: Project) -> list[Landing]:
+    landings = [_landing(source, table, project) for table in source.tables if project.needs(table.node)]
+    prefix = source.defaults.node
+    globs = ("*",) if project.needed is None else project.needed_undeclared
+    named = [glob for glob in globs if glob == "*" or glob.startswith(prefix)]
+    left_out = tuple(glob.removeprefix(prefix) for glob in project.not_needed_undeclared if glob.startswith(prefix))
+    if source.every_table and named:
+        every = _landing(source, source.defaults, project)
+        include = tuple(glob.removeprefix(prefix) for glob in named if glob not in ("*", f"{prefix}*"))
+        landings.append(replace(every, include=include or source.include, exclude=(*source.exclude, *left_out)))
+    return landings
+
+
+def _landing(source: LandingSource, table: LandingTable, project: Project) -> Landing:
+    incremental = table.replication == "incremental"
+    name = table.identifier or "*"
+    return Landing(
+        node=table.node if table.identifier else f"{table.node}*",
+        origin=source.origin,
+        table=f"{source.origin_schema}.{name}" if source.origin_schema else name,
+        lands_in=f"{source.landing_schema}.{name}",
+        destination=source.destination or project.warehouse.adapter,
+        replication=table.replication,
+        cursor=table.cursor if incremental else None,
+        lag=table.lag if incremental else 0,
+        write_disposition="replace" if table.replication == "initial_copy" else table.write_disposition,
+        primary_key=table.primary_key,
+    )
+
+
+def _outgoing(delivery: Delivery) -> Outgoing:
+    made = (node for node in delivery.ancestors if node.startswith(("model.", "seed.", "snapshot.")))
+    return Outgoing(
+        node=delivery.node,
+        model=delivery.model,
+        destination=delivery.destination,
+        table=f"{delivery.schema}.{delivery.table}",
+        write_disposition=delivery.write_disposition,
+        primary_key=delivery.primary_key,
+        models=tuple(sorted(made)),
+        gates=tuple(sorted(delivery.gates)),
+    )
+
+
+def _comparison(declared: Reconciliation) -> Comparison:
+    return Comparison(
+        node=declared.node,
+        legacy=declared.legacy,
+        levels=declared.levels if declared.relation or declared.query else (),
+        metrics=tuple(metric.name for metric in declared.metrics),
+        required=declared.required,
+    )
+
+
+def print_plan(plan: Plan, out: IO[str]) -> None:
+    """The plan as a tree."""
+    from rich.console import Console
+    from rich.text import Text
+    from rich.tree import Tree
+
+    tree = Tree(Text(f"dbt-bridge build: {plan.project}"))
+    required = [one for one in plan.reconciliations if one.required]
+    others = [one for one in plan.reconciliations if not one.required]
+    steps = [
+        (f"land {_tables(plan.landings)}", [_landing_line(one) for one in plan.landings]),
+        (f"dbt build: {_counted(len(plan.nodes), 'node')}", [_node_line(one) for one in plan.nodes]),
+        (f"deliver {_counted(len(plan.deliveries), 'exposure')}", [_delivery_line(one) for one in plan.deliveries]),
+    ]
+    if required:
+        steps.insert(2, (f"reconcile {_counted(len(required), 'model')}", [_comparison_line(one) for one in required]))
+    titled = [(f"{number}. {title}", lines) for number, (title, lines) in enumerate(steps, 1)]
+    if others:
+        titled.append(("only with dbt-bridge reconcile", [_comparison_line(one) for one in others]))
+    for title, lines in titled:
+        branch = tree.add(Text(title, style="bold"))
+        for line in lines:
+            branch.add(Text(line))
+    Console(file=out, width=None if out.isatty() else 10_000, highlight=False).print(tree)
+
+
+def _tables(landings: tuple[Landing, ...]) -> str:
+    every = sum(landing.node.endswith(".*") for landing in landings)
+    declared = _counted(len(landings) - every, "table")
+    return f"{declared}, and all others of {_counted(every, 'schema')}" if every else declared
+
+
+def _landing_line(landing: Landing) -> str:
+    facts = [landing.replication.replace("_", " ")]
+    if landing.cursor:
+        facts.append(f"from cursor {landing.cursor}" + (f" with lag {landing.lag:g}" if landing.lag else ""))
+        facts.append(landing.write_disposition or "merge by the origin's key, append without one")
+    if landing.primary_key:
+        facts.append(f"key {', '.join(landing.primary_key)}")
+    if landing.include:
+        facts.append(f"only {', '.join(landing.include)}")
+    if landing.exclude:
+        facts.append(f"without {', '.join(landing.exclude)}")
+    return f"{landing.origin}: {landing.table} -> {landing.destination}: {landing.lands_in} ({'; '.join(facts)})"
+
+
+def _node_line(node: BuildNode) -> str:
+    tests = f", then {_counted(len(node.tests), 'test')}" if node.tests else ""
+    made = f" ({node.materialized})" if node.materialized != node.kind else ""
+    return f"{node.kind} {node.name}{made}{tests}"
+
+
+def _comparison_line(comparison: Comparison) -> str:
+    metrics = [_counted(len(comparison.metrics), "metric")] if comparison.metrics else []
+    compared = f" ({', '.join([*comparison.levels, *metrics])})" if comparison.levels else ""
+    return f"{_short(comparison.node)}: against {comparison.legacy}{compared}"
+
+
+def _delivery_line(delivery: Outgoing) -> str:
+    by = f" by {', '.join(delivery.primary_key)}" if delivery.write_disposition == "merge" else ""
+    gates = f"{_counted(len(delivery.models), 'node')} and {_counted(len(delivery.gates), 'test')}"
+    return (
+        f"{_short(delivery.node)}: {_short(delivery.model)} -> {delivery.destination}: {delivery.table} "
+        f"({delivery.write_disposition}{by}; when {gates} pass)"
+    )
+
+
+def _short(unique_id: str) -> str:
+    return unique_id.split(".", 2)[-1]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

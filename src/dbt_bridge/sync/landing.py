@@ -1,0 +1,357 @@
+"""The tables of one origin land: described, staged side by side from one snapshot, published together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from dbt_bridge.arrow.mask import masking
+from dbt_bridge.contracts.destination import (
+    Checkpoint,
+    Destination,
+    Ledger,
+    Load,
+    Loaded,
+    Staged,
+    Warehouse,
+    Window,
+)
+from dbt_bridge.contracts.origin import Described, Increment, Origin
+from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError
+from dbt_bridge.nouns import receipt as record
+from dbt_bridge.nouns.project import LandingSource, LandingTable
+from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.observe.progress import Progress
+from dbt_bridge.sync.landing_columns import landing_columns
+from dbt_bridge.sync.raw_copy import staged
+from dbt_bridge.sync.watched_reader import watched
+
+_RANGES_FROM_BYTES = 256 << 20
+"""Tables from this size on are read in parallel ranges; below it the ranges cost more than they give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where the rows come from, where they go, and where checkpoints and receipts are kept."""
+
+    origin: Origin
+    destination: Destination
+    ledger: Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One table that is to land."""
+
+    source: LandingSource
+    table: LandingTable
+    receipt: Receipt
+
+    @property
+    def landing(self) -> TableName:
+        return TableName(self.source.landing_schema, self.table.identifier)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one table lands: its name and columns at the origin, the load, and the increment that it reads."""
+
+    wanted: Wanted
+    name: TableName
+    columns: tuple[Column, ...]
+    load: Load
+    increment: Increment | None
+    checkpoint: Checkpoint | None
+    workers: int
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A table whose rows are at the destination: staged, or (without transactions there) already visible."""
+
+    plan: Plan
+    staged: Staged | None = None
+    loaded: Loaded | None = None
+
+
+def wanted_tables(
+    source: LandingSource, origin: Origin | None, needs: Callable[[str], bool], load_id: str
+) -> list[Wanted]:
+    """The tables of a source that this run lands: the declared ones and, with `tables: "*"`, all others.
+
+    Args:
+        origin: None when it could not be opened; then only the declared tables are known.
+        needs: whether the selection needs the table with a unique_id (`Project.needs`).
+    """
+    tables = {table.identifier: table for table in source.tables}
+    if source.every_table and origin is not None:
+        names = [name.name for name in origin.tables(source.origin_schema)]
+        taken = {name for name in names if _matches(name, source)}
+        prefix = source.defaults.node.removesuffix(".")
+        tables = {k: v for k, v in tables.items() if k not in names or k in taken}
+        for name in sorted(taken - tables.keys()):
+            tables[name] = replace(source.defaults, node=f"{prefix}.{name}", name=name, identifier=name)
+    return [Wanted(source, table, _opened(source, table, load_id)) for table in tables.values() if needs(table.node)]
+
+
+def _matches(name: str, source: LandingSource) -> bool:
+    included = not source.include or any(fnmatchcase(name, glob) for glob in source.include)
+    return included and not any(fnmatchcase(name, glob) for glob in source.exclude)
+
+
+def _opened(source: LandingSource, table: LandingTable, load_id: str) -> Receipt:
+    return record.opened(
+        load_id,
+        table.replication,
+        table.node,
+        origin=source.origin,
+        destination=source.destination or "warehouse",
+        table_name=f"{source.landing_schema}.{table.identifier}",
+        write_disposition="replace",
+    )
+
+
+def land(
+    ends: Ends, wanted: Sequence[Wanted], progress: Progress, *, full_refresh: bool, threads: int
+) -> list[Receipt]:
+    """Land tables of one origin. A table that fails keeps its old rows and has a failed receipt; the others go on.
+
+    Where the destination has transactions, all tables that arrived, their checkpoints and their receipts become
+    visible in one of them.
+    """
+    failures: list[Receipt] = []
+    arrived: list[Arrived] = []
+    jobs: list[Future[Arrived | Receipt]] = []
+    pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="dbt-bridge-land")
+    try:
+        jobs += [pool.submit(arrive, ends, item, progress, full_refresh) for item in wanted]
+        for job in jobs:
+            done = job.result()
+            if isinstance(done, Arrived):
+                arrived.append(done)
+            else:
+                failures.append(done)
+        successes = _publish(ends, arrived)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        ends.origin.close()  # breaks off what still reads, so that the threads end
+        pool.shutdown(wait=True)
+        raise
+    finally:
+        pool.shutdown(wait=True)
+        _discard(ends, [done for done in _results(jobs) if isinstance(done, Arrived)])
+    ends.ledger.record([*failures, *(r for r in successes if r.status == "failed")])
+    receipts = {receipt.node: receipt for receipt in [*failures, *successes]}
+    for receipt in receipts.values():
+        progress.finished(receipt)
+    return [receipts[item.table.node] for item in wanted]
+
+
+def _results(jobs: Iterable[Future[Arrived | Receipt]]) -> list[Arrived | Receipt]:
+    """What the jobs brought, also those that nobody waited for because of an interruption."""
+    return [job.result() for job in jobs if job.done() and not job.cancelled() and job.exception() is None]
+
+
+def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -> Arrived | Receipt:
+    """Bring one table's rows to the destination; a failed receipt when that cannot be done."""
+    receipt = replace(wanted.receipt, destination=ends.destination.name)
+    try:
+        found = described(ends.origin, wanted)
+        plan = _planned(ends, wanted, found, full_refresh)
+        receipt = plan.receipt
+        # The catalog's estimate is of the whole table: it says nothing of an increment.
+        is_whole = plan.increment is None or plan.increment.at_least is None
+        estimate = found.rows if is_whole else None
+        progress.started(wanted.table.node, str(wanted.landing), estimate)
+        told = (progress, wanted.table.node)
+        if not _masks(plan):  # what is not decoded cannot be masked
+            both = (ends.origin, ends.destination)
+            undecoded = staged(both, plan.name, plan.load, plan.increment, plan.workers, told)
+            if undecoded is not None:
+                return Arrived(plan, staged=undecoded)
+        batches = ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)
+        batches = masking(batches, _masks(plan))
+        batches = watched(batches, wanted.table.node, progress)
+        if isinstance(ends.destination, Warehouse):
+            return Arrived(plan, staged=ends.destination.stage(plan.load, batches))
+        return Arrived(plan, loaded=ends.destination.load(plan.load, batches))
+    except BridgeError as error:
+        return record.failed(receipt, error)
+
+
+def _masks(plan: Plan) -> dict[str, str]:
+    """The masks of the columns that land."""
+    mask = plan.wanted.table.mask
+    return {column.name: mask[column.name] for column in plan.columns if column.name in mask}
+
+
+def described(origin: Origin, wanted: Wanted) -> Described:
+    """The origin's description of a table; names the nearest when there is none."""
+    schema, name = wanted.source.origin_schema or "", wanted.table.identifier
+    try:
+        return origin.describe(TableName(schema, name))
+    except OriginError as error:
+        try:
+            others = [table.name for table in origin.tables(wanted.source.origin_schema)]
+        except OriginError:  # the origin is gone, and the first error says where it went
+            raise error from None
+        nearest = get_close_matches(name, others, n=1)
+        if name in others or not nearest:
+            raise
+        raise OriginError(error.what, mend=f"did you mean {nearest[0]!r}? {error.mend}".strip()) from error
+
+
+def _planned(ends: Ends, wanted: Wanted, found: Described, full_refresh: bool) -> Plan:
+    """Decide types, key, disposition and increment. Raises before any row is read."""
+    columns = landing_columns(found.table, wanted.table, ends.destination)
+    landing = landing_table(found.table, columns, wanted)
+    load = Load(landing, "replace", wanted.receipt.load_id)
+    plan = Plan(wanted, found.table.name, columns, load, None, None, workers_for(found), wanted.receipt)
+    plan = replace(plan, receipt=replace(plan.receipt, destination=ends.destination.name))
+    if wanted.table.replication == "incremental":
+        return _incremental(ends, plan, full_refresh, several=has_versions(found.table, landing))
+    return plan
+
+
+def landing_table(table: Table, columns: Sequence[Column], wanted: Wanted) -> Table:
+    """The table as it lands. An override or a mask stands above the origin's own type, which a destination of the
+    same kind would take."""
+    chosen = {*wanted.table.types, *wanted.table.mask}
+    landing = tuple(replace(c, origin_type="") if c.name in chosen else c for c in columns)
+    return Table(wanted.landing, landing, landing_key(table, columns, wanted))
+
+
+def has_versions(table: Table, landing: Table) -> bool:
+    """Whether the origin may have several rows with one landing key: the newest of them is wanted.
+
+    A key that the origin's own is part of has one row there.
+    """
+    return not table.key or not set(table.key) <= set(landing.key)
+
+
+def workers_for(found: Described) -> int:
+    """How many parallel ranges a table is read in."""
+    return 2 if (found.bytes or 0) >= _RANGES_FROM_BYTES else 1
+
+
+def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -> Plan:
+    """From the checkpoint on; everything when there is none, or the table is gone, or on a full refresh.
+
+    Args:
+        several: the origin may have several rows with one key.
+    """
+    table = plan.wanted.table
+    assert table.cursor is not None, "the project's reader refuses incremental without a cursor"
+    disposition = table.write_disposition or ("merge" if plan.load.table.key else "append")
+    if disposition == "merge" and not plan.load.table.key:
+        raise KeyRefused(
+            f"{plan.name} has no primary key, and a merge needs one",
+            mend="add `primary_key: [...]` to its bridge block, or `write_disposition: append`",
+        )
+    ordered = disposition == "merge" and several
+    newest = ends.origin.newest(plan.name, table.cursor)
+    last = ends.ledger.checkpoint(table.node)
+    hides = _hides(table)
+    stands = last is not None and (last.origin, last.cursor, last.shape) == (ends.origin.name, table.cursor, hides)
+    if last is None or not stands or full_refresh or ends.destination.existing(plan.load.table.name) is None:
+        checkpoint = (
+            None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest, shape=hides)
+        )
+        if last is not None and checkpoint is None:  # an empty table is followed from its first row on
+            ends.ledger.forget(table.node)
+        return replace(
+            plan,
+            load=replace(plan.load, one_per_key=ordered),
+            increment=Increment(table.cursor, ordered=True) if ordered else None,
+            checkpoint=checkpoint,
+            receipt=replace(plan.receipt, checkpoint_to=newest),
+        )
+    increment = Increment(table.cursor, last.value, table.lag, ordered)
+    bound = ends.origin.lower_bound(plan.name, increment)
+    window = Window(table.cursor, bound) if disposition == "append" and bound is not None else None
+    value = newest if newest is not None else last.value
+    receipt = replace(plan.receipt, write_disposition=disposition, checkpoint_from=last.value, checkpoint_to=value)
+    return replace(
+        plan,
+        load=replace(plan.load, write_disposition=disposition, window=window),
+        increment=increment,
+        checkpoint=replace(last, value=value),
+        receipt=receipt,
+    )
+
+
+def _hides(table: LandingTable) -> str:
+    """What of the table does not land as it is: rows that landed when it was otherwise must be copied anew."""
+    said = [sorted(table.include), sorted(table.exclude), sorted(table.mask.items())]
+    return json.dumps(said, ensure_ascii=False) if any(said) else ""
+
+
+def landing_key(table: Table, columns: Sequence[Column], wanted: Wanted) -> tuple[str, ...]:
+    """The key as declared, or else the origin's own: none where a column of that does not land and nobody needs it."""
+    names = [column.name for column in columns]
+    key = wanted.table.primary_key or table.key
+    hidden = next((name for name in key if name not in names), None)
+    if hidden is None:
+        return key
+    if table.column(hidden) is None:
+        nearest = get_close_matches(hidden, names, n=1)
+        raise UsageError(
+            f"primary_key: {wanted.landing} has no column {hidden!r}",
+            mend=f"did you mean {nearest[0]!r}?" if nearest else "name a column of the table",
+        )
+    if wanted.table.replication != "initial_copy" and wanted.table.write_disposition != "append":
+        raise KeyRefused(
+            f"`columns` leaves out {hidden!r} of {table.name}, a column of the key by which its changes are merged",
+            mend=f"let {hidden!r} land (`mask` hides its values), or say `write_disposition: append`",
+        )
+    return ()
+
+
+def _publish(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
+    """Show what was staged, and save checkpoints and receipts: with it where the ledger is the destination, else after.
+
+    A crash in between reads the same rows again, which append (by its window) and merge (by its key) absorb.
+    """
+    if not arrived:
+        return []
+    if not isinstance(ends.destination, Warehouse):
+        return _saved(ends, arrived)
+    receipts: list[Receipt] = []
+    staged = [a.staged for a in arrived if a.staged is not None]
+
+    def receipted(counts: Sequence[Loaded]) -> list[Receipt]:
+        receipts[:] = [record.closed(a.plan.receipt, c) for a, c in zip(arrived, counts, strict=True)]
+        return receipts
+
+    try:
+        if ends.destination is ends.ledger:
+            ends.destination.publish(staged, _checkpoints(arrived), receipted)
+        else:
+            receipted(ends.destination.publish(staged))
+    except BridgeError as error:
+        return [record.failed(a.plan.receipt, error) for a in arrived]
+    if ends.destination is not ends.ledger:
+        ends.ledger.save(_checkpoints(arrived), receipts)
+    return receipts
+
+
+def _saved(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
+    """Without transactions over many tables each is visible already: save the checkpoints after them."""
+    receipts = [record.closed(a.plan.receipt, a.loaded) for a in arrived if a.loaded is not None]
+    ends.ledger.save(_checkpoints(arrived), receipts)
+    return receipts
+
+
+def _checkpoints(arrived: Sequence[Arrived]) -> list[Checkpoint]:
+    return [a.plan.checkpoint for a in arrived if a.plan.checkpoint is not None]
+
+
+def _discard(ends: Ends, arrived: Sequence[Arrived]) -> None:
+    if isinstance(ends.destination, Warehouse):
+        ends.destination.discard([a.staged for a in arrived if a.staged is not None])

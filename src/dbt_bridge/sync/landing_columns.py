@@ -1,0 +1,61 @@
+"""Which of a table's columns land, and in which types: overrides, include and exclude, masks, the destination."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from dbt_bridge.arrow.type_names import overridden
+from dbt_bridge.contracts.destination import Destination
+from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.project import LandingTable
+from dbt_bridge.nouns.table import Column, Table
+
+
+def landing_columns(table: Table, declared: LandingTable, destination: Destination) -> tuple[Column, ...]:
+    """The columns that land, in order, as they travel. A masked one travels as text, which is what is hashed.
+
+    Raises:
+        UsageError: `columns`, `mask` or `types` names a column that the table does not have.
+        TypeRefused: the destination has no exact form of a type.
+    """
+    check_names(table, declared)
+    landing = [column for column in overridden(table, declared.types).columns if _lands(column.name, declared)]
+    masked = [column.as_text() if column.name in declared.mask else column for column in landing]
+    return tuple(destination.landed(column) for column in masked)
+
+
+def check_names(table: Table, declared: LandingTable) -> None:
+    """Refuse a name in `columns` or `mask` that no column has: a slip there would let a value through.
+
+    What the source says for all of its tables need not be in each.
+
+    Raises:
+        UsageError: names the nearest column.
+    """
+    names = [column.name for column in table.columns]
+    said = [("columns", name) for name in (*declared.include, *declared.exclude)]
+    for option, name in [*said, *(("mask", name) for name in declared.mask)]:
+        if name in declared.of_source:
+            continue
+        if not any(fnmatchcase(column, name) if option == "columns" else column == name for column in names):
+            nearest = get_close_matches(name, names, n=1)
+            raise UsageError(
+                f"{option}: {table.name} has no column {name!r}",
+                mend=f"did you mean {nearest[0]!r}?" if nearest else f"name one of {', '.join(names)}",
+            )
+    hidden = [name for name in declared.mask if not _lands(name, declared) and name not in declared.of_source]
+    if hidden:
+        raise UsageError(
+            f"mask: the column {hidden[0]!r} of {table.name} does not land", mend=f"take {hidden[0]!r} out of `mask`"
+        )
+
+
+def shows(name: str, declared: LandingTable) -> bool:
+    """Whether the values of a column of this name land as they are."""
+    return _lands(name, declared) and name not in declared.mask
+
+
+def _lands(name: str, declared: LandingTable) -> bool:
+    included = not declared.include or any(fnmatchcase(name, glob) for glob in declared.include)
+    return included and not any(fnmatchcase(name, glob) for glob in declared.exclude)

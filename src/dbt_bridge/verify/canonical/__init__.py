@@ -1,0 +1,1 @@
+"""The canonical form of values, and its digest."""

@@ -1,0 +1,1 @@
+"""What comparisons found, for people: terminal, HTML, SQL to look further."""

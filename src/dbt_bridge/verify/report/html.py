@@ -1,0 +1,250 @@
+"""The report of a verification as one HTML file: a verdict for a manager, differences and next steps for an engineer.
+
+The file loads nothing, and its own policy allows nothing but its own style and script. Every text goes through jinja2's
+autoescape; values are spelled as in the terminal (`spelled`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from dbt_bridge import __version__
+from dbt_bridge.nouns.parity import LANDED, Aggregate, Parity
+from dbt_bridge.verify.report.display import message, name, side_by_side
+from dbt_bridge.verify.report.lookup_sql import statements
+from dbt_bridge.verify.report.terminal import (
+    column_of,
+    is_exact,
+    lines,
+    percent,
+)
+from dbt_bridge.verify.report.verdict import (
+    caveats,
+    found,
+    in_order,
+    kinds_of,
+    next_command,
+    table_of,
+    told_apart,
+    verdict,
+    when,
+)
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
+
+_WIDTH = 200  # characters of a value that are shown
+_BAR = 1000  # units of the bar's width
+_SLIVER = 12  # units that every kind has at least, so that one row of millions is seen
+
+
+def as_html(parities: Sequence[Parity], *, title: str, about: Mapping[str, str] | None = None) -> str:
+    """The whole report.
+
+    Args:
+        about: what else the reader should know of the run: project, target, selection.
+    """
+    sides, parities = parities, told_apart(parities)
+    sections = [
+        _Section.of(number, parity, _facts(known))
+        for number, (parity, known) in enumerate(zip(parities, sides, strict=True), 1)
+    ]
+    style, script = (_part(file) for file in ("report.css", "report.js"))
+    return _template().render(
+        title=name(title),
+        verdict=name(" ".join(map(verdict, in_order(parities))) or verdict([])),
+        status=_status(parities),
+        caveats=[name(caveat) for caveat in caveats(parities)],
+        tiles=_tiles(parities),
+        sections=sections,
+        words=_words(parities),
+        about={name(key): name(value) for key, value in {**_about(parities), **(about or {})}.items() if value},
+        style=style,
+        script=script,
+        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; "
+        "form-action 'none'",
+        bar=_BAR,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A part of the bar: a kind of rows, its share of the width, and what it says."""
+
+    kind: str
+    label: str
+    count: int
+    start: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """One comparison, as the template shows it: texts that are spelled already, and not yet escaped."""
+
+    anchor: str
+    table: str
+    status: str
+    found: str
+    words: tuple[str, str]
+    facts: Mapping[str, str]
+    counts: Sequence[str]
+    segments: Sequence[_Segment]
+    columns: Mapping[str, int]
+    aggregates: Sequence[tuple[str, ...]]
+    examples: Sequence[tuple[str, ...]]
+    more: int
+    error: str
+    sql: Sequence[tuple[str, str]]
+    command: str
+
+    @classmethod
+    def of(cls, number: int, parity: Parity, facts: Mapping[str, str]) -> _Section:
+        told = len(parity.examples)
+        return cls(
+            anchor=f"table-{number}",
+            table=name(table_of(parity)),
+            status=parity.status,
+            found=found(parity),
+            words=parity.words,
+            facts=facts,
+            counts=[
+                *map(_count, (parity.rows_origin, parity.rows_destination)),
+                *map(_count, list(kinds_of(parity).values())),
+            ],
+            segments=_segments(parity),
+            columns={name(c): n for c, n in sorted(parity.columns.items(), key=lambda item: (-item[1], item[0]))},
+            aggregates=[_aggregate(a) for a in parity.aggregates],
+            examples=[line for d in parity.examples for line in lines(d, parity.words, _WIDTH)],
+            more=max(0, (parity.differences or told) - told) if told else 0,
+            error=message(parity.error or "") if parity.status == "failed" else "",
+            sql=[(side, message(text)) for side, text in statements(parity)],
+            command=name(next_command(parity)),
+        )
+
+
+def _facts(parity: Parity) -> dict[str, str]:
+    """What was compared and how; what is empty or zero is not told."""
+    origin, destination = parity.words
+    facts = {
+        origin: parity.origin,
+        destination: parity.destination,
+        "dbt node": parity.node,
+        "state": when(parity),
+        "level": parity.level,
+        "method": parity.method,
+        "why": parity.why,
+        "key": ", ".join(parity.key)
+        or ("" if parity.level != "rows" or parity.status == "failed" else "none: whole rows are compared"),
+        "matching rows": _count(same) if (same := parity.matching) is not None else "",
+        "rows in flight, left out": _count(parity.in_flight) if parity.in_flight else "",
+        f"only in {destination}, allowed": _count(parity.allowed) if parity.allowed else "",
+        "read over the wires": f"{parity.bytes:,} bytes" if parity.bytes is not None else "",
+        "seconds": f"{parity.duration_seconds:,.1f}",
+    }
+    return {name(key): name(value) for key, value in facts.items() if value}
+
+
+def _segments(parity: Parity) -> list[_Segment]:
+    """The bar: shares of all rows of both sides; none where they were not compared."""
+    same = parity.matching
+    if same is None:
+        return []
+    kinds = {"matching": same, **{label: count or 0 for label, count in kinds_of(parity).items()}}
+    classes = ("match", "missing", "extra", "changed", "double")
+    seen = [(kind, label, n) for kind, (label, n) in zip(classes, kinds.items(), strict=True) if n]
+    total = sum(n for _, _, n in seen)
+    widths = [max(_SLIVER, round(n / total * _BAR)) for _, _, n in seen]
+    if widths:  # the widest gives what the slivers took
+        widths[widths.index(max(widths))] += _BAR - sum(widths)
+    starts = [sum(widths[:i]) for i in range(len(widths))]
+    return [_Segment(*one, start, width) for one, start, width in zip(seen, starts, widths, strict=True)]
+
+
+def _aggregate(a: Aggregate) -> tuple[str, ...]:
+    both = side_by_side(a.origin, a.destination, _WIDTH)
+    status = "different" if not a.same else "equal" if is_exact(a) else "within tolerance"
+    return (
+        column_of(a),
+        name(a.what),
+        *both,
+        percent(a.variance),
+        name(a.tolerance) or "-",
+        status,
+    )
+
+
+def _status(parities: Sequence[Parity]) -> str:
+    """Of the whole run: a failure is never told as a match."""
+    statuses = {p.status for p in parities}
+    return next((s for s in ("failed", "different", "equal") if s in statuses), "failed")
+
+
+def _tiles(parities: Sequence[Parity]) -> list[tuple[str, str, str]]:
+    """(class, number, label)"""
+    counts = {status: sum(p.status == status for p in parities) for status in ("equal", "different", "failed")}
+    rows = sum(p.rows_origin or 0 for p in parities if p.status != "failed")
+    apart = sum(p.differences or 0 for p in parities)
+    return [
+        *((status if number else "", str(number), f"tables {status}") for status, number in counts.items()),
+        ("", f"{rows:,}", f"rows in {_words(parities)[0]}"),
+        ("different" if apart else "", f"{apart:,}", "rows that differ"),
+    ]
+
+
+def _words(parities: Sequence[Parity]) -> tuple[str, str]:
+    """What both sides are called in what is told of all."""
+    words = {p.words for p in parities}
+    return words.pop() if len(words) == 1 else LANDED
+
+
+def _about(parities: Sequence[Parity]) -> dict[str, str]:
+    if not parities:
+        return {}
+    began, ended = min(p.started_at for p in parities), max(p.finished_at for p in parities)
+    return {
+        "run": ", ".join(sorted({p.load_id for p in parities})),
+        "started": _moment(began),
+        "finished": _moment(ended),
+        "dbt-bridge": __version__,
+    }
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["broken_at_signs"] = _broken_at_signs
+    return environment.from_string(_part("report.html.jinja"))
+
+
+def _broken_at_signs(text: str) -> Markup:
+    """A long name, which a narrow page breaks after a dot or an underscore rather than anywhere."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"(?<=[._])(?=\w)", "<wbr>", str(escape(text))))
+
+
+def _part(file: str) -> str:
+    return files(__package__).joinpath(file).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """How a content security policy allows this one inline element."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,241 @@
+"""What comparisons say in a sentence, and what to do next: the same words in the terminal and in the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC
+
+from dbt_bridge.nouns.parity import Level, Parity
+from dbt_bridge.nouns.selector import selector
+
+NOT_COMPARED = "not compared: "  # begins in `Parity.why` what has no counterpart at the other side
+_LEGIBLE = 48  # characters of what stands beside a table's name
+_NAMED = 3  # tables that are named in a verdict; the others are counted
+_SAME: dict[Level, str] = {
+    "rows": "the same rows as",
+    "aggregates": "the same counts and aggregates as",
+    "counts": "as many rows as",
+}
+
+
+def verdict(parities: Sequence[Parity]) -> str:
+    """`5 of 6 tables hold the same rows as the origin, at LSN 0/16B3748; 20 rows of shop_landing.orders differ.`"""
+    if not parities:
+        return "Nothing was compared."
+    equal = [p for p in parities if p.status == "equal"]
+    different = [p for p in parities if p.status == "different"]
+    failed = [p for p in parities if p.status == "failed"]
+    told = []
+    if equal or different:
+        told.append(_hold(len(equal), parities))
+    if different:
+        told.append(_differ(different))
+    if failed:
+        told.append(f"{names_of(failed)} could not be compared")
+    return f"{'; '.join(told)}."
+
+
+def caveats(parities: Sequence[Parity]) -> list[str]:
+    """What the verdict leaves out, in sentences."""
+    told = []
+    if flying := sum(p.in_flight for p in parities):
+        told.append(f"{_rows(flying)} in flight {_were(flying)} left out: they are newer than what was compared.")
+    if allowed := sum(p.allowed for p in parities):
+        words = parities[0].words
+        told.append(
+            f"{_rows(allowed)} {_were(allowed)} only in the {words[1]}, which the write disposition allows: "
+            "it never deletes."
+        )
+    for p in parities:
+        if p.level != "counts" and (left := p.why.partition(NOT_COMPARED)[2]):
+            told.append(f"Not compared in {table_of(p)}: {left}.")
+        if p.duplicates and p.node.partition(".")[0] not in ("source", "exposure"):  # those are repaired
+            keys = "1 key stands" if p.duplicates == 1 else f"{p.duplicates:,} keys stand"
+            told.append(
+                f"{keys} for several rows of {table_of(p)} or of what it replaces, whose values were not compared:"
+                " declare another `key:`, of all columns that make a row one."
+            )
+    if levels := {p.level for p in parities} - {"rows"}:
+        told.append(f"Values were not compared row by row where the level is {' or '.join(sorted(levels))}.")
+    return told
+
+
+def found(parity: Parity) -> str:
+    """What one comparison found: `20 rows differ: 5 only in origin, 15 different`."""
+    if parity.status == "failed":
+        return "could not be compared"
+    if parity.is_equal:
+        rows = "" if parity.rows_origin is None else f": {_rows(parity.rows_origin)}"
+        return f"equal{rows}"
+    told = []
+    if apart := _rows_apart(parity):
+        kinds = {kind: count for kind, count in kinds_of(parity).items() if count}
+        which = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        told.append(f"{_rows(apart)} differ{_s(apart)}{'' if list(kinds) == ['different'] else f': {which}'}")
+    if apart := _aggregates_apart(parity):
+        told.append(f"{apart:,} of {len(parity.aggregates):,} aggregates differ{_s(apart)}")
+    origin, destination = parity.words
+    rows = f"{_count(parity.rows_origin)} rows in {origin}, {_count(parity.rows_destination)} in {destination}"
+    return "; ".join(told) or rows
+
+
+def kinds_of(parity: Parity) -> dict[str, int | None]:
+    """The kinds of differences, as they are called for these two sides, with their counts."""
+    origin, destination = parity.words
+    return {
+        f"only in {origin}": parity.only_in_origin,
+        f"only in {destination}": parity.only_in_destination,
+        "different": parity.different,
+        "duplicate": parity.duplicates,
+    }
+
+
+def in_order(parities: Sequence[Parity]) -> list[list[Parity]]:
+    """Those whose sides have the same names together, in the order in which these came."""
+    groups: dict[tuple[str, str], list[Parity]] = {}
+    for parity in parities:
+        groups.setdefault(parity.words, []).append(parity)
+    return list(groups.values())
+
+
+def told_apart(parities: Sequence[Parity]) -> list[Parity]:
+    """The parities, with the origin beside the table where several are of one table."""
+    several = {table for table, number in Counter(map(table_of, parities)).items() if number > 1}
+    return [
+        replace(p, destination=f"{p.destination} ({p.words[0]} {_short(p.origin)})") if table_of(p) in several else p
+        for p in parities
+    ]
+
+
+def by_cause(parities: Sequence[Parity]) -> list[list[Parity]]:
+    """Each alone, but those that failed for one and the same reason together: a missing privilege is told once."""
+    told: dict[object, list[Parity]] = {}
+    for place, parity in enumerate(parities):
+        told.setdefault(parity.error if parity.status == "failed" else place, []).append(parity)
+    return list(told.values())
+
+
+def names_of(parities: Sequence[Parity]) -> str:
+    """`landing.orders, landing.items, landing.payments and 3 more`."""
+    names = [table_of(p) for p in parities[:_NAMED]]
+    if (more := len(parities) - _NAMED) > 0:
+        names.append(f"{more} more")
+    return _listed(names)
+
+
+def table_of(parity: Parity) -> str:
+    """The destination's table without the name of its database: `shop_landing.orders`."""
+    return parity.destination.partition(": ")[2] or parity.destination
+
+
+def when(parity: Parity) -> str:
+    """The state that was compared, in a sentence: `at LSN 0/16B3748`, `as of 2026-11-21 15:30:00 UTC`."""
+    if parity.at == "now":
+        return f"as of {parity.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"at {parity.at}" if parity.at.startswith("LSN") else f"where {parity.at}"
+
+
+def next_command(parity: Parity) -> str:
+    """What to run where they are not equal; empty where they are, or there is nothing more to find out.
+
+    A failure's message has its own.
+    """
+    if parity.status != "different":
+        return ""
+    chosen = selector(parity.node)
+    kind = parity.node.partition(".")[0]
+    command = "verify" if kind in ("source", "exposure") else "reconcile"
+    if parity.level != "rows" and parity.rows_origin is None:
+        return ""  # metrics, which have no rows
+    if parity.level != "rows":
+        return f"dbt-bridge {command} --select {chosen} --level rows"
+    if kind == "source":
+        return f"dbt-bridge repair --select {chosen} --dry-run"
+    if kind == "exposure":
+        return f"dbt-bridge deliver --select {chosen} --dry-run"
+    if (parity.differences or 0) <= len(parity.examples):
+        return ""  # all is told: what comes next is people's to decide
+    return f"dbt-bridge {command} --select {chosen} --show 1000 --report {command}.html"
+
+
+def _hold(equal: int, parities: Sequence[Parity]) -> str:
+    number, word = len(parities), parities[0].words[0]
+    tables = "delivered tables" if word == "model" else "tables"
+    if number == 1:
+        who = f"{table_of(parities[0])} {'holds' if equal else 'does not hold'}"
+    elif equal == number:
+        who = f"Both {tables} hold" if number == 2 else f"All {number} {tables} hold"
+    else:
+        who = f"{equal or 'None'} of {number} {tables} {'hold' if equal > 1 else 'holds'}"
+    compared = [p for p in parities if p.status != "failed"]
+    levels = {p.level for p in compared}
+    same = _SAME[levels.pop()] if len(levels) == 1 else "the same as"
+    states = {when(p) for p in compared}
+    state = f", {states.pop()}" if len(states) == 1 else _between(compared)
+    if word == "model":
+        other = "its model" if number == 1 else "their models"
+    else:
+        other = "the origin" if word == "origin" else f"the {word} system"
+    return f"{who} {same} {other}{state}"
+
+
+def _between(parities: Sequence[Parity]) -> str:
+    """When tables were compared one after the other, as they were then; empty where they have states of their own."""
+    if any(p.at != "now" for p in parities):
+        return ""
+    began, ended = min(p.started_at for p in parities), max(p.finished_at for p in parities)
+    return f", between {began.astimezone(UTC):%Y-%m-%d %H:%M:%S} and {ended.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _differ(parities: Sequence[Parity]) -> str:
+    told = [_of(p) for p in parities[:_NAMED]]
+    if (more := len(parities) - _NAMED) > 0:
+        told.append(f"those of {more} more")
+    things = sum(max(1, _rows_apart(p) + _aggregates_apart(p)) for p in parities)
+    return f"{_listed(told)} differ{_s(things)}"
+
+
+def _of(parity: Parity) -> str:
+    """`20 rows and 1 aggregate of landing.orders`."""
+    told = []
+    if apart := _rows_apart(parity):
+        told.append(_rows(apart))
+    if apart := _aggregates_apart(parity):
+        told.append(f"{apart:,} aggregate{'' if apart == 1 else 's'}")
+    return f"{' and '.join(told) or 'the number of rows'} of {table_of(parity)}"
+
+
+def _rows_apart(parity: Parity) -> int:
+    return parity.differences or 0 if parity.level == "rows" else 0
+
+
+def _aggregates_apart(parity: Parity) -> int:
+    return sum(not aggregate.same for aggregate in parity.aggregates)
+
+
+def _s(number: int) -> str:
+    """The ending of a verb."""
+    return "s" if number == 1 else ""
+
+
+def _short(text: str) -> str:
+    """A query is known by how it begins."""
+    return text if len(text) <= _LEGIBLE else f"{text[: _LEGIBLE - 3].rstrip()}..."
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'' if number == 1 else 's'}"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"

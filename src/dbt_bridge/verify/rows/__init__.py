@@ -1,0 +1,1 @@
+"""Every row of two sides meets its counterpart, and what differs is found."""

@@ -1,0 +1,124 @@
+"""Rows in flight: those whose cursor is above the bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.errors import UsageError
+from dbt_bridge.verify.canonical.elements import canonical, microseconds, storage
+from dbt_bridge.verify.request import Bound
+from dbt_bridge.verify.rows.column_pairs import Pair, Paired
+from dbt_bridge.verify.rows.engine import engine_errors, held
+
+_SQL = {
+    "float": "CAST(? AS DOUBLE)",
+    "date": "date_diff('day', DATE '1970-01-01', CAST(? AS DATE))",
+    "text": "CAST(? AS VARCHAR)",
+}
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOST = 2**63 - 1  # infinity
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Tells which rows are above a bound.
+
+    Attributes:
+        at_most: of the cursor, as `_ordered` gives its values; the number itself for a decimal.
+    """
+
+    cursor: Pair
+    at_most: pa.Scalar | Decimal
+
+    def of(self, arrays: Mapping[Pair, pa.Array]) -> pa.Array:
+        """int8: 1 where the row is above the bound. A row whose cursor is NULL is not."""
+        array = next(array for pair, array in arrays.items() if pair.name == self.cursor.name)
+        if isinstance(self.at_most, Decimal):
+            numbers = canonical(array, self.cursor.canon).to_pylist()
+            above = [v is not None and _is_above(v, self.at_most) for v in numbers]
+            return pa.array(above, pa.bool_()).cast(pa.int8())
+        values = _ordered(array, self.cursor)
+        return pc.fill_null(pc.greater(values, self.at_most), False).cast(pa.int8())
+
+
+def late(paired: Paired, bound: Bound | None, engine: Any) -> Late | None:
+    """What tells the rows in flight.
+
+    Raises:
+        UsageError: the bound is no value of the cursor, or the cursor cannot be ordered.
+    """
+    if bound is None:
+        return None
+    cursor = next(pair for pair in paired if pair.name == bound.cursor)
+    kind = cursor.canon.kind
+    if (kind not in _SQL and kind not in ("int", "decimal", "timestamp")) or cursor.masked:
+        raise UsageError(
+            f"column {bound.cursor} cannot bound a comparison: its values have no order that both sides keep"
+        )
+    try:
+        if kind == "decimal":
+            return Late(cursor, _number(bound.at_most))
+        value = _microseconds(bound.at_most) if kind == "timestamp" else _value(bound.at_most, cursor, engine)
+    except (ValueError, ArithmeticError, engine_errors()) as error:
+        raise UsageError(
+            f"{bound.at_most!r} is no value of the cursor {bound.cursor}", mend="give it as the origin spells it"
+        ) from error
+    return Late(cursor, pa.scalar(value, _ordered_type(cursor)))
+
+
+def _number(text: str) -> Decimal:
+    """Exactly: a cast to the cursor's type would round, and 200.5 lets no 201 pass."""
+    number = Decimal(text.strip())
+    if number.is_nan():
+        raise ValueError("NaN bounds nothing")
+    return number
+
+
+def _is_above(text: str, at_most: Decimal) -> bool:
+    """Whether a number in its canonical text is above the bound; NaN is above all, as in PostgreSQL."""
+    try:
+        number = Decimal(text)
+    except ArithmeticError:
+        raise pa.ArrowInvalid(f"{text[:80]!r} is no number, and the cursor holds numbers") from None
+    return number.is_nan() or number > at_most
+
+
+def _value(text: str, cursor: Pair, engine: Any) -> Any:
+    if cursor.canon.kind == "int":
+        return math.floor(max(min(_number(text), Decimal(_MOST)), Decimal(-_MOST)))
+    sql = _SQL[cursor.canon.kind]
+    [(value,)] = engine.execute(f"SELECT {sql}", [text]).fetchall()  # DuckDB 2 goes on when all has been fetched
+    return value
+
+
+def _microseconds(text: str) -> int:
+    """Since 1970; without a zone it is UTC. (DuckDB's cast to TIMESTAMP drops an offset, and its TIMESTAMPTZ takes the
+    session's zone where there is none.)"""
+    if text.strip().lower() in ("infinity", "-infinity"):
+        return _MOST if text.strip()[0] != "-" else -_MOST
+    moment = datetime.fromisoformat(text.strip())
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _ordered(array: pa.Array, cursor: Pair) -> pa.Array:
+    """Values in a type whose order is theirs; moments in whole microseconds."""
+    if cursor.canon.fine:
+        whole, _ = microseconds(storage(array))
+        return pa.array(whole, mask=np.asarray(array.is_null()))
+    return held(canonical(array, cursor.canon)).cast(_ordered_type(cursor))
+
+
+def _ordered_type(cursor: Pair) -> pa.DataType:
+    return {"float": pa.float64(), "text": pa.string()}.get(cursor.canon.kind, pa.int64())

@@ -1,0 +1,231 @@
+"""The same stories of a cdc source at each kind of destination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+import pytest
+
+from dbt_bridge import run
+from dbt_bridge.demo.postgres import Server
+from dbt_bridge.nouns.project import (
+    LandingSource,
+    LandingTable,
+    Project,
+    WarehouseProfile,
+)
+from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.observe.progress import Silent
+
+Rows = list[tuple[Any, ...]]
+COLUMNS = "id, customer, amount, note, doc, made"
+
+
+class End:
+    """A destination: how a project names it, and how its rows are read."""
+
+    def __init__(self, project: Project, destination: str | None, rows: Callable[[str, str], Rows]) -> None:
+        self.project = project
+        self.destination = destination
+        self.rows = rows
+
+    def sync(self, *tables: LandingTable, full_refresh: bool = False, check: bool = True) -> list[Receipt]:
+        source = LandingSource(
+            name="shop",
+            origin="shop_pg",
+            origin_schema="public",
+            landing_schema="shop_landing",
+            landing_database=None,
+            destination=self.destination,
+            tables=tables,
+            defaults=LandingTable("source.shop.shop", "", "", "cdc"),
+            slot="dbt_bridge_ends",
+        )
+        chosen = replace(self.project, sources=(source,))
+        receipts = run.sync(chosen, run.Options(full_refresh=full_refresh), Silent())
+        assert not check or {r.status for r in receipts} == {"success"}, [r.error for r in receipts]
+        return receipts
+
+
+@pytest.fixture(params=["duckdb", "postgres", "delta"])
+def end(
+    request: pytest.FixtureRequest,
+    project: Project,
+    server: Server,
+    warehouse_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> End:
+    if request.param == "duckdb":
+
+        def from_duckdb(table: str, columns: str) -> Rows:
+            with duckdb.connect(str(warehouse_file), read_only=True) as connection:
+                return connection.execute(f"SELECT {columns} FROM shop_landing.{table} ORDER BY 1").fetchall()  # noqa: S608
+
+        return End(project, None, from_duckdb)
+    if request.param == "delta":
+        monkeypatch.setenv("DESTINATION__LAKE__DESTINATION_TYPE", "filesystem")
+        monkeypatch.setenv("DESTINATION__LAKE__BUCKET_URL", str(tmp_path / "lake"))
+
+        def from_delta(table: str, columns: str) -> Rows:
+            from deltalake import DeltaTable
+
+            rows = DeltaTable(str(tmp_path / "lake" / "shop_landing" / table)).to_pyarrow_table()  # noqa: F841
+            return duckdb.sql(f"SELECT {columns} FROM rows ORDER BY 1").fetchall()  # noqa: S608
+
+        return End(project, "lake", from_delta)
+    name = f"warehouse_{tmp_path.name[:20].lower()}".replace("-", "_")
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+
+    def drop() -> None:
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+    request.addfinalizer(drop)
+    parameters = {"type": "postgres", **psycopg.conninfo.conninfo_to_dict(server.url(name))}
+
+    def from_postgres(table: str, columns: str) -> Rows:
+        with psycopg.connect(server.url(name)) as connection:
+            query = f"SELECT {columns} FROM shop_landing.{table} ORDER BY 1"  # noqa: S608
+            return connection.execute(query.encode()).fetchall()
+
+    return End(
+        replace(project, warehouse=WarehouseProfile("postgres", name, "public", 2, parameters)), None, from_postgres
+    )
+
+
+@pytest.fixture
+def shop(origin: psycopg.Connection) -> psycopg.Connection:
+    origin.execute(
+        "CREATE TABLE orders (id int PRIMARY KEY, customer text, amount numeric(12,2), note text, doc jsonb,"
+        " made timestamptz DEFAULT '2026-01-01')"
+    )
+    origin.execute(
+        "INSERT INTO orders SELECT g, 'c' || g, g * 1.25, repeat(md5(g::text), 200), jsonb_build_object('n', g)"
+        " FROM generate_series(1, 200) g"
+    )
+    return origin
+
+
+def table(name: str = "orders", **given: Any) -> LandingTable:
+    return LandingTable(f"source.shop.shop.{name}", name, name, "cdc", **given)
+
+
+def same(shop: psycopg.Connection, end: End, columns: str = COLUMNS) -> None:
+    text = ", ".join(f"CAST({c} AS text)" if c in ("amount", "doc") else c for c in columns.split(", "))
+    theirs = shop.execute(f"SELECT {text} FROM orders ORDER BY 1".encode()).fetchall()  # noqa: S608
+    assert end.rows("orders", text) == theirs
+
+
+def test_copy_then_every_kind_of_change(shop: psycopg.Connection, end: End) -> None:
+    end.sync(table())
+    same(shop, end)
+    with shop.transaction():
+        shop.execute("UPDATE orders SET amount = amount + 1 WHERE id <= 20")  # the long note is not sent
+        shop.execute("UPDATE orders SET id = id + 10000 WHERE id BETWEEN 30 AND 35")
+        shop.execute("DELETE FROM orders WHERE id BETWEEN 40 AND 50")
+        shop.execute(
+            "INSERT INTO orders VALUES (45, 'again', 1, 'short', NULL, NULL), (999, '', NULL, NULL, '[]', NULL)"
+        )
+    end.sync(table())
+    same(shop, end)
+    shop.execute("TRUNCATE orders")
+    shop.execute("INSERT INTO orders VALUES (1, 'after', 2, NULL, NULL, now())")
+    end.sync(table())
+    same(shop, end)
+
+
+def test_columns_come_and_change_their_names(shop: psycopg.Connection, end: End) -> None:
+    end.sync(table())
+    shop.execute("ALTER TABLE orders ADD COLUMN tag text")
+    shop.execute("UPDATE orders SET tag = 'x' WHERE id < 5")
+    end.sync(table())
+    same(shop, end, f"{COLUMNS}, tag")
+    shop.execute("ALTER TABLE orders RENAME COLUMN tag TO label")
+    shop.execute("UPDATE orders SET label = 'y' WHERE id = 7")
+    end.sync(table())
+    same(shop, end, "id, customer, label")
+
+
+def test_deleted_rows_are_kept_with_the_time(shop: psycopg.Connection, end: End) -> None:
+    end.sync(table(deletes="soft"))
+    shop.execute("DELETE FROM orders WHERE id <= 3")
+    end.sync(table(deletes="soft"))
+    assert [row for (row,) in end.rows("orders", "id")] == list(range(1, 201))
+    gone = [id_ for id_, at in end.rows("orders", "id, _deleted_at") if at is not None]
+    assert gone == [1, 2, 3]
+    shop.execute("INSERT INTO orders (id) VALUES (2)")
+    end.sync(table(deletes="soft"))
+    assert [id_ for id_, at in end.rows("orders", "id, _deleted_at") if at is not None] == [1, 3]
+
+
+def test_history_keeps_every_committed_version(shop: psycopg.Connection, end: End) -> None:
+    end.sync(table(history=True))
+    shop.execute("UPDATE orders SET customer = 'second' WHERE id = 1")
+    shop.execute("UPDATE orders SET customer = 'third' WHERE id = 1")
+    shop.execute("DELETE FROM orders WHERE id = 1")
+    end.sync(table(history=True))
+    versions = [
+        row for row in end.rows("orders_history", "id, customer, valid_from, valid_to, length(note)") if row[0] == 1
+    ]
+    versions.sort(key=lambda row: row[2])
+    assert [row[1] for row in versions] == ["c1", "second", "third"]
+    assert [row[3] for row in versions[:-1]] == [row[2] for row in versions[1:]]
+    assert all(row[3] is not None and row[4] == 6400 for row in versions)
+    assert len(end.rows("orders_history", "id")) == 202
+
+
+def test_a_log_of_changes(shop: psycopg.Connection, end: End) -> None:
+    end.sync(table(write_disposition="append"))
+    shop.execute("UPDATE orders SET customer = 'x' WHERE id = 1")
+    shop.execute("DELETE FROM orders WHERE id = 2")
+    end.sync(table(write_disposition="append"))
+    log = end.rows("orders", "_lsn, _change, id, customer")
+    changes = [(change, id_, customer) for _, change, id_, customer in log if change != "insert"]
+    assert changes == [("update", 1, "x"), ("delete", 2, None)]
+    assert len(log) == 202
+
+
+def test_a_masked_value_never_lands(shop: psycopg.Connection, end: End) -> None:
+    masked = table(mask={"customer": "sha256"}, exclude=("note",))
+    end.sync(masked)
+    shop.execute("UPDATE orders SET customer = 'somebody' WHERE id = 5")
+    end.sync(masked)
+    import hashlib
+
+    assert dict(end.rows("orders", "id, customer"))[5] == hashlib.sha256(b"somebody").hexdigest()
+    assert dict(end.rows("orders", "id, customer"))[6] == hashlib.sha256(b"c6").hexdigest()
+
+
+def test_a_full_refresh_copies_anew(shop: psycopg.Connection, end: End) -> None:
+    end.sync(table())
+    shop.execute("DELETE FROM orders WHERE id > 100")
+    (receipt,) = [r for r in end.sync(table(), full_refresh=True) if r.hop == "initial_copy"]
+    assert receipt.rows_loaded == 100
+    shop.execute("UPDATE orders SET note = NULL")
+    end.sync(table())
+    same(shop, end)
+
+
+def test_a_value_that_only_the_origin_can_hold_sets_its_table_aside(shop: psycopg.Connection, end: End) -> None:
+    """A year before Christ is no value of a lake: found when it is written, and the other table goes on."""
+    shop.execute("CREATE TABLE others (id int PRIMARY KEY)")
+    end.sync(table(), table("others"))
+    shop.execute("UPDATE orders SET made = '0044-03-15 BC' WHERE id = 1")
+    shop.execute("INSERT INTO others VALUES (1)")
+    receipts = {r.node.rpartition(".")[2]: r for r in end.sync(table(), table("others"), check=False)}
+    assert receipts["others"].status == "success"
+    assert [row for (row,) in end.rows("others", "id")] == [1]
+    if end.destination == "lake":
+        assert receipts["orders"].status == "failed" and "BC" in (receipts["orders"].error or "")
+        shop.execute("UPDATE orders SET made = now() WHERE id = 1")
+        end.sync(table(), table("others"))
+        same(shop, end)
+    else:
+        assert receipts["orders"].status == "success"

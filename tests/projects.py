@@ -1,0 +1,90 @@
+"""A project made of values: a Postgres origin `shop_pg` and a DuckDB warehouse in a temporary folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+import pytest
+
+from dbt_bridge.demo.postgres import Server
+from dbt_bridge.nouns.project import (
+    LandingSource,
+    LandingTable,
+    Project,
+    WarehouseProfile,
+)
+
+MakeSource = Callable[..., LandingSource]
+Rows = list[tuple[Any, ...]]
+
+
+@pytest.fixture
+def warehouse_file(tmp_path: Path) -> Path:
+    return tmp_path / "warehouse.duckdb"
+
+
+@pytest.fixture
+def project(tmp_path: Path, warehouse_file: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Without sources: tests add theirs with `dataclasses.replace`."""
+    monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", database)
+    monkeypatch.setenv("DESTINATION__CRM_PG__DESTINATION_TYPE", "postgres")
+    monkeypatch.setenv("DESTINATION__CRM_PG__CREDENTIALS", database)
+    profile = WarehouseProfile(
+        "duckdb", "warehouse", "main", 2, {"type": "duckdb", "path": str(warehouse_file), "schema": "main"}
+    )
+    return Project(tmp_path, "shop", profile, (), ())
+
+
+@pytest.fixture
+def source() -> MakeSource:
+    """Builds the dbt source `shop`, which lands the origin's schema `public` in `shop_landing`."""
+
+    def make(*tables: LandingTable, every: bool = False, exclude: tuple[str, ...] = ()) -> LandingSource:
+        return LandingSource(
+            name="shop",
+            origin="shop_pg",
+            origin_schema="public",
+            landing_schema="shop_landing",
+            landing_database=None,
+            destination=None,
+            tables=tables,
+            defaults=LandingTable("source.shop.shop", "", "", "initial_copy"),
+            every_table=every,
+            exclude=exclude,
+        )
+
+    return make
+
+
+@pytest.fixture
+def landed(warehouse_file: Path) -> Callable[[str], list[tuple[object, ...]]]:
+    """Ask the warehouse, after the run has let go of its file."""
+
+    def ask(sql: str) -> list[tuple[object, ...]]:
+        with duckdb.connect(str(warehouse_file), read_only=True) as connection:
+            return connection.execute(sql).fetchall()
+
+    return ask
+
+
+@pytest.fixture
+def there(project: Project, server: Server, database: str) -> Iterator[tuple[Project, Callable[[str], Rows]]]:
+    """A project whose warehouse is a Postgres database, and what asks that."""
+    name = f"{database.rsplit('/', 1)[1]}_warehouse"
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"'.encode())
+    parameters = {"type": "postgres", **psycopg.conninfo.conninfo_to_dict(server.url(name))}
+    with psycopg.connect(server.url(name), autocommit=True) as warehouse:
+
+        def ask(statement: str) -> Rows:
+            done = warehouse.execute(statement.encode())
+            return done.fetchall() if done.description else [(done.rowcount,)]
+
+        yield replace(project, warehouse=WarehouseProfile("postgres", name, "public", 2, parameters)), ask
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())

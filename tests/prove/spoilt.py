@@ -1,0 +1,49 @@
+"""A landed source that tests spoil behind the bridge's back, and repair."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+
+from dbt_bridge import run
+from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
+from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.observe.progress import Silent
+
+NODE = "source.shop.shop."
+SLOT = "dbt_bridge_repair_test"
+
+
+def table(name: str, replication: str = "cdc", **given: object) -> LandingTable:
+    return LandingTable(f"{NODE}{name}", name, name, replication, **given)  # type: ignore[arg-type]
+
+
+class Shop:
+    """The source `shop` of a project, landed."""
+
+    def __init__(self, project: Project, file: Path, *tables: LandingTable, **ends: str | None) -> None:
+        self.file = file
+        defaults = LandingTable("source.shop.shop", "", "", "cdc")
+        schema, destination = ends.get("schema", "public"), ends.get("destination")
+        source = LandingSource(
+            "shop", "shop_pg", schema, "shop_landing", None, destination, tables, defaults, slot=SLOT
+        )
+        self.project = replace(project, sources=(source,))
+        self.sync()
+
+    def sync(self) -> None:
+        failed = [r.error for r in run.sync(self.project, run.Options(), Silent()) if r.status != "success"]
+        assert failed == [], failed  # pytest explains assertions of files of tests alone
+
+    def repair(self, *, equal: bool = True, **options: object) -> list[Receipt]:
+        """The receipts; everything is equal after it, or as `equal` says."""
+        done = run.repair(self.project, run.RepairOptions(**options), Silent())  # type: ignore[arg-type]
+        assert done.ok == equal, ([p.error for p in done.parities], [r.error for r in done.receipts])
+        return list(done.receipts)
+
+    def spoil(self, *statements: str) -> None:
+        with duckdb.connect(str(self.file)) as connection:
+            for statement in statements:
+                assert connection.execute(statement).fetchall() != [(0,)], statement
