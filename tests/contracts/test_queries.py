@@ -33,7 +33,7 @@ ENGINES = ("postgres", "duckdb", "sqlite", "mariadb", "dlt", "sqlalchemy")
 
 def _filled(queries: Queries, run: Callable[[str], object]) -> Queries:
     """A table with hostile names: its key is only in the catalog of those that keep one."""
-    q = queries.quoted
+    q = queries.quote_identifier
     run(
         f"CREATE TABLE {queries.relation(TABLE)} (id int PRIMARY KEY, {q(AMOUNT)} decimal(12,2), {q(NAME)} varchar(20))"
     )
@@ -77,14 +77,14 @@ def queries(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queries]
 
 
 def selection(queries: Queries, rows: str, relation: TableName | None = None, condition: str = "") -> Selection:
-    q = queries.quoted
+    q = queries.quote_identifier
     values = {"id": q("id"), AMOUNT: q(AMOUNT), "shout: %": f"upper({q(NAME)}) -- {{{{ not jinja }}}}\n"}
     return Selection(rows, values, condition, relation, {"id": "id", AMOUNT: AMOUNT} if relation else {})
 
 
 def test_a_relation_is_selected_filtered_counted_and_found_by_key(queries: Queries) -> None:
     rows = queries.relation(TABLE)
-    chosen = selection(queries, rows, TABLE, f"{queries.quoted(NAME)} LIKE '%:%' OR id = 2 -- and no more")
+    chosen = selection(queries, rows, TABLE, f"{queries.quote_identifier(NAME)} LIKE '%:%' OR id = 2 -- and no more")
 
     side = queries.side("for people", chosen)
 
@@ -113,7 +113,7 @@ def test_a_query_is_a_relation_too(queries: Queries) -> None:
 
 
 def test_a_metric_is_a_small_table(queries: Queries) -> None:
-    sql = f"SELECT count(*) AS n, sum({queries.quoted(AMOUNT)}) AS total FROM {queries.relation(TABLE)};"
+    sql = f"SELECT count(*) AS n, sum({queries.quote_identifier(AMOUNT)}) AS total FROM {queries.relation(TABLE)};"
 
     columns, rows = queries.result(sql)
 

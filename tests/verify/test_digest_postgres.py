@@ -39,7 +39,7 @@ from dbt_bridge.contracts.canon import (
     agreed,
 )
 from dbt_bridge.demo.postgres import Server
-from dbt_bridge.nouns.table import Column, TableName, quoted
+from dbt_bridge.nouns.table import Column, TableName, quote_identifier
 from dbt_bridge.verify.canonical.row_digest import digests, mixed
 
 T = TableName("public", "t")
@@ -317,7 +317,7 @@ def test_rows_keys_and_buckets_are_those_of_arrow(url: str) -> None:
     key, values = both[:2], both[2:]
     keys = digests([rows.column(0), rows.column(1)], [d.canon for d in key])
     of_rows = digests([rows.column(2), rows.column(3)], [d.canon for d in values])
-    name = quoted('a "k"')
+    name = quote_identifier('a "k"')
     with psycopg.connect(url) as connection:
         settled(connection)
         statement = digest_select("public.t", key, values, selected=[name, "b"], condition=f"{name} > 0")

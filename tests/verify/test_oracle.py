@@ -30,8 +30,8 @@ from dbt_bridge.nouns.parity import Method, Parity
 from dbt_bridge.nouns.table import (
     Table,
     TableName,
-    quoted,
-    quoted_name,
+    quote_identifier,
+    quote_table_name,
 )
 from dbt_bridge.prove.sides import landed_side, origin_side
 from dbt_bridge.verify.compare import Asked, compare
@@ -60,9 +60,11 @@ def database_url(server: Server) -> Iterator[str]:
         connection.execute("CREATE DATABASE oracle")
     with psycopg.connect(server.url("oracle"), autocommit=True) as connection:
         connection.execute(golden.SETUP)
-        connection.execute(f"CREATE SCHEMA {quoted(HOSTILE.schema)}".encode())
-        columns = "".join(f", {quoted(name)} {type_}" for name, type_ in COLUMNS.items())
-        connection.execute(f"CREATE TABLE {quoted_name(HOSTILE)} ({quoted(KEY)} int PRIMARY KEY{columns})".encode())
+        connection.execute(f"CREATE SCHEMA {quote_identifier(HOSTILE.schema)}".encode())
+        columns = "".join(f", {quote_identifier(name)} {type_}" for name, type_ in COLUMNS.items())
+        connection.execute(
+            f"CREATE TABLE {quote_table_name(HOSTILE)} ({quote_identifier(KEY)} int PRIMARY KEY{columns})".encode()
+        )
     yield server.url("oracle")
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute("DROP DATABASE oracle WITH (FORCE)")
@@ -87,15 +89,15 @@ class Landed:
         marks = ", ".join(["%s"] * (1 + len(COLUMNS)))
         self._origin.close()  # its snapshot would hold the table
         with psycopg.connect(self._url, autocommit=True) as connection, connection.cursor() as cur:
-            cur.execute(f"TRUNCATE {quoted_name(HOSTILE)}".encode())
-            insert = f"INSERT INTO {quoted_name(HOSTILE).replace('%', '%%')} VALUES ({marks})"  # noqa: S608
+            cur.execute(f"TRUNCATE {quote_table_name(HOSTILE)}".encode())
+            insert = f"INSERT INTO {quote_table_name(HOSTILE).replace('%', '%%')} VALUES ({marks})"  # noqa: S608
             cur.executemany(insert.encode(), [[number, *row] for number, row in enumerate(rows)])
         self.reopen()
         described = self._origin.describe(HOSTILE).table
         self.table = Table(LANDING, tuple(self._warehouse.landed(c) for c in described.columns), (KEY,))
         load = Load(self.table, "replace", "oracle")
         self._warehouse.load(load, self._origin.rows(HOSTILE, self.table.columns))
-        self.sql(f"CREATE OR REPLACE TABLE {TRUTH} AS FROM {quoted_name(LANDING)}")
+        self.sql(f"CREATE OR REPLACE TABLE {TRUTH} AS FROM {quote_table_name(LANDING)}")
 
     def reopen(self) -> None:
         self._origin.close()
@@ -115,10 +117,11 @@ class Landed:
         """How many rows of each number only the truth has, and only the landing table."""
         # DuckDB takes 30 days for a month.
         selected = ", ".join(
-            f"CAST({quoted(name)} AS {type_.replace('INTERVAL', 'VARCHAR')})" for name, type_ in self.types().items()
+            f"CAST({quote_identifier(name)} AS {type_.replace('INTERVAL', 'VARCHAR')})"
+            for name, type_ in self.types().items()
         )
         found = []
-        for one, other in ((TRUTH, quoted_name(LANDING)), (quoted_name(LANDING), TRUTH)):
+        for one, other in ((TRUTH, quote_table_name(LANDING)), (quote_table_name(LANDING), TRUTH)):
             query = f"SELECT {selected} FROM {one} EXCEPT ALL SELECT {selected} FROM {other}"  # noqa: S608
             found.append(Counter(row[0] for row in self.sql(query)))
         return found[0], found[1]
@@ -173,7 +176,7 @@ def test_what_is_found_is_what_except_finds(landed: Landed, seed: int) -> None:
 
 def kinds(landed: Landed, missing: Counter[int], extra: Counter[int]) -> dict[int, str]:
     """What each key that differs is."""
-    query = f"SELECT {quoted(KEY)} FROM {quoted_name(LANDING)} GROUP BY ALL HAVING count(*) > 1"  # noqa: S608
+    query = f"SELECT {quote_identifier(KEY)} FROM {quote_table_name(LANDING)} GROUP BY ALL HAVING count(*) > 1"  # noqa: S608
     told = dict.fromkeys(missing, "only_in_origin") | dict.fromkeys(extra, "only_in_destination")
     told |= dict.fromkeys(missing & extra, "different")
     return told | {row[0]: "duplicate" for row in landed.sql(query)}
@@ -181,11 +184,11 @@ def kinds(landed: Landed, missing: Counter[int], extra: Counter[int]) -> dict[in
 
 def spoil(landed: Landed, chance: random.Random, rows: int) -> None:
     """A few of: rows gone, doubled, new; a value of another row, of another column, NULL."""
-    table, key = quoted_name(LANDING), quoted(KEY)
+    table, key = quote_table_name(LANDING), quote_identifier(KEY)
     for _ in range(chance.randrange(7) if rows else 0):
         at, other = chance.randrange(rows), chance.randrange(rows)
         columns = list(COLUMNS)
-        column = quoted(chance.choice(columns))
+        column = quote_identifier(chance.choice(columns))
         landed.sql(
             chance.choice(
                 [
@@ -208,9 +211,9 @@ def swapped(landed: Landed, chance: random.Random) -> str:
     one = chance.choice(list(plain))
     alike = [name for name, type_ in plain.items() if type_ == plain[one] and name != one]
     if not alike:
-        return f"{quoted(one)} = NULL"
+        return f"{quote_identifier(one)} = NULL"
     other = chance.choice(alike)
-    return f"{quoted(one)} = {quoted(other)}, {quoted(other)} = {quoted(one)}"
+    return f"{quote_identifier(one)} = {quote_identifier(other)}, {quote_identifier(other)} = {quote_identifier(one)}"
 
 
 def test_the_smallest_change_of_any_type_is_found_with_its_row_and_column(landed: Landed) -> None:
@@ -222,8 +225,8 @@ def test_the_smallest_change_of_any_type_is_found_with_its_row_and_column(landed
     for number, (column, type_) in enumerate(list(landed.types().items())[1:]):
         for at in range(number, len(rows), len(TYPES)):
             to = smallest_change(landed, column, type_, at)
-            table, key = quoted_name(LANDING), quoted(KEY)
-            landed.sql(f"UPDATE {table} SET {quoted(column)} = {to} WHERE {key} = {at}")  # noqa: S608
+            table, key = quote_table_name(LANDING), quote_identifier(KEY)
+            landed.sql(f"UPDATE {table} SET {quote_identifier(column)} = {to} WHERE {key} = {at}")  # noqa: S608
             expected[str(at)] = (column,)
     missing, extra = landed.told_by_sql()
     assert missing.keys() == extra.keys() == {int(key) for key in expected}
@@ -235,9 +238,10 @@ def test_the_smallest_change_of_any_type_is_found_with_its_row_and_column(landed
 
 def smallest_change(landed: Landed, column: str, type_: str, at: int) -> str:
     """SQL of another value of this type than the row has, as near to it as can be."""
-    v = quoted(column)
+    v = quote_identifier(column)
     [(is_null, text)] = landed.sql(
-        f"SELECT {v} IS NULL, CAST({v} AS VARCHAR) FROM {quoted_name(LANDING)} WHERE {quoted(KEY)} = {at}"  # noqa: S608
+        f"SELECT {v} IS NULL, CAST({v} AS VARCHAR)\n"
+        f"FROM {quote_table_name(LANDING)}\nWHERE {quote_identifier(KEY)} = {at}"
     )
     if is_null:
         return NOTHING.get(type_, "[]" if type_.endswith("[]") else "0")
@@ -288,9 +292,9 @@ def test_rows_are_found_by_keys_of_every_type(landed: Landed) -> None:
     """Composite keys with columns of every type: all golden values, and NULL."""
     landed.fill([[value(type_, number // 8) for type_ in TYPES] for number in range(64)])
     v, other = list(COLUMNS)[1:3]
-    table, key = quoted_name(LANDING), quoted(KEY)
+    table, key = quote_table_name(LANDING), quote_identifier(KEY)
     landed.sql(f"DELETE FROM {table} WHERE {key} = 9")  # noqa: S608
-    landed.sql(f"UPDATE {table} SET {quoted(v)} = 77 WHERE {key} IN (3, 62)")  # noqa: S608
+    landed.sql(f"UPDATE {table} SET {quote_identifier(v)} = 77 WHERE {key} IN (3, 62)")  # noqa: S608
     landed.sql(f"INSERT INTO {table} SELECT * REPLACE (64 AS {key}) FROM {TRUTH} WHERE {key} = 2")  # noqa: S608
     expected = {9: "only_in_origin", 3: "different", 62: "different", 64: "only_in_destination"}
     columns = [column for column in COLUMNS if column != v]
@@ -305,7 +309,7 @@ def test_rows_are_found_by_keys_of_every_type(landed: Landed) -> None:
 
 def test_a_server_that_goes_away_between_the_two_stages_is_a_failure(landed: Landed, database_url: str) -> None:
     landed.fill([[short(type_) for type_ in TYPES] for _ in range(20)])
-    landed.sql(f"DELETE FROM {quoted_name(LANDING)} WHERE {quoted(KEY)} = 7")  # noqa: S608
+    landed.sql(f"DELETE FROM {quote_table_name(LANDING)} WHERE {quote_identifier(KEY)} = 7")  # noqa: S608
     own = "datname = current_database() AND pid <> pg_backend_pid()"
 
     def terminate(_: int) -> None:

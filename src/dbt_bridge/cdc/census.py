@@ -30,7 +30,7 @@ from dbt_bridge.nouns.table import (
     Column,
     Table,
     TableName,
-    quoted_name,
+    quote_table_name,
 )
 from dbt_bridge.sync.landing import Wanted
 from dbt_bridge.sync.landing_columns import landing_columns, shows
@@ -272,7 +272,7 @@ def _refuse_what_was_kept(destination: Destination, replica: Replica, newly: set
         raise UsageError(
             f"{', '.join(sorted(newly))}: {', '.join(map(str, standing))} keeps values from before, and would go on"
             " showing them",
-            mend=" ".join(f"DROP TABLE {quoted_name(name)};" for name in standing) + " then dbt-bridge sync",
+            mend=" ".join(f"DROP TABLE {quote_table_name(name)};" for name in standing) + " then dbt-bridge sync",
         )
 
 
@@ -286,7 +286,7 @@ def check_publishable(table: Publishable, wanted: Wanted) -> None:
     if table.persistence != "p":
         raise OriginError(
             f"{table.name} is not in the log: it is unlogged, or temporary",
-            mend=f"ALTER TABLE {quoted_name(table.name)} SET LOGGED; or replication: initial_copy",
+            mend=f"ALTER TABLE {quote_table_name(table.name)} SET LOGGED; or replication: initial_copy",
         )
     if table.has_heirs:
         raise OriginError(
@@ -296,7 +296,7 @@ def check_publishable(table: Publishable, wanted: Wanted) -> None:
     if table.identifies or wanted.table.write_disposition == "append":
         return
     lacking = ", ".join(map(str, table.unidentified))
-    full = " ".join(f"ALTER TABLE {quoted_name(name)} REPLICA IDENTITY FULL;" for name in table.unidentified)
+    full = " ".join(f"ALTER TABLE {quote_table_name(name)} REPLICA IDENTITY FULL;" for name in table.unidentified)
     raise KeyRefused(
         f"updates and deletes of {table.name} do not say which row they mean: no primary key and no other replica"
         f" identity (of {lacking})",

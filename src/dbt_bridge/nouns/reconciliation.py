@@ -135,9 +135,9 @@ class Selection:
     plain: Mapping[str, str] = field(default_factory=dict)
     key: tuple[str, ...] = ()
 
-    def sql(self, quoted: Callable[[str], str]) -> str:
+    def sql(self, quote_identifier: Callable[[str], str]) -> str:
         """The SELECT. What people wrote ends in a line of its own, for it may end in a comment."""
-        values = ",\n".join(f"{value} AS {quoted(name)}" for name, value in self.values.items())
+        values = ",\n".join(f"{value} AS {quote_identifier(name)}" for name, value in self.values.items())
         where = f"\nWHERE (\n{self.condition}\n)" if self.condition else ""
         return f"SELECT {values}\nFROM {self.rows}{where}"
 
@@ -163,7 +163,7 @@ class Queries(Protocol):
 
     name: str
 
-    def quoted(self, identifier: str) -> str: ...
+    def quote_identifier(self, identifier: str) -> str: ...
 
     def relation(self, name: TableName) -> str:
         """A relation as it stands after FROM."""

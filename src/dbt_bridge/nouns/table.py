@@ -81,11 +81,20 @@ class Table:
         )
 
 
-def quoted(identifier: str) -> str:
+def quote_identifier(identifier: str) -> str:
     """An identifier in SQL's double quotes (Postgres, DuckDB, Snowflake, SQLite)."""
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def quoted_name(name: TableName) -> str:
+def quote_table_name(name: TableName) -> str:
     """A qualified table name in SQL's double quotes."""
-    return f"{quoted(name.schema)}.{quoted(name.name)}"
+    return f"{quote_identifier(name.schema)}.{quote_identifier(name.name)}"
+
+
+def quote_literal(text: str) -> str:
+    """A text as a literal in SQL's single quotes, for statements that take no parameters.
+
+    Right wherever a backslash has no meaning in a literal: DuckDB, SQLite, Delta's SQL, and Postgres with
+    `standard_conforming_strings`, which is on since 9.1.
+    """
+    return "'" + text.replace("'", "''") + "'"

@@ -53,7 +53,7 @@ class Side:
         return alike[0] if len(alike) == 1 else None
 
     def column(self, name: str) -> Value:
-        return Value(self._database.quoted(name), name)
+        return Value(self._database.quote_identifier(name), name)
 
     def value(self, said: str, where: str) -> Value:
         """A column, or SQL.

@@ -93,7 +93,7 @@ def _looked_at(declared: Reconciliation, ends: tuple[Queries, Queries]) -> str:
         return metrics
     legacy, new, pairs = _selected(declared, ends)
     for end, selection in zip(ends, (legacy, new), strict=True):
-        end.names(in_parentheses(selection.sql(end.quoted)))
+        end.names(in_parentheses(selection.sql(end.quote_identifier)))
     if declared.tolerances and not pairs.key and "rows" in declared.levels:
         raise UsageError(
             "rows have no key to meet by, so no tolerance can be kept", mend="declare `key:`, or `levels: [aggregates]`"

@@ -22,7 +22,7 @@ from dbt.plugins.contracts import PluginArtifacts
 from dbt.plugins.manager import dbt_hook, dbtPlugin
 
 from dbt_bridge.nouns.selector import selector
-from dbt_bridge.nouns.table import GHOST_MARK, quoted
+from dbt_bridge.nouns.table import GHOST_MARK, quote_identifier, quote_literal
 from dbt_bridge.python_models.session import project_root
 
 
@@ -82,38 +82,36 @@ def _read_by_dbt_duckdb(source: SourceDefinition) -> bool:
 
 def _ghost(source: SourceDefinition) -> dict[str, Any]:
     """The statements for one source; dbt's `target.database` decides at run time whether they apply."""
-    view = f"{quoted(source.schema)}.{quoted(source.identifier)}"
+    view = f"{quote_identifier(source.schema)}.{quote_identifier(source.identifier)}"
     name = f"{source.source_name}.{source.name}"
     says = (
         f"the source {name} has not landed in {source.schema}.{source.identifier}:"
         f" run dbt-bridge sync --select {selector(source.unique_id)}"
     )
-    columns = ",\n  ".join(f"CAST(NULL AS VARCHAR) AS {quoted(column)}" for column in source.columns or ["not_landed"])
+    columns = ",\n  ".join(
+        f"CAST(NULL AS VARCHAR) AS {quote_identifier(column)}" for column in source.columns or ["not_landed"]
+    )
     # IF NOT EXISTS leaves a table, or another view, of that name as it is. error() in a WHERE clause is evaluated for
     # every read, count(*) too, and by no binding.
     create = (
         f"CREATE VIEW IF NOT EXISTS {view} AS\n"
         f"SELECT\n  {columns}\n"
         f"FROM (SELECT 1) AS {GHOST_MARK}\n"
-        f"WHERE error({_literal(says)})"
+        f"WHERE error({quote_literal(says)})"
     )
     find = (
         "SELECT 1 FROM duckdb_views()\n"  # noqa: S608
         "WHERE database_name = current_database()\n"
-        f"  AND lower(schema_name) = lower({_literal(source.schema)})\n"
-        f"  AND lower(view_name) = lower({_literal(source.identifier)})\n"
-        f"  AND contains(sql, {_literal(GHOST_MARK)})"
+        f"  AND lower(schema_name) = lower({quote_literal(source.schema)})\n"
+        f"  AND lower(view_name) = lower({quote_literal(source.identifier)})\n"
+        f"  AND contains(sql, {quote_literal(GHOST_MARK)})"
     )
     return {
         "database": source.database or "",
-        "create": [f"CREATE SCHEMA IF NOT EXISTS {quoted(source.schema)}", create],
+        "create": [f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(source.schema)}", create],
         "find": find,
         "drop": f"DROP VIEW IF EXISTS {view}",
     }
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 # Jinja that dbt renders when a run starts and ends; `ghosts` is JSON in ASCII, which is a Jinja literal too. A source

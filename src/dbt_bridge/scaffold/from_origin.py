@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dbt_bridge.errors import ConnectionFailed, OriginError
-from dbt_bridge.nouns.table import Table, quoted
+from dbt_bridge.nouns.table import Table, quote_identifier
 from dbt_bridge.scaffold import template
 from dbt_bridge.scaffold.template import Answers
 
@@ -167,7 +167,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _in_sql(name: str) -> str:
-    return name if _is_plain(name) else _unrendered(quoted(name))
+    return name if _is_plain(name) else _unrendered(quote_identifier(name))
 
 
 def _unrendered(text: str) -> str:

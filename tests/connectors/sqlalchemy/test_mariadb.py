@@ -178,11 +178,11 @@ def test_overrides_cast_strictly(mariadb: MariaDatabase) -> None:
 
 def test_hostile_names_are_only_names(mariadb: MariaDatabase) -> None:
     name, column = 'a`b"; DROP TABLE t; -- %s :x é', "c`o%l:y'\\"
-    quoted_name, quoted_column = (text.replace("`", "``") for text in (name, column))
+    quote_table_name, quoted_column = (text.replace("`", "``") for text in (name, column))
     mariadb.execute(
-        f"CREATE TABLE `{quoted_name}` (`{quoted_column}` INT PRIMARY KEY, `select` FLOAT, `{'x' * 64}` INT)"
+        f"CREATE TABLE `{quote_table_name}` (`{quoted_column}` INT PRIMARY KEY, `select` FLOAT, `{'x' * 64}` INT)"
     )
-    mariadb.execute(f"INSERT INTO `{quoted_name}` VALUES (7, 1, 2)")
+    mariadb.execute(f"INSERT INTO `{quote_table_name}` VALUES (7, 1, 2)")
     with opened(mariadb) as origin:
         assert origin.tables(None) == [TableName(mariadb.name, name)]
         assert read(origin, name, increment=Increment(column, "7")) == {column: [7], "select": [1.0], "x" * 64: [2]}

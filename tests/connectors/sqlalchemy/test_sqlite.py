@@ -136,10 +136,10 @@ def test_overrides_cast_strictly(make: Make) -> None:
 
 def test_hostile_names_are_only_names(make: Make) -> None:
     name, column = 'a"b; DROP TABLE t; -- %s :x é', "c\"o%l:y'`"
-    quoted_name, quoted_column = name.replace('"', '""'), column.replace('"', '""')
+    quote_table_name, quoted_column = name.replace('"', '""'), column.replace('"', '""')
     with make(
-        f'CREATE TABLE "{quoted_name}" ("{quoted_column}" INTEGER PRIMARY KEY)',
-        f'INSERT INTO "{quoted_name}" VALUES (7)',
+        f'CREATE TABLE "{quote_table_name}" ("{quoted_column}" INTEGER PRIMARY KEY)',
+        f'INSERT INTO "{quote_table_name}" VALUES (7)',
     ) as origin:
         assert origin.tables(None) == [TableName("main", name)]
         assert read(origin, name, increment=Increment(column, "7")) == {column: [7]}

@@ -66,7 +66,7 @@ class DltRows:
         fields = {field.name: field for field in self.table.arrow_schema}
         whole = pa.schema([*schema, *(fields[name] for name in keys.column_names if name not in schema.names)])
         distinct = list({tuple(row.values()): None for row in keys.to_pylist()})
-        columns = [self.database.quoted(name) for name in keys.column_names]
+        columns = [self.database.quote_identifier(name) for name in keys.column_names]
         for condition, some in self.database.conditions(columns, distinct):
             wanted = set(some)
             for rows in self._read(whole, condition):
@@ -114,7 +114,7 @@ class DltQueries:
                 f"{self.name!r} refused the query: {said}", mend="correct its SQL in the YAML"
             ) from error
 
-    def quoted(self, identifier: str) -> str:
+    def quote_identifier(self, identifier: str) -> str:
         """A name as the warehouse stores it: `names` tells them."""
         with self.client() as sql:
             return str(sql.escape_column_name(identifier, casefold=False))
@@ -133,7 +133,7 @@ class DltQueries:
         return ()
 
     def side(self, name: str, selection: Selection) -> DltRows:
-        query = selection.sql(self.quoted)
+        query = selection.sql(self.quote_identifier)
         return DltRows(name, self, Table(TableName(self.name, "query"), self._columns(query)), query)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:

@@ -45,7 +45,7 @@ from dbt_bridge.nouns.changes import (
     Truncated,
 )
 from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.nouns.table import TableName, quoted
+from dbt_bridge.nouns.table import TableName, quote_identifier
 from dbt_bridge.replicate.change_log import SEQUENCE, logged, logged_truncate
 from dbt_bridge.replicate.compaction import Lineages, Net
 from dbt_bridge.replicate.full_row import full_rows
@@ -143,7 +143,9 @@ class DuckDBApplication:
             history.truncate(self._on, replica, event.lsn, at)
         name = self._on.sql_name(standing(self._on, replica, replica.table.name).name)
         if replica.deletes == "soft":
-            marked = f"UPDATE {name}\nSET {quoted(DELETED_AT)} = ?\nWHERE {quoted(DELETED_AT)} IS NULL"
+            marked = (
+                f"UPDATE {name}\nSET {quote_identifier(DELETED_AT)} = ?\nWHERE {quote_identifier(DELETED_AT)} IS NULL"
+            )
             deleted = self._on.scalar(marked, [at])
         else:
             deleted = self._on.scalar(f"DELETE FROM {name}")  # noqa: S608
@@ -166,7 +168,7 @@ class DuckDBApplication:
         log = target(self._on, replica, replica.table.name, [*rows.column_names])
         with registered(self._on, _LOGGED, rows):
             check_values(self._on, log, _LOGGED, types_of(self._on, _LOGGED))
-            columns = {log.own[name]: quoted(name) for name in rows.column_names}
+            columns = {log.own[name]: quote_identifier(name) for name in rows.column_names}
             return Loaded(changes, insert(self._on, log, Source(_LOGGED, columns)), 0, 0, size)
 
 

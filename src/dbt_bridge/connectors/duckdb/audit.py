@@ -18,7 +18,7 @@ from dbt_bridge.nouns.receipt import (
     Receipt,
     as_arrow,
 )
-from dbt_bridge.nouns.table import Table, quoted
+from dbt_bridge.nouns.table import Table, quote_identifier
 
 _SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
 _POINT = tuple(field.name for field in fields(Checkpoint))
@@ -37,7 +37,7 @@ PARITIES: Mapping[str, Columns] = {"parity": _columns(PARITY)}
 
 
 def _table(catalog: str, name: str) -> str:
-    return f"{quoted(catalog)}.{quoted(AUDIT_SCHEMA)}.{quoted(name)}"
+    return f"{quote_identifier(catalog)}.{quote_identifier(AUDIT_SCHEMA)}.{quote_identifier(name)}"
 
 
 def ensure(cur: Any, catalog: str, tables: Mapping[str, Columns] = MOVED) -> None:
@@ -49,14 +49,14 @@ def ensure(cur: Any, catalog: str, tables: Mapping[str, Columns] = MOVED) -> Non
     ).fetchall()
     standing = {table: {column for t, column in found if t == table} for table in tables}
     if not found:
-        _execute(cur, f"CREATE SCHEMA IF NOT EXISTS {quoted(catalog)}.{quoted(AUDIT_SCHEMA)}")
+        _execute(cur, f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(catalog)}.{quote_identifier(AUDIT_SCHEMA)}")
     for table, columns in tables.items():
         if not standing[table]:
-            parts = ",\n  ".join(f"{quoted(name)} {type_}" for name, type_ in columns.items())
+            parts = ",\n  ".join(f"{quote_identifier(name)} {type_}" for name, type_ in columns.items())
             _execute(cur, f"CREATE TABLE IF NOT EXISTS {_table(catalog, table)} (\n  {parts}\n)")
             continue
         for name in columns.keys() - standing[table]:
-            added = f"{quoted(name)} {columns[name]}"
+            added = f"{quote_identifier(name)} {columns[name]}"
             _execute(cur, f"ALTER TABLE {_table(catalog, table)} ADD COLUMN IF NOT EXISTS {added}")
 
 
@@ -85,7 +85,7 @@ def _append(cur: Any, table: str, rows: pa.Table) -> None:
 
 def save_checkpoints(cur: Any, catalog: str, checkpoints: Sequence[Checkpoint]) -> None:
     """Replace each node's checkpoint inside the caller's transaction."""
-    names, marks = ", ".join(map(quoted, _POINT)), ", ".join("?" for _ in _POINT)
+    names, marks = ", ".join(map(quote_identifier, _POINT)), ", ".join("?" for _ in _POINT)
     for point in checkpoints:
         cur.execute(f"DELETE FROM {_table(catalog, 'checkpoints')} WHERE node = ?", [point.node])  # noqa: S608
         cur.execute(
@@ -101,7 +101,7 @@ def checkpoint(cur: Any, catalog: str, node: str) -> Checkpoint | None:
 def checkpoints(cur: Any, catalog: str) -> list[Checkpoint]:
     """All of them. What an earlier version did not save is empty."""
     ensure(cur, catalog)
-    names = ", ".join(f"coalesce({quoted(name)}, '')" for name in _POINT)
+    names = ", ".join(f"coalesce({quote_identifier(name)}, '')" for name in _POINT)
     rows = cur.execute(f"SELECT {names} FROM {_table(catalog, 'checkpoints')} ORDER BY node").fetchall()  # noqa: S608
     return [Checkpoint(*row) for row in rows]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dbt_bridge.contracts.destination import CHANGE, CHANGE_LSN
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier, quote_literal
 from dbt_bridge.replicate.change_log import SEQUENCE, UNCHANGED
 
 _AGE = "_dbt_bridge_age"
@@ -51,11 +51,11 @@ def state(log: str, key: Sequence[str], columns: Mapping[str, str], *, partial: 
         columns: the log's name -> the name in `_unchanged`.
         partial: whether some rows have values that were not sent.
     """
-    keys = ", ".join(quoted(name) for name in key)
+    keys = ", ".join(quote_identifier(name) for name in key)
     if not partial:
         last = f"row_number() OVER (PARTITION BY {keys} ORDER BY {_ORDER}) = 1"
         return f"SELECT * FROM (SELECT * FROM {log} QUALIFY {last}) WHERE \"{CHANGE}\" <> 'delete'"
-    parts = [quoted(name) if name in key else _last_sent(name, known) for name, known in columns.items()]
+    parts = [quote_identifier(name) if name in key else _last_sent(name, known) for name, known in columns.items()]
     return (
         f"SELECT {', '.join(parts)} FROM {log}\nGROUP BY {keys}\n"
         f"HAVING first(\"{CHANGE}\" ORDER BY {_ORDER}) <> 'delete'"
@@ -90,15 +90,16 @@ def summed(log: str, columns: Mapping[str, str]) -> str:
 def _told_apart(columns: Mapping[str, str]) -> list[str]:
     """DuckDB takes 30 days for a month, and one time of day for the same in another zone."""
     return [
-        f"CAST({quoted(name)} AS VARCHAR)" if "INTERVAL" in type_ or "TIME WITH TIME ZONE" in type_ else quoted(name)
+        f"CAST({quote_identifier(name)} AS VARCHAR)"
+        if "INTERVAL" in type_ or "TIME WITH TIME ZONE" in type_
+        else quote_identifier(name)
         for name, type_ in columns.items()
     ]
 
 
 def _last_sent(name: str, known: str) -> str:
-    literal = "'" + known.replace("'", "''") + "'"
-    sent = f'NOT coalesce(list_contains("{UNCHANGED}", {literal}), false)'
-    return f"first({quoted(name)} ORDER BY {_ORDER}) FILTER (WHERE {sent}) AS {quoted(name)}"
+    sent = f'NOT coalesce(list_contains("{UNCHANGED}", {quote_literal(known)}), false)'
+    return f"first({quote_identifier(name)} ORDER BY {_ORDER}) FILTER (WHERE {sent}) AS {quote_identifier(name)}"
 
 
 def partial(log: str) -> str:
@@ -112,8 +113,8 @@ def moved(log: str, key: Sequence[str], known: Sequence[str]) -> str:
     Args:
         known: the columns' names.
     """
-    names = ", ".join("'" + name.replace("'", "''") + "'" for name in known)
-    keys = ", ".join(quoted(name) for name in key)
+    names = ", ".join(map(quote_literal, known))
+    keys = ", ".join(quote_identifier(name) for name in key)
     before = f'lag("{CHANGE}") OVER (PARTITION BY {keys} ORDER BY "{CHANGE_LSN}" NULLS FIRST, "{SEQUENCE}") AS {_AGE}'
     return (
         f"SELECT count(*) FROM (SELECT *, {before} FROM {log})\n"

@@ -27,12 +27,12 @@ from dbt_bridge.contracts.destination import (
     Replica,
     Staged,
 )
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.compaction import Versions
 
 _KEYS = "_dbt_bridge_versions"
 _OWN = (VALID_FROM, VALID_TO, CHANGE_LSN)
-_BEGIN, _END, _LSN = map(quoted, _OWN)
+_BEGIN, _END, _LSN = map(quote_identifier, _OWN)
 
 
 def history_of(on: Publication, replica: Replica, columns: list[str]) -> Target:
@@ -86,7 +86,7 @@ def truncate(on: Publication, replica: Replica, lsn: int, at: datetime) -> None:
 def join(on: Publication, replica: Replica, staged: Staged, at: datetime) -> None:
     """Begin the history with a staged copy, or bring it to that."""
     name, copy = replica.history_name, on.sql_name(staged.staging)
-    columns = [quoted(column.name) for column in staged.load.table.columns]
+    columns = [quote_identifier(column.name) for column in staged.load.table.columns]
     begun = (
         f"SELECT {', '.join(columns)}, ?::TIMESTAMPTZ AS {_BEGIN}, NULL::TIMESTAMPTZ AS {_END}, NULL::BIGINT AS {_LSN}"
     )
@@ -98,8 +98,11 @@ def join(on: Publication, replica: Replica, staged: Staged, at: datetime) -> Non
     assert standing is not None
     evolve(on, staged, standing)
     history = history_of(on, replica, [column.name for column in staged.load.table.columns])
-    equal = [f"t.{history.column(c.name)} IS NOT DISTINCT FROM s.{quoted(c.name)}" for c in staged.load.table.columns]
-    matches = [f"t.{history.column(c)} = s.{quoted(c)}" for c in replica.table.key]
+    equal = [
+        f"t.{history.column(c.name)} IS NOT DISTINCT FROM s.{quote_identifier(c.name)}"
+        for c in staged.load.table.columns
+    ]
+    matches = [f"t.{history.column(c)} = s.{quote_identifier(c)}" for c in replica.table.key]
     on.execute(
         f"UPDATE {history.sql} AS t\n"  # noqa: S608
         f"SET {_END} = ?\n"

@@ -23,7 +23,7 @@ from dbt_bridge.contracts.destination import (
     Replica,
     Staged,
 )
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.change_log import LOG_COLUMNS, SEQUENCE, UNCHANGED
 from dbt_bridge.replicate.replica_checks import check_names
 
@@ -56,7 +56,7 @@ def join(on: Publication, replica: Replica, staged: Staged, copied_at: int) -> L
 
 def _keep_deleted(on: Publication, replica: Replica, staged: Staged, at: datetime) -> int:
     """Rows that the standing table has and the copy has not stay, as deleted; answers how many."""
-    copy, deleted_at = on.sql_name(staged.staging), quoted(DELETED_AT)
+    copy, deleted_at = on.sql_name(staged.staging), quote_identifier(DELETED_AT)
     on.execute(f"ALTER TABLE {copy} ADD COLUMN {deleted_at} TIMESTAMPTZ")
     standing = on.standing(replica.table.name)
     if standing is None or any(standing.column(c) is None for c in replica.table.key):
@@ -67,10 +67,12 @@ def _keep_deleted(on: Publication, replica: Replica, staged: Staged, at: datetim
     marked = standing.column(DELETED_AT) is not None
     dead = 't."_deleted_at"' if marked else "NULL"
     old = on.sql_name(standing.name)
-    selected = ", ".join(f"t.{quoted(there or c)} AS {quoted(c)}" for c, there in pairs.items())
-    names = ", ".join(quoted(c) for c in pairs)
+    selected = ", ".join(f"t.{quote_identifier(there or c)} AS {quote_identifier(c)}" for c, there in pairs.items())
+    names = ", ".join(quote_identifier(c) for c in pairs)
     if replica.table.key:
-        matches = " AND ".join(f"t.{quoted(pairs[c] or c)} = s.{quoted(c)}" for c in replica.table.key)
+        matches = " AND ".join(
+            f"t.{quote_identifier(pairs[c] or c)} = s.{quote_identifier(c)}" for c in replica.table.key
+        )
         absent = (
             f"SELECT {selected}, coalesce({dead}, ?) AS {deleted_at}\n"  # noqa: S608
             f"FROM {old} AS t\nWHERE NOT EXISTS (SELECT 1 FROM {copy} AS s WHERE {matches})"
@@ -104,13 +106,14 @@ def _join_log(on: Publication, replica: Replica, staged: Staged, at: datetime) -
     logs = standing is not None and all(standing.column(c) for c in LOG_COLUMNS)
     source = on.relation(staged.staging)
     assert source is not None
-    columns = ", ".join(quoted(c) for c in source.columns)
-    own = ", ".join(quoted(c) for c in (CHANGE, CHANGE_LSN, SEQUENCE, COMMITTED_AT, UNCHANGED))
+    columns = ", ".join(quote_identifier(c) for c in source.columns)
+    own = ", ".join(quote_identifier(c) for c in (CHANGE, CHANGE_LSN, SEQUENCE, COMMITTED_AT, UNCHANGED))
     first = 1 if logs else 0
     rows = (
-        f"SELECT {columns}, 'insert' AS {quoted(CHANGE)}, NULL::BIGINT AS {quoted(CHANGE_LSN)},\n"
-        f"  row_number() OVER () - 1 + {first} AS {quoted(SEQUENCE)}, ?::TIMESTAMPTZ AS {quoted(COMMITTED_AT)},\n"
-        f"  NULL::VARCHAR[] AS {quoted(UNCHANGED)}\nFROM {copy}"
+        f"SELECT {columns}, 'insert' AS {quote_identifier(CHANGE)}, NULL::BIGINT AS {quote_identifier(CHANGE_LSN)},\n"
+        f"  row_number() OVER () - 1 + {first} AS {quote_identifier(SEQUENCE)},\n"
+        f"  ?::TIMESTAMPTZ AS {quote_identifier(COMMITTED_AT)},\n"
+        f"  NULL::VARCHAR[] AS {quote_identifier(UNCHANGED)}\nFROM {copy}"
     )
     if standing is not None and logs:
         evolve(on, staged, standing)

@@ -15,7 +15,7 @@ from dbt_bridge.connectors.duckdb.landing_table import (
 from dbt_bridge.connectors.duckdb.publish import Publication
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import KeyRefused
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.full_row import FullRows
 from dbt_bridge.replicate.replica_checks import copied_anew
 
@@ -31,9 +31,9 @@ def write(on: Publication, replica: Replica, state: Target, rows: FullRows) -> N
     """
     with registered(on, _ADDED, rows.added):
         check_values(on, state, _ADDED, types_of(on, _ADDED))
-        insert(on, state, Source(_ADDED, {state.own[c]: quoted(c) for c in rows.added.column_names}))
+        insert(on, state, Source(_ADDED, {state.own[c]: quote_identifier(c) for c in rows.added.column_names}))
     _each_once(on, replica, state, rows.removed, f"DELETE FROM {state.sql} AS t\nUSING {_FOUND} AS f")  # noqa: S608
-    deleted_at = quoted(DELETED_AT)
+    deleted_at = quote_identifier(DELETED_AT)
     marked = f"UPDATE {state.sql} AS t\nSET {deleted_at} = f.{deleted_at}\nFROM {_FOUND} AS f"
     _each_once(on, replica, state, rows.died, marked)
 
@@ -44,17 +44,18 @@ def _each_once(on: Publication, replica: Replica, state: Target, old: pa.Table, 
         return
     soft = DELETED_AT in state.own
     columns = [name for name in old.column_names if name != DELETED_AT]
-    equal = [f"t.{state.column(c)} IS NOT DISTINCT FROM s.{quoted(c)}" for c in columns]
+    equal = [f"t.{state.column(c)} IS NOT DISTINCT FROM s.{quote_identifier(c)}" for c in columns]
     alive = [f"t.{state.column(DELETED_AT)} IS NULL"] if soft else []
+    names = ", ".join(quote_identifier(c) for c in columns)
     partition = ", ".join(f"t.{state.column(c)}" for c in columns)
-    at = f", s.{quoted(DELETED_AT)}" if DELETED_AT in old.column_names else ""
+    at = f", s.{quote_identifier(DELETED_AT)}" if DELETED_AT in old.column_names else ""
     with registered(on, _OLD, old):
         check_values(on, state, _OLD, types_of(on, _OLD))
         # The n-th of several equal old rows takes the n-th equal row of the table.
         on.execute(
             f"CREATE OR REPLACE TEMP TABLE {_FOUND} AS\n"  # noqa: S608
             "WITH s AS (\n"
-            f"  SELECT *, row_number() OVER (PARTITION BY {', '.join(quoted(c) for c in columns)}) AS {_NUMBER}\n"
+            f"  SELECT *, row_number() OVER (PARTITION BY {names}) AS {_NUMBER}\n"
             f"  FROM {_OLD}\n"
             "), distinct_s AS (\n"
             f"  SELECT * FROM s WHERE {_NUMBER} = 1\n"

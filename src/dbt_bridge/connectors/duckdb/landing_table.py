@@ -20,7 +20,7 @@ from dbt_bridge.connectors.duckdb.publish import (
 )
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import KeyRefused, TypeRefused
-from dbt_bridge.nouns.table import TableName, quoted
+from dbt_bridge.nouns.table import TableName, quote_identifier
 from dbt_bridge.replicate.compaction import Written
 from dbt_bridge.replicate.replica_checks import copied_anew
 
@@ -45,7 +45,7 @@ class Target:
     extras: tuple[str, ...]
 
     def column(self, name: str) -> str:
-        return quoted(self.own[name])
+        return quote_identifier(self.own[name])
 
     def type(self, name: str) -> str:
         return self.relation.columns[self.own[name]]
@@ -124,7 +124,7 @@ def registered(on: Publication, name: str, rows: pa.Table) -> Iterator[str]:
 
 def types_of(on: Publication, rows: str) -> dict[str, str]:
     """The SQL types of a registered table's columns."""
-    return {row[0]: row[1] for row in on.execute(f"DESCRIBE FROM {quoted(rows)}").fetchall()}
+    return {row[0]: row[1] for row in on.execute(f"DESCRIBE FROM {quote_identifier(rows)}").fetchall()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,9 @@ class Source:
 
 def insert(on: Publication, into: Target, source: Source) -> int:
     """Append a source's rows; answers how many."""
-    targets = ", ".join(quoted(column) for column in source.columns)
+    targets = ", ".join(quote_identifier(column) for column in source.columns)
     values = ", ".join(source.columns.values())
-    return int(on.scalar(f"INSERT INTO {into.sql} ({targets})\nSELECT {values}\nFROM {quoted(source.name)}"))
+    return int(on.scalar(f"INSERT INTO {into.sql} ({targets})\nSELECT {values}\nFROM {quote_identifier(source.name)}"))
 
 
 @contextmanager
@@ -156,14 +156,14 @@ def whole_rows(
     extras = into.extras if into is state else ()
     needing = written.needing(everything=bool(extras))
     plain = written.take(~needing)
-    columns = {into.own[name]: quoted(name) for name in written.rows.column_names}
+    columns = {into.own[name]: quote_identifier(name) for name in written.rows.column_names}
     with registered(on, _PLAIN, plain.rows):
         check_values(on, into, _PLAIN, types_of(on, _PLAIN))
         if not needing.any():
             yield [Source(_PLAIN, columns)]
             return
         _fill(on, replica, state, written.take(needing), extras)
-        filled = Source(_FILLED, {**columns, **{extra: quoted(extra) for extra in extras}})
+        filled = Source(_FILLED, {**columns, **{extra: quote_identifier(extra) for extra in extras}})
         yield [Source(_PLAIN, columns), filled] if len(plain) else [filled]
         on.execute(f"DROP TABLE temp.{_FILLED}")
 
@@ -183,7 +183,7 @@ def _fill(on: Publication, replica: Replica, state: Target, written: Written, ex
         died = needing & ~np.asarray(rows[DELETED_AT].is_null())
     rows = rows.append_column(_NEEDS, as_arrow(needing & ~died)).append_column(_DIED, as_arrow(died))
     selected = [_value(state, c, flags.get(c)) for c in written.rows.column_names]
-    selected += [f"t.{quoted(extra)}" for extra in extras]
+    selected += [f"t.{quote_identifier(extra)}" for extra in extras]
     matches = " AND ".join(f"t.{state.column(c)} = s.{_FOUND}{i}" for i, c in enumerate(key))
     with registered(on, _PARTIAL, rows):
         check_values(on, state, _PARTIAL, {c: t for c, t in types_of(on, _PARTIAL).items() if c in state.own})
@@ -207,8 +207,8 @@ def _fill(on: Publication, replica: Replica, state: Target, written: Written, ex
 
 
 def _value(state: Target, column: str, flag: str | None) -> str:
-    given = f"s.{quoted(column)}"
+    given = f"s.{quote_identifier(column)}"
     if flag is None:
         return given
     cast = f"CAST({given} AS {state.type(column)})"
-    return f"CASE WHEN s.{flag} THEN t.{state.column(column)} ELSE {cast} END AS {quoted(column)}"
+    return f"CASE WHEN s.{flag} THEN t.{state.column(column)} ELSE {cast} END AS {quote_identifier(column)}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier, quote_literal
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -38,7 +38,7 @@ def catalog(credentials: Mapping[str, Any], database: str) -> str | None:
 def _extension(extension: Any) -> list[str]:
     if isinstance(extension, Mapping):
         name, repository = str(extension["name"]), str(extension["repo"])
-        origin = repository if _WORD.fullmatch(repository) else _literal(repository)
+        origin = repository if _WORD.fullmatch(repository) else quote_literal(repository)
         return [f"INSTALL {_word(name)} FROM {origin}", f"LOAD {_word(name)}"]
     return [f"INSTALL {_word(str(extension))}", f"LOAD {_word(str(extension))}"]
 
@@ -50,7 +50,7 @@ def _secret(number: int, secret: Mapping[str, Any]) -> str:
         if key in ("name", "type", "persistent") or value is None:
             continue
         parts.append(f"{_word(key)} {_value(value)}")
-    return f"CREATE OR REPLACE SECRET {quoted(name)} ({', '.join(parts)})"
+    return f"CREATE OR REPLACE SECRET {quote_identifier(name)} ({', '.join(parts)})"
 
 
 def _attach(database: Mapping[str, Any]) -> str:
@@ -65,22 +65,18 @@ def _attach(database: Mapping[str, Any]) -> str:
         elif value is not False and value is not None:
             plain = key in ("type", "secret") and _WORD.fullmatch(str(value))
             parts.append(f"{_word(key).upper()} {value if plain else _value(value)}")
-    alias = f" AS {quoted(str(database['alias']))}" if database.get("alias") else ""
-    return f"ATTACH IF NOT EXISTS {_literal(str(database['path']))}{alias}" + (
+    alias = f" AS {quote_identifier(str(database['alias']))}" if database.get("alias") else ""
+    return f"ATTACH IF NOT EXISTS {quote_literal(str(database['path']))}{alias}" + (
         f" ({', '.join(parts)})" if parts else ""
     )
 
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "MAP {" + ", ".join(f"{_literal(str(k))}: {_literal(str(v))}" for k, v in value.items()) + "}"
+        return "MAP {" + ", ".join(f"{quote_literal(str(k))}: {quote_literal(str(v))}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_literal(str(v)) for v in value) + "]"
-    return str(value).lower() if isinstance(value, bool) else _literal(str(value))
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+        return "[" + ", ".join(quote_literal(str(v)) for v in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else quote_literal(str(value))
 
 
 def _word(name: str) -> str:

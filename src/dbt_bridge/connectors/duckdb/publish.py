@@ -16,7 +16,7 @@ from dbt_bridge.contracts.destination import (
     Window,
 )
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
-from dbt_bridge.nouns.table import GHOST_MARK, TableName, quoted
+from dbt_bridge.nouns.table import GHOST_MARK, TableName, quote_identifier
 from dbt_bridge.replicate.window import check_cursor
 
 _TEXTS = ("VARCHAR", "JSON")
@@ -59,7 +59,7 @@ class Publication:
         return self._cur
 
     def sql_name(self, name: TableName) -> str:
-        return f"{quoted(self._catalog)}.{quoted(name.schema)}.{quoted(name.name)}"
+        return f"{quote_identifier(self._catalog)}.{quote_identifier(name.schema)}.{quote_identifier(name.name)}"
 
     def execute(self, statement: str, values: list[Any] | None = None) -> Any:
         return self._cur.execute(statement, values) if values else self._cur.execute(statement)
@@ -73,7 +73,11 @@ class Publication:
         return next(iter(self.execute(statement, values).fetchall()), None)
 
     def create_schema(self, schema: str) -> None:
-        retried(lambda: self.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(self._catalog)}.{quoted(schema)}"))
+        retried(
+            lambda: self.execute(
+                f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(self._catalog)}.{quote_identifier(schema)}"
+            )
+        )
 
     def drop_staging(self, name: TableName) -> None:
         retried(lambda: self.execute(f"DROP TABLE IF EXISTS {self.sql_name(name)}"))
@@ -145,13 +149,13 @@ class Publication:
     def keep_last(self, staging: TableName, key: tuple[str, ...], row: str) -> None:
         """Leave one staged row per key, the one that came last, and drop the column of the order."""
         table, keys = self.sql_name(staging), _list(key)
-        distinct = f"SELECT max({quoted(row)}) FROM {table} GROUP BY {keys}"  # noqa: S608
+        distinct = f"SELECT max({quote_identifier(row)}) FROM {table} GROUP BY {keys}"  # noqa: S608
         rows, kept = self.row(
             f"SELECT (SELECT count(*) FROM {table}), (SELECT count(*) FROM ({distinct}))"  # noqa: S608
         )
         if rows != kept:
-            self.execute(f"DELETE FROM {table} WHERE {quoted(row)} NOT IN ({distinct})")  # noqa: S608
-        self.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(row)}")
+            self.execute(f"DELETE FROM {table} WHERE {quote_identifier(row)} NOT IN ({distinct})")  # noqa: S608
+        self.execute(f"ALTER TABLE {table} DROP COLUMN {quote_identifier(row)}")
 
 
 def refuse_one_place(staged: Sequence[Staged]) -> None:
@@ -201,7 +205,7 @@ def _replace(on: Publication, staged: Staged, standing: Relation | None) -> int:
         on.execute(f"DROP TABLE {on.sql_name(standing.name)}")
     else:
         on.execute(f"DROP VIEW IF EXISTS {on.sql_name(name)}")
-    on.execute(f"ALTER TABLE {on.sql_name(staged.staging)} RENAME TO {quoted(name.name)}")
+    on.execute(f"ALTER TABLE {on.sql_name(staged.staging)} RENAME TO {quote_identifier(name.name)}")
     return deleted
 
 
@@ -220,8 +224,8 @@ def _append(on: Publication, staged: Staged, into: Relation) -> int:
     source = on.relation(staged.staging)
     assert source is not None
     columns = [(c, into.column(c)) for c in source.columns]
-    targets = ", ".join(quoted(target) for _, target in columns if target)
-    values = ", ".join(f"CAST({quoted(c)} AS {into.columns[target]})" for c, target in columns if target)
+    targets = ", ".join(quote_identifier(target) for _, target in columns if target)
+    values = ", ".join(f"CAST({quote_identifier(c)} AS {into.columns[target]})" for c, target in columns if target)
     return int(
         on.scalar(
             f"INSERT INTO {on.sql_name(into.name)} ({targets})\nSELECT {values}\nFROM {on.sql_name(staged.staging)}"
@@ -235,7 +239,7 @@ def _delete_window(on: Publication, into: Relation, window: Window) -> int:
     return int(
         on.scalar(
             f"DELETE FROM {on.sql_name(into.name)}\n"  # noqa: S608
-            f"WHERE {quoted(cursor)} >= CAST(? AS {into.columns[cursor]})",
+            f"WHERE {quote_identifier(cursor)} >= CAST(? AS {into.columns[cursor]})",
             [window.at_least],
         )
     )
@@ -245,8 +249,8 @@ def _merge(on: Publication, staged: Staged, into: Relation) -> tuple[int, int]:
     """Rows inserted and updated. Columns that the load does not bring keep their values in updated rows."""
     source = on.relation(staged.staging)
     assert source is not None
-    pairs = [(quoted(into.column(c) or c), f"s.{quoted(c)}") for c in source.columns]
-    keys = [(quoted(into.column(k) or k), f"s.{quoted(k)}") for k in staged.load.table.key]
+    pairs = [(quote_identifier(into.column(c) or c), f"s.{quote_identifier(c)}") for c in source.columns]
+    keys = [(quote_identifier(into.column(k) or k), f"s.{quote_identifier(k)}") for k in staged.load.table.key]
     rest = [pair for pair in pairs if pair not in keys]
     update = "UPDATE SET " + ", ".join(f"{t} = {s}" for t, s in rest or keys)
     target, staging = on.sql_name(into.name), on.sql_name(staged.staging)
@@ -277,11 +281,11 @@ def evolve(on: Publication, staged: Staged, standing: Relation) -> None:
     for column, incoming in source.columns.items():
         there = standing.column(column)
         if there is None:
-            on.execute(f"ALTER TABLE {target} ADD COLUMN {quoted(column)} {incoming}")
+            on.execute(f"ALTER TABLE {target} ADD COLUMN {quote_identifier(column)} {incoming}")
             continue
         type_ = evolved_type(on, staged, standing, column, incoming)
         if type_ != standing.columns[there]:
-            on.execute(f"ALTER TABLE {target} ALTER COLUMN {quoted(there)} TYPE {type_}")
+            on.execute(f"ALTER TABLE {target} ALTER COLUMN {quote_identifier(there)} TYPE {type_}")
 
 
 def evolved_type(on: Publication, staged: Staged, standing: Relation, column: str, incoming: str) -> str:
@@ -314,14 +318,14 @@ def type_changed(name: TableName, column: str, existing: str, incoming: str) -> 
 
 
 def _only_nulls(on: Publication, table: str, column: str) -> bool:
-    return on.scalar(f"SELECT 1 FROM {table} WHERE {quoted(column)} IS NOT NULL LIMIT 1") is None  # noqa: S608
+    return on.scalar(f"SELECT 1 FROM {table} WHERE {quote_identifier(column)} IS NOT NULL LIMIT 1") is None  # noqa: S608
 
 
 def is_kept(on: Publication, table: str, column: str, before: str, after: str) -> bool:
     """Whether every value comes back from the other type as it was."""
     if before == after:
         return True
-    name = quoted(column)
+    name = quote_identifier(column)
     lost = on.scalar(
         f"SELECT 1 FROM {table}\n"  # noqa: S608
         f"WHERE {name} IS NOT NULL\n"
@@ -332,7 +336,7 @@ def is_kept(on: Publication, table: str, column: str, before: str, after: str) -
 
 
 def _list(columns: tuple[str, ...]) -> str:
-    return ", ".join(quoted(c) for c in columns)
+    return ", ".join(quote_identifier(c) for c in columns)
 
 
 def check_types(on: Publication, load: Load, incoming: Mapping[str, str]) -> None:

@@ -17,8 +17,8 @@ from dbt_bridge.nouns.table import (
     Column,
     Table,
     TableName,
-    quoted,
-    quoted_name,
+    quote_identifier,
+    quote_table_name,
 )
 
 _KEYS = "_dbt_bridge_keys"
@@ -57,11 +57,14 @@ class DuckDBRows:
         cur = self._reading = self.connection.cursor()
         with _told(self.name):
             statement = _selected(self.query, {name: self.types[name] for name in self.types})
-            wanted = ", ".join(quoted(name) for name in columns)
+            wanted = ", ".join(quote_identifier(name) for name in columns)
             statement = f"SELECT {wanted}\nFROM (\n{statement}\n) AS held"
             if keys is not None:
                 cur.register(_KEYS, _plain(keys))
-                same = " AND ".join(f"k.{quoted(c)} IS NOT DISTINCT FROM held.{quoted(c)}" for c in keys.column_names)
+                same = " AND ".join(
+                    f"k.{quote_identifier(c)} IS NOT DISTINCT FROM held.{quote_identifier(c)}"
+                    for c in keys.column_names
+                )
                 statement += f"\nWHERE EXISTS (SELECT 1 FROM {_KEYS} AS k WHERE {same})"  # noqa: S608
             return reading.read(cur, self.name, statement, {name: self.types[name] for name in columns})
 
@@ -78,12 +81,16 @@ class DuckDBQueries:
         self._connection = connection
         self._catalog = catalog
 
-    def quoted(self, identifier: str) -> str:
-        return quoted(identifier)
+    def quote_identifier(self, identifier: str) -> str:
+        return quote_identifier(identifier)
 
     def relation(self, name: TableName) -> str:
         """With its catalog: a file `shop.duckdb` that has a schema `shop` makes `shop.orders` ambiguous."""
-        return f"{quoted(self._catalog)}.{quoted_name(name)}" if name.schema else quoted(name.name)
+        return (
+            f"{quote_identifier(self._catalog)}.{quote_table_name(name)}"
+            if name.schema
+            else quote_identifier(name.name)
+        )
 
     def names(self, rows: str) -> list[str]:
         return list(self._types(f"SELECT * FROM {rows}"))  # noqa: S608
@@ -100,7 +107,7 @@ class DuckDBQueries:
         return tuple(found[0]) if found else ()
 
     def side(self, name: str, selection: Selection) -> DuckDBRows:
-        return self._rows(name, selection.sql(quoted), selection.key)
+        return self._rows(name, selection.sql(quote_identifier), selection.key)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
         rows = self._rows(self.name, bare(sql))

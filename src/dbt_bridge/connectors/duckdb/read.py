@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from dbt_bridge.errors import DestinationError, is_interruption, scrubbed
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier
 
 ROWS_PER_BATCH = 50_000
 
@@ -29,7 +29,7 @@ _LIST = re.compile(r"(?P<element>.*?)(?P<dimensions>(\[\d*\])*)", re.DOTALL)
 
 def expression(column: str, sql_type: str, *, as_text: bool = False) -> str:
     """The select expression whose Arrow form keeps every value."""
-    name = quoted(column)
+    name = quote_identifier(column)
     if as_text:
         return f"CAST({name} AS VARCHAR) AS {name}"
     if sql_type == "UUID":

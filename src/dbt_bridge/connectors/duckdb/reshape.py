@@ -13,7 +13,7 @@ from dbt_bridge.connectors.duckdb.landing_table import registered, standing, typ
 from dbt_bridge.connectors.duckdb.publish import Publication, folded
 from dbt_bridge.contracts.destination import CannotReshape, Replica
 from dbt_bridge.nouns.changes import Reshaped
-from dbt_bridge.nouns.table import Table, TableName, quoted
+from dbt_bridge.nouns.table import Table, TableName, quote_identifier
 
 
 def reshape(on: Publication, replica: Replica, event: Reshaped, name: TableName, *, changed: bool) -> bool:
@@ -36,7 +36,7 @@ def reshape(on: Publication, replica: Replica, event: Reshaped, name: TableName,
             raise CannotReshape(
                 f"the origin of {replica.table.name} now has a column {column!r}, and {name} has another one of that"
                 " name, from before",
-                mend=f"ALTER TABLE {on.sql_name(name)} DROP COLUMN {quoted(column)}",
+                mend=f"ALTER TABLE {on.sql_name(name)} DROP COLUMN {quote_identifier(column)}",
             )
     here = {spelled[folded(old)]: new for old, new in renamed.items() if folded(old) in spelled}
     _rename(on, on.sql_name(name), here)
@@ -60,15 +60,15 @@ def _rebuild(on: Publication, replica: Replica, name: TableName) -> None:
     table, copy = on.sql_name(found.name), TableName(found.name.schema, "_dbt_bridge_reshaped")
     on.execute(f"CREATE TABLE {on.sql_name(copy)} AS\nFROM {table}")
     on.execute(f"DROP TABLE {table}")
-    on.execute(f"ALTER TABLE {on.sql_name(copy)} RENAME TO {quoted(found.name.name)}")
+    on.execute(f"ALTER TABLE {on.sql_name(copy)} RENAME TO {quote_identifier(found.name.name)}")
 
 
 def _rename(on: Publication, table: str, renamed: dict[str, str]) -> None:
     """Two steps, so that columns can change their names with each other."""
     for number, old in enumerate(renamed):
-        on.execute(f"ALTER TABLE {table} RENAME COLUMN {quoted(old)} TO _dbt_bridge_renamed_{number}")
+        on.execute(f"ALTER TABLE {table} RENAME COLUMN {quote_identifier(old)} TO _dbt_bridge_renamed_{number}")
     for number, new in enumerate(renamed.values()):
-        on.execute(f"ALTER TABLE {table} RENAME COLUMN _dbt_bridge_renamed_{number} TO {quoted(new)}")
+        on.execute(f"ALTER TABLE {table} RENAME COLUMN _dbt_bridge_renamed_{number} TO {quote_identifier(new)}")
 
 
 def _altered(on: Publication, replica: Replica, event: Reshaped, name: TableName) -> list[str]:
@@ -81,7 +81,7 @@ def _altered(on: Publication, replica: Replica, event: Reshaped, name: TableName
     for column, type_ in wanted.items():
         there = found.column(column)
         if there is None:
-            altered.append(f"ADD COLUMN {quoted(column)} {type_}")
+            altered.append(f"ADD COLUMN {quote_identifier(column)} {type_}")
             continue
         existing = found.columns[there]
         both = wider(existing, type_)
@@ -91,5 +91,5 @@ def _altered(on: Publication, replica: Replica, event: Reshaped, name: TableName
                 mend="dbt-bridge sync copies the table anew",
             )
         if both != existing:
-            altered.append(f"ALTER COLUMN {quoted(there)} TYPE {both}")
+            altered.append(f"ALTER COLUMN {quote_identifier(there)} TYPE {both}")
     return altered

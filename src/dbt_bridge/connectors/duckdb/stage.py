@@ -10,7 +10,7 @@ import pyarrow as pa
 from dbt_bridge.connectors.duckdb.publish import Publication, Relation, folded
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import KeyRefused, TypeRefused
-from dbt_bridge.nouns.table import Column, TableName, quoted
+from dbt_bridge.nouns.table import Column, TableName, quote_identifier
 from dbt_bridge.replicate.merge_keys import check_request
 
 ROW = "_dbt_bridge_row"
@@ -93,7 +93,7 @@ def create_from(cur: Any, publication: Publication, staging: TableName, load: Lo
     standing = publication.standing(load.table.name)
     columns = [_staged_expression(c, standing) for c in load.table.columns]
     if load.keeps_last:
-        columns.append(quoted(ROW))
+        columns.append(quote_identifier(ROW))
     cur.register("_dbt_bridge_batches", counter.reader())
     try:
         cur.execute(
@@ -105,7 +105,7 @@ def create_from(cur: Any, publication: Publication, staging: TableName, load: Lo
 
 def _staged_expression(column: Column, standing: Relation | None) -> str:
     """A column of NULLs has no type of its own: it has that of the standing table, or is text until values come."""
-    name = quoted(column.name)
+    name = quote_identifier(column.name)
     if not pa.types.is_null(column.type):
         return name
     there = standing.column(column.name) if standing else None

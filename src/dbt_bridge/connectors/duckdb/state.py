@@ -17,7 +17,7 @@ from dbt_bridge.connectors.duckdb.publish import Publication, Relation, folded
 from dbt_bridge.connectors.duckdb.retry import roll_back, translated
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import DestinationError, scrubbed
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 from dbt_bridge.replicate.replica_checks import copied_anew, refuse_owing, refuse_unsent
 from dbt_bridge.replicate.stored_values import in_types, missing, wanted_keys
@@ -75,7 +75,7 @@ class DuckDBState:
     def _batches(self, replica: Replica, standing: _Standing, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
         name, schema = replica.table.name, replica.table.arrow_schema
         selected = ", ".join(
-            _expression(f"t.{quoted(spelled)}", type_, quoted(column))
+            _expression(f"t.{quote_identifier(spelled)}", type_, quote_identifier(column))
             for column, (spelled, type_) in standing.columns.items()
         )
         query = f"SELECT {selected}\nFROM {standing.sql} AS t"
@@ -108,7 +108,7 @@ class DuckDBState:
         if replica.change_log:
             return _Standing(self._log_state(replica, found, table), columns)
         if replica.deletes == "soft":
-            deleted_at = quoted(_spelled(found, DELETED_AT, replica)[0])
+            deleted_at = quote_identifier(_spelled(found, DELETED_AT, replica)[0])
             return _Standing(f"(SELECT * FROM {table} WHERE {deleted_at} IS NULL)", columns)  # noqa: S608
         return _Standing(table, columns)
 
@@ -166,7 +166,7 @@ def _same_key(standing: _Standing, names: Sequence[str]) -> str:
     parts = []
     for place, name in enumerate(names):
         spelled, type_ = standing.columns[name]
-        there, asked = f"t.{quoted(spelled)}", f"CAST(k.k{place} AS {type_})"
+        there, asked = f"t.{quote_identifier(spelled)}", f"CAST(k.k{place} AS {type_})"
         if type_ == "INTERVAL":  # DuckDB takes 30 days for a month
             there, asked = f"CAST({there} AS VARCHAR)", f"CAST({asked} AS VARCHAR)"
         parts.append(f"{there} IS NOT DISTINCT FROM {asked}")

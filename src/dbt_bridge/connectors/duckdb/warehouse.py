@@ -52,7 +52,8 @@ from dbt_bridge.nouns.table import (
     Column,
     Table,
     TableName,
-    quoted,
+    quote_identifier,
+    quote_table_name,
 )
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
@@ -325,7 +326,7 @@ class DuckDBWarehouse:
 
     def _select(self, name: TableName, columns: Mapping[str, str], as_text: Collection[str] = ()) -> str:
         parts = ", ".join(reading.expression(c, sql, as_text=c in as_text) for c, sql in columns.items())
-        return f"SELECT {parts}\nFROM {quoted(self._catalog)}.{quoted(name.schema)}.{quoted(name.name)}"
+        return f"SELECT {parts}\nFROM {quote_identifier(self._catalog)}.{quote_table_name(name)}"
 
 
 def _prepared(connection: Any, statement: str) -> None:

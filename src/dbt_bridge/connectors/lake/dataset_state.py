@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import BridgeError, DestinationError, MissingExtra, is_interruption, scrubbed
-from dbt_bridge.nouns.table import Column, TableName, quoted
+from dbt_bridge.nouns.table import Column, TableName, quote_identifier
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 from dbt_bridge.replicate.replica_checks import copied_anew
 from dbt_bridge.replicate.stored_values import (
@@ -139,7 +139,7 @@ def fold(replica: Replica, log: Iterator[pa.RecordBatch], schema: pa.Schema) -> 
         types = {str(name): str(type_) for name, type_, *_ in connection.execute("DESCRIBE log").fetchall()}
         # Files are in no order: `0` says that every row belongs to the last copy.
         state = folded_log(replica, f"({change_log_state.since_copied('log', '0')})", types, scalar)
-        selected = ", ".join(quoted(column.name) for column in replica.table.columns)
+        selected = ", ".join(quote_identifier(column.name) for column in replica.table.columns)
         yield from reader(connection, f"SELECT {selected} FROM {state}")  # noqa: S608
 
 

@@ -91,14 +91,14 @@ class SqlQueries(SqlOrigin):
     def dialect(self) -> Dialect:
         return self._dialect
 
-    def quoted(self, name: str) -> str:
+    def quote_identifier(self, name: str) -> str:
         """As the database quotes identifiers; SQLAlchemy's own function also doubles percent signs."""
         style = self._url.get_dialect()().identifier_preparer
         inner = name.replace(style.escape_quote, style.escape_to_quote)
         return f"{style.initial_quote}{inner}{style.final_quote}"
 
     def relation(self, name: TableName) -> str:
-        return ".".join(self.quoted(part) for part in (name.schema, name.name) if part)
+        return ".".join(self.quote_identifier(part) for part in (name.schema, name.name) if part)
 
     def names(self, rows: str) -> list[str]:
         statement = _text(f"SELECT * FROM {rows} WHERE 1 = 0")  # noqa: S608
@@ -109,7 +109,7 @@ class SqlQueries(SqlOrigin):
         return self.describe(name).table.key
 
     def side(self, name: str, selection: Selection) -> SqlRows:
-        query = selection.sql(self.quoted)
+        query = selection.sql(self.quote_identifier)
         known = self._of_catalog(selection)
         rest = {c.name: c for c in self._described(query, [n for n in selection.values if n not in known])}
         columns = tuple(known.get(value) or rest[value] for value in selection.values)
@@ -172,7 +172,7 @@ class SqlQueries(SqlOrigin):
         return self._sampled(query, names)
 
     def _sqlite_column(self, query: str, name: str) -> Column:
-        kind = f"typeof({self.quoted(name)})"
+        kind = f"typeof({self.quote_identifier(name)})"
         statement = _text(f"SELECT DISTINCT {kind} FROM {in_parentheses(query)}")  # noqa: S608
         found = set(self._asked(lambda connection: connection.execute(statement).scalars().all(), "a query"))
         found.discard("null")

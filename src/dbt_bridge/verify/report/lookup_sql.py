@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from dbt_bridge.nouns.parity import DELIVERED, LANDED, Parity
-from dbt_bridge.nouns.table import TableName, quoted, quoted_name
+from dbt_bridge.nouns.table import TableName, quote_identifier, quote_literal, quote_table_name
 
 _NAMED = re.compile(r"[^:]*: ([^\s.:()]+)\.([^\s.:()]+)")
 _KEYS = 10
@@ -26,7 +26,7 @@ def statements(parity: Parity) -> list[tuple[str, str]]:
     condition = _condition(parity.key, keys[:_KEYS])
     sides = ((parity.words[0], parity.origin), (parity.words[1], parity.destination))
     return [
-        (side, f"SELECT *\nFROM {quoted_name(TableName(named[1], named[2]))}\nWHERE {condition};")
+        (side, f"SELECT *\nFROM {quote_table_name(TableName(named[1], named[2]))}\nWHERE {condition};")
         for side, text in sides
         if (named := _NAMED.fullmatch(text))
     ]
@@ -35,19 +35,18 @@ def statements(parity: Parity) -> list[tuple[str, str]]:
 def _condition(columns: tuple[str, ...], keys: list[Mapping[str, str | None]]) -> str:
     """One key per line; NULL is a key of its own."""
     if len(columns) == 1 and all(key[columns[0]] is not None for key in keys):
-        values = ", ".join(_literal(key[columns[0]] or "") for key in keys)
-        return f"{quoted(columns[0])} IN ({values})"
+        values = ", ".join(quote_literal(key[columns[0]] or "") for key in keys)
+        return f"{quote_identifier(columns[0])} IN ({values})"
     rows = [" AND ".join(_equals(column, key[column]) for column in columns) for key in keys]
     return "\n   OR ".join(f"({row})" for row in rows)
 
 
 def _equals(column: str, value: str | None) -> str:
-    return f"{quoted(column)} IS NULL" if value is None else f"{quoted(column)} = {_literal(value)}"
-
-
-def _literal(text: str) -> str:
-    """A string: every engine reads it as the column's type."""
-    return "'" + text.replace("'", "''") + "'"
+    return (
+        f"{quote_identifier(column)} IS NULL"
+        if value is None
+        else f"{quote_identifier(column)} = {quote_literal(value)}"
+    )
 
 
 def _can_be_written(value: str | None) -> bool:

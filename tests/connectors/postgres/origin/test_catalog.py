@@ -7,7 +7,7 @@ import pytest
 
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.errors import OriginError
-from dbt_bridge.nouns.table import TableName, quoted
+from dbt_bridge.nouns.table import TableName, quote_identifier, quote_table_name
 
 T = TableName("public", "t")
 
@@ -91,9 +91,10 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_of_schema_table_and_column(origin: psycopg.Connection, database: str, name: str) -> None:
-    origin.execute(f"CREATE SCHEMA {quoted(name)}".encode())
-    origin.execute(f"CREATE TABLE {quoted(name)}.{quoted(name)} ({quoted(name)} int[], i int PRIMARY KEY)".encode())
-    origin.execute(f"INSERT INTO {quoted(name)}.{quoted(name)} VALUES ('{{1,2}}', 7)".encode())  # noqa: S608
+    column, table = quote_identifier(name), quote_table_name(TableName(name, name))
+    origin.execute(f"CREATE SCHEMA {quote_identifier(name)}".encode())
+    origin.execute(f"CREATE TABLE {table} ({column} int[], i int PRIMARY KEY)".encode())
+    origin.execute(f"INSERT INTO {table} VALUES ('{{1,2}}', 7)".encode())  # noqa: S608
     table = TableName(name, name)
     with PostgresOrigin("pg", database) as reading:
         assert reading.tables(name) == [table]

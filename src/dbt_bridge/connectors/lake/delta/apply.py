@@ -45,7 +45,7 @@ from dbt_bridge.nouns.table import (
     Column,
     Table,
     TableName,
-    quoted,
+    quote_identifier,
 )
 from dbt_bridge.replicate.change_log import (
     LOG_COLUMNS,
@@ -204,7 +204,7 @@ def _log_copy(log: FollowedTable, copied_at: int) -> None:
     """The copy's rows, which are there without the log's own columns, become inserts after a truncate, if any."""
     from dbt_bridge.connectors.lake.delta.destination import query
 
-    change, schema = quoted(CHANGE), log.schema
+    change, schema = quote_identifier(CHANGE), log.schema
     logs_already = query(log.delta, f"SELECT {change} FROM t WHERE {change} IS NOT NULL LIMIT 1").read_all()  # noqa: S608
     unsaid = query(log.delta, f"SELECT * FROM t WHERE {change} IS NULL")  # noqa: S608
     number = 0
@@ -246,8 +246,8 @@ def _step(followed: _Followed, run: Changes | Truncated) -> Any:
 def _emptied(replica: Replica, table: FollowedTable, run: Truncated) -> Any:
     if replica.deletes == "hard":
         return lambda properties: table.delta.delete(commit_properties=properties)
-    alive = f"{quoted(DELETED_AT)} IS NULL"
-    died = {quoted(DELETED_AT): moment(run.committed_at)}
+    alive = f"{quote_identifier(DELETED_AT)} IS NULL"
+    died = {quote_identifier(DELETED_AT): moment(run.committed_at)}
     return lambda properties: table.delta.update(updates=died, predicate=alive, commit_properties=properties)
 
 
@@ -301,5 +301,5 @@ def _reshape(followed: _Followed, event: Reshaped) -> None:
 def _is_empty(table: FollowedTable, column: str) -> bool:
     from dbt_bridge.connectors.lake.delta.destination import query
 
-    statement = f"SELECT count({quoted(column)}) AS n FROM t"  # noqa: S608
+    statement = f"SELECT count({quote_identifier(column)}) AS n FROM t"  # noqa: S608
     return bool(query(table.delta, statement).read_all()["n"][0].as_py() == 0)

@@ -32,7 +32,8 @@ from dbt_bridge.nouns.table import (
     Column,
     Table,
     TableName,
-    quoted,
+    quote_identifier,
+    quote_literal,
 )
 from dbt_bridge.replicate.merge_keys import check_load, last_per_key
 from dbt_bridge.replicate.window import check_cursor
@@ -227,8 +228,8 @@ class DeltaDestination:
 
 def _merged(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
     """Columns that the load does not bring keep their values in updated rows."""
-    values = {quoted(c): f"s.{quoted(c)}" for c in rows.column_names}
-    keys = [quoted(c) for c in load.table.key]
+    values = {quote_identifier(c): f"s.{quote_identifier(c)}" for c in rows.column_names}
+    keys = [quote_identifier(c) for c in load.table.key]
     rest = {c: value for c, value in values.items() if c not in keys}
     merger = there.merge(
         rows,
@@ -256,7 +257,7 @@ def _predicate(window: Window, schema: pa.Schema, name: TableName) -> str:
     index = schema.get_field_index(window.cursor)
     check_cursor(name, window.cursor, None if index < 0 else str(schema.field(index).type), _TEXTS)
     type_ = schema.field(index).type
-    literal = "'" + window.at_least.replace("'", "''") + "'"
+    literal = quote_literal(window.at_least)
     if pa.types.is_timestamp(type_):
         zone = f'Some("{type_.tz}")' if type_.tz else "None"
         literal = f"arrow_cast({literal}, 'Timestamp(Microsecond, {zone})')"
@@ -272,7 +273,7 @@ def _predicate(window: Window, schema: pa.Schema, name: TableName) -> str:
         literal = f"arrow_cast({literal}, 'Decimal128({type_.precision}, {type_.scale})')"
     else:
         literal = str(pc.cast(pa.scalar(window.at_least), type_).as_py())
-    return f"{quoted(window.cursor)} >= {literal}"
+    return f"{quote_identifier(window.cursor)} >= {literal}"
 
 
 def _refuse_doubles(there: Any, rows: pa.Table, load: Load) -> None:
@@ -287,7 +288,7 @@ def _refuse_doubles(there: Any, rows: pa.Table, load: Load) -> None:
 def matching(there: Any, rows: pa.Table, key: tuple[str, ...]) -> int:
     """How many rows of the table have a key of the new rows."""
     keys = rows.select(list(key))
-    columns = ", ".join(quoted(k) for k in key)
+    columns = ", ".join(quote_identifier(k) for k in key)
     found = 0
     for batch in query(there, f"SELECT {columns} FROM t"):  # noqa: S608
         theirs = pa.Table.from_batches([batch]).cast(keys.schema)

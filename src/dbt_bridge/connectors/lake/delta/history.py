@@ -25,7 +25,7 @@ from dbt_bridge.contracts.destination import (
 )
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.changes import Changes, Truncated
-from dbt_bridge.nouns.table import Column, Table, quoted
+from dbt_bridge.nouns.table import Column, Table, quote_identifier
 from dbt_bridge.replicate.change_runs import part
 from dbt_bridge.replicate.compaction import UTC_TIME, Lineages, Versions
 from dbt_bridge.replicate.merge_rows import DO, staging_of
@@ -60,13 +60,13 @@ def write(
 
 def _emptied(past: FollowedTable, run: Truncated) -> Any:
     """Every open version ends; one that the same transaction wrote was never committed."""
-    is_open = f"t.{quoted(VALID_TO)} IS NULL"
+    is_open = f"t.{quote_identifier(VALID_TO)} IS NULL"
     one = pa.table({DO: pa.array([_CLOSED], pa.int16())})
 
     def step(properties: Any) -> Any:
         merger = past.delta.merge(one, is_open, "s", "t", commit_properties=properties)
-        merger = merger.when_matched_delete(f"t.{quoted(CHANGE_LSN)} = {run.lsn}")
-        return merger.when_matched_update({quoted(VALID_TO): moment(run.committed_at)}).execute()
+        merger = merger.when_matched_delete(f"t.{quote_identifier(CHANGE_LSN)} = {run.lsn}")
+        return merger.when_matched_update({quote_identifier(VALID_TO): moment(run.committed_at)}).execute()
 
     return step
 
@@ -77,9 +77,9 @@ def _versions(replica: Replica, landing: FollowedTable, past: FollowedTable, run
 
 
 def _merge(replica: Replica, past: FollowedTable, rows: pa.Table, first_lsn: int) -> Any:
-    key = [quoted(name) for name in replica.table.key]
-    do, to = f"s.{quoted(DO)}", quoted(VALID_TO)
-    inserts = {quoted(c.name): f"s.{quoted(c.name)}" for c in (*replica.table.columns, *OWN)}
+    key = [quote_identifier(name) for name in replica.table.key]
+    do, to = f"s.{quote_identifier(DO)}", quote_identifier(VALID_TO)
+    inserts = {quote_identifier(c.name): f"s.{quote_identifier(c.name)}" for c in (*replica.table.columns, *OWN)}
 
     def step(properties: Any) -> Any:
         same = " AND ".join(f"t.{k} = s.{k}" for k in key)
@@ -91,7 +91,7 @@ def _merge(replica: Replica, past: FollowedTable, rows: pa.Table, first_lsn: int
             streamed_exec=not prunes_exactly(rows, replica.table.key),
             commit_properties=properties,
         )
-        merger = merger.when_matched_delete(f"{do} = {_CONTINUED} AND t.{quoted(CHANGE_LSN)} = {first_lsn}")
+        merger = merger.when_matched_delete(f"{do} = {_CONTINUED} AND t.{quote_identifier(CHANGE_LSN)} = {first_lsn}")
         merger = merger.when_matched_update({to: f"s.{to}"})
         return merger.when_not_matched_insert(inserts, predicate=f"{do} = {_VERSION}").execute()
 
@@ -156,8 +156,8 @@ def join(destination: Any, replica: Replica, landing: FollowedTable, copied_at: 
         delta = destination.create(name, lake_schema(table))
     past = FollowedTable(name, delta, load_id, anew=True)
     names = [c.name for c in replica.table.columns]
-    listed = ", ".join(quoted(n) for n in names)
-    is_open = f"{quoted(VALID_TO)} IS NULL"
+    listed = ", ".join(quote_identifier(n) for n in names)
+    is_open = f"{quote_identifier(VALID_TO)} IS NULL"
     if query(past.delta, f"SELECT count(*) AS n FROM t WHERE {is_open}").read_all()["n"][0].as_py():  # noqa: S608
         if missing := [column for column in table.columns if column.name not in past.schema.names]:
             past.add_columns(missing)
@@ -181,7 +181,7 @@ def _refuse_other_types(past: FollowedTable, table: Table) -> None:
 
 
 def alive(replica: Replica) -> str:
-    return f" WHERE {quoted(DELETED_AT)} IS NULL" if replica.deletes == "soft" else ""
+    return f" WHERE {quote_identifier(DELETED_AT)} IS NULL" if replica.deletes == "soft" else ""
 
 
 def _go_on(replica: Replica, landing: FollowedTable, past: FollowedTable, copied_at: int) -> FollowedTable:
@@ -189,11 +189,12 @@ def _go_on(replica: Replica, landing: FollowedTable, past: FollowedTable, copied
     from dbt_bridge.connectors.lake.delta.destination import query
 
     names = [c.name for c in replica.table.columns]
-    key = [quoted(k) for k in replica.table.key]
+    key = [quote_identifier(k) for k in replica.table.key]
     alike = " AND ".join(
-        [f"t.{k} = h.{k}" for k in key] + [f"(t.{quoted(n)} IS NOT DISTINCT FROM h.{quoted(n)})" for n in names]
+        [f"t.{k} = h.{k}" for k in key]
+        + [f"(t.{quote_identifier(n)} IS NOT DISTINCT FROM h.{quote_identifier(n)})" for n in names]
     )
-    is_open = f"h.{quoted(VALID_TO)} IS NULL"
+    is_open = f"h.{quote_identifier(VALID_TO)} IS NULL"
     both = {"t": landing.delta, "h": past.delta}
     ended = query(
         both,
@@ -202,7 +203,7 @@ def _go_on(replica: Replica, landing: FollowedTable, past: FollowedTable, copied
     ).read_all()
     begun = query(
         both,
-        f"SELECT {', '.join(f't.{quoted(n)}' for n in names)} FROM (SELECT * FROM t{alive(replica)}) AS t"  # noqa: S608
+        f"SELECT {', '.join(f't.{quote_identifier(n)}' for n in names)} FROM (SELECT * FROM t{alive(replica)}) AS t"  # noqa: S608
         " LEFT ANTI JOIN"
         f" (SELECT * FROM h WHERE {is_open}) AS h ON {alike}",
     ).read_all()

@@ -27,7 +27,7 @@ from dbt_bridge.nouns.table import (
     Column,
     Table,
     TableName,
-    quoted,
+    quote_identifier,
 )
 
 STANDS_AT = "dbt-bridge"
@@ -133,7 +133,7 @@ class FollowedTable:
             keys: distinct, in the types of the standing table.
         """
         names = [*keys.column_names, *(c for c in columns if c not in keys.column_names)]
-        statement = f"SELECT {', '.join(quoted(n) for n in names)} FROM t WHERE {_between(keys)}"  # noqa: S608
+        statement = f"SELECT {', '.join(quote_identifier(n) for n in names)} FROM t WHERE {_between(keys)}"  # noqa: S608
         wanted = keys.append_column(_PLACE, as_arrow(np.arange(len(keys))))
         parts, places = [], []
         for chunk in chunks(query(self.delta, statement)):
@@ -179,7 +179,7 @@ def _between(keys: pa.Table) -> str:
     for name in keys.column_names if len(keys) else ():
         if pa.types.is_integer(keys.schema.field(name).type):
             ends = pc.min_max(keys[name]).as_py()
-            parts.append(f"{quoted(name)} BETWEEN {ends['min']} AND {ends['max']}")
+            parts.append(f"{quote_identifier(name)} BETWEEN {ends['min']} AND {ends['max']}")
     return " AND ".join(parts) or "true"
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from dbt_bridge.connectors.lake.delta.landing_table import FollowedTable, prunes_exactly, refuse_missing
 from dbt_bridge.contracts.destination import Replica
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.compaction import Net
 from dbt_bridge.replicate.merge_rows import (
     DELETED_AT_COLUMN,
@@ -69,15 +69,19 @@ class NetMerge:
         return Counted(len(rows), 0, 0)
 
     def _merged(self, properties: Any) -> dict[str, Any]:
-        key = [quoted(name) for name in self._replica.table.key]
-        do = f"s.{quoted(DO)}"
-        updates = {quoted(name): self._value(name) for name in self._columns if name not in self._replica.table.key}
-        inserts = {quoted(name): f"s.{quoted(name)}" for name in self._columns}
+        key = [quote_identifier(name) for name in self._replica.table.key]
+        do = f"s.{quote_identifier(DO)}"
+        updates = {
+            quote_identifier(name): self._value(name) for name in self._columns if name not in self._replica.table.key
+        }
+        inserts = {quote_identifier(name): f"s.{quote_identifier(name)}" for name in self._columns}
         for name in self._extra:
-            brought = f"WHEN {MOVED} THEN s.{quoted(name)} " if name in self._rows.column_names else ""
-            updates[quoted(name)] = f"CASE {do} {brought}WHEN {FRESH} THEN NULL ELSE t.{quoted(name)} END"
+            brought = f"WHEN {MOVED} THEN s.{quote_identifier(name)} " if name in self._rows.column_names else ""
+            updates[quote_identifier(name)] = (
+                f"CASE {do} {brought}WHEN {FRESH} THEN NULL ELSE t.{quote_identifier(name)} END"
+            )
             if brought:
-                inserts[quoted(name)] = f"s.{quoted(name)}"
+                inserts[quote_identifier(name)] = f"s.{quote_identifier(name)}"
         merger = self._table.delta.merge(
             self._rows,
             predicate=" AND ".join(f"t.{k} = s.{k}" for k in key),
@@ -92,8 +96,9 @@ class NetMerge:
 
     def _value(self, name: str) -> str:
         if name not in self._kept:
-            return f"s.{quoted(name)}"
-        return f"CASE WHEN s.{quoted(self._kept[name])} THEN t.{quoted(name)} ELSE s.{quoted(name)} END"
+            return f"s.{quote_identifier(name)}"
+        column, is_kept = quote_identifier(name), quote_identifier(self._kept[name])
+        return f"CASE WHEN s.{is_kept} THEN t.{column} ELSE s.{column} END"
 
     def _take_along(self, moves: Any) -> None:
         """Rows that come to another key bring what only the table has, from under their old one."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dbt_bridge.connectors.postgres.changes.slot import Replication
 from dbt_bridge.errors import OriginError
-from dbt_bridge.nouns.table import TableName, quoted, quoted_name
+from dbt_bridge.nouns.table import TableName, quote_identifier, quote_table_name
 
 _MADE = "made by dbt-bridge"  # the comment of publications that are ours to change
 LOCK_TIMEOUT = "60s"  # a table that is being rewritten must not stop a sync for ever
@@ -181,7 +181,9 @@ def _check_identified(replication: Replication, tables: Sequence[TableName]) -> 
     for table in publishable(replication, tables).values():
         if not table.identifies:
             lacking = ", ".join(map(str, table.unidentified))
-            statements = " ".join(f"ALTER TABLE {quoted_name(t)} REPLICA IDENTITY FULL;" for t in table.unidentified)
+            statements = " ".join(
+                f"ALTER TABLE {quote_table_name(t)} REPLICA IDENTITY FULL;" for t in table.unidentified
+            )
             raise OriginError(
                 f"origin {replication.name!r}: {table.name} is not published with its updates and deletes, as they do"
                 f" not say which row they mean (no replica identity: {lacking})",
@@ -223,8 +225,8 @@ def _planned(
     removed: list[TableName] = []
     members: set[TableName] = set()
     if existing is None:
-        statements.append(f"CREATE PUBLICATION {quoted(name)} WITH ({options})")
-        statements.append(f"COMMENT ON PUBLICATION {quoted(name)} IS '{_MADE}'")
+        statements.append(f"CREATE PUBLICATION {quote_identifier(name)} WITH ({options})")
+        statements.append(f"COMMENT ON PUBLICATION {quote_identifier(name)} IS '{_MADE}'")
     elif not existing.is_ours:
         _check_foreign(replication, name, existing, operations, tables)
         return Ensured((name,))
@@ -234,12 +236,12 @@ def _planned(
         if existing.operations != operations or not existing.via_root:  # something was not sent, of any of them
             whole = set()
         if not _is_as_made(existing, operations, version):
-            statements.append(f"ALTER PUBLICATION {quoted(name)} SET ({options})")
+            statements.append(f"ALTER PUBLICATION {quote_identifier(name)} SET ({options})")
         removed = sorted(members - (whole & set(tables)))
-        statements += [f"ALTER PUBLICATION {quoted(name)} DROP TABLE {_listed(removed)}"] if removed else []
+        statements += [f"ALTER PUBLICATION {quote_identifier(name)} DROP TABLE {_listed(removed)}"] if removed else []
         members = whole
     added = tuple(table for table in tables if table not in members)
-    statements += [f"ALTER PUBLICATION {quoted(name)} ADD TABLE {_listed(added)}"] if added else []
+    statements += [f"ALTER PUBLICATION {quote_identifier(name)} ADD TABLE {_listed(added)}"] if added else []
     return Ensured((name,), added, tuple(removed), existing is None, tuple(statements))
 
 
@@ -249,7 +251,7 @@ def drop(replication: Replication, name: str) -> list[str]:
     for publication in (name, inserts_name(name)):
         existing = _existing(replication, publication)
         if existing is not None and existing.is_ours:
-            _execute(replication, [f"DROP PUBLICATION {quoted(publication)}"])
+            _execute(replication, [f"DROP PUBLICATION {quote_identifier(publication)}"])
             dropped.append(publication)
     return dropped
 
@@ -287,11 +289,12 @@ def _check_foreign(
 ) -> None:
     """Somebody's publication publishes every row, column and operation of the tables, under their own names."""
     place = f"origin {replication.name!r}: publication {name!r}, which dbt-bridge did not make,"
-    altered = f"ALTER PUBLICATION {quoted(name)}"
+    altered = f"ALTER PUBLICATION {quote_identifier(name)}"
     for restricted, is_filter in _restricted(replication, existing.oid).items():
         if restricted in tables:
             what = "leaves out rows of" if is_filter else "leaves out columns of"
-            listed = f"{altered} DROP TABLE {quoted_name(restricted)}; {altered} ADD TABLE {quoted_name(restricted)};"
+            name = quote_table_name(restricted)
+            listed = f"{altered} DROP TABLE {name}; {altered} ADD TABLE {name};"
             raise OriginError(f"{place} {what} {restricted}", mend=listed)
     silent = [operation for operation in operations.split(", ") if operation not in existing.operations.split(", ")]
     if tables and silent:
@@ -334,4 +337,4 @@ def _execute(replication: Replication, statements: Sequence[str]) -> None:
 
 def _listed(names: Sequence[TableName]) -> str:
     """ONLY: tables that inherit are their own; partitions follow their root all the same."""
-    return ", ".join(f"ONLY {quoted_name(name)}" for name in names)
+    return ", ".join(f"ONLY {quote_table_name(name)}" for name in names)

@@ -15,7 +15,7 @@ from dbt_bridge.connectors.postgres.changes.slot import (
     misfit,
 )
 from dbt_bridge.errors import BridgeError
-from dbt_bridge.nouns.table import TableName, quoted, quoted_name
+from dbt_bridge.nouns.table import TableName, quote_identifier, quote_table_name
 from dbt_bridge.observe.progress import in_bytes
 
 _SETTINGS = f"""
@@ -110,7 +110,9 @@ def _server(replication: Replication, settings: _Settings) -> Iterator[Readiness
     try:
         identity = replication.identity()
     except BridgeError as error:
-        yield Readiness("server", "fault", error.what, error.mend.replace("<the origin's user>", quoted(settings.user)))
+        yield Readiness(
+            "server", "fault", error.what, error.mend.replace("<the origin's user>", quote_identifier(settings.user))
+        )
     else:
         kind = "a standby, system" if identity.is_standby else "system"
         what = f"{kind} {identity.system_identifier}; {settings.user} may replicate, wal_level {settings.wal_level}"
@@ -120,7 +122,7 @@ def _server(replication: Replication, settings: _Settings) -> Iterator[Readiness
             "server",
             "fault",
             f"{settings.user} may not write a mark into the log, which tells how far to read",
-            f"GRANT EXECUTE ON FUNCTION {settings.mark} TO {quoted(settings.user)};",
+            f"GRANT EXECUTE ON FUNCTION {settings.mark} TO {quote_identifier(settings.user)};",
         )
 
 
@@ -181,7 +183,7 @@ def _tables(tables: dict[TableName, Publishable], wish: Wish) -> Iterator[Readin
             yield Readiness(f"table {name}", "fault", what, "`replication: initial_copy` or `incremental`")
         elif table.persistence != "p":
             what = f"{name} is unlogged or temporary: its rows are not in the log"
-            yield Readiness(f"table {name}", "fault", what, f"ALTER TABLE {quoted_name(name)} SET LOGGED;")
+            yield Readiness(f"table {name}", "fault", what, f"ALTER TABLE {quote_table_name(name)} SET LOGGED;")
         elif table.has_heirs:
             what = (
                 f"other tables inherit from {name}: a copy has their rows, and the log has them under their own names"
@@ -189,12 +191,14 @@ def _tables(tables: dict[TableName, Publishable], wish: Wish) -> Iterator[Readin
             yield Readiness(f"table {name}", "fault", what, "`replication: initial_copy` or `incremental`")
         elif not table.identifies and name not in wish.logs:
             lacking = ", ".join(map(str, table.unidentified))
-            statements = " ".join(f"ALTER TABLE {quoted_name(t)} REPLICA IDENTITY FULL;" for t in table.unidentified)
+            statements = " ".join(
+                f"ALTER TABLE {quote_table_name(t)} REPLICA IDENTITY FULL;" for t in table.unidentified
+            )
             yield Readiness(
                 f"table {name}",
                 "fault",
                 f"{name}: updates and deletes do not say which row they mean (no replica identity: {lacking})",
-                f"ALTER TABLE {quoted_name(name)} ADD PRIMARY KEY (...); or {statements} or "
+                f"ALTER TABLE {quote_table_name(name)} ADD PRIMARY KEY (...); or {statements} or "
                 "`write_disposition: append` in its bridge, which lands its inserts as a log",
             )
 
@@ -218,7 +222,7 @@ def _publications(
     foreign = sorted(name for name in plan.added if not tables[name].is_ours)
     if plan.is_new and not settings.may_create:
         what = f"{settings.user} may not make publications in database {settings.database!r}"
-        grant = f"GRANT CREATE ON DATABASE {quoted(settings.database)} TO {quoted(settings.user)};"
+        grant = f"GRANT CREATE ON DATABASE {quote_identifier(settings.database)} TO {quote_identifier(settings.user)};"
         yield Readiness(place, "fault", what, f"{grant} or as an administrator: {sql};")
     elif foreign:
         named = _some(foreign)

@@ -19,7 +19,7 @@ from dbt_bridge.connectors.postgres.changes.walsender import SET, Walsender, mea
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.nouns import lsn
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier
 
 PLUGIN = "pgoutput"
 _WRITTEN = """
@@ -268,7 +268,7 @@ class Replication:
             finally:
                 if temporary:  # it would go with the connection, but a little later
                     with contextlib.suppress(BridgeError):
-                        walsender.command(f"DROP_REPLICATION_SLOT {quoted(name)}")
+                        walsender.command(f"DROP_REPLICATION_SLOT {quote_identifier(name)}")
 
     def drop_slot(self, name: str) -> bool:
         """Drop a slot; False when there is none of this name.
@@ -288,7 +288,7 @@ class Replication:
         kind = "TEMPORARY " if temporary else ""
         failover = version >= 170000 and not temporary and not self.query("SELECT pg_is_in_recovery()")[0][0]
         options = "(SNAPSHOT 'export', FAILOVER true)" if failover else "EXPORT_SNAPSHOT"
-        return f"CREATE_REPLICATION_SLOT {quoted(name)} {kind}LOGICAL {PLUGIN} {options}"
+        return f"CREATE_REPLICATION_SLOT {quote_identifier(name)} {kind}LOGICAL {PLUGIN} {options}"
 
     def _uncreated(self, name: str, error: OriginError) -> OriginError:
         """The error with what the server knows of the slots: which exists, which nobody uses."""

@@ -18,7 +18,7 @@ from dbt_bridge.connectors.postgres.changes.spool import Spool
 from dbt_bridge.connectors.postgres.changes.walsender import Walsender
 from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns import lsn as lsn_
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier, quote_literal
 
 
 class ReplicationStream:
@@ -134,11 +134,11 @@ class ReplicationStream:
         https://www.postgresql.org/docs/current/protocol-logical-replication.html
         """
         streamed = self._spool_folder is not None and version >= 140000
-        names = ",".join(quoted(name) for name in self._publications).replace("'", "''")
-        options = [f"proto_version '{2 if streamed else 1}'", f"publication_names '{names}'"]
+        names = ",".join(quote_identifier(name) for name in self._publications)
+        options = [f"proto_version '{2 if streamed else 1}'", f"publication_names {quote_literal(names)}"]
         if self._binary and version >= 140000:
             options.append("binary 'true'")
         if streamed:
             options.append("streaming 'on'")
         at = lsn_.spelled(self._start)
-        return f"START_REPLICATION SLOT {quoted(self._slot)} LOGICAL {at} ({', '.join(options)})"
+        return f"START_REPLICATION SLOT {quote_identifier(self._slot)} LOGICAL {at} ({', '.join(options)})"

@@ -20,7 +20,7 @@ from dbt_bridge.contracts.destination import (
     Replica,
 )
 from dbt_bridge.errors import DestinationError
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier, quote_literal
 from dbt_bridge.replicate.change_log import SEQUENCE, UNCHANGED
 from dbt_bridge.replicate.replica_checks import copied_anew, refuse_owing, refuse_unsent
 
@@ -51,9 +51,12 @@ def folded(replica: Replica, table: str, columns: Mapping[str, str], row: Row) -
         )
     if not replica.table.key:
         return _summed(replica, log, columns, row)
-    keys = ", ".join(quoted(name) for name in replica.table.key)
+    keys = ", ".join(quote_identifier(name) for name in replica.table.key)
     names = _unsent(replica, log, keys, columns, row) if unsent else []
-    parts = [quoted(c.name) if c.name not in names else f"{_last_sent(c.name, keys)}" for c in replica.table.columns]
+    parts = [
+        quote_identifier(c.name) if c.name not in names else f"{_last_sent(c.name, keys)}"
+        for c in replica.table.columns
+    ]
     extra = [] if any(c.name == CHANGE for c in replica.table.columns) else [f'"{CHANGE}"']
     last = f"row_number() OVER (PARTITION BY {keys} ORDER BY {_ORDER}) AS _dbt_bridge_age"
     numbered = f"SELECT {', '.join([*parts, *extra, last])} FROM {log} AS log"
@@ -69,7 +72,9 @@ def _summed(replica: Replica, log: str, columns: Mapping[str, str], row: Row) ->
     if not deletes:
         return log
     names = [column.name for column in replica.table.columns]
-    apart = [quoted(n) if base(columns[n]) in EXACT else f"CAST({quoted(n)} AS text)" for n in names]
+    apart = [
+        quote_identifier(n) if base(columns[n]) in EXACT else f"CAST({quote_identifier(n)} AS text)" for n in names
+    ]
     alike, sign = ", ".join(apart), f"CASE WHEN \"{CHANGE}\" = 'delete' THEN -1 ELSE 1 END"
     (owing,) = row(
         f"SELECT count(*) FROM (SELECT 1 FROM {log} AS log\nGROUP BY {alike} HAVING sum({sign}) < 0) AS owing"
@@ -114,6 +119,6 @@ def _unsent(replica: Replica, log: str, keys: str, columns: Mapping[str, str], r
 
 
 def _last_sent(name: str, keys: str) -> str:
-    literal = "'" + name.replace("'", "''") + "'"
-    kept = f'coalesce({literal} = ANY ("{UNCHANGED}"), false)'
-    return f"first_value({quoted(name)}) OVER (PARTITION BY {keys} ORDER BY {kept}, {_ORDER}) AS {quoted(name)}"
+    kept = f'coalesce({quote_literal(name)} = ANY ("{UNCHANGED}"), false)'
+    column = quote_identifier(name)
+    return f"first_value({column}) OVER (PARTITION BY {keys} ORDER BY {kept}, {_ORDER}) AS {column}"

@@ -22,7 +22,7 @@ from dbt_bridge.connectors.postgres.destination.relation import (
 )
 from dbt_bridge.contracts.destination import Loaded, Staged, Window
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
-from dbt_bridge.nouns.table import TableName, quoted_name
+from dbt_bridge.nouns.table import TableName, quote_table_name
 
 
 def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
@@ -237,7 +237,7 @@ def _alter(cur: Cursor[Any], table: Relation, change: sql.Composable, column: st
         # "cannot alter type of a column used by a view or rule"
         raise TypeRefused(
             f"column {column!r} of {table.name} must take a wider type, but {_detail(error) or _primary(error)}",
-            mend=f"drop what depends on {quoted_name(table.name)} (dbt build makes its views again), then run the"
+            mend=f"drop what depends on {quote_table_name(table.name)} (dbt build makes its views again), then run the"
             " same command again",
         ) from error
 

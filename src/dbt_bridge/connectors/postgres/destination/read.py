@@ -23,8 +23,8 @@ from dbt_bridge.errors import DestinationError, TypeRefused, scrubbed
 from dbt_bridge.nouns.table import (
     Column,
     Table,
-    quoted,
-    quoted_name,
+    quote_identifier,
+    quote_table_name,
 )
 
 _ARROW = {**BY_ARROW, "oid": pa.int64()}
@@ -80,7 +80,7 @@ def read_relation(
 
 
 def _selected(column: Column) -> _Selected:
-    name = quoted(column.name)
+    name = quote_identifier(column.name)
     if base(column.origin_type) == "inet" and not column.origin_type.endswith("[]"):
         return _Selected(column, f"inet_out({name})::text")  # inet::text appends /32
     if pa.types.is_string(column.type) and base(column.origin_type) not in ("text", "character varying", "character"):
@@ -93,7 +93,7 @@ def _selected(column: Column) -> _Selected:
 def _rows(conninfo: str, table: Table, selected: Sequence[_Selected], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     import adbc_driver_postgresql.dbapi as adbc
 
-    statement = f"SELECT {', '.join(s.expression for s in selected)}\nFROM {quoted_name(table.name)}"
+    statement = f"SELECT {', '.join(s.expression for s in selected)}\nFROM {quote_table_name(table.name)}"
     try:
         with closing(adbc.connect(conninfo, autocommit=True)) as connection, closing(connection.cursor()) as cur:
             for setting in ("TimeZone = 'UTC'", "DateStyle = 'ISO'", "IntervalStyle = 'postgres'"):

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import Cursor, sql
 
 from dbt_bridge.errors import DestinationError
-from dbt_bridge.nouns.table import GHOST_MARK, TableName, quoted_name
+from dbt_bridge.nouns.table import GHOST_MARK, TableName, quote_table_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def standing(cur: Cursor[Any], name: TableName) -> Relation | None:
     if found.kind in ("v", "m"):
         raise DestinationError(
             f"{name} is a view that dbt-bridge did not make, so no rows can land under its name",
-            mend=f"DROP VIEW {quoted_name(name)}, or land under another name",
+            mend=f"DROP VIEW {quote_table_name(name)}, or land under another name",
         )
     return found
 

@@ -15,7 +15,7 @@ from dbt_bridge.connectors.postgres.destination.column_types import Wire, landin
 from dbt_bridge.connectors.postgres.destination.relation import identifier
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError, scrubbed
-from dbt_bridge.nouns.table import Column, TableName, quoted
+from dbt_bridge.nouns.table import Column, TableName, quote_identifier
 from dbt_bridge.replicate.merge_keys import check_request
 
 ROW = "_dbt_bridge_row"
@@ -179,7 +179,7 @@ def keep_last(cur: Cursor[Any], staging: TableName, load: Load) -> None:
         cur.execute(sql.SQL("SELECT 1 FROM {} WHERE {} IS NULL LIMIT 1").format(table, sql.Identifier(column)))
         if cur.fetchone() is not None:
             raise KeyRefused(
-                f"the key column {quoted(column)} of {load.table.name} holds NULL in the new rows",
+                f"the key column {quote_identifier(column)} of {load.table.name} holds NULL in the new rows",
                 mend="filter those rows out, or choose a key that every row has",
             )
     try:

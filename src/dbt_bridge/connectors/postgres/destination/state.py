@@ -32,8 +32,8 @@ from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import (
     Column,
     TableName,
-    quoted,
-    quoted_name,
+    quote_identifier,
+    quote_table_name,
 )
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 from dbt_bridge.replicate.replica_checks import copied_anew
@@ -140,11 +140,11 @@ class PostgresState:
         for column in (*(c.name for c in replica.table.columns), *own):
             if column not in found.columns:
                 raise missing(name, column, replica)
-        table = quoted_name(name)
+        table = quote_table_name(name)
         if replica.change_log:
             return Standing(f"{change_log.folded(replica, table, found.columns, self.row)} AS state", found)
         if own:
-            return Standing(f"(SELECT * FROM {table} WHERE {quoted(DELETED_AT)} IS NULL) AS state", found)  # noqa: S608
+            return Standing(f"(SELECT * FROM {table} WHERE {quote_identifier(DELETED_AT)} IS NULL) AS state", found)  # noqa: S608
         return Standing(table, found)
 
     def row(self, query: str) -> tuple[Any, ...]:
@@ -221,7 +221,7 @@ def selection(column: Column, stored: str) -> str:
     Args:
         stored: the type in the table, as `format_type` spells it.
     """
-    name, type_ = quoted(column.name), column.type
+    name, type_ = quote_identifier(column.name), column.type
     plain = base(stored)
     if is_.is_string(type_) or is_.is_large_string(type_) or isinstance(type_, pa.JsonType):
         return f"{text(name, stored)} AS {name}"
@@ -259,7 +259,7 @@ def decoder(type_: pa.DataType) -> Callable[[pa.Array], pa.Array]:
 def _lookup(replica: Replica, found: Relation, name: str, wanted: pa.DataType) -> Lookup:
     if replica.table.column(name) is None:
         raise missing(replica.table.name, name, replica)
-    return Lookup(_compared(quoted(name), found.columns[name], wanted), f"{quoted(name)} IS NULL")
+    return Lookup(_compared(quote_identifier(name), found.columns[name], wanted), f"{quote_identifier(name)} IS NULL")
 
 
 def _compared(column: str, stored: str, wanted: pa.DataType) -> Sequence[Compared]:

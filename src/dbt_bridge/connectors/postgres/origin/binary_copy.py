@@ -17,7 +17,7 @@ import pyarrow as pa
 from dbt_bridge.connectors.postgres.origin.catalog import Relation
 from dbt_bridge.connectors.postgres.origin.column_types import travel
 from dbt_bridge.connectors.postgres.origin.connection import Connections
-from dbt_bridge.nouns.table import TableName, quoted, quoted_name
+from dbt_bridge.nouns.table import TableName, quote_identifier, quote_table_name
 
 _CHUNK = 1 << 18
 _PAGES = 8192  # 64 MB: below it a second stream costs more than it gives
@@ -50,7 +50,7 @@ def copy_binary(
     """
     expressions = [_expression(relation, c, casts.get(c)) for c in columns]
     name = relation.table.name
-    select = f"SELECT {', '.join(expressions)} FROM {quoted_name(name)}"  # noqa: S608
+    select = f"SELECT {', '.join(expressions)} FROM {quote_table_name(name)}"  # noqa: S608
     streams = []
     for ctid in _parts(relation.pages if connections.server_version >= 140000 else 0, workers):
         where = " AND ".join(c for c in (ctid, part.condition) if c)
@@ -61,8 +61,8 @@ def copy_binary(
 
 def _expression(relation: Relation, column: str, cast: str | None) -> str:
     if cast == "text":
-        return travel(relation.types[column], pa.string()).expression(quoted(column))
-    return f"{quoted(column)}::{cast}" if cast else quoted(column)
+        return travel(relation.types[column], pa.string()).expression(quote_identifier(column))
+    return f"{quote_identifier(column)}::{cast}" if cast else quote_identifier(column)
 
 
 def _parts(pages: int, workers: int) -> list[str]:

@@ -15,8 +15,8 @@ from dbt_bridge.nouns.table import (
     Column,
     Table,
     TableName,
-    quoted,
-    quoted_name,
+    quote_identifier,
+    quote_table_name,
 )
 
 _TABLES = """
@@ -193,7 +193,9 @@ def relation(connections: Connections, name: TableName) -> Relation:
     oid, kind, usable, readable = found[0]
     if not (usable and readable):
         user = connections.query("SELECT quote_ident(current_user)")[0][0]
-        missing = f"SELECT ON {quoted_name(name)}" if usable else f"USAGE ON SCHEMA {quoted(name.schema)}"
+        missing = (
+            f"SELECT ON {quote_table_name(name)}" if usable else f"USAGE ON SCHEMA {quote_identifier(name.schema)}"
+        )
         raise OriginError(
             f"origin {connections.name!r}: no privilege to read {name}", mend=f"GRANT {missing} TO {user};"
         )

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from dbt_bridge.connectors.postgres.origin import adbc_values
 from dbt_bridge.connectors.postgres.wire.moments import repaired
+from dbt_bridge.nouns.table import quote_literal
 
 Decode = Callable[[pa.Array], pa.Array]
 
@@ -158,7 +159,7 @@ def _short(column: str) -> str:
 
 def _refusing(unfit: str, column: str, type_: str, otherwise: str) -> str:
     """Raise in the middle of the read, with column and value in the message: a marked text is no value of any type."""
-    marked = "'" + f"{UNFIT} {column}: ".replace("'", "''") + "'"
+    marked = quote_literal(f"{UNFIT} {column}: ")
     return f"CASE WHEN {unfit} THEN CAST({marked} || left({column}::text, 80) AS {type_}) ELSE {otherwise} END"
 
 

@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, TypeRefused, scrubbed
-from dbt_bridge.nouns.table import TableName, quoted_name
+from dbt_bridge.nouns.table import TableName, quote_table_name
 
 # Text that Postgres writes depends on these; each is set for the transaction only, so that a connection pooler
 # which shares sessions between clients (PgBouncer) keeps none of them. `row_security = off` turns rows that a policy
@@ -132,7 +132,7 @@ class Connections:
             control = self._connected()
             try:
                 # Rolling back to a savepoint gives up later locks, so the savepoint moves behind this one.
-                control.execute(f"LOCK TABLE {quoted_name(name)} IN ACCESS SHARE MODE".encode())
+                control.execute(f"LOCK TABLE {quote_table_name(name)} IN ACCESS SHARE MODE".encode())
                 control.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}; SAVEPOINT {_SAVEPOINT}".encode())
             except psycopg.Error as error:
                 self._back(control)
@@ -233,7 +233,9 @@ class Connections:
                 mend="ALTER ROLE <the origin's user> BYPASSRLS; or land a view that shows the rows you mean",
             )
         if state == "42501" or "permission denied" in said:
-            mend = f"GRANT SELECT ON {quoted_name(table)} TO <the origin's user>;" if table else "grant the privilege"
+            mend = (
+                f"GRANT SELECT ON {quote_table_name(table)} TO <the origin's user>;" if table else "grant the privilege"
+            )
             return OriginError(f"{place}: {said}", mend=mend)
         if state == "55P03":
             return OriginError(

@@ -11,7 +11,7 @@ from dbt_bridge.connectors.postgres.origin.catalog import Relation
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.contracts.origin import Increment
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.table import Column, quoted, quoted_name
+from dbt_bridge.nouns.table import Column, quote_identifier, quote_literal, quote_table_name
 
 _LEAST = {"int2": -(2**15), "int4": -(2**31), "int8": -(2**63), "oid": 0}
 _NUMBERS = {*_LEAST, "numeric"}
@@ -26,8 +26,8 @@ def newest(connections: Connections, relation: Relation, cursor: str) -> str | N
         UsageError: the column is absent, holds NULLs, or is neither a number, a date nor a timestamp.
     """
     cursor_type(relation, cursor)
-    column = quoted(cursor)
-    table = quoted_name(relation.table.name)
+    column = quote_identifier(cursor)
+    table = quote_table_name(relation.table.name)
     greatest, has_null = connections.query(
         f"SELECT max({column})::text, EXISTS (SELECT FROM {table} WHERE {column} IS NULL) FROM {table}"  # noqa: S608
     )[0]
@@ -74,8 +74,7 @@ def condition(relation: Relation, increment: Increment, bound: str | None) -> st
     name = cursor_type(relation, increment.cursor)
     if bound is None:
         return ""
-    literal = "'" + bound.replace("'", "''") + "'"  # standard_conforming_strings is on since 9.1
-    return f"{quoted(increment.cursor)} >= {literal}::{name}"
+    return f"{quote_identifier(increment.cursor)} >= {quote_literal(bound)}::{name}"
 
 
 def cursor_type(relation: Relation, cursor: str) -> str:

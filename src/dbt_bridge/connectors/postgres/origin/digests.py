@@ -22,7 +22,7 @@ from dbt_bridge.connectors.postgres.wire.digest_sql import (
     transfer_rate,
 )
 from dbt_bridge.contracts.canon import Digested, NoDigests
-from dbt_bridge.nouns.table import Column, quoted, quoted_name
+from dbt_bridge.nouns.table import Column, quote_identifier, quote_table_name
 
 ROW = "_row"
 _CATALOG_FIRST = re.compile(r"(pg_temp_\d+,)?pg_catalog(,|$)")  # temporary functions are found by no path
@@ -40,11 +40,11 @@ class DigestCopy(Copy):
 
     def select(self, ctid: str) -> str:
         selected = [
-            f"{_sent(digested, travel_)} AS {quoted(digested.column.name)}"
+            f"{_sent(digested, travel_)} AS {quote_identifier(digested.column.name)}"
             for digested, travel_ in zip(self.key, self.travels, strict=False)
         ]
         return digest_select(
-            self.rows or quoted_name(self.name),
+            self.rows or quote_table_name(self.name),
             self.key,
             self.values,
             selected=selected,
@@ -55,7 +55,7 @@ class DigestCopy(Copy):
 
 def _sent(digested: Digested, travelling: Travel) -> str:
     """A key column as it is sent: of a masked one the hash alone leaves the server."""
-    column = quoted(digested.column.name)
+    column = quote_identifier(digested.column.name)
     if digested.mask:
         return element(column, builtin(digested.column), digested.canon, digested.mask)
     return travelling.expression(column)
@@ -70,7 +70,7 @@ class BucketCopy(Copy):
     buckets: int = 1
 
     def select(self, ctid: str) -> str:
-        rows = self.rows or quoted_name(self.name)
+        rows = self.rows or quote_table_name(self.name)
         sums = bucket_select(rows, self.key, self.values, self.buckets, condition=ctid)
         return f"SELECT bucket, rows, total::text AS total FROM ({sums}) AS sums"  # noqa: S608
 

@@ -20,8 +20,8 @@ from dbt_bridge.errors import BridgeError, OriginError, TypeRefused
 from dbt_bridge.nouns.table import (
     Column,
     TableName,
-    quoted,
-    quoted_name,
+    quote_identifier,
+    quote_table_name,
 )
 
 QUEUE_BATCHES = 3
@@ -61,12 +61,12 @@ class Copy:
     def select(self, ctid: str) -> str:
         """The query of one range."""
         wanted = ", ".join(
-            f"{travel.expression(quoted(column.name))} AS {quoted(column.name)}"
+            f"{travel.expression(quote_identifier(column.name))} AS {quote_identifier(column.name)}"
             for column, travel in zip(self.columns, self.travels, strict=True)
         )
         where = " AND ".join(part for part in (ctid, self.condition) if part)
         rest = (f" WHERE {where}" if where else "") + (f" ORDER BY {self.order}" if self.order else "")
-        return f"SELECT {wanted} FROM {self.rows or quoted_name(self.name)}{rest}"  # noqa: S608
+        return f"SELECT {wanted} FROM {self.rows or quote_table_name(self.name)}{rest}"  # noqa: S608
 
 
 def ranges(pages: int, workers: int) -> tuple[str, ...]:
@@ -221,7 +221,7 @@ def unfit(copy: Copy, said: str) -> TypeRefused | None:
     said = " ".join(said.split())
     if UNFIT in said:
         for column in copy.columns:
-            mark = f"{UNFIT} {quoted(column.name)}: "
+            mark = f"{UNFIT} {quote_identifier(column.name)}: "
             if mark in said:
                 value = re.sub(r'"( DETAIL.*)?$', "", said.split(mark, 1)[1])
                 return refused(copy.name, column, f"the value {value}")

@@ -10,7 +10,7 @@ from dbt_bridge.connectors.postgres.origin.catalog import Relation
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural, travel
 from dbt_bridge.connectors.postgres.wire import key_search
 from dbt_bridge.connectors.postgres.wire.key_search import Compared, Lookup
-from dbt_bridge.nouns.table import quoted
+from dbt_bridge.nouns.table import quote_identifier
 
 # Types whose `=` is the identity of their values as they travel, once zeros have one sign.
 _BY_VALUE = {
@@ -25,7 +25,7 @@ def conditions(relation: Relation, keys: pa.Table) -> Iterator[str]:
 
     def lookup(name: str) -> Lookup:
         wanted = keys.schema.field(name).type
-        return Lookup(_compared(relation, name, wanted), _is_null(quoted(name), relation.types[name]))
+        return Lookup(_compared(relation, name, wanted), _is_null(quote_identifier(name), relation.types[name]))
 
     return key_search.conditions(keys, lookup)
 
@@ -36,7 +36,7 @@ def _is_null(column: str, origin: OriginType) -> str:
 
 
 def _compared(relation: Relation, name: str, wanted: pa.DataType) -> list[Compared]:
-    column, origin = quoted(name), relation.types[name]
+    column, origin = quote_identifier(name), relation.types[name]
     by_text = Compared(f'({travel(origin, pa.string()).expression(column)}) COLLATE "C"', '{} COLLATE "C"')
     if pa.types.is_list(wanted) and origin.element is not None and natural(origin) == wanted:
         own, found = origin.element.name, relation.table.column(name)

@@ -21,8 +21,8 @@ from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.table import (
     Column,
     TableName,
-    quoted,
-    quoted_name,
+    quote_identifier,
+    quote_table_name,
 )
 
 
@@ -112,7 +112,7 @@ class PostgresOrigin:
 
     def count(self, name: TableName) -> int:
         relation = self._relation(name)
-        return int(self._connections.query(f"SELECT count(*) FROM {quoted_name(relation.table.name)}")[0][0])  # noqa: S608
+        return int(self._connections.query(f"SELECT count(*) FROM {quote_table_name(relation.table.name)}")[0][0])  # noqa: S608
 
     def digesting(self, name: TableName, workers: int = 1) -> TableDigests:
         """The digests of a table, computed by the server; see `digests`."""
@@ -142,7 +142,7 @@ class PostgresOrigin:
         if increment is None:
             return "", ""
         bound = cursor.lower_bound(self._connections, relation, increment)
-        order = quoted(increment.cursor) if increment.ordered else ""
+        order = quote_identifier(increment.cursor) if increment.ordered else ""
         return cursor.condition(relation, increment, bound), order
 
     def lower_bound(self, name: TableName, increment: Increment) -> str | None:

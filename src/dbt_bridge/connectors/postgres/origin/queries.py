@@ -25,8 +25,8 @@ from dbt_bridge.nouns.table import (
     Column,
     Table,
     TableName,
-    quoted,
-    quoted_name,
+    quote_identifier,
+    quote_table_name,
 )
 
 
@@ -80,11 +80,11 @@ class PostgresQueries:
         self.name = name
         self._connections = Connections(name, url, own_path=True)
 
-    def quoted(self, identifier: str) -> str:
-        return quoted(identifier)
+    def quote_identifier(self, identifier: str) -> str:
+        return quote_identifier(identifier)
 
     def relation(self, name: TableName) -> str:
-        return quoted_name(name) if name.schema else quoted(name.name)
+        return quote_table_name(name) if name.schema else quote_identifier(name.name)
 
     def names(self, rows: str) -> list[str]:
         found = self._connections.described(f"SELECT * FROM {rows}")  # noqa: S608
@@ -97,7 +97,7 @@ class PostgresQueries:
         return catalog.relation(self._connections, where).table.key
 
     def side(self, name: str, selection: Selection) -> PostgresRows:
-        return self._rows(name, selection.sql(quoted), selection.key)
+        return self._rows(name, selection.sql(quote_identifier), selection.key)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
         rows = self._rows(self.name, bare(sql))

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import types as is_
 
 from dbt_bridge.contracts.canon import Canon, Digested, NoDigests
-from dbt_bridge.nouns.table import Column, quoted
+from dbt_bridge.nouns.table import Column, quote_identifier
 
 _INTEGERS = {"smallint", "integer", "bigint", "oid", "boolean"}
 _FLOATS = {"real", "double precision"}
@@ -305,7 +305,7 @@ def row_digest(columns: Sequence[Digested]) -> str:
     """The digest of a row's columns, in this order."""
     if not columns:
         return "0::int8"
-    parts = [element(quoted(c.column.name), builtin(c.column), c.canon, c.mask) for c in columns]
+    parts = [element(quote_identifier(c.column.name), builtin(c.column), c.canon, c.mask) for c in columns]
     if len(parts) + sum(c.canon.kind == "decimal" and not c.mask for c in columns) > _MOST_ELEMENTS:
         raise NoDigests(f"a row of {len(columns)} columns has more elements than PostgreSQL takes in one row")
     return f"hash_record_extended(ROW({', '.join(parts)}), 0)"
