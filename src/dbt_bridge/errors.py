@@ -17,12 +17,6 @@ text that comes from drivers goes through `scrubbed`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dbt_bridge.nouns.parity import Parity
-    from dbt_bridge.nouns.receipt import Receipt
 
 
 class BridgeError(Exception):
@@ -83,20 +77,6 @@ class MissingExtra(BridgeError):
             f"{needed_for} needs an optional part of {of} that is not installed",
             mend=f"pip install '{of}[{extra}]'",
         )
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM while tables were compared or repaired.
-
-    Attributes:
-        parities: what had been compared by then.
-        receipts: of what had been repaired by then.
-    """
-
-    def __init__(self, parities: Sequence[Parity], receipts: Sequence[Receipt] = ()) -> None:
-        super().__init__()
-        self.parities = tuple(parities)
-        self.receipts = tuple(receipts)
 
 
 def is_interruption(error: BaseException | None) -> bool:

@@ -28,7 +28,7 @@ from tests.killed import killed_sync
 from tests.killed.killed_sync import Orders, Step
 
 from dbt_bridge import run
-from dbt_bridge.errors import Interrupted
+from dbt_bridge.nouns.parity import Interrupted
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.reconciliation import Metric, Reconciliation
 from dbt_bridge.observe.progress import Silent

@@ -31,7 +31,8 @@ from dbt_bridge.cli.commands import (  # noqa: F401 (they add their commands to 
 )
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.output import FAILED, USAGE, Output
-from dbt_bridge.errors import BridgeError, Interrupted, UsageError, is_interruption, scrubbed
+from dbt_bridge.errors import BridgeError, UsageError, is_interruption, scrubbed
+from dbt_bridge.nouns.parity import Interrupted
 
 __all__ = ["answered", "cli", "main"]
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import click
 
-from dbt_bridge import __version__
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="dbt-bridge")
+@click.version_option(package_name="dbt-bridge", prog_name="dbt-bridge")
 def cli() -> None:
     """Move, transform, verify and deliver data in one dbt project.
 

@@ -16,8 +16,8 @@ from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Progress
+from dbt_bridge.observe.watched_reader import report_batches
 from dbt_bridge.project.destinations import open_destination
-from dbt_bridge.sync.watched_reader import watched
 
 
 def opened(delivery: Delivery, load_id: str) -> Receipt:
@@ -43,7 +43,7 @@ def delivered(
             progress.started(delivery.node, f"{delivery.destination}: {receipt.table_name}", None)
             relation = TableName(delivery.relation_schema, delivery.relation_name)
             rows = warehouse.read(relation, [c.name for c in load.table.columns], as_text)
-            batches = watched(_cast(rows, load.table), delivery.node, progress)
+            batches = report_batches(_cast(rows, load.table), delivery.node, progress)
             counts = destination.preview(load, batches) if dry_run else destination.load(load, batches)
             return record.closed(receipt, counts)
     except BridgeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dbt_bridge.nouns.parity_row import ParityRow
+    from dbt_bridge.nouns.receipt import Receipt
 
 Level = Literal["counts", "aggregates", "rows"]
 LEVELS: tuple[Level, ...] = ("counts", "aggregates", "rows")
@@ -163,6 +164,20 @@ class Parity:
         }
         own = {f.name: getattr(self, f.name) for f in fields(ParityRow) if f.name not in told}
         return ParityRow(**own, **told)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM while tables were compared or repaired.
+
+    Attributes:
+        parities: what had been compared before it.
+        receipts: of what had been repaired before it.
+    """
+
+    def __init__(self, parities: Sequence[Parity], receipts: Sequence[Receipt] = ()) -> None:
+        super().__init__()
+        self.parities = tuple(parities)
+        self.receipts = tuple(receipts)
 
 
 def of_every_kind(differences: Iterable[Difference], most: int) -> tuple[Difference, ...]:

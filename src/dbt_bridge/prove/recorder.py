@@ -9,8 +9,8 @@ from types import TracebackType
 
 from dbt_bridge.contracts.destination import Ledger, Replica, Warehouse
 from dbt_bridge.contracts.side import Side
-from dbt_bridge.errors import BridgeError, Interrupted, is_interruption
-from dbt_bridge.nouns.parity import Level, Method, Parity
+from dbt_bridge.errors import BridgeError, is_interruption
+from dbt_bridge.nouns.parity import Interrupted, Level, Method, Parity
 from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.receipt import now
 from dbt_bridge.observe.progress import Progress

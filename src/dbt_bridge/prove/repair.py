@@ -26,10 +26,10 @@ from dbt_bridge.contracts.destination import (
 )
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.deliver.gate import refusal
-from dbt_bridge.errors import BridgeError, DestinationError, Interrupted, KeyRefused
+from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
 from dbt_bridge.nouns import lsn
 from dbt_bridge.nouns import receipt as record
-from dbt_bridge.nouns.parity import Parity
+from dbt_bridge.nouns.parity import Interrupted, Parity
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.selector import selector

@@ -27,9 +27,9 @@ from dbt_bridge.nouns.project import LandingSource, LandingTable
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Progress
+from dbt_bridge.observe.watched_reader import report_batches
 from dbt_bridge.sync.landing_columns import landing_columns
 from dbt_bridge.sync.raw_copy import staged
-from dbt_bridge.sync.watched_reader import watched
 
 _RANGES_FROM_BYTES = 256 << 20
 """Tables from this size on are read in parallel ranges; below it the ranges cost more than they give."""
@@ -177,7 +177,7 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
                 return Arrived(plan, staged=undecoded)
         batches = ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)
         batches = masking(batches, _masks(plan))
-        batches = watched(batches, wanted.table.node, progress)
+        batches = report_batches(batches, wanted.table.node, progress)
         if isinstance(ends.destination, Warehouse):
             return Arrived(plan, staged=ends.destination.stage(plan.load, batches))
         return Arrived(plan, loaded=ends.destination.load(plan.load, batches))

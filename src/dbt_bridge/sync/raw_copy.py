@@ -9,7 +9,7 @@ from dbt_bridge.contracts.destination import Destination, Load, Staged
 from dbt_bridge.contracts.origin import Increment, Origin
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Progress
-from dbt_bridge.sync.watched_reader import watched_bytes
+from dbt_bridge.observe.watched_reader import report_chunks
 
 
 @runtime_checkable
@@ -53,4 +53,4 @@ def staged(
     columns = [column.name for column in load.table.columns]
     watching, node = progress
     streams = origin.copy_binary(name, columns, casts, increment, workers=workers)
-    return destination.stage_copy(load, [watched_bytes(stream, node, watching) for stream in streams])
+    return destination.stage_copy(load, [report_chunks(stream, node, watching) for stream in streams])

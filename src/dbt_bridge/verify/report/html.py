@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from dbt_bridge import __version__
 from dbt_bridge.nouns.parity import LANDED, Aggregate, Parity
 from dbt_bridge.verify.report.display import message, name, side_by_side
 from dbt_bridge.verify.report.lookup_sql import statements
@@ -214,7 +214,7 @@ def _about(parities: Sequence[Parity]) -> dict[str, str]:
         "run": ", ".join(sorted({p.load_id for p in parities})),
         "started": _moment(began),
         "finished": _moment(ended),
-        "dbt-bridge": __version__,
+        "dbt-bridge": version("dbt-bridge"),
     }
 
 

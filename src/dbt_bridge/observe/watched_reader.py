@@ -1,0 +1,30 @@
+"""Rows that pass on their way from one database to another are reported to the progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from dbt_bridge.observe.progress import Progress
+
+
+def report_batches(batches: pa.RecordBatchReader, node: str, progress: Progress) -> pa.RecordBatchReader:
+    """The same batches; each one's rows and bytes are reported when it is read."""
+
+    def reported() -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in batches:
+                progress.advanced(node, batch.num_rows, batch.nbytes)
+                yield batch
+        finally:
+            batches.close()
+
+    return pa.RecordBatchReader.from_batches(batches.schema, reported())
+
+
+def report_chunks(chunks: Iterator[bytes], node: str, progress: Progress) -> Iterator[bytes]:
+    """The same chunks of a COPY. Only bytes are reported: nobody counts the rows in them."""
+    for chunk in chunks:
+        progress.advanced(node, 0, len(chunk))
+        yield chunk
