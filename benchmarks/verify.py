@@ -127,9 +127,10 @@ def measured(url: str, table: str, file: str, method: str, *without: str) -> dic
     from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
     from dbt_bridge.contracts.destination import Replica
     from dbt_bridge.nouns.table import Table, TableName
-    from dbt_bridge.prove.recorder import opened
+    from dbt_bridge.prove.recorder import start_parity
     from dbt_bridge.prove.sides import landed_side, origin_side
-    from dbt_bridge.verify.compare import Asked, compare
+    from dbt_bridge.verify.compare import compare
+    from dbt_bridge.verify.request import VerifyRequest
 
     begin = time.perf_counter()
     with PostgresOrigin("bench", url) as origin, DuckDBWarehouse.open(file) as warehouse:
@@ -139,8 +140,8 @@ def measured(url: str, table: str, file: str, method: str, *without: str) -> dic
         with warehouse.reading() as state:
             there = origin_side(origin, described.table, columns, {}, 2, "origin")
             here = landed_side(state, replica, "landing")
-            asked = Asked(method=method, key=described.table.key, columns={c.name: c.name for c in columns})  # type: ignore[arg-type]
-            parity = compare(opened("bench", "bench", ("origin", "landing"), "rows", "now"), there, here, asked)
+            asked = VerifyRequest(method=method, key=described.table.key, columns={c.name: c.name for c in columns})  # type: ignore[arg-type]
+            parity = compare(start_parity("bench", "bench", ("origin", "landing"), "rows", "now"), there, here, asked)
     seconds = time.perf_counter() - begin
     wire = getattr(there, "wire_bytes", None) or parity.bytes or 0
     return {

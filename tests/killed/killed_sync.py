@@ -61,7 +61,7 @@ FOLLOWING: Mapping[str, Step] = {
     "the stream ends": Step("dbt_bridge.connectors.postgres.changes.stream:ReplicationStream.close", after=True),
 }
 REPAIRING: Mapping[str, Step] = {
-    "compared": Step("dbt_bridge.prove.repair_changes:wounds", after=True),
+    "compared": Step("dbt_bridge.prove.repair_changes:plan_repair", after=True),
     "read": Step("dbt_bridge.prove.repair_changes:_of", after=True),
     "applied in part": Step("dbt_bridge.prove.repair_changes:_of"),  # the pieces before this one are applied by then
     "applied, not committed": Step("dbt_bridge.prove.repair:_refuse_moved", after=True),

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from dbt_bridge.nouns.parity import Aggregate, Parity
-from dbt_bridge.prove.recorder import in_a_line, opened
+from dbt_bridge.prove.recorder import format_parity, start_parity
 
 DONE = replace(
-    opened("load", "model.shop.fct", ("old: fct", "duckdb: main.fct"), "rows", "now"),
+    start_parity("load", "model.shop.fct", ("old: fct", "duckdb: main.fct"), "rows", "now"),
     status="different", error=None, rows_origin=77, rows_destination=77, only_in_origin=0, only_in_destination=0,
     different=0, duplicates=0,
 )  # fmt: skip
@@ -28,4 +28,4 @@ APART = Aggregate("", "revenue", "1", "2", same=False)
     ],
 )
 def test_a_line_says_what_was_found(parity: Parity, line: str) -> None:
-    assert in_a_line(parity) == line
+    assert format_parity(parity) == line

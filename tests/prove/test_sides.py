@@ -20,7 +20,7 @@ from dbt_bridge.contracts.side import Digests
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.prove.sides import landed_side, origin_side
-from dbt_bridge.verify.canonical.row_digest import digests
+from dbt_bridge.verify.canonical.row_digest import compute_digests
 
 
 def hashed(text: str | None) -> str | None:
@@ -111,6 +111,6 @@ def test_a_servers_digests_are_of_what_lands_of_a_masked_column(people: TableNam
         rows = side.rows([d.column.name for d in every]).read_all()
         arrays = [rows[d.column.name].combine_chunks() for d in every]
         sent = side.digests(every[:2], every[2:]).read_all()
-        assert sorted(sent["_row"].to_pylist()) == sorted(digests(arrays[2:], [every[2].canon]).tolist())
+        assert sorted(sent["_row"].to_pylist()) == sorted(compute_digests(arrays[2:], [every[2].canon]).tolist())
         assert sorted(sent["email"].to_pylist(), key=str) == sorted(rows["email"].to_pylist(), key=str)
         assert not {"a@x", "b@x", "c@x"} & set(sent["email"].to_pylist()), "a masked key leaves as its hash, if at all"

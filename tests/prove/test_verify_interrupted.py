@@ -49,7 +49,7 @@ VERIFYING: Mapping[str, tuple[Step, int]] = {
     "the second table is compared": (Step("dbt_bridge.prove.recorder:compare", after=True), 2),
 }
 REPAIRING: Mapping[str, tuple[Step, int]] = {
-    "compared": (Step("dbt_bridge.prove.repair_changes:wounds", after=True), 1),
+    "compared": (Step("dbt_bridge.prove.repair_changes:plan_repair", after=True), 1),
     "applied in part": (Step("dbt_bridge.prove.repair_changes:_of"), 2),
     "applied, not committed": (Step("dbt_bridge.prove.repair:_refuse_moved", after=True), 1),
     "committed": (Step("dbt_bridge.prove.repair:_again"), 1),

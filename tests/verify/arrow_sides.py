@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.nouns.table import Table, TableName
-from dbt_bridge.verify.canonical.row_digest import digests, mixed
+from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
 
 
 class ArrowSide:
@@ -69,7 +69,7 @@ class HashingSide(ArrowSide):
     def buckets(self, key: Sequence[Digested], values: Sequence[Digested], buckets: int) -> pa.Table:
         of_key, of_row = self._digests(key, values)
         summed: dict[int, list[int]] = {}
-        for bucket, total in zip((of_key & (buckets - 1)).tolist(), mixed(of_key, of_row).tolist(), strict=True):
+        for bucket, total in zip((of_key & (buckets - 1)).tolist(), mix_digests(of_key, of_row).tolist(), strict=True):
             both = summed.setdefault(bucket, [0, 0])
             both[0] += 1
             both[1] += total
@@ -92,7 +92,7 @@ class HashingSide(ArrowSide):
         return (self._digest(key) if key else row), row
 
     def _digest(self, columns: Sequence[Digested]) -> np.ndarray:
-        return digests([self.held.column(one.column.name) for one in columns], [one.canon for one in columns])
+        return compute_digests([self.held.column(one.column.name) for one in columns], [one.canon for one in columns])
 
 
 class HashingOtherwise(HashingSide):

@@ -18,7 +18,8 @@ from tests.verify.arrow_sides import ArrowSide, HashingOtherwise, HashingSide
 
 from dbt_bridge.errors import OriginError, UsageError
 from dbt_bridge.nouns.parity import Parity
-from dbt_bridge.verify.compare import Asked, Bound, Tolerance, compare
+from dbt_bridge.verify.compare import compare
+from dbt_bridge.verify.request import Bound, Tolerance, VerifyRequest
 from dbt_bridge.verify.rows import match
 from dbt_bridge.verify.rows import partitions as kept_module
 
@@ -139,7 +140,7 @@ def test_every_method_finds_what_sql_finds(key: tuple[str, ...], tables: tuple[p
     expected = told_by_sql(*tables, key)
     unique = tables[0].group_by(key).aggregate([]).num_rows == tables[0].num_rows if key else False
     for name, (one, other) in SIDES.items():
-        asked = Asked(method=name.split(maxsplit=1)[0], key=key)  # type: ignore[arg-type]
+        asked = VerifyRequest(method=name.split(maxsplit=1)[0], key=key)  # type: ignore[arg-type]
         origin = one("orders", tables[0], 3, key=key if unique else ())
         parity = compare(OPENED, origin, other("landed", tables[1], 3), asked)
 
@@ -184,7 +185,7 @@ def test_twenty_differences_in_200_000_rows_are_found_exactly(name: str) -> None
         OPENED,
         sides[0]("orders", origin, 50_000, key=("id",)),
         sides[1]("landed", destination, 50_000),
-        Asked(key=("id",), method=name.split(maxsplit=1)[0]),  # type: ignore[arg-type]
+        VerifyRequest(key=("id",), method=name.split(maxsplit=1)[0]),  # type: ignore[arg-type]
     )
 
     assert parity.keys is not None
@@ -207,7 +208,9 @@ def test_many_rows_meet_in_files(key: tuple[str, ...], at_once: int, monkeypatch
     monkeypatch.setattr(match, "_BYTES_AT_ONCE", at_once)
     origin = shop(60_000)
     destination = replaced(origin, "name", [5, 59_999], [None, "other"]).slice(1)
-    parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), Asked(key=key, memory_mb=1))
+    parity = compare(
+        OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), VerifyRequest(key=key, memory_mb=1)
+    )
     counts = (parity.different, parity.only_in_origin, parity.only_in_destination)
     assert counts == ((2, 1, 0) if key else (0, 3, 2))
 
@@ -217,7 +220,7 @@ def test_few_suspicious_rows_are_asked_for_by_key_and_many_in_one_reading() -> N
     few, many = ([3], [0]), (list(range(1000)), [0] * 1000)
     for (at, values), by_key in ((few, 1), (many, 0)):
         sides = HashingSide("orders", origin), ArrowSide("landed", replaced(origin, "at", at, values))
-        parity = compare(OPENED, *sides, Asked(key=("id",), method="digests"))
+        parity = compare(OPENED, *sides, VerifyRequest(key=("id",), method="digests"))
         assert parity.different == len([1 for row in at if row != 0])
         assert [side.asked_by_key for side in sides] == [by_key, by_key]
 
@@ -225,7 +228,7 @@ def test_few_suspicious_rows_are_asked_for_by_key_and_many_in_one_reading() -> N
 def test_equal_tables_cost_less_than_a_hundredth_of_their_bytes_with_buckets() -> None:
     rows = shop(100_000)
     side = HashingSide("orders", rows, key=("id",))
-    parity = compare(OPENED, side, ArrowSide("landed", rows), Asked(key=("id",), method="buckets"))
+    parity = compare(OPENED, side, ArrowSide("landed", rows), VerifyRequest(key=("id",), method="buckets"))
     assert parity.is_equal
     assert parity.rows_origin == parity.rows_destination == 100_000
     assert side.wire_bytes < rows.nbytes / 100
@@ -235,14 +238,17 @@ def test_the_wire_decides_between_digests_and_buckets() -> None:
     rows = shop(100_000)
     landed = ArrowSide("landed", rows)
     fast, slow = (HashingSide("orders", rows, rate=rate, key=("id",)) for rate in (800e6, 100e3))
-    assert [compare(OPENED, side, landed, Asked(key=("id",))).method for side in (fast, slow)] == ["digests", "buckets"]
-    assert "the wire to orders carries 800 MB/s" in compare(OPENED, fast, landed, Asked(key=("id",))).why
+    assert [compare(OPENED, side, landed, VerifyRequest(key=("id",))).method for side in (fast, slow)] == [
+        "digests",
+        "buckets",
+    ]
+    assert "the wire to orders carries 800 MB/s" in compare(OPENED, fast, landed, VerifyRequest(key=("id",))).why
 
 
 def test_where_most_buckets_differ_the_digests_of_all_rows_are_sent() -> None:
     rows = shop(10_000)
     other = replaced(rows, "amount", list(range(0, 10_000, 50)), [-1] * 200)
-    asked = Asked(key=("id",), method="buckets")
+    asked = VerifyRequest(key=("id",), method="buckets")
     parity = compare(OPENED, HashingSide("orders", rows, key=("id",)), ArrowSide("landed", other), asked)
     assert (parity.method, parity.different) == ("digests", 200)
     assert "buckets differed" in parity.why
@@ -250,7 +256,7 @@ def test_where_most_buckets_differ_the_digests_of_all_rows_are_sent() -> None:
 
 def test_a_key_that_comes_twice_on_both_sides_is_found_though_sums_are_alike() -> None:
     rows = pa.concat_tables([shop(10), shop(1)])
-    asked = Asked(key=("id",), method="buckets")
+    asked = VerifyRequest(key=("id",), method="buckets")
     parity = compare(OPENED, HashingSide("orders", rows), ArrowSide("landed", rows), asked)
     assert (parity.method, parity.duplicates) == ("digests", 1)
     assert "no primary key forbids it" in parity.why
@@ -259,7 +265,7 @@ def test_a_key_that_comes_twice_on_both_sides_is_found_though_sums_are_alike() -
 @pytest.mark.parametrize("method", ["auto", "digests", "buckets"])
 def test_a_server_that_hashes_otherwise_sends_values(method: Any) -> None:
     rows = shop(100)
-    asked = Asked(key=("id",), method=method)
+    asked = VerifyRequest(key=("id",), method=method)
     parity = compare(OPENED, HashingOtherwise("orders", rows, key=("id",)), ArrowSide("landed", rows), asked)
     assert (parity.method, parity.status) == ("values", "equal")
     assert "hashes otherwise" in parity.why
@@ -284,7 +290,7 @@ def test_what_is_only_spelled_differently_is_equal() -> None:
     )
     columns = {"id": "ID", "money": "money", "doc": "doc", "flag": "flag"}
     for key in (("id",), ("doc",), ()):
-        asked = Asked(key=key, columns=columns)
+        asked = VerifyRequest(key=key, columns=columns)
         parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), asked)
         assert (parity.status, parity.keys) == ("equal", None), key
 
@@ -292,7 +298,7 @@ def test_what_is_only_spelled_differently_is_equal() -> None:
 def test_the_keys_that_differ_have_the_types_of_the_origin() -> None:
     origin = pa.table({"id": pa.array([1, 2], pa.int32()), "v": [1, 2]})
     destination = pa.table({"id": pa.array([Decimal(2), Decimal(3)], pa.decimal128(10, 0)), "v": [3, 3]})
-    parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), Asked(key=("id",)))
+    parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), VerifyRequest(key=("id",)))
     assert parity.keys is not None
     assert parity.keys.schema.field("id").type == pa.int32()
     assert sorted(row["id"] for row in parity.keys.to_pylist()) == [1, 2, 3]
@@ -300,12 +306,12 @@ def test_the_keys_that_differ_have_the_types_of_the_origin() -> None:
 
 def test_masked_values_are_told_nowhere() -> None:
     origin, destination = (pa.table({"id": ["k" * 64], "email": [c * 64], "v": [c]}) for c in "ab")
-    asked = Asked(key=("id",), masked=frozenset({"id", "email"}))
+    asked = VerifyRequest(key=("id",), masked=frozenset({"id", "email"}))
     parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), asked)
     (example,) = parity.examples
     assert example.columns == ("email", "v")
     assert (example.key, dict(example.origin), dict(example.destination)) == ({}, {"v": "a"}, {"v": "b"})
-    asked = Asked(level="aggregates", key=("id",), masked=frozenset({"id", "email"}))
+    asked = VerifyRequest(level="aggregates", key=("id",), masked=frozenset({"id", "email"}))
     parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), asked)
     assert {a.what for a in parity.aggregates if a.column == "email"} == {"nulls", "distinct"}
 
@@ -315,7 +321,7 @@ def test_examples_are_of_every_kind_and_tell_both_values() -> None:
     destination = replaced(origin, "amount", list(range(500, 700)), [-1] * 200).slice(1)
     destination = pa.concat_tables([destination, shop(1, first=5_000), destination.slice(10, 1)])
     parity = compare(
-        OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), Asked(key=("id",), shown=10)
+        OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), VerifyRequest(key=("id",), shown=10)
     )
     kinds = [example.kind for example in parity.examples]
     assert {kind: kinds.count(kind) for kind in kinds} == {
@@ -333,7 +339,7 @@ def test_examples_are_of_every_kind_and_tell_both_values() -> None:
 
 def test_rows_that_a_destination_never_deletes_may_stay() -> None:
     origin, destination = shop(10).slice(3), shop(10)
-    asked = Asked(key=("id",), extra="allowed")
+    asked = VerifyRequest(key=("id",), extra="allowed")
     parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), asked)
     assert (parity.status, parity.allowed, parity.only_in_destination, parity.examples) == ("equal", 3, 0, ())
 
@@ -355,7 +361,7 @@ def test_values_within_their_tolerance_are_the_same(tolerance: Tolerance, differ
         return pa.table({"id": [1, 2, 3, 4, 5], "v": pa.array(numbers, type_)})
 
     origin, destination = side(100.0, 100.0, NAN, None, 1e12), side(100.5, 101.0, NAN, None, 1.01e12)
-    asked = Asked(key=("id",), tolerances={"v": tolerance})
+    asked = VerifyRequest(key=("id",), tolerances={"v": tolerance})
     parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), asked)
     assert {row["id"] for row in (parity.keys.to_pylist() if parity.keys else [])} == different
     assert parity.different == len(different)
@@ -399,7 +405,7 @@ def test_no_tolerance_reaches_to_infinity_or_is_rounded_away(
         side.table = replace(
             side.table, columns=(side.table.columns[0], replace(side.table.columns[1], origin_type=name))
         )
-    parity = compare(OPENED, *sides, Asked(key=("id",), tolerances={"v": tolerance}))
+    parity = compare(OPENED, *sides, VerifyRequest(key=("id",), tolerances={"v": tolerance}))
     assert (parity.status == "equal") == is_near
 
 
@@ -409,15 +415,17 @@ def test_floats_of_32_bits_are_told_as_people_know_them_where_both_sides_have_th
     changed = pa.table({"id": [1, 3], "v": pa.array([1e-7, -0.1], pa.float32())})
     doubles = pa.table({"id": [1, 2], "v": pa.array([32.38, -0.1], pa.float64())})
     sides = ArrowSide("orders", real), ArrowSide("landed", changed)
-    parity = compare(OPENED, *sides, Asked(key=("id",)))
+    parity = compare(OPENED, *sides, VerifyRequest(key=("id",)))
     told = {e.kind: (e.origin.get("v"), e.destination.get("v")) for e in parity.examples}
     assert told == {
         "different": ("32.38", "1e-07"), "only_in_origin": ("-0.1", None), "only_in_destination": (None, "-0.1"),
     }  # fmt: skip
-    ends = {a.what: (a.origin, a.destination) for a in compare(OPENED, *sides, Asked(level="aggregates")).aggregates}
+    ends = {
+        a.what: (a.origin, a.destination) for a in compare(OPENED, *sides, VerifyRequest(level="aggregates")).aggregates
+    }
     assert (ends["min"], ends["max"]) == (("-0.1", "-0.1"), ("32.38", "1e-07"))
     sides = ArrowSide("orders", real.slice(0, 1)), ArrowSide("landed", doubles.slice(0, 1))
-    (example,) = compare(OPENED, *sides, Asked(key=("id",))).examples
+    (example,) = compare(OPENED, *sides, VerifyRequest(key=("id",))).examples
     assert (example.origin["v"], example.destination["v"]) == ("32.380001068115234", "32.38")
 
 
@@ -429,7 +437,7 @@ def test_a_number_beyond_128_bits_is_not_taken_for_the_small_one_that_it_wraps_a
         return side
 
     for one, other in (("5", str(2**128 + 5)), ("0", "1" + "0" * 128), ("0", "1." + "0" * 130)):
-        assert compare(OPENED, side("orders", one), side("landed", other), Asked(key=("id",))).different == 1
+        assert compare(OPENED, side("orders", one), side("landed", other), VerifyRequest(key=("id",))).different == 1
 
 
 @pytest.mark.parametrize("of", [pa.timestamp("us"), pa.timestamp("ns")])
@@ -438,15 +446,17 @@ def test_a_nanosecond_is_a_difference_that_is_told(of: pa.DataType) -> None:
     origin = pa.table({"id": [1, 2, 3], "at": pa.array([moment, moment, None]).view(pa.timestamp("ns")).cast(of)})
     fine = pa.array([moment, moment + 1, None]).view(pa.timestamp("ns"))
     sides = ArrowSide("orders", origin), ArrowSide("landed", pa.table({"id": [1, 2, 3], "at": fine}))
-    (told,) = compare(OPENED, *sides, Asked(key=("id",))).examples
+    (told,) = compare(OPENED, *sides, VerifyRequest(key=("id",))).examples
     assert (told.origin["at"], told.destination["at"]) == ("2024-01-01 00:00:00", "2024-01-01 00:00:00.000000001")
-    apart = [a for a in compare(OPENED, *sides, Asked(level="aggregates", key=("id",))).aggregates if not a.same]
+    apart = [
+        a for a in compare(OPENED, *sides, VerifyRequest(level="aggregates", key=("id",))).aggregates if not a.same
+    ]
     assert ("at", "max", "2024-01-01 00:00:00.000000001") in {(a.column, a.what, a.destination) for a in apart}
 
 
 def test_null_is_within_no_tolerance_of_a_number() -> None:
     origin, destination = (pa.table({"id": [1], "v": pa.array([v], pa.int64())}) for v in (0, None))
-    asked = Asked(key=("id",), tolerances={"v": Tolerance(Decimal(1000))})
+    asked = VerifyRequest(key=("id",), tolerances={"v": Tolerance(Decimal(1000))})
     assert compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", destination), asked).different == 1
 
 
@@ -458,25 +468,30 @@ def test_rows_in_flight_are_left_out_on_both_sides(sides: Any, key: tuple[str, .
     landed = pa.concat_tables([shop(100), shop(1, first=300)])
     bound = Bound("at", "1970-01-01 00:01:39+00")
     parity = compare(
-        OPENED, sides[0]("orders", moved), sides[1]("landed", landed), Asked(key=key, bound=bound, method="auto")
+        OPENED,
+        sides[0]("orders", moved),
+        sides[1]("landed", landed),
+        VerifyRequest(key=key, bound=bound, method="auto"),
     )
     if key:
         assert (parity.status, parity.in_flight) == ("equal", 7)
     else:  # the row as it was is in no other row's flight
         assert (parity.only_in_origin, parity.only_in_destination, parity.in_flight) == (0, 1, 6)
     wrong = replaced(landed, "amount", [7], [-1])
-    parity = compare(OPENED, sides[0]("orders", moved), sides[1]("landed", wrong), Asked(key=("id",), bound=bound))
+    parity = compare(
+        OPENED, sides[0]("orders", moved), sides[1]("landed", wrong), VerifyRequest(key=("id",), bound=bound)
+    )
     assert [example.key for example in parity.examples] == [{"id": "7"}]
 
 
 def test_a_cursor_that_is_not_compared_bounds_all_the_same() -> None:
     bound = Bound("at", "1970-01-01 00:01:39Z")
-    asked = Asked(key=("id",), columns={"id": "id", "name": "name"}, bound=bound)
+    asked = VerifyRequest(key=("id",), columns={"id": "id", "name": "name"}, bound=bound)
     sides = ArrowSide("orders", shop(105)), ArrowSide("landed", replaced(shop(100), "at", [3], [None]))
     parity = compare(OPENED, *sides, asked)
     assert (parity.status, parity.in_flight) == ("equal", 5)
     for level in ("counts", "aggregates"):
-        again = compare(OPENED, *sides, Asked(level=level, key=("id",), columns=asked.columns, bound=bound))
+        again = compare(OPENED, *sides, VerifyRequest(level=level, key=("id",), columns=asked.columns, bound=bound))
         assert (again.status, again.in_flight, again.rows_origin, again.rows_destination) == ("equal", 5, 100, 100)
 
 
@@ -485,7 +500,7 @@ def test_a_cursor_that_is_not_compared_bounds_all_the_same() -> None:
     [("1970-01-01 02:01:39+02", 5), ("1970-01-01 00:01:39", 5), ("1970-01-01T00:01:38.999999Z", 6), ("infinity", 0)],
 )
 def test_a_bound_is_a_moment_in_its_zone(at_most: str, in_flight: int) -> None:
-    asked = Asked(key=("id",), bound=Bound("at", at_most))
+    asked = VerifyRequest(key=("id",), bound=Bound("at", at_most))
     parity = compare(OPENED, ArrowSide("orders", shop(105)), ArrowSide("landed", shop(105)), asked)
     assert (parity.status, parity.in_flight) == ("equal", in_flight)
 
@@ -494,7 +509,7 @@ def test_a_bound_is_a_moment_in_its_zone(at_most: str, in_flight: int) -> None:
     ("cursor", "at_most", "in_flight"), [("amount", "41", 4), ("amount", "-1", 10), ("name", "customer 5", 4)]
 )
 def test_a_cursor_may_be_a_number_or_a_text(cursor: str, at_most: str, in_flight: int) -> None:
-    asked = Asked(key=("id",), bound=Bound(cursor, at_most))
+    asked = VerifyRequest(key=("id",), bound=Bound(cursor, at_most))
     parity = compare(OPENED, ArrowSide("orders", shop(10)), ArrowSide("landed", shop(10)), asked)
     assert (parity.status, parity.in_flight) == ("equal", in_flight)
 
@@ -514,19 +529,21 @@ def test_a_bound_between_two_numbers_is_not_rounded(values: list[Any], at_most: 
         kind = "numeric" if isinstance(values[0], str) else ""
         columns = (side.table.columns[0], replace(side.table.columns[1], origin_type=kind))
         side.table = replace(side.table, columns=columns)
-    parity = compare(OPENED, *sides, Asked(key=("id",), bound=Bound("at", at_most)))
+    parity = compare(OPENED, *sides, VerifyRequest(key=("id",), bound=Bound("at", at_most)))
     assert (parity.status, parity.in_flight) == ("equal", in_flight)
 
 
 def test_a_bound_that_is_no_value_of_the_cursor_is_refused() -> None:
-    asked = Asked(key=("id",), bound=Bound("at", "yesterday-ish"))
+    asked = VerifyRequest(key=("id",), bound=Bound("at", "yesterday-ish"))
     with pytest.raises(UsageError, match="no value of the cursor at"):
         compare(OPENED, ArrowSide("orders", shop(1)), ArrowSide("landed", shop(1)), asked)
 
 
 def test_a_column_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match="landed has no column amount"):
-        compare(OPENED, ArrowSide("orders", shop(1)), ArrowSide("landed", shop(1).drop_columns(["amount"])), Asked())
+        compare(
+            OPENED, ArrowSide("orders", shop(1)), ArrowSide("landed", shop(1).drop_columns(["amount"])), VerifyRequest()
+        )
 
 
 class BreaksOff(ArrowSide):
@@ -544,11 +561,18 @@ class BreaksOff(ArrowSide):
 @pytest.mark.parametrize("sides", [(BreaksOff, ArrowSide), (ArrowSide, BreaksOff)])
 def test_a_side_that_breaks_off_is_a_failure_and_never_a_match(sides: Any, level: Any) -> None:
     with pytest.raises(OriginError, match="went away"):
-        compare(OPENED, sides[0]("orders", shop(100)), sides[1]("landed", shop(100)), Asked(level=level, key=("id",)))
+        compare(
+            OPENED,
+            sides[0]("orders", shop(100)),
+            sides[1]("landed", shop(100)),
+            VerifyRequest(level=level, key=("id",)),
+        )
 
 
 def test_counts_are_those_of_the_sides() -> None:
     for rows, status in ((10, "equal"), (11, "different")):
-        parity = compare(OPENED, ArrowSide("orders", shop(10)), ArrowSide("landed", shop(rows)), Asked(level="counts"))
+        parity = compare(
+            OPENED, ArrowSide("orders", shop(10)), ArrowSide("landed", shop(rows)), VerifyRequest(level="counts")
+        )
         assert (parity.status, parity.rows_origin, parity.rows_destination) == (status, 10, rows)
         assert (parity.level, parity.differences) == ("counts", None)

@@ -40,7 +40,7 @@ from dbt_bridge.contracts.canon import (
 )
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.table import Column, TableName, quote_identifier
-from dbt_bridge.verify.canonical.row_digest import digests, mixed
+from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
 
 T = TableName("public", "t")
 EXAMPLES = settings(
@@ -211,7 +211,7 @@ def test_a_value_of_every_type_has_the_digest_of_what_lands(url: str, types: lis
         columns, landed = stored(url, types, rows)
         digested = [same(column) for column in columns]
         for column, found, array in zip(digested, at_server(url, *digested), landed.columns, strict=True):
-            assert list(found) == digests([array], [column.canon]).tolist(), column
+            assert list(found) == compute_digests([array], [column.canon]).tolist(), column
 
     all_alike()
 
@@ -231,7 +231,7 @@ def test_a_masked_column_is_digested_as_its_hash(url: str, type_: str) -> None:
         text = origin.rows(T, [Column("i", pa.int32()), column.as_text()]).read_all().sort_by("i").column(1)
     hashes = masked(text.combine_chunks(), "sha256")
     (found,) = at_server(url, Digested(column, Canon("text"), "sha256"))
-    assert list(found) == digests([hashes], [Canon("text")]).tolist()
+    assert list(found) == compute_digests([hashes], [Canon("text")]).tolist()
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_the_same_value_of_another_type_has_the_same_digest(
     if type_ == "date" and landed.type == pa.timestamp("s"):  # that infinity has no seconds
         landed = pa.array([1709164800000000, -(2**63) + 1, None]).view(pa.timestamp("us"))
     (found,) = at_server(url, Digested(column, canon))
-    assert list(found) == digests([landed], [canon]).tolist()
+    assert list(found) == compute_digests([landed], [canon]).tolist()
 
 
 def test_values_that_are_easily_taken_for_each_other_differ(url: str) -> None:
@@ -285,7 +285,7 @@ def test_values_that_are_easily_taken_for_each_other_differ(url: str) -> None:
     for type_, values in alike.items():
         (column,), landed = stored(url, [type_], [[value] for value in values])
         (found,) = at_server(url, same(column))
-        assert list(found) == digests(landed.columns, [same(column).canon]).tolist()
+        assert list(found) == compute_digests(landed.columns, [same(column).canon]).tolist()
         assert len(set(found)) == len(values) + 1, type_
 
 
@@ -315,8 +315,8 @@ def test_rows_keys_and_buckets_are_those_of_arrow(url: str) -> None:
         rows = origin.rows(T, columns).read_all().sort_by('a "k"')
     both = [Digested(c, agreed(c, c)) for c in columns]
     key, values = both[:2], both[2:]
-    keys = digests([rows.column(0), rows.column(1)], [d.canon for d in key])
-    of_rows = digests([rows.column(2), rows.column(3)], [d.canon for d in values])
+    keys = compute_digests([rows.column(0), rows.column(1)], [d.canon for d in key])
+    of_rows = compute_digests([rows.column(2), rows.column(3)], [d.canon for d in values])
     name = quote_identifier('a "k"')
     with psycopg.connect(url) as connection:
         settled(connection)
@@ -328,17 +328,17 @@ def test_rows_keys_and_buckets_are_those_of_arrow(url: str) -> None:
         assert sorted(some) == [row for row, k in zip(found, keys.tolist(), strict=True) if k & 7 in (1, 6)]
         sums = connection.execute(bucket_select("public.t", key, values, 8).encode()).fetchall()
         whole = connection.execute(digest_select("public.t", [], both).encode()).fetchall()
-    mixes = mixed(keys, of_rows)
+    mixes = mix_digests(keys, of_rows)
     expected = {b: (int((keys & 7 == b).sum()), sum(mixes[keys & 7 == b].tolist())) for b in range(8)}
     assert {bucket: (rows, int(total)) for bucket, rows, total in sums} == {b: v for b, v in expected.items() if v[0]}
-    together = digests(rows.columns, [d.canon for d in both]).tolist()
+    together = compute_digests(rows.columns, [d.canon for d in both]).tolist()
     assert sorted(whole) == sorted((digest,) for digest in together)
 
 
 def test_a_few_long_values_among_short_ones_have_the_servers_digest_and_take_no_minutes(url: str) -> None:
     (column,), landed = stored(url, ["text"], [["x" * length] for length in (5, 10_000_007, 11, 900, 5000, 5003)])
     started = time.monotonic()
-    found = digests(landed.columns, [same(column).canon]).tolist()
+    found = compute_digests(landed.columns, [same(column).canon]).tolist()
     assert time.monotonic() - started < 30  # block by block in numpy: 90 s
     (expected,) = at_server(url, same(column))
     assert found == list(expected)
@@ -347,7 +347,7 @@ def test_a_few_long_values_among_short_ones_have_the_servers_digest_and_take_no_
 def test_two_rows_that_swap_a_value_change_their_buckets_total() -> None:
     keys = np.array([11, 12], np.int64)
     rows = np.array([-5, 2**40], np.int64)
-    assert mixed(keys, rows).sum() != mixed(keys, rows[::-1].copy()).sum()
+    assert mix_digests(keys, rows).sum() != mix_digests(keys, rows[::-1].copy()).sum()
 
 
 def test_every_supported_server_hashes_as_numpy_does(each_server: Server) -> None:
@@ -361,7 +361,7 @@ def test_the_probe_is_what_arrow_arrays_hash_to() -> None:
     short, long_, text, number = Canon("int", bits=32), Canon("int"), Canon("text"), Canon("decimal")
 
     def row(*values: tuple[pa.Array, Canon]) -> int:
-        return int(digests([array for array, _ in values], [canon for _, canon in values])[0])
+        return int(compute_digests([array for array, _ in values], [canon for _, canon in values])[0])
 
     def raw(value: int, integer: pa.DataType, type_: pa.DataType) -> pa.Array:
         return pa.array([value], integer).view(type_)
@@ -373,7 +373,7 @@ def test_the_probe_is_what_arrow_arrays_hash_to() -> None:
             (pa.array([1]), short), (pa.array([-2]), short), (pa.array([True]), short), (pa.nulls(1, pa.int32()), short)
         ),
         row((pa.array([2**63 - 1]), long_)),
-        int(mixed(np.array([7766554433221100]), np.array([-5]))[0]),
+        int(mix_digests(np.array([7766554433221100]), np.array([-5]))[0]),
         row(
             (pa.array([1.5]), Canon("float")),
             (pa.array([-struct.unpack("d", b"\0" * 6 + b"\xf8\x7f")[0]]), Canon("float")),
@@ -401,14 +401,14 @@ def test_one_flipped_bit_changes_the_digest_of_its_row_alone(
         [struct.pack("d", row[2]) for row in rows],
     ]
     types = [pa.int64(), pa.binary(), pa.binary()]
-    before = digests([pa.array(c, t) for c, t in zip(columns, types, strict=True)], canons)
+    before = compute_digests([pa.array(c, t) for c, t in zip(columns, types, strict=True)], canons)
     at, column = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.integers(0, 2))
     value = columns[column][at]
     raw = bytearray(struct.pack("q", value) if isinstance(value, int) else value)
     bit = data.draw(st.integers(0, 8 * len(raw) - 1))
     raw[bit // 8] ^= 1 << bit % 8
     columns[column][at] = struct.unpack("q", raw)[0] if isinstance(value, int) else bytes(raw)
-    after = digests([pa.array(c, t) for c, t in zip(columns, types, strict=True)], canons)
+    after = compute_digests([pa.array(c, t) for c, t in zip(columns, types, strict=True)], canons)
     assert np.flatnonzero(before != after).tolist() == [at]
 
 

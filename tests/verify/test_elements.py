@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from dbt_bridge.contracts.canon import Canon, agreed
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Column
-from dbt_bridge.verify.canonical.elements import canonical
-from dbt_bridge.verify.canonical.row_digest import CHUNK, digests
+from dbt_bridge.verify.canonical.elements import to_canonical
+from dbt_bridge.verify.canonical.row_digest import CHUNK, compute_digests
 
 U = "00112233-4455-6677-8899-aabbccddeeff"
 MOMENT = dt.datetime(2024, 2, 29, 1, 2, 3, 4000)
@@ -62,8 +62,8 @@ EQUAL = {
 def test_equal_values_of_two_types_have_one_form_and_one_digest(pair: tuple[pa.Array, pa.Array]) -> None:
     one, other = pair
     canon = agreed(Column("a", one.type), Column("b", other.type))
-    assert canonical(one, canon).equals(canonical(other, canon))
-    assert digests([one], [canon]).tolist() == digests([other], [canon]).tolist()
+    assert to_canonical(one, canon).equals(to_canonical(other, canon))
+    assert compute_digests([one], [canon]).tolist() == compute_digests([other], [canon]).tolist()
 
 
 DIFFERENT = {
@@ -91,23 +91,23 @@ DIFFERENT = {
 def test_different_values_differ_in_form_and_digest(pair: tuple[pa.Array, pa.Array]) -> None:
     one, other = pair
     canon = agreed(Column("a", one.type), Column("b", other.type))
-    assert not canonical(one, canon).equals(canonical(other, canon))
-    assert digests([one], [canon]).tolist() != digests([other], [canon]).tolist()
+    assert not to_canonical(one, canon).equals(to_canonical(other, canon))
+    assert compute_digests([one], [canon]).tolist() != compute_digests([other], [canon]).tolist()
 
 
 def test_json_is_compared_by_value_and_a_digest_of_its_text_only_suspects() -> None:
     canon = agreed(Column("a", pa.json_()), Column("b", pa.string()))
     one = pa.array(['{"b": [1.50, null], "a": "é"}', '{"x": 1}', "no json", None], pa.json_(pa.string()))
     other = pa.array(['{"a":"\\u00e9","b":[15e-1,null]}', '{"x": 2}', "no json", None])
-    assert canonical(one, canon).to_pylist() == ['{"a":"é","b":[1.5,null]}', '{"x":1}', "no json", None]
-    assert canonical(other, canon).to_pylist() == ['{"a":"é","b":[1.5,null]}', '{"x":2}', "no json", None]
-    assert digests([one], [canon])[1] != digests([other], [canon])[1]
+    assert to_canonical(one, canon).to_pylist() == ['{"a":"é","b":[1.5,null]}', '{"x":1}', "no json", None]
+    assert to_canonical(other, canon).to_pylist() == ['{"a":"é","b":[1.5,null]}', '{"x":2}', "no json", None]
+    assert compute_digests([one], [canon])[1] != compute_digests([other], [canon])[1]
 
 
 def test_a_struct_is_compared_with_json_by_value() -> None:
     struct = pa.array([{"a": Decimal("1.50"), "t": [True, None]}])
     canon = agreed(Column("a", struct.type), Column("b", pa.json_()))
-    assert canonical(struct, canon).equals(canonical(pa.array(['{"t":[true,null],"a":1.5}']), canon))
+    assert to_canonical(struct, canon).equals(to_canonical(pa.array(['{"t":[true,null],"a":1.5}']), canon))
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_a_struct_is_compared_with_json_by_value() -> None:
 )
 def test_columns_of_nulls_and_of_nothing_have_digests(type_: pa.DataType) -> None:
     canon = agreed(Column("a", type_), Column("b", type_))
-    assert digests([pa.nulls(3, type_)], [canon]).tolist() == [0, 0, 0]
-    assert digests([pa.nulls(0, type_)], [canon]).tolist() == []
-    assert digests([pa.chunked_array([], type_)], [canon]).tolist() == []
+    assert compute_digests([pa.nulls(3, type_)], [canon]).tolist() == [0, 0, 0]
+    assert compute_digests([pa.nulls(0, type_)], [canon]).tolist() == []
+    assert compute_digests([pa.chunked_array([], type_)], [canon]).tolist() == []
 
 
 values: dict[Any, st.SearchStrategy[Any]] = {
@@ -138,20 +138,20 @@ def test_a_digest_depends_on_the_values_alone_and_not_on_how_they_lie_in_memory(
     storage = pa.binary(16) if isinstance(type_, pa.UuidType) else type_
     array = pa.array(rows, storage)
     canon = agreed(Column("a", type_), Column("b", type_))
-    whole = digests([array], [canon]).tolist()
+    whole = compute_digests([array], [canon]).tolist()
     at = data.draw(st.integers(0, len(rows)))
-    assert digests([array.slice(at)], [canon]).tolist() == whole[at:]
-    assert digests([pa.chunked_array([array.slice(0, at), array.slice(at)])], [canon]).tolist() == whole
-    assert [digests([pa.array([row], storage)], [canon])[0] for row in rows] == whole
+    assert compute_digests([array.slice(at)], [canon]).tolist() == whole[at:]
+    assert compute_digests([pa.chunked_array([array.slice(0, at), array.slice(at)])], [canon]).tolist() == whole
+    assert [compute_digests([pa.array([row], storage)], [canon])[0] for row in rows] == whole
 
 
 def test_rows_are_cut_into_chunks_without_a_trace() -> None:
     rows = CHUNK + 5
     arrays = [pa.array(range(rows)), pa.array([[str(i)] if i % 3 else None for i in range(rows)])]
     canons = [Canon("int"), Canon("list", of=Canon("text"))]
-    found = digests(arrays, canons)
+    found = compute_digests(arrays, canons)
     assert len(np.unique(found)) == rows
-    assert digests([a.slice(CHUNK - 2) for a in arrays], canons).tolist() == found[CHUNK - 2 :].tolist()
+    assert compute_digests([a.slice(CHUNK - 2) for a in arrays], canons).tolist() == found[CHUNK - 2 :].tolist()
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,10 @@ def test_uuids_that_a_side_gives_as_text_are_read(uuids: list[uuid.UUID | None],
     texts = pa.array([None if value is None else spelled(value) for value in uuids], pa.string())
     expected = pa.array([None if value is None else value.bytes for value in uuids], pa.binary(16))
     at = data.draw(st.integers(0, len(uuids)))
-    assert canonical(texts.slice(at), Canon("uuid")).equals(expected.slice(at))
+    assert to_canonical(texts.slice(at), Canon("uuid")).equals(expected.slice(at))
 
 
 def test_a_text_that_is_no_uuid_is_refused_where_both_sides_have_uuids() -> None:
     for wrong in ("0" * 36, U[:-1] + "g", U[:-1], U.replace("-", "_"), U[:-1] + "\x19", U[:-1] + " ", U[:-2] + "_f"):
         with pytest.raises(TypeRefused, match="cannot be compared as uuid"):
-            canonical(pa.array([wrong]), Canon("uuid"))
+            to_canonical(pa.array([wrong]), Canon("uuid"))

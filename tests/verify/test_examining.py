@@ -18,7 +18,8 @@ from tests.verify.arrow_sides import ArrowSide, HashingSide
 
 from dbt_bridge.errors import OriginError, TypeRefused
 from dbt_bridge.nouns.parity import Parity
-from dbt_bridge.verify.compare import Asked, Tolerance, compare
+from dbt_bridge.verify.compare import compare
+from dbt_bridge.verify.request import Tolerance, VerifyRequest
 
 BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
 OPENED = Parity("load", "source.a.b.c", "o", "d", "rows", "failed", "now", BEGAN, BEGAN, 0.0, error="not yet")
@@ -26,7 +27,7 @@ ROWS = pa.table({"id": pa.array(range(40)), "v": [str(i) for i in range(40)]})
 
 
 def compared(origin: ArrowSide, destination: ArrowSide, **asked: Any) -> Parity:
-    return compare(OPENED, origin, destination, Asked(**{"key": ("id",), **asked}))
+    return compare(OPENED, origin, destination, VerifyRequest(**{"key": ("id",), **asked}))
 
 
 def test_a_key_that_one_side_spells_twice_is_a_duplicate() -> None:

@@ -11,7 +11,8 @@ import pytest
 from tests.verify.arrow_sides import ArrowSide, HashingSide
 
 from dbt_bridge.nouns.parity import Parity
-from dbt_bridge.verify.compare import Asked, compare
+from dbt_bridge.verify.compare import compare
+from dbt_bridge.verify.request import VerifyRequest
 
 BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
 OPENED = Parity("load", "source.a.b.c", "o", "d", "rows", "failed", "now", BEGAN, BEGAN, 0.0, error="not yet")
@@ -58,7 +59,7 @@ def test_they_are_found_exactly(method: str, memory_mb: int, step: int) -> None:
         there[key][column] = value
     origin = HashingSide("orders", pa.Table.from_pylist([row(key) for key in range(ROWS)], HERE), key=("id",))
     landed = ArrowSide("landed", pa.Table.from_pylist(list(there.values()), THERE))
-    parity = compare(OPENED, origin, landed, Asked(key=("id",), method=method, memory_mb=memory_mb))  # type: ignore[arg-type]
+    parity = compare(OPENED, origin, landed, VerifyRequest(key=("id",), method=method, memory_mb=memory_mb))  # type: ignore[arg-type]
     assert parity.keys is not None
     assert sorted(
         (key, kind) for key, kind in zip(*(parity.keys[n].to_pylist() for n in ("id", "_kind")), strict=True)
@@ -80,7 +81,7 @@ def test_examples_tell_what_each_side_has() -> None:
     there = [spelled_there(row(key)) for key in range(2, 13)]
     there[3] |= {"price": "9.5", "note": None}
     landed = pa.Table.from_pylist(there, THERE)
-    asked = Asked(key=("id",), masked=frozenset({"note"}))
+    asked = VerifyRequest(key=("id",), masked=frozenset({"note"}))
     parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", landed), asked)
     told = {(e.kind, e.key["id"]): e for e in parity.examples}
     assert told.keys() == {
@@ -96,7 +97,7 @@ def test_examples_tell_what_each_side_has() -> None:
 
 def test_examples_without_a_key_are_of_rows_that_a_side_has_more_often() -> None:
     origin, landed = (pa.table({"v": values}) for values in (["a", "b", "b", "b"], ["a", "a", "b", "c"]))
-    parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", landed), Asked())
+    parity = compare(OPENED, ArrowSide("orders", origin), ArrowSide("landed", landed), VerifyRequest())
     told = {(e.kind, *(e.origin or e.destination).values(), e.rows) for e in parity.examples}
     assert told == {
         ("only_in_origin", "b", (3, 1)), ("only_in_destination", "a", (1, 2)), ("only_in_destination", "c", (0, 1)),

@@ -14,7 +14,7 @@ from dbt_bridge.nouns.parity import Aggregate, Parity
 from dbt_bridge.nouns.receipt import now
 from dbt_bridge.nouns.reconciliation import Allowed, Metric
 from dbt_bridge.nouns.table import Table, TableName
-from dbt_bridge.verify.ab_metrics import Answer, tolerated, variances
+from dbt_bridge.verify.ab_metrics import Answer, apply_tolerances, compare_metric
 
 FIVE = Allowed(Decimal(5), False, "5")
 PERCENT = Allowed(Decimal("0.01"), True, "1%")
@@ -72,24 +72,24 @@ def asked(tolerance: Allowed | None = None, *by: str) -> Metric:
     ],
 )
 def test_two_numbers(legacy: Any, new: Any, tolerance: Allowed | None, same: bool) -> None:
-    (found,) = variances(asked(tolerance), answer(x=[legacy]), answer(x=[new]))
+    (found,) = compare_metric(asked(tolerance), answer(x=[legacy]), answer(x=[new]))
     assert found.same is same
 
 
 def test_variance_is_of_the_legacy_number() -> None:
-    (found,) = variances(asked(), answer(x=[-200]), answer(x=[-150]))
+    (found,) = compare_metric(asked(), answer(x=[-200]), answer(x=[-150]))
     assert (found.variance, found.origin, found.destination, found.what) == (0.25, "-200", "-150", "m.x")
 
 
 def test_columns_belong_together_by_name_or_else_by_place() -> None:
-    by_name = variances(asked(), answer(A=[1], b=[2]), answer(B=[2], a=[1]))
-    by_place = variances(asked(), answer(x=[1], y=[2]), answer(p=[1], q=[2]))
+    by_name = compare_metric(asked(), answer(A=[1], b=[2]), answer(B=[2], a=[1]))
+    by_place = compare_metric(asked(), answer(x=[1], y=[2]), answer(p=[1], q=[2]))
     assert [(a.what, a.same) for a in by_name] == [("m.B", True), ("m.a", True)]
     assert [(a.what, a.same) for a in by_place] == [("m.p", True), ("m.q", True)]
 
 
 def test_rows_are_told_apart_by_what_holds_no_numbers_or_by_name() -> None:
-    months = variances(
+    months = compare_metric(
         asked(),
         answer(month=[date(2026, 1, 1), date(2026, 2, 1)], n=[1, 2]),
         answer(month=[datetime(2026, 2, 1), datetime(2026, 3, 1)], n=[2, 3]),
@@ -99,20 +99,22 @@ def test_rows_are_told_apart_by_what_holds_no_numbers_or_by_name() -> None:
         ("m.n [2026-02-01]", "2", "2", True),
         ("m.n [2026-03-01]", None, "3", False),
     ]
-    years = variances(asked(None, "Year"), answer(year=[2025, 2026], n=[1, 2]), answer(year=[2026.0, 2025.0], n=[2, 1]))
+    years = compare_metric(
+        asked(None, "Year"), answer(year=[2025, 2026], n=[1, 2]), answer(year=[2026.0, 2025.0], n=[2, 1])
+    )
     assert [(a.what, a.same) for a in years] == [("m.n [2025]", True), ("m.n [2026]", True)]
 
 
 def test_labels_are_shown_as_they_are_and_meet_whatever_their_type() -> None:
-    texts = variances(asked(), answer(code=["007", "7"], n=[1, 2]), answer(code=["007", "7"], n=[1, 2]))
+    texts = compare_metric(asked(), answer(code=["007", "7"], n=[1, 2]), answer(code=["007", "7"], n=[1, 2]))
     assert [found.what for found in texts] == ["m.n [007]", "m.n [7]"]
-    tens = variances(asked(None, "year"), answer(year=["2020", "10"], n=[1, 2]), answer(year=[2020, 10], n=[1, 2]))
+    tens = compare_metric(asked(None, "year"), answer(year=["2020", "10"], n=[1, 2]), answer(year=[2020, 10], n=[1, 2]))
     assert [(found.what, found.same) for found in tens] == [("m.n [2020]", True), ("m.n [10]", True)]
 
 
 def test_a_group_whose_number_is_null_on_one_side_and_absent_on_the_other_differs() -> None:
     null = pa.array([None, 1], pa.int64())
-    found = variances(asked(), answer(g=["a", "b"], n=null), answer(g=["b", "c"], n=null.take([1, 0])))
+    found = compare_metric(asked(), answer(g=["a", "b"], n=null), answer(g=["b", "c"], n=null.take([1, 0])))
     assert [(a.what, a.same) for a in found] == [("m.n [a]", False), ("m.n [b]", True), ("m.n [c]", False)]
 
 
@@ -129,7 +131,7 @@ def test_a_group_whose_number_is_null_on_one_side_and_absent_on_the_other_differ
 )
 def test_what_has_no_common_shape_is_refused(legacy: Answer, new: Answer, by: tuple[str, ...], what: str) -> None:
     with pytest.raises(UsageError, match=what):
-        variances(asked(None, *by), legacy, new)
+        compare_metric(asked(None, *by), legacy, new)
 
 
 def test_sums_may_be_a_little_apart_and_counts_may_not() -> None:
@@ -146,8 +148,8 @@ def test_sums_may_be_a_little_apart_and_counts_may_not() -> None:
         rows_origin=10, rows_destination=10, aggregates=tuple(told),
     )  # fmt: skip
 
-    within = tolerated(parity, {"each": FIVE, "share": PERCENT, "at": SECONDS})
-    beyond = tolerated(parity, {"each": Allowed(Decimal("4.9"), False, "4.9"), "share": PERCENT, "at": SECONDS})
+    within = apply_tolerances(parity, {"each": FIVE, "share": PERCENT, "at": SECONDS})
+    beyond = apply_tolerances(parity, {"each": Allowed(Decimal("4.9"), False, "4.9"), "share": PERCENT, "at": SECONDS})
 
     assert (within.status, [a.tolerance for a in within.aggregates]) == ("equal", ["", "0.01%", "5", "1%", "2 seconds"])
     assert (beyond.status, [a.same for a in beyond.aggregates]) == ("different", [True, True, False, True, True])

@@ -34,7 +34,8 @@ from dbt_bridge.nouns.table import (
     quote_table_name,
 )
 from dbt_bridge.prove.sides import landed_side, origin_side
-from dbt_bridge.verify.compare import Asked, compare
+from dbt_bridge.verify.compare import compare
+from dbt_bridge.verify.request import VerifyRequest
 
 _golden = Path(__file__).parents[1] / "connectors" / "postgres" / "origin" / "test_golden_types.py"
 _spec = importlib.util.spec_from_file_location("golden_types", _golden)
@@ -106,7 +107,7 @@ class Landed:
     def sql(self, statement: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
         return self._engine.execute(statement, values).fetchall()
 
-    def compared(self, asked: Asked) -> Parity:
+    def compared(self, asked: VerifyRequest) -> Parity:
         described = self._origin.describe(HOSTILE).table
         with self._warehouse.reading() as state:
             ours = origin_side(self._origin, described, self.table.columns, {}, 1, "pg: table")
@@ -165,11 +166,11 @@ def test_what_is_found_is_what_except_finds(landed: Landed, seed: int) -> None:
     spoil(landed, chance, len(rows))
     missing, extra = landed.told_by_sql()
     for method in METHODS:
-        parity = landed.compared(Asked(key=(KEY,), method=method))
+        parity = landed.compared(VerifyRequest(key=(KEY,), method=method))
         found = {row[KEY]: row["_kind"] for row in parity.keys.to_pylist()} if parity.keys else {}
         assert found == kinds(landed, missing, extra), method
         assert parity.status == ("different" if missing or extra else "equal")
-    whole = landed.compared(Asked(method=chance.choice(METHODS)))
+    whole = landed.compared(VerifyRequest(method=chance.choice(METHODS)))
     assert (whole.only_in_origin, whole.only_in_destination) == (missing.total(), extra.total())
     assert whole.status == parity.status
 
@@ -231,7 +232,7 @@ def test_the_smallest_change_of_any_type_is_found_with_its_row_and_column(landed
     missing, extra = landed.told_by_sql()
     assert missing.keys() == extra.keys() == {int(key) for key in expected}
     for method in METHODS:
-        parity = landed.compared(Asked(key=(KEY,), method=method, shown=1000))
+        parity = landed.compared(VerifyRequest(key=(KEY,), method=method, shown=1000))
         assert {example.key[KEY]: example.columns for example in parity.examples} == expected, method
         assert {example.kind for example in parity.examples} == {"different"}
 
@@ -301,7 +302,9 @@ def test_rows_are_found_by_keys_of_every_type(landed: Landed) -> None:
     for start in range(0, len(columns), 6):
         among = columns[start : start + 6]
         wanted = dict.fromkeys((*among, KEY, v, other))
-        parity = landed.compared(Asked(key=(*among, KEY), columns={name: name for name in wanted}, method="digests"))
+        parity = landed.compared(
+            VerifyRequest(key=(*among, KEY), columns={name: name for name in wanted}, method="digests")
+        )
         assert parity.keys is not None
         found = parity.keys.select([KEY, "_kind"]).to_pylist()  # Python has no infinite dates
         assert {row[KEY]: row["_kind"] for row in found} == expected, [COLUMNS[column] for column in among]
@@ -318,5 +321,5 @@ def test_a_server_that_goes_away_between_the_two_stages_is_a_failure(landed: Lan
 
     for method in METHODS:
         with pytest.raises(BridgeError, match=r"(?i)pg|duckdb|origin"):
-            landed.compared(Asked(key=(KEY,), method=method, progress=terminate))
+            landed.compared(VerifyRequest(key=(KEY,), method=method, progress=terminate))
         landed.reopen()

@@ -22,13 +22,13 @@ from dbt_bridge.nouns.parity import (
     Parity,
 )
 from dbt_bridge.nouns.selector import selector
-from dbt_bridge.verify.report.display import side_by_side, spelled
-from dbt_bridge.verify.report.terminal import Shown, print_parities
+from dbt_bridge.verify.report.display import format_both, format_value
+from dbt_bridge.verify.report.terminal import ReportOptions, print_parities
 from dbt_bridge.verify.report.verdict import (
-    caveats,
-    found,
-    next_command,
-    verdict,
+    format_finding,
+    format_verdict,
+    list_caveats,
+    suggest_command,
 )
 
 BEGAN = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
@@ -106,39 +106,39 @@ def printed(*parities: Parity, **given: Any) -> str:
     ],
 )  # fmt: skip
 def test_the_verdict_is_one_sentence(parities: list[Parity], expected: str) -> None:
-    assert verdict(parities) == expected
+    assert format_verdict(parities) == expected
 
 
 def test_rows_and_aggregates_that_differ_are_both_told() -> None:
-    assert found(replace(ORDERS, aggregates=SUMS.aggregates)) == (
+    assert format_finding(replace(ORDERS, aggregates=SUMS.aggregates)) == (
         "20 rows differ: 5 only in origin, 5 only in destination, 10 different; 1 of 3 aggregates differs"
     )
-    assert found(parity("a", status="different", aggregates=SUMS.aggregates)) == "1 of 3 aggregates differs"
-    assert found(parity("a", status="different", level="counts", rows_destination=9)) == (
+    assert format_finding(parity("a", status="different", aggregates=SUMS.aggregates)) == "1 of 3 aggregates differs"
+    assert format_finding(parity("a", status="different", level="counts", rows_destination=9)) == (
         "1,000 rows in origin, 9 in destination"
     )
 
 
 def test_what_was_left_out_is_said_with_the_verdict() -> None:
-    told = caveats([parity("a", in_flight=1), parity("b", allowed=1200), SUMS])
+    told = list_caveats([parity("a", in_flight=1), parity("b", allowed=1200), SUMS])
     assert [text.split(":")[0] for text in told] == [
         "1 row in flight was left out",
         "1,200 rows were only in the destination, which the write disposition allows",
         "Values were not compared row by row where the level is aggregates.",
     ]
-    assert caveats([parity("a")]) == []
-    assert caveats([parity("a", why="as asked; not compared: only legacy has x, y")]) == [
+    assert list_caveats([parity("a")]) == []
+    assert list_caveats([parity("a", why="as asked; not compared: only legacy has x, y")]) == [
         "Not compared in landing.a: only legacy has x, y."
     ]
 
 
 def test_keys_that_are_no_keys_of_a_migration_have_a_next_step() -> None:
     doubled = {"status": "different", "duplicates": 8, "words": ("legacy", "new")}
-    assert caveats([parity("orders", node="model.acme.orders", **doubled)]) == [
+    assert list_caveats([parity("orders", node="model.acme.orders", **doubled)]) == [
         "8 keys stand for several rows of landing.orders or of what it replaces, whose values were not compared:"
         " declare another `key:`, of all columns that make a row one."
     ]
-    assert caveats([parity("orders", **doubled)]) == [], "a landing table is repaired"
+    assert list_caveats([parity("orders", **doubled)]) == [], "a landing table is repaired"
 
 
 def test_what_differs_is_told_with_both_values_and_the_next_command() -> None:
@@ -222,13 +222,13 @@ def test_two_comparisons_of_one_table_are_told_apart_by_their_origins() -> None:
 
 def test_rows_that_only_differ_are_not_counted_twice() -> None:
     only = replace(ORDERS, only_in_origin=0, only_in_destination=0, different=16)
-    assert found(only) == "16 rows differ"
-    assert found(replace(only, duplicates=1)) == "17 rows differ: 16 different, 1 duplicate"
+    assert format_finding(only) == "16 rows differ"
+    assert format_finding(replace(only, duplicates=1)) == "17 rows differ: 16 different, 1 duplicate"
 
 
 def test_columns_are_no_matter_where_rows_are_counted_only() -> None:
     counted = parity("a", level="counts", why="not compared: only legacy has x")
-    assert caveats([counted]) == ["Values were not compared row by row where the level is counts."]
+    assert list_caveats([counted]) == ["Values were not compared row by row where the level is counts."]
 
 
 def test_a_narrow_terminal_tells_states_below_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ def test_examples_in_the_terminal_are_of_every_kind_too() -> None:
 
 def test_a_command_names_only_options_that_it_has() -> None:
     assert "and 18 more\n" in printed(ORDERS)
-    told = printed(ORDERS, shown=Shown(more="--show N", commands=False))
+    told = printed(ORDERS, shown=ReportOptions(more="--show N", commands=False))
     assert "and 18 more: --show N\n" in told
     assert "dbt-bridge repair" not in told
 
@@ -280,8 +280,8 @@ def test_metrics_are_readable_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPat
 
 def test_where_all_is_told_of_a_model_no_command_tells_more() -> None:
     model = replace(ORDERS, node="model.acme.fct", words=("legacy", "new"))
-    assert next_command(model) == "dbt-bridge reconcile --select fct --show 1000 --report reconcile.html"
-    assert next_command(replace(model, only_in_origin=1, only_in_destination=0, different=1)) == ""
+    assert suggest_command(model) == "dbt-bridge reconcile --select fct --show 1000 --report reconcile.html"
+    assert suggest_command(replace(model, only_in_origin=1, only_in_destination=0, different=1)) == ""
 
 
 def test_aggregates_are_told_with_their_variance_also_within_the_tolerance() -> None:
@@ -356,7 +356,7 @@ def test_nothing_that_a_database_holds_steers_the_terminal() -> None:
 
 
 def test_the_next_command_survives_a_shell() -> None:
-    command = next_command(replace(ORDERS, node="source.acme.shop.a b'; rm -rf $(x)"))
+    command = suggest_command(replace(ORDERS, node="source.acme.shop.a b'; rm -rf $(x)"))
     *_, chosen, last = shlex.split(command)
     assert (chosen, last) == ("source:shop.a_b';_rm_-rf_$(x)".replace("_", "[!a-zA-Z0-9_]"), "--dry-run")
 
@@ -386,17 +386,17 @@ def test_the_selector_of_a_name_takes_no_other_word_for_it(table: str) -> None:
     ],
 )  # fmt: skip
 def test_a_value_is_spelled_so_that_it_is_taken_for_no_other(value: str | None, expected: str) -> None:
-    assert spelled(value, 20) == expected
+    assert format_value(value, 20) == expected
 
 
 def test_of_two_long_values_the_place_is_shown_where_they_part() -> None:
-    origin, destination = side_by_side("a" * 5000 + "X" + "b" * 5000, "a" * 5000 + "Y" + "b" * 5000, 20)
+    origin, destination = format_both("a" * 5000 + "X" + "b" * 5000, "a" * 5000 + "Y" + "b" * 5000, 20)
     assert origin == '…"aaaaaXbbbbbbbbbbbbbb"… (10,001 characters)'
     assert destination == '…"aaaaaYbbbbbbbbbbbbbb"… (10,001 characters)'
 
 
 def test_two_values_that_look_alike_are_told_apart() -> None:
-    assert side_by_side("caf\u00e9", "cafe\u0301", 20) == ('"caf\\xe9"', '"cafe\\u0301"')
+    assert format_both("caf\u00e9", "cafe\u0301", 20) == ('"caf\\xe9"', '"cafe\\u0301"')
 
 
 TEXTS = st.one_of(st.none(), st.text(st.sampled_from('aA "\\…\n\t\0é\u0301\u200b\u202e1(N'), max_size=30), st.text())
@@ -404,7 +404,7 @@ TEXTS = st.one_of(st.none(), st.text(st.sampled_from('aA "\\…\n\t\0é\u0301\u2
 
 @given(TEXTS, TEXTS, st.integers(4, 40))
 def test_values_that_differ_are_never_spelled_the_same(one: str | None, other: str | None, width: int) -> None:
-    told = side_by_side(one, other, width)
+    told = format_both(one, other, width)
     assert (told[0] == told[1]) == (one == other)
     assert all(text.isprintable() for text in told)
 

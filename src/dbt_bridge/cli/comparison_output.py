@@ -172,10 +172,10 @@ def told(parities: Sequence[Parity], how: Told, **document: Any) -> int:
 def _printed(parities: Sequence[Parity], how: Told) -> None:
     import sys
 
-    from dbt_bridge.verify.report.terminal import EXAMPLES, Shown, print_parities
+    from dbt_bridge.verify.report.terminal import EXAMPLES, ReportOptions, print_parities
 
     more = "--show N shows more here, --report FILE.html keeps them"
-    shown = Shown(EXAMPLES if how.show is None else how.show, more)
+    shown = ReportOptions(EXAMPLES if how.show is None else how.show, more)
     if not how.output.quiet:
         print_parities(parities, sys.stdout, shown)
     elif unequal := [parity for parity in parities if not parity.is_equal]:
@@ -184,9 +184,9 @@ def _printed(parities: Sequence[Parity], how: Told) -> None:
 
 def told_at_the_end(parities: Sequence[Parity]) -> None:
     """Print what is now, of a command whose receipts have said what to run next."""
-    from dbt_bridge.verify.report.terminal import Shown, print_parities
+    from dbt_bridge.verify.report.terminal import ReportOptions, print_parities
 
-    print_parities(parities, shown=Shown(commands=False))
+    print_parities(parities, shown=ReportOptions(commands=False))
 
 
 def _reported(parities: Sequence[Parity], how: Told) -> BridgeError | None:

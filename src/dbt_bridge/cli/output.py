@@ -82,10 +82,10 @@ class Output:
         if parities:
             parts["parity"] = [parity.as_json() for parity in parities]
             if not self.as_json:
-                from dbt_bridge.verify.report.terminal import Shown, print_parities
+                from dbt_bridge.verify.report.terminal import ReportOptions, print_parities
 
                 told = [parity for parity in parities if not parity.is_equal] if self.quiet else parities
-                print_parities(told, sys.stderr if self.quiet else sys.stdout, Shown(whole=False))
+                print_parities(told, sys.stderr if self.quiet else sys.stdout, ReportOptions(whole=False))
         mend = "run the same command again: what had landed stays"
         return self.failure(f"interrupted{number}", mend, INTERRUPTED, **parts)
 

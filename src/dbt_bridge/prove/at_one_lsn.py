@@ -24,18 +24,18 @@ from dbt_bridge.nouns import lsn
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.prove.recorder import (
-    Pair,
-    Then,
-    Verdicts,
+    FollowUp,
+    ParityRecorder,
+    Question,
     VerifyOptions,
-    compared,
-    failed,
-    opened,
+    compare_and_record,
+    fail_parity,
+    start_parity,
 )
 from dbt_bridge.prove.sides import landed_side, origin_side
 from dbt_bridge.replicate.replica_checks import refuse_hidden
 from dbt_bridge.sync.landing import Ends, Wanted, workers_for
-from dbt_bridge.verify.compare import Asked
+from dbt_bridge.verify.request import VerifyRequest
 
 # A table that had to be copied anew in between stands behind the point, and one that was truncated or rewritten since
 # cannot be read there any more: then a new point is taken.
@@ -50,8 +50,8 @@ class Proof:
     ends: Ends
     load_id: str
     options: VerifyOptions
-    verdicts: Verdicts
-    then: Then
+    recorder: ParityRecorder
+    follow_up: FollowUp
 
 
 def proven(project: Project, proof: Proof, threads: int) -> list[Parity]:
@@ -69,7 +69,7 @@ def proven(project: Project, proof: Proof, threads: int) -> list[Parity]:
     done: dict[str, Parity] = {}
     for _ in range(_ROUNDS):
         capture = capture_source(
-            project, proof.source, proof.ends, proof.load_id, False, proof.verdicts.progress, threads
+            project, proof.source, proof.ends, proof.load_id, False, proof.recorder.progress, threads
         )
         if capture is None:
             return []
@@ -85,7 +85,7 @@ def proven(project: Project, proof: Proof, threads: int) -> list[Parity]:
         if not late:
             break
     for node in [node for node in asked if node not in done]:
-        done[node] = proof.verdicts.stands(failed(_blank(proof, asked[node], "now"), why))
+        done[node] = proof.recorder.record(fail_parity(_blank(proof, asked[node], "now"), why))
     return [done[node] for node in asked]
 
 
@@ -105,7 +105,7 @@ def _tell_failed(capture: Capture, proof: Proof, done: dict[str, Parity], standi
     for receipt in capture.receipts:
         if receipt.status == "failed" and receipt.node in capture.asked and receipt.node not in {*done, *standing}:
             blank = _blank(proof, capture.asked[receipt.node], "now")
-            done[receipt.node] = proof.verdicts.stands(failed(blank, f"it did not land: {receipt.error}"))
+            done[receipt.node] = proof.recorder.record(fail_parity(blank, f"it did not land: {receipt.error}"))
 
 
 def _compare_at(point: ExportedSlot, proof: Proof, tables: Mapping[str, Tracked], done: dict[str, Parity]) -> None:
@@ -127,7 +127,7 @@ def _compare_at(point: ExportedSlot, proof: Proof, tables: Mapping[str, Tracked]
             except Outdated:
                 continue
             except BridgeError as error:
-                done[node] = proof.verdicts.stands(failed(blank, error))
+                done[node] = proof.recorder.record(fail_parity(blank, error))
 
 
 def _compared(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[ExportedSlot, State]) -> Parity:
@@ -137,10 +137,10 @@ def _compared(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[Exporte
     name, url = proof.ends.origin.name, proof.ends.origin.url
     with closing(PostgresOrigin(name, url, point.snapshot, for_changes=True)) as origin:
         pair = _pair(blank, proof, tracked, (origin, state))
-        return compared(replace(pair, lsn=point.consistent_point), proof.verdicts, proof.then)
+        return compare_and_record(replace(pair, lsn=point.consistent_point), proof.recorder, proof.follow_up)
 
 
-def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOrigin, State]) -> Pair:
+def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOrigin, State]) -> Question:
     origin, state = ends
     table = tracked.replica.table
     found = origin.describe(tracked.followed.declared)
@@ -156,7 +156,7 @@ def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOri
         replica = replace(replica, table=replace(table, key=key))
         refuse_hidden(replica)
     mask = {c.name: how for c in columns if (how := tracked.wanted.table.mask.get(c.name))}
-    asked = Asked(
+    asked = VerifyRequest(
         level=proof.options.level,
         method=proof.options.method,
         key=key,
@@ -164,7 +164,7 @@ def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOri
         masked=frozenset(mask),
         shown=proof.options.shown,
     )
-    return Pair(
+    return Question(
         blank,
         origin_side(origin, found.table, columns, mask, workers_for(found), blank.origin),
         landed_side(state, replica, blank.destination),
@@ -181,4 +181,4 @@ def _blank(proof: Proof, wanted: Wanted, at: str) -> Parity:
         f"{proof.ends.origin.name}: {schema}{wanted.table.identifier}",
         f"{proof.ends.destination.name}: {wanted.landing}",
     )
-    return opened(proof.load_id, wanted.table.node, names, proof.options.level, at)
+    return start_parity(proof.load_id, wanted.table.node, names, proof.options.level, at)

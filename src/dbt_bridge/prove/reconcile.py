@@ -34,10 +34,11 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.project.origins import duckdb_file, open_queries
 from dbt_bridge.prove.pair_columns import Paired, Side, paired
-from dbt_bridge.prove.recorder import Verdicts, failed, opened
-from dbt_bridge.verify.ab_metrics import Answer, tolerated, variances
-from dbt_bridge.verify.compare import Asked, Tolerance, compare
-from dbt_bridge.verify.rows.column_pairs import paired as compared_columns
+from dbt_bridge.prove.recorder import ParityRecorder, fail_parity, start_parity
+from dbt_bridge.verify.ab_metrics import Answer, apply_tolerances, compare_metric
+from dbt_bridge.verify.compare import compare
+from dbt_bridge.verify.request import Tolerance, VerifyRequest
+from dbt_bridge.verify.rows.column_pairs import pair_columns as compared_columns
 
 _WORDS = ("legacy", "new")
 
@@ -115,7 +116,9 @@ def _check_tolerances(
         for end, word, selection in zip(ends, _WORDS, selections, strict=True)
     )
     tolerances = _tolerances(_allowed(declared, (legacy, new), pairs))
-    compared_columns(legacy, new, Asked(key=pairs.key, columns={name: name for name in asked}, tolerances=tolerances))
+    compared_columns(
+        legacy, new, VerifyRequest(key=pairs.key, columns={name: name for name in asked}, tolerances=tolerances)
+    )
 
 
 def _reconciled(
@@ -127,13 +130,13 @@ def _reconciled(
     with (
         closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse,
         ExitStack() as stack,
-        Verdicts(warehouse, progress) as verdicts,
+        ParityRecorder(warehouse, progress) as recorder,
     ):
         databases = _Databases(project, warehouse, stack)
         for declared in chosen:
-            verdicts.stands(_one(declared, databases, load_id, options, progress))
-            verdicts.keep()
-    return verdicts.found
+            recorder.record(_one(declared, databases, load_id, options, progress))
+            recorder.flush()
+    return recorder.parities
 
 
 class _Databases:
@@ -215,7 +218,7 @@ def _one(
     levels = (options.level,) if options.level else declared.levels
     deepest: Level = max(levels, key=LEVELS.index, default="aggregates")
     ends = declared.legacy, f"{databases.name}: {declared.spelled}"
-    blank = replace(opened(load_id, declared.node, ends, deepest, "now"), words=_WORDS)
+    blank = replace(start_parity(load_id, declared.node, ends, deepest, "now"), words=_WORDS)
     progress.started(declared.node, blank.destination, None)
     found = blank
     try:
@@ -226,7 +229,7 @@ def _one(
             found = replace(found, status="equal", level="aggregates", error=None)
         return _with_metrics(declared, (legacy, new), found) if declared.metrics else found
     except BridgeError as error:
-        return failed(found, _of_yaml(error))
+        return fail_parity(found, _of_yaml(error))
 
 
 def _of_yaml(error: BridgeError) -> BridgeError:
@@ -251,7 +254,7 @@ def _rows_compared(
     theirs, ours, pairs = _selected(declared, ends)
     sides = legacy.side(blank.origin, theirs), new.side(blank.destination, ours)
     allowed = _allowed(declared, sides, pairs)
-    asked = Asked(
+    asked = VerifyRequest(
         method=options.method,
         key=pairs.key,
         columns={name: name for name in pairs.new},
@@ -339,9 +342,11 @@ def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:
         ) from error
 
 
-def _at_level(blank: Parity, sides: tuple[object, object], asked: Asked, allowed: Mapping[str, Allowed]) -> Parity:
+def _at_level(
+    blank: Parity, sides: tuple[object, object], asked: VerifyRequest, allowed: Mapping[str, Allowed]
+) -> Parity:
     parity = compare(blank, *sides, asked)  # type: ignore[arg-type]  # `reconciliation.Rows` is `verify.side.Side`
-    return tolerated(replace(parity, error=None), allowed)
+    return apply_tolerances(replace(parity, error=None), allowed)
 
 
 def _merged(found: Sequence[Parity]) -> Parity:
@@ -372,12 +377,12 @@ def _with_metrics(declared: Reconciliation, ends: tuple[Queries, Queries], found
     for metric in declared.metrics:
         try:
             answers = Answer(*ends[0].result(metric.legacy)), Answer(*ends[1].result(metric.new))
-            aggregates += variances(metric, *answers)
+            aggregates += compare_metric(metric, *answers)
         except BridgeError as error:
             errors.append(f"metric {metric.name!r}: {_of_yaml(error)}".removeprefix(f"metric {metric.name!r}: metric "))
     together = replace(found, aggregates=(*found.aggregates, *aggregates))
     if errors:
-        return failed(together, "\n".join(errors))
+        return fail_parity(together, "\n".join(errors))
     same = found.is_equal and all(aggregate.same for aggregate in aggregates)
     return _ended(replace(together, status="equal" if same else "different"))
 

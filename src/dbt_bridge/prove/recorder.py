@@ -1,4 +1,4 @@
-"""Two sides are compared while they stand still, and what came of it, also where it could not be done."""
+"""A comparison as it is recorded: the question, its two sides, and the answer in `_dbt_bridge.parity`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from dbt_bridge.nouns.receipt import now
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.sync.landing import Ends, Wanted
 from dbt_bridge.system.malloc import large_blocks_kept
-from dbt_bridge.verify.compare import Asked, compare
-from dbt_bridge.verify.report.display import name
+from dbt_bridge.verify.compare import compare
+from dbt_bridge.verify.report.display import format_name
+from dbt_bridge.verify.request import VerifyRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,9 @@ class VerifyOptions:
     """How tables are compared.
 
     Attributes:
-        bound: for tables with a cursor: `auto` leaves out rows beyond their checkpoint, `none` nothing; else a value
-            of the cursor.
-        shown: differences that are told in full, per table.
+        bound: for tables with a cursor: `auto` leaves out rows beyond their checkpoint, `none` leaves out nothing; any
+            other text is a value of the cursor.
+        shown: how many differences of each table are reported in full.
         threads: as for `sync`; None for the dbt profile's number.
     """
 
@@ -39,21 +40,21 @@ class VerifyOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Two sides that stand still, and what is asked of them.
+class Question:
+    """Two sides that do not change while they are compared, and how to compare them.
 
     Attributes:
-        opened: the parity that is to be filled in.
+        blank: the parity that the comparison fills in.
         wanted, ends, replica: for a landing table: its declaration, where it comes from and lands, and what the
             destination knows of it; None for other relations.
-        lsn: that both sides stand at; None for tables that follow no log.
-        ledger: where receipts are kept, of a relation without `ends`.
+        lsn: where both sides stand in the origin's log; None for tables that follow no log.
+        ledger: where receipts are kept, for a relation without `ends`.
     """
 
-    opened: Parity
+    blank: Parity
     origin: Side
     destination: Side
-    asked: Asked
+    request: VerifyRequest
     wanted: Wanted | None = None
     ends: Ends | None = None
     replica: Replica | None = None
@@ -61,18 +62,18 @@ class Pair:
     ledger: Ledger | None = None
 
 
-Then = Callable[[Pair, Parity], Parity]
-"""What is done with a comparison while both of its sides still stand where they were compared; what it answers is
-reported (`repair` mends, and answers the second comparison)."""
+FollowUp = Callable[[Question, Parity], Parity]
+"""What is done with an answer while both sides still stand where they were compared. The parity that it returns is
+recorded: `repair` repairs, and returns the second comparison."""
 
 
-def leave(pair: Pair, parity: Parity) -> Parity:
-    """Nothing more is done."""
+def no_follow_up(_: Question, parity: Parity) -> Parity:
+    """The answer as it is."""
     return parity
 
 
-def opened(load_id: str, node: str, ends: tuple[str, str], level: Level, at: str) -> Parity:
-    """The parity of a comparison that begins now; failed until it is compared.
+def start_parity(load_id: str, node: str, ends: tuple[str, str], level: Level, at: str) -> Parity:
+    """The parity of a comparison that begins now; its status is `failed` until both sides have been compared.
 
     Args:
         ends: the names of origin and destination, for people.
@@ -81,93 +82,98 @@ def opened(load_id: str, node: str, ends: tuple[str, str], level: Level, at: str
     return Parity(load_id, node, *ends, level, "failed", at, started, started, 0.0, error="it was not compared")
 
 
-def failed(parity: Parity, error: BaseException | str) -> Parity:
-    """It could not be compared: that is a failure, never a match."""
+def fail_parity(parity: Parity, error: BaseException | str) -> Parity:
+    """The parity of a comparison that could not be made: that is a failure, never a match."""
     ended = now()
-    seconds = (ended - parity.started_at).total_seconds()
-    said = str(error) or type(error).__name__
-    return replace(parity, status="failed", error=said, finished_at=ended, duration_seconds=seconds)
+    return replace(
+        parity,
+        status="failed",
+        error=str(error) or type(error).__name__,
+        finished_at=ended,
+        duration_seconds=(ended - parity.started_at).total_seconds(),
+    )
 
 
-class Verdicts:
-    """What a run has found: told and kept in `_dbt_bridge.parity` as soon as it stands, for what follows may be killed.
+class ParityRecorder:
+    """Reports each answer of a run and writes it to `_dbt_bridge.parity` at once, as what follows may be killed.
 
-    A warehouse with transactions has each row at once. Through dlt every write is a load of its own, which takes
-    seconds while landings are held still: there, rows wait for `keep`. A row that could not be written is written with
-    the next one; leaving the context raises where that failed to the end. An interruption leaves it as `Interrupted`.
+    A warehouse with transactions gets each row at once. Through dlt every write is a load of its own, which takes
+    seconds while landings are held still: there, rows wait for `flush`. A row that could not be written is written with
+    the next one; leaving the context raises the error if the last attempt failed too. An interruption leaves the
+    context as `Interrupted`, with the parities that were recorded before it.
 
     Attributes:
-        found: all of it, in the order in which it was told.
+        parities: all answers, in the order in which they were recorded.
     """
 
     def __init__(self, ledger: Ledger, progress: Progress) -> None:
         self.progress = progress
-        self.found: list[Parity] = []
+        self.parities: list[Parity] = []
         self._ledger = ledger
-        self._unkept: list[ParityRow] = []
+        self._unwritten: list[ParityRow] = []
 
-    def __enter__(self) -> Verdicts:
+    def __enter__(self) -> ParityRecorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
-            self.keep()
+            self.flush()
         except BridgeError:
-            if error is None:  # else that one is told
+            if error is None:  # otherwise the first error is the one to report
                 raise
         if is_interruption(error):
-            raise Interrupted(self.found) from error
+            raise Interrupted(self.parities) from error
 
-    def stands(self, parity: Parity) -> Parity:
-        """Nothing will change it any more: what was compared is not rolled back, nor what was repaired."""
-        self.progress.compared(parity.node, name(in_a_line(parity)), ok=parity.is_equal)
-        self.found.append(parity)
-        self._unkept.append(parity.as_row())
+    def record(self, parity: Parity) -> Parity:
+        """Report and write an answer that nothing will change any more: neither is a repair rolled back."""
+        self.progress.compared(parity.node, format_name(format_parity(parity)), ok=parity.is_equal)
+        self.parities.append(parity)
+        self._unwritten.append(parity.as_row())
         if isinstance(self._ledger, Warehouse):
-            with suppress(BridgeError):  # is written with the next one
-                self.keep()
+            with suppress(BridgeError):  # the next flush writes it
+                self.flush()
         return parity
 
-    def keep(self) -> None:
-        """Write what was not written yet. Raises BridgeError: it could not be."""
-        rows, self._unkept = self._unkept, []  # an interruption after the commit must not write them a second time
+    def flush(self) -> None:
+        """Write the rows that are not written yet. Raises BridgeError: they could not be written."""
+        rows, self._unwritten = self._unwritten, []  # an interruption after the commit must not write them again
         try:
             self._ledger.record_parity(rows)
         except BridgeError:
-            self._unkept = [*rows, *self._unkept]
+            self._unwritten = [*rows, *self._unwritten]
             raise
 
 
-def compared(pair: Pair, verdicts: Verdicts, then: Then = leave) -> Parity:
-    """Compare, and tell; an error becomes a failed parity."""
-    node, progress = pair.opened.node, verdicts.progress
-    progress.started(node, name(pair.opened.destination), None)
-    asked = replace(pair.asked, progress=lambda rows: progress.advanced(node, rows, 0))
+def compare_and_record(question: Question, recorder: ParityRecorder, follow_up: FollowUp = no_follow_up) -> Parity:
+    """Compare both sides, do what follows, and record the answer; an error becomes a failed parity."""
+    blank, progress = question.blank, recorder.progress
+    progress.started(blank.node, format_name(blank.destination), None)
+    request = replace(question.request, progress=lambda rows: progress.advanced(blank.node, rows, 0))
     try:
         with large_blocks_kept():
-            found = compare(pair.opened, pair.origin, pair.destination, asked)
-        parity = then(pair, found)
+            found = compare(blank, question.origin, question.destination, request)
+        answer = follow_up(question, found)
     except BridgeError as error:
-        parity = failed(pair.opened, error)
-    return verdicts.stands(parity)
+        answer = fail_parity(blank, error)
+    return recorder.record(answer)
 
 
-def in_a_line(parity: Parity) -> str:
-    """For people, while others are compared: which table, what was found, at which state, in what time.
+def format_parity(parity: Parity) -> str:
+    """One line for people, while others are compared: which table, what was found, at which state, in what time.
 
-    Why it could not be compared is told at the end, with what mends it.
+    Why a table could not be compared is reported at the end, with the next command.
     """
     at = f"{'' if parity.at == 'now' else f' at {parity.at}'}, {parity.duration_seconds:.1f} s"
     if parity.status == "failed":
         return f"{parity.destination}: could not be compared{at}"
     rows = parity.rows_origin
-    told = "" if rows is None else f"{rows:,} row{'' if rows == 1 else 's'} "
+    count = "" if rows is None else f"{rows:,} row{'' if rows == 1 else 's'} "
     if parity.is_equal:
-        return f"{parity.destination}: {told}equal{'' if parity.level == 'rows' else f' ({parity.level})'}{at}"
-    if found := parity.differences:
-        return f"{parity.destination}: {found:,} of {told}differ{'s' if found == 1 else ''}{at}"
+        return f"{parity.destination}: {count}equal{'' if parity.level == 'rows' else f' ({parity.level})'}{at}"
+    if differences := parity.differences:
+        return f"{parity.destination}: {differences:,} of {count}differ{'s' if differences == 1 else ''}{at}"
     if apart := sum(not aggregate.same for aggregate in parity.aggregates):
-        alike = f"{told}equal, " if found == 0 else ""
+        alike = f"{count}equal, " if differences == 0 else ""
         return (
             f"{parity.destination}: {alike}{apart:,} {'aggregate differs' if apart == 1 else 'aggregates differ'}{at}"
         )

@@ -36,8 +36,8 @@ from dbt_bridge.nouns.selector import selector
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_destination
 from dbt_bridge.prove import repair_changes
-from dbt_bridge.prove.recorder import Pair, VerifyOptions, failed
-from dbt_bridge.prove.repair_changes import HasClock, Wounds
+from dbt_bridge.prove.recorder import Question, VerifyOptions, fail_parity
+from dbt_bridge.prove.repair_changes import HasClock, RepairPlan
 from dbt_bridge.prove.sides import landed_side
 from dbt_bridge.prove.verify import verify
 from dbt_bridge.sync.landing import Ends
@@ -121,7 +121,7 @@ class _Work:
     receipts: list[Receipt] = field(default_factory=list)
     before: dict[str, Parity] = field(default_factory=dict)
 
-    def mend(self, pair: Pair, parity: Parity) -> Parity:
+    def mend(self, pair: Question, parity: Parity) -> Parity:
         """See `comparing.Then`: what was not repaired stays different, and its receipt says why."""
         if parity.status != "different":
             return parity
@@ -133,7 +133,7 @@ class _Work:
                     f"{parity.destination} differs, but not in rows that could be named", mend="dbt-bridge verify"
                 )
             assert pair.replica is not None, "whatever is verified has one"
-            found = repair_changes.wounds(pair.replica, parity.keys, pair.asked.key)
+            found = repair_changes.plan_repair(pair.replica, parity.keys, pair.request.key)
             self._refuse_unable(pair, parity, found)
             _refuse_much(parity, found, self.options.max_share)
             if self.options.dry_run:
@@ -144,7 +144,7 @@ class _Work:
             self._ended(record.failed(receipt, error), None if self.options.dry_run else _ledger(pair))
             return parity
 
-    def _refuse_unable(self, pair: Pair, parity: Parity, found: Wounds) -> None:
+    def _refuse_unable(self, pair: Question, parity: Parity, found: RepairPlan) -> None:
         """Raises DestinationError, KeyRefused: rows of this table cannot be repaired one by one."""
         if pair.ends is not None:
             there = pair.ends.destination
@@ -179,7 +179,7 @@ class _Work:
         self.receipts.append(receipt)
         self.progress.finished(receipt)
 
-    def _landed(self, pair: Pair, parity: Parity, found: Wounds, receipt: Receipt) -> Parity:
+    def _landed(self, pair: Question, parity: Parity, found: RepairPlan, receipt: Receipt) -> Parity:
         ends, replica = pair.ends, pair.replica
         assert ends is not None and replica is not None, "of a landing table"
         assert isinstance(ends.destination, Follows) and isinstance(ends.destination, Readable), "asked before"
@@ -191,7 +191,7 @@ class _Work:
         with ends.destination.applying(parity.load_id) as application:
             counts = Loaded(0, 0, 0, 0, 0)
             overwrites = isinstance(ends.destination, Warehouse)
-            for change in repair_changes.changes(
+            for change in repair_changes.stream_changes(
                 replica, found, pair.origin, _moment(pair, ends), overwrites=overwrites
             ):
                 counts += application.apply(written, change)
@@ -206,7 +206,7 @@ class _Work:
                 again = _again(pair, parity, landed_side(state, replica, parity.destination))
                 now = _healed(parity, again, state.count(replica))
         except BridgeError as error:  # what was committed has a receipt all the same
-            again, now = failed(pair.opened, error), failed(parity, error)
+            again, now = fail_parity(pair.blank, error), fail_parity(parity, error)
         except BaseException:  # also when the user interrupts
             self._ended(done, None if at_once else ends.ledger)
             raise
@@ -215,7 +215,7 @@ class _Work:
         self._tell_unhealed(receipt, again, ends.ledger)
         return now
 
-    def _delivered(self, pair: Pair, parity: Parity, found: Wounds, receipt: Receipt) -> Parity:
+    def _delivered(self, pair: Question, parity: Parity, found: RepairPlan, receipt: Receipt) -> Parity:
         """Deliver these keys again; a merge takes no rows away, and none that are too much were told."""
         assert pair.replica is not None, "of a delivered table"
         item = self._delivery(parity)
@@ -242,7 +242,7 @@ class _Work:
 # --- what is done ----------------------------------------------------------------------------------------------------
 
 
-def _opened(pair: Pair, parity: Parity) -> Receipt:
+def _opened(pair: Question, parity: Parity) -> Receipt:
     at = None if pair.lsn is None else lsn.spelled(pair.lsn)
     return record.opened(
         parity.load_id,
@@ -257,7 +257,7 @@ def _opened(pair: Pair, parity: Parity) -> Receipt:
     )
 
 
-def _moment(pair: Pair, ends: Ends) -> tuple[int, int]:
+def _moment(pair: Question, ends: Ends) -> tuple[int, int]:
     """The LSN and the time of what a repair does.
 
     Commits begin at multiples of 8: one below the state's LSN is none of theirs, and before all that is to come.
@@ -266,11 +266,11 @@ def _moment(pair: Pair, ends: Ends) -> tuple[int, int]:
     return (0 if pair.lsn is None else pair.lsn - 1), at
 
 
-def _ledger(pair: Pair) -> Ledger | None:
+def _ledger(pair: Question) -> Ledger | None:
     return pair.ends.ledger if pair.ends else pair.ledger
 
 
-def _refuse_much(parity: Parity, found: Wounds, share: float | None) -> None:
+def _refuse_much(parity: Parity, found: RepairPlan, share: float | None) -> None:
     """Raises KeyRefused: more differs than may be touched."""
     rows = (parity.rows_origin or 0) + found.counts[2]  # of both sides together
     most = max(_FEW, MOST_SHARE * rows) if share is None else share * rows
@@ -285,26 +285,28 @@ def _refuse_much(parity: Parity, found: Wounds, share: float | None) -> None:
         )
 
 
-def _refuse_moved(pair: Pair, ends: Ends) -> None:
+def _refuse_moved(pair: Question, ends: Ends) -> None:
     """Raises DestinationError: the table does not stand any more where it was compared."""
-    stood = lsn.spelled(pair.lsn) if pair.lsn is not None else pair.asked.bound.at_most if pair.asked.bound else None
+    stood = (
+        lsn.spelled(pair.lsn) if pair.lsn is not None else pair.request.bound.at_most if pair.request.bound else None
+    )
     if stood is None:
         return
-    point = ends.ledger.checkpoint(pair.opened.node)
+    point = ends.ledger.checkpoint(pair.blank.node)
     if point is None or point.set_aside or point.value != stood:
         raise DestinationError(
-            f"{pair.opened.destination} was moved meanwhile from {stood} to"
+            f"{pair.blank.destination} was moved meanwhile from {stood} to"
             f" {point.value if point and not point.set_aside else 'nowhere'} by another process: nothing was committed",
             mend="run the same command again",
         )
 
 
-def _told_only(receipt: Receipt, found: Wounds) -> Receipt:
+def _told_only(receipt: Receipt, found: RepairPlan) -> Receipt:
     told = record.closed(receipt, Loaded(len(found), *found.counts, 0))
     return replace(told, error="dry run: nothing was written")
 
 
-def _with_proven(receipt: Receipt, found: Wounds) -> Receipt:
+def _with_proven(receipt: Receipt, found: RepairPlan) -> Receipt:
     """Counts that the destination cannot tell are what the second comparison has proven."""
     inserted, updated, deleted = found.counts
     return replace(
@@ -335,16 +337,16 @@ class _Only:
         return self._side.rows(columns, self._keys if keys is None else keys)
 
 
-def _again(pair: Pair, parity: Parity, destination: Side) -> Parity:
+def _again(pair: Question, parity: Parity, destination: Side) -> Parity:
     """The same keys, value by value."""
     assert parity.keys is not None, "they were repaired"
     keys = parity.keys.drop_columns([repair_changes.KIND, repair_changes.AT_ORIGIN, repair_changes.AT_DESTINATION])
-    theirs = keys.rename_columns([pair.asked.columns.get(name, name) for name in keys.column_names])
-    asked = replace(pair.asked, method="values", bound=None, extra="different", progress=lambda _: None)
+    theirs = keys.rename_columns([pair.request.columns.get(name, name) for name in keys.column_names])
+    asked = replace(pair.request, method="values", bound=None, extra="different", progress=lambda _: None)
     try:
-        return replace(compare(pair.opened, _Only(pair.origin, keys), _Only(destination, theirs), asked), error=None)
+        return replace(compare(pair.blank, _Only(pair.origin, keys), _Only(destination, theirs), asked), error=None)
     except BridgeError as error:
-        return failed(pair.opened, error)
+        return fail_parity(pair.blank, error)
 
 
 def _healed(parity: Parity, again: Parity, rows: int) -> Parity:

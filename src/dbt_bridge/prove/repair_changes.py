@@ -34,7 +34,7 @@ class HasClock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wounds:
+class RepairPlan:
     """The keys of a table that differ, by what heals them.
 
     Attributes:
@@ -63,7 +63,7 @@ class Wounds:
         return len(self.missing), len(self.wrong) + len(self.doubled), len(self.extra) + self.surplus
 
 
-def wounds(replica: Replica, keys: pa.Table, key: Sequence[str]) -> Wounds:
+def plan_repair(replica: Replica, keys: pa.Table, key: Sequence[str]) -> RepairPlan:
     """What is to be done for the keys that differ (`Parity.keys`).
 
     Args:
@@ -81,7 +81,7 @@ def wounds(replica: Replica, keys: pa.Table, key: Sequence[str]) -> Wounds:
     if not key:
         more, less = ours > theirs, ours < theirs
         times = (ours - theirs)[more], (theirs - ours)[less]
-        return Wounds(those(more), named.slice(0, 0), named.slice(0, 0), those(less), times=times)
+        return RepairPlan(those(more), named.slice(0, 0), named.slice(0, 0), those(less), times=times)
     if (several := int((ours > 1).sum())) > 0:
         raise KeyRefused(
             f"{several} keys ({', '.join(key)}) of {replica.table.name} have several rows at the origin, so none of"
@@ -89,7 +89,7 @@ def wounds(replica: Replica, keys: pa.Table, key: Sequence[str]) -> Wounds:
             mend="name a key that is unique at the origin in primary_key:",
         )
     there = ours == 1
-    return Wounds(
+    return RepairPlan(
         those(there & (theirs == 0)),
         those(there & (theirs == 1)),
         those(there & (theirs > 1)),
@@ -98,8 +98,8 @@ def wounds(replica: Replica, keys: pa.Table, key: Sequence[str]) -> Wounds:
     )
 
 
-def changes(
-    replica: Replica, found: Wounds, origin: Side, at: tuple[int, int], *, overwrites: bool
+def stream_changes(
+    replica: Replica, found: RepairPlan, origin: Side, at: tuple[int, int], *, overwrites: bool
 ) -> Iterator[Changes]:
     """In pieces: the rows as the origin has them, and the keys that it has not.
 

@@ -25,14 +25,14 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_destination, open_warehouse
 from dbt_bridge.project.origins import open_origin
 from dbt_bridge.prove.recorder import (
-    Pair,
-    Then,
-    Verdicts,
+    FollowUp,
+    ParityRecorder,
+    Question,
     VerifyOptions,
-    compared,
-    failed,
-    leave,
-    opened,
+    compare_and_record,
+    fail_parity,
+    no_follow_up,
+    start_parity,
 )
 from dbt_bridge.prove.sides import landed_side, origin_side
 from dbt_bridge.sync.landing import (
@@ -45,18 +45,23 @@ from dbt_bridge.sync.landing import (
     workers_for,
 )
 from dbt_bridge.sync.landing_columns import landing_columns
-from dbt_bridge.verify.compare import Asked, Bound
+from dbt_bridge.verify.request import Bound, VerifyRequest
 
 
 def verify(
-    project: Project, options: VerifyOptions, progress: Progress, then: Then = leave, *, deliveries: bool = True
+    project: Project,
+    options: VerifyOptions,
+    progress: Progress,
+    follow_up: FollowUp = no_follow_up,
+    *,
+    deliveries: bool = True,
 ) -> list[Parity]:
     """Compare what the selection needs: cdc sources at an LSN, everything else as it is now.
 
     Each comparison has a row in `_dbt_bridge.parity`. One that could not run is a failed parity.
 
     Args:
-        then: what is done with each comparison while its two sides still stand.
+        follow_up: what is done with each comparison while its two sides still stand.
         deliveries: also compare the selected exposures with their models.
 
     Raises:
@@ -77,15 +82,15 @@ def verify(
     with (
         _held_still(project, sources, progress) as unheld,
         closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse,
-        Verdicts(warehouse, progress) as verdicts,
+        ParityRecorder(warehouse, progress) as recorder,
     ):
-        run = _Run(project, load_id, options, verdicts, then, unheld)
+        run = _Run(project, load_id, options, recorder, follow_up, unheld)
         for group in by_ends.values():
             parities += run.sources(group, warehouse)
-            verdicts.keep()
+            recorder.flush()
         for item in chosen:
             parities.append(run.delivery(item, warehouse))
-            verdicts.keep()
+            recorder.flush()
     return parities
 
 
@@ -130,20 +135,20 @@ class _Run:
     """One run of `verify`: what its steps share."""
 
     def __init__(
-        self, project: Project, load_id: str, options: VerifyOptions, verdicts: Verdicts, then: Then,
+        self, project: Project, load_id: str, options: VerifyOptions, recorder: ParityRecorder, follow_up: FollowUp,
         unheld: Mapping[str, BridgeError],
     ) -> None:  # fmt: skip
         self._project = project
         self._load_id = load_id
         self._options = options
-        self._verdicts = verdicts
-        self._then = then
+        self._recorder = recorder
+        self._follow_up = follow_up
         self._unheld = unheld
 
     def sources(self, group: Sequence[LandingSource], warehouse: Ledger) -> list[Parity]:
         """The tables of sources with the same ends."""
         destination: Destination | None = None
-        begun = len(self._verdicts.found)
+        begun = len(self._recorder.parities)
         try:
             name = group[0].destination
             destination = open_destination(name, project_root=self._project.root) if name else warehouse
@@ -170,8 +175,8 @@ class _Run:
         parities: list[Parity] = []
         threads = self._options.threads or self._project.warehouse.threads
         for source in group:
-            proof = Proof(source, ends, self._load_id, self._options, self._verdicts, self._then)
-            begun = len(self._verdicts.found)
+            proof = Proof(source, ends, self._load_id, self._options, self._recorder, self._follow_up)
+            begun = len(self._recorder.parities)
             try:
                 if source.name in self._unheld:
                     raise self._unheld[source.name]
@@ -185,7 +190,7 @@ class _Run:
 
     def _told_since(self, begun: int, wanted: Sequence[Wanted], error: BridgeError) -> list[Parity]:
         """What was compared before an error; what was wanted beside it has failed."""
-        told = self._verdicts.found[begun:]
+        told = self._recorder.parities[begun:]
         done = {parity.node for parity in told}
         return told + [self._failed(item, error) for item in wanted if item.table.node not in done]
 
@@ -214,10 +219,10 @@ class _Run:
                 except BridgeError as error:
                     parities.append(self._failed(item, error))
                 else:
-                    parities.append(compared(pair, self._verdicts, self._then))
+                    parities.append(compare_and_record(pair, self._recorder, self._follow_up))
         return parities
 
-    def _landed(self, ends: Ends, wanted: Wanted, state: State) -> Pair:
+    def _landed(self, ends: Ends, wanted: Wanted, state: State) -> Question:
         """A table that follows no log, as both sides are now."""
         found = described(ends.origin, wanted)
         columns = landing_columns(found.table, wanted.table, ends.destination)
@@ -235,7 +240,7 @@ class _Run:
         blank = replace(self._blank(wanted, ends), at=f"{bound.cursor} <= {bound.at_most}" if bound else "now")
         mask = {name: how for name, how in wanted.table.mask.items() if landing.column(name) is not None}
         asked = self._asked(landing.key, landing, mask, bound)
-        return Pair(
+        return Question(
             blank,
             origin_side(ends.origin, found.table, columns, mask, workers_for(found), blank.origin),
             landed_side(state, Replica(wanted.table.node, landing), blank.destination),
@@ -261,7 +266,7 @@ class _Run:
             f"{warehouse.name}: {item.relation_schema}.{item.relation_name}",
             f"{item.destination}: {item.schema}.{item.table}",
         )
-        blank = replace(opened(self._load_id, item.node, names, self._options.level, "now"), words=DELIVERED)
+        blank = replace(start_parity(self._load_id, item.node, names, self._options.level, "now"), words=DELIVERED)
         try:
             with closing(open_destination(item.destination, project_root=self._project.root)) as destination:
                 if not isinstance(destination, Readable):
@@ -270,13 +275,13 @@ class _Run:
                     raise _cannot_be_read(warehouse)
                 with warehouse.reading() as here, destination.reading() as there:
                     pair = self._delivered(blank, item, (warehouse, here), (destination, there))
-                    return compared(pair, self._verdicts, self._then)
+                    return compare_and_record(pair, self._recorder, self._follow_up)
         except BridgeError as error:  # also of its declaration: others have been compared by now
-            return self._verdicts.stands(failed(blank, error))
+            return self._recorder.record(fail_parity(blank, error))
 
     def _delivered(
         self, blank: Parity, item: Delivery, here: tuple[Ledger, State], there: tuple[Destination, State]
-    ) -> Pair:
+    ) -> Question:
         load, as_text = outgoing.planned(item, here[0], there[0], self._load_id)
         relation = TableName(item.relation_schema, item.relation_name)
         natural = here[0].existing(relation)
@@ -289,7 +294,7 @@ class _Run:
         # Rows that are appended may come again under their key: each row of the model is there, whatever else is.
         key = () if item.write_disposition == "append" else load.table.key
         asked = self._asked(key, load.table, {}, None)
-        return Pair(
+        return Question(
             blank,
             landed_side(here[1], Replica(item.node, model), blank.origin),
             landed_side(there[1], Replica(item.node, load.table), blank.destination),
@@ -298,8 +303,8 @@ class _Run:
             ledger=here[0],
         )
 
-    def _asked(self, key: Sequence[str], table: Table, mask: Mapping[str, str], bound: Bound | None) -> Asked:
-        return Asked(
+    def _asked(self, key: Sequence[str], table: Table, mask: Mapping[str, str], bound: Bound | None) -> VerifyRequest:
+        return VerifyRequest(
             level=self._options.level,
             method=self._options.method,
             key=tuple(key),
@@ -313,10 +318,10 @@ class _Run:
         schema = f"{wanted.source.origin_schema}." if wanted.source.origin_schema else ""
         there = ends.destination.name if ends else wanted.source.destination or self._project.warehouse.adapter
         names = (f"{wanted.source.origin}: {schema}{wanted.table.identifier}", f"{there}: {wanted.landing}")
-        return opened(self._load_id, wanted.table.node, names, self._options.level, "now")
+        return start_parity(self._load_id, wanted.table.node, names, self._options.level, "now")
 
     def _failed(self, wanted: Wanted, error: BridgeError) -> Parity:
-        return self._verdicts.stands(failed(self._blank(wanted), error))
+        return self._recorder.record(fail_parity(self._blank(wanted), error))
 
 
 def _cannot_be_read(destination: Destination) -> DestinationError:

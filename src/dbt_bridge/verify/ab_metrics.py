@@ -19,7 +19,7 @@ from dbt_bridge.nouns.parity import Aggregate, Parity
 from dbt_bridge.nouns.reconciliation import Allowed, Metric
 from dbt_bridge.nouns.table import Column
 
-USUAL = Allowed(Decimal("0.0001"), relative=True, said="0.01%")
+DEFAULT_TOLERANCE = Allowed(Decimal("0.0001"), relative=True, said="0.01%")
 _MOST_ROWS = 10_000  # a metric is a handful of numbers; more are rows, which are compared as rows
 
 
@@ -31,7 +31,7 @@ class Answer:
     rows: pa.Table
 
 
-def variances(metric: Metric, legacy: Answer, new: Answer) -> tuple[Aggregate, ...]:
+def compare_metric(metric: Metric, legacy: Answer, new: Answer) -> tuple[Aggregate, ...]:
     """One aggregate for each number, named `metric.column`; those of several rows `metric.column [label]`.
 
     Raises:
@@ -59,14 +59,14 @@ def variances(metric: Metric, legacy: Answer, new: Answer) -> tuple[Aggregate, .
             numeric = _is_number(legacy.columns[one]) or _is_number(new.columns[other])
             allowed = metric.tolerance
             if allowed is None or (allowed.time and numeric):
-                allowed = None if whole or not numeric else USUAL
+                allowed = None if whole or not numeric else DEFAULT_TOLERANCE
             found.append(_compared(what, values, allowed, both=both, numeric=numeric))
     if not found:
         raise UsageError(f"metric {metric.name!r}: neither query gives a row", mend="compare what has rows")
     return tuple(found)
 
 
-def tolerated(parity: Parity, tolerances: Mapping[str, Allowed]) -> Parity:
+def apply_tolerances(parity: Parity, tolerances: Mapping[str, Allowed]) -> Parity:
     """The parity with its sums within their tolerance, which is 0.01% or the column's own, told as it was declared.
 
     What a value may be apart, a sum may be for each row: where all rows are within their tolerance, so is their sum
@@ -81,7 +81,7 @@ def tolerated(parity: Parity, tolerances: Mapping[str, Allowed]) -> Parity:
 
 
 def _tolerated(aggregate: Aggregate, tolerances: Mapping[str, Allowed], rows: int) -> Aggregate:
-    allowed = tolerances.get(aggregate.column, USUAL)
+    allowed = tolerances.get(aggregate.column, DEFAULT_TOLERANCE)
     if aggregate.same or aggregate.what != "sum":
         return replace(aggregate, tolerance=allowed.said) if aggregate.tolerance else aggregate
     each = allowed if allowed.relative else replace(allowed, amount=allowed.amount * rows)

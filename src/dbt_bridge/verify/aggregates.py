@@ -16,7 +16,7 @@ import pyarrow as pa
 from dbt_bridge.nouns.parity import Aggregate
 from dbt_bridge.verify.column_sums import Summed
 from dbt_bridge.verify.request import Tolerance
-from dbt_bridge.verify.rows.column_pairs import Pair
+from dbt_bridge.verify.rows.column_pairs import ColumnPair
 from dbt_bridge.verify.rows.digest_batches import Numbers, Sender
 from dbt_bridge.verify.rows.in_parallel import side_by_side
 
@@ -63,7 +63,7 @@ def _in_time(sender: Sender, in_flight: Numbers) -> Iterator[pa.RecordBatch]:
         yield batch.filter(pa.array(mask))
 
 
-def aggregates(pairs: Sequence[Pair], origin: Sequence[Summed], destination: Sequence[Summed]) -> list[Aggregate]:
+def aggregates(pairs: Sequence[ColumnPair], origin: Sequence[Summed], destination: Sequence[Summed]) -> list[Aggregate]:
     """What was added up on both sides, side by side. Of masked columns no value is told or compared."""
     told = [_number("", "count", origin[0].rows, destination[0].rows)] if pairs else []
     for pair, one, other in zip(pairs, origin, destination, strict=True):
@@ -75,7 +75,7 @@ def aggregates(pairs: Sequence[Pair], origin: Sequence[Summed], destination: Seq
     return told
 
 
-def _of_values(pair: Pair, one: Summed, other: Summed) -> Iterator[Aggregate]:
+def _of_values(pair: ColumnPair, one: Summed, other: Summed) -> Iterator[Aggregate]:
     if one.greatest is not None or other.greatest is not None:
         yield _of_ends(pair, "min", one, other, (one.least, other.least))
         yield _of_ends(pair, "max", one, other, (one.greatest, other.greatest))
@@ -103,7 +103,7 @@ def _sum_in_words(total: Any) -> str | None:
     return f"{total:f}" if isinstance(total, Decimal) else str(total)
 
 
-def _of_ends(pair: Pair, what: str, one: Summed, other: Summed, ends: tuple[Any, Any]) -> Aggregate:
+def _of_ends(pair: ColumnPair, what: str, one: Summed, other: Summed, ends: tuple[Any, Any]) -> Aggregate:
     unit = _PER_SECOND.get(pair.canon.kind, Fraction(1))
     is_number = pair.canon.kind in ("int", "float", "decimal")
     return Aggregate(
@@ -122,7 +122,7 @@ def _number(column: str, what: str, origin: int, destination: int) -> Aggregate:
     return Aggregate(column, what, str(origin), str(destination), same, _variance(origin, destination))
 
 
-def _declared(pair: Pair) -> str:
+def _declared(pair: ColumnPair) -> str:
     return str(pair.tolerance or "")
 
 

@@ -17,11 +17,11 @@ from dbt_bridge.contracts.canon import Canon
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.verify.canonical.elements import (
     REAL,
-    canonical,
-    storage,
-    texts,
+    to_canonical,
+    to_storage,
+    to_text,
 )
-from dbt_bridge.verify.canonical.row_digest import digests
+from dbt_bridge.verify.canonical.row_digest import compute_digests
 from dbt_bridge.verify.rows.engine import held
 
 _EXACT = Context(prec=160_000, traps=[])  # of a numeric: 131,072 digits before the point, 16,383 after it
@@ -53,7 +53,7 @@ class Summed:
 
     def add(self, array: pa.Array) -> None:
         """Add the values of one batch, in the side's own type."""
-        values = storage(array)
+        values = to_storage(array)
         self.rows += len(values)
         self.nulls += values.null_count
         values = values.drop_null()
@@ -63,9 +63,9 @@ class Summed:
         if self.canon.kind == "decimal":
             self._add_decimals(values)
         elif self.canon.kind == "float":
-            self._add_floats(canonical(values, self.canon).to_numpy())
+            self._add_floats(to_canonical(values, self.canon).to_numpy())
         elif self.canon.kind not in _WITHOUT_ORDER:
-            self._add_ordered(held(canonical(values, self.canon)))
+            self._add_ordered(held(to_canonical(values, self.canon)))
 
     @property
     def distinct(self) -> int:
@@ -85,20 +85,20 @@ class Summed:
             is_short = value.is_finite() and int(value.as_tuple().exponent) > -self.canon.scale
             return f"{value.quantize(Decimal(1).scaleb(-self.canon.scale), context=_EXACT) if is_short else value:f}"
         if self.is_real:
-            return str(texts(pa.array([value], pa.float32()), REAL)[0].as_py())
+            return str(to_text(pa.array([value], pa.float32()), REAL)[0].as_py())
         kind = self.canon.kind
         types = {"date": pa.int32(), "time": pa.int64(), "timestamp": pa.int64(), "uuid": pa.binary(16)}
         own = {"date": pa.date32(), "time": pa.time64("us"), "timestamp": pa.timestamp("us")}
         array = pa.array([value], None if self.canon.fine else types.get(kind))
         if kind in own and not self.canon.fine:
             array = array.view(own[kind])
-        return str(texts(array, self.canon)[0].as_py())
+        return str(to_text(array, self.canon)[0].as_py())
 
     def _add_distinct(self, values: pa.Array) -> None:
         if self.canon.kind == "json" or (self.canon.of is not None and self.canon.of.kind == "json"):
-            hashed = digests([canonical(values, self.canon)], [Canon("text")])
+            hashed = compute_digests([to_canonical(values, self.canon)], [Canon("text")])
         else:
-            hashed = digests([values], [self.canon])
+            hashed = compute_digests([values], [self.canon])
         # Digests of small numbers differ little in some bits: Fibonacci hashing spreads them.
         bits = hashed.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         bits ^= bits >> np.uint64(32)
@@ -131,7 +131,7 @@ class Summed:
             least, greatest = ends["min"].as_py(), ends["max"].as_py()
             total = pc.sum(values.cast(pa.decimal256(76, values.type.scale))).as_py()
         else:
-            numbers = [_number(text) for text in canonical(values, self.canon).to_pylist()]
+            numbers = [_number(text) for text in to_canonical(values, self.canon).to_pylist()]
             ordered = [number for number in numbers if not number.is_nan()]
             nan = Decimal("NaN")
             least = min(ordered, default=nan)

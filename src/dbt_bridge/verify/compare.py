@@ -15,16 +15,14 @@ from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.receipt import now
 from dbt_bridge.system.temporary_files import full, temporary_folder
 from dbt_bridge.verify.counts import compared_aggregates, compared_counts
-from dbt_bridge.verify.request import Asked, Bound, Tolerance
+from dbt_bridge.verify.request import VerifyRequest
 from dbt_bridge.verify.rows.compare_rows import compared_rows
 from dbt_bridge.verify.rows.engine import connect, engine_errors
-
-__all__ = ["Asked", "Bound", "Tolerance", "compare"]
 
 _LEVELS = {"counts": compared_counts, "aggregates": compared_aggregates, "rows": compared_rows}
 
 
-def compare(opened: Parity, origin: Side, destination: Side, asked: Asked) -> Parity:
+def compare(opened: Parity, origin: Side, destination: Side, asked: VerifyRequest) -> Parity:
     """What the comparison of both sides found.
 
     Both sides are read side by side: the origin in this thread, the destination in another one.
@@ -70,7 +68,7 @@ def _folder() -> Iterator[Path]:
         yield folder
 
 
-def _is_equal(found: Parity, asked: Asked) -> bool:
+def _is_equal(found: Parity, asked: VerifyRequest) -> bool:
     if asked.level == "rows":
         return found.differences == 0
     if asked.level == "aggregates":

@@ -11,8 +11,8 @@ import numpy as np
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.verify.aggregates import aggregates, summed
-from dbt_bridge.verify.request import Asked
-from dbt_bridge.verify.rows.column_pairs import Paired
+from dbt_bridge.verify.request import VerifyRequest
+from dbt_bridge.verify.rows.column_pairs import ColumnPairs
 from dbt_bridge.verify.rows.comparison import Comparison, between
 from dbt_bridge.verify.rows.digest_batches import KEY, LATE, Numbers
 from dbt_bridge.verify.rows.match import both_kept, parts, suspects
@@ -20,7 +20,7 @@ from dbt_bridge.verify.rows.match import both_kept, parts, suspects
 _NONE = np.empty(0, np.int64)
 
 
-def compared_counts(opened: Parity, ends: tuple[Side, Side], asked: Asked, engine: Any, folder: Path) -> Parity:
+def compared_counts(opened: Parity, ends: tuple[Side, Side], asked: VerifyRequest, engine: Any, folder: Path) -> Parity:
     """The parity of the numbers of rows, without those in flight."""
     if asked.bound is None:
         return replace(opened, rows_origin=ends[0].count(), rows_destination=ends[1].count())
@@ -31,7 +31,9 @@ def compared_counts(opened: Parity, ends: tuple[Side, Side], asked: Asked, engin
     )
 
 
-def compared_aggregates(opened: Parity, ends: tuple[Side, Side], asked: Asked, engine: Any, folder: Path) -> Parity:
+def compared_aggregates(
+    opened: Parity, ends: tuple[Side, Side], asked: VerifyRequest, engine: Any, folder: Path
+) -> Parity:
     """The parity of what the columns add up to, without rows in flight."""
     comparison = between(ends, asked, engine, folder)
     in_flight = _NONE if asked.bound is None else _in_flight(comparison)[0]
@@ -51,7 +53,7 @@ def _in_flight(comparison: Comparison) -> tuple[Numbers, tuple[int, int]]:
     """(digests of the keys in flight, how many rows of each side are not)."""
     paired = comparison.paired
     if paired.key:
-        paired = Paired(paired.key, (), tuple(replace(pair, compared=False) for pair in paired.carried))
+        paired = ColumnPairs(paired.key, (), tuple(replace(pair, compared=False) for pair in paired.carried))
     senders = [replace(sender, paired=paired) for sender in comparison.senders]
     both, folder = (senders[0].values, senders[1].values), comparison.folder / "in_flight"
     kept = both_kept(both, folder, KEY, comparison.asked.memory_mb, senders[1].cancel)

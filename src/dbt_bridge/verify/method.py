@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from dbt_bridge.contracts.side import Digests, NoDigests, Side
 from dbt_bridge.nouns.parity import Method
-from dbt_bridge.verify.request import Asked
-from dbt_bridge.verify.rows.column_pairs import Paired
+from dbt_bridge.verify.request import VerifyRequest
+from dbt_bridge.verify.rows.column_pairs import ColumnPairs
 
 # One core of PostgreSQL 18 hashes 5 million rows of 17 columns in 3.6 s: the wire has this long for each value.
 _SECONDS_PER_VALUE = 42e-9
@@ -27,7 +27,7 @@ class Chosen:
     why: str
 
 
-def chosen(origin: Side, destination: Side, paired: Paired, asked: Asked) -> Chosen:
+def chosen(origin: Side, destination: Side, paired: ColumnPairs, asked: VerifyRequest) -> Chosen:
     """The method that was asked for where it can be; otherwise the one that will take least time."""
     hashing = [side for side in (origin, destination) if isinstance(side, Digests)]
     if asked.method == "values":
@@ -50,7 +50,7 @@ def chosen(origin: Side, destination: Side, paired: Paired, asked: Asked) -> Cho
         return Chosen("values", f"{error.what}, so values are read")
 
 
-def is_unique(sides: tuple[Side, Side], paired: Paired) -> bool:
+def is_unique(sides: tuple[Side, Side], paired: ColumnPairs) -> bool:
     """Whether a side enforces a primary key by which each compared key has one row there (or rows have no key)."""
     if not paired.key:
         return True
@@ -58,7 +58,7 @@ def is_unique(sides: tuple[Side, Side], paired: Paired) -> bool:
     return any(side.table.key and set(side.table.key) <= names for side, names in zip(sides, named, strict=True))
 
 
-def _by_the_wire(hashing: Sequence[Side], paired: Paired) -> Chosen:
+def _by_the_wire(hashing: Sequence[Side], paired: ColumnPairs) -> Chosen:
     """Digests of every row where the wire carries them as fast as they are computed, or soon enough."""
     rates = [max(side.transfer_rate(), 1.0) for side in hashing if isinstance(side, Digests)]
     rate = min(rates)

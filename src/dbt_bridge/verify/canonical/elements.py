@@ -38,7 +38,7 @@ _DAY_US = 86_400_000_000
 _PARTS = np.dtype([("months", "<i4"), ("days", "<i4"), ("nanoseconds", "<i8")])
 
 
-def canonical(array: pa.Array | pa.ChunkedArray, canon: Canon) -> pa.Array:
+def to_canonical(array: pa.Array | pa.ChunkedArray, canon: Canon) -> pa.Array:
     """The values in canonical form; NULL stays NULL.
 
     NaN is a value here: two of them are the same (`IS NOT DISTINCT FROM` in DuckDB; Arrow's `equal` says otherwise).
@@ -46,7 +46,7 @@ def canonical(array: pa.Array | pa.ChunkedArray, canon: Canon) -> pa.Array:
     Raises:
         TypeRefused: the type, or a value, has no form in the canon.
     """
-    array = storage(array)
+    array = to_storage(array)
     try:
         return _CANONICAL[canon.kind](array, canon)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, OverflowError, KeyError) as error:
@@ -56,7 +56,7 @@ def canonical(array: pa.Array | pa.ChunkedArray, canon: Canon) -> pa.Array:
         ) from error
 
 
-def storage(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+def to_storage(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     """One array, without dictionary, runs or extension type."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
@@ -73,9 +73,9 @@ def storage(array: pa.Array | pa.ChunkedArray) -> pa.Array:
             return array
 
 
-def texts(array: pa.Array, canon: Canon) -> pa.Array:
+def to_text(array: pa.Array, canon: Canon) -> pa.Array:
     """PostgreSQL's text form of the elements of a list, in the canon that both sides' elements share."""
-    array = storage(array)
+    array = to_storage(array)
     if canon.kind in ("text", "json") and _is_text(array.type):
         return _text(array, canon)
     if canon.kind == "decimal":
@@ -87,14 +87,14 @@ def texts(array: pa.Array, canon: Canon) -> pa.Array:
     elif canon.kind == "float":
         array = _float(array, canon)
     elif canon.kind == "timestamp" and not _is_text(array.type):
-        whole, beyond = microseconds(array)
+        whole, beyond = to_microseconds(array)
         return _each(array, lambda i: _moment_text(whole, beyond, i, zoned=False))
     elif canon.kind in ("uuid", "binary", "date") and _is_text(array.type):
         array = _CANONICAL[canon.kind](array, canon)
     return _as_text(array, canon.kind)
 
 
-def microseconds(array: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+def to_microseconds(array: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
     """Of times, timestamps, durations and dates: (microseconds, nanoseconds beyond them or None where all are 0).
 
     What does not fit 64 bits is the number next to infinity, which no other side can hold.
@@ -119,12 +119,12 @@ def microseconds(array: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64] 
     return whole, beyond if beyond.any() else None
 
 
-def interval_parts(
+def split_intervals(
     array: pa.Array,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64] | None]:
     """(months, days, microseconds, nanoseconds beyond them or None where all are 0)."""
     if not is_.is_interval(array.type):
-        whole, beyond = microseconds(array)
+        whole, beyond = to_microseconds(array)
         none = np.zeros(len(array), np.int32)
         return none, none, whole, beyond
     parts = _fixed(array, _PARTS)
@@ -135,7 +135,7 @@ def interval_parts(
     return parts["months"], parts["days"], whole, beyond if beyond.any() else None
 
 
-def list_parts(array: pa.Array) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int64]]:
+def split_lists(array: pa.Array) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int64]]:
     """(the elements of these lists, where each list starts in them, its length); the length of NULL is 0."""
     if not len(array):
         return array.values[:0], np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -259,14 +259,14 @@ def _date(array: pa.Array, _: Canon) -> pa.Array:
 
 
 def _time(array: pa.Array, _: Canon) -> pa.Array:
-    whole, beyond = microseconds(array)
+    whole, beyond = to_microseconds(array)
     if beyond is not None:
         raise ValueError("a time with nanoseconds")
     return _with_validity(whole, pa.time64("us"), array)
 
 
 def _timestamp(array: pa.Array, canon: Canon) -> pa.Array:
-    whole, beyond = microseconds(array)
+    whole, beyond = to_microseconds(array)
     if canon.fine:
         return _each(array, lambda i: _moment_text(whole, beyond, i, zoned=False))
     if beyond is not None:
@@ -279,7 +279,7 @@ def _moment_text(whole: NDArray[np.int64], beyond: NDArray[np.int64] | None, i: 
 
 
 def _interval(array: pa.Array, _: Canon) -> pa.Array:
-    months, days, whole, beyond = interval_parts(array)
+    months, days, whole, beyond = split_intervals(array)
     return _each(
         array,
         lambda i: postgres_text.interval(
@@ -297,8 +297,8 @@ def _json(array: pa.Array, _: Canon) -> pa.Array:
 
 def _list(array: pa.Array, canon: Canon) -> pa.Array:
     """In PostgreSQL's text form of an array."""
-    elements, starts, lengths = list_parts(array)
-    written = texts(elements, canon.of or Canon("text"))
+    elements, starts, lengths = split_lists(array)
+    written = to_text(elements, canon.of or Canon("text"))
     if canon.of is not None and canon.of.kind == "json":
         written = _json(written, canon.of)
     values = written.to_pylist()
@@ -322,10 +322,10 @@ def _as_text(array: pa.Array, kind: str) -> pa.Array:
     if is_.is_interval(type_) or is_.is_duration(type_) or kind == "interval":
         return _interval(array, Canon("interval"))
     if is_.is_timestamp(type_):
-        whole, beyond = microseconds(array)
+        whole, beyond = to_microseconds(array)
         return _each(array, lambda i: _moment_text(whole, beyond, i, zoned=_is_zoned(type_)))
     if is_.is_time(type_):
-        clock, fine = microseconds(array)
+        clock, fine = to_microseconds(array)
         return _each(array, lambda i: postgres_text.time(int(clock[i]), 0 if fine is None else int(fine[i])))
     values = array.to_pylist()
     if is_.is_fixed_size_binary(type_) and type_.byte_width == 16 and kind in ("uuid", "text"):

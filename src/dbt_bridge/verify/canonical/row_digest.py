@@ -34,7 +34,7 @@ _BEHIND = 12  # bytes that `hash_bytes` may look at beyond the last value
 _FINE = np.uint64(0x9E3779B97F4A7C15)  # odd: nanoseconds beside whole microseconds change the element
 
 
-def digests(arrays: Sequence[pa.Array | pa.ChunkedArray], canons: Sequence[Canon]) -> NDArray[np.int64]:
+def compute_digests(arrays: Sequence[pa.Array | pa.ChunkedArray], canons: Sequence[Canon]) -> NDArray[np.int64]:
     """The digest of each row.
 
     Args:
@@ -44,7 +44,7 @@ def digests(arrays: Sequence[pa.Array | pa.ChunkedArray], canons: Sequence[Canon
     Raises:
         TypeRefused: an array's type has no form in its canon.
     """
-    stored = [elements.storage(array) for array in arrays]
+    stored = [elements.to_storage(array) for array in arrays]
     out = np.zeros(len(stored[0]), np.uint64)
     for start in range(0, len(out), CHUNK):
         row = out[start : start + CHUNK]
@@ -55,7 +55,7 @@ def digests(arrays: Sequence[pa.Array | pa.ChunkedArray], canons: Sequence[Canon
     return out.view(np.int64)
 
 
-def mixed(key: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
+def mix_digests(key: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
     """hash_record_extended(ROW(int8send(row)), key): of both digests, and of which row goes with which key.
 
     This is what a bucket's total sums up. (A sum of the digests themselves would not see two rows that had swapped a
@@ -69,9 +69,9 @@ def _plain(array: pa.Array, canon: Canon) -> pa.Array:
     if is_.is_null(array.type):
         return pa.nulls(len(array), pa.int64())
     if canon.kind in _BY_CANONICAL or canon.form:
-        return elements.canonical(array, canon)
+        return elements.to_canonical(array, canon)
     if canon.kind in ("text", "json") and not is_.is_string(array.type) and not is_.is_large_string(array.type):
-        return pc.cast(array, pa.string()) if is_.is_string_view(array.type) else elements.canonical(array, canon)
+        return pc.cast(array, pa.string()) if is_.is_string_view(array.type) else elements.to_canonical(array, canon)
     return array
 
 
@@ -140,7 +140,7 @@ def _date(array: pa.Array, _: Canon) -> U64:
 
 
 def _moment(array: pa.Array, _: Canon) -> U64:
-    microseconds, fine = elements.microseconds(array)
+    microseconds, fine = elements.to_microseconds(array)
     ours = microseconds - _EPOCH_US
     ours[microseconds == _MOST] = _MOST
     ours[microseconds <= -_MOST] = -_MOST - 1
@@ -148,12 +148,12 @@ def _moment(array: pa.Array, _: Canon) -> U64:
 
 
 def _time(array: pa.Array, _: Canon) -> U64:
-    microseconds, fine = elements.microseconds(array)
+    microseconds, fine = elements.to_microseconds(array)
     return _with(hash_words(*_swapped(microseconds)), fine)
 
 
 def _interval(array: pa.Array, _: Canon) -> U64:
-    months, days, microseconds, fine = elements.interval_parts(array)
+    months, days, microseconds, fine = elements.split_intervals(array)
     high, low = _swapped(microseconds)
     words = days.byteswap().view(np.uint32), months.byteswap().view(np.uint32)
     return _with(hash_words(high, low, *words), fine)
@@ -165,8 +165,8 @@ def _with(element: U64, fine: NDArray[np.int64] | None) -> U64:
 
 def _list(array: pa.Array, canon: Canon) -> U64:
     """Of hash_array_extended over the elements' texts (arrayfuncs.c): from 1 on, and 0 for NULL."""
-    inner, starts, lengths = elements.list_parts(array)
-    each = np.concatenate([*_chunked(elements.texts(inner, canon.of or Canon("text"))), np.zeros(1, np.uint64)])
+    inner, starts, lengths = elements.split_lists(array)
+    each = np.concatenate([*_chunked(elements.to_text(inner, canon.of or Canon("text"))), np.zeros(1, np.uint64)])
     total = np.ones(len(array), np.uint64)
     for i in range(int(lengths.max()) if len(lengths) else 0):
         longer = np.flatnonzero(lengths > i)

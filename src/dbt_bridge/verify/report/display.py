@@ -14,17 +14,17 @@ NULL, MASKED = "NULL", "(masked)"
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", '"': '\\"'}
 
 
-def spelled(value: str | None, width: int) -> str:
+def format_value(value: str | None, width: int) -> str:
     """One value, of which at most `width` characters are shown."""
     if value is None:
         return NULL
     return _piece(value, 0, width, ascii_only=False)
 
 
-def side_by_side(origin: str | None, destination: str | None, width: int) -> tuple[str, str]:
+def format_both(origin: str | None, destination: str | None, width: int) -> tuple[str, str]:
     """Two values that differ. Of long ones the place is shown where they begin to."""
     if origin is None or destination is None:
-        return spelled(origin, width), spelled(destination, width)
+        return format_value(origin, width), format_value(destination, width)
     longest = max(len(origin), len(destination))
     start = 0
     if longest > width:
@@ -37,22 +37,22 @@ def side_by_side(origin: str | None, destination: str | None, width: int) -> tup
     )
 
 
-def pairs(values: Mapping[str, str | None], width: int, most: int = 6) -> str:
+def format_row(values: Mapping[str, str | None], width: int, most: int = 6) -> str:
     """`id = 7, region = "eu "`: the first columns and their values."""
-    told = [f"{name(column)} = {spelled(value, width)}" for column, value in list(values.items())[:most]]
+    told = [f"{format_name(column)} = {format_value(value, width)}" for column, value in list(values.items())[:most]]
     if (more := len(values) - most) > 0:
         told.append(f"and {more} more")
     return ", ".join(told)
 
 
-def name(text: str) -> str:
+def format_name(text: str) -> str:
     """A name, or a short text of ours: as it is, but for what acts on a screen."""
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
-def message(text: str) -> str:
+def format_message(text: str) -> str:
     """A text of several lines, as errors are."""
-    return "\n".join(name(line) for line in text.split("\n"))
+    return "\n".join(format_name(line) for line in text.split("\n"))
 
 
 def _spelled(text: str, *, ascii_only: bool = False) -> str:

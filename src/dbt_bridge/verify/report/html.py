@@ -17,24 +17,24 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from dbt_bridge.nouns.parity import LANDED, Aggregate, Parity
-from dbt_bridge.verify.report.display import message, name, side_by_side
-from dbt_bridge.verify.report.lookup_sql import statements
+from dbt_bridge.verify.report.display import format_both, format_message, format_name
+from dbt_bridge.verify.report.lookup_sql import write_lookups
 from dbt_bridge.verify.report.terminal import (
-    column_of,
+    format_column,
+    format_difference,
+    format_percent,
     is_exact,
-    lines,
-    percent,
 )
 from dbt_bridge.verify.report.verdict import (
-    caveats,
-    found,
-    in_order,
-    kinds_of,
-    next_command,
-    table_of,
-    told_apart,
-    verdict,
-    when,
+    count_kinds,
+    distinguish_origins,
+    format_finding,
+    format_state,
+    format_table,
+    format_verdict,
+    group_by_words,
+    list_caveats,
+    suggest_command,
 )
 
 if TYPE_CHECKING:
@@ -52,21 +52,25 @@ def as_html(parities: Sequence[Parity], *, title: str, about: Mapping[str, str] 
     Args:
         about: what else the reader should know of the run: project, target, selection.
     """
-    sides, parities = parities, told_apart(parities)
+    sides, parities = parities, distinguish_origins(parities)
     sections = [
         _Section.of(number, parity, _facts(known))
         for number, (parity, known) in enumerate(zip(parities, sides, strict=True), 1)
     ]
     style, script = (_part(file) for file in ("report.css", "report.js"))
     return _template().render(
-        title=name(title),
-        verdict=name(" ".join(map(verdict, in_order(parities))) or verdict([])),
+        title=format_name(title),
+        verdict=format_name(" ".join(map(format_verdict, group_by_words(parities))) or format_verdict([])),
         status=_status(parities),
-        caveats=[name(caveat) for caveat in caveats(parities)],
+        caveats=[format_name(caveat) for caveat in list_caveats(parities)],
         tiles=_tiles(parities),
         sections=sections,
         words=_words(parities),
-        about={name(key): name(value) for key, value in {**_about(parities), **(about or {})}.items() if value},
+        about={
+            format_name(key): format_name(value)
+            for key, value in {**_about(parities), **(about or {})}.items()
+            if value
+        },
         style=style,
         script=script,
         policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; "
@@ -111,23 +115,25 @@ class _Section:
         told = len(parity.examples)
         return cls(
             anchor=f"table-{number}",
-            table=name(table_of(parity)),
+            table=format_name(format_table(parity)),
             status=parity.status,
-            found=found(parity),
+            found=format_finding(parity),
             words=parity.words,
             facts=facts,
             counts=[
                 *map(_count, (parity.rows_origin, parity.rows_destination)),
-                *map(_count, list(kinds_of(parity).values())),
+                *map(_count, list(count_kinds(parity).values())),
             ],
             segments=_segments(parity),
-            columns={name(c): n for c, n in sorted(parity.columns.items(), key=lambda item: (-item[1], item[0]))},
+            columns={
+                format_name(c): n for c, n in sorted(parity.columns.items(), key=lambda item: (-item[1], item[0]))
+            },
             aggregates=[_aggregate(a) for a in parity.aggregates],
-            examples=[line for d in parity.examples for line in lines(d, parity.words, _WIDTH)],
+            examples=[line for d in parity.examples for line in format_difference(d, parity.words, _WIDTH)],
             more=max(0, (parity.differences or told) - told) if told else 0,
-            error=message(parity.error or "") if parity.status == "failed" else "",
-            sql=[(side, message(text)) for side, text in statements(parity)],
-            command=name(next_command(parity)),
+            error=format_message(parity.error or "") if parity.status == "failed" else "",
+            sql=[(side, format_message(text)) for side, text in write_lookups(parity)],
+            command=format_name(suggest_command(parity)),
         )
 
 
@@ -138,7 +144,7 @@ def _facts(parity: Parity) -> dict[str, str]:
         origin: parity.origin,
         destination: parity.destination,
         "dbt node": parity.node,
-        "state": when(parity),
+        "state": format_state(parity),
         "level": parity.level,
         "method": parity.method,
         "why": parity.why,
@@ -150,7 +156,7 @@ def _facts(parity: Parity) -> dict[str, str]:
         "read over the wires": f"{parity.bytes:,} bytes" if parity.bytes is not None else "",
         "seconds": f"{parity.duration_seconds:,.1f}",
     }
-    return {name(key): name(value) for key, value in facts.items() if value}
+    return {format_name(key): format_name(value) for key, value in facts.items() if value}
 
 
 def _segments(parity: Parity) -> list[_Segment]:
@@ -158,7 +164,7 @@ def _segments(parity: Parity) -> list[_Segment]:
     same = parity.matching
     if same is None:
         return []
-    kinds = {"matching": same, **{label: count or 0 for label, count in kinds_of(parity).items()}}
+    kinds = {"matching": same, **{label: count or 0 for label, count in count_kinds(parity).items()}}
     classes = ("match", "missing", "extra", "changed", "double")
     seen = [(kind, label, n) for kind, (label, n) in zip(classes, kinds.items(), strict=True) if n]
     total = sum(n for _, _, n in seen)
@@ -170,14 +176,14 @@ def _segments(parity: Parity) -> list[_Segment]:
 
 
 def _aggregate(a: Aggregate) -> tuple[str, ...]:
-    both = side_by_side(a.origin, a.destination, _WIDTH)
+    both = format_both(a.origin, a.destination, _WIDTH)
     status = "different" if not a.same else "equal" if is_exact(a) else "within tolerance"
     return (
-        column_of(a),
-        name(a.what),
+        format_column(a),
+        format_name(a.what),
         *both,
-        percent(a.variance),
-        name(a.tolerance) or "-",
+        format_percent(a.variance),
+        format_name(a.tolerance) or "-",
         status,
     )
 

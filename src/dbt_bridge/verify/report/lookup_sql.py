@@ -16,7 +16,7 @@ _NAMED = re.compile(r"[^:]*: ([^\s.:()]+)\.([^\s.:()]+)")
 _KEYS = 10
 
 
-def statements(parity: Parity) -> list[tuple[str, str]]:
+def write_lookups(parity: Parity) -> list[tuple[str, str]]:
     """(the side, its SQL); none where the relation is a query, or the rows have no key that can be written."""
     if parity.words not in (LANDED, DELIVERED) or not parity.key:
         return []

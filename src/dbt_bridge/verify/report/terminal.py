@@ -19,23 +19,23 @@ from dbt_bridge.nouns.parity import (
 )
 from dbt_bridge.verify.report.display import (
     MASKED,
-    message,
-    name,
-    pairs,
-    side_by_side,
+    format_both,
+    format_message,
+    format_name,
+    format_row,
 )
 from dbt_bridge.verify.report.verdict import (
-    by_cause,
-    caveats,
-    found,
-    in_order,
-    kinds_of,
-    names_of,
-    next_command,
-    table_of,
-    told_apart,
-    verdict,
-    when,
+    count_kinds,
+    distinguish_origins,
+    format_finding,
+    format_state,
+    format_table,
+    format_tables,
+    format_verdict,
+    group_by_cause,
+    group_by_words,
+    list_caveats,
+    suggest_command,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _WIDE = 140  # columns where there is no terminal
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ReportOptions:
     """What is told beside the counts.
 
     Attributes:
@@ -65,7 +65,9 @@ class Shown:
     whole: bool = True
 
 
-def print_parities(parities: Sequence[Parity], out: IO[str] | None = None, shown: Shown = Shown()) -> None:
+def print_parities(
+    parities: Sequence[Parity], out: IO[str] | None = None, shown: ReportOptions = ReportOptions()
+) -> None:
     """Print what was found, to standard output: those whose sides have the same names together.
 
     Why rows were compared the way they were is in JSON and in the report.
@@ -74,22 +76,26 @@ def print_parities(parities: Sequence[Parity], out: IO[str] | None = None, shown
 
     out = out or sys.stdout
     console = Console(file=out, width=None if out.isatty() else _WIDE, highlight=False)
-    for group in in_order(parities):
-        _print_group(told_apart(group), console, shown)
+    for group in group_by_words(parities):
+        _print_group(distinguish_origins(group), console, shown)
 
 
-def _print_group(parities: Sequence[Parity], console: Console, shown: Shown) -> None:
+def _print_group(parities: Sequence[Parity], console: Console, shown: ReportOptions) -> None:
     """Comparisons whose sides have the same names."""
     console.print(_overview(parities, console))
-    for alike in by_cause(parities):
+    for alike in group_by_cause(parities):
         _tell(console, alike, shown)
-        if shown.commands and (command := next_command(alike[0])):
-            _say(console, f"  -> {name(command)}")
+        if shown.commands and (command := suggest_command(alike[0])):
+            _say(console, f"  -> {format_name(command)}")
     if not shown.whole:
         return
-    _say(console, f"\n{name(verdict(parities))}", "bold green" if all(p.is_equal for p in parities) else "bold red")
-    for caveat in caveats(parities):
-        _say(console, name(caveat))
+    _say(
+        console,
+        f"\n{format_name(format_verdict(parities))}",
+        "bold green" if all(p.is_equal for p in parities) else "bold red",
+    )
+    for caveat in list_caveats(parities):
+        _say(console, format_name(caveat))
 
 
 def _overview(parities: Sequence[Parity], console: Console) -> RenderableType:
@@ -99,7 +105,7 @@ def _overview(parities: Sequence[Parity], console: Console) -> RenderableType:
     from rich.text import Text
 
     numbers = {heading: of for heading, of in _numbers(parities).items() if any(of(p) is not None for p in parities)}
-    lines = [Text(name(line)) for line in _states([p for p in parities if p.status != "failed"])]
+    lines = [Text(format_name(line)) for line in _states([p for p in parities if p.status != "failed"])]
     for how, below, broken in ((_how, [], False), (_by, lines, False), (_how, [], True)):
         wide = _table(parities, numbers, how, broken=broken)
         if Measurement.get(console, console.options.update(max_width=10_000), wide).minimum <= console.width:
@@ -111,7 +117,7 @@ def _states(parities: Sequence[Parity]) -> list[str]:
     """Which tables were compared at which state, where there are several; the most common one is that of the others."""
     states: dict[str, list[str]] = {}
     for p in parities:
-        states.setdefault(p.at, []).append(table_of(p))
+        states.setdefault(p.at, []).append(format_table(p))
     if len(states) < 2:
         return []
     *rare, (usual, others) = sorted(states.items(), key=lambda state: len(state[1]))
@@ -153,9 +159,9 @@ def _table(
     from rich.text import Text
 
     compared = {how(p) for p in parities if p.status != "failed"} or {how(p) for p in parities}
-    title = name(compared.pop()) if len(compared) == 1 else ""
+    title = format_name(compared.pop()) if len(compared) == 1 else ""
     table = Table(title=Text(title), title_justify="left", show_footer=True, footer_style="bold")
-    least = 12 if broken else min(_LONG, max(len(name(table_of(p))) for p in parities))
+    least = 12 if broken else min(_LONG, max(len(format_name(format_table(p))) for p in parities))
     table.add_column("table", footer=f"{len(parities)} in total", overflow="fold", min_width=max(12, least))
     if not title:
         table.add_column("compared", overflow="fold", min_width=12 if broken else min(_LONG, max(map(len, compared))))
@@ -168,8 +174,8 @@ def _table(
     table.add_column("seconds", justify="right", footer=f"{wall:.1f}", no_wrap=True)
     table.add_column("status", footer=_statuses(parities), no_wrap=True)
     for p in parities:
-        row = [Text(name(table_of(p))), *([] if title else [Text(name(how(p)))])]
-        row += [Text(_count(of(p))) for of in numbers.values()] or [Text(found(p))]
+        row = [Text(format_name(format_table(p))), *([] if title else [Text(format_name(how(p)))])]
+        row += [Text(_count(of(p))) for of in numbers.values()] or [Text(format_finding(p))]
         table.add_row(*row, f"{p.duration_seconds:.1f}", Text(p.status, style=_STYLES[p.status]))
     return table
 
@@ -183,7 +189,7 @@ def _by(parity: Parity) -> str:
     return f"{parity.level}{f' by {parity.method}' if parity.method else ''}"
 
 
-def _tell(console: Console, alike: Sequence[Parity], how: Shown) -> None:
+def _tell(console: Console, alike: Sequence[Parity], how: ReportOptions) -> None:
     """What is to be said of one comparison, or of several that failed for one reason.
 
     Nothing is said of equal ones but aggregates that differ within their tolerance.
@@ -192,12 +198,16 @@ def _tell(console: Console, alike: Sequence[Parity], how: Shown) -> None:
     apart = [a for a in parity.aggregates if not (a.same and is_exact(a))]
     if parity.is_equal and not apart:
         return
-    _say(console, f"\n{name(names_of(alike))}: {found(parity)} ({name(when(parity))})", "bold")
+    _say(
+        console,
+        f"\n{format_name(format_tables(alike))}: {format_finding(parity)} ({format_name(format_state(parity))})",
+        "bold",
+    )
     if parity.status == "failed":
-        _say(console, message(parity.error or "no reason was given"))
+        _say(console, format_message(parity.error or "no reason was given"))
         return
     if (same := parity.matching) is not None:
-        kinds = {"match": same, **{kind: count for kind, count in kinds_of(parity).items() if count}}
+        kinds = {"match": same, **{kind: count for kind, count in count_kinds(parity).items() if count}}
         _say(console, f"  totals: {_counts(kinds)}")
     if parity.columns:
         ordered = dict(sorted(parity.columns.items(), key=lambda item: -item[1]))
@@ -219,25 +229,27 @@ def _examples(examples: Sequence[Difference], words: tuple[str, str], width: int
     for heading in ("kind", "key", "column", *words):
         table.add_column(heading, overflow="fold")
     for difference in examples:
-        for row in lines(difference, words, max(20, (width - 50) // 2)):
+        for row in format_difference(difference, words, max(20, (width - 50) // 2)):
             table.add_row(*map(Text, row))
     return table
 
 
-def lines(difference: Difference, words: tuple[str, str], width: int) -> Iterator[tuple[str, str, str, str, str]]:
+def format_difference(
+    difference: Difference, words: tuple[str, str], width: int
+) -> Iterator[tuple[str, str, str, str, str]]:
     """A difference as (kind, key, column, origin, destination): one line for each column that differs."""
-    kind, key = kind_of(difference, words), pairs(difference.key, width)
+    kind, key = format_kind(difference, words), format_row(difference.key, width)
     if difference.kind != "different" or not difference.columns:
         yield kind, key, "", *_whole(difference, width)
         return
     for column in difference.columns:
         told = column in difference.origin or column in difference.destination
         both = difference.origin.get(column), difference.destination.get(column)
-        yield kind, key, name(column), *(side_by_side(*both, width) if told else (MASKED, MASKED))
+        yield kind, key, format_name(column), *(format_both(*both, width) if told else (MASKED, MASKED))
         kind = key = ""
 
 
-def kind_of(difference: Difference, words: tuple[str, str]) -> str:
+def format_kind(difference: Difference, words: tuple[str, str]) -> str:
     return {
         "only_in_origin": f"only in {words[0]}",
         "only_in_destination": f"only in {words[1]}",
@@ -260,7 +272,7 @@ def _whole(difference: Difference, width: int) -> tuple[str, str]:
 
 def _side(count: int, values: Mapping[str, str | None], width: int) -> str:
     rows = "no row" if not count else "1 row" if count == 1 else f"{count:,} rows"
-    return f"{rows}: {pairs(values, width)}" if count and values else rows
+    return f"{rows}: {format_row(values, width)}" if count and values else rows
 
 
 def _aggregates(aggregates: Sequence[Aggregate], words: tuple[str, str], width: int) -> Table:
@@ -268,14 +280,14 @@ def _aggregates(aggregates: Sequence[Aggregate], words: tuple[str, str], width: 
     from rich.table import Table
     from rich.text import Text
 
-    values = [side_by_side(a.origin, a.destination, max(40, (width - 70) // 2)) for a in aggregates]
+    values = [format_both(a.origin, a.destination, max(40, (width - 70) // 2)) for a in aggregates]
     columns = {
-        "column": [column_of(a) for a in aggregates],
-        "aggregate": [name(a.what) for a in aggregates],
+        "column": [format_column(a) for a in aggregates],
+        "aggregate": [format_name(a.what) for a in aggregates],
         words[0]: [origin for origin, _ in values],
         words[1]: [destination for _, destination in values],
-        "variance": [percent(a.variance) for a in aggregates],
-        "tolerance": [name(a.tolerance) for a in aggregates],
+        "variance": [format_percent(a.variance) for a in aggregates],
+        "tolerance": [format_name(a.tolerance) for a in aggregates],
     }
     told = {heading: cells for heading, cells in columns.items() if any(cell not in ("", "-") for cell in cells)}
     table = Table()
@@ -289,9 +301,9 @@ def _aggregates(aggregates: Sequence[Aggregate], words: tuple[str, str], width: 
     return table
 
 
-def column_of(aggregate: Aggregate) -> str:
+def format_column(aggregate: Aggregate) -> str:
     """The column; metrics have none but their own name."""
-    return name(aggregate.column) or ("(rows)" if aggregate.what == "count" else "")
+    return format_name(aggregate.column) or ("(rows)" if aggregate.what == "count" else "")
 
 
 def is_exact(aggregate: Aggregate) -> bool:
@@ -299,7 +311,7 @@ def is_exact(aggregate: Aggregate) -> bool:
     return aggregate.origin == aggregate.destination or aggregate.variance == 0
 
 
-def percent(variance: float | None) -> str:
+def format_percent(variance: float | None) -> str:
     """`+0.1 %`; small ones with as many digits as it takes."""
     if variance is None:
         return "-"
@@ -311,7 +323,7 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
 
 
 def _counts(counts: Mapping[str, int | None]) -> str:
-    return ", ".join(f"{name(what)} {_count(number)}" for what, number in counts.items())
+    return ", ".join(f"{format_name(what)} {_count(number)}" for what, number in counts.items())
 
 
 def _count(number: int | None) -> str:

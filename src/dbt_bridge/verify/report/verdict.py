@@ -20,7 +20,7 @@ _SAME: dict[Level, str] = {
 }
 
 
-def verdict(parities: Sequence[Parity]) -> str:
+def format_verdict(parities: Sequence[Parity]) -> str:
     """`5 of 6 tables hold the same rows as the origin, at LSN 0/16B3748; 20 rows of shop_landing.orders differ.`"""
     if not parities:
         return "Nothing was compared."
@@ -33,11 +33,11 @@ def verdict(parities: Sequence[Parity]) -> str:
     if different:
         told.append(_differ(different))
     if failed:
-        told.append(f"{names_of(failed)} could not be compared")
+        told.append(f"{format_tables(failed)} could not be compared")
     return f"{'; '.join(told)}."
 
 
-def caveats(parities: Sequence[Parity]) -> list[str]:
+def list_caveats(parities: Sequence[Parity]) -> list[str]:
     """What the verdict leaves out, in sentences."""
     told = []
     if flying := sum(p.in_flight for p in parities):
@@ -50,11 +50,11 @@ def caveats(parities: Sequence[Parity]) -> list[str]:
         )
     for p in parities:
         if p.level != "counts" and (left := p.why.partition(NOT_COMPARED)[2]):
-            told.append(f"Not compared in {table_of(p)}: {left}.")
+            told.append(f"Not compared in {format_table(p)}: {left}.")
         if p.duplicates and p.node.partition(".")[0] not in ("source", "exposure"):  # those are repaired
             keys = "1 key stands" if p.duplicates == 1 else f"{p.duplicates:,} keys stand"
             told.append(
-                f"{keys} for several rows of {table_of(p)} or of what it replaces, whose values were not compared:"
+                f"{keys} for several rows of {format_table(p)} or of what it replaces, whose values were not compared:"
                 " declare another `key:`, of all columns that make a row one."
             )
     if levels := {p.level for p in parities} - {"rows"}:
@@ -62,7 +62,7 @@ def caveats(parities: Sequence[Parity]) -> list[str]:
     return told
 
 
-def found(parity: Parity) -> str:
+def format_finding(parity: Parity) -> str:
     """What one comparison found: `20 rows differ: 5 only in origin, 15 different`."""
     if parity.status == "failed":
         return "could not be compared"
@@ -71,7 +71,7 @@ def found(parity: Parity) -> str:
         return f"equal{rows}"
     told = []
     if apart := _rows_apart(parity):
-        kinds = {kind: count for kind, count in kinds_of(parity).items() if count}
+        kinds = {kind: count for kind, count in count_kinds(parity).items() if count}
         which = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
         told.append(f"{_rows(apart)} differ{_s(apart)}{'' if list(kinds) == ['different'] else f': {which}'}")
     if apart := _aggregates_apart(parity):
@@ -81,7 +81,7 @@ def found(parity: Parity) -> str:
     return "; ".join(told) or rows
 
 
-def kinds_of(parity: Parity) -> dict[str, int | None]:
+def count_kinds(parity: Parity) -> dict[str, int | None]:
     """The kinds of differences, as they are called for these two sides, with their counts."""
     origin, destination = parity.words
     return {
@@ -92,7 +92,7 @@ def kinds_of(parity: Parity) -> dict[str, int | None]:
     }
 
 
-def in_order(parities: Sequence[Parity]) -> list[list[Parity]]:
+def group_by_words(parities: Sequence[Parity]) -> list[list[Parity]]:
     """Those whose sides have the same names together, in the order in which these came."""
     groups: dict[tuple[str, str], list[Parity]] = {}
     for parity in parities:
@@ -100,16 +100,18 @@ def in_order(parities: Sequence[Parity]) -> list[list[Parity]]:
     return list(groups.values())
 
 
-def told_apart(parities: Sequence[Parity]) -> list[Parity]:
+def distinguish_origins(parities: Sequence[Parity]) -> list[Parity]:
     """The parities, with the origin beside the table where several are of one table."""
-    several = {table for table, number in Counter(map(table_of, parities)).items() if number > 1}
+    several = {table for table, number in Counter(map(format_table, parities)).items() if number > 1}
     return [
-        replace(p, destination=f"{p.destination} ({p.words[0]} {_short(p.origin)})") if table_of(p) in several else p
+        replace(p, destination=f"{p.destination} ({p.words[0]} {_short(p.origin)})")
+        if format_table(p) in several
+        else p
         for p in parities
     ]
 
 
-def by_cause(parities: Sequence[Parity]) -> list[list[Parity]]:
+def group_by_cause(parities: Sequence[Parity]) -> list[list[Parity]]:
     """Each alone, but those that failed for one and the same reason together: a missing privilege is told once."""
     told: dict[object, list[Parity]] = {}
     for place, parity in enumerate(parities):
@@ -117,27 +119,27 @@ def by_cause(parities: Sequence[Parity]) -> list[list[Parity]]:
     return list(told.values())
 
 
-def names_of(parities: Sequence[Parity]) -> str:
+def format_tables(parities: Sequence[Parity]) -> str:
     """`landing.orders, landing.items, landing.payments and 3 more`."""
-    names = [table_of(p) for p in parities[:_NAMED]]
+    names = [format_table(p) for p in parities[:_NAMED]]
     if (more := len(parities) - _NAMED) > 0:
         names.append(f"{more} more")
     return _listed(names)
 
 
-def table_of(parity: Parity) -> str:
+def format_table(parity: Parity) -> str:
     """The destination's table without the name of its database: `shop_landing.orders`."""
     return parity.destination.partition(": ")[2] or parity.destination
 
 
-def when(parity: Parity) -> str:
+def format_state(parity: Parity) -> str:
     """The state that was compared, in a sentence: `at LSN 0/16B3748`, `as of 2026-11-21 15:30:00 UTC`."""
     if parity.at == "now":
         return f"as of {parity.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     return f"at {parity.at}" if parity.at.startswith("LSN") else f"where {parity.at}"
 
 
-def next_command(parity: Parity) -> str:
+def suggest_command(parity: Parity) -> str:
     """What to run where they are not equal; empty where they are, or there is nothing more to find out.
 
     A failure's message has its own.
@@ -164,7 +166,7 @@ def _hold(equal: int, parities: Sequence[Parity]) -> str:
     number, word = len(parities), parities[0].words[0]
     tables = "delivered tables" if word == "model" else "tables"
     if number == 1:
-        who = f"{table_of(parities[0])} {'holds' if equal else 'does not hold'}"
+        who = f"{format_table(parities[0])} {'holds' if equal else 'does not hold'}"
     elif equal == number:
         who = f"Both {tables} hold" if number == 2 else f"All {number} {tables} hold"
     else:
@@ -172,7 +174,7 @@ def _hold(equal: int, parities: Sequence[Parity]) -> str:
     compared = [p for p in parities if p.status != "failed"]
     levels = {p.level for p in compared}
     same = _SAME[levels.pop()] if len(levels) == 1 else "the same as"
-    states = {when(p) for p in compared}
+    states = {format_state(p) for p in compared}
     state = f", {states.pop()}" if len(states) == 1 else _between(compared)
     if word == "model":
         other = "its model" if number == 1 else "their models"
@@ -204,7 +206,7 @@ def _of(parity: Parity) -> str:
         told.append(_rows(apart))
     if apart := _aggregates_apart(parity):
         told.append(f"{apart:,} aggregate{'' if apart == 1 else 's'}")
-    return f"{' and '.join(told) or 'the number of rows'} of {table_of(parity)}"
+    return f"{' and '.join(told) or 'the number of rows'} of {format_table(parity)}"
 
 
 def _rows_apart(parity: Parity) -> int:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dbt_bridge.contracts.side import Digests
-from dbt_bridge.verify.canonical.row_digest import mixed
+from dbt_bridge.verify.canonical.row_digest import mix_digests
 from dbt_bridge.verify.rows.digest_batches import (
     KEY,
     ROW,
@@ -42,7 +42,7 @@ class Totals:
         """Add the rows of a batch as a `Sender` sends it; answers the bucket of each."""
         key, row = (batch.column(name).to_numpy() for name in (KEY, ROW))
         bucket: Numbers = key & self._last
-        np.add.at(self._totals, bucket, mixed(key, row))
+        np.add.at(self._totals, bucket, mix_digests(key, row))
         return bucket
 
     def apart(self, other: Totals) -> NDArray[np.bool_]:

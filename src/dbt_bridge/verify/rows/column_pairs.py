@@ -12,7 +12,7 @@ from dbt_bridge.contracts.canon import Canon, Digested, agreed
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import Column, Table
-from dbt_bridge.verify.request import Asked, Tolerance
+from dbt_bridge.verify.request import Tolerance, VerifyRequest
 
 End = Literal["origin", "destination"]
 ENDS: tuple[End, End] = ("origin", "destination")
@@ -20,7 +20,7 @@ _MEASURABLE = ("int", "decimal", "float", "date", "timestamp")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ColumnPair:
     """One compared column.
 
     Attributes:
@@ -53,7 +53,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
+class ColumnPairs:
     """All columns that a comparison reads.
 
     Attributes:
@@ -62,24 +62,24 @@ class Paired:
         carried: that travel with every row as values: those with a tolerance, and the cursor of a bound.
     """
 
-    key: tuple[Pair, ...]
-    values: tuple[Pair, ...]
-    carried: tuple[Pair, ...] = ()
+    key: tuple[ColumnPair, ...]
+    values: tuple[ColumnPair, ...]
+    carried: tuple[ColumnPair, ...] = ()
 
     @property
-    def compared(self) -> tuple[Pair, ...]:
+    def compared(self) -> tuple[ColumnPair, ...]:
         """The key's columns and all others that are compared."""
         return tuple(pair for pair in (*self.key, *self.values, *self.carried) if pair.compared)
 
     @property
-    def beside_key(self) -> tuple[Pair, ...]:
+    def beside_key(self) -> tuple[ColumnPair, ...]:
         return tuple(pair for pair in (*self.values, *self.carried) if pair.compared)
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[ColumnPair]:
         yield from (*self.key, *self.values, *self.carried)
 
 
-def paired(origin: Side, destination: Side, asked: Asked) -> Paired:
+def pair_columns(origin: Side, destination: Side, asked: VerifyRequest) -> ColumnPairs:
     """The columns that are compared.
 
     Raises:
@@ -93,16 +93,20 @@ def paired(origin: Side, destination: Side, asked: Asked) -> Paired:
     if cursor is not None and cursor not in pairs:
         pairs[cursor] = _pair(origin, destination, (cursor, cursor), asked, compared=False)
     carried = [name for name in pairs if name not in asked.key and (name in asked.tolerances or name == cursor)]
-    return Paired(
+    return ColumnPairs(
         key=tuple(pairs[name] for name in asked.key),
         values=tuple(pair for name, pair in pairs.items() if name not in asked.key and name not in carried),
         carried=tuple(pairs[name] for name in carried),
     )
 
 
-def _pair(origin: Side, destination: Side, names: tuple[str, str], asked: Asked, *, compared: bool = True) -> Pair:
+def _pair(
+    origin: Side, destination: Side, names: tuple[str, str], asked: VerifyRequest, *, compared: bool = True
+) -> ColumnPair:
     ours, theirs = _column(origin, names[0]), _column(destination, names[1])
-    pair = Pair(ours, theirs, agreed(ours, theirs), names[0] in asked.masked, asked.tolerances.get(names[0]), compared)
+    pair = ColumnPair(
+        ours, theirs, agreed(ours, theirs), names[0] in asked.masked, asked.tolerances.get(names[0]), compared
+    )
     if pair.tolerance is not None and (pair.canon.kind not in _MEASURABLE or pair.masked or names[0] in asked.key):
         raise UsageError(
             f"column {names[0]} of {origin.name} has a tolerance, and only numbers and moments outside of the key"

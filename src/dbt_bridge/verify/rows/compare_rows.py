@@ -9,7 +9,7 @@ from typing import Any
 from dbt_bridge.contracts.side import Digests, NoDigests, Side
 from dbt_bridge.nouns.parity import Parity, of_every_kind
 from dbt_bridge.verify.method import Chosen, chosen, is_unique
-from dbt_bridge.verify.request import Asked
+from dbt_bridge.verify.request import VerifyRequest
 from dbt_bridge.verify.rows import buckets
 from dbt_bridge.verify.rows.bucket_filter import both_passing, narrowed
 from dbt_bridge.verify.rows.comparison import Comparison, between
@@ -24,7 +24,7 @@ from dbt_bridge.verify.rows.match import (
 )
 
 
-def compared_rows(opened: Parity, ends: tuple[Side, Side], asked: Asked, engine: Any, folder: Path) -> Parity:
+def compared_rows(opened: Parity, ends: tuple[Side, Side], asked: VerifyRequest, engine: Any, folder: Path) -> Parity:
     """The parity at the level of rows."""
     comparison = between(ends, asked, engine, folder)
     choice, found = _matched(comparison, chosen(*ends, comparison.paired, asked))

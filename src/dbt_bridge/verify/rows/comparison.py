@@ -10,8 +10,8 @@ from typing import Any
 
 from dbt_bridge.contracts.side import Digests, Side
 from dbt_bridge.errors import UsageError
-from dbt_bridge.verify.request import Asked
-from dbt_bridge.verify.rows.column_pairs import Paired, paired
+from dbt_bridge.verify.request import VerifyRequest
+from dbt_bridge.verify.rows.column_pairs import ColumnPairs, pair_columns
 from dbt_bridge.verify.rows.digest_batches import Sender
 from dbt_bridge.verify.rows.in_flight import late
 
@@ -47,7 +47,7 @@ class Comparison:
     """
 
     senders: tuple[Sender, Sender]
-    asked: Asked
+    asked: VerifyRequest
     engine: Any
     folder: Path
     read: Read
@@ -59,7 +59,7 @@ class Comparison:
         return self.read.bytes + on_wires
 
     @property
-    def paired(self) -> Paired:
+    def paired(self) -> ColumnPairs:
         return self.senders[0].paired
 
     @property
@@ -67,13 +67,13 @@ class Comparison:
         return self.senders[0].side, self.senders[1].side
 
 
-def between(ends: tuple[Side, Side], asked: Asked, engine: Any, folder: Path) -> Comparison:
+def between(ends: tuple[Side, Side], asked: VerifyRequest, engine: Any, folder: Path) -> Comparison:
     """The comparison of two sides; reads nothing yet.
 
     Raises:
         UsageError: what is asked does not fit the sides.
     """
-    columns = paired(*ends, asked)
+    columns = pair_columns(*ends, asked)
     if asked.tolerances and not columns.key and asked.level == "rows":
         raise UsageError(
             f"rows of {ends[0].name} have no key to meet by, so a tolerance cannot be kept", mend="declare its key"

@@ -21,9 +21,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dbt_bridge.contracts.side import Cancels, Digests, Side
-from dbt_bridge.verify.canonical.elements import canonical
-from dbt_bridge.verify.canonical.row_digest import digests, mixed
-from dbt_bridge.verify.rows.column_pairs import End, Pair, Paired
+from dbt_bridge.verify.canonical.elements import to_canonical
+from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
+from dbt_bridge.verify.rows.column_pairs import ColumnPair, ColumnPairs, End
 from dbt_bridge.verify.rows.engine import held
 from dbt_bridge.verify.rows.in_flight import Late
 
@@ -44,7 +44,7 @@ class Sender:
 
     side: Side
     end: End
-    paired: Paired
+    paired: ColumnPairs
     read: Callable[[int, int], None]
     late: Late | None = None
 
@@ -56,7 +56,7 @@ class Sender:
     def values(self, within: Within | None = None) -> Iterator[pa.RecordBatch]:
         """The side streams its values, and this process digests them."""
         pairs = list(self.paired)
-        waiting: deque[Future[tuple[Mapping[Pair, pa.Array], Numbers, Numbers]]] = deque()
+        waiting: deque[Future[tuple[Mapping[ColumnPair, pa.Array], Numbers, Numbers]]] = deque()
         with ThreadPoolExecutor(_DIGESTING, thread_name_prefix="verify-digest") as pool:
             for batch in self.rows(pairs):
                 waiting.append(pool.submit(self._digested, pairs, batch, within))
@@ -66,8 +66,8 @@ class Sender:
                 yield from self._batch(*waiting.popleft().result(), within)
 
     def _digested(
-        self, pairs: Sequence[Pair], batch: pa.RecordBatch, within: Within | None
-    ) -> tuple[Mapping[Pair, pa.Array], Numbers, Numbers]:
+        self, pairs: Sequence[ColumnPair], batch: pa.RecordBatch, within: Within | None
+    ) -> tuple[Mapping[ColumnPair, pa.Array], Numbers, Numbers]:
         """The columns of a batch, or of those rows of it that may be wanted, and the digests of keys and of rows."""
         arrays = dict(zip(pairs, batch.columns, strict=True))
         if within is not None and self.paired.key:  # most rows need no more than the digest of their key
@@ -89,14 +89,14 @@ class Sender:
             row = batch.column(ROW).to_numpy()
             yield from self._batch(arrays, self.digest(arrays, row), row, None)
 
-    def rows(self, pairs: Sequence[Pair], keys: pa.Table | None = None) -> Iterator[pa.RecordBatch]:
+    def rows(self, pairs: Sequence[ColumnPair], keys: pa.Table | None = None) -> Iterator[pa.RecordBatch]:
         """The rows' columns in the side's own types, those of some keys alone or all."""
         with self.side.rows([pair.at(self.end).name for pair in pairs], keys) as reader:
             for batch in reader:
                 self.read(batch.nbytes, batch.num_rows)
                 yield batch
 
-    def digest(self, arrays: Mapping[Pair, pa.Array], row: Numbers | None = None) -> Numbers:
+    def digest(self, arrays: Mapping[ColumnPair, pa.Array], row: Numbers | None = None) -> Numbers:
         """By which rows of both sides meet: of the key, or of the whole row without one.
 
         Args:
@@ -106,21 +106,21 @@ class Sender:
             return self._digest(arrays, self.paired.key)
         row = self._digest(arrays, self.paired.values) if row is None else row
         carried = [pair for pair in self.paired.carried if pair.compared]
-        return mixed(row, self._digest(arrays, carried)) if carried else row
+        return mix_digests(row, self._digest(arrays, carried)) if carried else row
 
-    def _digest(self, arrays: Mapping[Pair, pa.Array], pairs: Sequence[Pair]) -> Numbers:
+    def _digest(self, arrays: Mapping[ColumnPair, pa.Array], pairs: Sequence[ColumnPair]) -> Numbers:
         if not pairs:
             return np.zeros(len(next(iter(arrays.values()))), np.int64)
-        return digests([arrays[pair] for pair in pairs], [pair.canon for pair in pairs])
+        return compute_digests([arrays[pair] for pair in pairs], [pair.canon for pair in pairs])
 
     def _batch(
-        self, arrays: Mapping[Pair, pa.Array], key: Numbers, row: Numbers, within: Within | None
+        self, arrays: Mapping[ColumnPair, pa.Array], key: Numbers, row: Numbers, within: Within | None
     ) -> Iterator[pa.RecordBatch]:
         columns = {KEY: pa.array(key), ROW: pa.array(row)}
         if self.late is not None:
             columns[LATE] = self.late.of(arrays)
         columns |= {f"k{i}": arrays[pair] for i, pair in enumerate(self.paired.key)}
-        columns |= {f"c{i}": held(canonical(arrays[pair], pair.canon)) for i, pair in enumerate(self.paired.carried)}
+        columns |= {f"c{i}": held(to_canonical(arrays[pair], pair.canon)) for i, pair in enumerate(self.paired.carried)}
         batch = pa.RecordBatch.from_pydict(columns)
         if within is not None:
             batch = batch.filter(_among(key, within))

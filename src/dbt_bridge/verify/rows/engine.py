@@ -11,7 +11,7 @@ from dbt_bridge.errors import MissingExtra
 
 if TYPE_CHECKING:
     from dbt_bridge.verify.request import Tolerance
-    from dbt_bridge.verify.rows.column_pairs import Pair
+    from dbt_bridge.verify.rows.column_pairs import ColumnPair
 
 _PLACES = 12  # texts may have more than the scale says, and a cast to fewer rounds
 _UP = 1 + 4 * 2.0**-53  # 0.29 * 100 is 28.999999999999996: what is just within a share stays so
@@ -53,7 +53,7 @@ def held(array: pa.Array) -> pa.Array:
     return array.view(pa.int32()) if is_.is_date32(array.type) else array
 
 
-def differ(pair: Pair, origin: str, destination: str) -> str:
+def differ(pair: ColumnPair, origin: str, destination: str) -> str:
     """A SQL condition, never NULL: two values (expressions) of this column are apart, further than is tolerated."""
     apart = f"{origin} IS DISTINCT FROM {destination}"
     if pair.tolerance is None or not pair.tolerance.amount:
@@ -61,7 +61,7 @@ def differ(pair: Pair, origin: str, destination: str) -> str:
     return f"({apart} AND NOT coalesce({_near(pair, origin, destination)}, false))"
 
 
-def _near(pair: Pair, origin: str, destination: str) -> str:
+def _near(pair: ColumnPair, origin: str, destination: str) -> str:
     tolerance = pair.tolerance
     assert tolerance is not None
     kind = pair.canon.kind

@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dbt_bridge.contracts.canon import Canon
-from dbt_bridge.verify.canonical.elements import canonical
-from dbt_bridge.verify.canonical.row_digest import digests
-from dbt_bridge.verify.rows.column_pairs import Pair
+from dbt_bridge.verify.canonical.elements import to_canonical
+from dbt_bridge.verify.canonical.row_digest import compute_digests
+from dbt_bridge.verify.rows.column_pairs import ColumnPair
 from dbt_bridge.verify.rows.digest_batches import KEY, Numbers, Sender
 from dbt_bridge.verify.rows.judge_suspects import Findings, judge
 from dbt_bridge.verify.rows.match import Suspects, both_kept, parts
@@ -162,11 +162,11 @@ def _suspicious(sender: Sender, wanted: _Wanted, place: str) -> Iterator[pa.Reco
             yield pa.RecordBatch.from_pydict(named | {place: pa.array(_place(arrays, sender.paired.key or compared))})
 
 
-def _place(arrays: dict[Pair, pa.Array], identity: Sequence[Pair]) -> Numbers:
+def _place(arrays: dict[ColumnPair, pa.Array], identity: Sequence[ColumnPair]) -> Numbers:
     spelled_once = [
-        (canonical(arrays[pair], pair.canon), Canon("text"))
+        (to_canonical(arrays[pair], pair.canon), Canon("text"))
         if _has_spellings(pair.canon)
         else (arrays[pair], pair.canon)
         for pair in identity
     ]
-    return digests([array for array, _ in spelled_once], [canon for _, canon in spelled_once])
+    return compute_digests([array for array, _ in spelled_once], [canon for _, canon in spelled_once])

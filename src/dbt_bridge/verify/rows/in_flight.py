@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.verify.canonical.elements import canonical, microseconds, storage
+from dbt_bridge.verify.canonical.elements import to_canonical, to_microseconds, to_storage
 from dbt_bridge.verify.request import Bound
-from dbt_bridge.verify.rows.column_pairs import Pair, Paired
+from dbt_bridge.verify.rows.column_pairs import ColumnPair, ColumnPairs
 from dbt_bridge.verify.rows.engine import engine_errors, held
 
 _SQL = {
@@ -38,21 +38,21 @@ class Late:
         at_most: of the cursor, as `_ordered` gives its values; the number itself for a decimal.
     """
 
-    cursor: Pair
+    cursor: ColumnPair
     at_most: pa.Scalar | Decimal
 
-    def of(self, arrays: Mapping[Pair, pa.Array]) -> pa.Array:
+    def of(self, arrays: Mapping[ColumnPair, pa.Array]) -> pa.Array:
         """int8: 1 where the row is above the bound. A row whose cursor is NULL is not."""
         array = next(array for pair, array in arrays.items() if pair.name == self.cursor.name)
         if isinstance(self.at_most, Decimal):
-            numbers = canonical(array, self.cursor.canon).to_pylist()
+            numbers = to_canonical(array, self.cursor.canon).to_pylist()
             above = [v is not None and _is_above(v, self.at_most) for v in numbers]
             return pa.array(above, pa.bool_()).cast(pa.int8())
         values = _ordered(array, self.cursor)
         return pc.fill_null(pc.greater(values, self.at_most), False).cast(pa.int8())
 
 
-def late(paired: Paired, bound: Bound | None, engine: Any) -> Late | None:
+def late(paired: ColumnPairs, bound: Bound | None, engine: Any) -> Late | None:
     """What tells the rows in flight.
 
     Raises:
@@ -94,7 +94,7 @@ def _is_above(text: str, at_most: Decimal) -> bool:
     return number.is_nan() or number > at_most
 
 
-def _value(text: str, cursor: Pair, engine: Any) -> Any:
+def _value(text: str, cursor: ColumnPair, engine: Any) -> Any:
     if cursor.canon.kind == "int":
         return math.floor(max(min(_number(text), Decimal(_MOST)), Decimal(-_MOST)))
     sql = _SQL[cursor.canon.kind]
@@ -112,13 +112,13 @@ def _microseconds(text: str) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
-def _ordered(array: pa.Array, cursor: Pair) -> pa.Array:
+def _ordered(array: pa.Array, cursor: ColumnPair) -> pa.Array:
     """Values in a type whose order is theirs; moments in whole microseconds."""
     if cursor.canon.fine:
-        whole, _ = microseconds(storage(array))
+        whole, _ = to_microseconds(to_storage(array))
         return pa.array(whole, mask=np.asarray(array.is_null()))
-    return held(canonical(array, cursor.canon)).cast(_ordered_type(cursor))
+    return held(to_canonical(array, cursor.canon)).cast(_ordered_type(cursor))
 
 
-def _ordered_type(cursor: Pair) -> pa.DataType:
+def _ordered_type(cursor: ColumnPair) -> pa.DataType:
     return {"float": pa.float64(), "text": pa.string()}.get(cursor.canon.kind, pa.int64())

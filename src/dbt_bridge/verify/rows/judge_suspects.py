@@ -17,15 +17,15 @@ from dbt_bridge.arrow import decimals
 from dbt_bridge.nouns.parity import Difference, Kind
 from dbt_bridge.verify.canonical.elements import (
     REAL,
-    canonical,
-    storage,
-    texts,
+    to_canonical,
+    to_storage,
+    to_text,
 )
 from dbt_bridge.verify.rows.column_pairs import (
     ENDS,
+    ColumnPair,
+    ColumnPairs,
     End,
-    Pair,
-    Paired,
 )
 from dbt_bridge.verify.rows.engine import differ, held
 
@@ -65,13 +65,13 @@ class _Judged:
     """
 
     rows: pa.Table
-    apart: Mapping[Pair, NDArray[np.bool_]]
+    apart: Mapping[ColumnPair, NDArray[np.bool_]]
 
     def of(self, kind: Kind) -> NDArray[np.bool_]:
         return np.asarray(pc.equal(self.rows.column("kind"), kind))
 
 
-def judge(sides: Sides, paired: Paired, engine: Any, findings: Findings) -> None:
+def judge(sides: Sides, paired: ColumnPairs, engine: Any, findings: Findings) -> None:
     """Compare rows of both sides that may belong together.
 
     Args:
@@ -103,12 +103,12 @@ def judge(sides: Sides, paired: Paired, engine: Any, findings: Findings) -> None
     _keep(judged, sides, paired, findings)
 
 
-def _identity(paired: Paired) -> tuple[Pair, ...]:
+def _identity(paired: ColumnPairs) -> tuple[ColumnPair, ...]:
     """The columns by which rows belong together."""
     return paired.key or paired.compared
 
 
-def _met(sides: Sides, paired: Paired, engine: Any) -> pa.Table:
+def _met(sides: Sides, paired: ColumnPairs, engine: Any) -> pa.Table:
     """Of each key: how often each side has it (n0, n1), and where the first of its rows are (at0, at1)."""
     names, selects = [f"k{i}" for i in range(len(_identity(paired)))], []
     for side, (end, table) in enumerate(zip(ENDS, sides, strict=True)):
@@ -129,8 +129,8 @@ def _met(sides: Sides, paired: Paired, engine: Any) -> pa.Table:
 
 
 def _apart(
-    once: pa.Table, sides: Sides, pairs: Sequence[Pair], engine: Any
-) -> Iterator[tuple[Pair, NDArray[np.bool_]]]:
+    once: pa.Table, sides: Sides, pairs: Sequence[ColumnPair], engine: Any
+) -> Iterator[tuple[ColumnPair, NDArray[np.bool_]]]:
     """In which of these rows, which each side has once, each column differs; columns that never do are left out."""
     if not len(once):
         return
@@ -152,7 +152,7 @@ def _apart(
 
 def _unlike(here: pa.ChunkedArray, there: pa.ChunkedArray) -> NDArray[np.bool_]:
     """Where two columns may differ: values of one type that are equal have one canonical form."""
-    one, other = (storage(column) for column in (here, there))
+    one, other = (to_storage(column) for column in (here, there))
     anywhere = np.ones(len(one), np.bool_)
     if one.type != other.type:
         return anywhere
@@ -164,8 +164,8 @@ def _unlike(here: pa.ChunkedArray, there: pa.ChunkedArray) -> NDArray[np.bool_]:
 
 
 def _compared(
-    here: pa.Table, there: pa.Table, pairs: Sequence[Pair], engine: Any
-) -> Iterator[tuple[Pair, NDArray[np.bool_]]]:
+    here: pa.Table, there: pa.Table, pairs: Sequence[ColumnPair], engine: Any
+) -> Iterator[tuple[ColumnPair, NDArray[np.bool_]]]:
     """In which rows of two tables each column differs. DuckDB plans few columns at once: the time of a plan grows with
     the square of their number."""
     columns = {_ROW: pa.array(np.arange(len(here)))}
@@ -179,8 +179,8 @@ def _compared(
         yield pair, np.asarray(column)
 
 
-def _held(table: pa.Table, end: End, pair: Pair) -> pa.Array:
-    return held(canonical(_one(table.column(pair.at(end).name)), pair.canon))
+def _held(table: pa.Table, end: End, pair: ColumnPair) -> pa.Array:
+    return held(to_canonical(_one(table.column(pair.at(end).name)), pair.canon))
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
@@ -188,7 +188,7 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
 
 
-def _count(judged: _Judged, paired: Paired, findings: Findings) -> None:
+def _count(judged: _Judged, paired: ColumnPairs, findings: Findings) -> None:
     n0, n1 = (judged.rows.column(name).to_numpy() for name in ("n0", "n1"))
     for kind in KINDS:
         among = judged.of(kind)
@@ -199,7 +199,7 @@ def _count(judged: _Judged, paired: Paired, findings: Findings) -> None:
     findings.columns.update({pair.name: int(flags.sum()) for pair, flags in judged.apart.items() if flags.any()})
 
 
-def _tell(judged: _Judged, sides: Sides, paired: Paired, findings: Findings) -> None:
+def _tell(judged: _Judged, sides: Sides, paired: ColumnPairs, findings: Findings) -> None:
     """Add examples, while there are too few."""
     first = pc.coalesce(judged.rows.column("at0"), judged.rows.column("at1")).to_numpy()
     for kind in KINDS:
@@ -213,7 +213,7 @@ def _tell(judged: _Judged, sides: Sides, paired: Paired, findings: Findings) -> 
             told.extend(_differences(kind, _Judged(judged.rows.take(pa.array(among)), apart), sides, paired))
 
 
-def _differences(kind: Kind, judged: _Judged, sides: Sides, paired: Paired) -> Iterator[Difference]:
+def _differences(kind: Kind, judged: _Judged, sides: Sides, paired: ColumnPairs) -> Iterator[Difference]:
     """Some differences of one kind in full; each column's values become text at once."""
     count = len(judged.rows)
     at_origin = np.asarray(pc.is_valid(judged.rows.column("at0")))
@@ -239,7 +239,7 @@ _Texts = dict[str, "str | None"]  # of a row, by column
 
 
 def _write(
-    into: Sequence[_Texts], wanted: Mapping[Pair, NDArray[np.bool_]], judged: _Judged, sides: Sides, side: int
+    into: Sequence[_Texts], wanted: Mapping[ColumnPair, NDArray[np.bool_]], judged: _Judged, sides: Sides, side: int
 ) -> None:
     """Add what one side has in some columns, each in the rows where it is wanted; masked columns are told nowhere."""
     places = judged.rows.column(f"at{side}").combine_chunks()
@@ -253,17 +253,17 @@ def _write(
             into[row][pair.name] = text
 
 
-def _in_words(values: pa.Array, pair: Pair) -> list[str | None]:
+def _in_words(values: pa.Array, pair: ColumnPair) -> list[str | None]:
     if is_.is_boolean(pair.origin.type) and is_.is_boolean(pair.destination.type):
         return cast("list[str | None]", values.cast(pa.string()).to_pylist())
-    values = canonical(values, pair.canon)
+    values = to_canonical(values, pair.canon)
     if pair.is_real:
-        return cast("list[str | None]", texts(values.cast(pa.float32()), REAL).to_pylist())
-    words: list[str | None] = texts(values, pair.canon).to_pylist()
+        return cast("list[str | None]", to_text(values.cast(pa.float32()), REAL).to_pylist())
+    words: list[str | None] = to_text(values, pair.canon).to_pylist()
     return words
 
 
-def _keep(judged: _Judged, sides: Sides, paired: Paired, findings: Findings) -> None:
+def _keep(judged: _Judged, sides: Sides, paired: ColumnPairs, findings: Findings) -> None:
     """Add the keys that differ, in the origin's types where they have a form in them."""
     different = judged.rows
     if findings.allow_extra:
@@ -281,7 +281,7 @@ def _keep(judged: _Judged, sides: Sides, paired: Paired, findings: Findings) -> 
         findings.keys.append(pa.table(columns))
 
 
-def as_at_origin(values: pa.ChunkedArray, pair: Pair) -> pa.Array | pa.ChunkedArray:
+def as_at_origin(values: pa.ChunkedArray, pair: ColumnPair) -> pa.Array | pa.ChunkedArray:
     """Values of either side in the origin's type; as text where they have no form in it."""
     wanted = pair.origin.type
     if values.type == wanted:

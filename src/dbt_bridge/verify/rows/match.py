@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_bridge.verify.freed import give_back_memory
-from dbt_bridge.verify.rows.column_pairs import Paired
+from dbt_bridge.verify.rows.column_pairs import ColumnPairs
 from dbt_bridge.verify.rows.digest_batches import (
     KEY,
     LATE,
@@ -127,7 +127,7 @@ class _Together:
             yield origin, destination
 
 
-def suspects(kept: tuple[Kept, Kept], paired: Paired, engine: Any) -> Suspects:
+def suspects(kept: tuple[Kept, Kept], paired: ColumnPairs, engine: Any) -> Suspects:
     """Which keys are suspicious."""
     found: list[Numbers] = []
     late: list[Numbers] = []
@@ -160,7 +160,7 @@ def _keep_keys(answer: Suspects, sides: tuple[pa.Table | None, pa.Table | None],
             into.append(table.select(keys).filter(pa.array(among)))
 
 
-def _unequal(origin: pa.Table | None, destination: pa.Table | None, paired: Paired, engine: Any) -> Numbers:
+def _unequal(origin: pa.Table | None, destination: pa.Table | None, paired: ColumnPairs, engine: Any) -> Numbers:
     if not paired.key:
         there = (origin if origin is not None else destination).column_names  # type: ignore[union-attr]
         in_time = f" AND {LATE} = 0" if LATE in there else ""
@@ -181,7 +181,7 @@ def _unequal(origin: pa.Table | None, destination: pa.Table | None, paired: Pair
     return _digests(unequal, origin, destination, engine)
 
 
-def _in_flight(origin: pa.Table | None, destination: pa.Table | None, paired: Paired, engine: Any) -> Numbers:
+def _in_flight(origin: pa.Table | None, destination: pa.Table | None, paired: ColumnPairs, engine: Any) -> Numbers:
     """The digests of what is in flight: keys, or the origin's rows without one."""
     if not paired.key:
         of_origin = f"SELECT {KEY} FROM met WHERE side = 1 AND {LATE} = 1"  # noqa: S608

@@ -17,7 +17,7 @@ from dbt_bridge.contracts.destination import Load, Replica
 from dbt_bridge.contracts.side import Digests
 from dbt_bridge.nouns.table import Column, Table
 from dbt_bridge.prove.sides import landed_side
-from dbt_bridge.verify.canonical.row_digest import digests, mixed
+from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
 
 ROWS = [{"id": n, "part": f"p{n % 3}", "note": None, "big": f"b'{n}", "amount": n} for n in range(500)]
 
@@ -65,7 +65,7 @@ def test_digests_are_those_of_the_rows_that_stand_for_the_origins(
 
         totals: dict[int, int] = {}
         one, both = np.array(digested(sent, key)), sent["_row"].to_numpy()
-        for bucket, total in zip((one & 7).tolist(), mixed(one, both).tolist(), strict=True):
+        for bucket, total in zip((one & 7).tolist(), mix_digests(one, both).tolist(), strict=True):
             totals[bucket] = totals.get(bucket, 0) + total
         buckets = side.buckets(key, values, 8)
         assert {r["bucket"]: int(r["total"]) for r in buckets.to_pylist()} == totals
@@ -74,7 +74,7 @@ def test_digests_are_those_of_the_rows_that_stand_for_the_origins(
 
 
 def digested(rows: pa.Table, columns: list[Digested]) -> list[int]:
-    return digests([rows[d.column.name].combine_chunks() for d in columns], [d.canon for d in columns]).tolist()
+    return compute_digests([rows[d.column.name].combine_chunks() for d in columns], [d.canon for d in columns]).tolist()
 
 
 def test_a_column_of_the_digests_own_name_is_told(warehouse: PostgresWarehouse) -> None:

@@ -23,7 +23,7 @@ from dbt_bridge.contracts.canon import (
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.reconciliation import Selection
 from dbt_bridge.nouns.table import Column, Table, TableName
-from dbt_bridge.verify.canonical.row_digest import digests, mixed
+from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
 
 NAME = TableName("public", 'it"ems')
 
@@ -51,7 +51,7 @@ def halves(table: Table) -> tuple[list[Digested], list[Digested]]:
 
 def digested(rows: pa.Table, columns: list[Digested]) -> list[int]:
     arrays = [rows[d.column.name].combine_chunks() for d in columns]
-    return [int(v) for v in digests(arrays, [d.canon for d in columns])]
+    return [int(v) for v in compute_digests(arrays, [d.canon for d in columns])]
 
 
 def test_digests_and_buckets_are_those_of_the_rows(filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_digests_and_buckets_are_those_of_the_rows(filled: str, monkeypatch: pyt
 
         sums: dict[int, tuple[int, int]] = {}
         one, both = np.array(digested(sent, key)), sent["_row"].to_numpy()
-        for k, total in zip(one.tolist(), mixed(one, both).tolist(), strict=True):
+        for k, total in zip(one.tolist(), mix_digests(one, both).tolist(), strict=True):
             rows_so_far, so_far = sums.get(k & 63, (0, 0))
             sums[k & 63] = (rows_so_far + 1, so_far + total)
         buckets = origin.digesting(NAME, 2).buckets(key, values, 64)
@@ -108,7 +108,7 @@ def test_a_masked_column_is_hashed_by_the_server(origin: psycopg.Connection, dat
         values = [Digested(Column("born", pa.string()), Canon("text"), mask="sha256")]
         sent = {r["id"]: r["_row"] for r in reading.digesting(name).digests(key, values).read_all().to_pylist()}
         hashed = pa.array([hashlib.sha256(b"2000-01-02").hexdigest(), None])
-        assert [sent[1], sent[2]] == digests([hashed], [Canon("text")]).tolist()
+        assert [sent[1], sent[2]] == compute_digests([hashed], [Canon("text")]).tolist()
 
 
 def told(database: str, statement: str, column: str = "v", canon: Canon | None = None) -> str:
