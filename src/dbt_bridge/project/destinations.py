@@ -1,30 +1,30 @@
 """From a name in the dbt YAML, a dlt destination or dbt's profile to an open destination.
 
-DuckDB, Postgres, and Delta and Parquet on a filesystem or object store have loaders of their own. Every other
-destination is loaded by dlt.
-
-    [destination.lake]
-    destination_type = "filesystem"
-    bucket_url = "s3://bucket/folder"
-    table_format = "delta"              # the default, as transactions are; or "parquet"
+What `[destination.NAME]` of `.dlt/` and the environment say is read through dlt. dlt looks for `.dlt/` where the
+process was started; a dbt project's is beside `dbt_project.yml`. dlt's run context is one per process, so it is moved
+once to the project and stays there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import json
+import os
+import re
+import threading
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_bridge.connectors.dlt.settings import (
-    named_destination,
-    setting,
-    settled,
-    use_project,
-)
-from dbt_bridge.contracts.destination import Destination, Ledger, Warehouse
+from dbt_bridge.contracts.connector import DestinationSettings, WarehouseSettings
+from dbt_bridge.contracts.destination import Destination, Ledger
 from dbt_bridge.errors import MissingExtra, UsageError
+from dbt_bridge.project.connectors import DESTINATIONS, WAREHOUSES, registry
 
 if TYPE_CHECKING:
+    from dlt.common.configuration.specs import BaseConfiguration
+    from dlt.common.destination.reference import Destination as DltsDestination
+
     from dbt_bridge.nouns.project import WarehouseProfile
 
 
@@ -39,141 +39,237 @@ def open_destination(destination: Any, *, project_root: Path | None) -> Destinat
         UsageError: not configured, or not a destination.
         MissingExtra: its driver is not installed.
     """
-    use_project(project_root)
-    from dlt.common.destination.reference import Destination as DltDestination
-
-    if callable(destination) and not isinstance(destination, DltDestination):
-        destination = destination()
-    if isinstance(destination, str):
-        destination = named_destination(destination, project_root)
-    if not isinstance(destination, DltDestination):
-        raise UsageError(
-            f"{type(destination).__name__} is not a destination",
-            mend="give the NAME of [destination.NAME], or a dlt destination such as dlt.destinations.duckdb(...)",
-        )
-    name = destination.destination_name
-    match destination.destination_type.rsplit(".", 1)[-1]:
-        case "postgres":
-            return _postgres(name, _postgres_parameters(settled(destination, project_root).credentials))
-        case "duckdb":
-            return _duckdb(name, settled(destination, project_root).credentials)
-        case "filesystem":
-            return _filesystem(name, settled(destination, project_root))
-    from dbt_bridge.connectors.dlt.destination import DltDestination as ThroughDlt
-
-    settled(destination, project_root)  # a missing setting is told now, not after the rows were read
-    return ThroughDlt(name, destination)
+    settings = destination_settings(destination, project_root=project_root)
+    needed_for = f"the {{}} destination {settings.name!r}"
+    return registry().open(DESTINATIONS, settings.destination_type, settings, needed_for)
 
 
 def open_warehouse(profile: WarehouseProfile, *, project_root: Path | None = None) -> Ledger:
-    """The warehouse of dbt's profile: DuckDB and Postgres natively, every other one through dlt.
+    """The warehouse of dbt's profile: by the connector of its adapter, or else through dlt.
 
     Raises:
         UsageError: dlt has no destination of this kind, or its settings are missing.
         MissingExtra: its driver is not installed.
     """
-    match profile.adapter:
-        case "duckdb":
-            return _duckdb_profile(profile)
-        case "postgres":
-            return _postgres("postgres", _profile_parameters(profile))
-    from dbt_bridge.connectors.dlt.profile import open_dlt_warehouse
 
-    return open_dlt_warehouse(profile, project_root)
+    def is_configured() -> bool:
+        use_project(project_root)
+        return profile.adapter in configured_destinations()
 
-
-def _postgres(name: str, parameters: Mapping[str, Any]) -> Warehouse:
-    try:
-        import adbc_driver_postgresql  # noqa: F401
-        from psycopg.conninfo import make_conninfo
-    except ImportError as missing:
-        raise MissingExtra("postgres", f"the Postgres destination {name!r}") from missing
-    from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
-
-    # The key=value form carries any password; in a URL, dlt leaves spaces and % as they are.
-    return PostgresWarehouse(name, make_conninfo("", **{k: v for k, v in parameters.items() if v is not None}))
+    settings = WarehouseSettings(
+        profile,
+        project_root,
+        is_configured,
+        lambda: destination_settings(profile.adapter, project_root=project_root),
+    )
+    return registry().open(WAREHOUSES, profile.adapter, settings, "the {} warehouse")
 
 
-def _postgres_parameters(credentials: Any) -> dict[str, Any]:
-    """libpq's parameters from dlt's PostgresCredentials."""
-    return {
-        **credentials.get_query(),
-        "host": credentials.host,
-        "port": credentials.port,
-        "user": credentials.username,
-        "password": credentials.password or None,
-        "dbname": credentials.database,
-    }
+def destination_settings(destination: Any, *, project_root: Path | None) -> DestinationSettings:
+    """What a name, a dlt destination object or its factory says of a destination.
 
+    Raises:
+        UsageError: it is none of them.
+    """
+    use_project(project_root)
+    from dlt.common.destination.reference import Destination as DltsDestination
 
-# dbt-postgres's names of libpq's parameters.
-_PROFILE = {
-    "host": "host", "port": "port", "user": "user", "username": "user", "password": "password", "pass": "password",
-    "dbname": "dbname", "database": "dbname", "sslmode": "sslmode", "sslcert": "sslcert", "sslkey": "sslkey",
-    "sslrootcert": "sslrootcert", "connect_timeout": "connect_timeout", "keepalives_idle": "keepalives_idle",
-    "application_name": "application_name",
-}  # fmt: skip
+    if callable(destination) and not isinstance(destination, DltsDestination):
+        destination = destination()
+    if isinstance(destination, str):
+        name, type_ = destination, find_setting(destination, "destination_type") or destination
+    elif isinstance(destination, DltsDestination):
+        name, type_ = destination.destination_name, destination.destination_type
+    else:
+        raise UsageError(
+            f"{type(destination).__name__} is not a destination",
+            mend="give the NAME of [destination.NAME], or a dlt destination such as dlt.destinations.duckdb(...)",
+        )
 
+    def in_dlt() -> DltsDestination[Any, Any]:
+        return named_destination(name, project_root) if isinstance(destination, str) else destination
 
-def _profile_parameters(profile: WarehouseProfile) -> dict[str, Any]:
-    given = profile.credentials
-    parameters = {libpq: given[ours] for ours, libpq in _PROFILE.items() if given.get(ours) not in (None, "", 0)}
-    parameters.setdefault("dbname", profile.database)
-    # dbt runs SET ROLE and SET search_path; startup options do the same for every connection.
-    settings = [("role", given.get("role")), ("search_path", given.get("search_path"))]
-    options = " ".join(f"-c {key}={_escaped(str(value))}" for key, value in settings if value)
-    return {**parameters, "options": options} if options else parameters
-
-
-def _escaped(value: str) -> str:
-    r"""For libpq's `options`: spaces and backslashes take a backslash (PostgreSQL manual, 34.1.2)."""
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")
-
-
-def _duckdb(name: str, credentials: Any) -> Warehouse:
-    try:
-        from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
-    except ImportError as missing:
-        raise MissingExtra("duckdb", f"the DuckDB destination {name!r}") from missing
-
-    if (connection := credentials.external_conn()) is not None:  # dlt.destinations.duckdb(session.cursor())
-        return DuckDBWarehouse.over(connection, name=name)
-    return DuckDBWarehouse.open(credentials.database, config=dict(credentials.global_config or {}), name=name)
-
-
-def _duckdb_profile(profile: WarehouseProfile) -> Warehouse:
-    try:
-        from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
-    except ImportError as missing:
-        raise MissingExtra("duckdb", "the DuckDB warehouse") from missing
-    from dbt_bridge.connectors.duckdb import profile as duckdb_profile
-
-    given = profile.credentials
-    # dbt-duckdb's `settings` are SET on each connection; duckdb takes the same names when it connects.
-    config = {**(given.get("config_options") or {}), **(given.get("settings") or {})}
-    return DuckDBWarehouse.open(
-        given.get("path") or ":memory:",
-        config=config,
-        prepare=duckdb_profile.statements(given),
-        catalog=duckdb_profile.catalog(given, profile.database),
+    return DestinationSettings(
+        name,
+        type_.rsplit(".", 1)[-1],
+        project_root,
+        lambda key: find_setting(name, key),
+        in_dlt,
+        lambda: resolve_configuration(in_dlt(), project_root),
     )
 
 
-def _filesystem(name: str, configuration: Any) -> Destination:
-    table_format = setting(name, "table_format") or "delta"
-    if table_format not in ("delta", "parquet"):
-        raise UsageError(
-            f"the destination {name!r} has table_format = {table_format!r}",
-            mend='write table_format = "delta" or "parquet"',
-        )
-    if table_format == "parquet":
-        from dbt_bridge.connectors.lake.parquet import ParquetDestination
+_moving = threading.Lock()
 
-        return ParquetDestination.of(name, configuration)
+
+def use_project(root: Path | None) -> None:
+    """Make dlt read its settings from this folder's `.dlt/`, without telemetry. None leaves the folder as it is."""
+    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # read by dlt when its run context starts
+    import dlt  # noqa: F401 - whole, and first: dbt's threads may be importing it, and its parts do not wait for that
+    from dlt.common.configuration.providers.toml import TomlProviderReadException
+    from dlt.common.runtime.run_context import active, switch_context
+
+    if root is None:
+        return
+    with _moving:
+        if Path(active().run_dir).resolve() == root.resolve() and not _settings_are_newer(root):
+            return
+        try:
+            switch_context(str(root.resolve()))
+        except TomlProviderReadException as unreadable:
+            # The message may quote a line of a file of secrets: only its place is told.
+            place = re.search(r"line \d+ col \d+", str(unreadable))
+            raise UsageError(
+                f"{unreadable.file_name} is not valid TOML" + (f" at {place.group()}" if place else ""),
+                mend=f"correct {settings_folder(root) / unreadable.file_name}",
+            ) from None
+
+
+_read: dict[Path, tuple[float, ...]] = {}
+
+
+def _settings_are_newer(root: Path) -> bool:
+    """Whether a file of settings changed since dlt read it: a long-lived process must see a corrected password."""
+    files = [settings_folder(root) / name for name in ("secrets.toml", "config.toml")]
+    stamps = tuple(f.stat().st_mtime if f.exists() else 0.0 for f in files)
+    changed = _read.get(root.resolve()) != stamps
+    _read[root.resolve()] = stamps
+    return changed
+
+
+def settings_folder(root: Path | None) -> Path:
+    """Where dlt looks for secrets.toml and config.toml."""
+    return Path(os.environ.get("DLT_PROJECT_DIR") or root or Path.cwd()) / ".dlt"
+
+
+def named_destination(name: str, root: Path | None) -> DltsDestination[Any, Any]:
+    """dlt's destination of a configured name, or of a destination type that needs no settings.
+
+    Raises:
+        UsageError: the name is not configured; names the nearest one and the lines to add.
+        MissingExtra: the destination's driver is not installed.
+    """
+    from dlt.common.destination.exceptions import InvalidDestinationReference, UnknownDestinationModule
+    from dlt.common.destination.reference import Destination as DltsDestination
+
     try:
-        import deltalake  # noqa: F401
+        type_ = find_setting(name, "destination_type") or name
+        reference = str(type_) if "." in str(type_) else f"dlt.destinations.{type_}"
+        found = DltsDestination.from_reference(reference, destination_name=name)
+        if found is None:
+            raise _not_configured(name, root)
+        found.client_class  # noqa: B018 - imports the driver
+    except (UnknownDestinationModule, InvalidDestinationReference):
+        raise _not_configured(name, root) from None
     except ImportError as missing:
-        raise MissingExtra("filesystem", f"the Delta destination {name!r}") from missing
-    from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
+        raise _missing(str(type_), name) from missing
+    return found
 
-    return DeltaDestination.of(name, configuration)
+
+def resolve_configuration(destination: DltsDestination[Any, Any], root: Path | None) -> Any:
+    """The destination's configuration with its credentials, from explicit values, the environment and `.dlt/`.
+
+    Raises:
+        UsageError: a setting is missing; names the lines to add.
+    """
+    from dlt.common.configuration.exceptions import ConfigurationException
+    from dlt.common.exceptions import MissingDependencyException
+
+    initial: BaseConfiguration = destination.spec()
+    if hasattr(initial, "_bind_dataset_name"):
+        initial._bind_dataset_name("dbt_bridge")
+    if hasattr(initial, "_bind_local_files"):
+        initial._bind_local_files(str(root or Path.cwd()))
+    elif hasattr(initial, "local_dir"):
+        initial.local_dir = str((root or Path.cwd()).resolve())
+    if _type_of(destination) == "postgres":
+        _let_libpq_find_the_password(initial)
+    name = destination.destination_name
+    try:
+        return destination.configuration(initial)
+    except ConfigurationException as missing:
+        fields = getattr(missing, "fields", ())
+        raise UsageError(
+            f"the destination {name!r} has no {', '.join(fields)}" if fields else _first_line(missing, name),
+            mend=_lines(name, _type_of(destination), root),
+        ) from None
+    except (ImportError, MissingDependencyException) as absent:
+        raise _missing(_type_of(destination), name) from absent
+
+
+def _let_libpq_find_the_password(initial: Any) -> None:
+    """dlt asks for a password; Postgres needs none with .pgpass, a certificate, peer or trust authentication."""
+    from dlt.destinations.impl.postgres.configuration import PostgresCredentials
+
+    initial.credentials = PostgresCredentials()
+    initial.credentials.password = ""  # a default: what is configured replaces it
+
+
+def find_setting(name: str, key: str) -> str | None:
+    """A setting of `[destination.NAME]` that is ours and not dlt's, such as `table_format`."""
+    import dlt
+
+    value: Any = dlt.config.get(f"destination.{name}.{key}")
+    return None if value is None else str(value)
+
+
+def configured_destinations() -> list[str]:
+    """The names under `[destination]`, sorted; those of the environment in lower case."""
+    import dlt
+
+    section: Any = dlt.config.get("destination")
+    names = (
+        {str(key) for key, value in section.items() if isinstance(value, dict)} if isinstance(section, dict) else set()
+    )
+    for variable in os.environ:
+        if found := re.fullmatch(r"DESTINATION__(.+?)__.+", variable):
+            names.add(found.group(1).lower())
+    return sorted(names)
+
+
+def _type_of(destination: DltsDestination[Any, Any]) -> str:
+    return destination.destination_type.rsplit(".", 1)[-1]
+
+
+def _first_line(error: Exception, name: str) -> str:
+    # dlt quotes a connection string that it cannot read, with its password: such a message is not passed on.
+    return f"the settings of the destination {name!r} cannot be read ({type(error).__name__})"
+
+
+def _not_configured(name: str, root: Path | None) -> UsageError:
+    configured = configured_destinations()
+    what = f"the destination {name!r} is not configured"
+    if near := difflib.get_close_matches(name, configured, n=1):
+        what += f"; did you mean {near[0]!r}?"
+    elif configured:
+        what += f"; configured are {', '.join(configured)}"
+    return UsageError(what, mend=_lines(name, "postgres", root))
+
+
+_EXAMPLES = {
+    "postgres": 'credentials = "postgresql://user:password@host:5432/database"',
+    "duckdb": 'credentials = "path/to/file.duckdb"',
+    "filesystem": 'bucket_url = "s3://bucket/folder"  # or a local folder\n     table_format = "delta"  # or "parquet"',
+}
+
+
+def _lines(name: str, type_: str, root: Path | None) -> str:
+    key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+    example = _EXAMPLES.get(type_, f"# see https://dlthub.com/docs/dlt-ecosystem/destinations/{type_}")
+    return (
+        f"add to {settings_folder(root) / 'secrets.toml'}:\n"
+        f"     [destination.{key}]\n"
+        f'     destination_type = "{type_}"\n'
+        f"     {example}"
+    )
+
+
+_EXTRAS = {"motherduck": "duckdb", "ducklake": "duckdb", "sqlalchemy": "all"}
+
+
+def _missing(type_: str, name: str) -> MissingExtra:
+    short = type_.rsplit(".", 1)[-1]
+    extra = _EXTRAS.get(short, short)
+    if extra in metadata("dbt-bridge").get_all("Provides-Extra", []):
+        return MissingExtra(extra, f"the destination {name!r} ({short})")
+    return MissingExtra(short, f"the destination {name!r} ({short})", of="dlt")

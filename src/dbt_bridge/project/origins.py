@@ -1,4 +1,5 @@
-"""From an origin's name in the dbt YAML to the open origin: dlt's `[sources.NAME] credentials`, then the right reader.
+"""From an origin's name in the dbt YAML to the open origin: dlt's `[sources.NAME] credentials`, then the connector
+that opens it.
 
 dlt's own configuration providers are asked (environment, `.dlt/secrets.toml`, `.dlt/config.toml`, vaults that the
 project has enabled), with `.dlt` looked for in the dbt project's root, or in `DLT_PROJECT_DIR` when it is set, as in
@@ -17,9 +18,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbt_bridge.contracts.connector import OriginSettings
 from dbt_bridge.contracts.origin import Origin
-from dbt_bridge.errors import MissingExtra, UsageError
+from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.reconciliation import Queries
+from dbt_bridge.project.connectors import ORIGINS, QUERIES, registry
 
 if TYPE_CHECKING:
     from dlt.common.configuration.providers.provider import ConfigProvider
@@ -28,9 +31,6 @@ if TYPE_CHECKING:
 _switching = threading.Lock()
 
 _FIELDS = ("drivername", "host", "port", "username", "password", "database", "query")
-
-# A URL that names no driver gets the one that is pure Python and installs everywhere.
-_DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 
 
 def open_origin(name: str, *, project_root: Path | None) -> Origin:
@@ -44,56 +44,17 @@ def open_origin(name: str, *, project_root: Path | None) -> Origin:
         UsageError: no such origin is configured, or its credentials cannot be read.
         MissingExtra: the postgres or the sqlalchemy extra is not installed.
     """
-    root = (project_root or Path.cwd()).resolve()
-    url, drivername = _url(name, root)
-    if drivername.partition("+")[0] in ("postgres", "postgresql"):
-        try:
-            from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
-        except ModuleNotFoundError as missing:
-            if (missing.name or "").startswith("dbt_bridge"):
-                raise
-            raise MissingExtra("postgres", f"the Postgres origin {name!r}") from missing
-        return PostgresOrigin(name, url)
-    try:
-        from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").startswith("dbt_bridge"):
-            raise
-        raise MissingExtra("sqlalchemy", f"the origin {name!r}") from missing
-    return SqlOrigin(name, url)
+    settings = origin_settings(name, project_root=project_root)
+    return registry().open(ORIGINS, settings.scheme, settings, f"the {{}} origin {name!r}")
 
 
-def open_queries(name: str, *, project_root: Path | None) -> Queries:
+def open_queries(settings: OriginSettings) -> Queries:
     """The same database, to answer queries in its own SQL; it connects when it is first asked.
 
     Raises:
-        As `open_origin`.
+        MissingExtra: its driver is not installed.
     """
-    root = (project_root or Path.cwd()).resolve()
-    url, drivername = _url(name, root)
-    try:
-        if drivername.partition("+")[0] in ("postgres", "postgresql"):
-            from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
-
-            return PostgresQueries(name, url)
-        from dbt_bridge.connectors.sqlalchemy.queries import SqlQueries
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").startswith("dbt_bridge"):
-            raise
-        extra = "postgres" if drivername.startswith("postgres") else "sqlalchemy"
-        raise MissingExtra(extra, f"the origin {name!r}") from missing
-    return SqlQueries(name, url)
-
-
-def duckdb_file(name: str, *, project_root: Path | None) -> Path | None:
-    """The file of an origin whose credentials are `duckdb:///path`; None for every other one.
-
-    Raises:
-        UsageError: no such origin is configured, or its credentials cannot be read.
-    """
-    root = (project_root or Path.cwd()).resolve()
-    url, drivername = _url(name, root)
-    return root / Path(url.partition("///")[2].partition("?")[0]).expanduser() if drivername == "duckdb" else None
+    return registry().open(QUERIES, settings.scheme, settings, f"the origin {settings.name!r}")
 
 
 def configured_origins(*, project_root: Path | None) -> list[str]:
@@ -101,10 +62,15 @@ def configured_origins(*, project_root: Path | None) -> list[str]:
     return _configured(_providers((project_root or Path.cwd()).resolve()))
 
 
-def _url(name: str, root: Path) -> tuple[str, str]:
-    """The origin's URL with its password, and its drivername."""
+def origin_settings(name: str, *, project_root: Path | None) -> OriginSettings:
+    """The credentials of an origin.
+
+    Raises:
+        UsageError: no such origin is configured, or its credentials cannot be read.
+    """
     from dlt.common.configuration.specs import ConnectionStringCredentials
 
+    root = (project_root or Path.cwd()).resolve()
     providers = _providers(root)
     native, fields = _settings(name, providers)
     if native is None and not fields:
@@ -119,25 +85,12 @@ def _url(name: str, root: Path) -> tuple[str, str]:
             f"the credentials of the origin {name!r} are not a URL like driver://user:password@host:port/database",
             mend=f"correct [sources.{_toml_key(name)}] credentials; escape @ / : in a password as %40 %2F %3A",
         ) from None
-    drivername = credentials.drivername
-    if not drivername:
+    if not credentials.drivername:
         raise UsageError(
             f"the credentials of the origin {name!r} have no drivername",
             mend=f'add drivername = "postgresql" (or another) to [sources.{_toml_key(name)}.credentials]',
         )
-    if drivername.partition("+")[0] in ("postgres", "postgresql"):
-        credentials.drivername = "postgresql"
-    credentials.drivername = _DRIVERS.get(credentials.drivername, credentials.drivername)
-    if drivername.partition("+")[0] == "sqlite":
-        credentials.database = _sqlite_file(credentials.database, root)
-    return credentials.to_native_representation(), drivername
-
-
-def _sqlite_file(database: str | None, root: Path) -> str | None:
-    """A relative file is relative to the project, not to where the command was started."""
-    if not database or database == ":memory:" or database.startswith("file:"):
-        return database
-    return str(root / Path(database).expanduser())
+    return OriginSettings(name, credentials.to_native_representation(), credentials.drivername, root)
 
 
 def _settings(name: str, providers: list[ConfigProvider]) -> tuple[str | None, dict[str, Any]]:

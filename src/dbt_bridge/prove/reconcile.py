@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pyarrow.types import is_temporal
 
+from dbt_bridge.contracts.capabilities import AnswersQueries, OpensOnce
 from dbt_bridge.contracts.destination import Ledger
-from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, OriginError, TypeRefused, UsageError
+from dbt_bridge.errors import BridgeError, DestinationError, OriginError, TypeRefused, UsageError
 from dbt_bridge.nouns.parity import (
     LEVELS,
     Aggregate,
@@ -32,7 +32,7 @@ from dbt_bridge.nouns.reconciliation import (
 from dbt_bridge.nouns.selector import selector
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_warehouse
-from dbt_bridge.project.origins import duckdb_file, open_queries
+from dbt_bridge.project.origins import open_queries, origin_settings
 from dbt_bridge.prove.pair_columns import Paired, Side, paired
 from dbt_bridge.prove.recorder import ParityRecorder, fail_parity, start_parity
 from dbt_bridge.verify.ab_metrics import Answer, apply_tolerances, compare_metric
@@ -154,7 +154,7 @@ class _Databases:
         return self._warehouse.name
 
     def warehouse(self) -> Queries:
-        return self._known("", lambda: _of_warehouse(self._warehouse, self._project.warehouse.schema))
+        return self._known("", self._of_warehouse)
 
     def legacy(self, origin: str) -> Queries:
         """That of an origin; the warehouse where none is named."""
@@ -167,48 +167,18 @@ class _Databases:
         return self._opened[name]
 
     def _of_origin(self, origin: str) -> Queries:
-        root = self._project.root
-        file = duckdb_file(origin, project_root=root)
-        if file is None:
-            return open_queries(origin, project_root=root)
-        profile = self._project.warehouse
-        own = profile.credentials.get("path") if profile.adapter == "duckdb" else None
-        if own and Path(str(own)).resolve() == file.resolve():
-            return self.warehouse()  # DuckDB opens a file once in a process
-        if not file.exists():
-            raise ConnectionFailed(
-                f"there is no DuckDB file {file}",
-                mend="correct the path in the origin's credentials; a relative one starts at the project's root",
+        settings = origin_settings(origin, project_root=self._project.root)
+        if isinstance(self._warehouse, OpensOnce) and self._warehouse.is_database_of(settings):
+            return self.warehouse()
+        return open_queries(settings)
+
+    def _of_warehouse(self) -> Queries:
+        if not isinstance(self._warehouse, AnswersQueries):
+            raise UsageError(
+                f"the warehouse {self._warehouse.name!r} answers no queries, which reconcile needs",
+                mend="reconcile where the rows are: in DuckDB, PostgreSQL, or a warehouse that dlt asks in SQL",
             )
-        return self._legacy_file(origin, file)
-
-    def _legacy_file(self, origin: str, file: Path) -> Queries:
-        from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
-
-        legacy = DuckDBWarehouse.open(file, config={"access_mode": "READ_ONLY"}, name=origin)
-        self._stack.callback(legacy.close)
-        return legacy.queries()
-
-
-def _of_warehouse(warehouse: Ledger, schema: str) -> Queries:
-    """Its relations asked in SQL: DuckDB and Postgres natively, every other one through dlt."""
-    kind = type(warehouse).__name__
-    if kind == "DuckDBWarehouse":
-        from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
-
-        assert isinstance(warehouse, DuckDBWarehouse)
-        return warehouse.queries()
-    if kind == "PostgresWarehouse":
-        from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
-        from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
-
-        assert isinstance(warehouse, PostgresWarehouse)
-        return PostgresQueries(warehouse.name, warehouse.conninfo)
-    from dbt_bridge.connectors.dlt.queries import DltQueries
-    from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
-
-    assert isinstance(warehouse, DltWarehouse), f"{kind} has no queries"
-    return DltQueries(warehouse, schema)
+        return self._warehouse.queries(self._project.warehouse.schema)
 
 
 def _one(

@@ -342,10 +342,10 @@ def _catalog_of_dbt(target: Any, here: Session) -> str | None:
 
     A file that dbt has open cannot be opened again with other options, so it is reached through dbt's connection.
     """
-    from dbt_bridge.connectors.dlt.settings import (
+    from dbt_bridge.project.destinations import (
         configured_destinations,
         named_destination,
-        settled,
+        resolve_configuration,
         use_project,
     )
 
@@ -362,7 +362,7 @@ def _catalog_of_dbt(target: Any, here: Session) -> str | None:
     given: Mapping[str, Any] = getattr(target, "config_params", {})
     if given.get("credentials") is None and target.destination_name not in configured_destinations():
         return _current(here.connection)
-    credentials = settled(target, here.project_root).credentials
+    credentials = resolve_configuration(target, here.project_root).credentials
     connection = credentials.external_conn()
     if connection is not None:
         return next((n for n, path in databases.items() if path and path == _path_of(connection)), None)

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from dbt_bridge.connectors.dlt.destination import DltDestination
-from dbt_bridge.connectors.dlt.settings import use_project
 from dbt_bridge.contracts.destination import Load, Loaded, Window
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError
 from dbt_bridge.nouns.table import Table, TableName
+from dbt_bridge.project.destinations import use_project
 
 ORDERS = TableName("landing", "orders")
 Make = Callable[[Path, str], Any]

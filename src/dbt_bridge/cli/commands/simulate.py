@@ -16,6 +16,7 @@ from dbt_bridge.errors import UsageError, scrubbed
 
 _DEMO = "dbt-bridge-demo"
 _MARK = ".dbt-bridge-demo.json"
+_POSTGRES = ("postgres", "postgresql")  # the only databases that are written to here
 
 
 @cli.command(short_help="Make transactions at the origin, for trying.")
@@ -90,9 +91,8 @@ def simulate(
 
 def _origin(folder: Path | None) -> tuple[str, bool]:
     """The URL of the demo's database, or of the only Postgres origin of the project; and whether it is the demo's."""
-    from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
     from dbt_bridge.nouns.project import nearest_project
-    from dbt_bridge.project.origins import configured_origins, open_origin
+    from dbt_bridge.project.origins import configured_origins, origin_settings
 
     root = folder or nearest_project(Path.cwd())
     if not (root / "dbt_project.yml").is_file() and (root / _DEMO / _MARK).is_file():
@@ -101,10 +101,10 @@ def _origin(folder: Path | None) -> tuple[str, bool]:
     if len(names) != 1:
         what = f"several origins are configured: {', '.join(names)}" if names else "no origin is configured here"
         raise UsageError(what, mend="say which database: --url postgresql://...; or first: dbt-bridge demo --keep")
-    origin = open_origin(names[0], project_root=root)
-    if not isinstance(origin, PostgresOrigin):
+    settings = origin_settings(names[0], project_root=root)
+    if settings.scheme not in _POSTGRES:
         raise UsageError(f"the origin {names[0]!r} is no PostgreSQL", mend="--url postgresql://...")
-    return origin.url, (root / _MARK).is_file()
+    return settings.with_drivername("postgresql"), (root / _MARK).is_file()
 
 
 def _bar(*, silent: bool) -> Callable[[int, int], None]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_bridge.connectors.dlt.settings import configured_destinations, named_destination, use_project
+from dbt_bridge.contracts.connector import WarehouseSettings
 from dbt_bridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,27 +40,27 @@ _CREDENTIALS: Mapping[str, Mapping[str, str]] = {
 _SNOWFLAKE_ADDRESS = ("host", "port", "protocol", "proxy_host", "proxy_port", "insecure_mode")
 
 
-def open_dlt_warehouse(profile: WarehouseProfile, project_root: Path | None) -> DltWarehouse:
+def open_dlt_warehouse(settings: WarehouseSettings) -> DltWarehouse:
     """The warehouse of a profile, loaded by dlt.
 
     Raises:
         UsageError: dlt has no destination of this kind, or its settings are missing; names the lines to add.
         MissingExtra: its driver is not installed.
     """
-    use_project(project_root)
+    adapter, is_configured = settings.profile.adapter, settings.is_configured()
     from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
 
-    if profile.adapter in configured_destinations():
-        return DltWarehouse(profile.adapter, named_destination(profile.adapter, project_root))
-    if profile.adapter not in _CREDENTIALS:
+    if is_configured:
+        return DltWarehouse(adapter, settings.destination().dlt_destination())
+    if adapter not in _CREDENTIALS:
         raise UsageError(
-            f"the credentials of a dbt profile of type {profile.adapter!r} are not known to dlt",
-            mend=f"name them for dlt too, in .dlt/secrets.toml: [destination.{profile.adapter}] with a"
+            f"the credentials of a dbt profile of type {adapter!r} are not known to dlt",
+            mend=f"name them for dlt too, in .dlt/secrets.toml: [destination.{adapter}] with a"
             " `destination_type` (https://dlthub.com/docs/dlt-ecosystem/destinations) and its credentials",
         )
-    destination = named_destination(profile.adapter, project_root)
-    made: Any = type(destination)(credentials=dlt_credentials(profile), destination_name=profile.adapter)
-    return DltWarehouse(profile.adapter, made)
+    destination = settings.destination().dlt_destination()
+    made: Any = type(destination)(credentials=dlt_credentials(settings.profile), destination_name=adapter)
+    return DltWarehouse(adapter, made)
 
 
 def dlt_credentials(profile: WarehouseProfile) -> dict[str, Any]:

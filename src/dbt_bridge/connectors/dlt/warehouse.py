@@ -15,6 +15,7 @@ import pyarrow as pa
 from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.dlt.apply import APPLIED, DltApplication
 from dbt_bridge.connectors.dlt.destination import DltDestination
+from dbt_bridge.connectors.dlt.queries import DltQueries
 from dbt_bridge.contracts.destination import Checkpoint, Load, Replica
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns import parity_row
@@ -38,6 +39,10 @@ class DltWarehouse(DltDestination):
 
     def checkpoint(self, node: str) -> Checkpoint | None:
         return next((point for point in self.checkpoints() if point.node == node), None)
+
+    def queries(self, schema: str) -> DltQueries:
+        """Its relations, asked in SQL."""
+        return DltQueries(self, schema)
 
     # --- Follows -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a dbt-duckdb profile asks of a connection, as SQL: extensions, secrets and attached databases.
+"""What a dbt-duckdb profile asks of a connection, as SQL: extensions, secrets and attached databases; and origins.
 
 https://github.com/duckdb/dbt-duckdb#configuring-your-profile; `settings` and `config_options` go into the connection
 itself.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from dbt_bridge.contracts.connector import OriginSettings
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import quote_identifier, quote_literal
 
@@ -33,6 +35,11 @@ def catalog(credentials: Mapping[str, Any], database: str) -> str | None:
     """The attached database in which dbt builds; None for the file of `path`."""
     aliases = {entry.get("alias") for entry in credentials.get("attach") or () if isinstance(entry, Mapping)}
     return database if database in aliases else None
+
+
+def file_of(settings: OriginSettings) -> Path:
+    """The file of an origin `duckdb:///path`; a relative one is relative to the project."""
+    return settings.project_root / Path(settings.url.partition("///")[2].partition("?")[0]).expanduser()
 
 
 def _extension(extension: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,12 +74,14 @@ class DuckDBQueries:
 
     Args:
         catalog: the attached database in which relations are found.
+        release: called when it is closed; the connection is somebody else's by default.
     """
 
-    def __init__(self, name: str, connection: Any, catalog: str) -> None:
+    def __init__(self, name: str, connection: Any, catalog: str, release: Callable[[], None] = lambda: None) -> None:
         self.name = name
         self._connection = connection
         self._catalog = catalog
+        self._release = release
 
     def quote_identifier(self, identifier: str) -> str:
         return quote_identifier(identifier)
@@ -114,7 +116,7 @@ class DuckDBQueries:
         return rows.table.columns, rows.rows([c.name for c in rows.table.columns]).read_all()
 
     def close(self) -> None:
-        """The connection is somebody else's."""
+        self._release()
 
     def _rows(self, name: str, query: str, key: tuple[str, ...] = ()) -> DuckDBRows:
         types = self._types(query)

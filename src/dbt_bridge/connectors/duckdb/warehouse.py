@@ -22,6 +22,7 @@ from dbt_bridge.connectors.duckdb import audit
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.column_types import landed as landed_column
+from dbt_bridge.connectors.duckdb.profile import file_of
 from dbt_bridge.connectors.duckdb.publish import (
     Publication,
     check_types,
@@ -38,6 +39,7 @@ from dbt_bridge.connectors.duckdb.stage import (
     sql_types,
 )
 from dbt_bridge.connectors.duckdb.state import DuckDBState, held
+from dbt_bridge.contracts.connector import OriginSettings
 from dbt_bridge.contracts.destination import (
     Application,
     Checkpoint,
@@ -78,8 +80,9 @@ class DuckDBWarehouse:
 
     chunk_rows = 250_000
 
-    def __init__(self, connection: Any, *, name: str, catalog: str, owned: bool) -> None:
+    def __init__(self, connection: Any, *, name: str, catalog: str, owned: bool, file: str | Path = "") -> None:
         self.name = name
+        self._file = file
         self._connection = connection
         self._catalog = catalog
         self._owned = owned
@@ -121,7 +124,7 @@ class DuckDBWarehouse:
                 f"the DuckDB file {path} cannot be opened: {error}",
                 mend="close the program that has it open, or check the path and the profile's config_options",
             ) from error
-        return cls(connection, name=name, catalog=catalog or _current_catalog(connection), owned=True)
+        return cls(connection, name=name, catalog=catalog or _current_catalog(connection), owned=True, file=path)
 
     @classmethod
     def over(cls, connection: Any, *, name: str = "duckdb", catalog: str | None = None) -> DuckDBWarehouse:
@@ -136,9 +139,22 @@ class DuckDBWarehouse:
         """The DuckDB catalog (attached database) that it works in."""
         return self._catalog
 
-    def queries(self) -> DuckDBQueries:
-        """Its relations, asked in SQL."""
-        return DuckDBQueries(self.name, self._connection, self._catalog)
+    def queries(self, schema: str = "", *, release: Callable[[], None] = lambda: None) -> DuckDBQueries:
+        """Its relations, asked in SQL.
+
+        Args:
+            schema: names without one are found by DuckDB's own search path.
+            release: called when the queries are closed.
+        """
+        return DuckDBQueries(self.name, self._connection, self._catalog, release)
+
+    def is_database_of(self, settings: OriginSettings) -> bool:
+        """See `OpensOnce`."""
+        return (
+            settings.scheme == "duckdb"
+            and bool(self._file)
+            and Path(self._file).resolve() == file_of(settings).resolve()
+        )
 
     def __enter__(self) -> DuckDBWarehouse:
         return self

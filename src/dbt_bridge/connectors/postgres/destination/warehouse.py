@@ -36,6 +36,7 @@ from dbt_bridge.connectors.postgres.destination.relation import (
 )
 from dbt_bridge.connectors.postgres.destination.session import connected, translated
 from dbt_bridge.connectors.postgres.destination.state import PostgresState, held
+from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.contracts.destination import (
     Checkpoint,
     Load,
@@ -68,10 +69,9 @@ class PostgresWarehouse:
         self._carrier = Carrier(conninfo)
         self._lock = threading.Lock()
 
-    @property
-    def conninfo(self) -> str:
-        """How libpq connects, with the password."""
-        return self._conninfo
+    def queries(self, schema: str = "") -> PostgresQueries:
+        """Its relations, asked in SQL; names without a schema are found by the user's own search_path."""
+        return PostgresQueries(self.name, self._conninfo)
 
     def __enter__(self) -> PostgresWarehouse:
         return self

@@ -1,0 +1,34 @@
+"""dlt: every destination and warehouse that no other connector names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbt_bridge.contracts.connector import ANY, Connector, DestinationSettings, WarehouseSettings
+
+if TYPE_CHECKING:
+    from dbt_bridge.connectors.dlt.destination import DltDestination
+    from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
+
+
+def _open_destination(settings: DestinationSettings) -> DltDestination:
+    destination = settings.dlt_destination()
+    from dbt_bridge.connectors.dlt.destination import DltDestination
+
+    settings.dlt_configuration()  # a missing setting is an error now, not after the rows were read
+    return DltDestination(settings.name, destination)
+
+
+def _open_warehouse(settings: WarehouseSettings) -> DltWarehouse:
+    from dbt_bridge.connectors.dlt.profile import open_dlt_warehouse
+
+    return open_dlt_warehouse(settings)
+
+
+DLT = Connector(
+    name="dlt",
+    adapters=frozenset({ANY}),
+    destination_types=frozenset({ANY}),
+    open_destination=_open_destination,
+    open_warehouse=_open_warehouse,
+)

@@ -1,0 +1,64 @@
+"""DuckDB: a destination, a warehouse, and a file of a legacy system that answers queries; origins go through others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbt_bridge.contracts.connector import Connector, DestinationSettings, OriginSettings, WarehouseSettings
+from dbt_bridge.errors import ConnectionFailed
+
+if TYPE_CHECKING:
+    from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
+    from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+
+
+def _open_queries(settings: OriginSettings) -> DuckDBQueries:
+    from dbt_bridge.connectors.duckdb.profile import file_of
+    from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+
+    file = file_of(settings)
+    if not file.exists():
+        raise ConnectionFailed(
+            f"there is no DuckDB file {file}",
+            mend="correct the path in the origin's credentials; a relative one starts at the project's root",
+        )
+    legacy = DuckDBWarehouse.open(file, config={"access_mode": "READ_ONLY"}, name=settings.name)
+    return legacy.queries(release=legacy.close)
+
+
+def _open_destination(settings: DestinationSettings) -> DuckDBWarehouse:
+    credentials = settings.dlt_configuration().credentials
+    from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+
+    if (connection := credentials.external_conn()) is not None:  # dlt.destinations.duckdb(session.cursor())
+        return DuckDBWarehouse.over(connection, name=settings.name)
+    config = dict(credentials.global_config or {})
+    return DuckDBWarehouse.open(credentials.database, config=config, name=settings.name)
+
+
+def _open_warehouse(settings: WarehouseSettings) -> DuckDBWarehouse:
+    from dbt_bridge.connectors.duckdb import profile
+    from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+
+    given = settings.profile.credentials
+    # dbt-duckdb's `settings` are SET on each connection; duckdb takes the same names when it connects.
+    config = {**(given.get("config_options") or {}), **(given.get("settings") or {})}
+    return DuckDBWarehouse.open(
+        given.get("path") or ":memory:",
+        config=config,
+        prepare=profile.statements(given),
+        catalog=profile.catalog(given, settings.profile.database),
+    )
+
+
+DUCKDB = Connector(
+    name="duckdb",
+    title="DuckDB",
+    drivernames=frozenset({"duckdb"}),
+    adapters=frozenset({"duckdb"}),
+    destination_types=frozenset({"duckdb"}),
+    extra="duckdb",
+    open_queries=_open_queries,
+    open_destination=_open_destination,
+    open_warehouse=_open_warehouse,
+)
