@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from hypothesis import settings
 from tests.chance import IS_FIXED
+from tests.warm import commands
 
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
@@ -166,6 +167,13 @@ def real_database(server: Server, database: str) -> Callable[[str], dict[str, in
         return {table.removeprefix("public."): int(count) for table, count in (line.split("\t") for line in lines)}
 
     return load
+
+
+@pytest.fixture(scope="session")
+def warm_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for PATH whose `dbt-bridge`, `dbt` and `python` start at once (tests/warm)."""
+    with commands.started(tmp_path_factory.mktemp("warm")) as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -62,10 +62,11 @@ class Block:
 
 @dataclass
 class Reader:
-    """Somebody who follows a page: the folder that they are in, and the server that their URLs mean."""
+    """Somebody who follows a page: the folder they are in, the server their URLs mean, the commands they start."""
 
     folder: Path
     server: Server
+    commands: Path
 
     def follows(self, block: Block) -> None:
         text = _DATABASE.sub(lambda match: self.server.url(match[1]), block.text)
@@ -89,7 +90,7 @@ class Reader:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f'{script}\npwd > "$HERE"'],
             cwd=self.folder,
-            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "HERE": str(here)},
+            env={**os.environ, "PATH": f"{self.commands}:{BIN}:{os.environ['PATH']}", "HERE": str(here)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -130,7 +131,7 @@ def _bridge(node: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def built_shop(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def built_shop(server: Server, tmp_path_factory: pytest.TempPathFactory, warm_commands: Path) -> Iterator[Path]:
     """A small shop's project, built once."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         for database in ("shop", "crm"):
@@ -139,7 +140,9 @@ def built_shop(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
     shop.fill(server.url("shop"), shop.Sizes.of_scale(0.01))
     project = tmp_path_factory.mktemp("docs") / "shop"
     template.write_project(project, template.Answers(origin_url=server.url("shop"), delivery_url=server.url("crm")))
-    done = subprocess.run([BIN / "dbt-bridge", "build"], cwd=project, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [warm_commands / "dbt-bridge", "build"], cwd=project, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     with psycopg.connect(server.url(), autocommit=True) as connection:
         for database in ("shop", "crm"):
@@ -160,8 +163,10 @@ def _as_built(server: Server) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_reader_can_follow_the_page(page: Path, built_shop: Path, server: Server, tmp_path: Path) -> None:
-    reader = Reader(tmp_path / "project", server)
+def test_a_reader_can_follow_the_page(
+    page: Path, built_shop: Path, server: Server, warm_commands: Path, tmp_path: Path
+) -> None:
+    reader = Reader(tmp_path / "project", server, warm_commands)
     shutil.copytree(built_shop, reader.folder)
     _as_built(server)
     for block in _blocks(page):
