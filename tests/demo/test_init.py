@@ -67,7 +67,7 @@ def test_a_name_that_dbt_would_refuse_is_refused_first(tmp_path: Path, name: str
 
 
 def test_a_project_of_ones_own_tables_builds_whatever_their_names(
-    tmp_path: Path, database: str, origin: psycopg.Connection
+    tmp_path: Path, database: str, origin: psycopg.Connection, warm_commands: Path
 ) -> None:
     origin.execute("""
         CREATE TABLE "We ird {{ x }}" (
@@ -80,7 +80,7 @@ def test_a_project_of_ones_own_tables_builds_whatever_their_names(
     project = tmp_path / "own"
     for arguments in (["init", project, "--origin-url", database], ["build", "--quiet"]):
         done = subprocess.run(
-            [COMMAND, *arguments],
+            [warm_commands / "dbt-bridge", *arguments],
             cwd=project if project.exists() else tmp_path,
             capture_output=True,
             text=True,

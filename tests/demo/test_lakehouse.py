@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import deltalake
@@ -35,11 +35,20 @@ def warehouse_of(project: Path) -> Path:
     return project / f"{name}.duckdb"
 
 
-def ran(project: Path, *command: str, said: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *command], cwd=project.parent, env={**os.environ, **environment}, input=said,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+RunScript = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_script(warm_commands: Path) -> RunScript:
+    """Runs a script of a project, from the folder above it, as a scheduler does."""
+
+    def run(project: Path, *command: str, said: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [warm_commands / "python", *command], cwd=project.parent, env={**os.environ, **environment}, input=said,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return run
 
 
 def agree(project: Path, origin: psycopg.Connection) -> None:
@@ -51,14 +60,16 @@ def agree(project: Path, origin: psycopg.Connection) -> None:
     assert there is not None and built == there[:2]
 
 
-def test_a_scheduler_copies_follows_and_cleans_up(lakehouse: Path, origin: psycopg.Connection, database: str) -> None:
+def test_a_scheduler_copies_follows_and_cleans_up(
+    lakehouse: Path, origin: psycopg.Connection, database: str, run_script: RunScript
+) -> None:
     entry = str(lakehouse / "pipeline_main.py")
-    done = ran(lakehouse, entry, PIPELINE_MODE="cdc")
+    done = run_script(lakehouse, entry, PIPELINE_MODE="cdc")
     assert done.returncode == 0, done.stdout + done.stderr
     agree(lakehouse, origin)
 
     simulate(database, Mix(30, 30, 20, seed=1))
-    done = ran(lakehouse, entry, "--mode", "cdc", "--quiet", PIPELINE_MODE="snapshot")
+    done = run_script(lakehouse, entry, "--mode", "cdc", "--quiet", PIPELINE_MODE="snapshot")
     assert done.returncode == 0, done.stdout + done.stderr
     agree(lakehouse, origin)
     with duckdb.connect(warehouse_of(lakehouse), read_only=True) as warehouse:
@@ -68,18 +79,20 @@ def test_a_scheduler_copies_follows_and_cleans_up(lakehouse: Path, origin: psyco
     assert b"@example.com" not in lake, "emails are masked"
 
     simulate(database, Mix(5, 5, 5, seed=2))
-    done = ran(lakehouse, entry, "--mode", "snapshot", "--quiet")
+    done = run_script(lakehouse, entry, "--mode", "snapshot", "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
     agree(lakehouse, origin)
 
-    done = ran(lakehouse, str(lakehouse / "cleanup.py"), said="no\n")
+    done = run_script(lakehouse, str(lakehouse / "cleanup.py"), said="no\n")
     assert (done.returncode, (lakehouse / "lake").exists()) == (1, True)
-    done = ran(lakehouse, str(lakehouse / "cleanup.py"), "--yes", SOURCES__SHOP_PG__CREDENTIALS=f"{database}_gone")
+    done = run_script(
+        lakehouse, str(lakehouse / "cleanup.py"), "--yes", SOURCES__SHOP_PG__CREDENTIALS=f"{database}_gone"
+    )
     assert (done.returncode, (lakehouse / "lake").exists()) == (1, True), "the slot is still there"
     assert "the files stay" in done.stdout and "Traceback" not in done.stderr
-    done = ran(lakehouse, str(lakehouse / "cleanup.py"))
+    done = run_script(lakehouse, str(lakehouse / "cleanup.py"))
     assert (done.returncode, "Traceback" in done.stderr) == (1, False), "nobody is there to ask"
-    done = ran(lakehouse, str(lakehouse / "cleanup.py"), said="yes\n")
+    done = run_script(lakehouse, str(lakehouse / "cleanup.py"), said="yes\n")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (lakehouse / "lake").exists() and not (warehouse_of(lakehouse)).exists()
     assert origin.execute("SELECT count(*) FROM pg_publication").fetchall() == [(0,)]
@@ -90,9 +103,13 @@ def test_a_scheduler_copies_follows_and_cleans_up(lakehouse: Path, origin: psyco
 @pytest.mark.parametrize(
     ("arguments", "environment"), [(["--mode", "full"], {}), ([], {"PIPELINE_MODE": "CDC!"}), ([], {})]
 )
-def test_a_bad_mode_prints_the_usage(tmp_path: Path, arguments: list[str], environment: dict[str, str]) -> None:
+def test_a_bad_mode_prints_the_usage(
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], run_script: RunScript
+) -> None:
     write_project(tmp_path / "lakehouse", Answers(), "lakehouse")
-    done = ran(tmp_path / "lakehouse", str(tmp_path / "lakehouse" / "pipeline_main.py"), *arguments, **environment)
+    done = run_script(
+        tmp_path / "lakehouse", str(tmp_path / "lakehouse" / "pipeline_main.py"), *arguments, **environment
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("usage: pipeline_main.py")
     assert "must be one of snapshot, cdc" in done.stderr
