@@ -24,7 +24,7 @@ import pyarrow as pa
 from dbt_bridge.connectors.postgres.changes.messages import Messages, Rows
 from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder, messages_of
 from dbt_bridge.connectors.postgres.changes.values.columns import column
-from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
 
 RUN = 65_536  # messages, as receiver.RUN_MESSAGES
 COLUMNS = {
@@ -117,7 +117,7 @@ def structured(runs: Sequence[Messages]) -> list[Rows]:
 
 
 def typed(changes: Sequence[Rows]) -> list[list[pa.Array]]:
-    types = [(origin, natural(origin)) for origin in COLUMNS.values()]
+    types = [(origin, natural_type(origin)) for origin in COLUMNS.values()]
     return [[column(cells, *type_) for cells, type_ in zip(rows.cells, types, strict=True)] for rows in changes]
 
 

@@ -71,7 +71,7 @@ def test_an_origin_that_breaks_off_while_it_is_asked_sets_no_table_aside(
 ) -> None:
     """Else a network's hiccup would have every table copied anew."""
     sync(followed("orders", "customers"))
-    shape_of = shapes.shape_of
+    shape_of = shapes.describe_shape
 
     def broken(connections: Any, oid: int) -> Any:
         shop.execute(

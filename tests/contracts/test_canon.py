@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.connectors.postgres.wire.digest_sql import element
+from dbt_bridge.connectors.postgres.wire.digest_sql import build_element
 from dbt_bridge.contracts.canon import Canon, agreed
 from dbt_bridge.nouns.table import Column
 
@@ -43,4 +43,4 @@ def test_both_columns_agree_on_a_form_whichever_comes_first(origin: Column, dest
 
 
 def test_a_name_with_quotes_stays_one_name_in_sql() -> None:
-    assert element('"a ""b"""', "integer", Canon("int", bits=32)) == '"a ""b"""::int4'
+    assert build_element('"a ""b"""', "integer", Canon("int", bits=32)) == '"a ""b"""::int4'

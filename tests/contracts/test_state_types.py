@@ -22,7 +22,7 @@ from dbt_bridge.connectors.lake.location import Lake
 from dbt_bridge.connectors.lake.parquet import ParquetDestination
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
-from dbt_bridge.connectors.postgres.wire.texts import texts
+from dbt_bridge.connectors.postgres.wire.texts import to_texts
 from dbt_bridge.contracts.destination import Load, Replica
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import TypeRefused
@@ -96,7 +96,7 @@ def test_what_landed_comes_back_and_finds_its_rows(origin: PostgresOrigin, desti
 
 
 def values(rows: pa.Table, column: str) -> list[str | None]:
-    return list(texts(rows[column].combine_chunks()).to_pylist())
+    return list(to_texts(rows[column].combine_chunks()).to_pylist())
 
 
 def test_a_table_that_somebody_changed_gives_back_the_same_values_or_refuses(tmp_path: Path) -> None:

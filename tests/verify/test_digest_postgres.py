@@ -27,10 +27,10 @@ from dbt_bridge.connectors.postgres.wire.digest_sql import (
     FIRST_VERSION,
     PROBE,
     PROBE_SQL,
-    bucket_select,
-    digest_select,
-    element,
-    row_digest,
+    build_bucket_select,
+    build_digest_select,
+    build_element,
+    build_row_digest,
 )
 from dbt_bridge.contracts.canon import (
     Canon,
@@ -186,7 +186,7 @@ def stored(url: str, types: Sequence[str], rows: Sequence[Sequence[str | None]])
 
 def at_server(url: str, *columns: Digested) -> list[tuple[int, ...]]:
     """Each column's digests, as the server computes them."""
-    statements = [digest_select("public.t", [], [column], selected=["i"]) for column in columns]
+    statements = [build_digest_select("public.t", [], [column], selected=["i"]) for column in columns]
     with psycopg.connect(url) as connection:
         settled(connection)
         return [
@@ -320,14 +320,14 @@ def test_rows_keys_and_buckets_are_those_of_arrow(url: str) -> None:
     name = quote_identifier('a "k"')
     with psycopg.connect(url) as connection:
         settled(connection)
-        statement = digest_select("public.t", key, values, selected=[name, "b"], condition=f"{name} > 0")
+        statement = build_digest_select("public.t", key, values, selected=[name, "b"], condition=f"{name} > 0")
         found = sorted(connection.execute(statement.encode()).fetchall())
         assert [row[2] for row in found] == of_rows.tolist()
-        in_two = digest_select("public.t", key, values, selected=[name, "b"], within=(8, [1, 6]))
+        in_two = build_digest_select("public.t", key, values, selected=[name, "b"], within=(8, [1, 6]))
         some = connection.execute(in_two.encode()).fetchall()
         assert sorted(some) == [row for row, k in zip(found, keys.tolist(), strict=True) if k & 7 in (1, 6)]
-        sums = connection.execute(bucket_select("public.t", key, values, 8).encode()).fetchall()
-        whole = connection.execute(digest_select("public.t", [], both).encode()).fetchall()
+        sums = connection.execute(build_bucket_select("public.t", key, values, 8).encode()).fetchall()
+        whole = connection.execute(build_digest_select("public.t", [], both).encode()).fetchall()
     mixes = mix_digests(keys, of_rows)
     expected = {b: (int((keys & 7 == b).sum()), sum(mixes[keys & 7 == b].tolist())) for b in range(8)}
     assert {bucket: (rows, int(total)) for bucket, rows, total in sums} == {b: v for b, v in expected.items() if v[0]}
@@ -419,11 +419,11 @@ def test_what_postgres_cannot_digest_exactly_is_said() -> None:
         ("text", Canon("text", form="uuid")),
     ]:
         with pytest.raises(NoDigests, match="has no digest"):
-            element('"x"', origin_type, canon)
+            build_element('"x"', origin_type, canon)
 
 
 def test_a_row_of_more_elements_than_postgres_takes_has_no_digest() -> None:
     number = Digested(Column("n", pa.decimal128(9, 2), "numeric(9,2)"), Canon("decimal", scale=2))
-    assert row_digest([number] * 832)
+    assert build_row_digest([number] * 832)
     with pytest.raises(NoDigests, match="more elements"):
-        row_digest([number] * 833)
+        build_row_digest([number] * 833)

@@ -212,7 +212,7 @@ class Capture:
         catch up: of a column with a default or of a dropped partition the log says nothing, or not yet."""
         seen = {node: self._shapes[node] for node in self._tracked}
         with closing(Connections(self._source.name, self._source.url)) as now:
-            return any(shapes.shape_of(now, shape.oid) != shape for shape in seen.values())
+            return any(shapes.describe_shape(now, shape.oid) != shape for shape in seen.values())
 
     def _settle(self) -> bool:
         """Take up columns that changed without a row after them, of which the log says nothing.

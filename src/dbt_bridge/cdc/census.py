@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from dbt_bridge.connectors.postgres.changes.followed import Followed, shown
 from dbt_bridge.connectors.postgres.changes.publication import Publishable
 from dbt_bridge.connectors.postgres.origin import shape as shapes
-from dbt_bridge.connectors.postgres.origin.catalog import PRIMARY_KEY, typed
+from dbt_bridge.connectors.postgres.origin.catalog import PRIMARY_KEY, resolve_columns
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.shape import Shape
 from dbt_bridge.contracts.destination import (
@@ -118,8 +118,8 @@ def census(
         node, point = item.table.node, checkpoints.get(item.table.node)
         try:
             name = declared_name(origin, item)
-            oid = shapes.oid_of(origin, name)
-            now = None if oid is None else shapes.shape_of(origin, oid)
+            oid = shapes.find_oid(origin, name)
+            now = None if oid is None else shapes.describe_shape(origin, oid)
             if now is None or name not in known:  # or was dropped between the two looks
                 raise _missing(origin, name, point)
             seen[node] = now
@@ -152,10 +152,10 @@ def declared_name(origin: Connections, wanted: Wanted) -> TableName:
 
 def track(origin: Connections, destination: Destination, wanted: Wanted, shape: Shape, position: int) -> Tracked:
     """A table in the shape that its landing table has."""
-    columns_sent = [column.sent_as for column in shape.columns]
-    natural, _ = typed(origin, columns_sent)
+    columns_sent = [column.wire_column for column in shape.columns]
+    natural, _ = resolve_columns(origin, columns_sent)
     primary = origin.query(PRIMARY_KEY, {"oid": shape.oid})
-    key = shapes.key_of(shape, wanted.table.primary_key, [row[0] for row in primary])
+    key = shapes.resolve_key(shape, wanted.table.primary_key, [row[0] for row in primary])
     columns = landing_columns(Table(shape.table, natural, key), wanted.table, destination)
     names = [column.name for column in columns]
     log_only = wanted.table.write_disposition == "append"
@@ -194,7 +194,7 @@ WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('v', 'm'
 
 
 def _tracked(origin: Connections, destination: Destination, wanted: Wanted, point: Checkpoint, now: Shape) -> Tracked:
-    known = Shape.of_json(json.dumps(json.loads(point.shape)["shape"]))
+    known = Shape.from_json(json.dumps(json.loads(point.shape)["shape"]))
     # The same columns, untouched: a new file alone is a TRUNCATE or VACUUM FULL, which changes no stored value.
     known = now if known.columns == now.columns and known.table == now.table else known
     return track(origin, destination, wanted, known, lsn.parsed(point.value))
@@ -209,10 +209,10 @@ def _why_anew(
     if point.set_aside:
         return f"it was set aside: {point.set_aside}"
     memory = json.loads(point.shape)
-    known = Shape.of_json(json.dumps(memory["shape"]))
+    known = Shape.from_json(json.dumps(memory["shape"]))
     if known.oid != now.oid:
         return "it is another table of the same name at the origin"
-    if lost := shapes.rewritten(known, now):
+    if lost := shapes.find_rewrite(known, now):
         return lost
     tracked = _tracked(origin, destination, wanted, point, now)
     if memory["landing"] != fingerprint(wanted, tracked.replica):
@@ -253,8 +253,8 @@ def _refuse_shown(wanted: Wanted, point: Checkpoint | None, now: Shape) -> None:
     """
     if point is None or not point.shape or json.loads(point.shape)["hidden"] != hidden(wanted):
         return
-    known = Shape.of_json(json.dumps(json.loads(point.shape)["shape"]))
-    for old, new in (shapes.renamed(known, now) if known.oid == now.oid else {}).items():
+    known = Shape.from_json(json.dumps(json.loads(point.shape)["shape"]))
+    for old, new in (shapes.find_renames(known, now) if known.oid == now.oid else {}).items():
         if not shows(old, wanted.table) and shows(new, wanted.table):
             raise shown(now.table, old, new)
 
@@ -329,8 +329,8 @@ def _missing(origin: Connections, name: TableName, point: Checkpoint | None) -> 
     what = f"origin {origin.name!r} has no table {name}"
     if point is None or not point.shape:
         return OriginError(what, mend="correct the table's name in the dbt source, or `identifier:`")
-    known = Shape.of_json(json.dumps(json.loads(point.shape)["shape"]))
-    now = shapes.shape_of(origin, known.oid)
+    known = Shape.from_json(json.dumps(json.loads(point.shape)["shape"]))
+    now = shapes.describe_shape(origin, known.oid)
     if now is None:
         return OriginError(
             f"{what}: it was dropped, and its landing table stays as it last was",

@@ -14,7 +14,7 @@ from dbt_bridge.connectors.postgres.changes.followed import Following
 from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
 from dbt_bridge.connectors.postgres.changes.values.columns import decodes_binary
 from dbt_bridge.connectors.postgres.origin import shape as shapes
-from dbt_bridge.connectors.postgres.origin.catalog import typed
+from dbt_bridge.connectors.postgres.origin.catalog import resolve_columns
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.shape import Shape
@@ -112,7 +112,7 @@ def following(source: Source, tables: Sequence[Tracked], start: int, *, binary: 
 
 
 def _travels_binary(now: Connections, tracked: Tracked) -> bool:
-    _, types = typed(now, [column.sent_as for column in tracked.followed.shape.columns])
+    _, types = resolve_columns(now, [column.wire_column for column in tracked.followed.shape.columns])
     return all(decodes_binary(types[column.name], column.type) for column in tracked.followed.columns)
 
 
@@ -126,10 +126,10 @@ class _Catalog:
         self._looked = 0.0
 
     def shape(self, oid: int) -> Shape | None:
-        return self._looking(lambda now: shapes.shape_of(now, oid))
+        return self._looking(lambda now: shapes.describe_shape(now, oid))
 
     def types(self, columns: Sequence[tuple[str, int, int]]) -> tuple[tuple[Column, ...], Mapping[str, OriginType]]:
-        return self._looking(lambda now: typed(now, columns))
+        return self._looking(lambda now: resolve_columns(now, columns))
 
     def close(self) -> None:
         if self._connections is not None:

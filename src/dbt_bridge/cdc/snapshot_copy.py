@@ -81,8 +81,8 @@ def copied(
 def _copied(catalog: Connections, ends: Ends, wanted: Wanted, done: Arrived, moment: tuple[int, int]) -> Copied:
     position, at = moment
     name = declared_name(catalog, wanted)
-    oid = shapes.oid_of(catalog, name)
-    shape = None if oid is None else shapes.shape_of(catalog, oid)
+    oid = shapes.find_oid(catalog, name)
+    shape = None if oid is None else shapes.describe_shape(catalog, oid)
     if shape is None:
         raise OriginError(f"{name} is not in the snapshot that was copied", mend="run the same command again")
     tracked = track(catalog, ends.destination, wanted, shape, position)

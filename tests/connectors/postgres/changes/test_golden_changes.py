@@ -94,7 +94,7 @@ def captured(each_server: Server) -> Iterator[Captured]:
     filled = fill(url)
     cells = {(name, binary): found for binary in (False, True) for name, found in changes(url, binary).items()}
     connections = Connections("golden", url)
-    types = {table: catalog.relation(connections, TableName("public", table)).types["v"] for table in filled}
+    types = {table: catalog.describe_relation(connections, TableName("public", table)).types["v"] for table in filled}
     connections.close()
     with PostgresOrigin("golden", url) as origin:
         yield Captured(origin, cells, types)

@@ -29,7 +29,7 @@ from dbt_bridge.connectors.postgres.changes.messages import (
 )
 from dbt_bridge.connectors.postgres.changes.values.columns import Unfit, column, decodes_binary
 from dbt_bridge.connectors.postgres.origin import catalog
-from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural, travel
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type, resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import SETTINGS, Connections
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection, Error
 from dbt_bridge.demo.postgres import Server
@@ -176,7 +176,7 @@ class Stored:
             statement = sql.SQL("INSERT INTO public.t VALUES (%s, %s::{})").format(type_)
             cur.executemany(statement, list(enumerate(values)))
         connections = Connections("pg", origin.info.dsn)
-        self.type = catalog.relation(connections, TableName("public", "t")).types["v"]
+        self.type = catalog.describe_relation(connections, TableName("public", "t")).types["v"]
         connections.close()
         self.text, self.binary = (
             [result.get_value(i, 0) for i in range(result.ntuples)]
@@ -188,7 +188,7 @@ class Stored:
 
     def copied(self, wanted: pa.DataType, condition: str = "true") -> pa.Array:
         """Raises one of REFUSALS."""
-        way = travel(self.type, wanted)
+        way = resolve_reading(self.type, wanted)
         query = f"SELECT {way.expression('v')} AS v FROM public.t WHERE {condition} ORDER BY i"  # noqa: S608
         arrays = [batch.column(0) for batch in self._bulk.stream(query)]
         array = way.decode(pa.concat_arrays(arrays))
@@ -230,7 +230,7 @@ def test_any_mixture_of_forms_is_what_the_initial_copy_lands(
 ) -> None:
     values = data.draw(st.lists(VALUES[name], min_size=1, max_size=40))
     stored = Stored(origin, bulk, name, [str(v) if name == "real" else v for v in values])
-    wanted = natural(stored.type)
+    wanted = natural_type(stored.type)
     expected = stored.copied(wanted)
     forms = {TEXT: stored.text, BINARY: stored.binary}
     tags = [TEXT, NULL, UNCHANGED] + [BINARY] * decodes_binary(stored.type, wanted)

@@ -19,7 +19,7 @@ from dbt_bridge.connectors.postgres.changes.messages import (
     Cells,
 )
 from dbt_bridge.connectors.postgres.changes.values.columns import Unfit, column, decodes_binary
-from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import OriginError
 
@@ -105,7 +105,7 @@ def one(value: bytes, tag: int, between: bytes = b"99") -> Cells:
 
 def read(value: bytes, tag: int, name: str) -> pa.Array | None:
     try:
-        return column(one(value, tag), ORIGINS[name], natural(ORIGINS[name]))
+        return column(one(value, tag), ORIGINS[name], natural_type(ORIGINS[name]))
     except (Unfit, OriginError):
         return None
 
@@ -123,7 +123,7 @@ def postgres_reads(origin: psycopg.Connection, name: str, value: bytes, format_:
 def test_corrupted_bytes_are_refused_or_are_another_value(
     origin: psycopg.Connection, name: str, tag: int, format_: int
 ) -> None:
-    if tag == BINARY and not decodes_binary(ORIGINS[name], natural(ORIGINS[name])):
+    if tag == BINARY and not decodes_binary(ORIGINS[name], natural_type(ORIGINS[name])):
         pytest.skip("the binary form of this type is not read")
     chance = random.Random(f"{SEED}{name}")
     wrong, kept = [], 0
@@ -164,7 +164,7 @@ def test_no_value_and_numbers_beyond_64_bits_are_refused(name: str, value: bytes
             np.full(len(values), len(value)),
         )
         with pytest.raises(Unfit):
-            column(cells, ORIGINS[name], natural(ORIGINS[name]))
+            column(cells, ORIGINS[name], natural_type(ORIGINS[name]))
 
 
 def test_a_value_that_is_not_utf8_is_refused_and_shown() -> None:
@@ -178,7 +178,7 @@ def test_cells_outside_of_the_buffer_are_an_error_and_not_a_crash(start: int, le
     cells = Cells(np.frombuffer(b"1234", np.uint8), np.array([TEXT], np.uint8), np.array([start]), np.array([length]))
     for origin in ("text", "int4", "bool", "uuid", "date", "timestamptz", "time"):
         with pytest.raises(OriginError):
-            column(cells, OriginType(origin), natural(OriginType(origin)))
+            column(cells, OriginType(origin), natural_type(OriginType(origin)))
 
 
 @pytest.mark.parametrize("of", [b"7", b"t", b"12:00:00", b"ffffffff-1234-5678-9abc-def012345678", b"2024-02-29"])
@@ -188,7 +188,7 @@ def test_a_value_at_the_very_end_of_the_buffer_is_read(of: bytes) -> None:
     )
     names: dict[bytes, str] = {b"7": "int4", b"t": "bool", b"12:00:00": "time", b"2024-02-29": "date"}
     origin = OriginType(names.get(of, "uuid"))
-    found = column(cells, origin, natural(origin))
+    found = column(cells, origin, natural_type(origin))
     assert str(found[0].as_py()) == {b"t": "True"}.get(of, of.decode())
     assert found[1].as_py() is None
 
@@ -198,8 +198,8 @@ def test_a_value_at_the_very_end_of_the_buffer_is_read(of: bytes) -> None:
 def test_without_values_there_is_an_array_of_the_type(name: str, make: Callable[[int], list[int]]) -> None:
     tags = np.array(make(3), np.uint8)
     zeros = np.zeros(len(tags), np.int64)
-    found = column(Cells(np.empty(0, np.uint8), tags, zeros, zeros), ORIGINS[name], natural(ORIGINS[name]))
-    assert found.type == natural(ORIGINS[name])
+    found = column(Cells(np.empty(0, np.uint8), tags, zeros, zeros), ORIGINS[name], natural_type(ORIGINS[name]))
+    assert found.type == natural_type(ORIGINS[name])
     assert found.null_count == len(found) == len(tags)
 
 

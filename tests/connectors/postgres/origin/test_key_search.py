@@ -78,7 +78,7 @@ def test_many_keys_use_the_index(origin: psycopg.Connection, database: str) -> N
     keys = keys.append_column("b", pa.array([f"k{n}" for n in keys["a"].to_pylist()]))
     with PostgresOrigin("o", database) as reading:
         relation = reading._relation(name)
-        (condition,) = key_search.conditions(relation, keys)
+        (condition,) = key_search.build_conditions(relation, keys)
         plan = "\n".join(row[0] for row in origin.execute(f"EXPLAIN SELECT v FROM t WHERE {condition}".encode()))  # noqa: S608
         assert "Index" in plan and "Seq Scan on t" not in plan, plan
         assert len(reading.rows_of(name, relation.table.columns, keys).read_all()) == len(keys)

@@ -19,7 +19,7 @@ from dbt_bridge.connectors.postgres.changes.messages import (
 )
 from dbt_bridge.connectors.postgres.changes.values import columns as values
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType
-from dbt_bridge.connectors.postgres.origin.shape import Shape, Verdict, compared
+from dbt_bridge.connectors.postgres.origin.shape import Shape, Verdict, compare_shapes
 from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, TypeRefused, UsageError
 from dbt_bridge.nouns.changes import (
     Changes,
@@ -146,7 +146,7 @@ class Following:
                 table, OriginError(what, mend=f"identifier: {sent.name.name} in the dbt source, or rename it back")
             )
             return
-        verdict = compared(table.shape, sent, now)
+        verdict = compare_shapes(table.shape, sent, now)
         columns = tuple((c.name, c.type_oid, c.modifier) for c in sent.columns)
         natural, types = self._typed(columns)
         try:
@@ -171,16 +171,16 @@ class Following:
             return table
         columns = table.land(Table(table.declared, natural, table.key))
         landed, lands = ({c.name for c in part} - table.mask.keys() for part in (table.columns, columns))
-        for old, new in verdict.renamed.items():
+        for old, new in verdict.renames.items():
             if old not in landed and new in lands:
                 raise shown(table.declared, old, new)
-        before = {verdict.renamed.get(c.name, c.name): c.type for c in table.columns}
+        before = {verdict.renames.get(c.name, c.name): c.type for c in table.columns}
         for column in columns:
             if before.get(column.name, column.type) != column.type:
                 self._lose(table, f"the type of its column {column.name!r} changed")
                 return table
-        key = tuple(verdict.renamed.get(c, c) for c in table.key)
-        self._events.append((table.node, Reshaped(columns, dict(verdict.renamed))))
+        key = tuple(verdict.renames.get(c, c) for c in table.key)
+        self._events.append((table.node, Reshaped(columns, dict(verdict.renames))))
         return replace(table, columns=columns, key=key)
 
     def _check_key(self, table: Followed, sent: Relation) -> None:

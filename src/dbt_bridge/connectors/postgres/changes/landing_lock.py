@@ -24,7 +24,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg import pq
 
-from dbt_bridge.connectors.postgres.origin.connection import Connections, setting
+from dbt_bridge.connectors.postgres.origin.connection import Connections, build_settings_sql
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.stream_progress import Watch
@@ -81,7 +81,7 @@ class _Session:
         try:
             self.is_lent = self.query("SELECT pg_catalog.pg_backend_pid()") != [(self._connection.info.backend_pid,)]
             if not self.is_lent:  # else whoever has the session next would have its settings
-                self.query(setting(_SETTINGS, for_transaction=False))
+                self.query(build_settings_sql(_SETTINGS, for_transaction=False))
         except BaseException:
             self.close()
             raise

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.connectors.postgres.wire.digest_sql import (
-    bucket_select,
+    build_bucket_select,
+    build_digest_select,
     check_server,
-    digest_select,
-    transfer_rate,
+    measure_transfer_rate,
 )
 from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.contracts.destination import Replica
@@ -53,7 +53,7 @@ class ReplicaDigests:
         own = Column(ROW, pa.int64(), nullable=False)
         name = self._replica.table.name
         schema = Table(name, (*keys, own)).arrow_schema
-        query = digest_select(
+        query = build_digest_select(
             standing.sql, _own(key, standing), _own(values, standing), selected=selected, within=within
         )
         decoders = [decoder(field.type) for field in schema]
@@ -69,7 +69,7 @@ class ReplicaDigests:
     def buckets(self, key: Sequence[Digested], values: Sequence[Digested], buckets: int) -> pa.Table:
         """See `Digests.buckets`."""
         standing = self._checked()
-        sums = bucket_select(standing.sql, _own(key, standing), _own(values, standing), buckets)
+        sums = build_bucket_select(standing.sql, _own(key, standing), _own(values, standing), buckets)
         query = f"SELECT bucket, rows, total::text AS total FROM ({sums}) AS sums"  # noqa: S608
         found = []
         for batch in self._state.stream(query, self._replica.table.name):
@@ -80,7 +80,7 @@ class ReplicaDigests:
 
     def transfer_rate(self) -> float:
         """See `Digests.transfer_rate`."""
-        return transfer_rate(self._state.row)
+        return measure_transfer_rate(self._state.row)
 
     def _checked(self) -> Standing:
         standing = self._state.standing(self._replica)

@@ -25,8 +25,8 @@ from dbt_bridge.connectors.postgres.destination.session import (
 )
 from dbt_bridge.connectors.postgres.wire import bulk, key_search
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
-from dbt_bridge.connectors.postgres.wire.key_search import Compared, Lookup
-from dbt_bridge.connectors.postgres.wire.moments import repaired
+from dbt_bridge.connectors.postgres.wire.key_search import Comparison, Lookup
+from dbt_bridge.connectors.postgres.wire.moments import repair_moments
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import (
@@ -101,7 +101,7 @@ class PostgresState:
         queries: Iterator[str] = iter([query])
         if keys is not None:
             lookups = {key: _lookup(replica, found, key, keys.schema.field(key).type) for key in keys.column_names}
-            queries = (f"{query} WHERE {part}" for part in key_search.conditions(keys, lookups.__getitem__))
+            queries = (f"{query} WHERE {part}" for part in key_search.build_conditions(keys, lookups.__getitem__))
         schema = replica.table.arrow_schema
         decoders = [decoder(field.type) for field in schema]
 
@@ -248,11 +248,11 @@ def text(name: str, stored: str) -> str:
 
 def decoder(type_: pa.DataType) -> Callable[[pa.Array], pa.Array]:
     if is_.is_list(type_) and (is_.is_timestamp(type_.value_type) or is_.is_date(type_.value_type)):
-        values = repaired(type_.value_type)
+        values = repair_moments(type_.value_type)
         return lambda array: pa.ListArray.from_buffers(
             array.type, len(array), array.buffers()[:2], array.null_count, array.offset, children=[values(array.values)]
         )
-    repair = repaired(type_)
+    repair = repair_moments(type_)
     return lambda array: repair(array) if is_.is_temporal(array.type) else array
 
 
@@ -262,20 +262,20 @@ def _lookup(replica: Replica, found: Relation, name: str, wanted: pa.DataType) -
     return Lookup(_compared(quote_identifier(name), found.columns[name], wanted), f"{quote_identifier(name)} IS NULL")
 
 
-def _compared(column: str, stored: str, wanted: pa.DataType) -> Sequence[Compared]:
+def _compared(column: str, stored: str, wanted: pa.DataType) -> Sequence[Comparison]:
     plain = base(stored)
-    by_text = Compared(f'({text(column, stored)}) COLLATE "C"', '{} COLLATE "C"')
+    by_text = Comparison(f'({text(column, stored)}) COLLATE "C"', '{} COLLATE "C"')
     if is_.is_duration(wanted):
-        return [Compared(f"(extract(epoch FROM {column}) * 1000000)::int8", "{}::int8")]
+        return [Comparison(f"(extract(epoch FROM {column}) * 1000000)::int8", "{}::int8")]
     if stored.endswith("[]") or plain == "interval":
-        return [Compared(f'{column}::text COLLATE "C"', f'{{}}::{stored}::text COLLATE "C"')]
+        return [Comparison(f'{column}::text COLLATE "C"', f'{{}}::{stored}::text COLLATE "C"')]
     if plain in _BY_VALUE:
-        return [Compared(column, f"{{}}::{plain}")]
+        return [Comparison(column, f"{{}}::{plain}")]
     if plain == "numeric":
         exact = is_.is_decimal(wanted) or is_.is_integer(wanted)
-        return [Compared(column, "{}::numeric"), *([] if exact else [by_text])]
+        return [Comparison(column, "{}::numeric"), *([] if exact else [by_text])]
     if plain in ("text", "character varying"):
-        return [Compared(column, "{}"), by_text]
+        return [Comparison(column, "{}"), by_text]
     if plain == "character":
-        return [Compared(f'{column} COLLATE "C"', '{}::bpchar COLLATE "C"')]
+        return [Comparison(f'{column} COLLATE "C"', '{}::bpchar COLLATE "C"')]
     return [by_text]

@@ -12,24 +12,24 @@ from dbt_bridge.arrow import decimals
 Decode = Callable[[pa.Array], pa.Array]
 
 
-def strictly(wanted: pa.DataType) -> Decode:
+def strict_cast(wanted: pa.DataType) -> Decode:
     """A cast that raises pa.ArrowInvalid or ValueError where a value would change."""
     if pa.types.is_time(wanted):
-        return lambda array: _time(array, wanted)
+        return lambda array: _cast_time(array, wanted)
     if pa.types.is_float32(wanted):
-        return lambda array: _not_overflown(array, _float32(array))
+        return lambda array: _refuse_overflow(array, _cast_float32(array))
     if pa.types.is_float64(wanted):
-        return lambda array: _not_overflown(array, pc.cast(array, wanted, safe=True))
+        return lambda array: _refuse_overflow(array, pc.cast(array, wanted, safe=True))
     return lambda array: decimals.cast(array, wanted)
 
 
-def _time(text: pa.Array, wanted: pa.DataType) -> pa.Array:
+def _cast_time(text: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Arrow parses moments but not times of day (pyarrow 25)."""
     moments = pc.cast(pc.binary_join_element_wise("1970-01-01", text, " "), pa.timestamp("us"), safe=True)
     return pc.cast(moments, wanted, safe=True)
 
 
-def _float32(array: pa.Array) -> pa.Array:
+def _cast_float32(array: pa.Array) -> pa.Array:
     """Arrow rounds doubles silently, and reads text to the nearest float, which is what was asked for."""
     short = pc.cast(array, pa.float32(), safe=True)
     if pa.types.is_float64(array.type):
@@ -39,7 +39,7 @@ def _float32(array: pa.Array) -> pa.Array:
     return short
 
 
-def _not_overflown(array: pa.Array, floats: pa.Array) -> pa.Array:
+def _refuse_overflow(array: pa.Array, floats: pa.Array) -> pa.Array:
     """Arrow reads text of a number that is too large as infinity."""
     if pa.types.is_string(array.type) and pc.any(infinite := pc.is_inf(floats)).as_py():
         large = pc.and_(infinite, pc.match_substring_regex(array, "[0-9]"))
@@ -48,7 +48,7 @@ def _not_overflown(array: pa.Array, floats: pa.Array) -> pa.Array:
     return floats
 
 
-def of_list(wanted: pa.DataType, decode: Decode) -> Decode:
+def list_decode(wanted: pa.DataType, decode: Decode) -> Decode:
     """The same decoding for the elements of a list array."""
 
     def decoded(array: pa.Array) -> pa.Array:
@@ -60,7 +60,7 @@ def of_list(wanted: pa.DataType, decode: Decode) -> Decode:
     return decoded
 
 
-def first_failure(array: pa.Array, decode: Decode) -> str:
+def describe_first_failure(array: pa.Array, decode: Decode) -> str:
     """The first value of an array that cannot be decoded, as text, or what is wrong with it."""
     for i in range(len(array)):
         try:

@@ -15,7 +15,7 @@ import psycopg
 import pyarrow as pa
 
 from dbt_bridge.connectors.postgres.origin.catalog import Relation
-from dbt_bridge.connectors.postgres.origin.column_types import travel
+from dbt_bridge.connectors.postgres.origin.column_types import resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.nouns.table import TableName, quote_identifier, quote_table_name
 
@@ -48,7 +48,7 @@ def copy_binary(
     Raises (while a stream is read):
         OriginError: a privilege is missing, or the server broke off.
     """
-    expressions = [_expression(relation, c, casts.get(c)) for c in columns]
+    expressions = [_select_expression(relation, c, casts.get(c)) for c in columns]
     name = relation.table.name
     select = f"SELECT {', '.join(expressions)} FROM {quote_table_name(name)}"  # noqa: S608
     streams = []
@@ -59,9 +59,9 @@ def copy_binary(
     return streams
 
 
-def _expression(relation: Relation, column: str, cast: str | None) -> str:
+def _select_expression(relation: Relation, column: str, cast: str | None) -> str:
     if cast == "text":
-        return travel(relation.types[column], pa.string()).expression(quote_identifier(column))
+        return resolve_reading(relation.types[column], pa.string()).expression(quote_identifier(column))
     return f"{quote_identifier(column)}::{cast}" if cast else quote_identifier(column)
 
 

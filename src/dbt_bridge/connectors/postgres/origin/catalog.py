@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from psycopg.errors import UndefinedColumn
 
-from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.table import (
@@ -160,7 +160,7 @@ class Relation:
     pages: int
 
 
-def tables(connections: Connections, schema: str) -> list[TableName]:
+def list_tables(connections: Connections, schema: str) -> list[TableName]:
     """Every ordinary, partitioned (its root only) or foreign table of a schema, sorted by name.
 
     Raises:
@@ -172,12 +172,12 @@ def tables(connections: Connections, schema: str) -> list[TableName]:
         if schema not in schemas:
             people = [name for name in schemas if not name.startswith("pg_") and name != "information_schema"]
             raise OriginError(
-                f"origin {connections.name!r} has no schema {schema!r}", mend=_nearest(schema, people, "a schema")
+                f"origin {connections.name!r} has no schema {schema!r}", mend=_suggest_name(schema, people, "a schema")
             )
     return sorted(TableName(schema, name) for name in names)
 
 
-def relation(connections: Connections, name: TableName) -> Relation:
+def describe_relation(connections: Connections, name: TableName) -> Relation:
     """One table, locked against being dropped or rewritten while the snapshot lives.
 
     Raises:
@@ -188,7 +188,7 @@ def relation(connections: Connections, name: TableName) -> Relation:
     if not found:
         near = [row[0] for row in connections.query(_TABLES, {"schema": name.schema})]
         elsewhere = [row[0] for row in connections.query(_ELSEWHERE, {"name": name.name})]
-        mend = f"did you mean {elsewhere[0]!r}?" if elsewhere else _nearest(name.name, near, "a table")
+        mend = f"did you mean {elsewhere[0]!r}?" if elsewhere else _suggest_name(name.name, near, "a table")
         raise OriginError(f"origin {connections.name!r} has no table {name}", mend=mend)
     oid, kind, usable, readable = found[0]
     if not (usable and readable):
@@ -214,8 +214,8 @@ def relation(connections: Connections, name: TableName) -> Relation:
             raise Outdated(error.what, mend="its columns changed in this moment: run the same command again") from error
         raise
     rows = connections.query(_COLUMNS, {"oid": oid})
-    types = {row[0]: _origin_type(*row[3:]) for row in rows}
-    columns = tuple(Column(row[0], natural(types[row[0]]), row[1], not row[2]) for row in rows)
+    types = {row[0]: _make_origin_type(*row[3:]) for row in rows}
+    columns = tuple(Column(row[0], natural_type(types[row[0]]), row[1], not row[2]) for row in rows)
     key = tuple(row[0] for row in connections.query(PRIMARY_KEY, {"oid": oid}))
     return Relation(
         Table(name, columns, key),
@@ -226,7 +226,7 @@ def relation(connections: Connections, name: TableName) -> Relation:
     )
 
 
-def typed(
+def resolve_columns(
     connections: Connections, columns: Sequence[tuple[str, int, int]]
 ) -> tuple[tuple[Column, ...], dict[str, OriginType]]:
     """Columns with their natural Arrow types, from what a Relation message says of them: name, type's oid, modifier.
@@ -235,12 +235,14 @@ def typed(
     """
     names, oids, modifiers = (list(part) for part in zip(*columns, strict=True)) if columns else ([], [], [])
     rows = {row[0]: row for row in connections.query(_TYPES, {"names": names, "oids": oids, "modifiers": modifiers})}
-    types = {name: _origin_type(*rows[name][3:]) if name in rows else OriginType("") for name in names}
+    types = {name: _make_origin_type(*rows[name][3:]) if name in rows else OriginType("") for name in names}
     spelled = {name: rows[name][1] if name in rows else "" for name in names}
-    return tuple(Column(name, natural(types[name]), spelled[name]) for name in names), types
+    return tuple(Column(name, natural_type(types[name]), spelled[name]) for name in names), types
 
 
-def _origin_type(modifier: int, name: str | None, is_array: bool, element: str | None, own: int | None) -> OriginType:
+def _make_origin_type(
+    modifier: int, name: str | None, is_array: bool, element: str | None, own: int | None
+) -> OriginType:
     if not is_array:
         return OriginType(name or "", modifier)
     inner = OriginType(element or "", own if own is not None and own != -1 else modifier)
@@ -250,7 +252,7 @@ def _origin_type(modifier: int, name: str | None, is_array: bool, element: str |
 _LISTED = 12  # names that an error lists, where none is like the wanted one
 
 
-def _nearest(wanted: str, names: list[str], what: str) -> str:
+def _suggest_name(wanted: str, names: list[str], what: str) -> str:
     near = get_close_matches(wanted, names, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]!r}?"

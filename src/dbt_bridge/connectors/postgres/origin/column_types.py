@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from dbt_bridge.connectors.postgres.origin import adbc_values
-from dbt_bridge.connectors.postgres.wire.moments import repaired
+from dbt_bridge.connectors.postgres.wire.moments import repair_moments
 from dbt_bridge.nouns.table import quote_literal
 
 Decode = Callable[[pa.Array], pa.Array]
@@ -40,7 +40,7 @@ class OriginType:
 
 
 @dataclass(frozen=True, slots=True)
-class Travel:
+class Reading:
     """How a column travels.
 
     Attributes:
@@ -55,7 +55,7 @@ class Travel:
     refused_elsewhere: bool = False
 
 
-UNFIT = "dbt-bridge cannot keep"  # begins the text that Postgres fails to cast; see `_refusing`
+UNFIT = "dbt-bridge cannot keep"  # begins the text that Postgres fails to cast; see `_refuse_in_sql`
 
 _UTC = pa.timestamp("us", "UTC")
 _NATURAL: dict[str, pa.DataType] = {
@@ -81,109 +81,114 @@ _RAW_TEXT = {"text", "varchar", "bpchar", "name"}  # as they are: `bpchar::text`
 _BY_OUTPUT = {"inet", "xml"}
 
 
-def natural(origin: OriginType) -> pa.DataType:
+def natural_type(origin: OriginType) -> pa.DataType:
     """The Arrow type that keeps every value of this type; text where no other does."""
     if origin.element is not None:
         element = origin.element
         if element.element is not None:
             return pa.string()
-        inner = natural(element)
+        inner = natural_type(element)
         return pa.list_(pa.string() if isinstance(inner, pa.JsonType) else inner)
     if origin.name == "numeric":
-        return _decimal(origin.modifier) or pa.string()
+        return _decimal_type(origin.modifier) or pa.string()
     return _NATURAL.get(origin.name, pa.string())
 
 
-def travel(origin: OriginType, wanted: pa.DataType) -> Travel:
+def resolve_reading(origin: OriginType, wanted: pa.DataType) -> Reading:
     """How a column of this type travels as `wanted`."""
     if pa.types.is_string(wanted):
-        return Travel(_text(origin), _as_is)
+        return Reading(_text_expression(origin), _unchanged_array)
     if origin.element is not None and pa.types.is_list(wanted):
-        return _array(origin.element, wanted)
-    own = natural(origin)
+        return _read_as_list(origin.element, wanted)
+    own = natural_type(origin)
     if wanted == own:
-        return _natural(origin, own)
+        return _read_as_natural(origin, own)
     if isinstance(wanted, pa.UuidType):
-        return Travel(_cast("text", "uuid"), _as_is, refused_elsewhere=True)
+        return Reading(_cast_expression("text", "uuid"), _unchanged_array, refused_elsewhere=True)
     if isinstance(wanted, pa.JsonType):
-        return Travel(_cast("text", "json"), _as_is, refused_elsewhere=True)
+        return Reading(_cast_expression("text", "json"), _unchanged_array, refused_elsewhere=True)
     if pa.types.is_binary(wanted):
-        return Travel(lambda c: f"convert_to({_text(origin)(c)}, 'UTF8')", _as_is)
+        return Reading(lambda c: f"convert_to({_text_expression(origin)(c)}, 'UTF8')", _unchanged_array)
     if (_is_number(own) and _is_number(wanted)) or (pa.types.is_timestamp(own) and pa.types.is_timestamp(wanted)):
-        first = _natural(origin, own)
-        return Travel(first.expression, lambda a: adbc_values.strictly(wanted)(first.decode(a)))
-    return Travel(_text(origin), adbc_values.strictly(wanted))
+        first = _read_as_natural(origin, own)
+        return Reading(first.expression, lambda a: adbc_values.strict_cast(wanted)(first.decode(a)))
+    return Reading(_text_expression(origin), adbc_values.strict_cast(wanted))
 
 
-def _natural(origin: OriginType, own: pa.DataType) -> Travel:
+def _read_as_natural(origin: OriginType, own: pa.DataType) -> Reading:
     if pa.types.is_decimal(own):  # the driver decodes numerics slowly; text and Arrow's parser are 3 times as fast
-        return Travel(_cast("text"), adbc_values.strictly(own))
+        return Reading(_cast_expression("text"), adbc_values.strict_cast(own))
     if origin.name == "oid":  # unsigned 32 bits, which the driver reads as signed
-        return Travel(_cast("int8"), _as_is)
+        return Reading(_cast_expression("int8"), _unchanged_array)
     if origin.name == "interval":
-        return Travel(_short, _as_is)
-    return Travel(_itself, repaired(own))
+        return Reading(_refuse_long_interval, _unchanged_array)
+    return Reading(_unchanged_expression, repair_moments(own))
 
 
 def _is_number(type_: pa.DataType) -> bool:
     return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
 
 
-def _array(element: OriginType, wanted: pa.DataType) -> Travel:
+def _read_as_list(element: OriginType, wanted: pa.DataType) -> Reading:
     """An array of one dimension that starts at 1; Postgres refuses every other one while it is read."""
     inner = wanted.value_type
-    own = natural(element)
+    own = natural_type(element)
     if pa.types.is_string(inner) and element.name not in _RAW_TEXT:
         casts = ("text", "text[]") if element.name in _BY_OUTPUT else ("text[]",)  # the array's output
-        return Travel(_plain(_cast(*casts), "text[]"), _as_is)
+        return Reading(_refuse_odd_bounds(_cast_expression(*casts), "text[]"), _unchanged_array)
     if pa.types.is_decimal(inner) or inner != own:
-        return Travel(_plain(_cast("text[]"), "text[]"), adbc_values.of_list(wanted, adbc_values.strictly(inner)))
+        return Reading(
+            _refuse_odd_bounds(_cast_expression("text[]"), "text[]"),
+            adbc_values.list_decode(wanted, adbc_values.strict_cast(inner)),
+        )
     name = "int8[]" if element.name == "oid" else f"{element.name}[]"
-    decode = adbc_values.of_list(wanted, repaired(own))
-    return Travel(_plain(_cast(name), name), decode, refused_elsewhere=element.name == "interval")
+    decode = adbc_values.list_decode(wanted, repair_moments(own))
+    return Reading(
+        _refuse_odd_bounds(_cast_expression(name), name), decode, refused_elsewhere=element.name == "interval"
+    )
 
 
-def _plain(expression: Callable[[str], str], array: str) -> Callable[[str], str]:
+def _refuse_odd_bounds(expression: Callable[[str], str], array: str) -> Callable[[str], str]:
     """Arrow lists have one dimension and no lower bound; the driver flattens silently, so the server refuses."""
-    return lambda column: _refusing(
+    return lambda column: _refuse_in_sql(
         f"array_ndims({column}) > 1 OR array_lower({column}, 1) <> 1", column, array, expression(column)
     )
 
 
-def _short(column: str) -> str:
+def _refuse_long_interval(column: str) -> str:
     """An interval whose time part fits 64 bits of nanoseconds, as Arrow has it; infinity (PostgreSQL 17) does not."""
-    return _refusing(
+    return _refuse_in_sql(
         f"NOT isfinite({column}) OR abs(extract(hour FROM {column})) > 2562046", column, "interval", column
     )
 
 
-def _refusing(unfit: str, column: str, type_: str, otherwise: str) -> str:
+def _refuse_in_sql(unfit: str, column: str, type_: str, otherwise: str) -> str:
     """Raise in the middle of the read, with column and value in the message: a marked text is no value of any type."""
     marked = quote_literal(f"{UNFIT} {column}: ")
     return f"CASE WHEN {unfit} THEN CAST({marked} || left({column}::text, 80) AS {type_}) ELSE {otherwise} END"
 
 
-def _text(origin: OriginType) -> Callable[[str], str]:
+def _text_expression(origin: OriginType) -> Callable[[str], str]:
     if origin.name in _RAW_TEXT:
-        return _itself
+        return _unchanged_expression
     if origin.name in _BY_OUTPUT:
         return lambda column: f"{origin.name}_out({column})::text"
-    return _cast("text")
+    return _cast_expression("text")
 
 
-def _itself(column: str) -> str:
+def _unchanged_expression(column: str) -> str:
     return column
 
 
-def _cast(*names: str) -> Callable[[str], str]:
+def _cast_expression(*names: str) -> Callable[[str], str]:
     return lambda column: f"{column}" + "".join(f"::{name}" for name in names)
 
 
-def _as_is(array: pa.Array) -> pa.Array:
+def _unchanged_array(array: pa.Array) -> pa.Array:
     return array
 
 
-def _decimal(modifier: int) -> pa.DataType | None:
+def _decimal_type(modifier: int) -> pa.DataType | None:
     """numeric(p,s) as decimal128 where it fits.
 
     The modifier is ((p << 16) | (s & 0x7ff)) + 4, s an 11-bit two's complement (numeric.c, make_numeric_typmod).

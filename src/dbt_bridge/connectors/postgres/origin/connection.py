@@ -55,7 +55,7 @@ _BROKEN = re.compile(
 )
 
 
-def setting(wanted: Iterable[tuple[str, str]], *, for_transaction: bool) -> str:
+def build_settings_sql(wanted: Iterable[tuple[str, str]], *, for_transaction: bool) -> str:
     """SQL that sets those of the settings that the server's version has.
 
     It names the catalog, for a role's own search path may put other things before it.
@@ -85,7 +85,7 @@ class Connections:
         self._control: psycopg.Connection[Any] | None = None
         self._imported = snapshot
         settings = [(name, value) for name, value in SETTINGS if not own_path or name != "search_path"]
-        self._set = setting(settings, for_transaction=True)
+        self._set = build_settings_sql(settings, for_transaction=True)
         self._snapshot = ""
         self._idle: list[BulkConnection] = []
         self._stops: list[Callable[[], None]] = []

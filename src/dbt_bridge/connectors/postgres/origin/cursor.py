@@ -19,13 +19,13 @@ _TIMES = {"date", "timestamp", "timestamptz"}
 _ENDLESS = {"NaN", "Infinity", "infinity"}
 
 
-def newest(connections: Connections, relation: Relation, cursor: str) -> str | None:
+def read_newest(connections: Connections, relation: Relation, cursor: str) -> str | None:
     """The greatest cursor value as text; None for no rows.
 
     Raises:
         UsageError: the column is absent, holds NULLs, or is neither a number, a date nor a timestamp.
     """
-    cursor_type(relation, cursor)
+    resolve_cursor_type(relation, cursor)
     column = quote_identifier(cursor)
     table = quote_table_name(relation.table.name)
     greatest, has_null = connections.query(
@@ -40,11 +40,11 @@ def newest(connections: Connections, relation: Relation, cursor: str) -> str | N
     return None if greatest is None else str(greatest)
 
 
-def lower_bound(connections: Connections, relation: Relation, increment: Increment) -> str | None:
+def compute_lower_bound(connections: Connections, relation: Relation, increment: Increment) -> str | None:
     """`at_least - lag` as text; None when there is no checkpoint yet."""
     if increment.at_least is None:
         return None
-    name = cursor_type(relation, increment.cursor)
+    name = resolve_cursor_type(relation, increment.cursor)
     if not increment.lag:
         return increment.at_least
     parameters: dict[str, object] = {"value": increment.at_least, "lag": increment.lag}
@@ -52,7 +52,7 @@ def lower_bound(connections: Connections, relation: Relation, increment: Increme
         sql = "SELECT greatest(%(value)s::numeric - ceil(%(lag)s::numeric), %(least)s::numeric)::text"
         parameters["least"] = _LEAST[name]
     elif name == "numeric":
-        parameters["lag"] = _in_steps(increment.lag, relation.table.column(increment.cursor))
+        parameters["lag"] = _round_lag(increment.lag, relation.table.column(increment.cursor))
         sql = "SELECT (%(value)s::numeric - %(lag)s::numeric)::text"
     elif name == "date":  # lowered by whole days
         sql = "SELECT (%(value)s::date - ceil(%(lag)s::float8 / 86400)::int)::text"
@@ -61,7 +61,7 @@ def lower_bound(connections: Connections, relation: Relation, increment: Increme
     return str(connections.query(sql, parameters)[0][0])
 
 
-def _in_steps(lag: float, column: Column | None) -> Decimal:
+def _round_lag(lag: float, column: Column | None) -> Decimal:
     """The lag, no finer than the column's digits: a destination would round a finer bound, and miss rows beside it."""
     exact = Decimal(repr(lag))
     if column is None or not pa.types.is_decimal(column.type):
@@ -69,15 +69,15 @@ def _in_steps(lag: float, column: Column | None) -> Decimal:
     return exact.quantize(Decimal(1).scaleb(-column.type.scale), ROUND_CEILING)
 
 
-def condition(relation: Relation, increment: Increment, bound: str | None) -> str:
+def build_condition(relation: Relation, increment: Increment, bound: str | None) -> str:
     """The WHERE of an increment. The bound is a literal of the cursor's own type, quoted as Postgres quotes."""
-    name = cursor_type(relation, increment.cursor)
+    name = resolve_cursor_type(relation, increment.cursor)
     if bound is None:
         return ""
     return f"{quote_identifier(increment.cursor)} >= {quote_literal(bound)}::{name}"
 
 
-def cursor_type(relation: Relation, cursor: str) -> str:
+def resolve_cursor_type(relation: Relation, cursor: str) -> str:
     """The cursor's built-in type name."""
     origin = relation.types.get(cursor)
     if origin is None:

@@ -10,23 +10,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.connectors.postgres.origin.catalog import Relation
-from dbt_bridge.connectors.postgres.origin.column_types import Travel, travel
+from dbt_bridge.connectors.postgres.origin.column_types import Reading, resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
-from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, ranges, reader
+from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, open_reader, ranges
 from dbt_bridge.connectors.postgres.wire.digest_sql import (
-    bucket_select,
-    builtin,
+    build_bucket_select,
+    build_digest_select,
+    build_element,
     check_server,
-    digest_select,
-    element,
-    transfer_rate,
+    measure_transfer_rate,
+    resolve_builtin,
 )
 from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.nouns.table import Column, quote_identifier, quote_table_name
 
 ROW = "_row"
 _CATALOG_FIRST = re.compile(r"(pg_temp_\d+,)?pg_catalog(,|$)")  # temporary functions are found by no path
-_AS_IT_IS = Travel(lambda column: column, lambda array: array)
+_AS_IT_IS = Reading(lambda column: column, lambda array: array)
 Within = tuple[int, Sequence[int]]
 
 
@@ -40,10 +40,10 @@ class DigestCopy(Copy):
 
     def select(self, ctid: str) -> str:
         selected = [
-            f"{_sent(digested, travel_)} AS {quote_identifier(digested.column.name)}"
-            for digested, travel_ in zip(self.key, self.travels, strict=False)
+            f"{_key_expression(digested, reading)} AS {quote_identifier(digested.column.name)}"
+            for digested, reading in zip(self.key, self.readings, strict=False)
         ]
-        return digest_select(
+        return build_digest_select(
             self.rows or quote_table_name(self.name),
             self.key,
             self.values,
@@ -53,12 +53,12 @@ class DigestCopy(Copy):
         )
 
 
-def _sent(digested: Digested, travelling: Travel) -> str:
+def _key_expression(digested: Digested, reading: Reading) -> str:
     """A key column as it is sent: of a masked one the hash alone leaves the server."""
     column = quote_identifier(digested.column.name)
     if digested.mask:
-        return element(column, builtin(digested.column), digested.canon, digested.mask)
-    return travelling.expression(column)
+        return build_element(column, resolve_builtin(digested.column), digested.canon, digested.mask)
+    return reading.expression(column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class BucketCopy(Copy):
 
     def select(self, ctid: str) -> str:
         rows = self.rows or quote_table_name(self.name)
-        sums = bucket_select(rows, self.key, self.values, self.buckets, condition=ctid)
+        sums = build_bucket_select(rows, self.key, self.values, self.buckets, condition=ctid)
         return f"SELECT bucket, rows, total::text AS total FROM ({sums}) AS sums"  # noqa: S608
 
 
@@ -102,14 +102,14 @@ class TableDigests:
         relation = self._relation
         keys = tuple(d.column for d in key)
         own = Column(ROW, pa.int64(), nullable=False)
-        travels = (*(travel(relation.types[c.name], c.type) for c in keys), _AS_IT_IS)
+        readings = (*(resolve_reading(relation.types[c.name], c.type) for c in keys), _AS_IT_IS)
         copy = DigestCopy(
-            relation.table.name, (*keys, own), travels,
+            relation.table.name, (*keys, own), readings,
             ranges=ranges(self._pages, self._workers), rows=self._rows,
             key=self._own(key), values=self._own(values), within=within,
         )  # fmt: skip
         copy.select("")  # what cannot be hashed is told before anything is read
-        return self._counted(reader(self._connections, copy, self._workers))
+        return self._counted(open_reader(self._connections, copy, self._workers))
 
     def buckets(self, key: Sequence[Digested], values: Sequence[Digested], buckets: int) -> pa.Table:
         """See `Digests.buckets`. Each worker sends its sums; they are added here."""
@@ -120,7 +120,7 @@ class TableDigests:
             rows=self._rows, key=self._own(key), values=self._own(values), buckets=buckets,
         )  # fmt: skip
         copy.select("")
-        sums = self._counted(reader(self._connections, copy, self._workers)).read_all()
+        sums = self._counted(open_reader(self._connections, copy, self._workers)).read_all()
         sums = sums.set_column(2, "total", pc.cast(sums["total"], pa.decimal128(38, 0)))
         added = sums.group_by("bucket").aggregate([("rows", "sum"), ("total", "sum")])
         added = added.select(["bucket", "rows_sum", "total_sum"]).rename_columns(["bucket", "rows", "total"])
@@ -128,7 +128,7 @@ class TableDigests:
 
     def transfer_rate(self) -> float:
         """See `Digests.transfer_rate`."""
-        return transfer_rate(lambda sql: self._connections.query(sql)[0])
+        return measure_transfer_rate(lambda sql: self._connections.query(sql)[0])
 
     @property
     def _pages(self) -> int:

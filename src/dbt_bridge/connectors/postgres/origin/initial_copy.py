@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dbt_bridge.connectors.postgres.origin.adbc_values import first_failure
-from dbt_bridge.connectors.postgres.origin.column_types import UNFIT, Travel
+from dbt_bridge.connectors.postgres.origin.adbc_values import describe_first_failure
+from dbt_bridge.connectors.postgres.origin.column_types import UNFIT, Reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
@@ -39,7 +39,7 @@ class Copy:
 
     Attributes:
         columns: in the order and types of the batches.
-        travels: how each of them travels.
+        readings: how each of them readings.
         condition: SQL after WHERE; empty for all rows.
         order: SQL after ORDER BY; empty for no order.
         ranges: conditions on ctid that together cover the table; one empty string for one scan.
@@ -48,7 +48,7 @@ class Copy:
 
     name: TableName
     columns: tuple[Column, ...]
-    travels: tuple[Travel, ...]
+    readings: tuple[Reading, ...]
     condition: str = ""
     order: str = ""
     ranges: tuple[str, ...] = ("",)
@@ -61,8 +61,8 @@ class Copy:
     def select(self, ctid: str) -> str:
         """The query of one range."""
         wanted = ", ".join(
-            f"{travel.expression(quote_identifier(column.name))} AS {quote_identifier(column.name)}"
-            for column, travel in zip(self.columns, self.travels, strict=True)
+            f"{reading.expression(quote_identifier(column.name))} AS {quote_identifier(column.name)}"
+            for column, reading in zip(self.columns, self.readings, strict=True)
         )
         where = " AND ".join(part for part in (ctid, self.condition) if part)
         rest = (f" WHERE {where}" if where else "") + (f" ORDER BY {self.order}" if self.order else "")
@@ -81,15 +81,15 @@ def ranges(pages: int, workers: int) -> tuple[str, ...]:
     )
 
 
-def reader(connections: Connections, copy: Copy, workers: int) -> pa.RecordBatchReader:
+def open_reader(connections: Connections, copy: Copy, workers: int) -> pa.RecordBatchReader:
     """The batches of a copy. Threads start at the first batch, and end when the reader is closed or dropped."""
-    return pa.RecordBatchReader.from_batches(copy.schema, _batches(connections, copy, workers))
+    return pa.RecordBatchReader.from_batches(copy.schema, _stream_batches(connections, copy, workers))
 
 
-def _batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.RecordBatch]:
+def _stream_batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.RecordBatch]:
     if not copy.columns:
         return
-    reading = _Reading(connections, copy)
+    reading = _Readers(connections, copy)
     connections.on_close(reading.stop)
     threads = [
         threading.Thread(target=reading.run, name=f"dbt-bridge {copy.name}", daemon=True)
@@ -114,7 +114,7 @@ def _batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.
             thread.join(timeout=10)  # a server that no longer answers cannot be cancelled; the threads are daemons
 
 
-class _Reading:
+class _Readers:
     """The threads of one copy, their queue, and how they are stopped."""
 
     def __init__(self, connections: Connections, copy: Copy) -> None:
@@ -167,7 +167,7 @@ class _Reading:
         except Exception as error:
             if connection is not None:
                 self._connections.drop(connection)
-            self._put(unfit(self._copy, str(error)) or self._connections.meaning(error, self._copy.name))
+            self._put(find_refusal(self._copy, str(error)) or self._connections.meaning(error, self._copy.name))
 
     def _read(self, connection: BulkConnection, ctid: str) -> None:
         with self._lock:
@@ -175,7 +175,7 @@ class _Reading:
         try:
             with contextlib.closing(connection.stream(self._copy.select(ctid))) as batches:
                 for batch in batches:
-                    if not self._put(decoded(self._copy, batch)):
+                    if not self._put(decode_batch(self._copy, batch)):
                         return
         finally:
             with self._lock:
@@ -192,22 +192,22 @@ class _Reading:
         return False
 
 
-def decoded(copy: Copy, batch: pa.RecordBatch) -> pa.RecordBatch:
+def decode_batch(copy: Copy, batch: pa.RecordBatch) -> pa.RecordBatch:
     """The batch in the types that its columns travel in.
 
     Raises:
         TypeRefused: a value does not fit; names table, column and value.
     """
     arrays = []
-    for column, travel, array in zip(copy.columns, copy.travels, batch.columns, strict=True):
+    for column, reading, array in zip(copy.columns, copy.readings, batch.columns, strict=True):
         try:
-            arrays.append(travel.decode(array))
+            arrays.append(reading.decode(array))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-            raise refused(copy.name, column, first_failure(array, travel.decode)) from error
+            raise build_refusal(copy.name, column, describe_first_failure(array, reading.decode)) from error
     return pa.RecordBatch.from_arrays(arrays, schema=copy.schema)
 
 
-def refused(table: TableName, column: Column, value: str) -> TypeRefused:
+def build_refusal(table: TableName, column: Column, value: str) -> TypeRefused:
     """The refusal of a value, with the line of YAML that lands the column as text."""
     return TypeRefused(
         f"{table}.{column.name}: {value[:120]} does not fit {column.type}"
@@ -216,7 +216,7 @@ def refused(table: TableName, column: Column, value: str) -> TypeRefused:
     )
 
 
-def unfit(copy: Copy, said: str) -> TypeRefused | None:
+def find_refusal(copy: Copy, said: str) -> TypeRefused | None:
     """The refusal that a message of the server stands for, if it is one."""
     said = " ".join(said.split())
     if UNFIT in said:
@@ -224,9 +224,9 @@ def unfit(copy: Copy, said: str) -> TypeRefused | None:
             mark = f"{UNFIT} {quote_identifier(column.name)}: "
             if mark in said:
                 value = re.sub(r'"( DETAIL.*)?$', "", said.split(mark, 1)[1])
-                return refused(copy.name, column, f"the value {value}")
+                return build_refusal(copy.name, column, f"the value {value}")
     if found := _REFUSED_ELSEWHERE.search(said):
-        unnamed = [c for c, travel in zip(copy.columns, copy.travels, strict=True) if travel.refused_elsewhere]
+        unnamed = [c for c, reading in zip(copy.columns, copy.readings, strict=True) if reading.refused_elsewhere]
         if len(unnamed) == 1:
-            return refused(copy.name, unnamed[0], f"the value ({found[1] or found[2]})")
+            return build_refusal(copy.name, unnamed[0], f"the value ({found[1] or found[2]})")
     return None

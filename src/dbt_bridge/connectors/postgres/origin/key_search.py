@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from dbt_bridge.connectors.postgres.origin.catalog import Relation
-from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural, travel
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type, resolve_reading
 from dbt_bridge.connectors.postgres.wire import key_search
-from dbt_bridge.connectors.postgres.wire.key_search import Compared, Lookup
+from dbt_bridge.connectors.postgres.wire.key_search import Comparison, Lookup
 from dbt_bridge.nouns.table import quote_identifier
 
 # Types whose `=` is the identity of their values as they travel, once zeros have one sign.
@@ -20,55 +20,59 @@ _BY_VALUE = {
 _BY_BOTH = {"text", "varchar", "bpchar", "name", "numeric", "interval"}
 
 
-def conditions(relation: Relation, keys: pa.Table) -> Iterator[str]:
+def build_conditions(relation: Relation, keys: pa.Table) -> Iterator[str]:
     """What stands after WHERE, query by query; see `postgres_keyed.conditions`."""
 
     def lookup(name: str) -> Lookup:
         wanted = keys.schema.field(name).type
-        return Lookup(_compared(relation, name, wanted), _is_null(quote_identifier(name), relation.types[name]))
+        return Lookup(
+            _comparisons(relation, name, wanted), _null_condition(quote_identifier(name), relation.types[name])
+        )
 
-    return key_search.conditions(keys, lookup)
+    return key_search.build_conditions(keys, lookup)
 
 
-def _is_null(column: str, origin: OriginType) -> str:
+def _null_condition(column: str, origin: OriginType) -> str:
     """A row of a composite type whose fields are NULL `IS NULL` too, and is not NULL (functions-comparison.html)."""
     return f"{column} IS NULL" if origin.name or origin.element else f"num_nulls({column}) = 1"
 
 
-def _compared(relation: Relation, name: str, wanted: pa.DataType) -> list[Compared]:
+def _comparisons(relation: Relation, name: str, wanted: pa.DataType) -> list[Comparison]:
     column, origin = quote_identifier(name), relation.types[name]
-    by_text = Compared(f'({travel(origin, pa.string()).expression(column)}) COLLATE "C"', '{} COLLATE "C"')
-    if pa.types.is_list(wanted) and origin.element is not None and natural(origin) == wanted:
+    by_text = Comparison(f'({resolve_reading(origin, pa.string()).expression(column)}) COLLATE "C"', '{} COLLATE "C"')
+    if pa.types.is_list(wanted) and origin.element is not None and natural_type(origin) == wanted:
         own, found = origin.element.name, relation.table.column(name)
         assert found is not None, "its types are those of its columns"
-        return [Compared(column, f"{{}}::{own}[]")] if own in _BY_VALUE else [_as_stored(column, found.origin_type)]
-    by_value = Compared(column, f"{{}}::{origin.name}")
-    if origin.name in _BY_VALUE and (wanted == natural(origin) or pa.types.is_string(wanted)):
+        return (
+            [Comparison(column, f"{{}}::{own}[]")] if own in _BY_VALUE else [_compare_output(column, found.origin_type)]
+        )
+    by_value = Comparison(column, f"{{}}::{origin.name}")
+    if origin.name in _BY_VALUE and (wanted == natural_type(origin) or pa.types.is_string(wanted)):
         return [by_value]
-    if origin.name in _BY_BOTH and (wanted == natural(origin) or pa.types.is_string(wanted)):
+    if origin.name in _BY_BOTH and (wanted == natural_type(origin) or pa.types.is_string(wanted)):
         # A decimal has been given its column's scale, so its text is the stored value's.
         exact = {
-            "interval": _as_stored(column, "interval"),
-            "bpchar": Compared(f'{column} COLLATE "C"', '{}::bpchar COLLATE "C"'),
+            "interval": _compare_output(column, "interval"),
+            "bpchar": Comparison(f'{column} COLLATE "C"', '{}::bpchar COLLATE "C"'),
         }.get(origin.name, by_text)
         return [by_value] if pa.types.is_decimal(wanted) else [by_value, exact]
     if pa.types.is_string(wanted) or isinstance(wanted, pa.JsonType):
         return [by_text]
-    return [_overridden(column, origin, wanted)]
+    return [_compare_override(column, origin, wanted)]
 
 
-def _as_stored(column: str, type_: str) -> Compared:
+def _compare_output(column: str, type_: str) -> Comparison:
     """The texts that the server itself writes of both."""
-    return Compared(f'{column}::text COLLATE "C"', f'{{}}::{type_}::text COLLATE "C"')
+    return Comparison(f'{column}::text COLLATE "C"', f'{{}}::{type_}::text COLLATE "C"')
 
 
-def _overridden(column: str, origin: OriginType, wanted: pa.DataType) -> Compared:
+def _compare_override(column: str, origin: OriginType, wanted: pa.DataType) -> Comparison:
     """A column that travels as another type than its own: the server reads its text as that type too."""
     type_ = next((name for matches, name in _SERVER_TYPES if matches(wanted)), "text")
-    text = travel(origin, pa.string()).expression(column)
+    text = resolve_reading(origin, pa.string()).expression(column)
     if type_ == "bytea":
-        return Compared(f"convert_to({text}, 'UTF8')", "{}::bytea")
-    return Compared(f"({text})::{type_}", f"{{}}::{type_}")
+        return Comparison(f"convert_to({text}, 'UTF8')", "{}::bytea")
+    return Comparison(f"({text})::{type_}", f"{{}}::{type_}")
 
 
 _SERVER_TYPES = (

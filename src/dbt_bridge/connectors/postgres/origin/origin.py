@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from dbt_bridge.connectors.postgres.origin import catalog, cursor, key_search
 from dbt_bridge.connectors.postgres.origin.binary_copy import Part, copy_binary
-from dbt_bridge.connectors.postgres.origin.column_types import travel
+from dbt_bridge.connectors.postgres.origin.column_types import resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.digests import TableDigests
-from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, ranges, reader
-from dbt_bridge.connectors.postgres.origin.shape import oid_of, shape_of
+from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, open_reader, ranges
+from dbt_bridge.connectors.postgres.origin.shape import describe_shape, find_oid
 from dbt_bridge.contracts.origin import Described, Increment
 from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.table import (
@@ -73,13 +73,13 @@ class PostgresOrigin:
         A table that others inherit from holds their rows too, as `SELECT` from it does.
         """
         self._connections.query("SELECT 1")
-        return catalog.tables(self._connections, schema or self._connections.default_schema)
+        return catalog.list_tables(self._connections, schema or self._connections.default_schema)
 
     def describe(self, name: TableName) -> Described:
         relation = self._relation(name)
         table = relation.table
-        if self._for_changes and (oid := oid_of(self._connections, table.name)) is not None:
-            shape = shape_of(self._connections, oid)
+        if self._for_changes and (oid := find_oid(self._connections, table.name)) is not None:
+            shape = describe_shape(self._connections, oid)
             published = {column.name for column in shape.columns} if shape else set()
             table = replace(table, columns=tuple(c for c in table.columns if c.name in published))
         return Described(table, relation.rows, relation.bytes)
@@ -95,20 +95,22 @@ class PostgresOrigin:
         copy = Copy(
             relation.table.name,
             tuple(columns),
-            tuple(travel(relation.types[c.name], c.type) for c in columns),
+            tuple(resolve_reading(relation.types[c.name], c.type) for c in columns),
             condition,
             order,
             ranges(relation.pages if self._connections.server_version >= 140000 else 0, workers),
         )
-        return reader(self._connections, copy, workers)
+        return open_reader(self._connections, copy, workers)
 
     def rows_of(self, name: TableName, columns: Sequence[Column], keys: pa.Table) -> pa.RecordBatchReader:
         """See `Origin.rows_of` and `keyed`."""
         relation = self._relation(name)
         self._check(relation, [*(c.name for c in columns), *keys.column_names])
-        travels = tuple(travel(relation.types[c.name], c.type) for c in columns)
-        wanted = tuple(key_search.conditions(relation, keys))
-        return reader(self._connections, Copy(relation.table.name, tuple(columns), travels, ranges=wanted), workers=1)
+        readings = tuple(resolve_reading(relation.types[c.name], c.type) for c in columns)
+        wanted = tuple(key_search.build_conditions(relation, keys))
+        return open_reader(
+            self._connections, Copy(relation.table.name, tuple(columns), readings, ranges=wanted), workers=1
+        )
 
     def count(self, name: TableName) -> int:
         relation = self._relation(name)
@@ -141,20 +143,20 @@ class PostgresOrigin:
         """What stands after WHERE and after ORDER BY."""
         if increment is None:
             return "", ""
-        bound = cursor.lower_bound(self._connections, relation, increment)
+        bound = cursor.compute_lower_bound(self._connections, relation, increment)
         order = quote_identifier(increment.cursor) if increment.ordered else ""
-        return cursor.condition(relation, increment, bound), order
+        return cursor.build_condition(relation, increment, bound), order
 
     def lower_bound(self, name: TableName, increment: Increment) -> str | None:
-        return cursor.lower_bound(self._connections, self._relation(name), increment)
+        return cursor.compute_lower_bound(self._connections, self._relation(name), increment)
 
     def newest(self, name: TableName, cursor_name: str) -> str | None:
-        return cursor.newest(self._connections, self._relation(name), cursor_name)
+        return cursor.read_newest(self._connections, self._relation(name), cursor_name)
 
     def _relation(self, name: TableName) -> catalog.Relation:
         with self._lock:
             self._connections.query("SELECT 1")
             known = name if name.schema else TableName(self._connections.default_schema, name.name)
             if known not in self._relations:
-                self._relations[known] = catalog.relation(self._connections, known)
+                self._relations[known] = catalog.describe_relation(self._connections, known)
             return self._relations[known]

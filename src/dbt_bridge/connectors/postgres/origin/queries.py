@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from dbt_bridge.connectors.postgres.origin import catalog, key_search
-from dbt_bridge.connectors.postgres.origin.column_types import travel
+from dbt_bridge.connectors.postgres.origin.column_types import resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.digests import TableDigests
-from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, reader
+from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, open_reader
 from dbt_bridge.nouns.reconciliation import (
     Selection,
     bare,
@@ -59,14 +59,14 @@ class PostgresRows(TableDigests):
             TypeRefused: a value does not fit its column's Arrow type.
             OriginError: the server broke off.
         """
-        wanted = tuple(_column(self.table, name) for name in columns)
-        ranges = ("",) if keys is None else tuple(key_search.conditions(self._relation, keys))
+        wanted = tuple(_find_column(self.table, name) for name in columns)
+        ranges = ("",) if keys is None else tuple(key_search.build_conditions(self._relation, keys))
         return self._read(wanted, ranges)
 
     def _read(self, columns: tuple[Column, ...], ranges: tuple[str, ...]) -> pa.RecordBatchReader:
-        travels = tuple(travel(self._relation.types[c.name], c.type) for c in columns)
-        copy = Copy(self.table.name, columns, travels, ranges=ranges, rows=self._rows)
-        return self._counted(reader(self._connections, copy, workers=1))
+        readings = tuple(resolve_reading(self._relation.types[c.name], c.type) for c in columns)
+        copy = Copy(self.table.name, columns, readings, ranges=ranges, rows=self._rows)
+        return self._counted(open_reader(self._connections, copy, workers=1))
 
 
 class PostgresQueries:
@@ -94,7 +94,7 @@ class PostgresQueries:
         """The primary key of a table, as the catalog has it; a view has none."""
         self._connections.query("SELECT 1")
         where = name if name.schema else TableName(self._connections.default_schema, name.name)
-        return catalog.relation(self._connections, where).table.key
+        return catalog.describe_relation(self._connections, where).table.key
 
     def side(self, name: str, selection: Selection) -> PostgresRows:
         return self._rows(name, selection.sql(quote_identifier), selection.key)
@@ -109,12 +109,12 @@ class PostgresQueries:
     def _rows(self, name: str, query: str, key: tuple[str, ...] = ()) -> PostgresRows:
         described = self._connections.described(query)
         distinct([name for name, _, _ in described], self.name)
-        columns, types = catalog.typed(self._connections, described)
+        columns, types = catalog.resolve_columns(self._connections, described)
         table = Table(TableName(self.name, "query"), columns, key)
         return PostgresRows(name, self._connections, catalog.Relation(table, types, None, None, 0), query)
 
 
-def _column(table: Table, name: str) -> Column:
+def _find_column(table: Table, name: str) -> Column:
     found = table.column(name)
     assert found is not None, f"{name} is not selected"
     return found

@@ -104,7 +104,7 @@ class ShapeColumn:
     generated: str = ""
 
     @property
-    def sent_as(self) -> tuple[str, int, int]:
+    def wire_column(self) -> tuple[str, int, int]:
         """What a Relation message says of it."""
         return self.name, self.type_oid, self.modifier
 
@@ -140,14 +140,14 @@ class Shape:
     def relation(self) -> Relation:
         """The Relation message that pgoutput would send of it."""
         keys = {c.name for c in self.columns} if self.identity == "f" else set(self.identity_columns)
-        columns = tuple(RelationColumn(*c.sent_as, c.name in keys) for c in self.columns)
+        columns = tuple(RelationColumn(*c.wire_column, c.name in keys) for c in self.columns)
         return Relation(self.oid, self.table, self.identity, columns)
 
     def as_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
-    def of_json(cls, text: str) -> Shape:
+    def from_json(cls, text: str) -> Shape:
         raw = json.loads(text)
         columns = tuple(ShapeColumn(**column) for column in raw.pop("columns"))
         partitions = tuple(Partition(**partition) for partition in raw.pop("partitions", ()))
@@ -155,13 +155,13 @@ class Shape:
         return cls(**raw, identity_columns=identity, columns=columns, partitions=partitions)
 
 
-def oid_of(connections: Connections, name: TableName) -> int | None:
+def find_oid(connections: Connections, name: TableName) -> int | None:
     """The table under a name, in the connection's snapshot."""
     rows = connections.query(_OID, {"schema": name.schema, "name": name.name})
     return int(rows[0][0]) if rows else None
 
 
-def shape_of(connections: Connections, oid: int) -> Shape | None:
+def describe_shape(connections: Connections, oid: int) -> Shape | None:
     """The table as the catalog has it in the connection's snapshot; None when it is gone."""
     rows = connections.query(_COLUMNS, {"oid": oid})
     if not rows:
@@ -183,16 +183,16 @@ class Verdict:
         shape: what the table has now; None when only a new copy tells.
         lost: why the rows that stand can only be had by copying the table anew; empty when they are as they were.
         is_changed: columns came, went or have another name or type.
-        renamed: old name -> new name.
+        renames: old name -> new name.
     """
 
     shape: Shape | None
     lost: str = ""
     is_changed: bool = False
-    renamed: Mapping[str, str] = field(default_factory=dict)
+    renames: Mapping[str, str] = field(default_factory=dict)
 
 
-def compared(known: Shape, sent: Relation, now: Shape | None) -> Verdict:
+def compare_shapes(known: Shape, sent: Relation, now: Shape | None) -> Verdict:
     """Decide on a Relation message.
 
     Args:
@@ -200,21 +200,21 @@ def compared(known: Shape, sent: Relation, now: Shape | None) -> Verdict:
         sent: the message: the shape at its place in the log.
         now: the catalog's, which may be further than the log; None when the table is gone.
     """
-    was = [column.sent_as for column in known.columns]
+    was = [column.wire_column for column in known.columns]
     here = [(column.name, column.type_oid, column.modifier) for column in sent.columns]
     if now is None:
-        return Verdict(known) if was == here else _lost("it changed, and was dropped since")
-    if why := rewritten(known, now):
-        return _lost(why)
-    current = [column.sent_as for column in now.columns]
+        return Verdict(known) if was == here else _copy_anew("it changed, and was dropped since")
+    if why := find_rewrite(known, now):
+        return _copy_anew(why)
+    current = [column.wire_column for column in now.columns]
     if was == here:
         return Verdict(now if current == here else known)
     if current != here:
-        return _lost("its columns changed more than once since the last sync")
-    return _evolved(known, now)
+        return _copy_anew("its columns changed more than once since the last sync")
+    return _judge_alteration(known, now)
 
 
-def rewritten(known: Shape, now: Shape) -> str:
+def find_rewrite(known: Shape, now: Shape) -> str:
     """Why the stored rows may have changed without a message; empty when they did not."""
     by_number = {column.number: column for column in now.columns}
     by_name = {column.name: column for column in now.columns}
@@ -227,10 +227,10 @@ def rewritten(known: Shape, now: Shape) -> str:
         there = by_number.get(column.number)
         if file_changed and there is not None and there.touched != column.touched:
             return f"its column {there.name!r} was altered, and the table rewritten"
-    return _repartitioned(known, now)
+    return _find_repartition(known, now)
 
 
-def _repartitioned(known: Shape, now: Shape) -> str:
+def _find_repartition(known: Shape, now: Shape) -> str:
     """Why rows may have come or gone with a partition: pgoutput says nothing of what is done to it by its own name.
 
     https://www.postgresql.org/docs/current/sql-createpublication.html (publish_via_partition_root: TRUNCATE performed
@@ -247,33 +247,33 @@ def _repartitioned(known: Shape, now: Shape) -> str:
     return f"the table {joined[0]!r} was attached as its partition" if joined else ""
 
 
-def renamed(known: Shape, now: Shape) -> dict[str, str]:
+def find_renames(known: Shape, now: Shape) -> dict[str, str]:
     """Old name -> new name."""
     names = {column.number: column.name for column in now.columns}
     there = {column.name: names.get(column.number, column.name) for column in known.columns}
     return {old: new for old, new in there.items() if old != new}
 
 
-def _evolved(known: Shape, now: Shape) -> Verdict:
+def _judge_alteration(known: Shape, now: Shape) -> Verdict:
     before = {column.number: column for column in known.columns}
-    renamed = {}
+    renames = {}
     for column in now.columns:
         old = before.get(column.number)
         if old is None:
             if column.has_missing or column.generated or known.file != now.file or known.kind == "p":
-                return _lost(f"its column {column.name!r} was added with values for the rows that stand")
+                return _copy_anew(f"its column {column.name!r} was added with values for the rows that stand")
         elif old.name != column.name:
-            renamed[old.name] = column.name
+            renames[old.name] = column.name
         if old is not None and old.type_oid != column.type_oid:
-            return _lost(f"the type of its column {column.name!r} changed")
-    return Verdict(now, is_changed=True, renamed=renamed)
+            return _copy_anew(f"the type of its column {column.name!r} changed")
+    return Verdict(now, is_changed=True, renames=renames)
 
 
-def _lost(why: str) -> Verdict:
+def _copy_anew(why: str) -> Verdict:
     return Verdict(None, why)
 
 
-def key_of(shape: Shape, wanted: Sequence[str], primary: Sequence[str]) -> tuple[str, ...]:
+def resolve_key(shape: Shape, wanted: Sequence[str], primary: Sequence[str]) -> tuple[str, ...]:
     """The columns that find a row in the log: the declared or primary key where the log has it, else the identity's.
 
     Empty for a table whose rows are matched as a whole (full identity without a key), or not at all.

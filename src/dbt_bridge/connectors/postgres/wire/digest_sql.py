@@ -73,22 +73,22 @@ _MOST_ELEMENTS = 1664  # of ROW(...): MaxTupleAttributeNumber of htup_details.h
 _LAST_DAY = "date '294276-12-31'"  # of a timestamp
 
 
-def element(sql: str, origin_type: str, canon: Canon, mask: str = "") -> str:
+def build_element(sql: str, origin_type: str, canon: Canon, mask: str = "") -> str:
     """The expression of a value's element; for a decimal these are two, with a comma between them, for `ROW(...)`.
 
     Args:
         sql: the column's expression, such as a quoted name.
-        origin_type: as `format_type` spells it; domains by the type that they are made of (see `builtin`).
+        origin_type: as `format_type` spells it; domains by the type that they are made of (see `resolve_builtin`).
         mask: `sha256` for the hash of the text form that the initial copy masks.
 
     Raises:
         NoDigests: PostgreSQL has no exact expression for this type in this canon.
     """
-    own = _base(origin_type)
+    own = _base_type(origin_type)
     if mask:
         if mask != "sha256":
             raise ValueError(f"no mask {mask!r}: there is sha256")
-        return f"encode(sha256(convert_to({text(sql, origin_type)}, 'UTF8')), 'hex') COLLATE \"C\""
+        return f"encode(sha256(convert_to({build_text(sql, origin_type)}, 'UTF8')), 'hex') COLLATE \"C\""
     found = _ELEMENTS[canon.kind](sql, own, origin_type, canon)
     if found is None:
         raise NoDigests(
@@ -97,9 +97,9 @@ def element(sql: str, origin_type: str, canon: Canon, mask: str = "") -> str:
     return found
 
 
-def text(sql: str, origin_type: str) -> str:
+def build_text(sql: str, origin_type: str) -> str:
     """The text form that the initial copy lands (`connectors/postgres/origin/column_types.py`)."""
-    own = _base(origin_type)
+    own = _base_type(origin_type)
     if own in _TEXTS:
         return sql
     if own in ("inet", "xml"):  # inet::text appends /32, and xml::text shows an encoding that is no longer its own
@@ -109,13 +109,13 @@ def text(sql: str, origin_type: str) -> str:
     return f"{sql}::text"
 
 
-def builtin(column: Column) -> str:
+def resolve_builtin(column: Column) -> str:
     """The column's origin type; for a domain over a number, a moment or the like that type, which Arrow's tells."""
-    own = _base(column.origin_type)
+    own = _base_type(column.origin_type)
     if own and "." not in own:
         return column.origin_type
     if is_.is_list(column.type):
-        return builtin(Column(column.name, column.type.value_type, own.removesuffix("[]"))) + "[]"
+        return resolve_builtin(Column(column.name, column.type.value_type, own.removesuffix("[]"))) + "[]"
     if is_.is_decimal(column.type):
         return f"numeric(38,{column.type.scale})"
     return next((name for test, name in _BY_ARROW if test(column.type)), column.origin_type or "text")
@@ -139,7 +139,7 @@ _BY_ARROW: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
 )
 
 
-def _base(origin_type: str) -> str:
+def _base_type(origin_type: str) -> str:
     plain = re.sub(r" +", " ", re.sub(r"\([^)]*\)", "", origin_type)).strip()
     if plain.startswith("interval") and not plain.endswith("[]"):
         return "interval"
@@ -147,7 +147,7 @@ def _base(origin_type: str) -> str:
     return _SHORT.get(inner, inner) + plain[len(inner) :]
 
 
-def _int(sql: str, own: str, _: str, canon: Canon) -> str | None:
+def _int_element(sql: str, own: str, _: str, canon: Canon) -> str | None:
     if own not in _INTEGERS:
         return None
     if canon.bits == 32:
@@ -155,7 +155,7 @@ def _int(sql: str, own: str, _: str, canon: Canon) -> str | None:
     return f"int8send({sql}::int4::int8)" if own == "boolean" else f"int8send({sql}::int8)"
 
 
-def _decimal(sql: str, own: str, origin_type: str, _: Canon) -> str | None:
+def _decimal_element(sql: str, own: str, origin_type: str, _: Canon) -> str | None:
     number = (
         f"{sql}::int4::numeric" if own == "boolean" else f"{sql}::int8::numeric" if own == "oid" else f"{sql}::numeric"
     )
@@ -166,7 +166,7 @@ def _decimal(sql: str, own: str, origin_type: str, _: Canon) -> str | None:
     return f"{number}, CASE WHEN {number} = 'Infinity' THEN 2 ELSE ({number} < 0)::int4 END"
 
 
-def _float(sql: str, own: str, _: str, __: Canon) -> str | None:
+def _float_element(sql: str, own: str, _: str, __: Canon) -> str | None:
     if own not in _FLOATS | _INTEGERS | {"numeric"}:
         return None
     number = (
@@ -175,52 +175,54 @@ def _float(sql: str, own: str, _: str, __: Canon) -> str | None:
     return f"float8send(CASE WHEN {number} = 'NaN' THEN 'NaN' ELSE {number} + 0 END)"
 
 
-def _text(sql: str, own: str, origin_type: str, canon: Canon) -> str | None:
+def _text_element(sql: str, own: str, origin_type: str, canon: Canon) -> str | None:
     if canon.form == "uuid":
         return f'{sql}::text COLLATE "C"' if own == "uuid" else None
     if canon.form == "char":
         return (
-            f'{sql}::text COLLATE "C"' if own == "character" else f"rtrim({text(sql, origin_type)}, ' ') COLLATE \"C\""
+            f'{sql}::text COLLATE "C"'
+            if own == "character"
+            else f"rtrim({build_text(sql, origin_type)}, ' ') COLLATE \"C\""
         )
-    return f'({text(sql, origin_type)}) COLLATE "C"'
+    return f'({build_text(sql, origin_type)}) COLLATE "C"'
 
 
-def _json(sql: str, own: str, origin_type: str, canon: Canon) -> str | None:
-    return None if canon.form == "nested" else f'({text(sql, origin_type)}) COLLATE "C"'
+def _json_element(sql: str, own: str, origin_type: str, canon: Canon) -> str | None:
+    return None if canon.form == "nested" else f'({build_text(sql, origin_type)}) COLLATE "C"'
 
 
-def _binary(sql: str, own: str, _: str, __: Canon) -> str | None:
+def _binary_element(sql: str, own: str, _: str, __: Canon) -> str | None:
     return f"{sql}::bytea" if own == "bytea" else f"convert_to({sql}, 'UTF8')" if own in _TEXTS else None
 
 
-def _uuid(sql: str, own: str, _: str, __: Canon) -> str | None:
+def _uuid_element(sql: str, own: str, _: str, __: Canon) -> str | None:
     return f"{sql}::uuid" if own == "uuid" else None
 
 
-def _date(sql: str, own: str, _: str, __: Canon) -> str | None:
+def _date_element(sql: str, own: str, _: str, __: Canon) -> str | None:
     return f"{sql}::date" if own == "date" else None
 
 
-def _time(sql: str, own: str, _: str, __: Canon) -> str | None:
+def _time_element(sql: str, own: str, _: str, __: Canon) -> str | None:
     return f"time_send({sql})" if own == "time without time zone" else None
 
 
-def _timestamp(sql: str, own: str, _: str, __: Canon) -> str | None:
+def _timestamp_element(sql: str, own: str, _: str, __: Canon) -> str | None:
     if own == "date":  # a day after the last timestamp equals none
         late = f"isfinite({sql}) AND {sql} > {_LAST_DAY}"
         return f"CASE WHEN {late} THEN date_send({sql}) ELSE timestamp_send({sql}::timestamp) END"
     return f"{_TIMESTAMPS[own]}_send({sql})" if own in _TIMESTAMPS else None
 
 
-def _interval(sql: str, own: str, _: str, __: Canon) -> str | None:
+def _interval_element(sql: str, own: str, _: str, __: Canon) -> str | None:
     return f"interval_send({sql}::interval)" if own in ("interval", "time without time zone") else None
 
 
-def _list(sql: str, own: str, origin_type: str, canon: Canon) -> str | None:
+def _list_element(sql: str, own: str, origin_type: str, canon: Canon) -> str | None:
     of = canon.of
     if not own.endswith("[]") or of is None:
         return None
-    cast = _element_casts(own.removesuffix("[]"), origin_type, of)
+    cast = _list_element_casts(own.removesuffix("[]"), origin_type, of)
     if cast is None:
         return None
     # hash_array sees neither dimensions nor bounds; a list has one that starts at 1. Any other array is its text, and
@@ -231,7 +233,7 @@ def _list(sql: str, own: str, origin_type: str, canon: Canon) -> str | None:
     )
 
 
-def _element_casts(own: str, origin_type: str, of: Canon) -> str | None:
+def _list_element_casts(own: str, origin_type: str, of: Canon) -> str | None:
     """The casts to text[] in the canon's form."""
     if of.kind in ("text", "json"):
         if of.form == "uuid":
@@ -260,18 +262,18 @@ def _element_casts(own: str, origin_type: str, of: Canon) -> str | None:
 
 
 _ELEMENTS: dict[str, Callable[[str, str, str, Canon], str | None]] = {
-    "int": _int,
-    "decimal": _decimal,
-    "float": _float,
-    "text": _text,
-    "json": _json,
-    "binary": _binary,
-    "uuid": _uuid,
-    "date": _date,
-    "time": _time,
-    "timestamp": _timestamp,
-    "interval": _interval,
-    "list": _list,
+    "int": _int_element,
+    "decimal": _decimal_element,
+    "float": _float_element,
+    "text": _text_element,
+    "json": _json_element,
+    "binary": _binary_element,
+    "uuid": _uuid_element,
+    "date": _date_element,
+    "time": _time_element,
+    "timestamp": _timestamp_element,
+    "interval": _interval_element,
+    "list": _list_element,
 }
 
 
@@ -291,7 +293,7 @@ def check_server(version: int, first_row: Callable[[str], tuple[object, ...]]) -
         raise NoDigests("this server hashes otherwise (another encoding than UTF8, or byte order)")
 
 
-def transfer_rate(first_row: Callable[[str], tuple[object, ...]]) -> float:
+def measure_transfer_rate(first_row: Callable[[str], tuple[object, ...]]) -> float:
     """Bytes per second that the wire carries: half a megabyte, less the time of an empty answer."""
     started = time.perf_counter()
     first_row("SELECT ''")
@@ -301,17 +303,19 @@ def transfer_rate(first_row: Callable[[str], tuple[object, ...]]) -> float:
     return _RATE_BYTES / max(time.perf_counter() - started - empty, 1e-6)
 
 
-def row_digest(columns: Sequence[Digested]) -> str:
+def build_row_digest(columns: Sequence[Digested]) -> str:
     """The digest of a row's columns, in this order."""
     if not columns:
         return "0::int8"
-    parts = [element(quote_identifier(c.column.name), builtin(c.column), c.canon, c.mask) for c in columns]
+    parts = [
+        build_element(quote_identifier(c.column.name), resolve_builtin(c.column), c.canon, c.mask) for c in columns
+    ]
     if len(parts) + sum(c.canon.kind == "decimal" and not c.mask for c in columns) > _MOST_ELEMENTS:
         raise NoDigests(f"a row of {len(columns)} columns has more elements than PostgreSQL takes in one row")
     return f"hash_record_extended(ROW({', '.join(parts)}), 0)"
 
 
-def digest_select(
+def build_digest_select(
     relation: str,
     key: Sequence[Digested],
     values: Sequence[Digested],
@@ -334,12 +338,12 @@ def digest_select(
     if within is not None:
         buckets, numbers = within
         wanted = ", ".join(map(str, numbers)) or "NULL"
-        conditions.append(f"({row_digest(key or values)} & {buckets - 1}) IN ({wanted})")
+        conditions.append(f"({build_row_digest(key or values)} & {buckets - 1}) IN ({wanted})")
     where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"SELECT {', '.join([*selected, f'{row_digest(values)} AS _row'])}\nFROM {relation}{where}"
+    return f"SELECT {', '.join([*selected, f'{build_row_digest(values)} AS _row'])}\nFROM {relation}{where}"
 
 
-def bucket_select(
+def build_bucket_select(
     relation: str, key: Sequence[Digested], values: Sequence[Digested], buckets: int, *, condition: str = ""
 ) -> str:
     """Select a row per bucket that is not empty: `bucket` (int8), `rows` (int8), `total` (numeric).
@@ -347,9 +351,9 @@ def bucket_select(
     `total` is the sum of hash_record_extended(ROW(int8send(_row)), _key), as signed numbers; it cannot overflow.
     """
     where = f"\nWHERE {condition}" if condition else ""
-    rows = f"SELECT {row_digest(key)} AS _key, {row_digest(values)} AS _row\nFROM {relation}{where}"
+    rows = f"SELECT {build_row_digest(key)} AS _key, {build_row_digest(values)} AS _row\nFROM {relation}{where}"
     if not key:
-        rows = f"SELECT {row_digest(values)} AS _row\nFROM {relation}{where}"
+        rows = f"SELECT {build_row_digest(values)} AS _row\nFROM {relation}{where}"
         rows = f"SELECT _row AS _key, _row\nFROM ({rows}\nOFFSET 0) AS _rows"
     # OFFSET 0 keeps the planner from computing a digest for each mention of it.
     return (

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.connectors.postgres.wire.texts import texts
+from dbt_bridge.connectors.postgres.wire.texts import to_texts
 
 KEYS_PER_QUERY = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparison:
     """One thing that must be equal: SQL over the table, and over a key's text `{}`."""
 
     stored: str
@@ -30,55 +30,55 @@ class Compared:
 class Lookup:
     """How a column is searched: what is compared, and the condition for NULL."""
 
-    compared: Sequence[Compared]
+    compared: Sequence[Comparison]
     is_null: str
 
 
-def conditions(keys: pa.Table, lookup: Callable[[str], Lookup]) -> Iterator[str]:
+def build_conditions(keys: pa.Table, lookup: Callable[[str], Lookup]) -> Iterator[str]:
     """What stands after WHERE, query by query; no row fulfils two of them.
 
     Args:
         keys: columns of the table in the types in which they travel; NULL equals NULL.
         lookup: from a column's name.
     """
-    written = pa.table({name: texts(_one(keys[name])) for name in keys.column_names})
+    written = pa.table({name: to_texts(_single_array(keys[name])) for name in keys.column_names})
     distinct = written.group_by(written.column_names).aggregate([]).combine_chunks()
     if not distinct.num_columns:
         return
     lookups = {name: lookup(name) for name in keys.column_names}
-    patterns = _null_patterns(distinct)
+    patterns = _find_null_patterns(distinct)
     for pattern in pc.unique(patterns).to_pylist():
         alike = distinct.filter(pc.equal(patterns, pattern))
         nulls = [name for name, flag in zip(distinct.column_names, pattern, strict=True) if flag == "1"]
         for start in range(0, len(alike), KEYS_PER_QUERY):
-            yield _condition(lookups, alike.slice(start, KEYS_PER_QUERY), nulls)
+            yield _build_condition(lookups, alike.slice(start, KEYS_PER_QUERY), nulls)
 
 
-def _one(column: pa.ChunkedArray) -> pa.Array:
+def _single_array(column: pa.ChunkedArray) -> pa.Array:
     array = column.combine_chunks()
     return array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
 
 
-def _null_patterns(keys: pa.Table) -> pa.Array:
+def _find_null_patterns(keys: pa.Table) -> pa.Array:
     """Which columns are NULL, a 0 or 1 for each: `IS NOT DISTINCT FROM` uses no index, `IS NULL` does."""
-    flags = [pc.if_else(_one(keys[name]).is_null(), "1", "0") for name in keys.column_names]
+    flags = [pc.if_else(_single_array(keys[name]).is_null(), "1", "0") for name in keys.column_names]
     return pc.binary_join_element_wise(*flags, "")
 
 
-def _condition(lookups: dict[str, Lookup], keys: pa.Table, nulls: Sequence[str]) -> str:
+def _build_condition(lookups: dict[str, Lookup], keys: pa.Table, nulls: Sequence[str]) -> str:
     parts = [lookups[name].is_null for name in nulls]
     given = [name for name in keys.column_names if name not in nulls]
     if given:
         compared = [(one, f"k.c{place}") for place, name in enumerate(given) for one in lookups[name].compared]
         stored = ", ".join(one.stored for one, _ in compared)
         selected = ", ".join(one.key.replace("{}", key) for one, key in compared)
-        arrays = ", ".join(_array_literal(_one(keys[name])) for name in given)
+        arrays = ", ".join(_quote_array(_single_array(keys[name])) for name in given)
         names = ", ".join(f"c{place}" for place in range(len(given)))
         parts.append(f"({stored}) IN (SELECT {selected} FROM unnest({arrays}) AS k ({names}))")  # noqa: S608
     return " AND ".join(parts)
 
 
-def _array_literal(values: pa.Array) -> str:
+def _quote_array(values: pa.Array) -> str:
     """An array of texts, right whatever `standard_conforming_strings` is."""
     escaped = pc.replace_substring(pc.replace_substring(values, "\\", "\\\\"), '"', '\\"')
     body = "{" + ",".join(f'"{text}"' for text in escaped.to_pylist()) + "}"

@@ -16,16 +16,16 @@ _FIRST_US = -210_866_803_200_000_000  # 4714-11-24 BC, the first moment that Pos
 _FIRST_DAY = -2_440_588
 
 
-def repaired(own: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+def repair_moments(own: pa.DataType) -> Callable[[pa.Array], pa.Array]:
     """The array with Postgres's infinities as DuckDB has them, and values that the driver wrapped refused."""
     if pa.types.is_timestamp(own):
-        return lambda a: _unwrapped(a, pa.int64(), _FIRST_US, (_MAX64 + _EPOCH_US - _WRAP64, _MAX64))
+        return lambda a: _unwrap(a, pa.int64(), _FIRST_US, (_MAX64 + _EPOCH_US - _WRAP64, _MAX64))
     if pa.types.is_date(own):
-        return lambda a: _unwrapped(a, pa.int32(), _FIRST_DAY, (_MAX32 + _EPOCH_DAYS - _WRAP32, _MAX32))
+        return lambda a: _unwrap(a, pa.int32(), _FIRST_DAY, (_MAX32 + _EPOCH_DAYS - _WRAP32, _MAX32))
     return lambda array: array
 
 
-def _unwrapped(array: pa.Array, integer: pa.DataType, first: int, infinity: tuple[int, int]) -> pa.Array:
+def _unwrap(array: pa.Array, integer: pa.DataType, first: int, infinity: tuple[int, int]) -> pa.Array:
     """`first` is the least number that Postgres has; `infinity` is what the driver makes of it, and what it becomes."""
     numbers = array.view(integer)
     bounds = pc.min_max(numbers)

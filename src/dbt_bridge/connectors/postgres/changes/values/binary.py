@@ -26,8 +26,8 @@ from dbt_bridge.connectors.postgres.changes.values.moments import (
     interval_array,
 )
 from dbt_bridge.connectors.postgres.changes.values.text import converts, from_text
-from dbt_bridge.connectors.postgres.origin.adbc_values import strictly
-from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural
+from dbt_bridge.connectors.postgres.origin.adbc_values import strict_cast
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
 
 _EPOCH_US = 946_684_800_000_000  # 2000-01-01, where Postgres begins to count
 _EPOCH_DAYS = 10_957
@@ -45,7 +45,7 @@ def decodes_binary(origin: OriginType, wanted: pa.DataType) -> bool:
         return True
     if origin.name == "numeric":
         return bool(pa.types.is_decimal128(wanted)) and wanted.scale >= 0
-    own = natural(origin)
+    own = natural_type(origin)
     return origin.name in _DECODE and (wanted == own or converts(own, wanted))
 
 
@@ -60,9 +60,9 @@ def from_binary(values: Values, origin: OriginType, wanted: pa.DataType) -> pa.A
         return from_text(values, origin, wanted)
     if origin.name == "numeric":
         return numeric.decimals(values, wanted)
-    own = natural(origin)
+    own = natural_type(origin)
     array = _DECODE[origin.name](values)
-    return wrapped(array, wanted) if wanted == own else fitted(array, strictly(wanted))
+    return wrapped(array, wanted) if wanted == own else fitted(array, strict_cast(wanted))
 
 
 def _number(type_: pa.DataType, sent: str) -> Callable[[Values], pa.Array]:

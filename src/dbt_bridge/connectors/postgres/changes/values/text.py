@@ -26,8 +26,8 @@ from dbt_bridge.connectors.postgres.changes.values.cells import (
     validated,
     wrapped,
 )
-from dbt_bridge.connectors.postgres.origin.adbc_values import strictly
-from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural
+from dbt_bridge.connectors.postgres.origin.adbc_values import strict_cast
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
 
 
 def from_text(values: Values, origin: OriginType, wanted: pa.DataType) -> pa.Array:
@@ -38,7 +38,7 @@ def from_text(values: Values, origin: OriginType, wanted: pa.DataType) -> pa.Arr
         return texts(values, origin)
     if origin.element is not None and pa.types.is_list(wanted):
         return arrays.lists(values, origin.element, wanted, from_text)
-    own = natural(origin)
+    own = natural_type(origin)
     if wanted == own:
         return wrapped(_natural(values, origin, own), wanted)
     if isinstance(wanted, pa.UuidType):
@@ -48,8 +48,8 @@ def from_text(values: Values, origin: OriginType, wanted: pa.DataType) -> pa.Arr
     if pa.types.is_binary(wanted):
         return texts(values, origin).cast(pa.binary())
     if converts(own, wanted):
-        return fitted(_natural(values, origin, own), strictly(wanted))
-    return fitted(texts(values, origin), strictly(wanted))
+        return fitted(_natural(values, origin, own), strict_cast(wanted))
+    return fitted(texts(values, origin), strict_cast(wanted))
 
 
 def converts(own: pa.DataType, wanted: pa.DataType) -> bool:
@@ -67,11 +67,11 @@ def texts(values: Values, origin: OriginType) -> pa.Array:
 def _natural(values: Values, origin: OriginType, own: pa.DataType) -> pa.Array:
     if decode := _DECODE.get(origin.name):
         return decode(values)
-    return cast(values, strictly(own))
+    return cast(values, strict_cast(own))
 
 
 def _oids(values: Values) -> pa.Array:
-    numbers = cast(values, strictly(pa.int64()))
+    numbers = cast(values, strict_cast(pa.int64()))
     found = np.frombuffer(numbers.buffers()[1], np.int64)[: len(values)]
     values.refuse((found < 0) | (found > 2**32 - 1) | ((values.length > 1) & (loaded(values, "u1") == ord("0"))))
     return numbers
@@ -81,7 +81,7 @@ def _floats(type_: pa.DataType) -> Callable[[Values], pa.Array]:
     """Arrow's parser makes infinity of a number that is too large, and 0 of one that is too small."""
 
     def decode(values: Values) -> pa.Array:
-        numbers = cast(values, strictly(type_))
+        numbers = cast(values, strict_cast(type_))
         found = np.frombuffer(numbers.buffers()[1], f"f{type_.bit_width // 8}")[: len(values)]
         odd = np.flatnonzero(values.among(np.isinf(found) | (found == 0)))
         if len(odd):
