@@ -202,7 +202,7 @@ def measured(to: str, url: str, folder: str) -> dict[str, float]:
     os.environ["SOURCES__BENCH__CREDENTIALS"] = url
     os.environ["DESTINATION__LAKE__DESTINATION_TYPE"] = "filesystem"
     os.environ["DESTINATION__LAKE__BUCKET_URL"] = f"{folder}/lake"
-    table = LandingTable("source.bench.bench.orders", "orders", "orders", "cdc")
+    table = LandingTable("source.bench.bench.orders", "orders", "orders", replication="cdc")
     source = LandingSource(
         name="bench",
         origin="bench",
@@ -211,7 +211,7 @@ def measured(to: str, url: str, folder: str) -> dict[str, float]:
         landing_database=None,
         destination="lake" if to == "delta" else None,
         tables=(table,),
-        defaults=LandingTable("source.bench.bench", "", "", "cdc"),
+        defaults=LandingTable("source.bench.bench", "", "", replication="cdc"),
         slot=f"bench_{to}",
     )
     if to == "postgres":

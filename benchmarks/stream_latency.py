@@ -142,7 +142,7 @@ def follow(url: str, folder: str) -> None:
     from dbt_bridge.observe.stream_progress import Batch, WatchSilent
 
     os.environ["SOURCES__BENCH__CREDENTIALS"] = url
-    table = LandingTable("source.bench.bench.readings", "readings", "readings", "cdc")
+    table = LandingTable("source.bench.bench.readings", "readings", "readings", replication="cdc")
     source = LandingSource(
         name="bench",
         origin="bench",
@@ -151,7 +151,7 @@ def follow(url: str, folder: str) -> None:
         landing_database=None,
         destination=None,
         tables=(table,),
-        defaults=LandingTable("source.bench.bench", "", "", "cdc"),
+        defaults=LandingTable("source.bench.bench", "", "", replication="cdc"),
         slot="bench_stream",
     )
     profile = WarehouseProfile(

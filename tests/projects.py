@@ -53,7 +53,7 @@ def source() -> MakeSource:
             landing_database=None,
             destination=None,
             tables=tables,
-            defaults=LandingTable("source.shop.shop", "", "", "initial_copy"),
+            defaults=LandingTable("source.shop.shop", "", "", replication="initial_copy"),
             every_table=every,
             exclude=exclude,
         )

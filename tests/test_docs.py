@@ -34,13 +34,9 @@ import yaml
 from dbt_bridge.cli import cli
 from dbt_bridge.demo import shop
 from dbt_bridge.demo.postgres import Server
-from dbt_bridge.project.bridge_block import (
-    SourceBridge,
-    checked,
-    checked_exposure,
-    checked_table,
-)
-from dbt_bridge.project.reconcile_block import checked_model
+from dbt_bridge.nouns.bridge_keys import SourceBlock
+from dbt_bridge.project.bridge_block import read_block, read_delivery_block, read_table_block
+from dbt_bridge.project.reconcile_block import read_reconcile_blocks
 from dbt_bridge.scaffold import template
 
 ROOT = Path(__file__).parents[1]
@@ -115,15 +111,14 @@ def _check_bridges(document: Any) -> None:
     if not isinstance(document, dict):
         return
     for source in document.get("sources", []):
-        own = _bridge(source)
-        checked(SourceBridge, own, "the documentation")
+        own = read_block(SourceBlock, _bridge(source), "the documentation")
         for table in source.get("tables", []):
-            checked_table(_bridge(table), "the documentation", own)
+            read_table_block(_bridge(table), "the documentation", own)
     for exposure in document.get("exposures", []):
-        checked_exposure(_bridge(exposure), "the documentation")
+        read_delivery_block(_bridge(exposure), "the documentation")
     for model in document.get("models", []):
         if bridge := _bridge(model):
-            checked_model(bridge, "the documentation")
+            read_reconcile_blocks(bridge, "the documentation")
 
 
 def _bridge(node: dict[str, Any]) -> dict[str, Any]:

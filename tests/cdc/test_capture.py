@@ -23,7 +23,7 @@ NODE = "source.shop.shop."
 
 
 def table(name: str, **given: object) -> LandingTable:
-    return LandingTable(f"{NODE}{name}", name, name, "cdc", **given)  # type: ignore[arg-type]
+    return LandingTable(f"{NODE}{name}", name, name, replication="cdc", **given)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def sync(project: Project) -> Sync:
             landing_database=None,
             destination=None,
             tables=tables,
-            defaults=LandingTable("source.shop.shop", "", "", "cdc"),
+            defaults=LandingTable("source.shop.shop", "", "", replication="cdc"),
             slot="dbt_bridge_test",
             **given,  # type: ignore[arg-type]
         )

@@ -13,6 +13,7 @@ import pytest
 
 from dbt_bridge import run
 from dbt_bridge.demo.postgres import Server
+from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.project import (
     LandingSource,
     LandingTable,
@@ -43,7 +44,7 @@ class End:
             landing_database=None,
             destination=self.destination,
             tables=tables,
-            defaults=LandingTable("source.shop.shop", "", "", "cdc"),
+            defaults=LandingTable("source.shop.shop", "", "", replication="cdc"),
             slot="dbt_bridge_ends",
         )
         chosen = replace(self.project, sources=(source,))
@@ -114,7 +115,7 @@ def shop(origin: psycopg.Connection) -> psycopg.Connection:
 
 
 def table(name: str = "orders", **given: Any) -> LandingTable:
-    return LandingTable(f"source.shop.shop.{name}", name, name, "cdc", **given)
+    return LandingTable(f"source.shop.shop.{name}", name, name, replication="cdc", **given)
 
 
 def same(shop: psycopg.Connection, end: End, columns: str = COLUMNS) -> None:
@@ -193,7 +194,7 @@ def test_a_log_of_changes(shop: psycopg.Connection, end: End) -> None:
 
 
 def test_a_masked_value_never_lands(shop: psycopg.Connection, end: End) -> None:
-    masked = table(mask={"customer": "sha256"}, exclude=("note",))
+    masked = table(mask={"customer": "sha256"}, columns=Columns(exclude=("note",)))
     end.sync(masked)
     shop.execute("UPDATE orders SET customer = 'somebody' WHERE id = 5")
     end.sync(masked)

@@ -42,10 +42,12 @@ Sync = Callable[..., dict[str, Receipt]]
 def followed(*tables: LandingTable | str, slot: str = "dbt_bridge_test", schema: str = "landing") -> LandingSource:
     """The source `shop` with these tables."""
     prefix = f"source.shop.{schema}"
-    made = [t if isinstance(t, LandingTable) else LandingTable(f"{prefix}.{t}", t, t, "cdc") for t in tables]
+    made = [
+        t if isinstance(t, LandingTable) else LandingTable(f"{prefix}.{t}", t, t, replication="cdc") for t in tables
+    ]
     return LandingSource(
         name="shop", origin="shop_pg", origin_schema="public", landing_schema=schema, landing_database=None,
-        destination=None, tables=tuple(made), defaults=LandingTable(prefix, "", "", "cdc"), slot=slot,
+        destination=None, tables=tuple(made), defaults=LandingTable(prefix, "", "", replication="cdc"), slot=slot,
     )  # fmt: skip
 
 

@@ -25,10 +25,12 @@ PREFIX = "source.shop.landing"
 
 def followed(*tables: LandingTable | str, slot: str = "dbt_bridge_test") -> LandingSource:
     """The source `shop` with these tables."""
-    made = [t if isinstance(t, LandingTable) else LandingTable(f"{PREFIX}.{t}", t, t, "cdc") for t in tables]
+    made = [
+        t if isinstance(t, LandingTable) else LandingTable(f"{PREFIX}.{t}", t, t, replication="cdc") for t in tables
+    ]
     return LandingSource(
         name="shop", origin="shop_pg", origin_schema="public", landing_schema="landing", landing_database=None,
-        destination=None, tables=tuple(made), defaults=LandingTable(PREFIX, "", "", "cdc"), slot=slot,
+        destination=None, tables=tuple(made), defaults=LandingTable(PREFIX, "", "", replication="cdc"), slot=slot,
     )  # fmt: skip
 
 
@@ -179,7 +181,12 @@ def test_a_hidden_column_that_is_renamed_between_two_looks_does_not_land(
 ) -> None:
     """Where the source hides it in all of its tables, so that this one need not have it."""
     orders = LandingTable(
-        f"{PREFIX}.orders", "orders", "orders", "cdc", mask={"note": "sha256"}, of_source=frozenset(("note",))
+        f"{PREFIX}.orders",
+        "orders",
+        "orders",
+        replication="cdc",
+        mask={"note": "sha256"},
+        of_source=frozenset(("note",)),
     )
     sync(followed(orders))
     stage = DuckDBWarehouse.stage
@@ -261,7 +268,7 @@ def test_a_table_that_was_landed_otherwise_in_between_is_copied_anew(
     shop.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
     sync(followed("orders"))
     shop.execute("INSERT INTO orders VALUES (1000, 'once')")
-    copied = LandingTable(f"{PREFIX}.orders", "orders", "orders", "initial_copy")
+    copied = LandingTable(f"{PREFIX}.orders", "orders", "orders", replication="initial_copy")
     assert sync(followed(copied))["orders"].hop == "initial_copy"
     assert sync(followed("orders"))["orders"].status == "success"
     same(shop, warehouse_file, "orders")

@@ -27,7 +27,7 @@ from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.stream_progress import Batch, WatchSilent
 
 Ask = Callable[[str], list[tuple[object, ...]]]
-ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", "cdc")
+ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", replication="cdc")
 
 
 class Seen(WatchSilent):
@@ -80,7 +80,7 @@ def followed(project: Project) -> Project:
         landing_database=None,
         destination=None,
         tables=(ORDERS,),
-        defaults=LandingTable("source.shop.shop", "", "", "cdc"),
+        defaults=LandingTable("source.shop.shop", "", "", replication="cdc"),
         slot="dbt_bridge_stream",
     )
     return replace(project, sources=(source,))
@@ -261,7 +261,7 @@ def test_turns_without_news_leave_no_trace_and_a_table_set_aside_is_copied_once(
 ) -> None:
     shop.execute("CREATE TABLE odd (id int PRIMARY KEY, n numeric(10, 2))")
     shop.execute("INSERT INTO odd VALUES (1, 'NaN')")
-    odd = LandingTable("source.shop.shop.odd", "odd", "odd", "cdc")
+    odd = LandingTable("source.shop.shop.odd", "odd", "odd", replication="cdc")
     both = replace(followed, sources=(replace(followed.sources[0], tables=(ORDERS, odd)),))
     seen, built = Seen(), []
 
@@ -290,7 +290,7 @@ def test_a_table_set_aside_is_not_copied_again_when_the_tables_are_looked_at(
     monkeypatch.setattr("dbt_bridge.cdc.stream.LOOK", 0.5)
     shop.execute("CREATE TABLE odd (id int PRIMARY KEY, n numeric(10, 2))")
     shop.execute("INSERT INTO odd VALUES (1, 'NaN')")
-    odd = LandingTable("source.shop.shop.odd", "odd", "odd", "cdc")
+    odd = LandingTable("source.shop.shop.odd", "odd", "odd", replication="cdc")
     both, seen = replace(followed, sources=(replace(followed.sources[0], tables=(ORDERS, odd)),)), Seen()
     with streaming(both, seen) as (running, _):
         until(lambda: bool(seen.caught), running)

@@ -72,7 +72,7 @@ class Bridge:
     def _run(self, schema: str, tables: list[LandingTable], options: run.Options) -> list[Receipt]:
         source = LandingSource(
             name="shop", origin="shop_pg", origin_schema="public", landing_schema=schema, landing_database=None,
-            destination=None, tables=tuple(tables), defaults=LandingTable("source.shop.shop", "", "", "cdc"),
+            tables=tuple(tables), defaults=LandingTable("source.shop.shop", "", "", replication="cdc"),
             slot="dbt_bridge_test",
         )  # fmt: skip
         return run.sync(replace(self.project, sources=(source,)), options, Silent())
@@ -113,7 +113,7 @@ def _same(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 @pytest.fixture
 def bridge(project: Project, warehouse_file: Path) -> Bridge:
-    tables = {name: LandingTable(f"source.shop.shop.{name}", name, name, "cdc") for name in TABLES}
+    tables = {name: LandingTable(f"source.shop.shop.{name}", name, name, replication="cdc") for name in TABLES}
     tables["log"] = replace(tables["log"], write_disposition="append")
     tables["gentle"] = replace(tables["gentle"], deletes="soft", history=True)
     tables["chosen"] = replace(tables["chosen"], deletes="soft")

@@ -196,7 +196,7 @@ def test_an_unexpected_error_is_called_a_bug_and_hides_passwords(
     def broken(options: object) -> None:
         raise RuntimeError("cannot parse postgresql://u:c4n4ry@db/x")
 
-    monkeypatch.setattr("dbt_bridge.nouns.project.load_project", broken)
+    monkeypatch.setattr("dbt_bridge.project.load.load_project", broken)
     assert answered(["plan", "--project-dir", str(tmp_path), "--json", "--debug"]) == 1
     captured = capsys.readouterr()
     error = json.loads(captured.out)["error"]
@@ -212,7 +212,7 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, command: Command) -> Non
     def interrupted(options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dbt_bridge.nouns.project.load_project", interrupted)
+    monkeypatch.setattr("dbt_bridge.project.load.load_project", interrupted)
     code, document = command("plan")
     assert (code, document["error"]["what"]) == (130, "interrupted")
 

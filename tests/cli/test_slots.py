@@ -16,9 +16,10 @@ from dbt_bridge.connectors.postgres.changes import publication
 from dbt_bridge.connectors.postgres.changes.slot import Replication
 from dbt_bridge.contracts.destination import Checkpoint
 from dbt_bridge.nouns import lsn
-from dbt_bridge.nouns.project import DbtOptions, load_project
+from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.project.destinations import open_warehouse
+from dbt_bridge.project.load import load_project
 
 SOURCES = """
 sources:

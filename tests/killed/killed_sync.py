@@ -112,10 +112,11 @@ class Orders:
 
 
 def project(orders: Orders) -> Project:
-    tables = tuple(LandingTable(f"{orders.node}.{name}", name, name, "cdc") for name in orders.tables)
+    tables = tuple(LandingTable(f"{orders.node}.{name}", name, name, replication="cdc") for name in orders.tables)
     source = LandingSource(
         name="shop", origin="shop_pg", origin_schema="public", landing_schema="landing", landing_database=None,
-        destination=orders.destination, tables=tables, defaults=LandingTable("source.shop.shop", "", "", "cdc"),
+        destination=orders.destination, tables=tables,
+        defaults=LandingTable("source.shop.shop", "", "", replication="cdc"),
         slot=orders.slot,
     )  # fmt: skip
     profile = WarehouseProfile(orders.adapter, "warehouse", "main", 2, orders.profile)

@@ -9,8 +9,9 @@ import duckdb
 import pytest
 
 from dbt_bridge.errors import BridgeError, DbtFailed, UsageError
-from dbt_bridge.nouns.project import DbtOptions, Project, load_project
+from dbt_bridge.nouns.project import DbtOptions, Project
 from dbt_bridge.project import invoke
+from dbt_bridge.project.load import load_project
 
 MODELS = {
     "good.sql": "select 1 as id",
@@ -51,7 +52,7 @@ def test_each_node_has_its_status_and_the_file_is_free_afterwards(
     with duckdb.connect(str(project.root / "warehouse.duckdb"), config={"threads": 1}) as connection:
         assert connection.execute("select id from main.good").fetchall() == [(1,)]
 
-    assert invoke.last_statuses(project)["model.shop.broken"] == "error"
+    assert invoke.read_last_statuses(project)["model.shop.broken"] == "error"
 
 
 def test_a_selection_of_what_works_succeeds_and_one_of_nothing_too(project: Project) -> None:
@@ -70,7 +71,7 @@ def test_a_run_without_the_real_rows_is_no_success_for_a_delivery(
     good = replace(project.options, select=("good",), exclude=("test_type:data",))
     built = invoke.build(good, project.manifest, to_stderr=True)
     assert built.nodes[0].status == "success"
-    for statuses in (built.statuses, invoke.last_statuses(project)):
+    for statuses in (built.statuses, invoke.read_last_statuses(project)):
         assert statuses["model.shop.good"].startswith(f"success, but dbt ran with --{name}: dbt-bridge build")
 
 
@@ -78,12 +79,12 @@ def test_a_file_of_results_that_was_cut_off_is_said(project: Project) -> None:
     file = project.root / "target" / "run_results.json"
     file.write_text('{"results": [')
     with pytest.raises(UsageError, match=r"run_results\.json is not what dbt writes"):
-        invoke.last_statuses(project)
+        invoke.read_last_statuses(project)
 
 
 def test_before_any_run_nothing_is_known(project: Project) -> None:
     with pytest.raises(UsageError, match="has not run") as refused:
-        invoke.last_statuses(project)
+        invoke.read_last_statuses(project)
     assert refused.value.mend == "dbt-bridge build"
 
 

@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 
 from dbt_bridge.errors import BridgeError, UsageError
-from dbt_bridge.nouns.project import (
-    DbtOptions,
-    LandingSource,
-    Project,
-    load_project,
-    nearest_project,
-)
-from dbt_bridge.project.manifest import default_slot
+from dbt_bridge.nouns.project import DbtOptions, LandingSource, Project
+from dbt_bridge.project.load import load_project, nearest_project
+from dbt_bridge.project.sources import default_slot
 
 SOURCES = """
 sources:
@@ -167,7 +162,7 @@ def test_a_followed_source_has_a_slot_of_its_own_for_each_target(dbt_root: Path)
     assert source.max_wal == 10 << 30
     customers, events = source.tables
     assert (customers.replication, customers.deletes, customers.history) == ("cdc", "soft", True)
-    assert (customers.include, customers.exclude) == (("id", "email", "name_*"), ("ssn",))
+    assert (customers.columns.include, customers.columns.exclude) == (("id", "email", "name_*"), ("ssn",))
     assert (customers.mask, customers.of_source) == ({"email": "sha256"}, {"email", "ssn"})
     assert (events.write_disposition, events.deletes, events.history) == ("append", "hard", False)
 

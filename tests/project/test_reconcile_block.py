@@ -10,22 +10,23 @@ from pathlib import Path
 import pytest
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.project import DbtOptions, load_project
+from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.nouns.reconciliation import Allowed, Pairing, Reconciliation
 from dbt_bridge.nouns.table import TableName
-from dbt_bridge.project.reconcile_block import checked_model
+from dbt_bridge.project.load import load_project
+from dbt_bridge.project.reconcile_block import read_reconcile_blocks
 
 WHERE = "model fct_orders (models/marts.yml)"
 
 
 def test_a_relation_alone_is_enough() -> None:
-    (block,) = checked_model({"reconcile": {"origin": "old", "relation": "shop.orders"}}, WHERE)
+    (block,) = read_reconcile_blocks({"reconcile": {"origin": "old", "relation": "shop.orders"}}, WHERE)
 
     assert (block.origin, block.relation, block.levels, block.required) == ("old", "shop.orders", ("rows",), False)
 
 
 def test_short_forms_mean_the_long_ones() -> None:
-    short, long = checked_model(
+    short, long = read_reconcile_blocks(
         {
             "reconcile": [
                 {"query": "select 1", "filter": "x > 1", "key": "id", "columns": {"a": "b"}, "levels": "rows"},
@@ -54,7 +55,7 @@ def test_short_forms_mean_the_long_ones() -> None:
     ],
 )
 def test_a_tolerance_is_absolute_a_share_or_a_time(said: object, meant: Allowed) -> None:
-    (block,) = checked_model({"reconcile": {"query": "q", "tolerances": {"a": said}}}, WHERE)
+    (block,) = read_reconcile_blocks({"reconcile": {"query": "q", "tolerances": {"a": said}}}, WHERE)
     assert block.tolerances == {"a": meant}
 
 
@@ -88,14 +89,14 @@ def test_a_tolerance_is_absolute_a_share_or_a_time(said: object, meant: Allowed)
 )
 def test_a_slip_is_named_with_its_mend(reconcile: object, what: str, mend: str) -> None:
     with pytest.raises(UsageError) as refused:
-        checked_model({"reconcile": reconcile}, WHERE)
+        read_reconcile_blocks({"reconcile": reconcile}, WHERE)
     assert what in refused.value.what
     assert mend in refused.value.mend
 
 
 def test_another_key_beside_reconcile_is_refused() -> None:
     with pytest.raises(UsageError, match="no key 'reconsile'") as refused:
-        checked_model({"reconsile": {}}, WHERE)
+        read_reconcile_blocks({"reconsile": {}}, WHERE)
     assert "did you mean 'reconcile'?" in refused.value.mend
 
 

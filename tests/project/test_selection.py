@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.project import DbtOptions, Project, load_project
+from dbt_bridge.nouns.project import DbtOptions, Project
+from dbt_bridge.project.load import load_project
 from dbt_bridge.project.selection import build_order, downstream
 
 YAML = """

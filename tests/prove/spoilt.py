@@ -17,7 +17,7 @@ SLOT = "dbt_bridge_repair_test"
 
 
 def table(name: str, replication: str = "cdc", **given: object) -> LandingTable:
-    return LandingTable(f"{NODE}{name}", name, name, replication, **given)  # type: ignore[arg-type]
+    return LandingTable(f"{NODE}{name}", name, name, replication=replication, **given)  # type: ignore[arg-type]
 
 
 class Shop:
@@ -25,10 +25,18 @@ class Shop:
 
     def __init__(self, project: Project, file: Path, *tables: LandingTable, **ends: str | None) -> None:
         self.file = file
-        defaults = LandingTable("source.shop.shop", "", "", "cdc")
+        defaults = LandingTable("source.shop.shop", "", "", replication="cdc")
         schema, destination = ends.get("schema", "public"), ends.get("destination")
         source = LandingSource(
-            "shop", "shop_pg", schema, "shop_landing", None, destination, tables, defaults, slot=SLOT
+            name="shop",
+            origin="shop_pg",
+            origin_schema=schema,
+            landing_schema="shop_landing",
+            landing_database=None,
+            destination=destination,
+            tables=tables,
+            defaults=defaults,
+            slot=SLOT,
         )
         self.project = replace(project, sources=(source,))
         self.sync()

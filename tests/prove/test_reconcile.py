@@ -19,11 +19,12 @@ from dbt_bridge import run
 from dbt_bridge.cli import answered
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.parity import Aggregate, Parity
-from dbt_bridge.nouns.project import DbtOptions, Project, load_project
+from dbt_bridge.nouns.project import DbtOptions, Project
 from dbt_bridge.nouns.reconciliation import Allowed, Pairing
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.project.invoke import build as dbt_build
+from dbt_bridge.project.load import load_project
 from dbt_bridge.run.doctor import examined
 
 CENT = Allowed(Decimal("0.01"), False, "0.01")

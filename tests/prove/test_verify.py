@@ -21,6 +21,7 @@ from tests.connectors.postgres.conftest import Proxy
 
 from dbt_bridge import run
 from dbt_bridge.connectors.postgres.changes.landing_lock import Mover
+from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.observe.progress import Silent
@@ -32,7 +33,7 @@ METHODS = ("digests", "buckets", "values")
 
 
 def table(name: str, replication: str = "cdc", **given: object) -> LandingTable:
-    return LandingTable(f"{NODE}{name}", name, name, replication, **given)  # type: ignore[arg-type]
+    return LandingTable(f"{NODE}{name}", name, name, replication=replication, **given)  # type: ignore[arg-type]
 
 
 class Shop:
@@ -40,9 +41,16 @@ class Shop:
 
     def __init__(self, project: Project, file: Path, *tables: LandingTable) -> None:
         self.file = file
-        defaults = LandingTable("source.shop.shop", "", "", "cdc")
+        defaults = LandingTable("source.shop.shop", "", "", replication="cdc")
         source = LandingSource(
-            "shop", "shop_pg", "public", "shop_landing", None, None, tables, defaults, slot="dbt_bridge_verify_test"
+            name="shop",
+            origin="shop_pg",
+            origin_schema="public",
+            landing_schema="shop_landing",
+            landing_database=None,
+            tables=tables,
+            defaults=defaults,
+            slot="dbt_bridge_verify_test",
         )
         self.project = replace(project, sources=(source,))
 
@@ -312,7 +320,7 @@ def test_soft_deletes_histories_logs_and_masks_hold_what_the_origin_has(
     shop = Shop(
         project, warehouse_file,
         table("soft", deletes="soft"), table("kept", history=True), table("log", write_disposition="append"),
-        table("masked", mask={"mail": "sha256"}, exclude=("credit",)),
+        table("masked", mask={"mail": "sha256"}, columns=Columns(exclude=("credit",))),
     )  # fmt: skip
     shop.sync()
     for name in ("soft", "kept", "log", "masked"):

@@ -19,6 +19,7 @@ import pytest
 from tests.prove.test_verify import SEED, Shop, table
 
 from dbt_bridge import run
+from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.observe.progress import Silent
 
@@ -158,7 +159,7 @@ def test_a_log_that_leaves_its_key_out_is_no_state(
 ) -> None:
     origin.execute("CREATE TABLE log (id int PRIMARY KEY, what text)")
     origin.execute("INSERT INTO log VALUES (1, 'a')")
-    shop = Shop(project, warehouse_file, table("log", write_disposition="append", exclude=("id",)))
+    shop = Shop(project, warehouse_file, table("log", write_disposition="append", columns=Columns(exclude=("id",))))
     shop.sync()
     origin.execute("UPDATE log SET id = 3, what = 'b'")
     found = shop.verify()["log"]

@@ -17,7 +17,7 @@ from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run import Options, build
 
 MakeSource = Callable[..., LandingSource]
-ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", "initial_copy")
+ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", replication="initial_copy")
 DELIVERY = Delivery(
     node="exposure.shop.crm",
     name="crm",

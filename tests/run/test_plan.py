@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dbt_bridge.cli import answered
-from dbt_bridge.nouns.project import DbtOptions, load_project
+from dbt_bridge.nouns.project import DbtOptions
+from dbt_bridge.project.load import load_project
 from dbt_bridge.run.plan import planned, print_plan
 
 YAML = """

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.project import (
     LandingSource,
     LandingTable,
@@ -42,7 +43,7 @@ def people(origin: psycopg.Connection) -> None:
 
 
 def table(replication: str = "initial_copy", **settings: object) -> LandingTable:
-    return LandingTable("source.shop.shop.people", "people", "people", replication, **settings)  # type: ignore[arg-type]
+    return LandingTable("source.shop.shop.people", "people", "people", replication=replication, **settings)  # type: ignore[arg-type]
 
 
 def hashed(text: str) -> str:
@@ -62,7 +63,7 @@ def landing(project: Project, source: MakeSource, table: LandingTable) -> Receip
 def test_a_hidden_value_is_not_in_the_file_at_all(
     people: None, project: Project, source: MakeSource, landed: Ask, tmp_path: Path
 ) -> None:
-    hiding = table(mask={"email": "sha256", "born": "sha256"}, exclude=("s*",))
+    hiding = table(mask={"email": "sha256", "born": "sha256"}, columns=Columns(exclude=("s*",)))
     receipt = landing(project, source, hiding)
 
     assert (receipt.status, receipt.error) == ("success", None)
@@ -79,7 +80,11 @@ def test_increments_are_masked_too_and_their_key_still_matches(
     people: None, project: Project, origin: psycopg.Connection, source: MakeSource, landed: Ask, tmp_path: Path
 ) -> None:
     hiding = table(
-        "incremental", cursor="id", primary_key=("email",), mask={"email": "sha256"}, include=("id", "email")
+        "incremental",
+        cursor="id",
+        primary_key=("email",),
+        mask={"email": "sha256"},
+        columns=Columns(include=("id", "email")),
     )
     origin.execute("DELETE FROM people WHERE email IS NULL")
     landing(project, source, hiding)
@@ -113,7 +118,7 @@ def test_changes_are_masked_like_the_copy(
     kept: dict[str, object],
 ) -> None:
     """Inserts, updates, deletes, and old values under REPLICA IDENTITY FULL; in the file, its log and its history."""
-    hiding = table("cdc", mask={"email": "sha256", "born": "sha256"}, exclude=("ssn",), **kept)
+    hiding = table("cdc", mask={"email": "sha256", "born": "sha256"}, columns=Columns(exclude=("ssn",)), **kept)
     slot = f"hidden_{origin.info.dbname}_{len(kept)}"
     followed = replace(project, sources=(replace(source(hiding), slot=slot),))
     origin.execute("ALTER TABLE people REPLICA IDENTITY FULL")
@@ -148,7 +153,7 @@ def test_rows_that_would_travel_undecoded_are_masked_in_a_postgres_warehouse(
     receipt = landing(
         replace(project, warehouse=warehouse),
         source,
-        table(mask={"email": "sha256", "born": "sha256"}, exclude=("ssn",)),
+        table(mask={"email": "sha256", "born": "sha256"}, columns=Columns(exclude=("ssn",))),
     )
     assert receipt.error is None
     rows = origin.execute("SELECT * FROM shop_landing.people ORDER BY id").fetchall()
@@ -159,8 +164,8 @@ def test_rows_that_would_travel_undecoded_are_masked_in_a_postgres_warehouse(
     ("settings", "what", "mend"),
     [
         ({"mask": {"emial": "sha256"}}, "mask: public.people has no column 'emial'", "did you mean 'email'?"),
-        ({"exclude": ("snn",)}, "columns: public.people has no column 'snn'", "did you mean 'ssn'?"),
-        ({"include": ("id", "name_*")}, "has no column 'name_*'", "'name'"),
+        ({"columns": Columns(exclude=("snn",))}, "columns: public.people has no column 'snn'", "did you mean 'ssn'?"),
+        ({"columns": Columns(include=("id", "name_*"))}, "has no column 'name_*'", "'name'"),
     ],
 )
 def test_a_slip_in_a_name_lets_no_value_through(
@@ -177,7 +182,8 @@ def test_what_a_source_hides_in_all_its_tables_need_not_be_in_each(
     people: None, project: Project, source: MakeSource, landed: Ask
 ) -> None:
     of_source = frozenset(("email", "ssn", "phone", "card_*"))
-    hiding = table(mask={"email": "sha256", "phone": "sha256"}, exclude=("ssn", "card_*"), of_source=of_source)
+    columns = Columns(exclude=("ssn", "card_*"))
+    hiding = table(mask={"email": "sha256", "phone": "sha256"}, columns=columns, of_source=of_source)
     assert landing(project, source, hiding).error is None
     assert landed("SELECT id, email FROM shop_landing.people WHERE id = 1") == [(1, hashed(MASKED))]
 
@@ -185,16 +191,16 @@ def test_what_a_source_hides_in_all_its_tables_need_not_be_in_each(
 def test_a_key_that_does_not_land_is_refused_where_rows_are_merged_by_it(
     people: None, project: Project, source: MakeSource
 ) -> None:
-    receipt = landing(project, source, table("incremental", cursor="born", exclude=("id",)))
+    receipt = landing(project, source, table("incremental", cursor="born", columns=Columns(exclude=("id",))))
     assert "`columns` leaves out 'id' of public.people" in (receipt.error or "")
-    assert landing(project, source, table(exclude=("id",))).error is None
+    assert landing(project, source, table(columns=Columns(exclude=("id",)))).error is None
 
 
 @pytest.mark.parametrize(
     "declared",
     [
         ({"mask": {"email": "sha256"}}, {"mask": {"mail": "sha256"}}),
-        ({"exclude": ("email",)}, {"exclude": ("mail",)}),
+        ({"columns": Columns(exclude=("email",))}, {"columns": Columns(exclude=("mail",))}),
     ],
 )
 def test_a_hidden_column_that_is_renamed_at_the_origin_stays_hidden(

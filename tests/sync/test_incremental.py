@@ -32,7 +32,7 @@ from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run import Options, sync
 
-ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", "incremental", cursor="at")
+ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", replication="incremental", cursor="at")
 DAY = 86400
 Rows = list[tuple[Any, ...]]
 
@@ -121,8 +121,16 @@ def shop(
             "dbname": info["dbname"], "password": "", "schema": "analytics",
         }  # fmt: skip
     profile = WarehouseProfile(to_kind, str(credentials.get("dbname", "warehouse")), "main", 2, credentials)
-    defaults = LandingTable("source.shop.shop", "", "", "incremental")
-    source = LandingSource("shop", "shop", schema, "landing", None, None, (), defaults)
+    defaults = LandingTable("source.shop.shop", "", "", replication="incremental")
+    source = LandingSource(
+        name="shop",
+        origin="shop",
+        origin_schema=schema,
+        landing_schema="landing",
+        landing_database=None,
+        tables=(),
+        defaults=defaults,
+    )
     origin("CREATE TABLE orders (id INTEGER PRIMARY KEY, status VARCHAR(20), at TIMESTAMP)")
     yield Shop(origin, warehouse, Project(tmp_path, "shop", profile, (source,), ()))
 

@@ -52,7 +52,7 @@ def test_values_that_arrow_lacks_arrive_and_an_override_is_decoded(
     origin.execute("CREATE TABLE amounts (id int PRIMARY KEY, amount numeric)")
     origin.execute("INSERT INTO amounts VALUES (1, 1.5)")
     amounts = LandingTable(
-        "source.shop.shop.amounts", "amounts", "amounts", "initial_copy", types={"amount": "decimal(38,10)"}
+        "source.shop.shop.amounts", "amounts", "amounts", replication="initial_copy", types={"amount": "decimal(38,10)"}
     )
 
     receipts = sync(replace(to_postgres, sources=(source(amounts, every=True),)), Options(), Silent())
@@ -73,7 +73,7 @@ def test_an_increment_is_merged_undecoded(
 ) -> None:
     origin.execute("CREATE TABLE orders (id int PRIMARY KEY, note text, version int NOT NULL)")
     origin.execute("INSERT INTO orders VALUES (1, 'a', 1), (2, 'b', 2)")
-    orders = LandingTable("source.shop.shop.orders", "orders", "orders", "incremental", cursor="version")
+    orders = LandingTable("source.shop.shop.orders", "orders", "orders", replication="incremental", cursor="version")
     wanted = replace(to_postgres, sources=(source(orders),))
     sync(wanted, Options(), Silent())
     origin.execute("UPDATE orders SET note = 'B', version = 3 WHERE id = 1")

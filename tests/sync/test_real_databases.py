@@ -30,8 +30,17 @@ Load = Callable[[str], dict[str, int]]
 
 def whole(origin: str, schema: str | None, root: Path, profile: WarehouseProfile) -> Project:
     """A project whose one source has `tables: "*"`."""
-    defaults = LandingTable("source.shop.real", "", "", "initial_copy")
-    source = LandingSource("real", origin, schema, "landing", None, None, (), defaults, every_table=True)
+    defaults = LandingTable("source.shop.real", "", "", replication="initial_copy")
+    source = LandingSource(
+        name="real",
+        origin=origin,
+        origin_schema=schema,
+        landing_schema="landing",
+        landing_database=None,
+        tables=(),
+        defaults=defaults,
+        every_table=True,
+    )
     return Project(root, "shop", profile, (source,), ())
 
 

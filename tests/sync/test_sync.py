@@ -20,7 +20,7 @@ MakeSource = Callable[..., LandingSource]
 
 
 def table(name: str, **settings: object) -> LandingTable:
-    return LandingTable(f"source.shop.shop.{name}", name, name, "initial_copy", **settings)  # type: ignore[arg-type]
+    return LandingTable(f"source.shop.shop.{name}", name, name, replication="initial_copy", **settings)  # type: ignore[arg-type]
 
 
 def test_a_whole_schema_lands_and_its_receipts_tell_the_truth(
@@ -143,7 +143,9 @@ def test_two_declarations_of_one_landing_table_are_refused(
     project: Project, origin: psycopg.Connection, source: MakeSource, warehouse_file: Path
 ) -> None:
     origin.execute("CREATE TABLE customers (id int)")
-    again = replace(source(table("customers")), defaults=LandingTable("source.shop.other", "", "", "initial_copy"))
+    again = replace(
+        source(table("customers")), defaults=LandingTable("source.shop.other", "", "", replication="initial_copy")
+    )
 
     with pytest.raises(UsageError, match=r"both land in shop_landing\.customers"):
         sync(replace(project, sources=(source(table("customers")), again)), Options(), Silent())

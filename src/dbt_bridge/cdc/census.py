@@ -226,8 +226,8 @@ def fingerprint(wanted: Wanted, replica: Replica) -> str:
     """What of the declaration changes the rows that land; not the columns that the origin itself adds."""
     table = wanted.table
     said = [
-        str(replica.table.name), sorted(table.types.items()), table.include, table.exclude, sorted(table.mask.items()),
-        table.deletes, table.history, replica.change_log, wanted.source.destination or "",
+        str(replica.table.name), sorted(table.types.items()), table.columns.include, table.columns.exclude,
+        sorted(table.mask.items()), table.deletes, table.history, replica.change_log, wanted.source.destination or "",
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
@@ -235,7 +235,8 @@ def fingerprint(wanted: Wanted, replica: Replica) -> str:
 def hidden(wanted: Wanted) -> list[str]:
     """What of the declaration hides values: each mask, and each choice of columns."""
     table = wanted.table
-    chosen = [f"include {glob}" for glob in table.include] + [f"exclude {glob}" for glob in table.exclude]
+    chosen = [f"include {glob}" for glob in table.columns.include]
+    chosen += [f"exclude {glob}" for glob in table.columns.exclude]
     return sorted([*chosen, *(f"mask {column}" for column in table.mask)])
 
 

@@ -115,7 +115,8 @@ def output_of(given: dict[str, Any]) -> Output:
 
 
 def dbt_options(given: dict[str, Any]) -> DbtOptions:
-    from dbt_bridge.nouns.project import DbtOptions, nearest_project
+    from dbt_bridge.nouns.project import DbtOptions
+    from dbt_bridge.project.load import nearest_project
 
     return DbtOptions(
         project_dir=given["project_dir"] or nearest_project(Path.cwd()),

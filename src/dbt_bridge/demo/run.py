@@ -21,10 +21,11 @@ from dbt_bridge.demo.guard import guarded_server
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.parity import Parity
-from dbt_bridge.nouns.project import DbtOptions, load_project
+from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent, print_summary, reporter
 from dbt_bridge.project.invoke import build as dbt_build
+from dbt_bridge.project.load import load_project
 from dbt_bridge.scaffold import template
 from dbt_bridge.simulate import Simulated, simulate
 from dbt_bridge.verify.report.terminal import print_parities

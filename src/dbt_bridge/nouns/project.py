@@ -1,19 +1,17 @@
-"""A dbt project as the bridge sees it: the only reader of dbt's YAML, manifest and the environment."""
+"""A dbt project as the bridge sees it: the warehouse, sources that live elsewhere, deliveries, the selection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from dbt_bridge.nouns.bridge_keys import DeliveryKeys, SourceKeys, TableKeys
 
 if TYPE_CHECKING:
-    from dbt.contracts.graph.manifest import Manifest
-
     from dbt_bridge.nouns.reconciliation import Reconciliation
-
-Replication = Literal["initial_copy", "incremental", "cdc"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,77 +51,47 @@ class WarehouseProfile:
     credentials: Mapping[str, Any] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class LandingTable:
-    """One declared table of a source with `config.meta.bridge`.
+@dataclass(frozen=True)
+class LandingTable(TableKeys):
+    """One declared table of a source with `config.meta.bridge`, and what the block says of it.
 
     Attributes:
         node: dbt's unique_id: `source.project.shop.orders`.
         name: as declared in dbt.
         identifier: the table's name at the origin and in the landing schema.
-        primary_key: overrides the origin's catalog; empty to use it.
-        types: overrides per column: `text`, `decimal(38,10)`, `timestamp`, ...
-        lag: seconds (dates and timestamps) or units (numbers) to read again before the checkpoint.
-        include, exclude: globs of column names: which columns land; all of them when empty.
-        mask: column -> how its values are made unreadable before they leave the process (`sha256`).
-        of_source: those names in include, exclude and mask that the source gives to all its tables: a table that
-            lacks such a column is no mistake.
-        deletes, history: for cdc, see `load.destination.Replica`; `write_disposition: append` there is a change log.
+        of_source: those names in `columns` and `mask` that the source gives to all its tables: a table that lacks such
+            a column is no mistake.
     """
 
     node: str
     name: str
     identifier: str
-    replication: Replication
-    cursor: str | None = None
-    write_disposition: Literal["append", "merge"] | None = None
-    primary_key: tuple[str, ...] = ()
-    lag: float = 0
-    types: Mapping[str, str] = field(default_factory=dict)
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    mask: Mapping[str, Literal["sha256"]] = field(default_factory=dict)
-    deletes: Literal["hard", "soft"] = "hard"
-    history: bool = False
-    of_source: frozenset[str] = frozenset()
+    of_source: frozenset[str] = field(default=frozenset(), kw_only=True)
 
 
-@dataclass(frozen=True, slots=True)
-class LandingSource:
-    """A dbt source whose rows live elsewhere.
+@dataclass(frozen=True, kw_only=True)
+class LandingSource(SourceKeys):
+    """A dbt source whose rows live elsewhere, and what its block says of it.
 
     Attributes:
         name: the dbt source's.
-        origin: reads dlt's `[sources.ORIGIN] credentials`.
-        origin_schema: the schema at the origin; the origin's default when None.
         landing_schema, landing_database: where rows land in the warehouse.
-        destination: a dlt destination's name when rows land elsewhere than the warehouse.
-        tables: the declared ones.
-        every_table: `tables: "*"`: all tables of the origin's schema that `include` and `exclude` leave; those that
-            are not declared get the node `source.project.shop.<table>` and `defaults`.
+        tables: the declared ones. With `every_table`, those that are not declared get the node
+            `source.project.shop.<table>` and `defaults`.
         defaults: the source's own settings, as a table that is not declared gets them (its name is empty).
-        slot: for cdc: the replication slot's name, and its publication's. The default names project, source and dbt
-            target, as each warehouse needs a slot of its own.
-        max_wal: for cdc: bytes of log that the slot may retain at the origin; None for no bound.
+        slot: the default one names project, source and dbt target, as each warehouse needs a slot of its own.
     """
 
     name: str
-    origin: str
-    origin_schema: str | None
     landing_schema: str
     landing_database: str | None
-    destination: str | None
     tables: tuple[LandingTable, ...]
     defaults: LandingTable
-    every_table: bool = False
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
     slot: str = ""
-    max_wal: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+@dataclass(frozen=True, kw_only=True)
+class Delivery(DeliveryKeys):
     """An exposure with `config.meta.bridge`: reverse ETL.
 
     Attributes:
@@ -133,7 +101,7 @@ class Delivery:
         relation_database: its database, where that is not the warehouse's own.
         ancestors: unique_ids of every node upstream of the exposure.
         gates: unique_ids of the tests on those ancestors.
-        destination: reads dlt's `[destination.NAME]`.
+        schema, table: where the rows go at the destination.
     """
 
     node: str
@@ -141,15 +109,11 @@ class Delivery:
     model: str
     relation_schema: str
     relation_name: str
+    relation_database: str | None = None
     ancestors: frozenset[str]
     gates: frozenset[str]
-    destination: str
     schema: str
     table: str
-    write_disposition: Literal["replace", "append", "merge"]
-    primary_key: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    relation_database: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +129,7 @@ class Project:
             selection names.
         not_needed_undeclared: and those that it excludes.
         options: dbt's options that this project was read with.
-        manifest: dbt's own, parsed; `dbt build` uses it again.
+        manifest: dbt's own `Manifest`, parsed; `dbt build` uses it again.
     """
 
     root: Path
@@ -179,7 +143,7 @@ class Project:
     needed_undeclared: tuple[str, ...] = ()
     not_needed_undeclared: tuple[str, ...] = ()
     options: DbtOptions = field(default_factory=DbtOptions)
-    manifest: Manifest | None = field(default=None, repr=False, compare=False)
+    manifest: Any = field(default=None, repr=False, compare=False)
 
     def needs(self, node: str) -> bool:
         """Whether the selection needs the source table with this unique_id, declared in dbt or not."""
@@ -197,26 +161,3 @@ class Project:
             return True
         undeclared = any(glob == "*" or glob.startswith(prefix) for glob in self.needed_undeclared)
         return source.every_table and undeclared and f"{prefix}*" not in self.not_needed_undeclared
-
-
-def nearest_project(folder: Path) -> Path:
-    """The folder, or the one nearest above it, that holds a `dbt_project.yml`; the folder itself without any."""
-    folder = folder.resolve()
-    return next((f for f in (folder, *folder.parents) if (f / "dbt_project.yml").is_file()), folder)
-
-
-def load_project(options: DbtOptions) -> Project:
-    """Read a dbt project: its warehouse, its sources that live elsewhere, its deliveries, and the selection.
-
-    Runs `dbt parse` (and `dbt ls` when something is selected) in this process; opens no connection.
-
-    Raises:
-        UsageError: no project is there, a `bridge` block is wrong, or dbt cannot parse the project or its profile.
-    """
-    from dbt_bridge.project.manifest import read_project
-
-    root = options.project_dir.resolve()
-    places = (Path.cwd(), Path.home() / ".dbt")
-    if options.profiles_dir is None and not any((place / "profiles.yml").exists() for place in places):
-        options = replace(options, profiles_dir=root)  # where dbt itself would give up
-    return read_project(options)

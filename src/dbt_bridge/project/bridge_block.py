@@ -1,79 +1,88 @@
-"""The `config.meta.bridge` blocks of dbt's YAML, as a user writes them: checked, with the nearest valid key named."""
+"""How the `config.meta.bridge` blocks of dbt's YAML are read: checked, with the nearest valid key named.
+
+`nouns.bridge_keys` declares the keys. Here is how its types are read from YAML, and which keys contradict each other.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, TypeVar
+from functools import cache
+from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from dbt_bridge.errors import UsageError
-
-_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(second|minute|hour|day|week)s?")
-_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}  # as postgresql.conf counts
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)?")
+from dbt_bridge.nouns.bridge_keys import Columns, DeliveryKeys, SourceBlock, TableKeys
+from dbt_bridge.nouns.quantities import parse_duration, parse_size
 
 SLOT_LENGTH = 63 - len("_inserts")  # NAMEDATALEN - 1, less what the second publication's name adds
 
 # What only means something for `replication: cdc`, and what means nothing there.
-_OF_CDC = ("deletes", "history")
-_OF_CURSORS = ("cursor", "lag")
+_CDC_KEYS = ("deletes", "history")
+_CURSOR_KEYS = ("cursor", "lag")
+
+Keys = TypeVar("Keys")
 
 
-def _as_list(value: object) -> object:
+@dataclass(frozen=True)
+class Block(Generic[Keys]):
+    """A block as it was written.
+
+    Attributes:
+        keys: its values.
+        written: the names of those that it has itself; the others have their defaults.
+    """
+
+    keys: Keys
+    written: frozenset[str]
+
+
+def as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _as_number(value: object) -> object:
-    """Seconds of "10 minutes" or "1 hour 30 minutes"; numbers stay."""
+def _as_seconds(value: object) -> object:
     if not isinstance(value, str):
         return value
-    text = value.strip().lower()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    spans = _SPAN.findall(text)
-    if not spans or _SPAN.sub("", text).strip():
-        raise ValueError('is a number, or a text like "10 minutes", "1 hour", "2 days"')
-    return sum(float(number) * _SECONDS[unit] for number, unit in spans)
+    try:
+        return float(parse_duration(value))
+    except ValueError:
+        raise ValueError('is a number, or a text like "10 minutes", "1 hour", "2 days"') from None
 
 
-def _every(value: object) -> object:
+def _as_bytes(value: object) -> object:
+    try:
+        if isinstance(value, bool):  # a number to Python
+            raise ValueError
+        return parse_size(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError('is a number of bytes, or a text like "500MB", "10GB"') from None
+
+
+def _as_every_table(value: object) -> object:
     if value != "*":
         raise ValueError(
             'can only be "*", which takes every table of the schema; list single tables in dbt\'s `tables:`'
         )
-    return value
-
-
-def _as_bytes(value: object) -> object:
-    """Bytes of "10GB"; numbers stay."""
-    if isinstance(value, bool):  # which is a number to Python
-        raise ValueError('is a number of bytes, or a text like "500MB", "10GB"')
-    if not isinstance(value, str):
-        return value
-    found = _SIZE.fullmatch(value.strip().lower())
-    if found is None:
-        raise ValueError('is a number of bytes, or a text like "500MB", "10GB"')
-    return int(float(found[1]) * _UNITS[found[2] or ""])
+    return True
 
 
 def _as_columns(value: object) -> object:
     return {"include": value} if isinstance(value, str | list | tuple) else value
 
 
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+def _refuse_twins(names: tuple[str, ...]) -> tuple[str, ...]:
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
         raise ValueError(f"names {twice!r} twice")
     return names
 
 
-def _a_slot(name: str) -> str:
+def _check_slot(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ValueError("a slot's name has only lower-case letters, digits and underscores")
     if len(name) > SLOT_LENGTH:
@@ -81,133 +90,131 @@ def _a_slot(name: str) -> str:
     return name
 
 
-Seconds = Annotated[float, BeforeValidator(_as_number), Field(ge=0, allow_inf_nan=False)]
-Bytes = Annotated[int, BeforeValidator(_as_bytes), Field(gt=0)]
 Name = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[Name, ...], BeforeValidator(_as_list), AfterValidator(_distinct)]
-Slot = Annotated[Name, AfterValidator(_a_slot)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(as_list), AfterValidator(_refuse_twins)]
+
+# The types of `nouns.bridge_keys`, by their names there, as pydantic reads them from YAML.
+_AS_WRITTEN: dict[str, Any] = {
+    "Name": Name,
+    "Names": Names,
+    "Seconds": Annotated[float, BeforeValidator(_as_seconds), Field(ge=0, allow_inf_nan=False)],
+    "Bytes": Annotated[int, BeforeValidator(_as_bytes), Field(gt=0)],
+    "Slot": Annotated[Name, AfterValidator(_check_slot)],
+    "EveryTable": Annotated[bool, BeforeValidator(_as_every_table)],
+    "Mapping": dict,
+}
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+@cache
+def _model(declared: type[Any]) -> type[BaseModel]:
+    """The pydantic model of declared keys. Its defaults do not count: the declaration has them."""
+    types = get_type_hints(declared, localns=_AS_WRITTEN, include_extras=True)
+    read: dict[str, Any] = {}
+    for key in fields(declared):
+        is_required = key.default is MISSING and key.default_factory is MISSING
+        # An underscore keeps a key like `schema` apart from the model's own attributes.
+        read[f"{key.name}_"] = types[key.name], Field(... if is_required else None, alias=_written_name(key))
+    return create_model(declared.__name__, __config__=ConfigDict(extra="forbid"), **read)
 
 
-class Columns(_Block):
-    """Which columns land, by globs of their names."""
-
-    include: Names = ()
-    exclude: Names = ()
-
-    def have(self, name: str) -> bool:
-        included = not self.include or any(fnmatchcase(name, glob) for glob in self.include)
-        return included and not any(fnmatchcase(name, glob) for glob in self.exclude)
+def _written_name(key: Any) -> str:
+    return str(key.metadata.get("key", key.name))
 
 
-class TableBridge(_Block):
-    """What can be said of one source table, or of all tables of a source at once."""
-
-    replication: Literal["initial_copy", "incremental", "cdc"] = "initial_copy"
-    cursor: Name | None = None
-    write_disposition: Literal["append", "merge"] | None = None
-    primary_key: Names = ()
-    lag: Seconds = 0
-    types: dict[str, str] = Field(default_factory=dict)
-    columns: Annotated[Columns, BeforeValidator(_as_columns)] = Columns()
-    mask: dict[str, Literal["sha256"]] = Field(default_factory=dict)
-    deletes: Literal["hard", "soft"] = "hard"
-    history: bool = False
+def _block(declared: type[Keys], model: BaseModel) -> Block[Keys]:
+    names = {f"{key.name}_": key.name for key in fields(declared)}  # type: ignore[arg-type]  # it is a dataclass
+    given = {names[name]: getattr(model, name) for name in model.model_fields_set}
+    return Block(declared(**given), frozenset(given))
 
 
-class SourceBridge(TableBridge):
-    """And of a source."""
-
-    origin: Name
-    schema_: Name | None = Field(default=None, alias="schema")
-    destination: Name | None = None
-    tables: Annotated[Literal["*"] | None, BeforeValidator(_every)] = None
-    include: Names = ()
-    exclude: Names = ()
-    slot: Slot | None = None
-    max_wal: Bytes | None = None
+_AS_WRITTEN["Columns"] = Annotated[
+    _model(Columns), BeforeValidator(_as_columns), AfterValidator(lambda model: _block(Columns, model).keys)
+]
 
 
-class ExposureBridge(_Block):
-    """What can be said of a delivery."""
-
-    destination: Name
-    schema_: Name | None = Field(default=None, alias="schema")
-    table: Name | None = None
-    write_disposition: Literal["replace", "append", "merge"]
-    primary_key: Names = ()
-    columns: Names = ()
-    model: Name | None = None
-
-
-Block = TypeVar("Block", bound=_Block)
-
-
-def checked(block: type[Block], raw: object, where: str) -> Block:
-    """The block that `raw` says.
+def read_block(declared: type[Keys], raw: object, where: str) -> Block[Keys]:
+    """Read a block.
 
     Args:
+        declared: the keys that it can have.
         raw: the YAML's value of `bridge`.
         where: for the message: `source shop (models/sources.yml)`.
 
     Raises:
         UsageError: an unknown key (with the nearest valid one), a missing one or a wrong value.
     """
-    if not isinstance(raw, Mapping):
-        raise UsageError(f"{where}: `bridge` is not a mapping", mend="write it as bridge: {origin: shop_pg}")
-    valid = [field.alias or name for name, field in block.model_fields.items()]
+    raw = _require_mapping(raw, where, "{origin: shop_pg}")
+    kind: Any = declared  # for mypy a type variable has no hash
+    model = _model(kind)
+    valid = [str(field.alias) for field in model.model_fields.values()]
     for key in raw:
         if key not in valid:
             nearest = get_close_matches(str(key), valid, n=1)
             hint = f"did you mean {nearest[0]!r}? " if nearest else ""
             raise UsageError(f"{where}: `bridge` has no key {key!r}", mend=f"{hint}valid are {', '.join(valid)}")
     try:
-        return block.model_validate(dict(raw))
+        return _block(declared, model.model_validate(dict(raw)))
     except ValidationError as error:
         raise _refusal(error.errors(include_url=False)[0], where) from None
 
 
-def checked_table(raw: object, where: str, source: Mapping[str, Any]) -> TableBridge:
-    """A table's block over its source's, key by key.
+def read_table_block(raw: object, where: str, source: Block[SourceBlock]) -> TableKeys:
+    """Read a table's block, and lay it over its source's, key by key.
 
     What the source says for all its tables and does not suit this one (a cursor for a table that follows the log) is
     passed over. Columns that the source masks or excludes stay so, whatever the table masks or excludes itself.
 
     Raises:
-        UsageError: as `checked`, and for keys of the table itself that contradict each other.
+        UsageError: as `read_block`, and for keys of the table itself that contradict each other.
     """
-    if not isinstance(raw, Mapping):
-        raise UsageError(f"{where}: `bridge` is not a mapping", mend="write it as bridge: {cursor: updated_at}")
-    inherited = {key: value for key, value in source.items() if key in TableBridge.model_fields}
-    own = checked(TableBridge, raw, where)
-    replication = own.replication if "replication" in raw else inherited.get("replication", own.replication)
-    for key in _OF_CURSORS if replication == "cdc" else _OF_CDC:
-        inherited.pop(key, None)
-    if replication == "cdc" and inherited.get("write_disposition") == "merge":
-        del inherited["write_disposition"]
-    above = checked(TableBridge, inherited, where)
-    columns = _together(above.columns, own.columns)
-    mask = {name: how for name, how in above.mask.items() if columns.have(name)}
-    together = {**inherited, **raw, "mask": {**mask, **own.mask}, "columns": columns}
-    table = checked(TableBridge, together, where)
-    _refuse_contradictions(table, {**inherited, **raw}, where)
+    own = read_block(TableKeys, _require_mapping(raw, where, "{cursor: updated_at}"), where)
+    above = _inherited(own, source)
+    columns = _together(above.keys.columns, own.keys.columns)
+    mask = {name: how for name, how in above.keys.mask.items() if columns.lets_land(name)}
+    over = {key: getattr(own.keys, key) for key in own.written}
+    table = replace(above.keys, **{**over, "mask": {**mask, **own.keys.mask}, "columns": columns})
+    _refuse_contradictions(Block(table, above.written | own.written), where)
     return table
 
 
-def refuse_unused(source: SourceBridge, raw: Mapping[str, Any], tables: Iterable[TableBridge], where: str) -> None:
-    """What a source says of change data capture needs a table that has it.
+def refuse_unused(source: Block[SourceBlock], tables: Iterable[TableKeys], where: str) -> None:
+    """Refuse keys of change data capture at a source where none of its tables has it.
 
     Raises:
         UsageError: no table of the source has `replication: cdc`.
     """
-    if source.replication == "cdc" or any(table.replication == "cdc" for table in tables):
+    if source.keys.replication == "cdc" or any(table.replication == "cdc" for table in tables):
         return
-    for key in (*_OF_CDC, "slot", "max_wal"):
-        if key in raw:
+    for key in (*_CDC_KEYS, "slot", "max_wal"):
+        if key in source.written:
             raise _needs_cdc(key, where)
+
+
+def read_delivery_block(raw: object, where: str) -> DeliveryKeys:
+    """Read an exposure's block.
+
+    Raises:
+        UsageError: as `read_block`, and for a merge without a key.
+    """
+    keys = read_block(DeliveryKeys, raw, where).keys
+    if keys.write_disposition == "merge" and not keys.primary_key:
+        raise UsageError(f"{where}: write_disposition: merge needs a key", mend="add `primary_key: <column>` or a list")
+    return keys
+
+
+def select_keys(declared: type[Any], keys: Any) -> dict[str, Any]:
+    """The values of the keys that `declared` names, to make a value of a class that inherits them."""
+    return {key.name: getattr(keys, key.name) for key in fields(declared)}
+
+
+def _inherited(own: Block[TableKeys], source: Block[SourceBlock]) -> Block[TableKeys]:
+    """What the source says for all its tables, without what does not suit this one."""
+    replication = own.keys.replication if "replication" in own.written else source.keys.replication
+    unsuitable = {*(_CURSOR_KEYS if replication == "cdc" else _CDC_KEYS)}
+    if replication == "cdc" and source.keys.write_disposition == "merge":
+        unsuitable.add("write_disposition")
+    names = frozenset(key.name for key in fields(TableKeys)) & source.written - unsuitable
+    return Block(TableKeys(**{name: getattr(source.keys, name) for name in names}), names)
 
 
 def _together(above: Columns, own: Columns) -> Columns:
@@ -215,21 +222,22 @@ def _together(above: Columns, own: Columns) -> Columns:
     return Columns(include=own.include or above.include, exclude=exclude)
 
 
-def _refuse_contradictions(table: TableBridge, said: Mapping[str, Any], where: str) -> None:
+def _refuse_contradictions(block: Block[TableKeys], where: str) -> None:
+    table = block.keys
     if table.replication == "incremental" and table.cursor is None:
         raise UsageError(
             f"{where}: replication: incremental needs a cursor",
             mend="add `cursor: <column>`, the column that grows with each insert or update, like updated_at or id",
         )
     if table.replication == "cdc":
-        _refuse_in_cdc(table, said, where)
+        _refuse_in_cdc(block, where)
     else:
-        for key in _OF_CDC:
-            if key in said:
+        for key in _CDC_KEYS:
+            if key in block.written:
                 raise _needs_cdc(key, where)
     for use, names in (("primary_key", table.primary_key), ("cursor", (table.cursor,)), ("types", table.types)):
         for name in names:
-            if name is not None and not table.columns.have(name):
+            if name is not None and not table.columns.lets_land(name):
                 raise UsageError(
                     f"{where}: `columns` leaves out {name!r}, which `{use}` names",
                     mend=f"let {name!r} land, or take it out of `{use}`",
@@ -237,30 +245,30 @@ def _refuse_contradictions(table: TableBridge, said: Mapping[str, Any], where: s
     _refuse_masks(table, where)
 
 
-def _refuse_in_cdc(table: TableBridge, said: Mapping[str, Any], where: str) -> None:
-    for key in _OF_CURSORS:
-        if key in said:
+def _refuse_in_cdc(block: Block[TableKeys], where: str) -> None:
+    for key in _CURSOR_KEYS:
+        if key in block.written:
             raise UsageError(
                 f"{where}: `{key}` has no use with replication: cdc, which follows the origin's log",
                 mend=f"take `{key}` out, or use `replication: incremental`",
             )
-    if table.write_disposition == "merge":
+    if block.keys.write_disposition == "merge":
         raise UsageError(
             f"{where}: write_disposition: merge is what replication: cdc does by itself",
             mend="take `write_disposition` out, or say `append` for a log of every change",
         )
-    if table.write_disposition == "append":
-        for key in _OF_CDC:
-            if said.get(key) in ("soft", True):
+    if block.keys.write_disposition == "append":
+        for key in _CDC_KEYS:
+            if getattr(block.keys, key) in ("soft", True):
                 raise UsageError(
                     f"{where}: `{key}` has no use with write_disposition: append, a log of every change",
                     mend=f"take `{key}` out, or take `write_disposition` out to land the current state",
                 )
 
 
-def _refuse_masks(table: TableBridge, where: str) -> None:
+def _refuse_masks(table: TableKeys, where: str) -> None:
     for name in table.mask:
-        if not table.columns.have(name):
+        if not table.columns.lets_land(name):
             raise UsageError(
                 f"{where}: `mask` names {name!r}, which `columns` leaves out: it lands nowhere",
                 mend=f"take {name!r} out of `mask`, or let the column land",
@@ -284,11 +292,10 @@ def _needs_cdc(key: str, where: str) -> UsageError:
     )
 
 
-def checked_exposure(raw: object, where: str) -> ExposureBridge:
-    block = checked(ExposureBridge, raw, where)
-    if block.write_disposition == "merge" and not block.primary_key:
-        raise UsageError(f"{where}: write_disposition: merge needs a key", mend="add `primary_key: <column>` or a list")
-    return block
+def _require_mapping(raw: object, where: str, example: str) -> Mapping[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise UsageError(f"{where}: `bridge` is not a mapping", mend=f"write it as bridge: {example}")
+    return raw
 
 
 def _refusal(error: ErrorDetails, where: str) -> UsageError:
@@ -296,7 +303,7 @@ def _refusal(error: ErrorDetails, where: str) -> UsageError:
     if error["type"] == "missing":
         return UsageError(f"{where}: `bridge` lacks {key}", mend=f"add `{key}: ...` to its config.meta.bridge")
     if error["type"] == "extra_forbidden":  # in `columns`, the only block inside of one
-        valid = list(Columns.model_fields)
+        valid = [key.name for key in fields(Columns)]
         nearest = get_close_matches(str(error["loc"][-1]), valid, n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         return UsageError(f"{where}: there is no key `{key}`", mend=f"{hint}valid are {', '.join(valid)}")

@@ -8,13 +8,14 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import Exposure, GenericTestNode, SingularTestNode
 
 from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.bridge_keys import DeliveryKeys
 from dbt_bridge.nouns.project import Delivery
-from dbt_bridge.project.bridge_block import checked_exposure
+from dbt_bridge.project.bridge_block import read_delivery_block, select_keys
 
 _DELIVERABLE = ("model.", "seed.", "snapshot.")
 
 
-def deliveries(manifest: Manifest) -> tuple[Delivery, ...]:
+def list_deliveries(manifest: Manifest) -> tuple[Delivery, ...]:
     """The exposures that are delivered, by name.
 
     Raises:
@@ -26,30 +27,30 @@ def deliveries(manifest: Manifest) -> tuple[Delivery, ...]:
 
 def _delivery(exposure: Exposure, manifest: Manifest) -> Delivery:
     where = f"exposure {exposure.name} ({exposure.original_file_path})"
-    block = checked_exposure({**exposure.meta, **exposure.config.meta}["bridge"], where)
-    model = manifest.nodes[_model(exposure, block.model, manifest, where)]
+    keys = read_delivery_block({**exposure.meta, **exposure.config.meta}["bridge"], where)
+    model = manifest.nodes[_model(exposure, keys.model, manifest, where)]
     if model.config.materialized == "ephemeral":
         raise UsageError(
             f"{where}: {model.name} is ephemeral, so there is no relation to deliver",
             mend=f"materialize {model.name} as a view or table",
         )
     upstream = _upstream(exposure, manifest)
+    resolved = {
+        **select_keys(DeliveryKeys, keys),
+        "model": model.unique_id,
+        "schema": keys.schema or model.schema,
+        "table": keys.table or exposure.name,
+    }
     return Delivery(
         node=exposure.unique_id,
         name=exposure.name,
-        model=model.unique_id,
         relation_schema=model.schema,
         relation_name=model.alias,
         relation_database=model.database,
         # An ephemeral model is part of its children and has no result of its own; its tests have one.
         ancestors=frozenset(node for node in upstream if not _is_ephemeral(manifest, node)),
         gates=_gates(upstream, manifest),
-        destination=block.destination,
-        schema=block.schema_ or model.schema,
-        table=block.table or exposure.name,
-        write_disposition=block.write_disposition,
-        primary_key=block.primary_key,
-        columns=block.columns,
+        **resolved,
     )
 
 

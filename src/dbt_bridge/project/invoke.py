@@ -76,12 +76,12 @@ def parse(options: DbtOptions) -> Manifest:
     return done.result  # type: ignore[return-value]
 
 
-def selected(options: DbtOptions, manifest: Manifest) -> frozenset[str]:
+def list_selected(options: DbtOptions, manifest: Manifest) -> frozenset[str]:
     """unique_ids of what dbt's `--select` and `--exclude` name (`dbt ls`)."""
     arguments = ["ls", "--output", "json", "--output-keys", "unique_id", *_quiet(), *_common(options)]
     done = _invoke([*arguments, *_selection(options)], manifest)
     if done.exception is not None or not done.success:
-        what = f"dbt does not understand the selection: {_said(done.exception)}"
+        what = f"dbt does not understand the selection: {_describe_error(done.exception)}"
         if "no comparison manifest" in what:
             raise UsageError(what, mend="set DBT_STATE to the folder of the manifest.json to compare with")
         raise UsageError(what, mend=f"try it: dbt ls {' '.join(_selection(options))}")
@@ -115,13 +115,15 @@ def build(
     if results is None:
         if done.success:  # nothing was selected
             return BuildResult(True, ())
-        raise DbtFailed(f"dbt build stopped: {_said(done.exception)}", mend="read logs/dbt.log in the dbt project")
+        raise DbtFailed(
+            f"dbt build stopped: {_describe_error(done.exception)}", mend="read logs/dbt.log in the dbt project"
+        )
     nodes = tuple(NodeResult(r.node.unique_id, str(r.status), r.message, float(r.execution_time)) for r in results)
-    error = None if done.exception is None else _said(done.exception)
+    error = None if done.exception is None else _describe_error(done.exception)
     return BuildResult(bool(done.success), nodes, error, _partial(getattr(done.result, "args", {})))
 
 
-def last_statuses(project: Project) -> dict[str, str]:
+def read_last_statuses(project: Project) -> dict[str, str]:
     """dbt's statuses of the last run in this project, from `target/run_results.json`.
 
     Raises:
@@ -216,14 +218,14 @@ def _quiet() -> list[str]:
     return ["--log-level", "none", "--no-print", "--quiet"]
 
 
-def _said(error: BaseException | None) -> str:
+def _describe_error(error: BaseException | None) -> str:
     """dbt's message, one paragraph, without its decoration."""
     text = str(error).strip() if error is not None else "a node failed"
     return " ".join(line.strip() for line in text.splitlines() if line.strip()) or type(error).__name__
 
 
 def _not_parsed(error: BaseException | None, options: DbtOptions) -> BridgeError:
-    said = _said(error)
+    said = _describe_error(error)
     if absent := re.search(r"Could not find adapter type (\w+)", said):
         adapter = absent.group(1)
         if adapter in _ADAPTERS_OF_EXTRAS:

@@ -13,7 +13,7 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import DbtOptions, WarehouseProfile
 
 
-def runtime_config(options: DbtOptions) -> RuntimeConfig:
+def read_runtime_config(options: DbtOptions) -> RuntimeConfig:
     """dbt's configuration of the project. Call it after `invoke.parse`, which sets dbt's global flags.
 
     Raises:
@@ -27,7 +27,7 @@ def runtime_config(options: DbtOptions) -> RuntimeConfig:
         raise UsageError(f"dbt cannot load its profile: {error}", mend="dbt debug") from error
 
 
-def warehouse(config: RuntimeConfig) -> WarehouseProfile:
+def read_warehouse_profile(config: RuntimeConfig) -> WarehouseProfile:
     """The output that dbt would use now.
 
     For DuckDB a relative `path` is made absolute from the working directory, as dbt-duckdb opens it, and

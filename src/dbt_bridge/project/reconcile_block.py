@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.quantities import parse_duration
 from dbt_bridge.nouns.reconciliation import Allowed
-from dbt_bridge.project.bridge_block import (
-    Name,
-    Names,
-    _Block,
-    checked,
-)
+from dbt_bridge.project.bridge_block import Name, Names, as_list, read_block
 
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(second|minute|hour|day)s?")
-_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _SAID = 'is a number, a text like "0.1%", or for moments one like "2 seconds"'
 
 
@@ -30,17 +24,24 @@ def _as_allowed(value: object) -> object:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(_SAID)
-    said = str(value).strip()
-    span = _SPAN.fullmatch(said.lower())
-    number = said.removesuffix("%").strip()
-    try:
-        amount = Decimal(span[1]) * _SECONDS[span[2]] if span else Decimal(number)
-    except InvalidOperation:
-        raise ValueError(_SAID) from None
+    written = str(value).strip()
+    is_time, amount = False, _number(written.removesuffix("%"))
+    if amount is None:
+        try:
+            is_time, amount = True, parse_duration(written)
+        except ValueError:
+            raise ValueError(_SAID) from None
     if not amount.is_finite() or amount < 0:
         raise ValueError("is not negative, and finite")
-    relative = said.endswith("%")
-    return Allowed(amount / 100 if relative else amount, relative, said, time=span is not None)
+    relative = written.endswith("%")
+    return Allowed(amount / 100 if relative else amount, relative, written, time=is_time)
+
+
+def _number(text: str) -> Decimal | None:
+    try:
+        return Decimal(text.strip())
+    except InvalidOperation:
+        return None
 
 
 def _as_sides(value: object) -> object:
@@ -59,33 +60,29 @@ def _as_key(value: object) -> object:
     return value
 
 
-def _as_levels(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-def _not_blank(value: str) -> str:
+def _refuse_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("is blank")
     return value
 
 
 Tolerance = Annotated[Allowed, BeforeValidator(_as_allowed)]
-Sql = Annotated[str, AfterValidator(_not_blank)]
+Sql = Annotated[str, AfterValidator(_refuse_blank)]
 LevelName = Literal["counts", "aggregates", "rows"]
 
 
-class _Inner(_Block):
-    model_config = ConfigDict(arbitrary_types_allowed=True)  # `Allowed`
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)  # `Allowed`
 
 
-class Filters(_Inner):
+class Filters(_Block):
     """Which rows are compared, in each side's SQL."""
 
     legacy: Sql | None = None
     new: Sql | None = None
 
 
-class ColumnPair(_Inner):
+class ColumnPair(_Block):
     """How one column is had on both sides, and how far its values may be apart."""
 
     legacy: Sql | None = None
@@ -93,7 +90,7 @@ class ColumnPair(_Inner):
     tolerance: Tolerance | None = None
 
 
-class MetricBlock(_Inner):
+class MetricBlock(_Block):
     """Numbers that both sides compute."""
 
     name: Name
@@ -103,7 +100,7 @@ class MetricBlock(_Inner):
     by: Names = ()
 
 
-class ReconcileBlock(_Inner):
+class ReconcileBlock(_Block):
     """One reconciliation of a model."""
 
     origin: Name | None = None
@@ -115,21 +112,22 @@ class ReconcileBlock(_Inner):
     only: Names = ()
     exclude: Names = ()
     tolerances: dict[Name, Tolerance] = Field(default_factory=dict)
-    levels: Annotated[tuple[LevelName, ...], BeforeValidator(_as_levels)] = ("rows",)
+    levels: Annotated[tuple[LevelName, ...], BeforeValidator(as_list)] = ("rows",)
     metrics: tuple[MetricBlock, ...] = ()
     required: bool = False
 
 
-class ModelBridge(_Block):
+@dataclass(frozen=True)
+class ModelKeys:
     """What can be said of a model."""
 
     reconcile: Any = None
 
 
-_INSIDE: Mapping[str, type[_Inner]] = {"filter": Filters, "columns": ColumnPair, "metrics": MetricBlock}
+_INSIDE: Mapping[str, type[_Block]] = {"filter": Filters, "columns": ColumnPair, "metrics": MetricBlock}
 
 
-def checked_model(raw: object, where: str) -> tuple[ReconcileBlock, ...]:
+def read_reconcile_blocks(raw: object, where: str) -> tuple[ReconcileBlock, ...]:
     """The reconciliations of a model's `bridge` block: one, or a list of them.
 
     Args:
@@ -139,12 +137,12 @@ def checked_model(raw: object, where: str) -> tuple[ReconcileBlock, ...]:
     Raises:
         UsageError: an unknown key (with the nearest valid one), a missing one or a wrong value.
     """
-    declared = checked(ModelBridge, raw, where).reconcile
-    entries = declared if isinstance(declared, list | tuple) else [declared]
-    return tuple(_checked(entry, where) for entry in entries)
+    written = read_block(ModelKeys, raw, where).keys.reconcile
+    entries = written if isinstance(written, list | tuple) else [written]
+    return tuple(_read_block(entry, where) for entry in entries)
 
 
-def _checked(raw: object, where: str) -> ReconcileBlock:
+def _read_block(raw: object, where: str) -> ReconcileBlock:
     if not isinstance(raw, Mapping):
         raise UsageError(
             f"{where}: `reconcile` is not a mapping",

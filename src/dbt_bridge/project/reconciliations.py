@@ -18,13 +18,13 @@ from dbt_bridge.nouns.reconciliation import (
     referred,
 )
 from dbt_bridge.nouns.table import TableName
-from dbt_bridge.project.reconcile_block import MetricBlock, ReconcileBlock, checked_model
+from dbt_bridge.project.reconcile_block import MetricBlock, ReconcileBlock, read_reconcile_blocks
 
 _JINJA_THIS = re.compile(r"\{\{\s*this\s*\}\}")
 _Model = ModelNode | SeedNode | SnapshotNode
 
 
-def reconciliations(manifest: Manifest) -> tuple[Reconciliation, ...]:
+def list_reconciliations(manifest: Manifest) -> tuple[Reconciliation, ...]:
     """What models, seeds and snapshots replace, by unique_id.
 
     Raises:
@@ -37,7 +37,7 @@ def reconciliations(manifest: Manifest) -> tuple[Reconciliation, ...]:
         raw = list(_raw_blocks(node, manifest))
         file = (node.patch_path or "").partition("://")[2] if raw else ""
         where = f"{node.resource_type} {node.name} ({file or node.original_file_path})"
-        blocks = checked_model(_with_this(node, raw, where), where)
+        blocks = read_reconcile_blocks(_with_this(node, raw, where), where)
         if node.config.materialized == "ephemeral":
             raise UsageError(
                 f"{where}: it is ephemeral, so there is no relation to reconcile",

@@ -17,16 +17,16 @@ from dbt_bridge.project import invoke
 
 
 @dataclass(frozen=True, slots=True)
-class Picked:
-    """As in `Project`: selected, needed, needed_undeclared, not_needed_undeclared."""
+class SelectedNodes:
+    """What a selection names: as in `Project`, selected, needed, needed_undeclared and not_needed_undeclared."""
 
-    selected: frozenset[str] | None
+    nodes: frozenset[str] | None
     needed: frozenset[str] | None
     undeclared: tuple[str, ...]
     not_undeclared: tuple[str, ...]
 
 
-def pick(options: DbtOptions, manifest: Manifest, sources: Sequence[LandingSource]) -> Picked:
+def select_nodes(options: DbtOptions, manifest: Manifest, sources: Sequence[LandingSource]) -> SelectedNodes:
     """The selection's nodes, and the sources that they read.
 
     A source is needed when it is selected itself, or when a selected node reads it directly: what is further
@@ -35,12 +35,12 @@ def pick(options: DbtOptions, manifest: Manifest, sources: Sequence[LandingSourc
     # `selectors.yml` may hold a default selection, which dbt applies by itself.
     default = (options.project_dir / "selectors.yml").exists()
     if not options.select and not options.exclude and not default:
-        return Picked(None, None, (), ())
-    selected = invoke.selected(options, manifest)
+        return SelectedNodes(None, None, (), ())
+    selected = invoke.list_selected(options, manifest)
     parents = {parent for node in selected for parent in _parents(node, manifest)}
     needed = frozenset(node for node in selected | parents if node in manifest.sources)
     wanted = _globs(options.select, sources) if options.select or default else ("*",)
-    return Picked(selected, needed, wanted, _globs(options.exclude, sources))
+    return SelectedNodes(selected, needed, wanted, _globs(options.exclude, sources))
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,7 +288,7 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
 
 def _hides(table: LandingTable) -> str:
     """What of the table does not land as it is: rows that landed when it was otherwise must be copied anew."""
-    said = [sorted(table.include), sorted(table.exclude), sorted(table.mask.items())]
+    said = [sorted(table.columns.include), sorted(table.columns.exclude), sorted(table.mask.items())]
     return json.dumps(said, ensure_ascii=False) if any(said) else ""
 
 

@@ -20,7 +20,9 @@ def landing_columns(table: Table, declared: LandingTable, destination: Destinati
         TypeRefused: the destination has no exact form of a type.
     """
     check_names(table, declared)
-    landing = [column for column in overridden(table, declared.types).columns if _lands(column.name, declared)]
+    landing = [
+        column for column in overridden(table, declared.types).columns if declared.columns.lets_land(column.name)
+    ]
     masked = [column.as_text() if column.name in declared.mask else column for column in landing]
     return tuple(destination.landed(column) for column in masked)
 
@@ -34,7 +36,7 @@ def check_names(table: Table, declared: LandingTable) -> None:
         UsageError: names the nearest column.
     """
     names = [column.name for column in table.columns]
-    said = [("columns", name) for name in (*declared.include, *declared.exclude)]
+    said = [("columns", name) for name in (*declared.columns.include, *declared.columns.exclude)]
     for option, name in [*said, *(("mask", name) for name in declared.mask)]:
         if name in declared.of_source:
             continue
@@ -44,7 +46,7 @@ def check_names(table: Table, declared: LandingTable) -> None:
                 f"{option}: {table.name} has no column {name!r}",
                 mend=f"did you mean {nearest[0]!r}?" if nearest else f"name one of {', '.join(names)}",
             )
-    hidden = [name for name in declared.mask if not _lands(name, declared) and name not in declared.of_source]
+    hidden = [name for name in declared.mask if not declared.columns.lets_land(name) and name not in declared.of_source]
     if hidden:
         raise UsageError(
             f"mask: the column {hidden[0]!r} of {table.name} does not land", mend=f"take {hidden[0]!r} out of `mask`"
@@ -53,9 +55,4 @@ def check_names(table: Table, declared: LandingTable) -> None:
 
 def shows(name: str, declared: LandingTable) -> bool:
     """Whether the values of a column of this name land as they are."""
-    return _lands(name, declared) and name not in declared.mask
-
-
-def _lands(name: str, declared: LandingTable) -> bool:
-    included = not declared.include or any(fnmatchcase(name, glob) for glob in declared.include)
-    return included and not any(fnmatchcase(name, glob) for glob in declared.exclude)
+    return declared.columns.lets_land(name) and name not in declared.mask

@@ -90,9 +90,17 @@ def test_a_sync_lands_incrementally_through_dlt(
     monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", database)
     monkeypatch.setenv("DESTINATION__REDSHIFT__DESTINATION_TYPE", "postgres")
     monkeypatch.setenv("DESTINATION__REDSHIFT__CREDENTIALS", database.replace("postgres@", "postgres:none@"))
-    orders = LandingTable("source.shop.shop.orders", "orders", "orders", "incremental", cursor="version")
-    defaults = LandingTable("source.shop.shop", "", "", "initial_copy")
-    source = LandingSource("shop", "shop_pg", "public", "landing", None, None, (orders,), defaults)
+    orders = LandingTable("source.shop.shop.orders", "orders", "orders", replication="incremental", cursor="version")
+    defaults = LandingTable("source.shop.shop", "", "", replication="initial_copy")
+    source = LandingSource(
+        name="shop",
+        origin="shop_pg",
+        origin_schema="public",
+        landing_schema="landing",
+        landing_database=None,
+        tables=(orders,),
+        defaults=defaults,
+    )
     project = Project(tmp_path, "shop", WarehouseProfile("redshift", "d", "s", 1, {}), (source,), ())
     sync(project, Options(), Silent())
     origin.execute("UPDATE orders SET note = 'B', version = 3 WHERE id = 2")

@@ -45,8 +45,17 @@ def test_one_refused_table_fails_alone(
     mariadb.execute("SET sql_mode = ''")
     mariadb.execute("UPDATE t2 SET day = '0000-00-00' WHERE n = 10000")
     monkeypatch.setenv("SOURCES__SHOP_MY__CREDENTIALS", mariadb.url)
-    defaults = LandingTable("source.shop.shop", "", "", "initial_copy")
-    source = LandingSource("shop", "shop_my", None, "landing", None, None, (), defaults, every_table=True)
+    defaults = LandingTable("source.shop.shop", "", "", replication="initial_copy")
+    source = LandingSource(
+        name="shop",
+        origin="shop_my",
+        origin_schema=None,
+        landing_schema="landing",
+        landing_database=None,
+        tables=(),
+        defaults=defaults,
+        every_table=True,
+    )
 
     receipts = sync(Project(tmp_path, "shop", warehouse, (source,), ()), Options(threads=4), Silent())
 

@@ -32,8 +32,8 @@ def build(verify: bool, **given: Any) -> int:
     """
     output, options = output_of(given), dbt_options(given)
     from dbt_bridge import run
-    from dbt_bridge.nouns.project import load_project
     from dbt_bridge.project.invoke import build as dbt_build
+    from dbt_bridge.project.load import load_project
 
     project = load_project(options)
     built: list[BuildResult] = []

@@ -26,11 +26,11 @@ def deliver(dry_run: bool, **given: Any) -> int:
     """
     output, options = output_of(given), dbt_options(given)
     from dbt_bridge import run
-    from dbt_bridge.nouns.project import load_project
-    from dbt_bridge.project.invoke import last_statuses
+    from dbt_bridge.project.invoke import read_last_statuses
+    from dbt_bridge.project.load import load_project
 
     project = load_project(options)
-    statuses = last_statuses(project)
+    statuses = read_last_statuses(project)
     with output.reporter() as progress:
         parities, unproven = run.reconciled(project, statuses, progress, for_deliveries=True)
         how = run_options(options, dry_run=dry_run)

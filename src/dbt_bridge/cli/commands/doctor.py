@@ -23,7 +23,7 @@ def doctor(**given: Any) -> int:
     output, options = output_of(given), dbt_options(given)
     from dataclasses import asdict
 
-    from dbt_bridge.nouns.project import load_project
+    from dbt_bridge.project.load import load_project
     from dbt_bridge.run.doctor import examined, print_findings
 
     findings = examined(lambda: load_project(options))

@@ -23,7 +23,7 @@ def plan(**given: Any) -> int:
       dbt-bridge plan --select source:shop.orders+ --json
     """
     output, options = output_of(given), dbt_options(given)
-    from dbt_bridge.nouns.project import load_project
+    from dbt_bridge.project.load import load_project
     from dbt_bridge.run.plan import planned, print_plan
 
     project = load_project(options)

@@ -42,7 +42,7 @@ def reconcile(*, level: str | None, method: str, **given: Any) -> int:
     """
     output, options = output_of(given), dbt_options(given)
     from dbt_bridge import run
-    from dbt_bridge.nouns.project import load_project
+    from dbt_bridge.project.load import load_project
 
     project = load_project(options)
     asked: Any = {"level": level, "method": method}

@@ -37,10 +37,10 @@ class Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 
 def _last_statuses(project: Project) -> dict[str, str]:
     """As the last `dbt build` left the models; nothing is known of them where dbt has not run."""
-    from dbt_bridge.project.invoke import last_statuses
+    from dbt_bridge.project.invoke import read_last_statuses
 
     try:
-        return last_statuses(project) if project.deliveries else {}
+        return read_last_statuses(project) if project.deliveries else {}
     except UsageError:
         return {}
 
@@ -67,7 +67,7 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
       dbt-bridge repair --select source:shop.orders --max-share 5%
     """
     output, options = output_of(given), dbt_options(given)
-    from dbt_bridge.nouns.project import load_project
+    from dbt_bridge.project.load import load_project
 
     project = load_project(options)
     from dbt_bridge import run

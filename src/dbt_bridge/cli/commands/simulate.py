@@ -91,7 +91,7 @@ def simulate(
 
 def _origin(folder: Path | None) -> tuple[str, bool]:
     """The URL of the demo's database, or of the only Postgres origin of the project; and whether it is the demo's."""
-    from dbt_bridge.nouns.project import nearest_project
+    from dbt_bridge.project.load import nearest_project
     from dbt_bridge.project.origins import configured_origins, origin_settings
 
     root = folder or nearest_project(Path.cwd())

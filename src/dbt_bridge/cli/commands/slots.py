@@ -34,7 +34,7 @@ def slots(**given: Any) -> int:
     if click.get_current_context().invoked_subcommand is not None:
         return 0
     output, chosen = output_of(given), dbt_options(given)
-    from dbt_bridge.nouns.project import load_project
+    from dbt_bridge.project.load import load_project
 
     project = load_project(chosen)
     with postgres_needed("replication slots"):
@@ -63,7 +63,7 @@ def drop(name: str | None, *, yes: bool, **given: Any) -> int:
       dbt-bridge slots drop dbt_bridge_shop_shop_dev --yes
     """
     output, chosen = output_of(given), dbt_options(given)
-    from dbt_bridge.nouns.project import load_project
+    from dbt_bridge.project.load import load_project
 
     project = load_project(chosen)
     with postgres_needed("replication slots"):

@@ -71,8 +71,8 @@ def stream(*, with_build: bool, every: float, metrics_port: int | None, metrics_
       dbt-bridge stream --metrics-port 9187 --json
     """  # fmt: skip
     output, chosen = output_of(given), dbt_options(given)
-    from dbt_bridge.nouns.project import load_project
     from dbt_bridge.observe.stream_progress import Watches, WatchJson, watcher
+    from dbt_bridge.project.load import load_project
 
     project = load_project(chosen)
     with postgres_needed("following a Postgres origin"):

@@ -24,7 +24,7 @@ def sync(**given: Any) -> int:
     """
     output, options = output_of(given), dbt_options(given)
     from dbt_bridge import run
-    from dbt_bridge.nouns.project import load_project
+    from dbt_bridge.project.load import load_project
 
     project = load_project(options)
     with output.reporter() as progress:

@@ -53,7 +53,7 @@ def verify(*, level: str, method: str, bound: str, **given: Any) -> int:
     """
     output, options = output_of(given), dbt_options(given)
     from dbt_bridge import run
-    from dbt_bridge.nouns.project import load_project
+    from dbt_bridge.project.load import load_project
 
     project = load_project(options)
     asked: Any = {"level": level, "method": method}

@@ -1,4 +1,4 @@
-"""From dbt's manifest to the Project: sources that live elsewhere, and exposures that are delivered."""
+"""Sources with a `bridge` block: which tables live elsewhere, and how they land."""
 
 from __future__ import annotations
 
@@ -16,23 +16,16 @@ from dbt.contracts.graph.nodes import SourceDefinition
 from dbt.parser.schema_renderer import SchemaYamlRenderer
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.project import (
-    DbtOptions,
-    LandingSource,
-    LandingTable,
-    Project,
-)
-from dbt_bridge.project import invoke, profile, selection
+from dbt_bridge.nouns.bridge_keys import SourceBlock, SourceKeys, TableKeys
+from dbt_bridge.nouns.project import LandingSource, LandingTable
 from dbt_bridge.project.bridge_block import (
     SLOT_LENGTH,
-    SourceBridge,
-    TableBridge,
-    checked,
-    checked_table,
+    Block,
+    read_block,
+    read_table_block,
     refuse_unused,
+    select_keys,
 )
-from dbt_bridge.project.exposures import deliveries
-from dbt_bridge.project.reconciliations import reconciliations
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +45,15 @@ class _Group:
         return f"source {self.source} ({self.file})"
 
 
-def read_project(options: DbtOptions) -> Project:
-    """Parse with dbt, and read what concerns the bridge."""
-    root = options.project_dir.resolve()
-    manifest = invoke.parse(options)
-    config = profile.runtime_config(options)
-    sources = tuple(_landing(group, config) for group in _groups(manifest, config))
+def list_sources(manifest: Manifest, config: RuntimeConfig) -> tuple[LandingSource, ...]:
+    """The sources that have a `bridge` block, or a table with one.
+
+    Raises:
+        UsageError: a block is wrong, or two sources share a replication slot.
+    """
+    sources = tuple(_landing_source(group, config) for group in _groups(manifest, config))
     _refuse_shared_slots(sources)
-    picked = selection.pick(options, manifest, sources)
-    return Project(
-        root=root,
-        name=config.project_name,
-        warehouse=profile.warehouse(config),
-        sources=sources,
-        deliveries=deliveries(manifest),
-        reconciliations=reconciliations(manifest),
-        needed=picked.needed,
-        selected=picked.selected,
-        needed_undeclared=picked.undeclared,
-        not_needed_undeclared=picked.not_undeclared,
-        options=options,
-        manifest=manifest,
-    )
+    return sources
 
 
 def _groups(manifest: Manifest, config: RuntimeConfig) -> Iterator[_Group]:
@@ -111,31 +91,26 @@ def _without_tables(manifest: Manifest, config: RuntimeConfig, declared: Any) ->
                 yield _Group(package, name, file.path.original_file_path, schema, database, meta["bridge"])
 
 
-def _landing(group: _Group, config: RuntimeConfig) -> LandingSource:
-    source = checked(SourceBridge, group.bridge, group.where)
-    blocks = [_block(group, table) for table in group.tables]
-    refuse_unused(source, group.bridge, blocks, group.where)
-    prefix = f"source.{group.package}.{group.source}."
-    if source.tables == "*":
-        # Tables that dbt does not know get these as they are, so they must do.
-        checked_table({}, group.where, group.bridge)
+def _landing_source(group: _Group, config: RuntimeConfig) -> LandingSource:
+    block = read_block(SourceBlock, group.bridge, group.where)
+    source = block.keys
+    tables = [_read_table(group, table, block) for table in group.tables]
+    refuse_unused(block, tables, group.where)
+    if source.every_table:
+        # Tables that dbt does not know get the source's keys as they are, so these must do.
+        read_table_block({}, group.where, block)
+    given = select_keys(SourceKeys, source)
+    given["slot"] = source.slot or default_slot(config.project_name, group.source, config.target_name)
     return LandingSource(
         name=group.source,
-        origin=source.origin,
-        origin_schema=source.schema_,
         landing_schema=group.schema,
         landing_database=group.database,
-        destination=source.destination,
         tables=tuple(
-            _landing_table(table.unique_id, table.name, table.identifier, block, source)
-            for table, block in zip(group.tables, blocks, strict=True)
+            _landing_table(table.unique_id, table.name, table.identifier, keys, source)
+            for table, keys in zip(group.tables, tables, strict=True)
         ),
-        defaults=_landing_table(prefix, "", "", source, source),
-        every_table=source.tables == "*",
-        include=source.include,
-        exclude=source.exclude,
-        slot=source.slot or default_slot(config.project_name, group.source, config.target_name),
-        max_wal=source.max_wal,
+        defaults=_landing_table(f"source.{group.package}.{group.source}.", "", "", source, source),
+        **given,
     )
 
 
@@ -168,28 +143,13 @@ def _refuse_shared_slots(sources: Sequence[LandingSource]) -> None:
             )
 
 
-def _block(group: _Group, table: SourceDefinition) -> TableBridge:
+def _read_table(group: _Group, table: SourceDefinition, source: Block[SourceBlock]) -> TableKeys:
     """A table's own block over its source's. dbt hands the source's block down to a table that has none."""
     own = table.config.meta.get("bridge", {})
     where = f"source {group.source}.{table.name} ({table.original_file_path})"
-    return checked_table({} if own == group.bridge else own, where, group.bridge)
+    return read_table_block({} if own == group.bridge else own, where, source)
 
 
-def _landing_table(node: str, name: str, identifier: str, block: TableBridge, source: SourceBridge) -> LandingTable:
-    return LandingTable(
-        node=node,
-        name=name,
-        identifier=identifier,
-        replication=block.replication,
-        cursor=block.cursor,
-        write_disposition=block.write_disposition,
-        primary_key=block.primary_key,
-        lag=block.lag,
-        types=block.types,
-        include=block.columns.include,
-        exclude=block.columns.exclude,
-        mask=block.mask,
-        deletes=block.deletes,
-        history=block.history,
-        of_source=frozenset((*source.columns.include, *source.columns.exclude, *source.mask)),
-    )
+def _landing_table(node: str, name: str, identifier: str, keys: TableKeys, source: TableKeys) -> LandingTable:
+    of_source = frozenset((*source.columns.include, *source.columns.exclude, *source.mask))
+    return LandingTable(node, name, identifier, of_source=of_source, **select_keys(TableKeys, keys))
