@@ -131,7 +131,7 @@ def rebuilding(
         began = time.monotonic()
         with person.aside() if isinstance(person, WatchLive) else nullcontext():
             # dbt marks what it has compiled in the manifest, and would not inject ephemeral models a second time.
-            manifest = project.manifest.deepcopy()  # type: ignore[no-untyped-call]
+            manifest = project.manifest.deepcopy()
             built = dbt_build(options, manifest, to_stderr=output.as_json, quiet=True)
         seconds = time.monotonic() - began
         person.message(
