@@ -9,13 +9,13 @@ from threading import Thread
 import pytest
 from rich.console import Console
 
+from dbt_bridge.nouns.quantities import format_bytes
 from dbt_bridge.nouns.receipt import Receipt, Status
 from dbt_bridge.observe.progress import (
     Lines,
     Live,
     Progress,
     Silent,
-    in_bytes,
     print_summary,
     reporter,
 )
@@ -155,4 +155,4 @@ def test_nothing_moved_prints_nothing() -> None:
     ("size", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_500_000, "2.5 MB"), (3e12, "3.0 TB")]
 )
 def test_bytes_for_people(size: float, shown: str) -> None:
-    assert in_bytes(size) == shown
+    assert format_bytes(size) == shown

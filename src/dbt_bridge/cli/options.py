@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,23 +11,25 @@ import click
 
 from dbt_bridge.cli.output import Output
 from dbt_bridge.errors import MissingExtra, UsageError
+from dbt_bridge.nouns.quantities import parse_duration
 
 if TYPE_CHECKING:
     from dbt_bridge.nouns.project import DbtOptions
 
-_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
 
 class Span(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.3
-    """Seconds of `2s`, `500ms`, `5m`, `1h` or `2`."""
+    """Seconds of `2s`, `500ms`, `5m`, `1h`, `10 minutes` or `2`."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", str(value).strip())
-        if found is None or not float(found[1]):
+        try:
+            seconds = float(parse_duration(str(value)))
+        except ValueError:
+            seconds = 0
+        if not seconds:
             self.fail(f"{value!r} is not a time like 2s, 500ms, 5m or 1h", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
+        return seconds
 
 
 class Position(click.ParamType):  # type: ignore[type-arg, unused-ignore]

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Protocol
 
+from dbt_bridge.nouns.quantities import format_bytes
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
@@ -160,7 +162,9 @@ class Live(AbstractContextManager["Live"]):
             # The catalog's estimate may be too low: a bar beyond its end says nothing, so it follows the rows.
             total = max(task.total, done) if task.total is not None else None
             rate = f"{done / task.elapsed:,.0f} rows/s" if task.elapsed else ""
-            self._display.update(task.id, completed=done, total=total, moved=moved, bytes=in_bytes(moved), rate=rate)
+            self._display.update(
+                task.id, completed=done, total=total, moved=moved, bytes=format_bytes(moved), rate=rate
+            )
 
     def finished(self, receipt: Receipt) -> None:
         with self._lock:
@@ -256,8 +260,8 @@ def _summary(receipts: Sequence[Receipt], less: Collection[str]) -> Table:
         "disposition": ([r.write_disposition for r in receipts], ""),
         **{heading: ([_count(n) for n in of], _total(of)) for heading, of in counts.items()},
         "size": (
-            ["" if r.bytes is None else in_bytes(r.bytes) for r in receipts],
-            in_bytes(sum(r.bytes or 0 for r in receipts)),
+            ["" if r.bytes is None else format_bytes(r.bytes) for r in receipts],
+            format_bytes(sum(r.bytes or 0 for r in receipts)),
         ),
         "seconds": ([f"{r.duration_seconds:.1f}" for r in receipts], f"{wall:.1f}"),
         "status": ([Text(r.status, style=status.get(r.status, "yellow")) for r in receipts], _statuses(receipts)),
@@ -271,15 +275,6 @@ def _summary(receipts: Sequence[Receipt], less: Collection[str]) -> Table:
     for r, *cells in zip(receipts, *(cells for cells, _ in told.values()), strict=True):
         table.add_row(Text(r.table_name), *cells)
     return table
-
-
-def in_bytes(size: float) -> str:
-    """Bytes for people, decimal units as disks and networks have them: `1.2 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _live_lines(console: Console) -> RichProgress:
@@ -303,7 +298,7 @@ def _live_lines(console: Console) -> RichProgress:
 def _so_far(moving: _Moving, now: float) -> str:
     seconds = max(now - moving.began, 1e-6)
     rate = moving.rows / seconds
-    text = f"{moving.rows:,} rows, {rate:,.0f} rows/s, {in_bytes(moving.bytes)}"
+    text = f"{moving.rows:,} rows, {rate:,.0f} rows/s, {format_bytes(moving.bytes)}"
     if moving.estimate and rate and moving.rows < moving.estimate:
         text += f", about {(moving.estimate - moving.rows) / rate:.0f} s left"
     return text
@@ -312,7 +307,7 @@ def _so_far(moving: _Moving, now: float) -> str:
 def _ended(receipt: Receipt) -> str:
     text = f"{receipt.table_name}: {receipt.status}"
     if receipt.status == "success":
-        size = "" if receipt.bytes is None else f", {in_bytes(receipt.bytes)}"
+        size = "" if receipt.bytes is None else f", {format_bytes(receipt.bytes)}"
         rows = "row" if receipt.rows_loaded == 1 else "rows"
         text += f", {_count(receipt.rows_loaded)} {rows}{size}, {receipt.duration_seconds:.1f} s"
     elif receipt.error:

@@ -16,12 +16,12 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Protocol
 
 from dbt_bridge.nouns import lsn
+from dbt_bridge.nouns.quantities import format_bytes
 from dbt_bridge.observe.progress import (
     Lines,
     Live,
     Progress,
     Silent,
-    in_bytes,
 )
 
 if TYPE_CHECKING:
@@ -371,7 +371,7 @@ def _where(batch: Batch) -> str:
 
 def _lag(batch: Batch) -> str:
     seconds = "unknown" if batch.lag_seconds is None else f"{batch.lag_seconds:.1f} s"
-    return f"lag {seconds}" + ("" if batch.lag_bytes is None else f", {in_bytes(batch.lag_bytes)}")
+    return f"lag {seconds}" + ("" if batch.lag_bytes is None else f", {format_bytes(batch.lag_bytes)}")
 
 
 def _broken(source: str, error: BaseException, pause: float) -> str:

@@ -95,7 +95,7 @@ def print_reports(found: Sequence[SlotReport], out: IO[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from dbt_bridge.observe.progress import in_bytes
+    from dbt_bridge.nouns.quantities import format_bytes
 
     if not found:
         print("no source of this project has replication: cdc, so it has no slots", file=out)
@@ -109,7 +109,7 @@ def print_reports(found: Sequence[SlotReport], out: IO[str]) -> None:
     table.add_column("wal_status")
     for one in found:
         sizes = [one.lag_bytes, one.retained_bytes, one.max_wal]
-        lag, retained, bound = ("" if size is None else in_bytes(size) for size in sizes)
+        lag, retained, bound = ("" if size is None else format_bytes(size) for size in sizes)
         seconds = "" if one.lag_seconds is None else f"{one.lag_seconds:,.1f}"
         active = f"yes, {one.active_pid}" if one.active else "no"
         cells = (one.source, one.slot, active, lag, seconds, retained, bound, one.wal_status or "")

@@ -15,8 +15,8 @@ from dbt_bridge.connectors.postgres.changes.slot import (
     misfit,
 )
 from dbt_bridge.errors import BridgeError
+from dbt_bridge.nouns.quantities import format_bytes
 from dbt_bridge.nouns.table import TableName, quote_identifier, quote_table_name
-from dbt_bridge.observe.progress import in_bytes
 
 _SETTINGS = f"""
 SELECT current_setting('wal_level'),
@@ -159,11 +159,11 @@ def _slot(replication: Replication, state: SlotState | None, wish: Wish, setting
         mend = f"dbt-bridge slots drop {wish.slot}; then dbt-bridge sync --full-refresh"
         yield Readiness(place, "fault", f"it lost log that it still needed ({reason})", mend)
         return
-    kept = f"it retains {in_bytes(state.retained_bytes)} of log"
+    kept = f"it retains {format_bytes(state.retained_bytes)} of log"
     look = f"dbt-bridge sync, or dbt-bridge slots drop {wish.slot} if nobody needs it"
     if wish.max_wal is not None and state.retained_bytes >= wish.max_wal * _NEARLY:
         over = state.retained_bytes > wish.max_wal
-        yield Readiness(place, "fault" if over else "note", f"{kept}; max_wal is {in_bytes(wish.max_wal)}", look)
+        yield Readiness(place, "fault" if over else "note", f"{kept}; max_wal is {format_bytes(wish.max_wal)}", look)
     elif state.wal_status == "unreserved":
         yield Readiness(place, "fault", f"{kept}, which the server removes at its next checkpoint", look)
     elif wish.max_wal is None and settings.keep_size == -1:

@@ -9,8 +9,8 @@ from dbt_bridge.cdc.census import Tracked
 from dbt_bridge.connectors.postgres.changes.slot import Replication, misfit
 from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns import lsn
+from dbt_bridge.nouns.quantities import format_bytes
 from dbt_bridge.nouns.selector import selector
-from dbt_bridge.observe.progress import in_bytes
 
 _NEAR = 0.8  # of max_wal: told
 _OLDEST = "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start;"
@@ -122,13 +122,15 @@ class WalGuard:
         assert self._max_wal is not None
         if retained > _NEAR * self._max_wal and not self._warned:
             self._warned = True
-            self._warn(f"slot {self._slot!r} retains {in_bytes(retained)} of log; max_wal is {in_bytes(self._max_wal)}")
+            log, bound = format_bytes(retained), format_bytes(self._max_wal)
+            self._warn(f"slot {self._slot!r} retains {log} of log; max_wal is {bound}")
         return retained
 
     def _too_much(self, retained: int) -> OriginError:
         assert self._max_wal is not None
+        log, bound = format_bytes(retained), format_bytes(self._max_wal)
         return OriginError(
-            f"slot {self._slot!r} of origin {self._replication.name!r} retains {in_bytes(retained)} of log, more than"
-            f" max_wal: {in_bytes(self._max_wal)}; a transaction that stays open holds it, or a destination too slow",
+            f"slot {self._slot!r} of origin {self._replication.name!r} retains {log} of log, more than"
+            f" max_wal: {bound}; a transaction that stays open holds it, or a destination too slow",
             mend=f"{_OLDEST} and end the oldest one; or give the log up: dbt-bridge slots drop {self._slot}",
         )
