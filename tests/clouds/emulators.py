@@ -55,7 +55,7 @@ class Cloud:
     def ask(self, statement: str, *names: str) -> list[tuple[Any, ...]]:
         """Run a statement, with tables (`schema.name`) in place of its `{}`, spelled as the warehouse does."""
         asked = TableName("shop_landing", "asked")
-        with self.warehouse().sql_client(asked) as client:
+        with self.warehouse().session.sql_client(asked) as client:
             spelled = []
             for schema, _, name in (one.partition(".") for one in names):
                 with client.with_alternative_dataset_name(schema):

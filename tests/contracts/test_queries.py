@@ -54,7 +54,7 @@ def queries(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queries]
             url = request.getfixturevalue("database")
             warehouse = DltWarehouse("redshift", dlt.destinations.postgres(url.replace("postgres@", "postgres:none@")))
             with psycopg.connect(url, autocommit=True) as connection:
-                made = _filled(DltQueries(warehouse, "public"), lambda sql: connection.execute(sql.encode()))
+                made = _filled(DltQueries(warehouse.session, "public"), lambda sql: connection.execute(sql.encode()))
         case "sqlalchemy":  # a database that nothing is known of but what SQLAlchemy says
             url = request.getfixturevalue("database")
             with psycopg.connect(url, autocommit=True) as connection:

@@ -79,7 +79,7 @@ def test_a_log_that_is_folded_in_files_names_their_folder_too(
 ) -> None:
     monkeypatch.setenv("DESTINATION__LAKE__DESTINATION_TYPE", "filesystem")
     monkeypatch.setenv("DESTINATION__LAKE__BUCKET_URL", str(tmp_path / "lake"))
-    monkeypatch.setattr("dbt_bridge.connectors.lake.dataset_state._MEMORY", "40MB")
+    monkeypatch.setattr("dbt_bridge.replicate.log_state._MEMORY", "40MB")
     origin.execute("CREATE TABLE log (id int PRIMARY KEY, note text)")
     origin.execute("INSERT INTO log SELECT g, md5(g::text) || md5((g + 1)::text) FROM generate_series(1, 300000) g")
     shop = Shop(project, Path(), table("log", write_disposition="append"))

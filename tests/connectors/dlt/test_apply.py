@@ -48,9 +48,9 @@ def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DltWar
 def dialect(warehouse: DltWarehouse, monkeypatch: pytest.MonkeyPatch) -> str:
     """Redshift's statements are Postgres's too: they run there."""
     if warehouse.name == "redshift":
-        abilities = warehouse.capabilities()
+        abilities = warehouse.session.capabilities()
         abilities.sqlglot_dialect = "redshift"
-        monkeypatch.setattr(DltWarehouse, "capabilities", lambda _: abilities)
+        monkeypatch.setattr(warehouse.session, "capabilities", lambda: abilities)
     return warehouse.name
 
 
@@ -100,7 +100,7 @@ def test_a_net_effect_is_merged_and_nothing_twice(warehouse: DltWarehouse, diale
     applied(warehouse, replica, run)
     assert warehouse.position(replica) == 5000
     assert ordered(read(warehouse, replica.table.name)) == ordered(list(model.state.values()))
-    with warehouse.sql_client(replica.table.name) as client:
+    with warehouse.session.sql_client(replica.table.name) as client:
         tables = client.execute_sql("SELECT table_name FROM information_schema.tables WHERE table_schema = 'landing'")
     assert not [name for (name,) in tables if "stage" in name]
 
@@ -126,7 +126,7 @@ def test_a_log_has_no_entry_twice(warehouse: DltWarehouse, dialect: str) -> None
     model.truncate()
     events = [event for _, event in model.events]
     applied(warehouse, replica, *events)
-    with warehouse.sql_client(replica.table.name) as client:  # as if the process had died before it was said
+    with warehouse.session.sql_client(replica.table.name) as client:  # as if the process had died before it was said
         client.execute_sql("DELETE FROM landing._dbt_bridge_applied")
     applied(warehouse, replica, *events)
     logged = read(warehouse, replica.table.name)

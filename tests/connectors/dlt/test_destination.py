@@ -55,8 +55,8 @@ def arrive(
 
 
 def rows_of(engine: DltDestination, columns: tuple[str, ...] = ("id", "name"), name: TableName = ORDERS) -> list[Any]:
-    with engine._pipeline(name) as pipeline:
-        return sorted((tuple(row) for row in engine._selected(pipeline, name, columns) or ()), key=repr)
+    with engine.session.pipeline(name) as pipeline:
+        return sorted((tuple(row) for row in engine.session.select(pipeline, name, columns) or ()), key=repr)
 
 
 def people(*rows: tuple[int | None, str | None]) -> pa.Table:

@@ -88,7 +88,7 @@ def applied(lake: DeltaDestination, replica: Replica, *events: Event, upto: int 
 
 
 def read(lake: DeltaDestination, name: TableName) -> list[Row]:
-    table = lake.open(name)
+    table = lake.session.open(name)
     assert table is not None
     return list(table.to_pyarrow_table().to_pylist())
 
@@ -266,7 +266,7 @@ def test_what_was_applied_before_a_crash_is_left_out(lake: DeltaDestination) -> 
     copied(lake, replica, COPY)
     model, runs = a_run(replica)
     applied(lake, replica, runs[0], upto=int(runs[0].lsn[-1]) + 1)
-    table = lake.open(replica.table.name)
+    table = lake.session.open(replica.table.name)
     table.create_checkpoint()
     assert lake.position(replica) == int(runs[0].lsn[-1]) + 1
 
@@ -311,7 +311,7 @@ def test_columns_added_by_hand_keep_their_values(lake: DeltaDestination) -> None
 
     replica = replica_of(orders_())
     copied(lake, replica, [BEFORE, {**BEFORE, "id": 2}])
-    table = lake.open(replica.table.name)
+    table = lake.session.open(replica.table.name)
     table.alter.add_columns([Field("mine", PrimitiveType("long"))])
     table.update(updates={"mine": "id * 10"})
     changes = [

@@ -100,7 +100,7 @@ class DltApplication:
     def __init__(self, destination: Any, load_id: str) -> None:
         self._destination = destination
         self._load_id = load_id
-        abilities = destination.capabilities()
+        abilities = destination.session.capabilities()
         self._dialect = str(abilities.sqlglot_dialect)
         self._transactions = self._dialect in _TRANSACTIONS
         self._followed: dict[TableName, _Followed] = {}
@@ -154,7 +154,7 @@ class DltApplication:
         self._followed.clear()
         staged, self._staged = self._staged, []
         for schema in {name.schema for name in staged}:
-            with self._destination.sql_client(TableName(schema, _STAGING)) as client:
+            with self._destination.session.sql_client(TableName(schema, _STAGING)) as client:
                 client.drop_tables(*[name.name for name in staged if name.schema == schema])
 
     # --- inside ------------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ class DltApplication:
     @contextmanager
     def _sql(self, replica: Replica) -> Iterator[tuple[Callable[[str], list[str]], Callable[[str], str], Any]]:
         """How tables and columns are spelled there, and the client."""
-        with self._destination.sql_client(replica.table.name) as client:
+        with self._destination.session.sql_client(replica.table.name) as client:
 
             def path(name: str) -> list[str]:
                 return list(client.make_qualified_table_name_path(name, quote=False))

@@ -1,6 +1,6 @@
 """Every destination without a loader of its own is loaded by dlt.
 
-Each load is a dlt pipeline with a working folder of its own, so loads at once do not meet. Names are kept as they are
+Names are kept as they are
 (see `dlt_naming`). dlt adds its own tables `_dlt_loads`, `_dlt_version` and `_dlt_pipeline_state` to the dataset,
 and a dataset `<name>_staging` where it stages rows.
 
@@ -15,8 +15,6 @@ What lands as text is in `lake_types`; here lists, structs and maps do too.
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,15 +26,15 @@ import pyarrow as pa
 from dbt_bridge.arrow.counted_reader import Passing
 from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
 from dbt_bridge.arrow.file_types import landed as lake_landed
+from dbt_bridge.connectors.dlt.session import DltSession
+from dbt_bridge.connectors.dlt.state import DltState
 from dbt_bridge.contracts.destination import Load, Loaded
-from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, UsageError, scrubbed
+from dbt_bridge.errors import DestinationError, TypeRefused, UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.replicate.merge_keys import check_load, last_per_key
 
 if TYPE_CHECKING:
     import dlt
-
-    from dbt_bridge.connectors.dlt.state import DltState
 
 _ATTEMPTS = 6
 
@@ -50,7 +48,7 @@ class DltDestination:
 
     def __init__(self, name: str, destination: Any) -> None:
         self.name = name
-        self._destination = destination
+        self.session = DltSession(name, destination)
 
     def close(self) -> None:
         """Nothing is held open between loads."""
@@ -61,13 +59,8 @@ class DltDestination:
         return replace(there, type=pa.string()) if pa.types.is_nested(there.type) else there
 
     def existing(self, name: TableName, known: Iterable[str] = ()) -> Table | None:
-        """The table with Arrow types as near as dlt's own types tell.
-
-        Args:
-            known: names of columns, for a warehouse that stores them in another case.
-        """
-        with self._pipeline(name) as pipeline:
-            return self._existing(pipeline, name, known)
+        """See `DltSession.existing`."""
+        return self.session.existing(name, known)
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """Load one table.
@@ -78,25 +71,25 @@ class DltDestination:
         """
         self._check(load)
         name = load.table.name
-        with self._pipeline(name) as pipeline:
-            there = self._existing(pipeline, name, load.table.arrow_schema.names)
+        with self.session.pipeline(name) as pipeline:
+            there = self.session.existing_in(pipeline, name, load.table.arrow_schema.names)
             passing = _passing(load, batches, there)
             rows = passing.reader()
             distinct = None
             if load.keeps_last:
                 kept = last_per_key(load, rows.read_all())
                 distinct, rows = len(kept), kept.to_reader()
-            before = 0 if there is None else self._counted(pipeline, name)
+            before = 0 if there is None else self.session.count(pipeline, name)
             self._run(pipeline, load, rows, passing)
-            after = self._counted(pipeline, name)
+            after = self.session.count(pipeline, name)
         return _loaded(load, passing, distinct, before, after)
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """What `load` would do; for a merge the keys of the standing table are read."""
         self._check(load)
         name = load.table.name
-        with self._pipeline(name) as pipeline:
-            there = self._existing(pipeline, name, load.table.arrow_schema.names)
+        with self.session.pipeline(name) as pipeline:
+            there = self.session.existing_in(pipeline, name, load.table.arrow_schema.names)
             passing = _passing(load, batches, there)
             if load.write_disposition == "merge":
                 rows = last_per_key(load, passing.reader().read_all())
@@ -106,7 +99,7 @@ class DltDestination:
             for _ in passing.reader():
                 pass
             replaces = load.write_disposition == "replace" and there is not None
-            deleted = self._counted(pipeline, name) if replaces else 0
+            deleted = self.session.count(pipeline, name) if replaces else 0
             return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
 
     @contextmanager
@@ -118,26 +111,12 @@ class DltDestination:
         """
         from dlt.destinations.job_client_impl import SqlJobClientBase
 
-        from dbt_bridge.connectors.dlt.state import DltState
-
-        if not issubclass(self._destination.client_class, SqlJobClientBase):
+        if not issubclass(self.session.destination.client_class, SqlJobClientBase):
             raise DestinationError(
                 f"dlt cannot read from {self.name!r}, so its rows cannot be compared",
                 mend="leave this table out: --exclude; or land it where SQL can ask for it",
             )
-        yield DltState(self)
-
-    # --- for changes -------------------------------------------------------------------------------------------
-
-    def capabilities(self) -> Any:
-        """What the destination can, as dlt tells."""
-        return self._destination.capabilities()
-
-    @contextmanager
-    def sql_client(self, name: TableName) -> Iterator[Any]:
-        """dlt's SQL client on the table's dataset."""
-        with self._pipeline(name) as pipeline, pipeline.sql_client() as client:
-            yield client
+        yield DltState(self.session)
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -145,43 +124,17 @@ class DltDestination:
         from dbt_bridge.connectors.dlt.naming import check_distinct, folding_of
 
         check_load(load)
-        check_distinct(load.table.arrow_schema.names, folding_of(self._destination), load.table.name)
+        check_distinct(load.table.arrow_schema.names, folding_of(self.session.destination), load.table.name)
         if load.window is not None:
             raise UsageError(
                 f"{load.table.name}: an incremental append into {self.name!r} cannot delete and append at once",
                 mend="write_disposition: merge with a primary key, or replication: initial_copy",
             )
 
-    @contextmanager
-    def _pipeline(self, name: TableName) -> Iterator[dlt.Pipeline]:
-        import dlt
-        from dlt.common.schema import Schema
-
-        from dbt_bridge.connectors.dlt.naming import naming_of
-
-        # Two tables of one dataset have two dlt schemas, so that loads at once do not overwrite each other's.
-        token = hashlib.sha256(str(name).encode()).hexdigest()[:12]
-        with tempfile.TemporaryDirectory(prefix="dbt-bridge-dlt-") as folder, self._told(name):
-            pipeline = dlt.pipeline(
-                pipeline_name=f"dbt_bridge_{token}",
-                pipelines_dir=folder,
-                destination=self._destination,
-                dataset_name=name.schema,
-            )
-            pipeline.config.restore_from_destination = False
-            pipeline.config.enable_runtime_trace = False
-            pipeline.config.use_single_dataset = True
-            names: Any = {"names": naming_of(self._destination)}
-            pipeline._inject_schema(Schema(f"dbt_bridge_{token}", names))
-            try:
-                yield pipeline
-            finally:
-                pipeline.deactivate()
-
     def _run(self, pipeline: dlt.Pipeline, load: Load, rows: pa.RecordBatchReader, passing: Passing) -> None:
         import dlt
 
-        with self._told(load.table.name, passing):
+        with self.session.translated(load.table.name, passing):
             first = next((batch for batch in rows if batch.num_rows), None)
 
         def batches() -> Iterator[Any]:
@@ -199,11 +152,11 @@ class DltDestination:
             primary_key=key,
             columns=_hints(rows.schema),
         )
-        with self._told(load.table.name, passing):
+        with self.session.translated(load.table.name, passing):
             _finished(pipeline, resource, self._format(empty=first is None)).raise_on_failed_jobs()
 
     def _disposition(self, load: Load) -> Any:
-        abilities = self._destination.capabilities()
+        abilities = self.session.capabilities()
         if load.write_disposition == "replace":
             staged = "insert-from-staging" in (abilities.supported_replace_strategies or ())
             return {"disposition": "replace", "strategy": "insert-from-staging" if staged else "truncate-and-insert"}
@@ -216,78 +169,16 @@ class DltDestination:
         return "append"
 
     def _format(self, *, empty: bool) -> Any:
-        formats = self._destination.capabilities().supported_loader_file_formats or ()
+        formats = self.session.capabilities().supported_loader_file_formats or ()
         if empty and "insert_values" in formats:  # dlt 1.31's ADBC loaders fail on an empty parquet file
             return "insert_values"
         return "parquet" if "parquet" in formats else None
 
-    def _existing(self, pipeline: dlt.Pipeline, name: TableName, known: Iterable[str] = ()) -> Table | None:
-        from dlt.common.libs.pyarrow import get_py_arrow_datatype
-
-        from dbt_bridge.connectors.dlt.naming import folding_of, shown
-
-        with pipeline.destination_client() as client:
-            if not client.is_storage_initialized() or not hasattr(client, "get_storage_table"):
-                return None
-            _know_old_types(client)
-            found, columns = client.get_storage_table(name.name)
-            if not found or not columns:
-                return None
-            spelled = shown((c["name"] for c in columns.values()), known, folding_of(self._destination), name)
-            fields = [
-                pa.field(spelled[c["name"]], get_py_arrow_datatype(c, client.capabilities, "UTC"))
-                for c in columns.values()
-            ]
-        return Table.of_schema(name, pa.schema(fields))
-
-    def _counted(self, pipeline: dlt.Pipeline, name: TableName) -> int | None:
-        """The destination's own count; None where it has no SQL."""
-        found = self._selected(pipeline, name)
-        return None if found is None else int(found[0][0])
-
     def _matching(self, pipeline: dlt.Pipeline, load: Load, rows: pa.Table) -> int | None:
         keys = rows.select(list(load.table.key))
         wanted = {tuple(row.values()) for row in keys.to_pylist()}
-        found = self._selected(pipeline, load.table.name, load.table.key)
+        found = self.session.select(pipeline, load.table.name, load.table.key)
         return None if found is None else sum(tuple(row) in wanted for row in found)
-
-    def _selected(self, pipeline: dlt.Pipeline, name: TableName, columns: tuple[str, ...] = ()) -> list[Any] | None:
-        """The values of some columns, or the number of rows where none are named; None without SQL."""
-        from dlt.destinations.job_client_impl import SqlJobClientBase
-
-        with pipeline.destination_client() as client:
-            if not isinstance(client, SqlJobClientBase):
-                return None
-            sql = client.sql_client
-            what = ", ".join(sql.escape_column_name(c) for c in columns) or "count(*)"
-            statement = f"SELECT {what} FROM {sql.make_qualified_table_name(name.name)}"  # noqa: S608
-            with sql.execute_query(statement) as cur:
-                return list(cur.fetchall())
-
-    @contextmanager
-    def _told(self, name: TableName, passing: Passing | None = None) -> Iterator[None]:
-        try:
-            yield
-        except BridgeError:
-            raise
-        except Exception as error:
-            if passing is not None and passing.failure is not None:
-                raise passing.failure from None
-            did = "failed with" if passing is None else "could not load"
-            raise DestinationError(
-                f"dlt {did} {name} in {self.name!r}: {_cause(error)}",
-                mend=f"check [destination.{self.name}] in .dlt/secrets.toml and the rights there, then run it again",
-            ) from error
-
-
-def _know_old_types(client: Any) -> None:
-    """BigQuery tells columns of a hidden dataset (`_dbt_bridge`) by their older types, which dlt 1.31 takes for text.
-
-    https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#TableFieldSchema
-    """
-    if client.capabilities.sqlglot_dialect == "bigquery":
-        mapper = client.type_mapper
-        mapper.dbt_to_sct = {**mapper.dbt_to_sct, "INTEGER": "bigint", "FLOAT": "double", "BOOLEAN": "bool"}
 
 
 def _passing(load: Load, batches: pa.RecordBatchReader, there: Table | None) -> Passing:
@@ -362,10 +253,3 @@ def _loaded(load: Load, passing: Passing, distinct: int | None, before: int | No
     inserted = after - before
     updated = 0 if distinct is None else distinct - inserted
     return Loaded(passing.rows, inserted, updated, 0, passing.bytes)
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost message: dlt wraps an error once per step."""
-    while (inner := error.__cause__ or getattr(error, "exception", None)) is not None and inner is not error:
-        error = inner
-    return scrubbed(str(error)).strip() or type(error).__name__

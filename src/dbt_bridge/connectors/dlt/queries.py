@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from dbt_bridge.arrow import decimals
+from dbt_bridge.connectors.dlt.session import DltSession
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, scrubbed
 from dbt_bridge.nouns.reconciliation import (
     Selection,
@@ -23,9 +24,6 @@ from dbt_bridge.nouns.reconciliation import (
     in_parentheses,
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
-
-if TYPE_CHECKING:
-    from dbt_bridge.connectors.dlt.destination import DltDestination
 
 _BATCH_ROWS = 20_000
 _DECIMAL_SCALE = 9  # of values whose scale nobody tells
@@ -95,16 +93,16 @@ class DltRows:
 class DltQueries:
     """A warehouse that answers queries through dlt. See `reconciliation.Queries`."""
 
-    def __init__(self, destination: DltDestination, schema: str) -> None:
-        self.name = destination.name
-        self._destination = destination
+    def __init__(self, session: DltSession, schema: str) -> None:
+        self.name = session.name
+        self._session = session
         self._place = TableName(schema, "query")
 
     @contextmanager
     def client(self) -> Iterator[Any]:
         """dlt's SQL client, and what the warehouse refuses in the bridge's words."""
         try:
-            with self._destination.sql_client(self._place) as sql:
+            with self._session.sql_client(self._place) as sql:
                 yield sql
         except BridgeError as error:
             if not isinstance(error, DestinationError) or error.__cause__ is None:

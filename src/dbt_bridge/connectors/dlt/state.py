@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.connectors.dlt.queries import DltQueries
-from dbt_bridge.connectors.lake.dataset_state import fold
+from dbt_bridge.connectors.dlt.session import DltSession
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.replicate.change_log import LOG_COLUMNS, UNCHANGED
+from dbt_bridge.replicate.log_state import fold_log
 from dbt_bridge.replicate.replica_checks import copied_anew
 from dbt_bridge.replicate.stored_values import (
     Keys,
@@ -22,17 +23,14 @@ from dbt_bridge.replicate.stored_values import (
     wanted_keys,
 )
 
-if TYPE_CHECKING:
-    from dbt_bridge.connectors.dlt.destination import DltDestination
-
 _BATCH_ROWS = 20_000
 
 
 class DltState:
     """A `State` through dlt's SQL client."""
 
-    def __init__(self, destination: DltDestination) -> None:
-        self._destination = destination
+    def __init__(self, session: DltSession) -> None:
+        self._session = session
 
     def count(self, replica: Replica) -> int:
         if replica.change_log:
@@ -63,7 +61,7 @@ class DltState:
         elif not keys.num_rows or replica.change_log:
             yield from [""] if keys.num_rows else []
         else:
-            queries = DltQueries(self._destination, replica.table.name.schema)
+            queries = DltQueries(self._session, replica.table.name.schema)
             distinct = list({tuple(row.values()): None for row in keys.to_pylist()})
             with queries.client() as sql:
                 columns = [sql.escape_column_name(name) for name in keys.column_names]
@@ -95,13 +93,13 @@ class DltState:
                 arrays[unsent] = pc.split_pattern(arrays[unsent].cast(pa.string()), ",")
                 yield in_types(arrays, schema, replica.table.name)
 
-        return fold(replica, log(), schema)
+        return fold_log(replica, log(), schema)
 
     def _check(self, replica: Replica) -> Sequence[Any]:
         name = replica.table.name
         own = LOG_COLUMNS if replica.change_log else [DELETED_AT] if replica.deletes == "soft" else []
         wanted = [*(c.name for c in replica.table.columns), *own]
-        there = self._destination.existing(name, wanted)
+        there = self._session.existing(name, wanted)
         if there is None:
             raise DestinationError(f"there is no table {name}", mend=copied_anew(replica.node))
         for column in wanted:
@@ -111,7 +109,7 @@ class DltState:
 
     @contextmanager
     def _client(self, replica: Replica) -> Iterator[Any]:
-        with self._destination.sql_client(replica.table.name) as sql:
+        with self._session.sql_client(replica.table.name) as sql:
             yield sql
 
 

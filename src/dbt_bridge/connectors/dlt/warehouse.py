@@ -42,7 +42,7 @@ class DltWarehouse(DltDestination):
 
     def queries(self, schema: str) -> DltQueries:
         """Its relations, asked in SQL."""
-        return DltQueries(self, schema)
+        return DltQueries(self.session, schema)
 
     # --- Follows -----------------------------------------------------------------------------------------------
 
@@ -62,8 +62,8 @@ class DltWarehouse(DltDestination):
         applied = TableName(replica.table.name.schema, APPLIED)
         if self.existing(applied) is None:
             return None
-        with self._pipeline(applied) as pipeline:
-            found = self._selected(pipeline, applied, ("node", "lsn")) or []
+        with self.session.pipeline(applied) as pipeline:
+            found = self.session.select(pipeline, applied, ("node", "lsn")) or []
         return next((int(lsn) for node, lsn in found if node == replica.node), None)
 
     def ensure_applied(self, schema: str) -> None:
@@ -85,8 +85,8 @@ class DltWarehouse(DltDestination):
             return []
         # A table that an earlier version made lacks the later fields until the next checkpoint is saved.
         names = tuple(c.name for c in _TEXTS if there.column(c.name) is not None)
-        with self._pipeline(_CHECKPOINTS.name) as pipeline:
-            found = self._selected(pipeline, _CHECKPOINTS.name, names)
+        with self.session.pipeline(_CHECKPOINTS.name) as pipeline:
+            found = self.session.select(pipeline, _CHECKPOINTS.name, names)
         return [
             Checkpoint(**{**dict.fromkeys((c.name for c in _TEXTS), ""), **_known(names, row)}) for row in found or []
         ]
@@ -125,7 +125,7 @@ class DltWarehouse(DltDestination):
         return pa.RecordBatchReader.from_batches(schema, self._rows(name, schema, frozenset(as_text)))
 
     def _rows(self, name: TableName, schema: pa.Schema, as_text: frozenset[str]) -> Iterator[pa.RecordBatch]:
-        with self._pipeline(name) as pipeline, pipeline.sql_client() as sql:
+        with self.session.sql_client(name) as sql:
             names = [sql.escape_column_name(column) for column in schema.names]
             parts = [
                 f"CAST({sql_name} AS VARCHAR) AS {sql_name}" if column in as_text else sql_name

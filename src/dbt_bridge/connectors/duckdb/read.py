@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from dbt_bridge.errors import DestinationError, is_interruption, scrubbed
+from dbt_bridge.arrow.duckdb_rows import stream_query, stream_relation
+from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import quote_identifier
-
-ROWS_PER_BATCH = 50_000
 
 # DuckDB's Arrow export drops a TIMETZ's offset, wraps a HUGEINT beyond 38 digits, and gives BIT its inner bytes.
 # A HUGEINT (the type of every sum of integers) is a number: the cast to DECIMAL raises where it does not fit.
@@ -61,7 +60,7 @@ def read_type(arrow: pa.DataType, sql_type: str) -> pa.DataType:
 
 def schema_of(cur: Any, query: str, columns: Mapping[str, str]) -> pa.Schema:
     """The Arrow schema of `read(cur, query, columns)`; reads no row."""
-    return _schema(reader(cur, f"{query}\nLIMIT 0").schema, columns)
+    return _schema(stream_query(cur, f"{query}\nLIMIT 0").schema, columns)
 
 
 def read(cur: Any, where: object, query: str, columns: Mapping[str, str]) -> pa.RecordBatchReader:
@@ -73,7 +72,7 @@ def read(cur: Any, where: object, query: str, columns: Mapping[str, str]) -> pa.
     Raises (while it is read):
         DestinationError: a value does not fit its Arrow type, or DuckDB broke off.
     """
-    source = reader(cur, query)
+    source = stream_query(cur, query)
     schema = _schema(source.schema, columns)
     return pa.RecordBatchReader.from_batches(schema, _batches(cur, where, source, schema))
 
@@ -82,33 +81,9 @@ def of_relation(relation: Any) -> pa.RecordBatchReader:
     """A DuckDB relation's rows as a stream, on the relation's own connection."""
     columns = {name: str(type_) for name, type_ in zip(relation.columns, relation.types, strict=True)}
     projected = relation.project(", ".join(expression(name, sql) for name, sql in columns.items()))
-    source = _stream(projected)
+    source = stream_relation(projected)
     schema = _schema(source.schema, columns)
     return pa.RecordBatchReader.from_batches(schema, _retyped(source, schema))
-
-
-def reader(cur: Any, query: str) -> pa.RecordBatchReader:
-    """A query's rows as a stream."""
-    with ending(cur):
-        return _stream(cur.sql(query))
-
-
-@contextmanager
-def ending(cur: Any) -> Iterator[None]:
-    """A query that Ctrl-C breaks off ends: DuckDB 1.5.5 would go on with it, and whoever closes would wait for it."""
-    try:
-        yield
-    except BaseException as error:
-        if is_interruption(error):
-            cur.interrupt()
-        raise
-
-
-def _stream(relation: Any) -> pa.RecordBatchReader:
-    """DuckDB 1.5 renamed the method, and 2 dropped the old name."""
-    if hasattr(relation, "to_arrow_reader"):
-        return relation.to_arrow_reader(ROWS_PER_BATCH)
-    return relation.fetch_record_batch(ROWS_PER_BATCH)
 
 
 def _schema(arrow: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:

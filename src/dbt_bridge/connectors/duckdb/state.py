@@ -10,16 +10,17 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dbt_bridge.connectors.duckdb import change_log_state as change_log
+from dbt_bridge.arrow.duckdb_rows import interruptible, stream_query
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.landing_table import registered
-from dbt_bridge.connectors.duckdb.publish import Publication, Relation, folded
+from dbt_bridge.connectors.duckdb.publish import Publication, Relation
 from dbt_bridge.connectors.duckdb.retry import roll_back, translated
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
-from dbt_bridge.replicate.replica_checks import copied_anew, refuse_owing, refuse_unsent
+from dbt_bridge.replicate.log_state import LogRelation, select_state, since_copied
+from dbt_bridge.replicate.replica_checks import copied_anew
 from dbt_bridge.replicate.stored_values import in_types, missing, wanted_keys
 
 _WANTED = "_dbt_bridge_wanted"
@@ -89,7 +90,7 @@ class DuckDBState:
         self._streaming = str(name)
         try:
             with lent:
-                for batch in reading.reader(self._cur, query):
+                for batch in stream_query(self._cur, query):
                     yield in_types(batch.columns, schema, name)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise DestinationError(
@@ -115,33 +116,11 @@ class DuckDBState:
     def _log_state(self, replica: Replica, found: Relation, table: str) -> str:
         for column in LOG_COLUMNS:
             _spelled(found, column, replica)
-        return folded_log(replica, f"({change_log.since_copied(table, 'rowid')})", found.columns, self._on.scalar)
-
-
-def folded_log(replica: Replica, log: str, columns: Mapping[str, str], scalar: Any) -> str:
-    """SQL of the state of a log whose rows since its last copy are `log`.
-
-    Args:
-        columns: of the log: name -> DuckDB's type.
-        scalar: runs a query, answers its one value.
-
-    Raises:
-        DestinationError: no state can be told from it.
-    """
-    spelled = {folded(name): name for name in columns}
-    key = [spelled[folded(name)] for name in replica.table.key]
-    partial = bool(scalar(change_log.partial(log)))
-    if partial:
-        lost = change_log.moved(log, key, list(columns)) if key else change_log.partial(log)
-        refuse_unsent(replica, int(scalar(lost)))
-    names = {spelled[folded(c.name)]: c.name for c in replica.table.columns}
-    if key:
-        return f"({change_log.state(log, key, names, partial=partial)})"
-    if not scalar(change_log.removed(log)):
-        return log
-    own = {name: columns[name] for name in names}
-    refuse_owing(replica, int(scalar(change_log.owing(log, own))))
-    return f"({change_log.summed(log, own)})"
+        names = {
+            name: _spelled(found, name, replica)[0] for name in (*replica.table.arrow_schema.names, *replica.table.key)
+        }
+        log = LogRelation(f"({since_copied(table, 'rowid')})", found.columns, names)
+        return select_state(replica, log, self._on.scalar)
 
 
 def _spelled(found: Relation, name: str, replica: Replica) -> tuple[str, str]:
@@ -182,7 +161,7 @@ def held(connection: Any, catalog: str) -> Iterator[DuckDBState]:
             cur.execute("BEGIN")
             # The transaction of an attached database begins with the first look at its catalog.
             cur.execute("SELECT count(*) FROM duckdb_tables() WHERE database_name = ?", [catalog]).fetchall()
-        with reading.ending(cur):
+        with interruptible(cur):
             yield DuckDBState(cur, catalog)
     finally:
         roll_back(cur)

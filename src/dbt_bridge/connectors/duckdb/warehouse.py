@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from dbt_bridge.arrow.duckdb_rows import interruptible
 from dbt_bridge.connectors.duckdb import audit
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
@@ -337,7 +338,7 @@ class DuckDBWarehouse:
 
     @contextmanager
     def _cursor(self, where: object) -> Iterator[Any]:
-        with closing(self._connection.cursor()) as cur, reading.ending(cur), translated(where):
+        with closing(self._connection.cursor()) as cur, interruptible(cur), translated(where):
             yield cur
 
     def _select(self, name: TableName, columns: Mapping[str, str], as_text: Collection[str] = ()) -> str:

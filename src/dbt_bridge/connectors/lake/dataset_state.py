@@ -1,7 +1,4 @@
-"""Rows of files that pyarrow scans: Delta tables at a version, and Parquet files. Never a whole table is held.
-
-A log of changes is folded by a DuckDB of its own, which writes to disk what it cannot hold.
-"""
+"""Rows of files that pyarrow scans: Delta tables at a version, and Parquet files. Never a whole table is held."""
 
 from __future__ import annotations
 
@@ -15,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
-from dbt_bridge.errors import BridgeError, DestinationError, MissingExtra, is_interruption, scrubbed
-from dbt_bridge.nouns.table import Column, TableName, quote_identifier
+from dbt_bridge.errors import BridgeError, DestinationError, is_interruption, scrubbed
+from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
+from dbt_bridge.replicate.log_state import fold_log
 from dbt_bridge.replicate.replica_checks import copied_anew
 from dbt_bridge.replicate.stored_values import (
     Keys,
@@ -25,10 +23,9 @@ from dbt_bridge.replicate.stored_values import (
     missing,
     wanted_keys,
 )
-from dbt_bridge.system.temporary_files import full, temporary_folder
+from dbt_bridge.system.temporary_files import full
 
 _BATCH_ROWS = 50_000
-_MEMORY = "256MB"
 
 
 class DatasetState:
@@ -107,40 +104,7 @@ def _scanned(dataset: Any, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
 def _folded(replica: Replica, dataset: Any, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
     """The state of a log. A table that is copied anew is replaced here, so that all of it is of its last copy."""
     names = list(dict.fromkeys([*(c.name for c in columns), *replica.table.key, *LOG_COLUMNS]))
-    return fold(replica, _scanned(dataset, names), pa.schema([dataset.schema.field(n) for n in names]))
-
-
-def fold(replica: Replica, log: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The state of a log whose rows come once, in no order.
-
-    Raises:
-        DestinationError: no state can be told from it.
-    """
-    try:
-        import duckdb
-    except ModuleNotFoundError:
-        raise MissingExtra("verify", "the state of a log of changes") from None
-
-    from dbt_bridge.connectors.duckdb import change_log_state
-    from dbt_bridge.connectors.duckdb.read import reader
-    from dbt_bridge.connectors.duckdb.state import folded_log
-
-    with (
-        temporary_folder("log") as folder,
-        duckdb.connect(":memory:", config={"memory_limit": _MEMORY, "temp_directory": str(folder)}) as connection,
-    ):
-        connection.register("came", pa.RecordBatchReader.from_batches(schema, log))
-        connection.execute("CREATE TEMP TABLE log AS SELECT * FROM came")
-
-        def scalar(query: str) -> Any:
-            rows = connection.execute(query).fetchall()  # all: DuckDB 2 takes no other statement before
-            return rows[0][0] if rows else None
-
-        types = {str(name): str(type_) for name, type_, *_ in connection.execute("DESCRIBE log").fetchall()}
-        # Files are in no order: `0` says that every row belongs to the last copy.
-        state = folded_log(replica, f"({change_log_state.since_copied('log', '0')})", types, scalar)
-        selected = ", ".join(quote_identifier(column.name) for column in replica.table.columns)
-        yield from reader(connection, f"SELECT {selected} FROM {state}")  # noqa: S608
+    return fold_log(replica, _scanned(dataset, names), pa.schema([dataset.schema.field(n) for n in names]))
 
 
 @contextmanager

@@ -17,21 +17,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from dbt_bridge.arrow.counted_reader import Passing
 from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
 from dbt_bridge.arrow.file_types import landed as landed_column
+from dbt_bridge.connectors.lake.dataset_state import DatasetState
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.contracts.destination import Load, Loaded
 from dbt_bridge.errors import BridgeError, DestinationError, UsageError, scrubbed
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.replicate.merge_keys import check_load
-
-if TYPE_CHECKING:
-    from dbt_bridge.connectors.lake.parquet_state import ParquetState
 
 _ROWS_PER_GROUP = 122_880
 
@@ -101,11 +99,12 @@ class ParquetDestination:
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
 
     @contextmanager
-    def reading(self) -> Iterator[ParquetState]:
-        """See `parquet_state`."""
-        from dbt_bridge.connectors.lake.parquet_state import ParquetState
+    def reading(self) -> Iterator[DatasetState]:
+        """The files that are complete when their table is asked for first.
 
-        yield ParquetState(self._listed, self._files)
+        A folder of files has no state: one that a load replaces while it is read ends the reading with an error.
+        """
+        yield DatasetState(self._dataset)
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -122,6 +121,18 @@ class ParquetDestination:
         if there is not None and load.write_disposition == "append":
             schema = fitted(there.arrow_schema, schema, load.table)
         return Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+
+    def _dataset(self, name: TableName) -> Any:
+        """A dataset of pyarrow's. The newest file has every column; earlier ones have NULL in those that came later."""
+        import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
+
+        paths = self._listed(name)
+        if not paths:
+            return None
+        with self._files.open(paths[-1], "rb") as file:
+            schema = pq.read_schema(file)
+        return ds.dataset(paths, schema=schema, format="parquet", filesystem=self._files)
 
     def _folder(self, name: TableName) -> str:
         return str(self._files._strip_protocol(self._lake.folder(name)))

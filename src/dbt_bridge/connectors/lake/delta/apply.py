@@ -21,6 +21,7 @@ from dbt_bridge.arrow.file_types import fitted, lake_schema
 from dbt_bridge.connectors.lake.delta import history
 from dbt_bridge.connectors.lake.delta.landing_table import FollowedTable, chunks, moment
 from dbt_bridge.connectors.lake.delta.net_effect import NetMerge
+from dbt_bridge.connectors.lake.delta.session import DeltaSession, query
 from dbt_bridge.contracts.destination import (
     CHANGE,
     COMMITTED_AT,
@@ -85,14 +86,10 @@ class _Followed:
 
 
 class DeltaApplication:
-    """An `Application` over the Delta tables of a destination.
+    """An `Application` over the Delta tables below one folder or bucket."""
 
-    Args:
-        destination: opens tables and creates them.
-    """
-
-    def __init__(self, destination: Any, load_id: str) -> None:
-        self._destination = destination
+    def __init__(self, session: DeltaSession, load_id: str) -> None:
+        self._session = session
         self._load_id = load_id
         self._followed: dict[TableName, _Followed] = {}
 
@@ -112,7 +109,7 @@ class DeltaApplication:
             _log_copy(landing, copied_at)
         past = None
         if replica.history:
-            past = history.join(self._destination, replica, landing, copied_at, self._load_id)
+            past = history.join(self._session, replica, landing, copied_at, self._load_id)
         self._followed[name] = _Followed(replica, landing, past)
         return staged
 
@@ -164,7 +161,7 @@ class DeltaApplication:
         return self._followed[name]
 
     def _open(self, name: TableName, replica: Replica, *, anew: bool = False) -> FollowedTable:
-        delta = self._destination.open(name)
+        delta = self._session.open(name)
         if delta is None:
             raise TypeRefused(f"the Delta table {name} is not there any more", mend=copied_anew(replica.node))
         return FollowedTable(name, delta, self._load_id, anew=anew)
@@ -202,8 +199,6 @@ class DeltaApplication:
 
 def _log_copy(log: FollowedTable, copied_at: int) -> None:
     """The copy's rows, which are there without the log's own columns, become inserts after a truncate, if any."""
-    from dbt_bridge.connectors.lake.delta.destination import query
-
     change, schema = quote_identifier(CHANGE), log.schema
     logs_already = query(log.delta, f"SELECT {change} FROM t WHERE {change} IS NOT NULL LIMIT 1").read_all()  # noqa: S608
     unsaid = query(log.delta, f"SELECT * FROM t WHERE {change} IS NULL")  # noqa: S608
@@ -299,7 +294,5 @@ def _reshape(followed: _Followed, event: Reshaped) -> None:
 
 
 def _is_empty(table: FollowedTable, column: str) -> bool:
-    from dbt_bridge.connectors.lake.delta.destination import query
-
     statement = f"SELECT count({quote_identifier(column)}) AS n FROM t"  # noqa: S608
     return bool(query(table.delta, statement).read_all()["n"][0].as_py() == 0)

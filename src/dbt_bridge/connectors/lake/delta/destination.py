@@ -10,7 +10,7 @@ A killed load leaves files that no commit names, which nobody reads and `VACUUM`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 from dbt_bridge.arrow.counted_reader import Passing
 from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
 from dbt_bridge.arrow.file_types import landed as landed_column
+from dbt_bridge.connectors.lake.dataset_state import DatasetState
+from dbt_bridge.connectors.lake.delta.session import STANDS_AT, DeltaSession, query, schema_of, translate
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.contracts.destination import (
     Load,
@@ -27,7 +29,7 @@ from dbt_bridge.contracts.destination import (
     Replica,
     Window,
 )
-from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused, TypeRefused, scrubbed
+from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import (
     Column,
     Table,
@@ -40,7 +42,6 @@ from dbt_bridge.replicate.window import check_cursor
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.lake.delta.apply import DeltaApplication
-    from dbt_bridge.connectors.lake.delta.state import DeltaState
 
 # The minimum and maximum of a decimal column are doubles in Delta's log. deltalake 1.x compares with them to pass over
 # files, and finds none of the rows whose values differ after those digits.
@@ -54,6 +55,7 @@ class DeltaDestination:
     def __init__(self, name: str, lake: Lake) -> None:
         self.name = name
         self._lake = lake
+        self.session = DeltaSession(lake)
 
     @classmethod
     def of(cls, name: str, configuration: Any) -> DeltaDestination:
@@ -68,7 +70,7 @@ class DeltaDestination:
         return landed_column(column)
 
     def existing(self, name: TableName) -> Table | None:
-        table = self.open(name)
+        table = self.session.open(name)
         return None if table is None else Table.of_schema(name, schema_of(table))
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
@@ -79,7 +81,7 @@ class DeltaDestination:
             DestinationError: the store refused or broke off; no commit was made.
         """
         check_load(load)
-        there = self.open(load.table.name)
+        there = self.session.open(load.table.name)
         if load.write_disposition == "merge":
             return self._merge(load, batches, there)
         schema = lake_schema(load.table)
@@ -101,7 +103,7 @@ class DeltaDestination:
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """What `load` would do, counted against the table's rows."""
         check_load(load)
-        there = self.open(load.table.name)
+        there = self.session.open(load.table.name)
         schema = lake_schema(load.table)
         if there is not None and load.write_disposition != "replace":
             schema = fitted(schema_of(there), schema, load.table)
@@ -122,11 +124,9 @@ class DeltaDestination:
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
 
     @contextmanager
-    def reading(self) -> Iterator[DeltaState]:
-        """See `delta_state`."""
-        from dbt_bridge.connectors.lake.delta.state import DeltaState
-
-        yield DeltaState(self)
+    def reading(self) -> Iterator[DatasetState]:
+        """Each table at the version that it has when it is asked for first. Delta has no state of several tables."""
+        yield DatasetState(self.session.open_finished)
 
     # --- Follows -----------------------------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ class DeltaDestination:
         """Apply changes; see `delta_apply`."""
         from dbt_bridge.connectors.lake.delta.apply import DeltaApplication
 
-        application = DeltaApplication(self, load_id)
+        application = DeltaApplication(self.session, load_id)
         try:
             yield application
         finally:
@@ -145,41 +145,16 @@ class DeltaDestination:
 
     def position(self, replica: Replica) -> int | None:
         """The LSN in the table's log, or in its history's where that is less; None without one."""
-        from dbt_bridge.connectors.lake.delta.landing_table import STANDS_AT
-
         names = [replica.table.name, *([replica.history_name] if replica.history else [])]
-        tables = [self.open(name) for name in names]
+        tables = [self.session.open(name) for name in names]
         found = [None if table is None else table.transaction_version(STANDS_AT) for table in tables]
         known = [int(position) for position in found if position is not None]
         return min(known) if len(known) == len(names) else None
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    def open(self, name: TableName) -> Any:
-        """deltalake's own table; None when there is none."""
-        from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
-
-        folder = self._lake.folder(name)
-        try:
-            return DeltaTable(folder, storage_options=dict(self._lake.storage_options))
-        except TableNotFoundError:
-            return None
-        except Exception as error:
-            raise told(error, name) from error
-
-    def create(self, name: TableName, schema: pa.Schema) -> Any:
-        """An empty table."""
-        from deltalake import DeltaTable
-
-        try:
-            options = dict(self._lake.storage_options)
-            return DeltaTable.create(self._lake.folder(name), schema=schema, storage_options=options)
-        except Exception as error:
-            raise told(error, name) from error
-
     def _counted(self, name: TableName) -> int:
-        table = self.open(name)
+        table = self.session.open(name)
         return 0 if table is None else int(table.count())
 
     def _write(self, load: Load, passing: Passing, predicate: str | None, *, replace: bool) -> None:
@@ -223,7 +198,7 @@ class DeltaDestination:
         except Exception as error:
             if passing.failure is not None:
                 raise passing.failure from None
-            raise told(error, load.table.name) from error
+            raise translate(error, load.table.name) from error
 
 
 def _merged(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
@@ -246,10 +221,6 @@ def _properties(load: Load) -> Any:
     from deltalake import CommitProperties
 
     return CommitProperties(custom_metadata={"dbt_bridge_load_id": load.load_id})
-
-
-def schema_of(table: Any) -> pa.Schema:
-    return pa.schema(table.schema().to_arrow())
 
 
 def _predicate(window: Window, schema: pa.Schema, name: TableName) -> str:
@@ -294,35 +265,3 @@ def matching(there: Any, rows: pa.Table, key: tuple[str, ...]) -> int:
         theirs = pa.Table.from_batches([batch]).cast(keys.schema)
         found += len(theirs.join(keys, keys=list(key), join_type="left semi"))
     return found
-
-
-def query(there: Any, statement: str) -> pa.RecordBatchReader:
-    """The answer of DataFusion; the table is `t`, or several have the names of a mapping."""
-    from deltalake import QueryBuilder
-
-    builder = QueryBuilder()
-    for name, table in (there if isinstance(there, Mapping) else {"t": there}).items():
-        builder = builder.register(name, table)
-    return pa.RecordBatchReader.from_stream(builder.execute(statement))
-
-
-def told(error: Exception, name: TableName) -> BridgeError:
-    """delta-rs's error as one of ours; its message has a Rust backtrace below the first line."""
-    if isinstance(error, BridgeError):
-        return error
-    text = scrubbed(str(error).split("\n   0:")[0].strip().splitlines()[0] if str(error).strip() else repr(error))
-    lowered = text.lower()
-    if "schema" in lowered and "invalid data type" in lowered:
-        return TypeRefused(f"{name}: {text}", mend="types: {column: text}")
-    mend = next((advice for word, advice in _ADVICE.items() if word in lowered), "run the same command again")
-    return DestinationError(f"the Delta table {name} was not written: {text}", mend=mend)
-
-
-_ADVICE = {
-    "permission denied": "give the user of this process the right to write there",
-    "read-only": "give the user of this process the right to write there",
-    "no space left": "free space at the destination, then run the same command again",
-    "file too large": "free space at the destination, then run the same command again",
-    "credentials": "check [destination.NAME.credentials] in .dlt/secrets.toml",
-    "403": "check [destination.NAME.credentials] in .dlt/secrets.toml",
-}

@@ -16,6 +16,7 @@ from dbt_bridge.connectors.lake.delta.landing_table import (
     prunes_exactly,
     refuse_missing,
 )
+from dbt_bridge.connectors.lake.delta.session import DeltaSession, query
 from dbt_bridge.contracts.destination import (
     CHANGE_LSN,
     DELETED_AT,
@@ -141,19 +142,19 @@ def _with_kept(replica: Replica, landing: FollowedTable, versions: Versions, nee
     return rows
 
 
-def join(destination: Any, replica: Replica, landing: FollowedTable, copied_at: int, load_id: str) -> FollowedTable:
+def join(
+    session: DeltaSession, replica: Replica, landing: FollowedTable, copied_at: int, load_id: str
+) -> FollowedTable:
     """Begin the history with the copy, or go on with one that stands: what differs from its open versions is new.
 
     Raises:
         TypeRefused: a column has another type now, in which the history does not keep its values.
     """
-    from dbt_bridge.connectors.lake.delta.destination import query
-
     name = replica.history_name
     table = Table(name, (*replica.table.columns, *OWN))
-    delta = destination.open(name)
+    delta = session.open(name)
     if delta is None:
-        delta = destination.create(name, lake_schema(table))
+        delta = session.create(name, lake_schema(table))
     past = FollowedTable(name, delta, load_id, anew=True)
     names = [c.name for c in replica.table.columns]
     listed = ", ".join(quote_identifier(n) for n in names)
@@ -186,8 +187,6 @@ def alive(replica: Replica) -> str:
 
 def _go_on(replica: Replica, landing: FollowedTable, past: FollowedTable, copied_at: int) -> FollowedTable:
     """Close the open versions that the copy does not agree with, and begin new ones."""
-    from dbt_bridge.connectors.lake.delta.destination import query
-
     names = [c.name for c in replica.table.columns]
     key = [quote_identifier(k) for k in replica.table.key]
     alike = " AND ".join(

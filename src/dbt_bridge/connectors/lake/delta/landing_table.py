@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
 from dbt_bridge.arrow.vectors import as_arrow
-from dbt_bridge.connectors.lake.delta.destination import query, schema_of, told
+from dbt_bridge.connectors.lake.delta.session import STANDS_AT, UNFINISHED, query, schema_of, translate
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.table import (
     Column,
@@ -30,8 +30,6 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
 )
 
-STANDS_AT = "dbt-bridge"
-UNFINISHED = "dbt-bridge/unfinished"
 Step = Callable[[Any], Any]  # takes deltalake's CommitProperties, answers what was counted
 
 
@@ -91,7 +89,7 @@ class FollowedTable:
         try:
             self.delta.restore(mark - 1, commit_properties=self._properties({UNFINISHED: 0}))
         except Exception as error:
-            raise told(error, self.name) from error
+            raise translate(error, self.name) from error
         self.delta.update_incremental()
 
     def _nothing(self, properties: Any) -> None:
@@ -102,7 +100,7 @@ class FollowedTable:
             counted = write(self._properties(marks))
             self.delta.update_incremental()
         except Exception as error:
-            raise told(error, self.name) from error
+            raise translate(error, self.name) from error
         return counted
 
     def _properties(self, marks: dict[str, int]) -> Any:

@@ -22,9 +22,9 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.table import quote_identifier, quote_literal
 from dbt_bridge.replicate.change_log import SEQUENCE, UNCHANGED
+from dbt_bridge.replicate.log_state import ORDER, change_before, count_owing, sum_log
 from dbt_bridge.replicate.replica_checks import copied_anew, refuse_owing, refuse_unsent
 
-_ORDER = f'"{CHANGE_LSN}" DESC NULLS LAST, "{SEQUENCE}" DESC'
 Row = Callable[[str], tuple[object, ...]]
 """Runs a query, answers its first row."""
 
@@ -58,7 +58,7 @@ def folded(replica: Replica, table: str, columns: Mapping[str, str], row: Row) -
         for c in replica.table.columns
     ]
     extra = [] if any(c.name == CHANGE for c in replica.table.columns) else [f'"{CHANGE}"']
-    last = f"row_number() OVER (PARTITION BY {keys} ORDER BY {_ORDER}) AS _dbt_bridge_age"
+    last = f"row_number() OVER (PARTITION BY {keys} ORDER BY {ORDER}) AS _dbt_bridge_age"
     numbered = f"SELECT {', '.join([*parts, *extra, last])} FROM {log} AS log"
     return f"(SELECT * FROM ({numbered}) AS numbered WHERE _dbt_bridge_age = 1 AND \"{CHANGE}\" <> 'delete')"
 
@@ -75,16 +75,9 @@ def _summed(replica: Replica, log: str, columns: Mapping[str, str], row: Row) ->
     apart = [
         quote_identifier(n) if base(columns[n]) in EXACT else f"CAST({quote_identifier(n)} AS text)" for n in names
     ]
-    alike, sign = ", ".join(apart), f"CASE WHEN \"{CHANGE}\" = 'delete' THEN -1 ELSE 1 END"
-    (owing,) = row(
-        f"SELECT count(*) FROM (SELECT 1 FROM {log} AS log\nGROUP BY {alike} HAVING sum({sign}) < 0) AS owing"
-    )
+    (owing,) = row(count_owing(log, apart))
     refuse_owing(replica, int(str(owing)))
-    numbered = (
-        f"SELECT *, sum({sign}) OVER (PARTITION BY {alike}) AS _dbt_bridge_times,\n"
-        f"  row_number() OVER (PARTITION BY {alike} ORDER BY {sign} DESC) AS _dbt_bridge_age\nFROM {log} AS log"
-    )
-    return f"(SELECT * FROM ({numbered}) AS numbered WHERE _dbt_bridge_age <= _dbt_bridge_times)"
+    return f"({sum_log(log, apart)})"
 
 
 def _since_copied(table: str) -> str:
@@ -93,7 +86,7 @@ def _since_copied(table: str) -> str:
     last = f"SELECT * FROM {table} WHERE age(xmin) <= coalesce(({copied}), 2147483647)"
     emptied = (
         f'SELECT "{CHANGE_LSN}" AS lsn, "{SEQUENCE}" AS seq FROM last_copy\n'
-        f'WHERE "{CHANGE}" = \'truncate\' AND "{CHANGE_LSN}" IS NOT NULL\nORDER BY {_ORDER} LIMIT 1'
+        f'WHERE "{CHANGE}" = \'truncate\' AND "{CHANGE_LSN}" IS NOT NULL\nORDER BY {ORDER} LIMIT 1'
     )
     after = f'(coalesce("{CHANGE_LSN}", -1), "{SEQUENCE}") > (emptied.lsn, emptied.seq)'
     return (
@@ -105,7 +98,7 @@ def _since_copied(table: str) -> str:
 
 def _unsent(replica: Replica, log: str, keys: str, columns: Mapping[str, str], row: Row) -> list[str]:
     """The columns of which some values were not sent, after a look at whether the last that were are told."""
-    before = f'lag("{CHANGE}") OVER (PARTITION BY {keys} ORDER BY "{CHANGE_LSN}" NULLS FIRST, "{SEQUENCE}") AS before'
+    before = f"{change_before(keys)} AS before"
     names, moved, unsent = row(
         f'SELECT (SELECT array_agg(DISTINCT name) FROM {log} AS log, unnest("{UNCHANGED}") AS name),\n'
         f'  (SELECT count(*) FROM (SELECT "{UNCHANGED}", {before} FROM {log} AS log) AS moves\n'
@@ -121,4 +114,4 @@ def _unsent(replica: Replica, log: str, keys: str, columns: Mapping[str, str], r
 def _last_sent(name: str, keys: str) -> str:
     kept = f'coalesce({quote_literal(name)} = ANY ("{UNCHANGED}"), false)'
     column = quote_identifier(name)
-    return f"first_value({column}) OVER (PARTITION BY {keys} ORDER BY {kept}, {_ORDER}) AS {column}"
+    return f"first_value({column}) OVER (PARTITION BY {keys} ORDER BY {kept}, {ORDER}) AS {column}"

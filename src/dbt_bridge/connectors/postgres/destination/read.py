@@ -7,7 +7,7 @@ arrays and every type that Arrow lacks as Postgres's own text. Timestamps and da
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import Cursor
+from pyarrow import types as is_
 
 from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.postgres.destination.column_types import BY_ARROW, base
 from dbt_bridge.connectors.postgres.destination.relation import Relation
+from dbt_bridge.connectors.postgres.wire.moments import repair_moments
 from dbt_bridge.errors import DestinationError, TypeRefused, scrubbed
 from dbt_bridge.nouns.table import (
     Column,
@@ -32,6 +34,7 @@ _NUMERIC = re.compile(r"numeric\((\d+),(\d+)\)")
 _BATCH_BYTES = "4000000"
 _EARLIEST_US = -210_866_803_200_000_000  # Postgres's own first moment, 4714-11-24 BC
 _EARLIEST_DAY = -2_440_588
+_TEXTS = {"text", "character varying", "character", "name"}
 
 
 def relation_table(cur: Cursor[Any], found: Relation) -> Table:
@@ -127,3 +130,48 @@ def _decoded(array: pa.Array, column: Column, table: Table) -> pa.Array:
                 mend="cast it to text in the model",
             )
     return array
+
+
+# --- replicas: values exactly as they landed -------------------------------------------------------------------------
+
+
+def select_exactly(column: Column, stored: str) -> str:
+    """The select expression whose Arrow form keeps every value.
+
+    Args:
+        stored: the type in the table, as `format_type` spells it.
+    """
+    name, type_ = quote_identifier(column.name), column.type
+    plain = base(stored)
+    if is_.is_string(type_) or is_.is_large_string(type_) or isinstance(type_, pa.JsonType):
+        return f"{as_text(name, stored)} AS {name}"
+    if is_.is_duration(type_):
+        return f"(extract(epoch FROM {name}) * 1000000)::int8 AS {name}"
+    if is_.is_list(type_) or is_.is_large_list(type_) or is_.is_fixed_size_list(type_):
+        inner = type_.value_type
+        by_text = is_.is_decimal(inner) or isinstance(inner, pa.BaseExtensionType)
+        return f"{name}::text[] AS {name}" if by_text or is_.is_string(inner) else name
+    if plain == "numeric":
+        return f"{name}::text AS {name}"
+    return f"{name}::int8 AS {name}" if plain == "oid" else name
+
+
+def as_text(name: str, stored: str) -> str:
+    """A column in the server's text form, as it landed."""
+    if not stored.endswith("[]"):
+        if base(stored) in _TEXTS:
+            return name
+        if base(stored) in ("inet", "xml"):  # inet::text appends /32
+            return f"{base(stored)}_out({name})::text"
+    return f"{name}::text"
+
+
+def decoder(type_: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+    """Turns what the driver reads for `select_exactly` into the column's own values."""
+    if is_.is_list(type_) and (is_.is_timestamp(type_.value_type) or is_.is_date(type_.value_type)):
+        values = repair_moments(type_.value_type)
+        return lambda array: pa.ListArray.from_buffers(
+            array.type, len(array), array.buffers()[:2], array.null_count, array.offset, children=[values(array.values)]
+        )
+    repair = repair_moments(type_)
+    return lambda array: repair(array) if is_.is_temporal(array.type) else array

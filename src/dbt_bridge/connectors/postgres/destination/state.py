@@ -5,17 +5,19 @@ Values come back in exactly the replica's types, infinity as it landed; `read` o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import types as is_
 
 from dbt_bridge.connectors.postgres.destination import change_log_state as change_log
 from dbt_bridge.connectors.postgres.destination.column_types import base
+from dbt_bridge.connectors.postgres.destination.read import as_text, decoder, select_exactly
 from dbt_bridge.connectors.postgres.destination.relation import Relation, find
 from dbt_bridge.connectors.postgres.destination.session import (
     READING,
@@ -25,12 +27,14 @@ from dbt_bridge.connectors.postgres.destination.session import (
 )
 from dbt_bridge.connectors.postgres.wire import bulk, key_search
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
+from dbt_bridge.connectors.postgres.wire.digest_sql import build_bucket_select, check_server, build_digest_select, measure_transfer_rate
 from dbt_bridge.connectors.postgres.wire.key_search import Comparison, Lookup
-from dbt_bridge.connectors.postgres.wire.moments import repair_moments
+from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import (
     Column,
+    Table,
     TableName,
     quote_identifier,
     quote_table_name,
@@ -38,9 +42,6 @@ from dbt_bridge.nouns.table import (
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 from dbt_bridge.replicate.replica_checks import copied_anew
 from dbt_bridge.replicate.stored_values import in_types, missing
-
-if TYPE_CHECKING:
-    from dbt_bridge.connectors.postgres.destination.digests import ReplicaDigests
 
 # As an origin's connections have them (`connectors/postgres/origin/connection.py`): digests and texts depend on them.
 _SETTINGS = {
@@ -62,7 +63,11 @@ _BY_VALUE = {
     "smallint", "integer", "bigint", "real", "double precision", "boolean", "bytea", "uuid", "date",
     "time without time zone", "timestamp without time zone", "timestamp with time zone",
 }  # fmt: skip
-_TEXTS = {"text", "character varying", "character", "name"}
+
+
+ROW = "_row"
+_BUCKETS = pa.schema({"bucket": pa.int64(), "rows": pa.int64(), "total": pa.decimal128(38, 0)})
+Within = tuple[int, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class PostgresState:
         """See `State.rows`."""
         standing = self.standing(replica)
         found, name = standing.relation, replica.table.name
-        selected = ", ".join(selection(c, found.columns[c.name]) for c in replica.table.columns)
+        selected = ", ".join(select_exactly(c, found.columns[c.name]) for c in replica.table.columns)
         query = f"SELECT {selected} FROM {standing.sql}"  # noqa: S608
         queries: Iterator[str] = iter([query])
         if keys is not None:
@@ -118,11 +123,9 @@ class PostgresState:
 
     def digesting(self, replica: Replica) -> ReplicaDigests:
         """The digests of a replica's rows, computed by the server."""
-        from dbt_bridge.connectors.postgres.destination.digests import ReplicaDigests
-
         return ReplicaDigests(self, replica)
 
-    # --- for `postgres_digests` too ----------------------------------------------------------------------------
+    # --- for the digests too ----------------------------------------------------------------------------
 
     def standing(self, replica: Replica) -> Standing:
         """The replica's rows as they stand.
@@ -198,6 +201,76 @@ class PostgresState:
         return connection
 
 
+class ReplicaDigests:
+    """Digests of one replica's rows, computed by the server: `contracts.side.Digests`, in the state's snapshot.
+
+    Raises (from every method):
+        NoDigests: the server hashes otherwise, or cannot hash one of the columns; before any row is read.
+    """
+
+    def __init__(self, state: PostgresState, replica: Replica) -> None:
+        self.wire_bytes = 0
+        self._state = state
+        self._replica = replica
+        self._is_checked = False
+
+    def digests(
+        self, key: Sequence[Digested], values: Sequence[Digested], within: Within | None = None
+    ) -> pa.RecordBatchReader:
+        """See `Digests.digests`."""
+        standing = self._checked()
+        keys = [d.column for d in key]
+        selected = [select_exactly(column, standing.relation.columns[column.name]) for column in keys]
+        own = Column(ROW, pa.int64(), nullable=False)
+        name = self._replica.table.name
+        schema = Table(name, (*keys, own)).arrow_schema
+        query = build_digest_select(
+            standing.sql, _own(key, standing), _own(values, standing), selected=selected, within=within
+        )
+        decoders = [decoder(field.type) for field in schema]
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for batch in self._state.stream(query, name):
+                self.wire_bytes += batch.nbytes
+                arrays = [decode(array) for decode, array in zip(decoders, batch.columns, strict=True)]
+                yield in_types(arrays, schema, name)
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
+
+    def buckets(self, key: Sequence[Digested], values: Sequence[Digested], buckets: int) -> pa.Table:
+        """See `Digests.buckets`."""
+        standing = self._checked()
+        sums = build_bucket_select(standing.sql, _own(key, standing), _own(values, standing), buckets)
+        query = f"SELECT bucket, rows, total::text AS total FROM ({sums}) AS sums"  # noqa: S608
+        found = []
+        for batch in self._state.stream(query, self._replica.table.name):
+            self.wire_bytes += batch.nbytes
+            total = pc.cast(batch.column(2), pa.decimal128(38, 0))
+            found.append(pa.RecordBatch.from_arrays([batch.column(0), batch.column(1), total], schema=_BUCKETS))
+        return pa.Table.from_batches(found, _BUCKETS)
+
+    def transfer_rate(self) -> float:
+        """See `Digests.transfer_rate`."""
+        return measure_transfer_rate(self._state.row)
+
+    def _checked(self) -> Standing:
+        standing = self._state.standing(self._replica)
+        if self._is_checked:
+            return standing
+        version = self._state.server_version
+        check_server(version, self._state.row)
+        if ROW in standing.relation.columns:
+            raise NoDigests(f"{self._replica.table.name} has a column {ROW}, as which digests are sent")
+        self._is_checked = True
+        return standing
+
+
+def _own(digested: Sequence[Digested], standing: Standing) -> tuple[Digested, ...]:
+    """The columns in the types that they have in the table."""
+    stored = standing.relation.columns
+    return tuple(replace(d, column=replace(d.column, origin_type=stored[d.column.name])) for d in digested)
+
+
 @contextmanager
 def held(conninfo: str, name: str) -> Iterator[PostgresState]:
     """A state from now on, until the context ends. Writers go on meanwhile.
@@ -215,47 +288,6 @@ def held(conninfo: str, name: str) -> Iterator[PostgresState]:
             yield state
 
 
-def selection(column: Column, stored: str) -> str:
-    """The select expression whose Arrow form keeps every value.
-
-    Args:
-        stored: the type in the table, as `format_type` spells it.
-    """
-    name, type_ = quote_identifier(column.name), column.type
-    plain = base(stored)
-    if is_.is_string(type_) or is_.is_large_string(type_) or isinstance(type_, pa.JsonType):
-        return f"{text(name, stored)} AS {name}"
-    if is_.is_duration(type_):
-        return f"(extract(epoch FROM {name}) * 1000000)::int8 AS {name}"
-    if is_.is_list(type_) or is_.is_large_list(type_) or is_.is_fixed_size_list(type_):
-        inner = type_.value_type
-        by_text = is_.is_decimal(inner) or isinstance(inner, pa.BaseExtensionType)
-        return f"{name}::text[] AS {name}" if by_text or is_.is_string(inner) else name
-    if plain == "numeric":
-        return f"{name}::text AS {name}"
-    return f"{name}::int8 AS {name}" if plain == "oid" else name
-
-
-def text(name: str, stored: str) -> str:
-    """A column in the server's text form, as it landed."""
-    if not stored.endswith("[]"):
-        if base(stored) in _TEXTS:
-            return name
-        if base(stored) in ("inet", "xml"):  # inet::text appends /32
-            return f"{base(stored)}_out({name})::text"
-    return f"{name}::text"
-
-
-def decoder(type_: pa.DataType) -> Callable[[pa.Array], pa.Array]:
-    if is_.is_list(type_) and (is_.is_timestamp(type_.value_type) or is_.is_date(type_.value_type)):
-        values = repair_moments(type_.value_type)
-        return lambda array: pa.ListArray.from_buffers(
-            array.type, len(array), array.buffers()[:2], array.null_count, array.offset, children=[values(array.values)]
-        )
-    repair = repair_moments(type_)
-    return lambda array: repair(array) if is_.is_temporal(array.type) else array
-
-
 def _lookup(replica: Replica, found: Relation, name: str, wanted: pa.DataType) -> Lookup:
     if replica.table.column(name) is None:
         raise missing(replica.table.name, name, replica)
@@ -264,7 +296,7 @@ def _lookup(replica: Replica, found: Relation, name: str, wanted: pa.DataType) -
 
 def _compared(column: str, stored: str, wanted: pa.DataType) -> Sequence[Comparison]:
     plain = base(stored)
-    by_text = Comparison(f'({text(column, stored)}) COLLATE "C"', '{} COLLATE "C"')
+    by_text = Comparison(f'({as_text(column, stored)}) COLLATE "C"', '{} COLLATE "C"')
     if is_.is_duration(wanted):
         return [Comparison(f"(extract(epoch FROM {column}) * 1000000)::int8", "{}::int8")]
     if stored.endswith("[]") or plain == "interval":
