@@ -94,7 +94,7 @@ def now() -> datetime:
 
 
 class Counts(Protocol):
-    """What a destination answers (`load.destination.Loaded`)."""
+    """What a destination answers (`contracts.destination.Loaded`)."""
 
     @property
     def rows_loaded(self) -> int: ...

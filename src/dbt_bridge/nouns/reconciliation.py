@@ -143,7 +143,7 @@ class Selection:
 
 
 class Rows(Protocol):
-    """What `verify` compares: see `verify.side.Side`."""
+    """What `verify` compares: see `contracts.side.Side`."""
 
     name: str
 

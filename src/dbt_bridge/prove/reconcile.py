@@ -315,7 +315,7 @@ def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:
 def _at_level(
     blank: Parity, sides: tuple[object, object], asked: VerifyRequest, allowed: Mapping[str, Allowed]
 ) -> Parity:
-    parity = compare(blank, *sides, asked)  # type: ignore[arg-type]  # `reconciliation.Rows` is `verify.side.Side`
+    parity = compare(blank, *sides, asked)  # type: ignore[arg-type]  # `reconciliation.Rows` is `contracts.side.Side`
     return apply_tolerances(replace(parity, error=None), allowed)
 
 

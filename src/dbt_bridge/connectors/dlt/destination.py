@@ -1,7 +1,7 @@
 """Every destination without a loader of its own is loaded by dlt.
 
 Names are kept as they are
-(see `dlt_naming`). dlt adds its own tables `_dlt_loads`, `_dlt_version` and `_dlt_pipeline_state` to the dataset,
+(see `naming`). dlt adds its own tables `_dlt_loads`, `_dlt_version` and `_dlt_pipeline_state` to the dataset,
 and a dataset `<name>_staging` where it stages rows.
 
     replace   through dlt's staging dataset where the destination has one, so that a killed load leaves the old rows;
@@ -10,7 +10,7 @@ and a dataset `<name>_staging` where it stages rows.
     merge     dlt's delete-insert, or upsert where the destination has only that. The new rows are held in memory, to
               keep the last one of each key; columns that they lack become NULL in the rows that they replace
 
-What lands as text is in `lake_types`; here lists, structs and maps do too.
+What lands as text is in `arrow/file_types.py`; here lists, structs and maps do too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dbt_bridge.connectors.dlt.state import DltState
 from dbt_bridge.contracts.destination import Load, Loaded
 from dbt_bridge.errors import DestinationError, TypeRefused, UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
-from dbt_bridge.replicate.merge_keys import check_load, last_per_key
+from dbt_bridge.replicate.loads import check_load, last_per_key
 
 if TYPE_CHECKING:
     import dlt
@@ -54,7 +54,7 @@ class DltDestination:
         """Nothing is held open between loads."""
 
     def landed(self, column: Column) -> Column:
-        """See `lake_types`; nested values land as text."""
+        """See `arrow/file_types.py`; nested values land as text."""
         there = lake_landed(column)
         return replace(there, type=pa.string()) if pa.types.is_nested(there.type) else there
 
@@ -104,7 +104,7 @@ class DltDestination:
 
     @contextmanager
     def reading(self) -> Iterator[DltState]:
-        """See `dlt_state`.
+        """See `state`.
 
         Raises:
             DestinationError: dlt has no SQL client for this destination.

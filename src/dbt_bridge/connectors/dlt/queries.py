@@ -33,7 +33,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(slots=True)
 class DltRows:
-    """The rows of a query: a `verify.side.Side`."""
+    """The rows of a query: a `contracts.side.Side`."""
 
     name: str
     database: DltQueries

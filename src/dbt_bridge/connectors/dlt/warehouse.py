@@ -50,7 +50,7 @@ class DltWarehouse(DltDestination):
 
     @contextmanager
     def applying(self, load_id: str) -> Iterator[DltApplication]:
-        """Apply changes; see `dlt_apply`."""
+        """Apply changes; see `apply`."""
         application = DltApplication(self, load_id)
         try:
             yield application

@@ -23,14 +23,14 @@ from dbt_bridge.connectors.duckdb.landing_table import (
     check_values,
     insert,
     registered,
+    reshape,
     standing,
     target,
     types_of,
     whole_rows,
 )
-from dbt_bridge.connectors.duckdb.publish import Publication, folded
-from dbt_bridge.connectors.duckdb.reshape import reshape
-from dbt_bridge.connectors.duckdb.retry import roll_back, translated
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, folded
+from dbt_bridge.connectors.duckdb.session import roll_back, translated
 from dbt_bridge.contracts.destination import (
     DELETED_AT,
     Checkpoint,
@@ -46,7 +46,8 @@ from dbt_bridge.nouns.changes import (
 )
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import TableName, quote_identifier
-from dbt_bridge.replicate.change_log import SEQUENCE, logged, logged_truncate
+from dbt_bridge.replicate.change_log import logged, logged_truncate
+from dbt_bridge.replicate.change_runs import LoggedRows
 from dbt_bridge.replicate.compaction import Lineages, Net
 from dbt_bridge.replicate.full_row import full_rows
 from dbt_bridge.replicate.replica_checks import check_names
@@ -62,12 +63,12 @@ class DuckDBApplication:
     def __init__(self, cur: Any, catalog: str) -> None:
         self._cur = cur
         self._catalog = catalog
-        self._on = Publication(cur, catalog)
+        self._on = CatalogCursor(cur, catalog)
         self._open = False
         self._over = False
         self._changed: set[TableName] = set()
         self._last: dict[TableName, int] = {}  # the commit that the last piece of a history belongs to
-        self._sequence: dict[TableName, tuple[int, int]] = {}  # of a log: its commit, and how many rows that has
+        self._logged: dict[TableName, LoggedRows] = {}
 
     def join(self, replica: Replica, staged: Staged | Loaded, copied_at: int) -> Loaded:
         """Show a staged copy, with what the replica keeps beside its columns."""
@@ -113,10 +114,7 @@ class DuckDBApplication:
 
     def _change(self, replica: Replica, changes: Changes) -> Loaded:
         if replica.change_log:
-            first, last = int(changes.lsn[0]), int(changes.lsn[-1])
-            rows = logged(replica.table, changes, self._logged(replica, first))
-            self._sequence[replica.table.name] = last, int(rows[SEQUENCE][-1].as_py()) + 1
-            return self._log(replica, rows, len(changes), changes.rows.nbytes)
+            return self._log(replica, changes)
         soft = replica.deletes == "soft"
         names = [*changes.rows.column_names, *([DELETED_AT] if soft else [])]
         state = target(self._on, replica, replica.table.name, names)
@@ -135,9 +133,7 @@ class DuckDBApplication:
 
     def _truncate(self, replica: Replica, event: Truncated) -> Loaded:
         if replica.change_log:
-            number = self._logged(replica, event.lsn)
-            self._sequence[replica.table.name] = event.lsn, number + 1
-            return self._log(replica, logged_truncate(event, number), 1, 0)
+            return self._log(replica, event)
         at = instant(event.committed_at)
         if replica.history:
             history.truncate(self._on, replica, event.lsn, at)
@@ -159,12 +155,14 @@ class DuckDBApplication:
             self._changed.discard(replica.table.name)
         return _NOTHING
 
-    def _logged(self, replica: Replica, lsn: int) -> int:
-        """How many rows of this commit the log has from earlier pieces."""
-        last, number = self._sequence.get(replica.table.name, (None, 0))
-        return number if last == lsn else 0
-
-    def _log(self, replica: Replica, rows: pa.Table, changes: int, size: int) -> Loaded:
+    def _log(self, replica: Replica, event: Changes | Truncated) -> Loaded:
+        logged_rows = self._logged.setdefault(replica.table.name, LoggedRows())
+        sequence = logged_rows.before(event)
+        if isinstance(event, Truncated):
+            rows, changes, size = logged_truncate(event, sequence), 1, 0
+        else:
+            rows, changes, size = logged(replica.table, event, sequence), len(event), event.rows.nbytes
+        logged_rows.took(event, rows)
         log = target(self._on, replica, replica.table.name, [*rows.column_names])
         with registered(self._on, _LOGGED, rows):
             check_values(self._on, log, _LOGGED, types_of(self._on, _LOGGED))
@@ -172,7 +170,7 @@ class DuckDBApplication:
             return Loaded(changes, insert(self._on, log, Source(_LOGGED, columns)), 0, 0, size)
 
 
-def _write(on: Publication, replica: Replica, state: Target, net: Net) -> tuple[int, int, int]:
+def _write(on: CatalogCursor, replica: Replica, state: Target, net: Net) -> tuple[int, int, int]:
     """Rows inserted, updated and deleted; with soft deletes a row that is written as deleted counts as that."""
     key, rows = list(replica.table.key), net.written.rows
     keys, dead = rows.select(key), rows.select(key).slice(0, 0)
@@ -188,7 +186,7 @@ def _write(on: Publication, replica: Replica, state: Target, net: Net) -> tuple[
     return len(keys) - updated, updated, deleted + written - len(keys) + found - updated
 
 
-def _delete(on: Publication, state: Target, keys: pa.Table) -> int:
+def _delete(on: CatalogCursor, state: Target, keys: pa.Table) -> int:
     if not len(keys):
         return 0
     matches = " AND ".join(f"t.{state.column(c)} = s.{_KEYS}_{i}" for i, c in enumerate(keys.column_names))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dbt_bridge.connectors.duckdb.retry import in_transaction, retried
+from dbt_bridge.connectors.duckdb.session import in_transaction, retried
 from dbt_bridge.contracts.destination import Checkpoint
 from dbt_bridge.nouns import parity_row
 from dbt_bridge.nouns.parity_row import PARITY, ParityRow

@@ -18,7 +18,8 @@ from dbt_bridge.connectors.duckdb.landing_table import (
     target,
     whole_rows,
 )
-from dbt_bridge.connectors.duckdb.publish import Publication, evolve
+from dbt_bridge.connectors.duckdb.publish import evolve
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor
 from dbt_bridge.contracts.destination import (
     CHANGE_LSN,
     DELETED_AT,
@@ -35,12 +36,12 @@ _OWN = (VALID_FROM, VALID_TO, CHANGE_LSN)
 _BEGIN, _END, _LSN = map(quote_identifier, _OWN)
 
 
-def history_of(on: Publication, replica: Replica, columns: list[str]) -> Target:
+def history_of(on: CatalogCursor, replica: Replica, columns: list[str]) -> Target:
     """Raises TypeRefused where it, or one of its columns, is not there any more."""
     return target(on, replica, replica.history_name, [*columns, *_OWN])
 
 
-def write(on: Publication, replica: Replica, state: Target, versions: Versions, unfinished: int | None) -> None:
+def write(on: CatalogCursor, replica: Replica, state: Target, versions: Versions, unfinished: int | None) -> None:
     """Add versions, while the state still is as it was before them.
 
     Args:
@@ -65,7 +66,7 @@ def write(on: Publication, replica: Replica, state: Target, versions: Versions, 
             insert(on, history, source)
 
 
-def _with_keys(on: Publication, history: Target, keys: pa.Table, statement: str) -> None:
+def _with_keys(on: CatalogCursor, history: Target, keys: pa.Table, statement: str) -> None:
     """Run a statement on the open versions of these keys."""
     names = [name for name in keys.column_names if name != VALID_TO]
     renamed = keys.rename_columns(
@@ -76,14 +77,14 @@ def _with_keys(on: Publication, history: Target, keys: pa.Table, statement: str)
         on.execute(f"{statement}\n  AND t.{_END} IS NULL AND {' AND '.join(matches)}")
 
 
-def truncate(on: Publication, replica: Replica, lsn: int, at: datetime) -> None:
+def truncate(on: CatalogCursor, replica: Replica, lsn: int, at: datetime) -> None:
     """Every open version ends; those of the same commit never were."""
     history = history_of(on, replica, [])
     on.execute(f"DELETE FROM {history.sql}\nWHERE {_END} IS NULL AND {_LSN} = {int(lsn)}")  # noqa: S608
     on.execute(f"UPDATE {history.sql}\nSET {_END} = ?\nWHERE {_END} IS NULL", [at])
 
 
-def join(on: Publication, replica: Replica, staged: Staged, at: datetime) -> None:
+def join(on: CatalogCursor, replica: Replica, staged: Staged, at: datetime) -> None:
     """Begin the history with a staged copy, or bring it to that."""
     name, copy = replica.history_name, on.sql_name(staged.staging)
     columns = [quote_identifier(column.name) for column in staged.load.table.columns]

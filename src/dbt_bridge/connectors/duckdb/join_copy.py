@@ -5,15 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from dbt_bridge.connectors.duckdb import history
-from dbt_bridge.connectors.duckdb.publish import (
-    Publication,
-    Relation,
-    evolve,
-    folded,
-    is_kept,
-    publish_one,
-    type_changed,
-)
+from dbt_bridge.connectors.duckdb.publish import evolve, is_kept, publish_one
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, folded
 from dbt_bridge.contracts.destination import (
     CHANGE,
     CHANGE_LSN,
@@ -25,6 +18,7 @@ from dbt_bridge.contracts.destination import (
 )
 from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.change_log import LOG_COLUMNS, SEQUENCE, UNCHANGED
+from dbt_bridge.replicate.loads import type_changed
 from dbt_bridge.replicate.replica_checks import check_names
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -35,7 +29,7 @@ def instant(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
-def join(on: Publication, replica: Replica, staged: Staged, copied_at: int) -> Loaded:
+def join(on: CatalogCursor, replica: Replica, staged: Staged, copied_at: int) -> Loaded:
     """Show the copy, with what the replica keeps beside its columns.
 
     Raises:
@@ -54,7 +48,7 @@ def join(on: Publication, replica: Replica, staged: Staged, copied_at: int) -> L
     return Loaded(staged.rows, staged.rows, 0, deleted, staged.bytes)
 
 
-def _keep_deleted(on: Publication, replica: Replica, staged: Staged, at: datetime) -> int:
+def _keep_deleted(on: CatalogCursor, replica: Replica, staged: Staged, at: datetime) -> int:
     """Rows that the standing table has and the copy has not stay, as deleted; answers how many."""
     copy, deleted_at = on.sql_name(staged.staging), quote_identifier(DELETED_AT)
     on.execute(f"ALTER TABLE {copy} ADD COLUMN {deleted_at} TIMESTAMPTZ")
@@ -92,14 +86,14 @@ def _keep_deleted(on: Publication, replica: Replica, staged: Staged, at: datetim
     return int(kept)
 
 
-def _check_dead(on: Publication, standing: Relation, pairs: dict[str, str | None], source: Relation) -> None:
+def _check_dead(on: CatalogCursor, standing: Relation, pairs: dict[str, str | None], source: Relation) -> None:
     for column, there in pairs.items():
         before, after = standing.columns[there or column], source.columns[column]
         if before != after and not is_kept(on, "_dbt_bridge_dead", column, before, after):
             raise type_changed(standing.name, column, before, after)
 
 
-def _join_log(on: Publication, replica: Replica, staged: Staged, at: datetime) -> Loaded:
+def _join_log(on: CatalogCursor, replica: Replica, staged: Staged, at: datetime) -> Loaded:
     """Log the copy: inserts, after a truncate where there is a log already."""
     name, copy = on.sql_name(replica.table.name), on.sql_name(staged.staging)
     standing = on.standing(replica.table.name)

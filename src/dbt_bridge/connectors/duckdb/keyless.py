@@ -12,7 +12,7 @@ from dbt_bridge.connectors.duckdb.landing_table import (
     registered,
     types_of,
 )
-from dbt_bridge.connectors.duckdb.publish import Publication
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.table import quote_identifier
@@ -23,7 +23,7 @@ _ADDED, _OLD, _FOUND = "_dbt_bridge_added", "_dbt_bridge_old", "_dbt_bridge_matc
 _NUMBER = "_dbt_bridge_number"
 
 
-def write(on: Publication, replica: Replica, state: Target, rows: FullRows) -> None:
+def write(on: CatalogCursor, replica: Replica, state: Target, rows: FullRows) -> None:
     """Add rows, take rows away, and mark those that a soft delete keeps.
 
     Raises:
@@ -38,7 +38,7 @@ def write(on: Publication, replica: Replica, state: Target, rows: FullRows) -> N
     _each_once(on, replica, state, rows.died, marked)
 
 
-def _each_once(on: Publication, replica: Replica, state: Target, old: pa.Table, statement: str) -> None:
+def _each_once(on: CatalogCursor, replica: Replica, state: Target, old: pa.Table, statement: str) -> None:
     """Run a statement on one row of the table for each old row, equal to it in every column."""
     if not len(old):
         return

@@ -1,4 +1,9 @@
-"""A DuckDB table that changes are applied to, and rows on their way into it."""
+"""A DuckDB table that changes are applied to, rows on their way into it, and its columns, which follow those of the
+origin where that is exact.
+
+Columns that the origin dropped stay: rows that it updates keep their values in them, new rows have NULL. The same
+holds for columns that somebody added here, from which they cannot be told.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +16,14 @@ import pyarrow as pa
 
 from dbt_bridge.arrow.vectors import as_arrow
 from dbt_bridge.connectors.duckdb.column_types import wider
-from dbt_bridge.connectors.duckdb.publish import (
-    Publication,
-    Relation,
-    folded,
-    is_kept,
-    type_changed,
-)
-from dbt_bridge.contracts.destination import DELETED_AT, Replica
+from dbt_bridge.connectors.duckdb.publish import is_kept
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, folded
+from dbt_bridge.contracts.destination import DELETED_AT, CannotReshape, Replica
 from dbt_bridge.errors import KeyRefused, TypeRefused
-from dbt_bridge.nouns.table import TableName, quote_identifier
+from dbt_bridge.nouns.changes import Reshaped
+from dbt_bridge.nouns.table import Table, TableName, quote_identifier
 from dbt_bridge.replicate.compaction import Written
+from dbt_bridge.replicate.loads import type_changed
 from dbt_bridge.replicate.replica_checks import copied_anew
 
 _PLAIN, _PARTIAL, _FILLED = "_dbt_bridge_plain", "_dbt_bridge_partial", "_dbt_bridge_filled"
@@ -51,7 +53,7 @@ class Target:
         return self.relation.columns[self.own[name]]
 
 
-def standing(on: Publication, replica: Replica, name: TableName) -> Relation:
+def standing(on: CatalogCursor, replica: Replica, name: TableName) -> Relation:
     """The table that follows its origin.
 
     Raises:
@@ -63,7 +65,7 @@ def standing(on: Publication, replica: Replica, name: TableName) -> Relation:
     return found
 
 
-def target(on: Publication, replica: Replica, name: TableName, columns: Sequence[str]) -> Target:
+def target(on: CatalogCursor, replica: Replica, name: TableName, columns: Sequence[str]) -> Target:
     """The table with these columns.
 
     Raises:
@@ -83,7 +85,7 @@ def target(on: Publication, replica: Replica, name: TableName, columns: Sequence
     return Target(found, on.sql_name(found.name), own, extras)
 
 
-def check_values(on: Publication, into: Target, rows: str, types: Mapping[str, str]) -> None:
+def check_values(on: CatalogCursor, into: Target, rows: str, types: Mapping[str, str]) -> None:
     """Rows of these SQL types keep every value in the table, whose types somebody may have changed.
 
     Raises:
@@ -110,7 +112,7 @@ class _Lent:
 
 
 @contextmanager
-def registered(on: Publication, name: str, rows: pa.Table) -> Iterator[str]:
+def registered(on: CatalogCursor, name: str, rows: pa.Table) -> Iterator[str]:
     """Arrow rows under a name that this cursor's statements can use, inside a transaction. After an error it is left
     to the rollback to forget the name: a transaction that failed takes no other statement."""
     lent = _Lent(rows)
@@ -122,7 +124,7 @@ def registered(on: Publication, name: str, rows: pa.Table) -> Iterator[str]:
         lent.rows = None
 
 
-def types_of(on: Publication, rows: str) -> dict[str, str]:
+def types_of(on: CatalogCursor, rows: str) -> dict[str, str]:
     """The SQL types of a registered table's columns."""
     return {row[0]: row[1] for row in on.execute(f"DESCRIBE FROM {quote_identifier(rows)}").fetchall()}
 
@@ -135,7 +137,7 @@ class Source:
     columns: Mapping[str, str]
 
 
-def insert(on: Publication, into: Target, source: Source) -> int:
+def insert(on: CatalogCursor, into: Target, source: Source) -> int:
     """Append a source's rows; answers how many."""
     targets = ", ".join(quote_identifier(column) for column in source.columns)
     values = ", ".join(source.columns.values())
@@ -144,7 +146,7 @@ def insert(on: Publication, into: Target, source: Source) -> int:
 
 @contextmanager
 def whole_rows(
-    on: Publication, replica: Replica, state: Target, written: Written, into: Target
+    on: CatalogCursor, replica: Replica, state: Target, written: Written, into: Target
 ) -> Iterator[list[Source]]:
     """The written rows with the values that they keep, read from the state as it is now, to be put into a table.
 
@@ -168,7 +170,7 @@ def whole_rows(
         on.execute(f"DROP TABLE temp.{_FILLED}")
 
 
-def _fill(on: Publication, replica: Replica, state: Target, written: Written, extras: Sequence[str]) -> None:
+def _fill(on: CatalogCursor, replica: Replica, state: Target, written: Written, extras: Sequence[str]) -> None:
     """Make the table of rows whose missing values come from the state."""
     key = replica.table.key
     rows, flags = written.rows, {column: f"{_KEPT}{i}" for i, column in enumerate(written.kept)}
@@ -212,3 +214,85 @@ def _value(state: Target, column: str, flag: str | None) -> str:
         return given
     cast = f"CAST({given} AS {state.type(column)})"
     return f"CASE WHEN s.{flag} THEN t.{state.column(column)} ELSE {cast} END AS {quote_identifier(column)}"
+
+
+# --- columns that change at the origin -------------------------------------------------------------------------------
+
+
+def reshape(on: CatalogCursor, replica: Replica, event: Reshaped, name: TableName, *, changed: bool) -> bool:
+    """Rename, add and widen columns of the table, or of its history; whether any was added or widened.
+
+    Args:
+        replica: as it was before.
+        changed: whether this transaction changed the table before.
+
+    Raises:
+        CannotReshape: values would be lost, or made up.
+        TypeRefused: the table is not there any more.
+    """
+    spelled = {folded(column): column for column in standing(on, replica, name).columns}
+    known = {folded(event.renamed.get(c.name, c.name)) for c in replica.table.columns}
+    renamed = {old: new for old, new in event.renamed.items() if old != new}
+    staying = spelled.keys() - {folded(old) for old in renamed}
+    for column in [*renamed.values(), *(c.name for c in event.columns if folded(c.name) not in known)]:
+        if folded(column) in staying:
+            raise CannotReshape(
+                f"the origin of {replica.table.name} now has a column {column!r}, and {name} has another one of that"
+                " name, from before",
+                mend=f"ALTER TABLE {on.sql_name(name)} DROP COLUMN {quote_identifier(column)}",
+            )
+    here = {spelled[folded(old)]: new for old, new in renamed.items() if folded(old) in spelled}
+    _rename(on, on.sql_name(name), here)
+    altered = _altered(on, replica, event, name)
+    if altered and changed:
+        _rebuild(on, replica, name)
+    for alteration in altered:
+        on.execute(f"ALTER TABLE {on.sql_name(name)} {alteration}")
+    return bool(altered)
+
+
+def _rebuild(on: CatalogCursor, replica: Replica, name: TableName) -> None:
+    """Put a copy in the table's place. A transaction that deleted rows of a table and then adds a column to it cannot
+    be committed (DuckDB 1.5.5: "another transaction has altered this table"); one that replaced the table can."""
+    found = standing(on, replica, name)
+    if not on.is_bare(found.name):
+        raise CannotReshape(
+            f"the columns of {name} changed at its origin, and it has an index or a constraint that would be lost",
+            mend="dbt-bridge sync copies the table anew",
+        )
+    table, copy = on.sql_name(found.name), TableName(found.name.schema, "_dbt_bridge_reshaped")
+    on.execute(f"CREATE TABLE {on.sql_name(copy)} AS\nFROM {table}")
+    on.execute(f"DROP TABLE {table}")
+    on.execute(f"ALTER TABLE {on.sql_name(copy)} RENAME TO {quote_identifier(found.name.name)}")
+
+
+def _rename(on: CatalogCursor, table: str, renamed: dict[str, str]) -> None:
+    """Two steps, so that columns can change their names with each other."""
+    for number, old in enumerate(renamed):
+        on.execute(f"ALTER TABLE {table} RENAME COLUMN {quote_identifier(old)} TO _dbt_bridge_renamed_{number}")
+    for number, new in enumerate(renamed.values()):
+        on.execute(f"ALTER TABLE {table} RENAME COLUMN _dbt_bridge_renamed_{number} TO {quote_identifier(new)}")
+
+
+def _altered(on: CatalogCursor, replica: Replica, event: Reshaped, name: TableName) -> list[str]:
+    """Add what is missing, and widen what is too narrow."""
+    schema = Table(name, tuple(event.columns)).arrow_schema
+    with registered(on, "_dbt_bridge_shape", pa.Table.from_batches([], schema)):
+        wanted = types_of(on, "_dbt_bridge_shape")
+    found = standing(on, replica, name)
+    altered = []
+    for column, type_ in wanted.items():
+        there = found.column(column)
+        if there is None:
+            altered.append(f"ADD COLUMN {quote_identifier(column)} {type_}")
+            continue
+        existing = found.columns[there]
+        both = wider(existing, type_)
+        if both is None or (existing != type_ and "DOUBLE" in (both, existing)):
+            raise CannotReshape(
+                f"column {column!r} of {name} is {existing}, and the origin's is {type_} now",
+                mend="dbt-bridge sync copies the table anew",
+            )
+        if both != existing:
+            altered.append(f"ALTER COLUMN {quote_identifier(there)} TYPE {both}")
+    return altered

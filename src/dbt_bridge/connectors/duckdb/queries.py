@@ -26,7 +26,7 @@ _KEYS = "_dbt_bridge_keys"
 
 @dataclass(slots=True)
 class DuckDBRows:
-    """The rows of a query: a `verify.side.Side`.
+    """The rows of a query: a `contracts.side.Side`.
 
     Attributes:
         types: DuckDB's own, by name.
@@ -40,7 +40,7 @@ class DuckDBRows:
     _reading: Any = None  # the cursor of the newest rows
 
     def cancel(self) -> None:
-        """See `verify.side.Cancels`."""
+        """See `contracts.side.Cancels`."""
         if self._reading is not None:
             self._reading.interrupt()
 
@@ -49,7 +49,7 @@ class DuckDBRows:
             return int(cur.execute(f"SELECT count(*) FROM {in_parentheses(self.query)}").fetchone()[0])  # noqa: S608
 
     def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader:
-        """Stream rows, exactly; see `duckdb_read`.
+        """Stream rows, exactly; see `read`.
 
         Raises (also while it is read):
             DestinationError: DuckDB broke off, or a value has no Arrow form.
@@ -136,7 +136,7 @@ def _selected(query: str, types: Mapping[str, str]) -> str:
 
 
 def _plain(keys: pa.Table) -> pa.Table:
-    """Arrow's uuid and json as the bytes and texts in which `duckdb_read` selects them."""
+    """Arrow's uuid and json as the bytes and texts in which `read` selects them."""
     columns = [
         pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
         if isinstance(column.type, pa.BaseExtensionType)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from dbt_bridge.connectors.duckdb.publish import Publication, Relation, folded
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, folded
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import Column, TableName, quote_identifier
-from dbt_bridge.replicate.merge_keys import check_request
+from dbt_bridge.replicate.loads import check_request
 
 ROW = "_dbt_bridge_row"
 
@@ -89,7 +89,7 @@ def _nullable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in schema])
 
 
-def create_from(cur: Any, publication: Publication, staging: TableName, load: Load, counter: Counter) -> None:
+def create_from(cur: Any, publication: CatalogCursor, staging: TableName, load: Load, counter: Counter) -> None:
     standing = publication.standing(load.table.name)
     columns = [_staged_expression(c, standing) for c in load.table.columns]
     if load.keeps_last:

@@ -13,8 +13,8 @@ import pyarrow as pa
 from dbt_bridge.arrow.duckdb_rows import interruptible, stream_query
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.landing_table import registered
-from dbt_bridge.connectors.duckdb.publish import Publication, Relation
-from dbt_bridge.connectors.duckdb.retry import roll_back, translated
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation
+from dbt_bridge.connectors.duckdb.session import roll_back, translated
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import quote_identifier
@@ -43,7 +43,7 @@ class DuckDBState:
 
     def __init__(self, cur: Any, catalog: str) -> None:
         self._cur = cur
-        self._on = Publication(cur, catalog)
+        self._on = CatalogCursor(cur, catalog)
         self._streaming = ""
 
     def count(self, replica: Replica) -> int:
@@ -131,7 +131,7 @@ def _spelled(found: Relation, name: str, replica: Replica) -> tuple[str, str]:
 
 
 def _expression(column: str, type_: str, name: str) -> str:
-    """What is selected so that Arrow has every value; see `duckdb_read.expression`."""
+    """What is selected so that Arrow has every value; see `read.expression`."""
     if type_ == "UUID":
         return f"CAST({column} AS BLOB) AS {name}"  # its 16 bytes; twice as fast as by text
     if type_.endswith("[]") and type_.startswith(("UUID", "JSON", "ENUM(")):

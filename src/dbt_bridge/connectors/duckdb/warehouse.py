@@ -24,14 +24,10 @@ from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.column_types import landed as landed_column
 from dbt_bridge.connectors.duckdb.profile import file_of
-from dbt_bridge.connectors.duckdb.publish import (
-    Publication,
-    check_types,
-    publish_one,
-    refuse_one_place,
-)
+from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
-from dbt_bridge.connectors.duckdb.retry import in_transaction, translated
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor
+from dbt_bridge.connectors.duckdb.session import in_transaction, translated
 from dbt_bridge.connectors.duckdb.stage import (
     ROW,
     Counter,
@@ -58,6 +54,7 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_table_name,
 )
+from dbt_bridge.replicate.loads import load_staged
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
 _TEXT = "VARCHAR"
@@ -170,13 +167,13 @@ class DuckDBWarehouse:
     # --- Destination -------------------------------------------------------------------------------------------
 
     def landed(self, column: Column) -> Column:
-        """See `duckdb_types.landed`."""
+        """See `column_types.landed`."""
         return landed_column(column)
 
     def existing(self, name: TableName) -> Table | None:
         """The table (or a view that is not a ghost) as it stands, with DuckDB's types in `origin_type`."""
         with closing(self._connection.cursor()) as cur:
-            found = Publication(cur, self._catalog).relation(name)
+            found = CatalogCursor(cur, self._catalog).relation(name)
             if found is None or found.is_ghost:
                 return None
             schema = reading.schema_of(cur, self._select(found.name, found.columns), found.columns)
@@ -185,12 +182,7 @@ class DuckDBWarehouse:
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """Stage and publish one table. On any error the table is what it was."""
-        staged = self.stage(load, batches)
-        try:
-            return self.publish([staged])[0]
-        except BaseException:
-            self.discard([staged])
-            raise
+        return load_staged(self, load, batches)
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """The exact counts of a load: it is done, and rolled back."""
@@ -199,7 +191,7 @@ class DuckDBWarehouse:
             with self._cursor(staged.load.table.name) as cur:
                 cur.execute("BEGIN")
                 try:
-                    return publish_one(Publication(cur, self._catalog), staged)
+                    return publish_one(CatalogCursor(cur, self._catalog), staged)
                 finally:
                     cur.execute("ROLLBACK")
         finally:
@@ -221,7 +213,7 @@ class DuckDBWarehouse:
         staging = TableName(name.schema, f"{STAGING_PREFIX}{_PROCESS}_{next(_numbers)}")
         counter = Counter(load, batches)
         with self._cursor(name) as cur:
-            publication = Publication(cur, self._catalog)
+            publication = CatalogCursor(cur, self._catalog)
             check_types(publication, load, sql_types(cur, load.table.arrow_schema))
             publication.create_schema(name.schema)
             try:
@@ -243,7 +235,7 @@ class DuckDBWarehouse:
         """Show all staged tables, with checkpoints and receipts, in one transaction; retried on conflicts."""
 
         def work(cur: Any) -> list[Loaded]:
-            publication = Publication(cur, self._catalog)
+            publication = CatalogCursor(cur, self._catalog)
             loaded = [publish_one(publication, one) for one in staged]
             audit.save_checkpoints(cur, self._catalog, checkpoints)
             if receipts is not None:
@@ -258,7 +250,7 @@ class DuckDBWarehouse:
 
     @contextmanager
     def reading(self) -> Iterator[DuckDBState]:
-        """See `duckdb_state`. Over a connection of somebody else, what that wrote and did not commit is not seen."""
+        """See `state`. Over a connection of somebody else, what that wrote and did not commit is not seen."""
         with held(self._connection, self._catalog) as state:
             yield state
 
@@ -276,7 +268,7 @@ class DuckDBWarehouse:
     def discard(self, staged: Sequence[Staged] = ()) -> None:
         """Drop these staging tables and those of killed processes; live loads of this process keep theirs."""
         with self._cursor("staging tables") as cur:
-            publication = Publication(cur, self._catalog)
+            publication = CatalogCursor(cur, self._catalog)
             mine = {s.staging for s in staged}
             for name in publication.tables_like(STAGING_PREFIX):
                 if name in mine or not name.name.startswith(f"{STAGING_PREFIX}{_PROCESS}_"):
@@ -320,7 +312,7 @@ class DuckDBWarehouse:
         """
         cur = self._connection.cursor()
         with translated(name):
-            found = Publication(cur, self._catalog).relation(name)
+            found = CatalogCursor(cur, self._catalog).relation(name)
             if found is None:
                 raise DestinationError(f"there is no table {name} in DuckDB", mend="dbt build, or dbt-bridge sync")
             missing = [c for c in columns if c not in found.columns]

@@ -24,12 +24,12 @@ import pyarrow as pa
 from dbt_bridge.arrow.counted_reader import Passing
 from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
 from dbt_bridge.arrow.file_types import landed as landed_column
-from dbt_bridge.connectors.lake.dataset_state import DatasetState
 from dbt_bridge.connectors.lake.location import Lake, lake_of
+from dbt_bridge.connectors.lake.state import DatasetState
 from dbt_bridge.contracts.destination import Load, Loaded
 from dbt_bridge.errors import BridgeError, DestinationError, UsageError, scrubbed
 from dbt_bridge.nouns.table import Column, Table, TableName
-from dbt_bridge.replicate.merge_keys import check_load
+from dbt_bridge.replicate.loads import check_load
 
 _ROWS_PER_GROUP = 122_880
 
@@ -58,7 +58,7 @@ class ParquetDestination:
         """Nothing is held open between loads."""
 
     def landed(self, column: Column) -> Column:
-        """See `lake_types`."""
+        """See `arrow/file_types.py`."""
         return landed_column(column)
 
     def existing(self, name: TableName) -> Table | None:

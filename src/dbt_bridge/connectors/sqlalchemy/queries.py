@@ -49,7 +49,7 @@ _DECIMAL_SCALE = 9  # of an expression whose scale nobody tells
 
 @dataclass(slots=True)
 class SqlRows:
-    """The rows of a query: a `verify.side.Side`."""
+    """The rows of a query: a `contracts.side.Side`."""
 
     name: str
     database: SqlQueries

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from dbt_bridge.arrow.counted_reader import Passing
 from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
 from dbt_bridge.arrow.file_types import landed as landed_column
-from dbt_bridge.connectors.lake.dataset_state import DatasetState
 from dbt_bridge.connectors.lake.delta.session import STANDS_AT, DeltaSession, query, schema_of, translate
 from dbt_bridge.connectors.lake.location import Lake, lake_of
+from dbt_bridge.connectors.lake.state import DatasetState
 from dbt_bridge.contracts.destination import (
     Load,
     Loaded,
@@ -37,8 +37,7 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_literal,
 )
-from dbt_bridge.replicate.merge_keys import check_load, last_per_key
-from dbt_bridge.replicate.window import check_cursor
+from dbt_bridge.replicate.loads import check_cursor, check_load, last_per_key
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.lake.delta.apply import DeltaApplication
@@ -66,7 +65,7 @@ class DeltaDestination:
         """Nothing is held open between loads."""
 
     def landed(self, column: Column) -> Column:
-        """See `lake_types`."""
+        """See `arrow/file_types.py`."""
         return landed_column(column)
 
     def existing(self, name: TableName) -> Table | None:
@@ -134,7 +133,7 @@ class DeltaDestination:
 
     @contextmanager
     def applying(self, load_id: str) -> Iterator[DeltaApplication]:
-        """Apply changes; see `delta_apply`."""
+        """Apply changes; see `apply`."""
         from dbt_bridge.connectors.lake.delta.apply import DeltaApplication
 
         application = DeltaApplication(self.session, load_id)

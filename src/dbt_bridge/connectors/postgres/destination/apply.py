@@ -13,25 +13,20 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
 from psycopg import Cursor, sql
 
 from dbt_bridge.connectors.postgres.destination import audit, change_log, history, keyless
-from dbt_bridge.connectors.postgres.destination.change_carrier import Carrier
+from dbt_bridge.connectors.postgres.destination.join_copy import join
 from dbt_bridge.connectors.postgres.destination.landing_table import (
-    TIME,
     checked,
     ensure_key,
-    index_name,
-    refuse_null_keys,
+    own_columns,
+    reshape,
 )
 from dbt_bridge.connectors.postgres.destination.net_effect import NetWriter
-from dbt_bridge.connectors.postgres.destination.publish import publish_one
-from dbt_bridge.connectors.postgres.destination.relation import Relation, identifier, standing
-from dbt_bridge.connectors.postgres.destination.reshape import reshape
-from dbt_bridge.connectors.postgres.destination.soft_deletes import keep_deleted
+from dbt_bridge.connectors.postgres.destination.relation import Relation, identifier
+from dbt_bridge.connectors.postgres.destination.stage import Carrier
 from dbt_bridge.contracts.destination import (
-    CHANGE_LSN,
     DELETED_AT,
     Checkpoint,
     Loaded,
@@ -48,6 +43,7 @@ from dbt_bridge.nouns.changes import (
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.replicate.change_log import logged, logged_truncate
+from dbt_bridge.replicate.change_runs import LoggedRows
 from dbt_bridge.replicate.compaction import Lineages
 from dbt_bridge.replicate.full_row import full_rows
 from dbt_bridge.replicate.merge_rows import Counted
@@ -81,7 +77,7 @@ class PostgresApplication:
         self._new_staging = new_staging
         self._lock = lock
         self._tables: dict[TableName, _Tables] = {}
-        self._logged: dict[TableName, tuple[int, int]] = {}  # the last LSN in a log, and its rows there
+        self._logged: dict[TableName, LoggedRows] = {}
         self.staged: list[TableName] = []
         # The planner's defaults are of spinning disks: it reads 5 million rows rather than look for 30,000 by index.
         connection.execute("SET LOCAL random_page_cost = 1.1")
@@ -96,20 +92,7 @@ class PostgresApplication:
         check_names(replica)
         with self._telling(name) as cur:
             self._lock(cur, name)
-            if replica.change_log:
-                return change_log.join(cur, replica, staged, copied_at)
-            _drop_own_index(cur, name)
-            if replica.deletes == "soft":
-                keep_deleted(cur, replica, staged, copied_at)
-            loaded = publish_one(cur, staged)
-            into = checked(cur, replica, name, _own(replica))
-            if replica.table.key:
-                ensure_key(cur, replica, into)
-                refuse_null_keys(cur, replica, into)
-            cur.execute(sql.SQL("ANALYZE {}").format(identifier(name)))
-            if replica.history:
-                history.join(cur, replica, into, copied_at)
-        return loaded
+            return join(cur, replica, staged, copied_at)
 
     def apply(self, replica: Replica, event: Event) -> Loaded:
         name = replica.table.name
@@ -164,17 +147,14 @@ class PostgresApplication:
     def _log(self, cur: Cursor[Any], replica: Replica, event: Changes | Truncated) -> Loaded:
         name = replica.table.name
         into = checked(cur, replica, name, change_log.OWN_TYPES)
-        lsn, logged_before = self._logged.get(name, (-1, 0))
-        first = event.lsn if isinstance(event, Truncated) else int(event.lsn[0])
-        sequence = logged_before if lsn == first else 0
+        logged_rows = self._logged.setdefault(name, LoggedRows())
+        sequence = logged_rows.before(event)
+        columns = change_log.OWN
         if isinstance(event, Truncated):
-            rows, columns = logged_truncate(event, sequence), change_log.OWN
-            self._logged[name] = (first, sequence + 1)
+            rows = logged_truncate(event, sequence)
         else:
-            rows, columns = logged(replica.table, event, sequence), (*replica.table.columns, *change_log.OWN)
-            last = int(event.lsn[-1])
-            of_last = pc.sum(pc.equal(rows[CHANGE_LSN], last)).as_py()
-            self._logged[name] = (last, of_last + (sequence if last == first else 0))
+            rows, columns = logged(replica.table, event, sequence), (*replica.table.columns, *columns)
+        logged_rows.took(event, rows)
         with self._staging(cur, replica, columns, rows) as staged:
             inserted = change_log.append(cur, into, columns, staged)
         return Loaded(1 if isinstance(event, Truncated) else len(event), inserted, 0, 0, rows.nbytes)
@@ -183,7 +163,7 @@ class PostgresApplication:
         name = replica.table.name
         if name not in self._tables:
             self._lock(cur, name)
-            landing = checked(cur, replica, name, _own(replica))
+            landing = checked(cur, replica, name, own_columns(replica))
             if replica.table.key:
                 ensure_key(cur, replica, landing)
             past = history.standing_history(cur, replica) if replica.history else None
@@ -213,20 +193,9 @@ class PostgresApplication:
             ) from error
 
 
-def _own(replica: Replica) -> dict[str, str]:
-    return {DELETED_AT: TIME} if replica.deletes == "soft" else {}
-
-
 def _loaded(changes: Changes, counted: Counted) -> Loaded:
     size = int(changes.rows.nbytes)
     return Loaded(len(changes), counted.inserted, counted.updated, counted.deleted, size)
-
-
-def _drop_own_index(cur: Cursor[Any], name: TableName) -> None:
-    """Rows come faster into a table without it; it is made again after them."""
-    if standing(cur, name) is not None:
-        index = sql.Identifier(name.schema, index_name(name))
-        cur.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(index))
 
 
 def _truncate(cur: Cursor[Any], replica: Replica, tables: _Tables, event: Truncated) -> int:

@@ -43,7 +43,7 @@ _CLOSED, _CONTINUED, _VERSION = 0, 1, 2
 
 
 def standing_history(cur: Cursor[Any], replica: Replica) -> Relation:
-    """The history as it must stand; see `postgres_landing.checked`."""
+    """The history as it must stand; see `landing_table.checked`."""
     history = checked(cur, replica, replica.history_name, {c.name: c.origin_type for c in OWN})
     ensure_key(cur, replica, history, _OPEN)
     return history

@@ -23,6 +23,7 @@ from dbt_bridge.connectors.postgres.destination.relation import (
 from dbt_bridge.contracts.destination import Loaded, Staged, Window
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import TableName, quote_table_name
+from dbt_bridge.replicate.loads import type_changed
 
 
 def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
@@ -240,13 +241,6 @@ def _alter(cur: Cursor[Any], table: Relation, change: sql.Composable, column: st
             mend=f"drop what depends on {quote_table_name(table.name)} (dbt build makes its views again), then run the"
             " same command again",
         ) from error
-
-
-def type_changed(name: TableName, column: str, existing: str, incoming: str) -> TypeRefused:
-    return TypeRefused(
-        f"column {column!r} of {name} is {existing} and the new rows bring {incoming}, which would lose values",
-        mend=f"load the table once with replace (dbt-bridge sync --full-refresh), or set types: {{{column}: ...}}",
-    )
 
 
 def _only_nulls(cur: Cursor[Any], table: TableName, column: str) -> bool:

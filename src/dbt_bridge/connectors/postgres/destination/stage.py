@@ -1,7 +1,13 @@
-"""Arrow batches become a staging table in Postgres: encoded, copied in binary, read by Postgres, deduplicated."""
+"""Rows on their way into a staging table in Postgres: encoded, copied in binary, read by Postgres, deduplicated.
+
+A load's rows come in batches (`copy_in`) or as another Postgres's own COPY (`copy_raw`). Changes come as tables that
+any transaction can then read (`Carrier`): psycopg has no fast way from Arrow into COPY, and ADBC's driver has none into
+a transaction of somebody else.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -15,8 +21,8 @@ from dbt_bridge.connectors.postgres.destination.column_types import Wire, landin
 from dbt_bridge.connectors.postgres.destination.relation import identifier
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError, scrubbed
-from dbt_bridge.nouns.table import Column, TableName, quote_identifier
-from dbt_bridge.replicate.merge_keys import check_request
+from dbt_bridge.nouns.table import Column, Table, TableName, quote_identifier
+from dbt_bridge.replicate.loads import check_request
 
 ROW = "_dbt_bridge_row"
 _LONGEST_NAME = 63  # bytes; Postgres cuts off the rest in silence
@@ -198,3 +204,58 @@ def keep_last(cur: Cursor[Any], staging: TableName, load: Load) -> None:
             mend="choose another key",
         ) from error
     cur.execute(sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(ROW)))
+
+
+class Carrier:
+    """One connection of ADBC's, kept: to open one takes 0.1 s, in which it reads the server's types (version 1.12).
+
+    Several threads may use it, one after the other.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._connection: Any = None
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def carry(self, staging: TableName, of: TableName, columns: Sequence[Column], rows: pa.Table) -> None:
+        """Put rows into a new unlogged table, committed at once.
+
+        Args:
+            of: the landing table, for messages.
+
+        Raises:
+            TypeRefused: a value that Postgres cannot keep.
+            DestinationError: Postgres broke off.
+        """
+        import adbc_driver_postgresql.dbapi as adbc
+
+        load = Load(Table(of, tuple(columns)), "append", "")
+        encoded = Encoded(load, rows.select([c.name for c in columns]).to_reader())
+        definitions = sql.SQL(", ").join(
+            [sql.SQL("{} {}").format(sql.Identifier(c.name), sql.SQL(wire(c).sql_type)) for c in columns]
+        )
+        create = sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(identifier(staging), definitions)
+        try:
+            with self._lock, self._open().cursor() as cur:
+                cur.execute(create.as_string())
+                cur.adbc_ingest(staging.name, encoded.reader(), mode="append", db_schema_name=staging.schema)
+        except adbc.Error as error:
+            self.close()  # it may be broken; the next rows open another one
+            if encoded.failure is not None:
+                raise encoded.failure from None
+            raise told(str(error), getattr(error, "sqlstate", None), staging, encoded) from error
+
+    def _open(self) -> Any:
+        import adbc_driver_postgresql.dbapi as adbc
+
+        if self._connection is None:
+            self._connection = adbc.connect(self._conninfo, autocommit=True)
+            with self._connection.cursor() as cur:
+                cur.execute("SET synchronous_commit = off")  # what is staged need not survive anything
+        return self._connection

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as is_
 
-from dbt_bridge.connectors.postgres.destination import change_log_state as change_log
+from dbt_bridge.connectors.postgres.destination import change_log
 from dbt_bridge.connectors.postgres.destination.column_types import base
 from dbt_bridge.connectors.postgres.destination.read import as_text, decoder, select_exactly
 from dbt_bridge.connectors.postgres.destination.relation import Relation, find

@@ -22,7 +22,6 @@ from psycopg import Cursor, sql
 from dbt_bridge.connectors.postgres.destination import audit
 from dbt_bridge.connectors.postgres.destination import stage as staging_area
 from dbt_bridge.connectors.postgres.destination.apply import PostgresApplication
-from dbt_bridge.connectors.postgres.destination.change_carrier import Carrier
 from dbt_bridge.connectors.postgres.destination.column_types import TEXTS, base, copied_as
 from dbt_bridge.connectors.postgres.destination.column_types import landed as landed_column
 from dbt_bridge.connectors.postgres.destination.publish import publish_one
@@ -35,6 +34,7 @@ from dbt_bridge.connectors.postgres.destination.relation import (
     standing,
 )
 from dbt_bridge.connectors.postgres.destination.session import connected, translated
+from dbt_bridge.connectors.postgres.destination.stage import Carrier
 from dbt_bridge.connectors.postgres.destination.state import PostgresState, held
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.contracts.destination import (
@@ -47,7 +47,7 @@ from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
-from dbt_bridge.replicate.window import check_cursor
+from dbt_bridge.replicate.loads import check_cursor, load_staged
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
 _CLASS = 0x6462_7462  # "dbtb": the first key of our advisory locks
@@ -89,7 +89,7 @@ class PostgresWarehouse:
     # --- Destination -------------------------------------------------------------------------------------------
 
     def landed(self, column: Column) -> Column:
-        """See `postgres_types.landed`."""
+        """See `column_types.landed`."""
         return landed_column(column)
 
     def existing(self, name: TableName) -> Table | None:
@@ -100,12 +100,7 @@ class PostgresWarehouse:
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """Stage and publish one table. On any error the table is what it was."""
-        staged = self.stage(load, batches)
-        try:
-            return self.publish([staged])[0]
-        except BaseException:
-            self.discard([staged])
-            raise
+        return load_staged(self, load, batches)
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """The exact counts of a load: it is done, and rolled back."""
@@ -216,7 +211,7 @@ class PostgresWarehouse:
         self.publish((), checkpoints, lambda _: receipts)
 
     def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
-        """Stream a table's or view's rows; see `postgres_read`."""
+        """Stream a table's or view's rows; see `read`."""
         with self._transaction(name) as cur:
             found = find(cur, name)
             if found is None:
@@ -226,7 +221,7 @@ class PostgresWarehouse:
 
     @contextmanager
     def reading(self) -> Iterator[PostgresState]:
-        """See `postgres_state`."""
+        """See `state`."""
         with held(self._conninfo, self.name) as state:
             yield state
 
@@ -236,7 +231,7 @@ class PostgresWarehouse:
 
     @contextmanager
     def applying(self, load_id: str) -> Iterator[PostgresApplication]:
-        """Apply changes in one transaction; see `postgres_apply`."""
+        """Apply changes in one transaction; see `apply`."""
         self._hold_token()
         with self._connected("changes") as connection:
             connection.autocommit = False

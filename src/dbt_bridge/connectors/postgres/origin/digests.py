@@ -1,4 +1,4 @@
-"""Digests of a Postgres table, computed by its server: `verify.side.Digests`, in the origin's snapshot."""
+"""Digests of a Postgres table, computed by its server: `contracts.side.Digests`, in the origin's snapshot."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class BucketCopy(Copy):
 
 
 class TableDigests:
-    """`verify.side.Digests` of one table.
+    """`contracts.side.Digests` of one table.
 
     Args:
         workers: ranges of a big table that are read at once.

@@ -31,7 +31,7 @@ from dbt_bridge.nouns.table import (
 
 
 class PostgresRows(TableDigests):
-    """The rows of a query: a `verify.side.Side`, whose digests the server computes.
+    """The rows of a query: a `contracts.side.Side`, whose digests the server computes.
 
     Args:
         relation: what the server says of the query's columns.
@@ -49,7 +49,7 @@ class PostgresRows(TableDigests):
         return int(self._connections.query(f"SELECT count(*) FROM {self._rows}")[0][0])  # noqa: S608
 
     def cancel(self) -> None:
-        """See `verify.side.Cancels`: nothing is read of this database afterwards."""
+        """See `contracts.side.Cancels`: nothing is read of this database afterwards."""
         self._connections.close()
 
     def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader:

@@ -1,12 +1,15 @@
-"""What is asked of a load, and its merge key: checked, and one row kept per key where the destination cannot."""
+"""What every destination does alike with a load: its key and window are checked, and one row is kept per key."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.contracts.destination import WRITE_DISPOSITIONS, Load
-from dbt_bridge.errors import KeyRefused, TypeRefused, UsageError
+from dbt_bridge.contracts.destination import WRITE_DISPOSITIONS, Load, Loaded, Warehouse
+from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError
+from dbt_bridge.nouns.table import TableName
 
 _ROW = "_dbt_bridge_row"
 
@@ -53,6 +56,39 @@ def check_load(load: Load) -> None:
         raise TypeRefused(f"{name} has two columns named {double!r}", mend="rename or leave out one of them")
 
 
+def check_cursor(table: TableName, cursor: str, type_: str | None, texts: Collection[str]) -> None:
+    """Refuse a window whose rows would be chosen wrongly: as text, '9' comes after '10'.
+
+    Args:
+        type_: the column's type at the destination; None where it is absent.
+        texts: the names of the destination's text types.
+
+    Raises:
+        DestinationError: the table has no such column.
+        TypeRefused: it is text there.
+    """
+    if type_ is None:
+        raise DestinationError(
+            f"{table} has no column {cursor!r}, the cursor of its incremental load",
+            mend="dbt-bridge sync --full-refresh",
+        )
+    if type_ in texts:
+        raise TypeRefused(
+            f"{table}: the cursor {cursor!r} lands as text, which has another order than its values, so an append"
+            " cannot tell which rows to bring again",
+            mend=f'set types: {{{cursor}: "decimal(38,10)"}} (or the type that it has) and run with --full-refresh, or'
+            " write_disposition: merge with a primary_key",
+        )
+
+
+def type_changed(name: TableName, column: str, existing: str, incoming: str) -> TypeRefused:
+    """The error where a standing column's type and that of the new rows have no common one that keeps all values."""
+    return TypeRefused(
+        f"column {column!r} of {name} is {existing} and the new rows bring {incoming}, which would lose values",
+        mend=f"load the table once with replace (dbt-bridge sync --full-refresh), or set types: {{{column}: ...}}",
+    )
+
+
 def last_per_key(load: Load, rows: pa.Table) -> pa.Table:
     """One row per key, the one that came last; in the order of arrival.
 
@@ -81,3 +117,13 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if isinstance(column.type, pa.BaseExtensionType):
         return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
     return column
+
+
+def load_staged(warehouse: Warehouse, load: Load, batches: pa.RecordBatchReader) -> Loaded:
+    """Stage and publish one table. On any error the table is what it was, and nothing staged is left."""
+    staged = warehouse.stage(load, batches)
+    try:
+        return warehouse.publish([staged])[0]
+    except BaseException:
+        warehouse.discard([staged])
+        raise

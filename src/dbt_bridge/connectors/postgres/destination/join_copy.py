@@ -1,4 +1,7 @@
-"""Deleted rows that a landing table in Postgres keeps, also when its table is copied anew."""
+"""A staged initial copy takes the place of a Postgres table that follows its origin from then on.
+
+A landing table that keeps deleted rows keeps them also when it is copied anew.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,61 @@ from typing import Any
 
 from psycopg import Cursor, sql
 
+from dbt_bridge.connectors.postgres.destination import change_log, history
 from dbt_bridge.connectors.postgres.destination.history import moment
-from dbt_bridge.connectors.postgres.destination.landing_table import TIME, identifiers, listed
+from dbt_bridge.connectors.postgres.destination.landing_table import (
+    TIME,
+    checked,
+    ensure_key,
+    identifiers,
+    index_name,
+    listed,
+    own_columns,
+    refuse_null_keys,
+)
+from dbt_bridge.connectors.postgres.destination.publish import publish_one
 from dbt_bridge.connectors.postgres.destination.relation import (
     Relation,
     find,
     identifier,
     standing,
 )
-from dbt_bridge.contracts.destination import DELETED_AT, Replica, Staged
+from dbt_bridge.contracts.destination import DELETED_AT, Loaded, Replica, Staged
 from dbt_bridge.nouns.table import TableName
 
 
-def keep_deleted(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> int:
+def join(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> Loaded:
+    """Show the copy, with what the replica keeps beside its columns.
+
+    Raises:
+        TypeRefused: a column does not take the values of the changes.
+        KeyRefused: rows share a key, or have none.
+    """
+    if replica.change_log:
+        return change_log.join(cur, replica, staged, copied_at)
+    name = replica.table.name
+    _drop_own_index(cur, name)
+    if replica.deletes == "soft":
+        _keep_deleted(cur, replica, staged, copied_at)
+    loaded = publish_one(cur, staged)
+    into = checked(cur, replica, name, own_columns(replica))
+    if replica.table.key:
+        ensure_key(cur, replica, into)
+        refuse_null_keys(cur, replica, into)
+    cur.execute(sql.SQL("ANALYZE {}").format(identifier(name)))
+    if replica.history:
+        history.join(cur, replica, into, copied_at)
+    return loaded
+
+
+def _drop_own_index(cur: Cursor[Any], name: TableName) -> None:
+    """Rows come faster into a table without it; it is made again after them."""
+    if standing(cur, name) is not None:
+        index = sql.Identifier(name.schema, index_name(name))
+        cur.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(index))
+
+
+def _keep_deleted(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> int:
     """Rows that the standing table has and the copy has not join the copy, as deleted; answers how many."""
     cur.execute(
         sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
