@@ -1,7 +1,7 @@
 """Changes are applied to Delta tables: gathered per table, and written as one MERGE each when they are committed.
 
-There is no transaction over tables: each stands at the LSN in its own log (`landing_table`), which tells what is still to
-be applied after a crash between two commits. A transaction of the origin that does not fit into memory is merged in
+There is no transaction over tables: each stands at the LSN in its own log (`landing_table`), which tells what is still
+to be applied after a crash between two commits. A transaction of the origin that does not fit into memory is merged in
 pieces, which readers see; they are taken back unless the last one arrives.
 
 Rows of a table without a key can be added and the table be emptied; other changes of it are refused, for a MERGE cannot

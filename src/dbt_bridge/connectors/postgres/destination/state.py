@@ -27,7 +27,12 @@ from dbt_bridge.connectors.postgres.destination.session import (
 )
 from dbt_bridge.connectors.postgres.wire import bulk, key_search
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
-from dbt_bridge.connectors.postgres.wire.digest_sql import build_bucket_select, check_server, build_digest_select, measure_transfer_rate
+from dbt_bridge.connectors.postgres.wire.digest_sql import (
+    build_bucket_select,
+    build_digest_select,
+    check_server,
+    measure_transfer_rate,
+)
 from dbt_bridge.connectors.postgres.wire.key_search import Comparison, Lookup
 from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
