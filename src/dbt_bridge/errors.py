@@ -10,6 +10,8 @@
     ├── DbtFailed               dbt stopped before its end, or a node of it failed
     └── MissingExtra            an optional dependency is not installed; names the pip command
 
+Which of them are worth another try is in `system/retry.py`.
+
 Each message says what happened, where (table, column), and what to do next. Secrets never enter a message:
 text that comes from drivers goes through `scrubbed`.
 """
@@ -25,13 +27,11 @@ class BridgeError(Exception):
     Args:
         what: one sentence, with the table and column where there is one.
         mend: what the user does next: a command, a line of YAML or a SQL statement.
-        transient: the same may succeed later, without anybody doing anything; `stream` tries it again.
     """
 
-    def __init__(self, what: str, *, mend: str = "", transient: bool = False) -> None:
+    def __init__(self, what: str, *, mend: str = "") -> None:
         self.what = scrubbed(what)
         self.mend = mend
-        self.transient = transient
         super().__init__(self.what)
 
     def __str__(self) -> str:
@@ -45,12 +45,17 @@ class UsageError(BridgeError):
 class ConnectionFailed(BridgeError):
     """An origin or a destination cannot be reached or logged in to."""
 
-    def __init__(self, what: str, *, mend: str = "", transient: bool = True) -> None:
-        super().__init__(what, mend=mend, transient=transient)
-
 
 class OriginError(BridgeError):
-    """The origin refused, or broke off in the middle."""
+    """The origin refused, or broke off in the middle.
+
+    Attributes:
+        broke_off: the server shut down, or the connection to it was lost.
+    """
+
+    def __init__(self, what: str, *, mend: str = "", broke_off: bool = False) -> None:
+        super().__init__(what, mend=mend)
+        self.broke_off = broke_off
 
 
 class TypeRefused(BridgeError):

@@ -34,6 +34,7 @@ from dbt_bridge.nouns.table import (
 )
 from dbt_bridge.sync.landing import Wanted
 from dbt_bridge.sync.landing_columns import landing_columns, shows
+from dbt_bridge.system.retry import is_transient
 
 ANEW = "must be copied anew"  # begins why a table is set aside that nobody has to mend
 
@@ -136,7 +137,7 @@ def census(
         except (DestinationError, ConnectionFailed):
             raise  # of an end, not of this table: nothing has to be copied anew for it
         except BridgeError as error:
-            if error.transient:
+            if is_transient(error):
                 raise
             if point is not None or node in asked:
                 refused[node] = (item, error)

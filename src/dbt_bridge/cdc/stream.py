@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +24,8 @@ from dbt_bridge.project.destinations import open_destination, open_warehouse
 from dbt_bridge.project.origins import open_origin
 from dbt_bridge.run.build import Options, Outcome
 from dbt_bridge.sync.landing import Ends
+from dbt_bridge.system.retry import STREAM, is_transient
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _LOOK_UP = 0.2  # seconds
 LOOK = 60.0  # seconds between looks at the tables
 
@@ -88,7 +87,7 @@ class _Patience:
     watch: Watch
     stop: threading.Event
     broken: BridgeError | None = None
-    _pause: float = _FIRST_PAUSE
+    _failures: int = 0  # one after the other
 
     def wait(self, error: BridgeError, began: float, is_wanted: Callable[[], bool] = lambda: False) -> None:
         """Raises the error where trying again does not help.
@@ -96,15 +95,15 @@ class _Patience:
         Args:
             is_wanted: asked now and then, whether something else is to be done first.
         """
-        if not error.transient:
+        if not is_transient(error):
             raise error
         self.broken = error
-        self._pause = _FIRST_PAUSE if time.monotonic() - began > _LONGEST_PAUSE else self._pause
-        self.watch.retrying(self.name, error, self._pause)
-        end = time.monotonic() + self._pause * random.uniform(0.75, 1.25)
+        self._failures = 1 if time.monotonic() - began > STREAM.longest_pause else self._failures + 1
+        pause = STREAM.pause_after(self._failures)
+        self.watch.retrying(self.name, error, pause)
+        end = time.monotonic() + STREAM.jittered(pause)
         while (left := end - time.monotonic()) > 0 and not self.stop.is_set() and not is_wanted():
             self.stop.wait(min(left, _LOOK_UP))
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def end(self, options: StreamOptions) -> None:
         """Raises what is still broken when a bounded run ends: it did not bring what it was to bring."""

@@ -15,7 +15,6 @@ What lands as text is in `arrow/file_types.py`; here lists, structs and maps do 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,11 +31,10 @@ from dbt_bridge.contracts.destination import Load, Loaded
 from dbt_bridge.errors import DestinationError, TypeRefused, UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.replicate.loads import check_load, last_per_key
+from dbt_bridge.system.retry import DLT_SCHEMA, retry
 
 if TYPE_CHECKING:
     import dlt
-
-_ATTEMPTS = 6
 
 
 class DltDestination:
@@ -221,16 +219,16 @@ def _finished(pipeline: dlt.Pipeline, resource: Any, file_format: Any) -> Any:
     from dlt.pipeline.helpers import retry_schema_update
 
     was_second = retry_schema_update()
-    for attempt in range(_ATTEMPTS):
-        try:
-            if attempt:
-                return pipeline.load()
-            return pipeline.run(resource, schema=pipeline.default_schema, loader_file_format=file_format)
-        except PipelineStepFailed as failed:
-            if attempt + 1 == _ATTEMPTS or not was_second(failed):
-                raise
-            time.sleep(0.1 * 2**attempt)
-    raise AssertionError("unreachable")
+    has_run = False
+
+    def load() -> Any:
+        nonlocal has_run
+        if has_run:
+            return pipeline.load()
+        has_run = True
+        return pipeline.run(resource, schema=pipeline.default_schema, loader_file_format=file_format)
+
+    return retry(load, DLT_SCHEMA, lambda error: isinstance(error, PipelineStepFailed) and bool(was_second(error)))
 
 
 def _hints(schema: pa.Schema) -> Any:

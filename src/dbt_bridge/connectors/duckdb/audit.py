@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dbt_bridge.connectors.duckdb.session import in_transaction, retried
+from dbt_bridge.connectors.duckdb.session import in_transaction, retry_conflicts
 from dbt_bridge.contracts.destination import Checkpoint
 from dbt_bridge.nouns import parity_row
 from dbt_bridge.nouns.parity_row import PARITY, ParityRow
@@ -61,7 +61,7 @@ def ensure(cur: Any, catalog: str, tables: Mapping[str, Columns] = MOVED) -> Non
 
 
 def _execute(cur: Any, statement: str) -> None:
-    retried(lambda: cur.execute(statement))
+    retry_conflicts(lambda: cur.execute(statement))
 
 
 def append_receipts(cur: Any, catalog: str, receipts: Sequence[Receipt]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dbt_bridge.connectors.duckdb.session import retried
+from dbt_bridge.connectors.duckdb.session import retry_conflicts
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.table import GHOST_MARK, TableName, quote_identifier
 
@@ -63,14 +63,14 @@ class CatalogCursor:
         return next(iter(self.execute(statement, values).fetchall()), None)
 
     def create_schema(self, schema: str) -> None:
-        retried(
+        retry_conflicts(
             lambda: self.execute(
                 f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(self._catalog)}.{quote_identifier(schema)}"
             )
         )
 
     def drop_staging(self, name: TableName) -> None:
-        retried(lambda: self.execute(f"DROP TABLE IF EXISTS {self.sql_name(name)}"))
+        retry_conflicts(lambda: self.execute(f"DROP TABLE IF EXISTS {self.sql_name(name)}"))
 
     def tables_like(self, prefix: str) -> list[TableName]:
         rows = self.execute(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -11,10 +9,9 @@ from typing import Any, TypeVar
 import duckdb
 
 from dbt_bridge.errors import DestinationError, scrubbed
+from dbt_bridge.system.retry import CONFLICT, retry
 
 _T = TypeVar("_T")
-_ATTEMPTS = 40
-_LONGEST_PAUSE = 0.25
 
 # DuckDB's optimistic concurrency control answers with these when another transaction changed the same thing first;
 # https://duckdb.org/docs/stable/connect/concurrency
@@ -30,16 +27,9 @@ def is_conflict(error: BaseException) -> bool:
     )
 
 
-def retried(work: Callable[[], _T]) -> _T:
+def retry_conflicts(work: Callable[[], _T]) -> _T:
     """Do work that leaves nothing behind when it fails, again after each conflict."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            return work()
-        except duckdb.Error as error:
-            if attempt + 1 == _ATTEMPTS or not is_conflict(error):
-                raise
-            time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.002 * 2**attempt)))
-    raise AssertionError("unreachable")
+    return retry(work, CONFLICT, is_conflict)
 
 
 def in_transaction(cur: Any, work: Callable[[Any], _T]) -> _T:
@@ -55,7 +45,7 @@ def in_transaction(cur: Any, work: Callable[[Any], _T]) -> _T:
             raise
         return answer
 
-    return retried(once)
+    return retry_conflicts(once)
 
 
 def roll_back(cur: Any) -> None:

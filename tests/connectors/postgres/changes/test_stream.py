@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -22,6 +23,7 @@ from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import ConnectionFailed, OriginError
 from dbt_bridge.nouns.table import TableName
+from dbt_bridge.system.retry import SLOT
 
 ITEMS = TableName("public", "items")
 
@@ -445,7 +447,7 @@ def test_a_second_reader_fails_and_names_the_first(database: str, items: psycopg
     start = _slot(database, "shared")
     with _stream(database, "shared", start) as first:
         second = _stream(database, "shared", start)
-        second.patience = 0.1
+        second.in_use = replace(SLOT, seconds=0.1)
         pid = items.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'shared'").fetchone()[0]
         with pytest.raises(OriginError, match=f"in use by dbt-bridge at .*{pid}"), second:
             pass

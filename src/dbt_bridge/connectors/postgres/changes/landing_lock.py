@@ -28,6 +28,7 @@ from dbt_bridge.connectors.postgres.origin.connection import Connections, build_
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.stream_progress import Watch
+from dbt_bridge.system.retry import is_transient
 
 PATIENCE = 600.0  # seconds to wait for a mover to let go: it finishes its transaction, its copy or its dbt build
 _LOOK = 1.0  # seconds between looks of a mover
@@ -209,7 +210,7 @@ def _takes(mover: Mover) -> bool:
     try:
         return mover.take()
     except BridgeError as error:
-        if not error.transient:
+        if not is_transient(error):
             raise
         return True
 

@@ -336,7 +336,7 @@ class Receiver:
         return OriginError(
             f"origin {self._walsender.name!r}: its server is shutting down",
             mend="run the same command again when the server is up",
-            transient=True,
+            broke_off=True,
         )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from dbt_bridge.connectors.postgres.changes.walsender import Walsender
 from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns import lsn as lsn_
 from dbt_bridge.nouns.table import quote_identifier, quote_literal
+from dbt_bridge.system.retry import SLOT, retry
 
 
 class ReplicationStream:
@@ -42,7 +42,7 @@ class ReplicationStream:
 
     status_every = 10.0  # seconds; well below the server's wal_sender_timeout (60 s by default)
     silence = 60.0  # seconds without any byte, though an answer was asked for, after which the server counts as gone
-    patience = 5.0  # seconds to wait for a slot that is in use: the walsender of a killed process lives a little longer
+    in_use = SLOT  # how long it is tried again while the slot is in use
 
     goodbye = 5.0  # seconds to wait for the server to have taken the last acknowledgement
 
@@ -111,22 +111,22 @@ class ReplicationStream:
 
     def _start_replication(self, replication: Replication, walsender: Walsender) -> None:
         command = self._command(walsender.server_version)
-        end = time.monotonic() + self.patience
-        while True:
-            try:
-                walsender.command(command)
-                return
-            except OriginError as error:
-                state = replication.slot(self._slot)
-                is_active = state is not None and state.active
-                # The slot may have become free between the refusal (SQLSTATE 55006) and the look.
-                if (is_active or "is active for PID" in error.what) and time.monotonic() < end:
-                    time.sleep(0.1)
-                    continue
-                if state is not None and state.active:
-                    raise replication.in_use(state) from error
-                replication.usable(self._slot)  # says what is wrong with the slot, if it is the slot
-                raise
+
+        def is_in_use(error: Exception) -> bool:
+            """The slot may have become free between the refusal (SQLSTATE 55006) and the look."""
+            if not isinstance(error, OriginError):
+                return False
+            state = replication.slot(self._slot)
+            return (state is not None and state.active) or "is active for PID" in error.what
+
+        try:
+            retry(lambda: walsender.command(command), self.in_use, is_in_use)
+        except OriginError as error:
+            state = replication.slot(self._slot)
+            if state is not None and state.active:
+                raise replication.in_use(state) from error
+            replication.usable(self._slot)  # says what is wrong with the slot, if it is the slot
+            raise
 
     def _command(self, version: int) -> str:
         """START_REPLICATION with what this server's pgoutput knows.

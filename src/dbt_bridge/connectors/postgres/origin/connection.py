@@ -246,7 +246,7 @@ class Connections:
             return OriginError(f"{place}: reading was broken off: {said}", mend="run the same command again")
         if state.startswith(("08", "57P")) or _BROKEN.search(said):
             again = "run the same command again when the server is up"
-            return OriginError(f"{place} broke off: {said}", mend=again, transient=True)
+            return OriginError(f"{place} broke off: {said}", mend=again, broke_off=True)
         if state.startswith("22") or "overflow" in said or "invalid input syntax" in said:
             return TypeRefused(f"{place}: {said}", mend="add `types: {<column>: text}` to the table's bridge")
         return OriginError(f"{place}: {said}", mend="see the message of the origin's server, and its log")
