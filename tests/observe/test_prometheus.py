@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import socket
+import sys
 import urllib.error
 import urllib.request
 
 import pytest
 from rich.console import Console
 
-from dbt_bridge.errors import OriginError, UsageError
+from dbt_bridge.errors import MissingExtra, OriginError, UsageError
 from dbt_bridge.observe.prometheus import Metrics
 from dbt_bridge.observe.stream_progress import (
     Batch,
@@ -33,6 +35,7 @@ def scraped(url: str) -> dict[str, float]:
     with urllib.request.urlopen(url, timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         lines = answer.read().decode().splitlines()
+    assert not [line for line in lines if "_created" in line], "a series that nobody asked for"
     return {name: float(value) for name, value in (x.rsplit(" ", 1) for x in lines if not x.startswith("#"))}
 
 
@@ -74,7 +77,7 @@ def test_a_pause_is_seen_until_the_stream_goes_on() -> None:
 def test_every_sample_has_its_help_and_type() -> None:
     metrics = Metrics(0)
     metrics.batch(batch())
-    lines = metrics.exposed().splitlines()
+    lines = metrics.format_text().splitlines()
     for line in (line for line in lines if not line.startswith("#")):
         name = line.split("{")[0]
         place = lines.index(line)
@@ -98,6 +101,14 @@ def test_a_port_that_is_taken_is_a_usage_error() -> None:
         with pytest.raises(UsageError, match="--metrics-port") as refused, Metrics(taken.getsockname()[1]):
             pass
         assert "another port" in refused.value.mend
+
+
+def test_without_the_extra_the_command_to_install_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "dbt_bridge.observe.prometheus")
+    with pytest.raises(MissingExtra, match="--metrics-port needs an optional part") as refused:
+        importlib.import_module("dbt_bridge.observe.prometheus")
+    assert refused.value.mend == "pip install 'dbt-bridge[metrics]'"
 
 
 def test_plain_lines_add_up_what_came_between_them() -> None:
