@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from psycopg.conninfo import conninfo_to_dict
 
 from dbt_bridge.connectors.dlt.destination import DltDestination
@@ -18,6 +20,7 @@ from dbt_bridge.errors import ConnectionFailed, MissingExtra, TypeRefused, Usage
 from dbt_bridge.nouns.project import WarehouseProfile
 from dbt_bridge.nouns.table import Table, TableName
 from dbt_bridge.project.destinations import open_destination, open_warehouse
+from dbt_bridge.project.profile import list_duckdb_statements
 
 
 def project(folder: Path, secrets: str) -> Path:
@@ -164,7 +167,11 @@ def test_a_parquet_lake_opens_with_its_file_system(tmp_path: Path) -> None:
 
 
 def profile(adapter: str, **credentials: Any) -> WarehouseProfile:
-    return WarehouseProfile(adapter, "wh", "main", 1, credentials)
+    prepare: tuple[str, ...] = ()
+    if adapter == "duckdb":
+        given = {"type": adapter, "schema": "main", **deepcopy(credentials)}
+        prepare = list_duckdb_statements(DuckDBCredentials.from_dict(given))
+    return WarehouseProfile(adapter, "wh", "main", 1, credentials, prepare)
 
 
 def test_the_postgres_profile_connects_as_dbt_does(server: Any, origin: Any) -> None:
@@ -219,3 +226,17 @@ def test_a_driver_without_an_extra_of_ours_is_dlts_to_install(tmp_path: Path) ->
     settings = '[destination.events]\ndestination_type = "clickhouse"\n'
     with pytest.raises(MissingExtra, match=r"pip install 'dlt\[clickhouse\]'"):
         open_destination("events", project_root=project(tmp_path, settings))
+
+
+def test_a_profile_of_duckdb_is_prepared_by_dbt_duckdbs_own_sql(tmp_path: Path) -> None:
+    attached = [{"path": f"{tmp_path}/it's.duckdb", "alias": "other", "read_only": True}]
+    assert profile("duckdb", secrets=[{"type": "s3", "key_id": "it's", "name": "lake"}], attach=attached).prepare == (
+        "CREATE OR REPLACE SECRET lake (\n    type s3,\n    key_id 'it''s'\n)",
+        f"ATTACH IF NOT EXISTS '{tmp_path}/it''s.duckdb' AS other (READ_ONLY)",
+    )
+
+
+def test_an_attached_database_that_dbt_duckdb_refuses_is_refused() -> None:
+    twice = [{"path": "other.duckdb", "type": "sqlite", "options": {"type": "sqlite"}}]
+    with pytest.raises(UsageError, match="Attachment option"):
+        profile("duckdb", attach=twice)

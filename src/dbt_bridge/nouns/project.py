@@ -42,6 +42,7 @@ class WarehouseProfile:
     Attributes:
         adapter: dbt's adapter type: duckdb, postgres, snowflake, ...
         credentials: the rendered profile; never printed.
+        prepare: SQL that the adapter runs first on each new connection, with secrets in it; never printed.
     """
 
     adapter: str
@@ -49,6 +50,7 @@ class WarehouseProfile:
     schema: str
     threads: int
     credentials: Mapping[str, Any] = field(repr=False)
+    prepare: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

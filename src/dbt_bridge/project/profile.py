@@ -30,16 +30,31 @@ def read_runtime_config(options: DbtOptions) -> RuntimeConfig:
 def read_warehouse_profile(config: RuntimeConfig) -> WarehouseProfile:
     """The output that dbt would use now.
 
-    For DuckDB a relative `path` is made absolute from the working directory, as dbt-duckdb opens it, and
-    `secrets_sql` has the statements that create its secrets.
+    For DuckDB a relative `path` is made absolute from the working directory, as dbt-duckdb opens it.
     """
     adapter = config.credentials.type
     credentials: dict[str, Any] = {**config.credentials.to_dict(omit_none=True), "type": adapter}
+    prepare: tuple[str, ...] = ()
     if adapter == "duckdb":
         credentials["path"] = _absolute(str(credentials.get("path", ":memory:")))
-        credentials["secrets_sql"] = config.credentials.secrets_sql()  # type: ignore[attr-defined]
+        prepare = list_duckdb_statements(config.credentials)
     database, schema = config.credentials.database, config.credentials.schema
-    return WarehouseProfile(adapter, database, schema, config.threads, credentials)
+    return WarehouseProfile(adapter, database, schema, config.threads, credentials, prepare)
+
+
+def list_duckdb_statements(credentials: Any) -> tuple[str, ...]:
+    """The secrets and attached databases of a dbt-duckdb profile, in dbt-duckdb's own SQL.
+
+    Args:
+        credentials: `dbt.adapters.duckdb.credentials.DuckDBCredentials`.
+
+    Raises:
+        UsageError: an entry that dbt-duckdb does not take either.
+    """
+    try:
+        return (*credentials.secrets_sql(), *(database.to_sql() for database in credentials.attach or ()))
+    except DbtRuntimeError as error:
+        raise UsageError(f"the duckdb profile is wrong: {error}", mend="correct the duckdb profile") from error
 
 
 def _absolute(path: str) -> str:

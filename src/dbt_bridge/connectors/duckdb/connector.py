@@ -46,7 +46,7 @@ def _open_warehouse(settings: WarehouseSettings) -> DuckDBWarehouse:
     return DuckDBWarehouse.open(
         given.get("path") or ":memory:",
         config=config,
-        prepare=profile.statements(given),
+        prepare=(*profile.list_extension_statements(given), *settings.profile.prepare),
         catalog=profile.catalog(given, settings.profile.database),
     )
 
