@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbt_bridge.connectors.sqlalchemy.casts import exactly
-from dbt_bridge.connectors.sqlalchemy.cursor import earlier, parsed, written
+from dbt_bridge.connectors.sqlalchemy.casts import cast_exactly
+from dbt_bridge.connectors.sqlalchemy.cursor import format_value, parse_value, subtract_lag
 from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin
 from dbt_bridge.contracts.origin import Increment
 from dbt_bridge.errors import ConnectionFailed, OriginError, TypeRefused
@@ -92,11 +92,11 @@ def test_what_is_missing_is_said(sql: SqlOrigin, origin: psycopg.Connection) -> 
 
 
 def test_casts_that_keep_every_value_are_made() -> None:
-    assert exactly(pa.array([Decimal("1.00"), None]), pa.int64()).to_pylist() == [1, None]
-    assert exactly(pa.array([1, 0]), pa.bool_()).to_pylist() == [True, False]
-    assert exactly(pa.array([1.5, float("inf")]), pa.float32()).to_pylist() == [1.5, float("inf")]
-    assert exactly(pa.array([datetime(2024, 1, 1)]), pa.date32()).to_pylist() == [date(2024, 1, 1)]
-    assert exactly(pa.array([2**60]), pa.decimal128(20, 0)).to_pylist() == [Decimal(2**60)]
+    assert cast_exactly(pa.array([Decimal("1.00"), None]), pa.int64()).to_pylist() == [1, None]
+    assert cast_exactly(pa.array([1, 0]), pa.bool_()).to_pylist() == [True, False]
+    assert cast_exactly(pa.array([1.5, float("inf")]), pa.float32()).to_pylist() == [1.5, float("inf")]
+    assert cast_exactly(pa.array([datetime(2024, 1, 1)]), pa.date32()).to_pylist() == [date(2024, 1, 1)]
+    assert cast_exactly(pa.array([2**60]), pa.decimal128(20, 0)).to_pylist() == [Decimal(2**60)]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_casts_that_keep_every_value_are_made() -> None:
 )
 def test_casts_that_change_a_value_are_refused(values: pa.Array, wanted: pa.DataType) -> None:
     with pytest.raises((pa.ArrowInvalid, pa.ArrowNotImplementedError)):
-        exactly(values, wanted)
+        cast_exactly(values, wanted)
 
 
 _MOMENTS = st.datetimes(min_value=datetime(1900, 1, 1), max_value=datetime(2100, 1, 1))
@@ -137,16 +137,16 @@ def test_a_cursor_value_survives_its_text_and_a_lag_never_goes_forward(
 ) -> None:
     kind, value = cursor
     column = Column("c", kind)
-    text = written(value)
-    assert parsed(column, text) == value
-    assert parsed(column, earlier(column, text, lag)) <= value
-    assert earlier(column, text, 0) == text
+    text = format_value(value)
+    assert parse_value(column, text) == value
+    assert parse_value(column, subtract_lag(column, text, lag)) <= value
+    assert subtract_lag(column, text, 0) == text
 
 
 def test_a_lag_is_seconds_or_units_and_stops_at_the_least_value() -> None:
-    assert earlier(Column("c", pa.date32()), "2024-03-01", 3600) == "2024-02-29"
-    assert earlier(Column("c", pa.date32()), "0001-01-01", 86400) == "0001-01-01"
-    assert earlier(Column("c", pa.timestamp("us")), "2024-01-01 00:00:00", 0.5) == "2023-12-31 23:59:59.500000"
-    assert earlier(Column("c", pa.int16()), "-32760", 100) == "-32768"
-    assert earlier(Column("c", pa.decimal128(5, 2)), "10.00", 0.125) == "9.87"
-    assert earlier(Column("c", pa.decimal128(5, 2)), "-999.00", 5) == "-999.99"
+    assert subtract_lag(Column("c", pa.date32()), "2024-03-01", 3600) == "2024-02-29"
+    assert subtract_lag(Column("c", pa.date32()), "0001-01-01", 86400) == "0001-01-01"
+    assert subtract_lag(Column("c", pa.timestamp("us")), "2024-01-01 00:00:00", 0.5) == "2023-12-31 23:59:59.500000"
+    assert subtract_lag(Column("c", pa.int16()), "-32760", 100) == "-32768"
+    assert subtract_lag(Column("c", pa.decimal128(5, 2)), "10.00", 0.125) == "9.87"
+    assert subtract_lag(Column("c", pa.decimal128(5, 2)), "-999.00", 5) == "-999.99"

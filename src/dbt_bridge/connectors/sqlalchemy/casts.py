@@ -18,12 +18,12 @@ from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Column, TableName
 
 Values = Sequence[Any]
-Convert = Callable[[Values], pa.Array]
+Decode = Callable[[Values], pa.Array]
 
 _REFUSALS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, TypeError, OverflowError)
 
 
-def from_text(values: pa.Array, wanted: pa.DataType) -> pa.Array:
+def cast_text(values: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Strings parsed as `wanted`; raises ArrowInvalid for what is not exactly one of its values.
 
     Times are parsed as the time of a day, because Arrow has no cast from strings to time64.
@@ -34,24 +34,24 @@ def from_text(values: pa.Array, wanted: pa.DataType) -> pa.Array:
         whole = pc.binary_join_element_wise("1970-01-01 ", values, "")
         return pc.cast(pc.cast(whole, pa.timestamp("us")), wanted)
     if pa.types.is_timestamp(wanted) and wanted.tz is not None:
-        return _zoned(values, wanted)
+        return _cast_moment(values, wanted)
     return decimals.cast(values, wanted)
 
 
-def _zoned(values: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Texts without an offset are UTC: the sessions that are read from are set to it."""
+def _cast_moment(values: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Texts without an offset are in UTC, to which the sessions are set."""
     try:
         return pc.cast(pc.cast(values, pa.timestamp("us")), wanted)
     except pa.ArrowInvalid:
         return pc.cast(values, wanted)
 
 
-def exactly(values: pa.Array, wanted: pa.DataType) -> pa.Array:
+def cast_exactly(values: pa.Array, wanted: pa.DataType) -> pa.Array:
     """The same values in another type; raises ArrowInvalid when one of them would change."""
     if values.type.equals(wanted):
         return values
     if pa.types.is_string(values.type):
-        return from_text(values, wanted)
+        return cast_text(values, wanted)
     if pa.types.is_integer(values.type) and pa.types.is_temporal(wanted):
         raise pa.ArrowInvalid(f"an integer is not a {wanted}")
     if decimals.applies(values.type, wanted):
@@ -72,32 +72,32 @@ def _same_with_nan(left: pa.Array, right: pa.Array) -> bool:
     return bool(pc.all(pc.fill_null(same, True)).as_py()) and left.is_null().equals(right.is_null())
 
 
-def converted(values: Values, convert: Convert, column: Column, table: TableName) -> pa.Array:
-    """The column of a batch.
+def decode_column(values: Values, decode: Decode, column: Column, table: TableName) -> pa.Array:
+    """The driver's values of a column as an Arrow array.
 
     Raises:
         TypeRefused: naming table, column and the first value that does not fit.
     """
     try:
-        return convert(values)
+        return decode(values)
     except _REFUSALS as error:
-        culprit = _first_refused(values, convert)
+        culprit = _find_refused(values, decode)
         kind = f" ({column.origin_type})" if column.origin_type else ""
         raise TypeRefused(
-            f"{table}, column {column.name!r}{kind}: {_shown(culprit)} cannot be kept exactly as {column.type}",
+            f"{table}, column {column.name!r}{kind}: {_format_value(culprit)} cannot be kept exactly as {column.type}",
             mend=f"add `types: {{{column.name}: text}}` to the table's bridge block, or correct the value",
         ) from error
 
 
-def _first_refused(values: Values, convert: Convert) -> object:
+def _find_refused(values: Values, decode: Decode) -> object:
     for value in values:
         try:
-            convert([value])
+            decode([value])
         except _REFUSALS:
             return value
     return "a value"
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

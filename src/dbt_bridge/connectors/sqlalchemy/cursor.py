@@ -1,7 +1,7 @@
-"""Cursor values: parsed from a checkpoint's text, moved back by a lag, and written as text again.
+"""Values of the cursor (the ordering column of incremental loading): parsed from text, moved back by a lag, formatted.
 
-The text is what both ends read: integers and decimals in digits, doubles as their shortest exact form, dates as
-`2026-11-21`, timestamps as `2026-11-21 02:30:00.123456`, with `+00:00` behind those that are moments in time.
+The text stands in a checkpoint, and both ends read it: integers and decimals in digits, doubles in their shortest exact
+form, dates as `2026-11-21`, timestamps as `2026-11-21 02:30:00.123456`, with `+00:00` behind timestamps with a zone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dbt_bridge.connectors.sqlalchemy.casts import from_text
+from dbt_bridge.connectors.sqlalchemy.casts import cast_text
 from dbt_bridge.nouns.table import Column
 
 
@@ -28,12 +28,12 @@ def is_cursor(kind: pa.DataType) -> bool:
     )
 
 
-def parsed(column: Column, text: str) -> Any:
-    """The Python value of a checkpoint's text; raises ArrowInvalid when it is none of the column's type."""
-    return from_text(pa.array([text], pa.string()), column.type)[0].as_py()
+def parse_value(column: Column, text: str) -> Any:
+    """The Python value of a checkpoint's text; raises ArrowInvalid for a text that is no value of the column's type."""
+    return cast_text(pa.array([text], pa.string()), column.type)[0].as_py()
 
 
-def written(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A Python value as a checkpoint's text."""
     if isinstance(value, datetime):
         zone = "" if value.tzinfo is None else "+00:00"
@@ -45,7 +45,7 @@ def written(value: Any) -> str:
     return repr(value)
 
 
-def earlier(column: Column, text: str, lag: float) -> str:
+def subtract_lag(column: Column, text: str, lag: float) -> str:
     """The text of `value - lag`, rounded down to a value of the column's type, and never below its least one.
 
     Args:
@@ -53,24 +53,24 @@ def earlier(column: Column, text: str, lag: float) -> str:
     """
     if not lag:
         return text
-    value = parsed(column, text)
+    value = parse_value(column, text)
     if isinstance(value, datetime):
-        return written(_moment_before(value, lag))
+        return format_value(_subtract_seconds(value, lag))
     if isinstance(value, date):
-        return written(_moment_before(datetime.combine(value, datetime.min.time()), lag).date())
+        return format_value(_subtract_seconds(datetime.combine(value, datetime.min.time()), lag).date())
     if isinstance(value, float):
-        return written(value - lag)
-    return written(_number_before(value, lag, column.type))
+        return format_value(value - lag)
+    return format_value(_subtract_number(value, lag, column.type))
 
 
-def _moment_before(value: datetime, lag: float) -> datetime:
+def _subtract_seconds(value: datetime, lag: float) -> datetime:
     try:
         return value - timedelta(seconds=lag)
     except OverflowError:  # before the year 1
         return datetime.min.replace(tzinfo=value.tzinfo)
 
 
-def _number_before(value: int | Decimal, lag: float, kind: pa.DataType) -> int | Decimal:
+def _subtract_number(value: int | Decimal, lag: float, kind: pa.DataType) -> int | Decimal:
     with localcontext() as context:
         context.prec = 100
         if isinstance(value, int):

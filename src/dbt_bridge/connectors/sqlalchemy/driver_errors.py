@@ -1,4 +1,4 @@
-"""What a database's driver raised, said as the bridge says it: what, where, and the next command."""
+"""Errors of a database's driver, translated to the bridge's own: what happened, where, and the next command."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ALTERED = {1412}
 _MISSING = {1146, 1054}
 
 
-def not_connected(error: Exception, name: str, url: sa.URL) -> BridgeError:
+def translate_connect_error(error: Exception, name: str, url: sa.URL) -> BridgeError:
     """The error of a failed connection; the URL's password is not in it."""
     if isinstance(error, BridgeError):
         return error
     place = url._replace(query=sa.util.EMPTY_DICT).render_as_string(hide_password=True)
-    number, text = _number(error), _text(error, url)
+    number, text = _error_number(error), _error_text(error, url)
     if number in _LOGIN:
         return ConnectionFailed(
             f"the origin {name!r} ({place}) refused the user or the password ({text})",
@@ -41,8 +41,8 @@ def not_connected(error: Exception, name: str, url: sa.URL) -> BridgeError:
     )
 
 
-def no_driver(error: Exception, name: str, url: sa.URL) -> BridgeError:
-    """The Python package of the URL's driver is not installed, or SQLAlchemy does not know the database."""
+def translate_missing_driver(error: Exception, name: str, url: sa.URL) -> BridgeError:
+    """The error of a driver whose Python package is not installed, or of a database that SQLAlchemy does not know."""
     if isinstance(error, NoSuchModuleError):
         return UsageError(
             f"the origin {name!r}: no SQLAlchemy dialect is installed for {url.drivername!r}",
@@ -58,13 +58,13 @@ def no_driver(error: Exception, name: str, url: sa.URL) -> BridgeError:
     return UsageError(f"the origin {name!r} needs the driver {module!r}", mend=f"pip install {package}")
 
 
-def refused(error: SQLAlchemyError | Exception, name: str, place: str, url: sa.URL) -> OriginError:
+def translate_error(error: SQLAlchemyError | Exception, name: str, place: str, url: sa.URL) -> OriginError:
     """The error of a statement.
 
     Args:
         place: the table, for the message.
     """
-    number, text = _number(error), _text(error, url)
+    number, text = _error_number(error), _error_text(error, url)
     if number in _DENIED:
         return OriginError(
             f"the user {url.username!r} of the origin {name!r} may not read {place}: {text}",
@@ -87,13 +87,13 @@ def refused(error: SQLAlchemyError | Exception, name: str, place: str, url: sa.U
     return OriginError(f"{place} cannot be read at the origin {name!r}: {text}", mend="see the database's message")
 
 
-def _number(error: Exception) -> int | None:
+def _error_number(error: Exception) -> int | None:
     original = getattr(error, "orig", None) or error
     first = original.args[0] if getattr(original, "args", ()) else None
     return first if isinstance(first, int) else None
 
 
-def _text(error: Exception, url: sa.URL) -> str:
+def _error_text(error: Exception, url: sa.URL) -> str:
     """The driver's own words, in one line, without the statement and without the password."""
     original = getattr(error, "orig", None) or error
     args: tuple[object, ...] = getattr(original, "args", ())

@@ -32,22 +32,22 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from dbt_bridge.connectors.sqlalchemy.casts import converted
+from dbt_bridge.connectors.sqlalchemy.casts import decode_column
+from dbt_bridge.connectors.sqlalchemy.column_types import Reading
 from dbt_bridge.connectors.sqlalchemy.cursor import (
-    earlier,
+    format_value,
     is_cursor,
-    parsed,
-    written,
+    parse_value,
+    subtract_lag,
 )
-from dbt_bridge.connectors.sqlalchemy.dialect import (
-    AnyDialect,
-    Dialect,
-    Reading,
-    column_of,
-    table_of,
+from dbt_bridge.connectors.sqlalchemy.dialect import AnyDialect, Dialect
+from dbt_bridge.connectors.sqlalchemy.driver_errors import (
+    translate_connect_error,
+    translate_error,
+    translate_missing_driver,
 )
-from dbt_bridge.connectors.sqlalchemy.driver_errors import no_driver, not_connected, refused
-from dbt_bridge.connectors.sqlalchemy.key_search import parts
+from dbt_bridge.connectors.sqlalchemy.expressions import make_column, make_table
+from dbt_bridge.connectors.sqlalchemy.key_search import split_keys
 from dbt_bridge.connectors.sqlalchemy.mysql import MySql
 from dbt_bridge.connectors.sqlalchemy.sqlite import Sqlite
 from dbt_bridge.contracts.origin import Described, Increment
@@ -59,22 +59,25 @@ _FIRST_ROWS, _MOST_ROWS = 1_000, 50_000
 
 _T = TypeVar("_T")
 
+RowFilter = Callable[[Sequence[object]], pa.Array]
+"""From the cursor's values of a batch to booleans: which rows are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """The result that is being streamed, and the driver's cursor, which SQLAlchemy lets go of on an error."""
+    """The result that is being streamed, and the driver's cursor, which SQLAlchemy forgets on an error."""
 
     result: sa.CursorResult[Any]
     cursor: Any
 
 
 class SqlOrigin:
-    """An origin behind a SQLAlchemy URL. Connects, and takes its snapshot, when it is first asked."""
+    """An origin behind a SQLAlchemy URL. It connects, and takes its snapshot, with the first use."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
         self._url = sa.make_url(url)
-        self._dialect = _dialect(self._url)
+        self._dialect = _choose_dialect(self._url)
         self._turn = threading.Lock()  # from a result's first row to its last
         self._call = threading.Lock()  # while the driver works
         self._connection: sa.Connection | None = None
@@ -89,13 +92,13 @@ class SqlOrigin:
         """
 
         def ask(connection: sa.Connection) -> list[TableName]:
-            where = schema or self._dialect.default_schema(connection)
-            found = sorted(TableName(where, name) for name in self._dialect.tables(connection, where))
+            where = schema or self._dialect.find_default_schema(connection)
+            found = sorted(TableName(where, name) for name in self._dialect.list_tables(connection, where))
             if not found:
                 self._check_schema(connection, where)
             return found
 
-        return self._asked(ask, f"the list of tables of {schema or 'the default schema'}")
+        return self._ask(ask, f"the list of tables of {schema or 'the default schema'}")
 
     def describe(self, name: TableName) -> Described:
         """Columns, key and size of a table or view; an empty schema means the default one.
@@ -105,7 +108,7 @@ class SqlOrigin:
         """
 
         def ask(connection: sa.Connection) -> Described:
-            full = name if name.schema else TableName(self._dialect.default_schema(connection), name.name)
+            full = name if name.schema else TableName(self._dialect.find_default_schema(connection), name.name)
             found = self._dialect.describe(connection, full)
             if found is None:
                 raise OriginError(
@@ -114,7 +117,7 @@ class SqlOrigin:
                 )
             return found
 
-        return self._asked(ask, str(name))
+        return self._ask(ask, str(name))
 
     def rows(
         self, name: TableName, columns: Sequence[Column], increment: Increment | None = None, *, workers: int = 1
@@ -126,22 +129,22 @@ class SqlOrigin:
             OriginError: the origin broke off, or a column is missing.
         """
         schema = pa.schema([pa.field(c.name, c.type, c.nullable) for c in columns])
-        return pa.RecordBatchReader.from_batches(schema, self._streamed(name, tuple(columns), schema, increment))
+        return pa.RecordBatchReader.from_batches(schema, self._stream_rows(name, tuple(columns), schema, increment))
 
     def rows_of(self, name: TableName, columns: Sequence[Column], keys: pa.Table) -> pa.RecordBatchReader:
-        """See `Origin.rows_of` and `sql_keyed`."""
+        """See `Origin.rows_of` and key_search.py."""
         schema = pa.schema([pa.field(c.name, c.type, c.nullable) for c in columns])
-        return pa.RecordBatchReader.from_batches(schema, self._streamed_of(name, tuple(columns), schema, keys))
+        return pa.RecordBatchReader.from_batches(schema, self._stream_rows_of(name, tuple(columns), schema, keys))
 
     def count(self, name: TableName) -> int:
-        statement = sa.select(sa.func.count()).select_from(table_of(name))
-        return self._asked(lambda connection: int(connection.execute(statement).scalar_one()), str(name))
+        statement = sa.select(sa.func.count()).select_from(make_table(name))
+        return self._ask(lambda connection: int(connection.execute(statement).scalar_one()), str(name))
 
     def lower_bound(self, name: TableName, increment: Increment) -> str | None:
         """`at_least - lag` as text; None when there is no checkpoint."""
         if increment.at_least is None:
             return None
-        return _earlier(self._cursor(name, increment.cursor), increment)
+        return _subtract_lag(self._cursor(name, increment.cursor), increment)
 
     def newest(self, name: TableName, cursor: str) -> str | None:
         """The greatest cursor value as text.
@@ -153,19 +156,19 @@ class SqlOrigin:
         full = self.describe(name).table.name
 
         def ask(connection: sa.Connection) -> str | None:
-            null = sa.select(sa.literal(1)).select_from(table_of(full)).where(column_of(cursor).is_(None)).limit(1)
+            null = sa.select(sa.literal(1)).select_from(make_table(full)).where(make_column(cursor).is_(None)).limit(1)
             if connection.execute(null).first() is not None:
                 raise UsageError(
                     f"{name}, column {cursor!r}: a cursor with NULLs would leave those rows behind",
                     mend="choose a cursor that is NOT NULL, or `replication: initial_copy`",
                 )
-            greatest = self._dialect.greatest(connection, column, full)
-            return None if greatest is None else written(greatest)
+            greatest = self._dialect.read_greatest(connection, column, full)
+            return None if greatest is None else format_value(greatest)
 
-        return self._asked(ask, str(name))
+        return self._ask(ask, str(name))
 
     def close(self) -> None:
-        """Give the snapshot back. From another thread it breaks off what is being read."""
+        """End the snapshot. Called from another thread, it breaks off what is being read."""
         self._closed = True
         connection = self._connection
         if connection is None:
@@ -177,8 +180,8 @@ class SqlOrigin:
         try:
             self._connection = None
             if self._result is not None:
-                self._drop(connection, self._result)
-            with contextlib.suppress(Exception):  # a server that is gone needs no goodbye
+                self._break_off(connection, self._result)
+            with contextlib.suppress(Exception):  # the server may be gone
                 connection.close()
         finally:
             self._call.release()
@@ -212,13 +215,13 @@ class SqlOrigin:
             )
         return column
 
-    def _asked(self, ask: Callable[[sa.Connection], _T], place: str) -> _T:
-        with self._my_turn(), self._driver(place) as connection:
+    def _ask(self, ask: Callable[[sa.Connection], _T], place: str) -> _T:
+        with self._take_turn(), self._use_driver(place) as connection:
             return ask(connection)
 
     @contextlib.contextmanager
-    def _my_turn(self) -> Iterator[None]:
-        """One result at a time; a reader keeps its turn until it is read to its end or dropped."""
+    def _take_turn(self) -> Iterator[None]:
+        """Wait until no other result is streamed; a reader keeps its turn until it is read to its end or dropped."""
         while not self._turn.acquire(timeout=0.1):
             self._refuse_closed()
         try:
@@ -227,83 +230,83 @@ class SqlOrigin:
             self._turn.release()
 
     @contextlib.contextmanager
-    def _driver(self, place: str) -> Iterator[sa.Connection]:
-        """The open connection, and its driver's errors in the bridge's words."""
+    def _use_driver(self, place: str) -> Iterator[sa.Connection]:
+        """The open connection; errors of its driver are raised as the bridge's own."""
         with self._call:
             self._refuse_closed()
-            connection = self._connection or self._opened()
+            connection = self._connection or self._open()
             try:
                 yield connection
             except SQLAlchemyError as error:
                 if self._closed:
                     self._refuse_closed()
-                raise refused(error, self.name, place, self._url) from None
+                raise translate_error(error, self.name, place, self._url) from None
 
     def _refuse_closed(self) -> None:
         if self._closed:
             raise OriginError(f"the origin {self.name!r} was closed while it was read", mend="run it again")
 
-    def _opened(self) -> sa.Connection:
+    def _open(self) -> sa.Connection:
         """Connect and take the snapshot."""
         try:
-            connection = self._dialect.engine(self._url).connect()
-            self._dialect.begin(connection)
+            connection = self._dialect.make_engine(self._url).connect()
+            self._dialect.begin_snapshot(connection)
         except (ModuleNotFoundError, NoSuchModuleError) as error:
-            raise no_driver(error, self.name, self._url) from None
+            raise translate_missing_driver(error, self.name, self._url) from None
         except (SQLAlchemyError, BridgeError, OSError) as error:
-            raise not_connected(error, self.name, self._url) from None
+            raise translate_connect_error(error, self.name, self._url) from None
         self._connection = connection
         return connection
 
-    def _streamed(
+    def _stream_rows(
         self, name: TableName, columns: tuple[Column, ...], schema: pa.Schema, increment: Increment | None
     ) -> Iterator[pa.RecordBatch]:
-        readings = [self._dialect.reading(column) for column in columns]
-        statement = sa.select(*_labelled(readings)).select_from(table_of(name))
-        keep: Callable[[Sequence[object]], pa.Array] | None = None
+        readings = [self._dialect.resolve_reading(column) for column in columns]
+        statement = sa.select(*label_expressions(readings)).select_from(make_table(name))
+        keep: RowFilter | None = None
         if increment is not None and increment.at_least is not None:
             cursor = self._cursor(name, increment.cursor)
-            bound = self._dialect.bound(cursor, _earlier(cursor, increment))
+            bound = self._dialect.build_bound(cursor, _subtract_lag(cursor, increment))
             statement = statement.where(bound.condition)
             if not bound.exact:
-                reading = self._dialect.reading(cursor)
+                reading = self._dialect.resolve_reading(cursor)
                 statement = statement.add_columns(reading.expression.label("dbt_bridge_cursor"))
-                keep = _filter(cursor, reading, _earlier(cursor, increment), name)
+                keep = _make_filter(cursor, reading, _subtract_lag(cursor, increment), name)
         if increment is not None and increment.ordered:
-            statement = statement.order_by(column_of(increment.cursor))
-        with self._my_turn(), contextlib.closing(self._chunks(statement, str(name))) as chunks:
+            statement = statement.order_by(make_column(increment.cursor))
+        with self._take_turn(), contextlib.closing(self._stream_chunks(statement, str(name))) as chunks:
             for rows in chunks:
                 values = list(zip(*rows, strict=True))
-                batch = pa.RecordBatch.from_arrays(_arrays(values, readings, columns, name), schema=schema)
+                batch = pa.RecordBatch.from_arrays(_decode_rows(values, readings, columns, name), schema=schema)
                 yield batch if keep is None else batch.filter(keep(values[-1]))
 
-    def _streamed_of(
+    def _stream_rows_of(
         self, name: TableName, columns: tuple[Column, ...], schema: pa.Schema, keys: pa.Table
     ) -> Iterator[pa.RecordBatch]:
         described = self.describe(name).table
-        found = [_key_column(described, self.name, field) for field in keys.schema]
+        found = [_find_key_column(described, self.name, field) for field in keys.schema]
         selected = (*columns, *found)
-        readings = [self._dialect.reading(column) for column in selected]
-        for part in parts(self._dialect.lookup, found, keys):
-            statement = sa.select(*_labelled(readings)).select_from(table_of(described.name))
+        readings = [self._dialect.resolve_reading(column) for column in selected]
+        for part in split_keys(self._dialect.resolve_lookup, found, keys):
+            statement = sa.select(*label_expressions(readings)).select_from(make_table(described.name))
             if part.condition is not None:
                 statement = statement.where(part.condition)
-            with self._my_turn(), contextlib.closing(self._chunks(statement, str(name))) as chunks:
+            with self._take_turn(), contextlib.closing(self._stream_chunks(statement, str(name))) as chunks:
                 for rows in chunks:
-                    arrays = _arrays(list(zip(*rows, strict=True)), readings, selected, name)
+                    arrays = _decode_rows(list(zip(*rows, strict=True)), readings, selected, name)
                     batch = pa.RecordBatch.from_arrays(arrays[: len(columns)], schema=schema)
                     yield batch.filter(part.keeps(arrays[len(columns) :]))
 
-    def _chunks(self, statement: sa.Select[Any], place: str) -> Generator[Sequence[Any], None, None]:
+    def _stream_chunks(self, statement: sa.Select[Any], place: str) -> Generator[Sequence[Any], None, None]:
         """Lists of rows, of about `_BATCH_BYTES` each."""
         options = {"stream_results": True, "max_row_buffer": _FIRST_ROWS}
-        with self._driver(place) as connection:
+        with self._use_driver(place) as connection:
             result = connection.execute(statement, execution_options=options)
             self._result = _Result(result, result.cursor)
         count = _FIRST_ROWS
         try:
             while True:
-                with self._driver(place):
+                with self._use_driver(place):
                     rows = result.fetchmany(count)
                     if not rows:
                         self._result = None
@@ -313,12 +316,12 @@ class SqlOrigin:
         finally:
             with self._call:
                 if self._result is not None and self._connection is not None:
-                    self._drop(self._connection, self._result)
+                    self._break_off(self._connection, self._result)
 
-    def _drop(self, connection: sa.Connection, streamed: _Result) -> None:
-        """Leave a result before its end; the driver would read the rest of its rows without the interruption."""
+    def _break_off(self, connection: sa.Connection, streamed: _Result) -> None:
+        """Leave a result before its end. Without the interruption the driver would read the rest of its rows."""
         self._result = None
-        with contextlib.suppress(Exception):  # then the rest is read, or the connection is gone and so are the rows
+        with contextlib.suppress(Exception):  # the rest of the rows is read then, or the connection is gone with them
             self._dialect.interrupt(connection)
         with contextlib.suppress(Exception):
             streamed.result.close()
@@ -327,30 +330,30 @@ class SqlOrigin:
             unread.unbuffered_active = False
 
 
-def _dialect(url: sa.URL) -> Dialect:
+def _choose_dialect(url: sa.URL) -> Dialect:
     kind = url.get_backend_name()
     if kind in ("mysql", "mariadb"):
         return MySql()
     return Sqlite() if kind == "sqlite" else AnyDialect()
 
 
-def _labelled(readings: Sequence[Reading]) -> list[Any]:
-    """Each expression under a name of its own: SQLAlchemy would make one of two that are spelled alike."""
+def label_expressions(readings: Sequence[Reading]) -> list[Any]:
+    """Each expression under a name of its own: SQLAlchemy would select two that are spelled alike only once."""
     return [reading.expression.label(f"c{number}") for number, reading in enumerate(readings)]
 
 
-def _arrays(
+def _decode_rows(
     values: Sequence[Sequence[object]], readings: Sequence[Reading], columns: Sequence[Column], name: TableName
 ) -> list[pa.Array]:
     """The columns of a batch; what was selected beyond them is left out."""
     return [
-        converted(given, reading.convert, column, name)
-        for given, reading, column in zip(values, readings, columns, strict=False)
+        decode_column(sent, reading.decode, column, name)
+        for sent, reading, column in zip(values, readings, columns, strict=False)
     ]
 
 
-def _key_column(table: Table, origin: str, field: pa.Field) -> Column:
-    """A column of keys, as it travels."""
+def _find_key_column(table: Table, origin: str, field: pa.Field) -> Column:
+    """The table's column that a column of keys is searched in, as the key travels."""
     column = table.column(field.name)
     if column is None:
         raise OriginError(
@@ -360,10 +363,10 @@ def _key_column(table: Table, origin: str, field: pa.Field) -> Column:
     return replace(column, type=field.type)
 
 
-def _earlier(cursor: Column, increment: Increment) -> str:
+def _subtract_lag(cursor: Column, increment: Increment) -> str:
     assert increment.at_least is not None
     try:
-        return earlier(cursor, increment.at_least, increment.lag)
+        return subtract_lag(cursor, increment.at_least, increment.lag)
     except pa.ArrowInvalid as error:
         raise UsageError(
             f"the checkpoint {increment.at_least!r} is no value of the cursor {cursor.name!r} ({cursor.origin_type})",
@@ -371,10 +374,10 @@ def _earlier(cursor: Column, increment: Increment) -> str:
         ) from error
 
 
-def _filter(cursor: Column, reading: Reading, text: str, name: TableName) -> Callable[[Sequence[object]], pa.Array]:
-    """Which rows of a batch are at or after the bound."""
-    least = pa.scalar(parsed(cursor, text), cursor.type)
-    return lambda values: pc.greater_equal(converted(values, reading.convert, cursor, name), least)
+def _make_filter(cursor: Column, reading: Reading, text: str, name: TableName) -> RowFilter:
+    """Keeps the rows of a batch whose cursor is at or after the bound."""
+    least = pa.scalar(parse_value(cursor, text), cursor.type)
+    return lambda values: pc.greater_equal(decode_column(values, reading.decode, cursor, name), least)
 
 
 def _next_count(rows: Sequence[Any]) -> int:

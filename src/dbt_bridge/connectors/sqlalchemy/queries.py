@@ -1,10 +1,11 @@
 """Queries of a database behind SQLAlchemy, in one snapshot: MySQL, MariaDB, SQLite and any other.
 
-What a column of a relation is, its catalog says. What an expression gives, the catalog does not know:
+The catalog says which type a column of a relation has. It does not know what an expression gives; `describe_query` of
+the database's types (column_types.py, mysql_types.py, sqlite_types.py) finds that out:
 
-    MySQL, MariaDB   the result's own column descriptions
-    SQLite           each value has a type of its own: all of them are looked at, and two kinds of them are refused
-    any other        the first thousand values; a later one that does not fit is refused while it is read
+    MySQL, MariaDB   by the result's own column descriptions
+    SQLite           by all values, for each has a type of its own; two kinds of them are refused
+    any other        by the first thousand values; a later one that does not fit is refused while it is read
 """
 
 from __future__ import annotations
@@ -12,27 +13,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from dbt_bridge.connectors.sqlalchemy.casts import converted
-from dbt_bridge.connectors.sqlalchemy.dialect import (
-    AnyDialect,
-    Dialect,
-    column_of,
-    identifier,
-)
-from dbt_bridge.connectors.sqlalchemy.key_search import Part, parts
-from dbt_bridge.connectors.sqlalchemy.mysql import MySql
-from dbt_bridge.connectors.sqlalchemy.mysql import natural as natural_of_mysql
-from dbt_bridge.connectors.sqlalchemy.mysql_result import described
-from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin
-from dbt_bridge.connectors.sqlalchemy.sqlite import Sqlite
-from dbt_bridge.connectors.sqlalchemy.sqlite import natural as natural_of_sqlite
-from dbt_bridge.errors import OriginError, TypeRefused
+from dbt_bridge.connectors.sqlalchemy.casts import decode_column
+from dbt_bridge.connectors.sqlalchemy.dialect import Dialect
+from dbt_bridge.connectors.sqlalchemy.expressions import make_column, make_identifier, make_text
+from dbt_bridge.connectors.sqlalchemy.key_search import Part, split_keys
+from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin, label_expressions
+from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.reconciliation import (
     ROWS,
     Selection,
@@ -41,10 +32,6 @@ from dbt_bridge.nouns.reconciliation import (
     in_parentheses,
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
-
-_SAMPLE = 1_000
-_KINDS = {"integer": "INTEGER", "real": "REAL", "text": "TEXT", "blob": "BLOB"}
-_DECIMAL_SCALE = 9  # of an expression whose scale nobody tells
 
 
 @dataclass(slots=True)
@@ -57,10 +44,10 @@ class SqlRows:
     query: str
 
     def count(self) -> int:
-        return self.database.counted(self.query)
+        return self.database.count_rows(self.query)
 
     def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader:
-        """Stream rows. Keys are searched as `sql_keyed` has it.
+        """Stream rows. How keys are searched is in key_search.py.
 
         Raises (while it is read):
             TypeRefused: a value does not fit its column's type.
@@ -78,7 +65,7 @@ class SqlRows:
             return
         by_name = {column.name: column for column in self.table.columns}
         found = [replace(by_name[field.name], type=field.type) for field in keys.schema]
-        for part in parts(self.database.dialect.lookup, found, keys):
+        for part in split_keys(self.database.dialect.resolve_lookup, found, keys):
             for arrays in self.database.read(self.query, self.table, [*wanted, *found], part):
                 batch = pa.RecordBatch.from_arrays(arrays[: len(wanted)], schema=schema)
                 yield batch.filter(part.keeps(arrays[len(wanted) :]))
@@ -101,8 +88,8 @@ class SqlQueries(SqlOrigin):
         return ".".join(self.quote_identifier(part) for part in (name.schema, name.name) if part)
 
     def names(self, rows: str) -> list[str]:
-        statement = _text(f"SELECT * FROM {rows} WHERE 1 = 0")  # noqa: S608
-        found = self._asked(lambda connection: list(map(str, connection.execute(statement).keys())), "a query")
+        statement = make_text(f"SELECT * FROM {rows} WHERE 1 = 0")  # noqa: S608
+        found = self._ask(lambda connection: list(map(str, connection.execute(statement).keys())), "a query")
         return distinct(found, self.name)
 
     def key(self, name: TableName) -> tuple[str, ...]:
@@ -110,105 +97,58 @@ class SqlQueries(SqlOrigin):
 
     def side(self, name: str, selection: Selection) -> SqlRows:
         query = selection.sql(self.quote_identifier)
-        known = self._of_catalog(selection)
-        rest = {c.name: c for c in self._described(query, [n for n in selection.values if n not in known])}
+        known = self._find_in_catalog(selection)
+        rest = {c.name: c for c in self._describe_columns(query, [n for n in selection.values if n not in known])}
         columns = tuple(known.get(value) or rest[value] for value in selection.values)
-        # SQLite takes several NULLs into a primary key (sqlite.org/lang_createtable.html, section 3.5).
-        key = selection.key if isinstance(self._dialect, MySql) else ()
+        key = selection.key if self._dialect.has_strict_keys else ()
         return SqlRows(name, self, Table(TableName(self.name, "query"), columns, key), query)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
         names = self.names(in_parentheses(sql))
-        columns = tuple(self._described(bare(sql), names))
+        columns = tuple(self._describe_columns(bare(sql), names))
         rows = SqlRows(self.name, self, Table(TableName(self.name, "query"), columns), bare(sql))
         return columns, rows.rows(names).read_all()
 
-    def counted(self, query: str) -> int:
-        statement = _text(f"SELECT count(*) FROM {in_parentheses(query)}")  # noqa: S608
-        return self._asked(lambda connection: int(connection.execute(statement).scalar_one()), "a query")
+    def count_rows(self, query: str) -> int:
+        statement = make_text(f"SELECT count(*) FROM {in_parentheses(query)}")  # noqa: S608
+        return self._ask(lambda connection: int(connection.execute(statement).scalar_one()), "a query")
 
     def read(self, query: str, table: Table, columns: Sequence[Column], part: Part | None) -> Iterator[list[pa.Array]]:
         """Batches, as arrays of these columns in their types."""
-        readings = [self._dialect.reading(column) for column in columns]
-        labelled = [reading.expression.label(f"c{place}") for place, reading in enumerate(readings)]
-        names = [column_of(column.name) for column in table.columns]
-        statement = sa.select(*labelled).select_from(_text(query).columns(*names).subquery(identifier(ROWS)))
+        readings = [self._dialect.resolve_reading(column) for column in columns]
+        names = [make_column(column.name) for column in table.columns]
+        rows_of_query = make_text(query).columns(*names).subquery(make_identifier(ROWS))
+        statement = sa.select(*label_expressions(readings)).select_from(rows_of_query)
         if part is not None and part.condition is not None:
             statement = statement.where(part.condition)
-        with self._my_turn(), contextlib.closing(self._chunks(statement, str(table.name))) as chunks:
+        with self._take_turn(), contextlib.closing(self._stream_chunks(statement, str(table.name))) as chunks:
             for rows in chunks:
                 yield [
-                    converted(values, reading.convert, column, table.name)
+                    decode_column(values, reading.decode, column, table.name)
                     for values, reading, column in zip(zip(*rows, strict=True), readings, columns, strict=True)
                 ]
 
     @contextlib.contextmanager
-    def _driver(self, place: str) -> Iterator[sa.Connection]:
-        """Also leaves the transaction usable where a refused query ends it, as in Postgres: in a new state then."""
+    def _use_driver(self, place: str) -> Iterator[sa.Connection]:
+        """Where a refused query ends the transaction (as in Postgres), begin another one, with a newer state."""
         try:
-            with super()._driver(place) as connection:
+            with super()._use_driver(place) as connection:
                 yield connection
         except OriginError:
-            if isinstance(self._dialect, AnyDialect) and self._connection is not None:
+            if self._dialect.ends_transactions and self._connection is not None:
                 with contextlib.suppress(SQLAlchemyError):  # the connection is gone, which the next query tells
                     self._connection.rollback()
             raise
 
-    def _of_catalog(self, selection: Selection) -> dict[str, Column]:
-        """The values that are nothing but a column of a relation, with its type."""
+    def _find_in_catalog(self, selection: Selection) -> dict[str, Column]:
+        """The selected values that are a plain column of a relation, with the type that the catalog knows."""
         if selection.relation is None or not selection.plain:
             return {}
-        there = {column.name: column for column in self.describe(selection.relation).table.columns}
-        return {name: replace(there[column], name=name) for name, column in selection.plain.items() if column in there}
+        known = {column.name: column for column in self.describe(selection.relation).table.columns}
+        return {name: replace(known[column], name=name) for name, column in selection.plain.items() if column in known}
 
-    def _described(self, query: str, names: Sequence[str]) -> list[Column]:
+    def _describe_columns(self, query: str, names: Sequence[str]) -> list[Column]:
         if not names:
             return []
-        if isinstance(self._dialect, MySql):
-            kinds = self._asked(lambda connection: described(connection, _text(_nothing_of(query))), "a query")
-            return [Column(name, natural_of_mysql(kinds[name]), kinds[name]) for name in names]
-        if isinstance(self._dialect, Sqlite):
-            return [self._sqlite_column(query, name) for name in names]
-        return self._sampled(query, names)
-
-    def _sqlite_column(self, query: str, name: str) -> Column:
-        kind = f"typeof({self.quote_identifier(name)})"
-        statement = _text(f"SELECT DISTINCT {kind} FROM {in_parentheses(query)}")  # noqa: S608
-        found = set(self._asked(lambda connection: connection.execute(statement).scalars().all(), "a query"))
-        found.discard("null")
-        if found == {"integer", "real"}:
-            found = {"real"}
-        if len(found) > 1:
-            raise TypeRefused(
-                f"the origin {self.name!r}: {name!r} gives {' and '.join(sorted(found))} values",
-                mend=f"give {name!r} a CAST in its expression or in the query",
-            )
-        declared = _KINDS[found.pop()] if found else "TEXT"
-        return Column(name, natural_of_sqlite(declared), declared)
-
-    def _sampled(self, query: str, names: Sequence[str]) -> list[Column]:
-        def ask(connection: sa.Connection) -> Sequence[Any]:
-            plain = [column_of(name) for name in names]
-            statement = sa.select(*plain).select_from(_text(query).columns(*plain).subquery(ROWS)).limit(_SAMPLE)
-            return connection.execute(statement).all()
-
-        rows = self._asked(ask, "a query")
-        return [Column(name, _arrow([row[place] for row in rows])) for place, name in enumerate(names)]
-
-
-def _text(sql: str) -> sa.TextClause:
-    """SQL that a person wrote: its colons name no parameters."""
-    return sa.text(sql.replace(":", "\\:"))
-
-
-def _nothing_of(query: str) -> str:
-    return f"SELECT * FROM {in_parentheses(query)} WHERE 1 = 0"  # noqa: S608
-
-
-def _arrow(values: Sequence[Any]) -> pa.DataType:
-    found = pa.array(values).type
-    if pa.types.is_null(found):
-        return pa.string()
-    if pa.types.is_decimal(found):
-        return pa.decimal128(38, max(found.scale, _DECIMAL_SCALE))
-    return found
+        dialect = self._dialect
+        return self._ask(lambda connection: dialect.describe_query(connection, query, names, self.name), "a query")
