@@ -189,7 +189,7 @@ def measured(to: str, url: str, folder: str) -> dict[str, float]:
     import duckdb  # noqa: F401
     import pandas  # noqa: F401  (duckdb imports it with the first bound value, where it is installed)
 
-    import dbt_bridge.cdc.sources  # noqa: F401
+    import dbt_bridge.cdc.capture  # noqa: F401
     from dbt_bridge import run
     from dbt_bridge.nouns.project import (
         LandingSource,

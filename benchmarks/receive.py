@@ -22,11 +22,11 @@ from pathlib import Path
 import psycopg
 
 from dbt_bridge.connectors.postgres.changes import publication
+from dbt_bridge.connectors.postgres.changes.lsn import format_lsn
 from dbt_bridge.connectors.postgres.changes.slot import Replication
 from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
-from dbt_bridge.nouns import lsn
 from dbt_bridge.nouns.table import TableName
 
 SLOT = "bench_receive"
@@ -73,7 +73,7 @@ def recvlogical(program: str, server: Server, slot: str, end: int, *, binary: bo
     options = ["-o", "proto_version=1", "-o", f"publication_names={SLOT}", *(["-o", "binary=true"] if binary else [])]
     command = [program, "-d", server.url(), "--slot", slot, "--start", "--no-loop", "-f", "/dev/null", *options]
     wall, before = time.perf_counter(), os.times()
-    subprocess.run([*command, "--endpos", lsn.spelled(end)], check=True)
+    subprocess.run([*command, "--endpos", format_lsn(end)], check=True)
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return Measured(time.perf_counter() - wall, cpu)

@@ -132,7 +132,8 @@ def ask(child: subprocess.Popen[str], what: str) -> dict[str, float]:
 
 def follow(url: str, folder: str) -> None:
     """The process that is measured: a stream, and answers on standard output."""
-    from dbt_bridge.cdc.stream import StreamOptions, stream
+    from dbt_bridge.cdc.stream import stream
+    from dbt_bridge.cdc.stream_connection import StreamOptions
     from dbt_bridge.nouns.project import (
         LandingSource,
         LandingTable,
@@ -160,7 +161,7 @@ def follow(url: str, folder: str) -> None:
     caught, stop, last = threading.Event(), threading.Event(), [0.0]
 
     class Seen(WatchSilent):
-        def caught_up(self, source: str, at: int) -> None:
+        def caught_up(self, source: str, at: object) -> None:
             caught.set()
 
         def batch(self, batch: Batch) -> None:

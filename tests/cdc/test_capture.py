@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from dbt_bridge import run
-from dbt_bridge.nouns import lsn
+from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
@@ -85,7 +85,7 @@ def test_the_first_sync_copies_and_the_next_one_brings_what_changed(
     assert (changed.hop, changed.status, changed.rows_loaded) == ("cdc", "success", 16)
     assert (changed.rows_inserted, changed.rows_updated, changed.rows_deleted) == (1, 10, 5)
     assert changed.last_commit_at is not None and changed.lag_seconds is not None
-    assert lsn.parsed(changed.checkpoint_from or "") < lsn.parsed(changed.checkpoint_to or "")
+    assert parse_lsn(changed.checkpoint_from or "") < parse_lsn(changed.checkpoint_to or "")
     assert second[f"{NODE}customers"].rows_loaded == 0
     same(shop, landed, "orders", "id, customer_id, amount, note")
     same(shop, landed, "customers", "id, name, city")
@@ -276,7 +276,7 @@ def test_the_slot_advances_so_that_the_origin_can_let_go_of_its_log(shop: psycop
         "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'dbt_bridge_test'"
     ).fetchone()
     end = shop.execute("SELECT pg_current_wal_lsn()").fetchone()
-    assert row and end and lsn.parsed(end[0]) - lsn.parsed(row[0]) < 100_000
+    assert row and end and parse_lsn(end[0]) - parse_lsn(row[0]) < 100_000
 
 
 def test_a_table_that_somebody_took_out_of_the_publication_is_copied_anew(

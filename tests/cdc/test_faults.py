@@ -31,7 +31,6 @@ from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
 from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
 from dbt_bridge.demo import postgres
 from dbt_bridge.errors import ConnectionFailed
-from dbt_bridge.nouns import lsn
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
@@ -258,7 +257,7 @@ def test_a_connection_that_goes_silent_is_given_up(
     monkeypatch.setattr(ReplicationStream, "silence", 2.0)
     monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", f"{url}?connect_timeout=4")
     ahead = shop.execute("SELECT (pg_current_wal_lsn() + 1000000)::text").fetchall()[0][0]
-    receipt = sync(followed("orders"), until_lsn=lsn.parsed(ahead))["orders"]
+    receipt = sync(followed("orders"), until_lsn=ahead)["orders"]
     assert receipt.status == "failed" and "has sent nothing" in (receipt.error or ""), receipt.error
     proxy.reset()  # the server would notice after its wal_sender_timeout
     monkeypatch.undo()
@@ -296,7 +295,7 @@ def test_a_server_that_restarts_in_the_middle_is_said_and_the_same_command_goes_
             return crashing
 
         if step == "copied":
-            monkeypatch.setattr(preparation, "copied", crash(preparation.copied))
+            monkeypatch.setattr(preparation, "copy_tables", crash(preparation.copy_tables))
         else:
             monkeypatch.setattr(DuckDBWarehouse, "chunk_rows", 10)
             monkeypatch.setattr(receiver, "RUN_MESSAGES", 10)

@@ -21,11 +21,10 @@ import psycopg
 import pytest
 from tests.connectors.postgres.conftest import Proxy
 
-from dbt_bridge.connectors.postgres.changes.landing_lock import Mover, held, moving
+from dbt_bridge.connectors.postgres.changes.landing_lock import LandingLease, lock_landing, share_landing
+from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import OriginError
-from dbt_bridge.nouns import lsn
-from dbt_bridge.observe.progress import Silent
 
 SLOT = "dbt_bridge_hold"
 SOURCES = f"""
@@ -37,9 +36,8 @@ sources:
 """
 HOLDER = f"""
 import sys, time
-from dbt_bridge.observe.progress import Silent
-from dbt_bridge.connectors.postgres.changes.landing_lock import held
-with held("shop_pg", sys.argv[1], "{SLOT}", Silent()):
+from dbt_bridge.connectors.postgres.changes.landing_lock import lock_landing
+with lock_landing("shop_pg", sys.argv[1], "{SLOT}", lambda _: None):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -47,12 +45,8 @@ READER = "SELECT active_pid FROM pg_replication_slots WHERE active AND slot_name
 STANDS = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
 
 
-class Told(Silent):
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
+def quiet(_: str) -> None:
+    """Nobody is told."""
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:
@@ -125,12 +119,12 @@ def shop(dbt_root: Path, origin: psycopg.Connection, database: str, monkeypatch:
 
 def stands(origin: psycopg.Connection) -> int:
     ((at,),) = origin.execute(STANDS, [SLOT]).fetchall() or [(None,)]
-    return lsn.parsed(at) if at else 0
+    return parse_lsn(at) if at else 0
 
 
 def end_of_log(origin: psycopg.Connection) -> int:
     ((at,),) = origin.execute("SELECT pg_current_wal_lsn()::text").fetchall()
-    return lsn.parsed(at)
+    return parse_lsn(at)
 
 
 def is_followed(origin: psycopg.Connection) -> bool:
@@ -153,7 +147,7 @@ def test_a_stream_lets_go_under_a_writer_and_arrives_after_it(
         before = end_of_log(origin)
         until(lambda: stands(origin) >= before, process)
         began = time.monotonic()
-        with held("shop_pg", database, SLOT, Silent()):
+        with lock_landing("shop_pg", database, SLOT, quiet):
             assert builds or time.monotonic() - began < 30, "it reacts in a second or two, and closes in order"
             count, at = landed(file), stands(origin)
             origin.execute("INSERT INTO orders SELECT g, 'held' FROM generate_series(1000000, 1000100) g")
@@ -185,7 +179,7 @@ def test_a_stream_into_postgres_lets_go_too(
             until(lambda: stands(origin) > 0, process)
             before = end_of_log(origin)
             until(lambda: stands(origin) >= before, process)
-            with held("shop_pg", database, SLOT, Silent()):
+            with lock_landing("shop_pg", database, SLOT, quiet):
                 still = count(), stands(origin)
                 time.sleep(0.5)  # there is no condition to wait for: it must not go on
                 assert (count(), stands(origin)) == still
@@ -214,7 +208,7 @@ def test_whoever_holds_and_is_killed_holds_nobody_up(shop: Path, origin: psycopg
 def test_a_stream_that_starts_meanwhile_waits(shop: Path, origin: psycopg.Connection, database: str) -> None:
     with ExitStack() as stack:
         holding = stack.enter_context(ExitStack())
-        holding.enter_context(held("shop_pg", database, SLOT, Silent()))
+        holding.enter_context(lock_landing("shop_pg", database, SLOT, quiet))
         process = stack.enter_context(streaming())  # type: ignore[arg-type]
         assert process.stderr is not None
         assert "shop: paused" in process.stderr.readline()
@@ -227,10 +221,10 @@ def test_two_who_want_to_hold_wait_for_each_other(origin: psycopg.Connection, da
     order: list[str] = []
 
     def second() -> None:
-        with held("shop_pg", database, SLOT, Silent()):
+        with lock_landing("shop_pg", database, SLOT, quiet):
             order.append("second")
 
-    with held("shop_pg", database, SLOT, Silent()):
+    with lock_landing("shop_pg", database, SLOT, quiet):
         thread = threading.Thread(target=second)
         thread.start()
         wanting = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try_advisory_lock%%'"
@@ -271,13 +265,13 @@ def test_through_a_pooler_no_lock_and_no_setting_is_left_behind(origin: psycopg.
     pooler = Pooler("127.0.0.1", port)
     url = database.replace(f":{port}/", f":{pooler.port}/")
     try:
-        mover = Mover("shop", "shop_pg", url, SLOT)
-        assert mover.take() and not mover.is_asked()
-        with moving("shop_pg", url, SLOT, Silent()):
+        lease = LandingLease("shop", "shop_pg", url, SLOT)
+        assert lease.take() and not lease.is_wanted()
+        with share_landing("shop_pg", url, SLOT, quiet):
             assert origin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchall() == [(0,)]
-        with pytest.raises(OriginError, match="through a pooler"), held("shop_pg", url, SLOT, Silent()):
+        with pytest.raises(OriginError, match="through a pooler"), lock_landing("shop_pg", url, SLOT, quiet):
             pass
-        mover.let_go()
+        lease.let_go()
         assert b"pg_backend_pid" in pooler.passed and b"set_config" not in pooler.passed
     finally:
         pooler.close()
@@ -288,7 +282,7 @@ def test_a_search_path_with_things_of_the_users_own_shadows_no_lock(origin: psyc
     locks = "CREATE FUNCTION own.pg_try_advisory_lock(bigint) RETURNS boolean LANGUAGE sql RETURN false"
     origin.execute(locks)
     origin.execute(f"ALTER DATABASE {origin.info.dbname} SET search_path = own, pg_catalog".encode())
-    with held("shop_pg", database, SLOT, Silent(), patience=1):
+    with lock_landing("shop_pg", database, SLOT, quiet, patience=1):
         assert origin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchall() == [(2,)]
 
 
@@ -296,16 +290,19 @@ def test_who_does_not_let_go_is_named(
     origin: psycopg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dbt_bridge.connectors.postgres.changes.landing_lock._TELL", 0.0)
-    mover, told = Mover("shop", "shop_pg", database, SLOT), Told()
-    assert mover.take()
+    lease, messages = LandingLease("shop", "shop_pg", database, SLOT), []
+    assert lease.take()
     try:
-        with pytest.raises(OriginError) as refused, held("shop_pg", database, SLOT, told, patience=0.5):
+        with (
+            pytest.raises(OriginError) as refused,
+            lock_landing("shop_pg", database, SLOT, messages.append, patience=0.5),
+        ):
             pass
         assert "dbt-bridge at" in refused.value.what and "server process" in refused.value.what
         assert "pg_terminate_backend" in refused.value.mend
-        assert len(told.messages) == 1 and "waiting for dbt-bridge at" in told.messages[0]
+        assert len(messages) == 1 and "waiting for dbt-bridge at" in messages[0]
     finally:
-        mover.let_go()
+        lease.let_go()
 
 
 def test_a_reader_who_knows_nothing_of_this_is_waited_for_and_named(origin: psycopg.Connection, database: str) -> None:
@@ -319,6 +316,6 @@ def test_a_reader_who_knows_nothing_of_this_is_waited_for_and_named(origin: psyc
             time.sleep(0.02)
         with (
             pytest.raises(OriginError, match=rf"server process {reader.info.backend_pid}"),
-            held("shop_pg", database, SLOT, Silent(), patience=0.3),
+            lock_landing("shop_pg", database, SLOT, quiet, patience=0.3),
         ):
             pass

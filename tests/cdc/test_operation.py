@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -73,17 +74,17 @@ def test_an_origin_that_breaks_off_while_it_is_asked_sets_no_table_aside(
 ) -> None:
     """Else a network's hiccup would have every table copied anew."""
     sync(followed("orders", "customers"))
-    shape_of = shapes.describe_shape
+    describe = shapes.describe_shape
 
     def broken(connections: Any, oid: int) -> Any:
         shop.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        return shape_of(connections, oid)
+        return describe(connections, oid)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shapes, "shape_of", broken)
+        patched.setattr(shapes, "describe_shape", broken)
         receipts = sync(followed("orders", "customers"))
         assert {receipt.status for receipt in receipts.values()} == {"failed"}
     assert asked(warehouse_file, "SELECT DISTINCT set_aside FROM _dbt_bridge.checkpoints") == [("",)]
@@ -132,12 +133,12 @@ def test_a_bounded_run_finishes_the_transaction_that_it_is_in(
     monkeypatch.setattr(DuckDBWarehouse, "chunk_rows", 10)
     monkeypatch.setattr(receiver, "RUN_MESSAGES", 10)
     monkeypatch.setattr(feed, "_HUGE", 5)
-    pieces, apply, clock = 0, Applier._apply, run.capture.time.monotonic  # type: ignore[attr-defined]
+    pieces, apply, clock = 0, Applier._apply, time.monotonic
 
     def counted(self: Applier, node: str, event: object) -> None:
         nonlocal pieces
         pieces += 1
-        monkeypatch.setattr(run.capture.time, "monotonic", lambda: clock() + 3600)  # type: ignore[attr-defined]
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600)
         apply(self, node, event)
 
     monkeypatch.setattr(Applier, "_apply", counted)
@@ -150,7 +151,7 @@ def test_columns_that_changed_behind_the_bound_are_left_for_a_later_run(
     shop: psycopg.Connection, sync: Sync, warehouse_file: Path
 ) -> None:
     sync(followed("orders"))
-    (until,) = shop.execute("SELECT (pg_current_wal_lsn() - '0/0')::bigint").fetchone() or (0,)
+    (until,) = shop.execute("SELECT pg_current_wal_lsn()::text").fetchone() or ("0/0",)
     shop.execute("INSERT INTO orders VALUES (1000, 'before')")
     shop.execute("ALTER TABLE orders ADD COLUMN size int")
     sync(followed("orders"), until_lsn=until)

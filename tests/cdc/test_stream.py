@@ -18,15 +18,18 @@ from tests.connectors.postgres.conftest import Proxy
 
 from dbt_bridge import run
 from dbt_bridge.cdc import followed_source
-from dbt_bridge.cdc.stream import StreamOptions, stream
+from dbt_bridge.cdc.stream import stream
+from dbt_bridge.cdc.stream_connection import StreamOptions
 from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import ConnectionFailed, OriginError, UsageError
+from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.stream_progress import Batch, WatchSilent
 
 Ask = Callable[[str], list[tuple[object, ...]]]
+QUICK = StreamOptions(every=0.2)
 ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", replication="cdc")
 
 
@@ -35,7 +38,7 @@ class Seen(WatchSilent):
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
-        self.caught: list[int] = []
+        self.caught: list[Position] = []
         self.retries: list[BaseException] = []
         self.receipts: list[Receipt] = []
 
@@ -45,14 +48,14 @@ class Seen(WatchSilent):
     def batch(self, batch: Batch) -> None:
         self.batches.append(batch)
 
-    def caught_up(self, source: str, at: int) -> None:
+    def caught_up(self, source: str, at: Position) -> None:
         self.caught.append(at)
 
     def retrying(self, source: str, error: BaseException, pause: float) -> None:
         self.retries.append(error)
 
 
-def until(condition: Callable[[], bool], running: Future[run.Outcome], seconds: float = 180) -> None:
+def until(condition: Callable[[], bool], running: Future[None], seconds: float = 180) -> None:
     """Wait for a condition; what the stream raised is raised here."""
     end = time.monotonic() + seconds
     while not condition():
@@ -91,12 +94,11 @@ def streaming(
     project: Project,
     seen: Seen,
     rebuild: Callable[[frozenset[str]], bool] | None = None,
-    options: run.Options | None = None,
-) -> Iterator[tuple[Future[run.Outcome], threading.Event]]:
+    options: StreamOptions = QUICK,
+) -> Iterator[tuple[Future[None], threading.Event]]:
     stop = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        how = StreamOptions(every=0.2, options=options or run.Options())
-        running = pool.submit(stream, project, how, seen, stop, rebuild)
+        running = pool.submit(stream, project, options, seen, stop, rebuild)
         try:
             yield running, stop
         finally:
@@ -114,7 +116,7 @@ def test_changes_land_while_the_stream_goes_on_and_it_stops_in_order(
             shop.execute("UPDATE orders SET note = %s WHERE id <= 10", [f"round {i}"])
             until(lambda before=before: len(seen.batches) > before, running)  # type: ignore[misc]
         stop.set()
-        assert running.result(timeout=180).ok
+        assert running.result(timeout=180) is None, "it raises nothing"
     assert sum(batch.changes for batch in seen.batches) == 30
     assert all(batch.from_lsn for batch in seen.batches)
     assert all(a.to_lsn <= b.from_lsn < b.to_lsn for a, b in pairwise(seen.batches))
@@ -194,7 +196,7 @@ def test_a_bounded_stream_that_never_came_through_fails(
         admin.execute(refused.encode())
     with (
         pytest.raises(ConnectionFailed, match="not currently accepting connections"),
-        streaming(followed, seen, rebuild, run.Options(max_seconds=0.5)) as (running, _),
+        streaming(followed, seen, rebuild, replace(QUICK, max_seconds=0.5)) as (running, _),
     ):
         running.result(timeout=180)
     assert seen.retries
@@ -205,7 +207,7 @@ def test_a_full_refresh_is_not_repeated_when_a_connection_breaks(
 ) -> None:
     seen = Seen()
     kill = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active AND database = %s"
-    with streaming(followed, seen, options=run.Options(full_refresh=True)) as (running, _):
+    with streaming(followed, seen, options=replace(QUICK, full_refresh=True)) as (running, _):
         until(lambda: bool(seen.caught), running)
         database = shop.info.dbname
         until(lambda: shop.execute(kill, [database]).rowcount < 0 or bool(seen.retries), running)

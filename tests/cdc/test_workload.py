@@ -22,12 +22,11 @@ from tests.cdc.workload import EVERYTHING, TABLES, Workload
 from tests.chance import seeds
 
 from dbt_bridge import run
-from dbt_bridge.cdc import followed_source
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.changes import feed, receiver
+from dbt_bridge.connectors.postgres.changes import source as change_source
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
-from dbt_bridge.nouns import lsn
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
@@ -57,7 +56,7 @@ class Bridge:
     file: Path
     tables: dict[str, LandingTable]
 
-    def sync(self, until: int | None = None) -> list[Receipt]:
+    def sync(self, until: str | None = None) -> list[Receipt]:
         return self._run("landing", list(self.tables.values()), run.Options(until_lsn=until))
 
     def copy_afresh(self) -> None:
@@ -127,18 +126,18 @@ def _shaken(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(DuckDBWarehouse, "chunk_rows", rows)
     monkeypatch.setattr(feed, "_HUGE", huge)
     monkeypatch.setattr(receiver, "RUN_MESSAGES", messages)
-    monkeypatch.setattr(followed_source, "_travels_binary", _TRAVELS if not text else lambda now, tracked: False)
+    monkeypatch.setattr(change_source, "_travels_binary", _TRAVELS if not text else lambda now, tracked: False)
     return f"-- sync: chunk_rows={rows} huge={huge} messages={messages} text={text}"
 
 
-def _now(url: str) -> int:
+def _now(url: str) -> str:
     with psycopg.connect(url) as connection:
         found = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone()
         assert found is not None
-        return lsn.parsed(found[0])
+        return str(found[0])
 
 
-_TRAVELS = followed_source._travels_binary
+_TRAVELS = change_source._travels_binary
 
 
 @pytest.mark.parametrize("seed", seeds(_RUNS))

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from dbt_bridge.cli import answered
-from dbt_bridge.nouns import lsn
+from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
 
 SLOT = "dbt_bridge_cli_repair"
 SOURCES = f"""
@@ -90,11 +90,11 @@ def test_a_stream_makes_room_for_it(shop: Path, origin: psycopg.Connection) -> N
     def confirmed() -> int:
         of = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
         ((at,),) = origin.execute(of, [SLOT]).fetchall() or [(None,)]
-        return lsn.parsed(at) if at else 0
+        return parse_lsn(at) if at else 0
 
     def now() -> int:
         ((at,),) = origin.execute("SELECT pg_current_wal_lsn()::text").fetchall()
-        return lsn.parsed(at)
+        return parse_lsn(at)
 
     assert answered(["sync", "--quiet"]) == 0
     asked(shop, SPOIL)

@@ -13,9 +13,9 @@ import pytest
 
 from dbt_bridge.cli import answered
 from dbt_bridge.connectors.postgres.changes import publication
+from dbt_bridge.connectors.postgres.changes.lsn import format_lsn
 from dbt_bridge.connectors.postgres.changes.slot import Replication
-from dbt_bridge.contracts.destination import Checkpoint
-from dbt_bridge.nouns import lsn
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.project.destinations import open_warehouse
@@ -73,7 +73,7 @@ def followed(shop: Path, database: str, slot: str) -> Path:
     warehouse = open_warehouse(project.warehouse, project_root=shop)
     try:
         points = [
-            Checkpoint(f"source.shop.shop.{name}", "shop_pg", "", lsn.spelled(position), f"{identity}/{slot}")
+            Checkpoint(f"source.shop.shop.{name}", "shop_pg", "", format_lsn(position), f"{identity}/{slot}")
             for name in ("orders", "events")
         ]
         warehouse.save([*points, Checkpoint("source.shop.copied.orders", "shop_pg", "id", "7")], [])

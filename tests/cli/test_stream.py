@@ -20,7 +20,7 @@ import pytest
 
 from dbt_bridge.cli import answered
 from dbt_bridge.cli.commands.stream import stopped_by_signals
-from dbt_bridge.nouns import lsn
+from dbt_bridge.connectors.postgres.changes.lsn import format_lsn, parse_lsn
 
 SOURCES = """
 sources:
@@ -95,7 +95,7 @@ def confirmed(origin: psycopg.Connection, slot: str, at: int) -> Callable[[], bo
 
     def is_there() -> bool:
         row = origin.execute(asked, [slot]).fetchone()
-        return row is not None and row[0] is not None and lsn.parsed(row[0]) >= at
+        return row is not None and row[0] is not None and parse_lsn(row[0]) >= at
 
     return is_there
 
@@ -103,7 +103,7 @@ def confirmed(origin: psycopg.Connection, slot: str, at: int) -> Callable[[], bo
 def end_of_log(origin: psycopg.Connection) -> int:
     row = origin.execute("SELECT pg_current_wal_lsn()::text").fetchone()
     assert row is not None
-    return lsn.parsed(row[0])
+    return parse_lsn(row[0])
 
 
 def asked(root: Path, sql: str) -> list[tuple[object, ...]]:
@@ -178,7 +178,7 @@ def test_a_bounded_sync_stops_where_it_is_told(shop: Path, origin: psycopg.Conne
     origin.execute("INSERT INTO orders VALUES (2, 10)")
     middle = end_of_log(origin)
     origin.execute("INSERT INTO orders VALUES (3, 10)")
-    assert answered(["sync", "--quiet", "--until-lsn", lsn.spelled(middle)]) == 0
+    assert answered(["sync", "--quiet", "--until-lsn", format_lsn(middle)]) == 0
     assert asked(shop, "SELECT max(id) FROM landing.orders") == [(2,)]
     assert answered(["sync", "--quiet", "--max-seconds", "60"]) == 0
     assert asked(shop, "SELECT max(id) FROM landing.orders") == [(3,)]

@@ -45,10 +45,10 @@ class Step:
 
 
 COPYING: Mapping[str, Step] = {
-    "before the slot is made": Step("dbt_bridge.cdc.preparation:Preparation._copied"),
+    "before the slot is made": Step("dbt_bridge.cdc.preparation:Preparation._copy"),
     "the slot is made": Step("dbt_bridge.connectors.postgres.changes.slot:Replication.create_slot", after=True),
-    "a table is staged": Step("dbt_bridge.cdc.snapshot_copy:_copied"),
-    "everything is staged": Step("dbt_bridge.cdc.preparation:copied", after=True),
+    "a table is staged": Step("dbt_bridge.cdc.snapshot_copy:_build_copy"),
+    "everything is staged": Step("dbt_bridge.cdc.preparation:copy_tables", after=True),
     "joined, not committed": Step("dbt_bridge.cdc.applier:Applier._join", after=True),
 }
 FOLLOWING: Mapping[str, Step] = {

@@ -13,6 +13,7 @@ import urllib.request
 import pytest
 from rich.console import Console
 
+from dbt_bridge.connectors.postgres.changes.lsn import position_of
 from dbt_bridge.errors import MissingExtra, OriginError, UsageError
 from dbt_bridge.observe.prometheus import Metrics
 from dbt_bridge.observe.stream_progress import (
@@ -26,7 +27,13 @@ from dbt_bridge.observe.stream_progress import (
 
 
 def batch(changes: int = 10, source: str = "shop", **settings: object) -> Batch:
-    given = {"from_lsn": 100, "to_lsn": 0x1_0000_00AB, "lag_seconds": 0.5, "lag_bytes": 2048, "seconds": 0.25}
+    given = {
+        "from_lsn": position_of(100),
+        "to_lsn": position_of(0x1_0000_00AB),
+        "lag_seconds": 0.5,
+        "lag_bytes": 2048,
+        "seconds": 0.25,
+    }
     return Batch(source, changes, **{**given, **settings})  # type: ignore[arg-type]
 
 
@@ -57,7 +64,7 @@ def test_prometheus_reads_what_each_source_did() -> None:
         assert seen['dbt_bridge_lsn{source="shop"}'] == 0x1_0000_00AB
         assert seen['dbt_bridge_events_total{source="the \\"other\\"\\\\"}'] == 1
 
-        metrics.caught_up("shop", 0x1_0000_00FF)
+        metrics.caught_up("shop", position_of(0x1_0000_00FF))
         seen = scraped(metrics.url)
         assert [seen[f'dbt_bridge_{name}{{source="shop"}}'] for name in ("lag_seconds", "lag_bytes", "lsn")] == [
             0, 0, 0x1_0000_00FF,
@@ -68,7 +75,7 @@ def test_a_pause_is_seen_until_the_stream_goes_on() -> None:
     with Metrics(0) as metrics:
         metrics.batch(batch())
         seen = []
-        for told in (lambda: metrics.paused("shop"), lambda: metrics.caught_up("shop", 1)):
+        for told in (lambda: metrics.paused("shop"), lambda: metrics.caught_up("shop", position_of(1))):
             told()
             seen.append(scraped(metrics.url)['dbt_bridge_paused{source="shop"}'])
     assert seen == [1, 0]
@@ -114,7 +121,7 @@ def test_without_the_extra_the_command_to_install_it_is_named(monkeypatch: pytes
 def test_plain_lines_add_up_what_came_between_them() -> None:
     out = io.StringIO()
     with WatchLines(out, seconds_between=3600) as lines:
-        lines.caught_up("shop", 0xAB)
+        lines.caught_up("shop", position_of(0xAB))
         lines.batch(batch(10))
         lines.batch(batch(5))
         lines.batch(batch(6))
@@ -135,7 +142,7 @@ def test_a_terminal_has_a_line_per_source() -> None:
     out = io.StringIO()
     with WatchLive(Console(file=out, force_terminal=True, width=120)) as live:
         live.batch(batch(1234))
-        live.caught_up("shop", 0xAC)
+        live.caught_up("shop", position_of(0xAC))
         live.batch(batch(7, source="crm", lag_seconds=None, lag_bytes=None))
         with live.aside():
             print("dbt's line", file=out)
@@ -158,7 +165,7 @@ def test_json_is_one_document_per_batch() -> None:
     out, lines = io.StringIO(), io.StringIO()
     with Watches([WatchJson(out), WatchLines(lines)]) as both:
         both.message("begins")
-        both.caught_up("shop", 1)
+        both.caught_up("shop", position_of(1))
         both.batch(batch(10, tables=frozenset({"source.shop.shop.orders"})))
     (document,) = [json.loads(line) for line in out.getvalue().splitlines()]
     assert document == {

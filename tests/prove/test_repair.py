@@ -16,7 +16,7 @@ import pytest
 from tests.chance import SEED
 from tests.prove.spoilt import NODE, Shop, table
 
-from dbt_bridge.nouns import lsn
+from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
 from dbt_bridge.nouns.project import Project
 
 Ask = Callable[[str], list[tuple[object, ...]]]
@@ -78,7 +78,7 @@ def test_everything_that_was_spoilt_is_set_right_at_one_lsn(
     assert (receipt.rows_inserted, receipt.rows_updated, receipt.rows_loaded) == (2, 3, 6)
     assert receipt.rows_deleted == 2, "the ghost, and the second row of key 11"
     assert receipt.checkpoint_from == receipt.checkpoint_to
-    assert lsn.parsed(receipt.checkpoint_to or "") > 0
+    assert parse_lsn(receipt.checkpoint_to or "") > 0
     assert landed("SELECT * FROM shop_landing.customers WHERE id NOT IN (7, 8, 9, 10, 11, -5) ORDER BY id") == before
     kept = landed("SELECT rows_inserted, rows_deleted FROM _dbt_bridge.receipts WHERE hop = 'repair'")
     assert kept == [(2, 2)]

@@ -20,7 +20,7 @@ from tests.chance import SEED
 from tests.connectors.postgres.conftest import Proxy
 
 from dbt_bridge import run
-from dbt_bridge.connectors.postgres.changes.landing_lock import Mover
+from dbt_bridge.connectors.postgres.changes.landing_lock import LandingLease
 from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
@@ -258,14 +258,14 @@ def test_whoever_follows_another_source_has_the_duckdb_file_and_lets_go_too(shop
     )  # fmt: skip
     shop.project = replace(shop.project, sources=(source, other))
     shop.sync()
-    mover, asked = Mover("shop", "shop_pg", database, source.slot), []
-    assert mover.take()
+    lease, asked = LandingLease("shop", "shop_pg", database, source.slot), []
+    assert lease.take()
 
     def follow() -> None:
-        while not mover.is_asked():
+        while not lease.is_wanted():
             pass
-        asked.append(mover.source)
-        mover.let_go()
+        asked.append(lease.source)
+        lease.let_go()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

@@ -55,7 +55,7 @@ def test_nothing_is_delivered_that_comes_from_what_differs(shop: Shop, filled: p
     shop.project = replace(shop.project, sources=(replace(shop.project.sources[0], tables=(versions,)),))
     last = built(shop, verify=True).receipts[-1]
     assert (last.status, "it could not be compared with its origin" in str(last.error)) == ("skipped", True)
-    for bound in ({"until_lsn": 1}, {"max_seconds": 1.0}):  # which the verification would not keep
+    for bound in ({"until_lsn": "0/1"}, {"max_seconds": 1.0}):  # which the verification would not keep
         with pytest.raises(UsageError, match="--verify brings cdc tables to an LSN of its own"):
             built(shop, verify=True, **bound)
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from dbt_bridge.cdc.census import Tracked
-from dbt_bridge.cdc.snapshot_copy import Copied
-from dbt_bridge.connectors.postgres.changes.feed import Chunk
-from dbt_bridge.contracts.destination import (
-    Application,
-    CannotReshape,
-    Checkpoint,
-    Follows,
-    Loaded,
-    NotApplied,
-)
+from dbt_bridge.cdc.followed_source import FollowedSource
+from dbt_bridge.cdc.snapshot_copy import Copy
+from dbt_bridge.contracts.change_feed import Chunk
+from dbt_bridge.contracts.destination import Application, CannotReshape, Follows, Loaded, NotApplied
 from dbt_bridge.errors import BridgeError, KeyRefused, TypeRefused
-from dbt_bridge.nouns import lsn
 from dbt_bridge.nouns import receipt as record
-from dbt_bridge.nouns.changes import Reshaped
+from dbt_bridge.nouns.changes import Event, Reshaped
+from dbt_bridge.nouns.checkpoint import Checkpoint
+from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Table
-from dbt_bridge.observe.progress import Progress
-from dbt_bridge.sync.landing import Ends
 
 _NOTHING = Loaded(0, 0, 0, 0, 0)
 
@@ -55,13 +48,46 @@ class Committed:
         behind: bytes of log that the origin has sent beyond `upto`.
     """
 
-    upto: int
+    upto: Position
     committed_at: int
     changes: Mapping[str, int]
     receipts: tuple[Receipt, ...]
     transactions: int
+    since: Position
     behind: int = 0
-    since: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the tables of a source stand: changes as a whole, with each commit.
+
+    Attributes:
+        tracked: table -> how it is followed; those that were given up are not there.
+        copies: to be joined at the first commit that reaches their position.
+        position: that all of `tracked` have come to.
+    """
+
+    tracked: Mapping[str, Tracked]
+    copies: Sequence[Copy]
+    position: Position
+
+    @classmethod
+    def of(cls, tracked: Mapping[str, Tracked], copies: Sequence[Copy], beginning: Position) -> Standing:
+        """As read from the checkpoints: the log is read from the least position on."""
+        positions = [table.position for table in tracked.values()] + [copy.tracked.position for copy in copies]
+        return cls(dict(tracked), tuple(copies), min(positions, default=beginning))
+
+    def without(self, nodes: Collection[str]) -> Standing:
+        return replace(
+            self,
+            tracked={node: tracked for node, tracked in self.tracked.items() if node not in nodes},
+            copies=tuple(copy for copy in self.copies if copy.tracked.node not in nodes),
+        )
+
+    @property
+    def every_table(self) -> Mapping[str, Tracked]:
+        """Those that are followed, and those that wait to be joined."""
+        return dict(self.tracked) | {copy.tracked.node: copy.tracked for copy in self.copies}
 
 
 @dataclass(slots=True)
@@ -69,29 +95,24 @@ class Applier:
     """Applies the chunks of one source, in order, to one destination.
 
     Args:
-        slot: `system identifier/slot`, for checkpoints.
-        tracked: table -> how it is followed; those that were given up are taken out.
-        acknowledge: tells the origin that everything below an LSN is durable here.
-        copies: to be joined at the first commit that reaches their position.
+        identity: of the origin's log, for checkpoints.
+        standing: as it was committed last.
+        acknowledge: tells the origin that everything below a position is durable here.
     """
 
-    ends: Ends
-    load_id: str
-    slot: str
-    tracked: dict[str, Tracked]
-    progress: Progress
-    copies: list[Copied] = field(default_factory=list)
-    position: int = 0
-    acknowledge: Callable[[int], None] = lambda _: None
+    source: FollowedSource
+    identity: str
+    standing: Standing
+    acknowledge: Callable[[Position], None] = lambda _: None
+    _tracked: dict[str, Tracked] = field(default_factory=dict)  # as far as was applied
     _stack: ExitStack = field(default_factory=ExitStack)
     _application: Application | None = None
     _counts: dict[str, Loaded] = field(default_factory=dict)
     _began: datetime = field(default_factory=record.now)
     _transactions: int = 0
-    _committed: dict[str, Tracked] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._committed = dict(self.tracked)
+        self._tracked = dict(self.standing.tracked)
 
     @property
     def is_inside(self) -> bool:
@@ -102,101 +123,101 @@ class Applier:
         """Apply a chunk; commits where it ends outside of a transaction.
 
         Raises:
-            GivenUp: one table cannot go on; begin again from `position` without it.
+            GivenUp: tables cannot go on; begin again from where the others stand, without them.
             BridgeError: the destination refused for all of them; nothing of the chunk is visible.
         """
+        content = chunk.content
+        if content.failed or content.lost:
+            raise GivenUp(content.failed, content.lost)
         try:
-            for node, event in chunk.gathered.events:
-                if node in self.tracked:
+            for node, event in content.events:
+                if node in self._tracked:
                     self._apply(node, event)
-            for node, followed in chunk.gathered.tables.items():
-                if (tracked := self.tracked.get(node)) is not None:
-                    at = tracked.followed.position
-                    self.tracked[node] = replace(tracked, followed=replace(followed, position=at))
+            for node, followed in content.tables.items():
+                if (tracked := self._tracked.get(node)) is not None:
+                    self._tracked[node] = replace(tracked, followed=replace(followed, position=tracked.position))
             self._transactions += chunk.transactions
             if chunk.upto is None:
                 return None
-            done = self.commit(chunk.upto, chunk.committed_at)
-            return replace(done, behind=max(0, chunk.sent - chunk.upto))
+            return replace(self.commit(chunk.upto, chunk.committed_at), behind=chunk.behind)
         except BaseException:
             self.undo()
             raise
 
-    def commit(self, upto: int, committed_at: int = 0) -> Committed:
+    def commit(self, upto: Position, committed_at: int = 0) -> Committed:
         """Join the copies that stand at `upto`, save every table's checkpoint, append the receipts, acknowledge."""
-        application = self._open()
-        due = [copy for copy in self.copies if copy.tracked.followed.position <= upto]
+        application, ends = self._open(), self.source.ends
+        due = [copy for copy in self.standing.copies if copy.tracked.position <= upto]
         joined = [self._join(application, copy) for copy in due]
         changed = {node: counts.rows_loaded for node, counts in self._counts.items()}
         receipts = [*joined, *self._receipts(upto, committed_at)]
-        self.tracked = {node: tracked.at(upto) for node, tracked in self.tracked.items()}
-        checkpoints = [tracked.checkpoint(self.slot) for tracked in self.tracked.values()]
+        self._tracked = {node: tracked.at(upto) for node, tracked in self._tracked.items()}
+        checkpoints = [tracked.checkpoint(self.identity) for tracked in self._tracked.values()]
         try:
-            if self.ends.destination is self.ends.ledger:
-                application.commit(upto, checkpoints, receipts)
+            if ends.destination is ends.ledger:
+                application.commit(upto.ordinal, checkpoints, receipts)
             else:
-                application.commit(upto)
+                application.commit(upto.ordinal)
         except NotApplied as refused:
             lost = isinstance(refused.error, CannotReshape)
             failed = {} if lost else {refused.node: refused.error}
             raise GivenUp(failed, {refused.node: refused.error.what} if lost else {}) from refused
-        if self.ends.destination is not self.ends.ledger:
-            self.ends.ledger.save(checkpoints, receipts)
+        if ends.destination is not ends.ledger:
+            ends.ledger.save(checkpoints, receipts)
         self._close()
-        self._committed = dict(self.tracked)
-        self.copies = [copy for copy in self.copies if copy not in due]
-        before, self.position = self.position, upto
+        before = self.standing
+        self.standing = Standing(dict(self._tracked), tuple(copy for copy in before.copies if copy not in due), upto)
         self.acknowledge(upto)
         for receipt in receipts:
-            self.progress.finished(receipt)
-        done = Committed(upto, committed_at, changed, tuple(receipts), self._transactions, since=before)
+            self.source.progress.finished(receipt)
+        done = Committed(upto, committed_at, changed, tuple(receipts), self._transactions, before.position)
         self._transactions = 0
         return done
 
     def undo(self) -> None:
         """Nothing since the last commit stays."""
         self._close()
-        self.tracked = dict(self._committed)
+        self._tracked = dict(self.standing.tracked)
         self._transactions = 0
 
-    def set_aside(self, given_up: Mapping[str, str]) -> list[Checkpoint]:
-        """Follow these tables no more; the checkpoints say why. Their landing tables stay as they last were."""
-        points = []
-        unjoined = {copy.tracked.node: copy.tracked for copy in self.copies}
-        for node, why in given_up.items():
-            tracked = self.tracked.pop(node, None) or unjoined.get(node)
-            if tracked is not None:
-                points.append(replace(tracked.checkpoint(self.slot), set_aside=why))
-        self.copies = [copy for copy in self.copies if copy.tracked.node not in given_up]
-        self._committed = dict(self.tracked)
-        return points
+    def give_up(self, nodes: Collection[str]) -> list[Checkpoint]:
+        """Follow these tables no more; their landing tables stay as they last were.
 
-    def _apply(self, node: str, event: object) -> None:
-        tracked = self.tracked[node]
+        Returns:
+            The checkpoints at which they stand, of those that were followed.
+        """
+        known = self.standing.every_table
+        self.standing = self.standing.without(nodes)
+        self._tracked = dict(self.standing.tracked)
+        return [known[node].checkpoint(self.identity) for node in nodes if node in known]
+
+    def _apply(self, node: str, event: Event) -> None:
+        tracked = self._tracked[node]
         try:
-            loaded = self._open().apply(tracked.replica, event)  # type: ignore[arg-type]
+            loaded = self._open().apply(tracked.replica, event)
         except CannotReshape as error:
             raise GivenUp({}, {node: error.what}) from error
         except (TypeRefused, KeyRefused) as error:
             raise GivenUp({node: error}, {}) from error
         self._counts[node] = self._counts.get(node, _NOTHING) + loaded
-        self.progress.advanced(node, loaded.rows_loaded, loaded.bytes)
+        self.source.progress.advanced(node, loaded.rows_loaded, loaded.bytes)
         if isinstance(event, Reshaped):
-            self.tracked[node] = _reshaped(tracked, event)
+            self._tracked[node] = _reshaped(tracked, event)
 
-    def _join(self, application: Application, copy: Copied) -> Receipt:
+    def _join(self, application: Application, copy: Copy) -> Receipt:
         try:
             loaded = application.join(copy.tracked.replica, copy.rows, copy.copied_at)
         except (TypeRefused, KeyRefused) as error:
             raise GivenUp({copy.tracked.node: error}, {}) from error
-        self.tracked[copy.tracked.node] = copy.tracked
+        self._tracked[copy.tracked.node] = copy.tracked
         return record.closed(copy.receipt, loaded)
 
     def _open(self) -> Application:
         if self._application is None:
-            assert isinstance(self.ends.destination, Follows), "checked before anything moved"
+            destination = self.source.ends.destination
+            assert isinstance(destination, Follows), "checked before anything moved"
             self._began = record.now()
-            self._application = self._stack.enter_context(self.ends.destination.applying(self.load_id))
+            self._application = self._stack.enter_context(destination.applying(self.source.load_id))
         return self._application
 
     def _close(self) -> None:
@@ -204,20 +225,20 @@ class Applier:
         self._counts = {}
         self._stack.close()
 
-    def _receipts(self, upto: int, committed_at: int) -> list[Receipt]:
+    def _receipts(self, upto: Position, committed_at: int) -> list[Receipt]:
         receipts = []
         for node, counts in self._counts.items():
-            tracked = self.tracked[node]
+            tracked = self._tracked[node]
             receipt = record.opened(
-                self.load_id,
+                self.source.load_id,
                 "cdc",
                 node,
                 origin=tracked.wanted.source.origin,
-                destination=self.ends.destination.name,
+                destination=self.source.ends.destination.name,
                 table_name=str(tracked.replica.table.name),
                 write_disposition="append" if tracked.replica.change_log else "merge",
-                checkpoint_from=lsn.spelled(max(self.position, tracked.followed.position)),
-                checkpoint_to=lsn.spelled(upto),
+                checkpoint_from=str(max(self.standing.position, tracked.position)),
+                checkpoint_to=str(upto),
             )
             receipts.append(_with_lag(record.closed(replace(receipt, started_at=self._began), counts), committed_at))
         return receipts

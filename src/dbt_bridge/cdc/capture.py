@@ -1,31 +1,30 @@
-"""A cdc source catches up: new tables are copied, all followed tables move together to one LSN."""
+"""A cdc source catches up: new tables are copied, all followed tables move together to one position of the log."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-from dbt_bridge.cdc.applier import Applier, Committed, GivenUp
-from dbt_bridge.cdc.census import ANEW, Tracked
+from dbt_bridge.cdc.applier import Applier, Committed, GivenUp, Standing
+from dbt_bridge.cdc.census import Chosen, Tracked
 from dbt_bridge.cdc.checkpoints import any_stands
-from dbt_bridge.cdc.followed_source import Source, following, opened
-from dbt_bridge.cdc.preparation import Chosen, Preparation
-from dbt_bridge.cdc.snapshot_copy import Copied, discard
-from dbt_bridge.cdc.unmoved import unchanged, unjoined
-from dbt_bridge.connectors.postgres.changes.feed import Chunk, Pace
-from dbt_bridge.connectors.postgres.changes.slot import ExportedSlot, Replication
-from dbt_bridge.connectors.postgres.changes.slot_health import WalGuard, let_log_go
-from dbt_bridge.connectors.postgres.changes.slot_reader import remember_reader, wait_until_free
-from dbt_bridge.connectors.postgres.origin import shape as shapes
-from dbt_bridge.connectors.postgres.origin.connection import Connections
-from dbt_bridge.connectors.postgres.origin.shape import Shape
-from dbt_bridge.contracts.destination import Checkpoint, Staged
+from dbt_bridge.cdc.followed_source import FollowedSource
+from dbt_bridge.cdc.preparation import Preparation, Prepared
+from dbt_bridge.cdc.run_receipts import RunReceipts
+from dbt_bridge.cdc.snapshot_copy import discard_staged
+from dbt_bridge.contracts.change_feed import Chunk, Pace, TableEvents
+from dbt_bridge.contracts.change_source import Snapshot
+from dbt_bridge.contracts.destination import Staged
 from dbt_bridge.errors import BridgeError
 from dbt_bridge.nouns import receipt as record
+from dbt_bridge.nouns.position import Position
+from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.sync.landing import Wanted
+from dbt_bridge.observe.progress import Progress
+from dbt_bridge.project.origins import open_change_source
+from dbt_bridge.sync.landing import Ends, Wanted, wanted_tables
 from dbt_bridge.system.malloc import give_back_large_blocks
 
 _ROUNDS = 4  # a table that changes its columns again and again while it is copied is not copied for ever
@@ -36,46 +35,94 @@ class Bounds:
     """How far a catch-up goes.
 
     Attributes:
-        until: an LSN; None for where the log ends when it starts.
+        until: a position, as the origin writes it; None for where the log ends when it starts.
         seconds: after which it stops at the next commit; None for no bound.
     """
 
-    until: int | None = None
+    until: str | None = None
     seconds: float | None = None
 
 
-class Capture:
-    """Follows one source; a context manager. One process at a time can: the slot has one reader.
+@dataclass(frozen=True, slots=True)
+class CaptureOptions:
+    """How a capture goes.
 
     Attributes:
-        receipts: of everything that ended, in order.
-        position: the LSN that every followed table stands at.
+        load_id: of its receipts.
+        full_refresh: tables that the selection needs are copied whatever their checkpoints say.
+        threads: tables that are copied at once.
     """
 
-    def __init__(self, source: Source) -> None:
-        self.receipts: list[Receipt] = []
+    load_id: str
+    full_refresh: bool
+    threads: int
+
+
+def open_capture(
+    project: Project, source: LandingSource, ends: Ends, options: CaptureOptions, progress: Progress
+) -> Capture | None:
+    """The capture of a source's cdc tables; None when the selection needs none of them.
+
+    Raises:
+        UsageError: the origin has no log that can be followed.
+    """
+    every = wanted_tables(source, ends.origin, lambda _: True, options.load_id)
+    tables = [wanted for wanted in every if wanted.table.replication == "cdc"]
+    asked = frozenset(wanted.table.node for wanted in tables if project.needs(wanted.table.node))
+    if not asked:
+        return None
+    changes = open_change_source(source, project_root=project.root, tell=progress.message)
+    anew = asked if options.full_refresh else frozenset()
+    followed = FollowedSource(changes, ends, tables, asked, anew, options.threads, progress, options.load_id)
+    return Capture(followed)
+
+
+class Capture:
+    """Follows one source; a context manager. One process at a time can: the log has one reader.
+
+    Attributes:
+        changes: the origin's log.
+    """
+
+    def __init__(self, source: FollowedSource) -> None:
+        self.changes = source.changes
         self._source = source
-        self._replication = Replication(source.name, source.url)
-        self._wal = WalGuard(self._replication, source.slot, source.max_wal, source.progress.message)
-        self._anew = source.anew
-        self._asked = source.asked
-        self._tracked: dict[str, Tracked] = {}
-        self._copies: list[Copied] = []
-        self._staged: list[Staged] = []  # rows of the copies
-        self._publications: tuple[str, ...] = ()
-        self._shapes: Mapping[str, Shape] = {}  # when the tables were looked at last
-        self._late: Mapping[str, tuple[Shape, Shape]] = {}
-        self._told: set[str] = set()  # tables that have a failed receipt of this run
-        self._identity = ""
-        self.position = 0
+        self._receipts = RunReceipts(source)
+        self._chosen = Chosen(source.asked, source.anew)
+        self._prepared = Prepared("", {}, (), {})
+        self._standing = Standing({}, (), source.changes.beginning)
 
     def __enter__(self) -> Capture:
         give_back_large_blocks()
-        self._replication.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._replication.close()
+        self.changes.close()
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """Of everything that ended, in order."""
+        return self._receipts.all
+
+    @property
+    def position(self) -> Position:
+        """That every followed table stands at."""
+        return self._standing.position
+
+    @property
+    def tracked(self) -> Mapping[str, Tracked]:
+        """The tables that are followed, by node, and where each stands."""
+        return self._standing.tracked
+
+    @property
+    def is_following(self) -> bool:
+        """Whether any table is left that was not set aside."""
+        return bool(self._standing.tracked)
+
+    @property
+    def asked(self) -> Mapping[str, Wanted]:
+        """The tables that the selection needs, by node."""
+        return {w.table.node: w for w in self._source.tables if w.table.node in self._source.asked}
 
     def catch_up(
         self,
@@ -85,7 +132,7 @@ class Capture:
         *,
         tell_unchanged: bool = True,
     ) -> list[Receipt]:
-        """Bring every followed table to one LSN: copies what is to be copied, applies everything below it.
+        """Bring every followed table to one position: copies what is to be copied, applies everything below it.
 
         Args:
             go_on: asked between chunks.
@@ -93,88 +140,56 @@ class Capture:
             tell_unchanged: whether tables without changes have a receipt too.
 
         Raises:
-            OriginError: the slot is gone or lost, the checkpoints are of another server or ahead of this one, or the
-                origin broke off; or the slot retains more log than `max_wal`, although everything has arrived. What
-                was committed stays, and the same command goes on from there.
+            UsageError: the bound is no position of this origin.
+            OriginError: the log is gone or lost, the checkpoints are of another server or ahead of this one, or the
+                origin broke off; or it keeps more log than `max_wal`, although everything has arrived. What was
+                committed stays, and the same command goes on from there.
         """
         deadline = None if bounds.seconds is None else time.monotonic() + bounds.seconds
+        until = None if bounds.until is None else self.changes.parse_position(bounds.until)
 
         def in_time() -> bool:
             return go_on() and (deadline is None or time.monotonic() < deadline)
 
         for _ in range(_ROUNDS):
-            self.prepare()
-            target = self._replication.current_lsn() if bounds.until is None else bounds.until
+            self._prepare()
+            target = self.changes.now() if until is None else until
             again = self.follow(target, self.pace(), in_time, on_commit)
-            settles = bounds.until is None and in_time()  # else the log may not have come to those columns
+            settles = until is None and in_time()  # else the log may not have come to those columns
             if not in_time() or not ((settles and self._settle()) or again):
                 break
-        if (
-            bounds.until is None
-            and in_time()
-            and not (self._tracked or any_stands(self._source.ends.ledger, self._identity))
-        ):
-            let_log_go(self._replication, self._source.slot, target)
-        self._failed(unjoined(self._source, self._source.asked - self._told - self._tracked.keys()), [])
+        if until is None and in_time() and not (self.is_following or self._any_stands()):
+            self.changes.release_log(target)
+        self._receipts.fail_unjoined(self.tracked.keys())
         if tell_unchanged:
-            self._tell_unchanged()
-        self._wal.check()
+            self._receipts.add_unchanged(self.tracked.values(), self.position)
+        self.changes.check_backlog()
         return self.receipts
 
     def pace(self, seconds: float | None = None) -> Pace:
-        """See `Source.pace`."""
+        """See `FollowedSource.pace`."""
         return self._source.pace(seconds)
 
-    @property
-    def tracked(self) -> Mapping[str, Tracked]:
-        """The tables that are followed, by node, and where each stands."""
-        return dict(self._tracked)
+    def open_point(self, label: str) -> AbstractContextManager[Snapshot]:
+        """The origin at a position of its log.
 
-    @property
-    def asked(self) -> Mapping[str, Wanted]:
-        """The tables that the selection needs, by node."""
-        return {w.table.node: w for w in self._source.tables if w.table.node in self._source.asked}
-
-    @contextmanager
-    def point(self, name: str) -> Iterator[ExportedSlot]:
-        """A temporary slot: its consistent point, and the origin's state at that point in an exported snapshot.
-
-        Every table that `catch_up(Bounds(until=point.consistent_point))` brings there holds what the snapshot shows.
+        Every table that `catch_up(Bounds(until=str(snapshot.position)))` brings there holds what the snapshot shows.
         """
-        with self._replication.create_slot(name, temporary=True, on_wait=self._source.progress.message) as exported:
-            yield exported
+        return self.changes.open_snapshot(label)
 
-    def broke_off(self, error: BridgeError) -> list[Receipt]:
+    def fail(self, error: BridgeError) -> list[Receipt]:
         """What ended before an error of `catch_up`, and a failed receipt for each table that was asked for."""
-        blank = [w.receipt for w in self._source.tables if w.table.node in self._source.asked]
-        self._failed([record.failed(replace(receipt, hop="cdc"), error) for receipt in blank], [])
+        self._receipts.fail_all(error)
         return self.receipts
 
-    # --- prepare -----------------------------------------------------------------------------------------------------
-
-    def prepare(self) -> None:
-        """See `Preparation.prepared`."""
-        chosen = Chosen(self._asked, self._anew, frozenset(self._told))
-        found = Preparation(self._source, self._replication, chosen, self._failed).prepared()
-        self._identity, self._publications = found.identity, found.publications
-        self._shapes, self._late = found.shapes, found.late
-        self._tracked, self._copies = dict(found.tracked), list(found.copies)
-        self._staged = [copy.rows for copy in found.copies if isinstance(copy.rows, Staged)]
-        self._anew = frozenset()
-
-    def _failed(self, receipts: Sequence[Receipt], points: Sequence[Checkpoint]) -> None:
-        if receipts:
-            self._source.ends.ledger.save(points, receipts)
-        self.receipts += receipts
-        self._told |= {receipt.node for receipt in receipts}
-        for receipt in receipts:
-            self._source.progress.finished(receipt)
-
-    # --- follow ----------------------------------------------------------------------------------------------------
+    def has_news(self) -> bool:
+        """Whether the origin says something else of the followed tables than at the last look, so that it is time to
+        catch up: of some changes of columns the log says nothing, or not yet."""
+        return self.changes.has_news([self._prepared.findings[node].shape for node in self.tracked])
 
     def follow(
         self,
-        target: int | None,
+        target: Position | None,
         pace: Pace,
         go_on: Callable[[], bool],
         on_commit: Callable[[Committed], None],
@@ -198,21 +213,17 @@ class Capture:
                         return True
                 finally:
                     applier.undo()
-                    self._tracked, self._copies, self.position = applier.tracked, applier.copies, applier.position
+                    self._standing = applier.standing
         finally:
             self._discard_unjoined()
 
-    @property
-    def is_following(self) -> bool:
-        """Whether any table is left that was not set aside."""
-        return bool(self._tracked)
+    # --- one round -------------------------------------------------------------------------------------------------
 
-    def has_news(self) -> bool:
-        """Whether the catalog says something else of the followed tables than at the last look, so that it is time to
-        catch up: of a column with a default or of a dropped partition the log says nothing, or not yet."""
-        seen = {node: self._shapes[node] for node in self._tracked}
-        with closing(Connections(self._source.name, self._source.url)) as now:
-            return any(shapes.describe_shape(now, shape.oid) != shape for shape in seen.values())
+    def _prepare(self) -> None:
+        """See `Preparation.prepare`."""
+        self._prepared = Preparation(self._source, self._chosen, self._receipts).prepare()
+        self._standing = Standing.of(self._prepared.tracked, self._prepared.copies, self.changes.beginning)
+        self._chosen = replace(self._chosen, anew=frozenset())
 
     def _settle(self) -> bool:
         """Take up columns that changed without a row after them, of which the log says nothing.
@@ -220,104 +231,87 @@ class Capture:
         They were seen before the target was read, so everything stands behind them; what the log said of them since
         is newer. True when tables must be copied anew.
         """
-        late = {
-            node: (self._tracked[node], now)
-            for node, (before, now) in self._late.items()
-            if node in self._tracked and self._tracked[node].followed.shape.relation == before.relation
-        }
-        if not late:
+        findings = self._prepared.findings
+        late = [(t.followed, findings[node]) for node, t in self.tracked.items() if findings[node].is_late]
+        content = self.changes.settle(late) if late else TableEvents()
+        if content.is_empty:
             return False
-        with following(self._source, [tracked for tracked, _ in late.values()], 0, binary=False) as late_ones:
-            for tracked, now in late.values():
-                late_ones.relation(now.relation)
-                late_ones.take_up(tracked.followed.shape.oid)
-            gathered = late_ones.gathered()
         applier = self._applier()
         try:
-            if gathered.failed or gathered.lost:
-                raise GivenUp(gathered.failed, gathered.lost)
-            committed = applier.take(Chunk(gathered, upto=applier.position))
-            self.receipts += committed.receipts if committed else ()
+            committed = applier.take(Chunk(content, upto=applier.standing.position))
+            self._receipts.add(committed.receipts if committed else ())
         except GivenUp as given_up:
             return self._give_up(applier, given_up)
         finally:
             applier.undo()
-            self._tracked = applier.tracked
+            self._standing = applier.standing
         return False
 
     def _applier(self) -> Applier:
-        source = self._source
-        positions = [t.followed.position for t in self._tracked.values()]
-        positions += [copy.tracked.followed.position for copy in self._copies]
-        return Applier(
-            source.ends, source.load_id, self._identity, self._tracked, source.progress, self._copies,
-            position=min(positions, default=0),
-        )  # fmt: skip
+        standing = Standing.of(self._standing.tracked, self._standing.copies, self.changes.beginning)
+        return Applier(self._source, self._prepared.identity, standing)
+
+    def _any_stands(self) -> bool:
+        return any_stands(self._source.ends.ledger, self._prepared.identity)
 
     def _join_first(self, applier: Applier) -> None:
         """Copies with nothing behind them are joined at once: their snapshot is where everything stands."""
-        if applier.copies and not applier.tracked:
-            self.receipts += applier.commit(applier.copies[0].tracked.followed.position).receipts
+        copies = applier.standing.copies
+        if copies and not applier.standing.tracked:
+            self._receipts.add(applier.commit(copies[0].tracked.position).receipts)
 
     def _run(
         self,
         applier: Applier,
-        target: int | None,
+        target: Position | None,
         pace: Pace,
         go_on: Callable[[], bool],
         on_commit: Callable[[Committed], None],
     ) -> None:
-        if not applier.tracked:
+        standing = applier.standing
+        if not standing.tracked:
             return
-        barriers: list[int | None] = [copy.tracked.followed.position for copy in applier.copies[:1]]
-        if target is None or target > max((b for b in barriers if b is not None), default=applier.position):
+        barriers: list[Position | None] = [copy.tracked.position for copy in standing.copies[:1]]
+        if target is None or target > max((b for b in barriers if b is not None), default=standing.position):
             barriers.append(target)
         if not barriers:
             return
-        tables = [*applier.tracked.values(), *(copy.tracked for copy in applier.copies)]
-        wait_until_free(self._replication, self._source.slot, self._identity)
-        with opened(self._source, self._publications, applier.position, tables, barriers, pace) as (feed, acknowledge):
-            applier.acknowledge = acknowledge
-            remember_reader(self._replication, self._source.slot, self._identity)
+        tables = [table.followed for table in standing.every_table.values()]
+        with self.changes.follow(tables, standing.position, barriers, pace) as feed:
+            applier.acknowledge = feed.acknowledge
             # A transaction that has begun here is finished: it would take as long the next time.
-            for chunk in feed.chunks(lambda: applier.is_inside or (go_on() and self._wal.is_bearable())):
-                if chunk.gathered.failed or chunk.gathered.lost:
-                    raise GivenUp(chunk.gathered.failed, chunk.gathered.lost)
+            for chunk in feed.chunks(lambda: applier.is_inside or (go_on() and self.changes.is_backlog_bearable())):
                 committed = applier.take(chunk)
                 if committed is not None:
-                    self.receipts += committed.receipts
+                    self._receipts.add(committed.receipts)
                     on_commit(committed)
 
     def _give_up(self, applier: Applier, given_up: GivenUp) -> bool:
         """Set tables aside; True when some of them are to be copied anew."""
         applier.undo()
-        why: dict[str, str] = {node: str(error) for node, error in given_up.failed.items()}
-        why |= {node: f"{ANEW}: {reason}" for node, reason in given_up.lost.items()}
+        known = applier.standing.every_table
         for node, reason in given_up.lost.items():
             self._source.progress.message(f"{node} is copied anew: {reason}")
         receipts = [
-            record.failed(replace(tracked.wanted.receipt, hop="cdc"), given_up.failed[tracked.node])
-            for tracked in [*applier.tracked.values(), *(copy.tracked for copy in applier.copies)]
-            if tracked.node in given_up.failed
+            record.failed(replace(tracked.wanted.receipt, hop="cdc"), given_up.failed[node])
+            for node, tracked in known.items()
+            if node in given_up.failed
         ]
-        points = applier.set_aside(why)
-        self._failed(receipts, points)
+        points = [
+            point.copy_anew(given_up.lost[point.node])
+            if point.node in given_up.lost
+            else point.put_aside(str(given_up.failed[point.node]))
+            for point in applier.give_up(dict.fromkeys([*given_up.failed, *given_up.lost]))
+        ]
+        self._receipts.fail(receipts, points)
         if not receipts:
             self._source.ends.ledger.save(points, [])
-        self._asked |= frozenset(given_up.lost)
+        self._chosen = replace(self._chosen, asked=self._chosen.asked | given_up.lost.keys())
         return bool(given_up.lost)
 
     def _discard_unjoined(self) -> None:
         """Drop the copies of this run that nobody will join any more; those that were joined are not there."""
-        discard(self._source.ends, self._staged)
-        self._copies, self._staged = [], []
-
-    def _tell_unchanged(self) -> None:
-        told = {receipt.node for receipt in self.receipts}
-        asked = [t for node, t in self._tracked.items() if node in self._source.asked and node not in told]
-        receipts = unchanged(self._source, asked, self.position)
-        if receipts:
-            self._source.ends.ledger.record(receipts)
-        self.receipts += receipts
-        for receipt in receipts:
-            self._source.progress.finished(receipt)
+        staged = [copy.rows for copy in self._prepared.copies if isinstance(copy.rows, Staged)]
+        discard_staged(self._source.ends, staged)
+        self._prepared = replace(self._prepared, copies=())
+        self._standing = replace(self._standing, copies=())

@@ -1,4 +1,8 @@
-"""The tables of a cdc source: which are followed, which must be copied (and why), which cannot be followed."""
+"""The tables of a cdc source: which are followed, which must be copied (and why), which cannot be followed.
+
+The change source says how each table stands at the origin; what the declaration, the checkpoint and the destination add
+to it is decided here.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dbt_bridge.connectors.postgres.changes.followed import Followed, shown
-from dbt_bridge.connectors.postgres.changes.publication import Publishable
-from dbt_bridge.connectors.postgres.origin import shape as shapes
-from dbt_bridge.connectors.postgres.origin.catalog import PRIMARY_KEY, resolve_columns
-from dbt_bridge.connectors.postgres.origin.connection import Connections
-from dbt_bridge.connectors.postgres.origin.shape import Shape
+from dbt_bridge.cdc.followed_source import declared_table
+from dbt_bridge.contracts.change_feed import FollowedTable, TableFinding, TableVersion
+from dbt_bridge.contracts.change_source import ChangeSource
 from dbt_bridge.contracts.destination import (
     CHANGE,
     CHANGE_LSN,
@@ -20,23 +21,17 @@ from dbt_bridge.contracts.destination import (
     DELETED_AT,
     VALID_FROM,
     VALID_TO,
-    Checkpoint,
     Destination,
     Replica,
 )
-from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, KeyRefused, OriginError, UsageError
-from dbt_bridge.nouns import lsn
-from dbt_bridge.nouns.table import (
-    Column,
-    Table,
-    TableName,
-    quote_table_name,
-)
+from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, KeyRefused, UsageError
+from dbt_bridge.nouns.checkpoint import Checkpoint, TableMemory, TableState
+from dbt_bridge.nouns.position import Position
+from dbt_bridge.nouns.project import LandingTable
+from dbt_bridge.nouns.table import Column, Table, TableName, quote_table_name
 from dbt_bridge.sync.landing import Wanted
 from dbt_bridge.sync.landing_columns import landing_columns, shows
 from dbt_bridge.system.retry import is_transient
-
-ANEW = "must be copied anew"  # begins why a table is set aside that nobody has to mend
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +44,40 @@ class Tracked:
     """
 
     wanted: Wanted
-    followed: Followed
+    followed: FollowedTable
     replica: Replica
 
     @property
     def node(self) -> str:
         return self.wanted.table.node
 
-    def at(self, position: int) -> Tracked:
-        """The same table, standing at least at a position."""
-        return replace(self, followed=replace(self.followed, position=max(position, self.followed.position)))
+    @property
+    def position(self) -> Position:
+        """Where it stands."""
+        return self.followed.position
 
-    def checkpoint(self, slot: str) -> Checkpoint:
+    def at(self, position: Position) -> Tracked:
+        """The same table, standing at least at a position."""
+        return replace(self, followed=replace(self.followed, position=max(position, self.position)))
+
+    def checkpoint(self, identity: str) -> Checkpoint:
         """Where the table stands, and in which shape."""
-        memory = {
-            "shape": json.loads(self.followed.shape.as_json()),
-            "landing": fingerprint(self.wanted, self.replica),
-            "hidden": hidden(self.wanted),
-        }
-        text = json.dumps(memory, ensure_ascii=False, separators=(",", ":"))
-        at = lsn.spelled(self.followed.position)
-        return Checkpoint(self.node, self.wanted.source.origin, "", at, slot, text)
+        memory = TableMemory(self.followed.shape, fingerprint(self.wanted), hidden(self.wanted))
+        origin = self.wanted.source.origin
+        return Checkpoint(self.node, origin, "", str(self.position), identity, memory.as_text())
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Tables by node.
+
+    Attributes:
+        asked: that are copied where they have not landed: those that the selection needs.
+        anew: those of them that are copied whether or not they have.
+    """
+
+    asked: frozenset[str]
+    anew: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,103 +88,92 @@ class Census:
         tracked: go on from their checkpoints.
         to_copy: table -> why it is copied.
         refused: table -> why it cannot be followed now.
-        shapes: the shape of each table now.
+        findings: how each table stands at the origin that does.
     """
 
     tracked: Mapping[str, Tracked] = field(default_factory=dict)
     to_copy: Mapping[str, tuple[Wanted, str]] = field(default_factory=dict)
     refused: Mapping[str, tuple[Wanted, BridgeError]] = field(default_factory=dict)
-    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    findings: Mapping[str, TableFinding] = field(default_factory=dict)
 
 
-def census(
-    origin: Connections,
+def take_census(
+    changes: ChangeSource,
     destination: Destination,
     wanted: Sequence[Wanted],
     checkpoints: Mapping[str, Checkpoint],
-    chosen: tuple[frozenset[str], frozenset[str]],
-    known: Mapping[TableName, Publishable],
+    chosen: Chosen,
 ) -> Census:
     """Decide for each table.
 
     Args:
-        origin: of this moment.
         wanted: every table of the source that is declared, asked for or not: all that are followed move together.
-        checkpoints: of the tables that have one for this slot.
-        chosen: the tables that the selection needs, as only they are copied; and those of them that are copied
-            whatever their checkpoints say.
-        known: what the catalog says of publishing each table.
+        checkpoints: of the tables that have one for this log.
 
     Raises:
         ConnectionFailed, OriginError, DestinationError: one of the ends could not be asked.
     """
-    asked, anew = chosen
     tracked: dict[str, Tracked] = {}
     to_copy: dict[str, tuple[Wanted, str]] = {}
     refused: dict[str, tuple[Wanted, BridgeError]] = {}
-    seen: dict[str, Shape] = {}
+    findings: dict[str, TableFinding] = {}
+    found = changes.census([declared_table(item, checkpoints.get(item.table.node)) for item in wanted])
     for item in wanted:
         node, point = item.table.node, checkpoints.get(item.table.node)
         try:
-            name = declared_name(origin, item)
-            oid = shapes.find_oid(origin, name)
-            now = None if oid is None else shapes.describe_shape(origin, oid)
-            if now is None or name not in known:  # or was dropped between the two looks
-                raise _missing(origin, name, point)
-            seen[node] = now
-            check_publishable(known[name], item)
-            _refuse_shown(item, point, now)
+            finding = found[node]
+            if isinstance(finding, BridgeError):
+                raise finding
+            findings[node] = finding
+            _refuse_hidden_renamed(item, point, finding)
             if newly := _newly_hidden(item, point):
-                _refuse_what_was_kept(destination, track(origin, destination, item, now, 0).replica, newly)
-            follows = point is not None and (not point.set_aside or point.set_aside.startswith(ANEW))
-            why = "" if node in anew else _why_anew(origin, destination, item, point, now)
-            if node not in anew and not why and point is not None:
-                tracked[node] = _tracked(origin, destination, item, point, now)
-            elif node in asked or (follows and node not in anew):
-                to_copy[node] = (item, why or "full refresh")
+                replica = track(destination, item, finding.version, changes.beginning).replica
+                _refuse_what_was_kept(destination, replica, newly)
+            is_followed = point is not None and point.state is not TableState.SET_ASIDE
+            verdict = "full refresh" if node in chosen.anew else _go_on(changes, destination, item, point, finding)
+            if isinstance(verdict, Tracked):
+                tracked[node] = verdict
+            elif node in chosen.asked or (is_followed and node not in chosen.anew):
+                to_copy[node] = (item, verdict)
         except (DestinationError, ConnectionFailed):
             raise  # of an end, not of this table: nothing has to be copied anew for it
         except BridgeError as error:
             if is_transient(error):
                 raise
-            if point is not None or node in asked:
+            if point is not None or node in chosen.asked:
                 refused[node] = (item, error)
-    return Census(tracked, to_copy, refused, seen)
+    return Census(tracked, to_copy, refused, findings)
 
 
-def declared_name(origin: Connections, wanted: Wanted) -> TableName:
-    """A table's name at the origin; the default schema is known to a connection."""
-    if not wanted.source.origin_schema and not origin.server_version:
-        origin.query("SELECT 1")
-    return TableName(wanted.source.origin_schema or origin.default_schema, wanted.table.identifier)
+def track(destination: Destination, wanted: Wanted, version: TableVersion, position: Position) -> Tracked:
+    """A table in the version that its landing table has.
 
-
-def track(origin: Connections, destination: Destination, wanted: Wanted, shape: Shape, position: int) -> Tracked:
-    """A table in the shape that its landing table has."""
-    columns_sent = [column.wire_column for column in shape.columns]
-    natural, _ = resolve_columns(origin, columns_sent)
-    primary = origin.query(PRIMARY_KEY, {"oid": shape.oid})
-    key = shapes.resolve_key(shape, wanted.table.primary_key, [row[0] for row in primary])
-    columns = landing_columns(Table(shape.table, natural, key), wanted.table, destination)
+    Raises:
+        KeyRefused: the key by which changes are found does not land.
+        UsageError: its declaration names columns that it does not have, or it has columns that the bridge adds.
+        TypeRefused: the destination has no exact form of a type.
+    """
+    key, log_only = version.key, wanted.table.write_disposition == "append"
+    columns = landing_columns(Table(version.name, version.columns, key), wanted.table, destination)
     names = [column.name for column in columns]
-    log_only = wanted.table.write_disposition == "append"
-    if not log_only and (hidden := [column for column in key if column not in names]):
+    if not log_only and (absent := [column for column in key if column not in names]):
         raise KeyRefused(
-            f"{shape.table}: the key column {hidden[0]!r} does not land, and changes are found by it",
-            mend=f"take {hidden[0]!r} into `columns`, or `write_disposition: append` for a log of changes",
+            f"{version.name}: the key column {absent[0]!r} does not land, and changes are found by it",
+            mend=f"take {absent[0]!r} into `columns`, or `write_disposition: append` for a log of changes",
         )
     _refuse_own_names(names, wanted)
 
-    def land(table: Table) -> tuple[Column, ...]:
-        return landing_columns(table, wanted.table, destination)
+    def map_columns(table: Table, renamed: Mapping[str, str]) -> tuple[Column, ...]:
+        mapped = landing_columns(table, wanted.table, destination)
+        _refuse_shown(table.name, renamed, wanted.table)
+        return mapped
 
-    followed = Followed(
-        wanted.table.node, shape.table, shape, columns, key, position, land, dict(wanted.table.mask), log_only
-    )
+    node, mask = wanted.table.node, dict(wanted.table.mask)
+    followed = FollowedTable(
+        node, version.name, version.shape, columns, key, position, map_columns, mask, log_only
+    )  # fmt: skip
     landing = Table(wanted.landing, tuple(_plain(c, wanted) for c in columns), () if log_only else key)
-    replica = Replica(
-        wanted.table.node, landing, wanted.table.deletes, history=wanted.table.history, change_log=log_only
-    )
+    replica = Replica(node, landing, wanted.table.deletes, history=wanted.table.history, change_log=log_only)
     return Tracked(wanted, followed, replica)
 
 
@@ -186,79 +183,69 @@ def _plain(column: Column, wanted: Wanted) -> Column:
     return replace(column, origin_type="" if chosen else column.origin_type, nullable=True)
 
 
-_RELATION = """
-SELECT 1
-FROM pg_class c
-JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('v', 'm', 'f')
-"""
-
-
-def _tracked(origin: Connections, destination: Destination, wanted: Wanted, point: Checkpoint, now: Shape) -> Tracked:
-    known = Shape.from_json(json.dumps(json.loads(point.shape)["shape"]))
-    # The same columns, untouched: a new file alone is a TRUNCATE or VACUUM FULL, which changes no stored value.
-    known = now if known.columns == now.columns and known.table == now.table else known
-    return track(origin, destination, wanted, known, lsn.parsed(point.value))
-
-
-def _why_anew(
-    origin: Connections, destination: Destination, wanted: Wanted, point: Checkpoint | None, now: Shape
-) -> str:
-    """Why the table must be copied; empty when it goes on from its checkpoint."""
+def _go_on(
+    changes: ChangeSource, destination: Destination, wanted: Wanted, point: Checkpoint | None, finding: TableFinding
+) -> Tracked | str:
+    """The table as it goes on from its checkpoint; or why it must be copied."""
     if point is None:
         return "it has not landed yet"
-    if point.set_aside:
+    if not point.stands:
         return f"it was set aside: {point.set_aside}"
-    memory = json.loads(point.shape)
-    known = Shape.from_json(json.dumps(memory["shape"]))
-    if known.oid != now.oid:
-        return "it is another table of the same name at the origin"
-    if lost := shapes.find_rewrite(known, now):
-        return lost
-    tracked = _tracked(origin, destination, wanted, point, now)
-    if memory["landing"] != fingerprint(wanted, tracked.replica):
+    if finding.lost:
+        return finding.lost
+    tracked = track(destination, wanted, finding.version, changes.parse_position(point.value))
+    if point.memory is None or point.memory.declaration != fingerprint(wanted):
         return "its declaration in the dbt YAML changed"
     if destination.existing(wanted.landing) is None:
         return "its landing table is gone"
-    return ""
+    return tracked
 
 
-def fingerprint(wanted: Wanted, replica: Replica) -> str:
+def fingerprint(wanted: Wanted) -> str:
     """What of the declaration changes the rows that land; not the columns that the origin itself adds."""
     table = wanted.table
     said = [
-        str(replica.table.name), sorted(table.types.items()), table.columns.include, table.columns.exclude,
-        sorted(table.mask.items()), table.deletes, table.history, replica.change_log, wanted.source.destination or "",
+        str(wanted.landing), sorted(table.types.items()), table.columns.include, table.columns.exclude,
+        sorted(table.mask.items()), table.deletes, table.history, table.write_disposition == "append",
+        wanted.source.destination or "",
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
-def hidden(wanted: Wanted) -> list[str]:
+def hidden(wanted: Wanted) -> tuple[str, ...]:
     """What of the declaration hides values: each mask, and each choice of columns."""
     table = wanted.table
-    chosen = [f"include {glob}" for glob in table.columns.include]
-    chosen += [f"exclude {glob}" for glob in table.columns.exclude]
-    return sorted([*chosen, *(f"mask {column}" for column in table.mask)])
+    chosen = [f"include {glob}" for glob in table.columns.include] + [
+        f"exclude {glob}" for glob in table.columns.exclude
+    ]
+    return tuple(sorted([*chosen, *(f"mask {column}" for column in table.mask)]))
 
 
 def _newly_hidden(wanted: Wanted, point: Checkpoint | None) -> set[str]:
     """What of the declaration hides values that the table's last copy showed."""
-    before = json.loads(point.shape)["hidden"] if point is not None and point.shape else hidden(wanted)
-    return set(hidden(wanted)).difference(before)
+    before = point.memory if point is not None else None
+    return set() if before is None else set(hidden(wanted)).difference(before.hidden)
 
 
-def _refuse_shown(wanted: Wanted, point: Checkpoint | None, now: Shape) -> None:
+def _refuse_hidden_renamed(wanted: Wanted, point: Checkpoint | None, finding: TableFinding) -> None:
     """A column that is hidden by its name has another one at the origin, and nobody has looked at the declaration.
 
     Raises:
         UsageError: it would land as it is.
     """
-    if point is None or not point.shape or json.loads(point.shape)["hidden"] != hidden(wanted):
-        return
-    known = Shape.from_json(json.dumps(json.loads(point.shape)["shape"]))
-    for old, new in (shapes.find_renames(known, now) if known.oid == now.oid else {}).items():
-        if not shows(old, wanted.table) and shows(new, wanted.table):
-            raise shown(now.table, old, new)
+    before = point.memory if point is not None else None
+    if before is not None and before.hidden == hidden(wanted):
+        _refuse_shown(finding.name, finding.renamed, wanted.table)
+
+
+def _refuse_shown(table: TableName, renamed: Mapping[str, str], declared: LandingTable) -> None:
+    """Raises UsageError: a column that was hidden by its name is renamed, and would land as it is."""
+    for old, new in renamed.items():
+        if not shows(old, declared) and shows(new, declared):
+            raise UsageError(
+                f"{table}: its hidden column {old!r} was renamed to {new!r} at the origin, and would land as it is",
+                mend=f"name {new!r} in `mask` or `columns` in the place of {old!r}, then: dbt-bridge sync",
+            )
 
 
 def _refuse_what_was_kept(destination: Destination, replica: Replica, newly: set[str]) -> None:
@@ -278,35 +265,6 @@ def _refuse_what_was_kept(destination: Destination, replica: Replica, newly: set
         )
 
 
-def check_publishable(table: Publishable, wanted: Wanted) -> None:
-    """Refuse a table that cannot be followed whole, before it is in a publication.
-
-    Raises:
-        OriginError: its rows are not, or not all, in the log under its name.
-        KeyRefused: its updates and deletes do not say which row they mean, and they are not only appended.
-    """
-    if table.persistence != "p":
-        raise OriginError(
-            f"{table.name} is not in the log: it is unlogged, or temporary",
-            mend=f"ALTER TABLE {quote_table_name(table.name)} SET LOGGED; or replication: initial_copy",
-        )
-    if table.has_heirs:
-        raise OriginError(
-            f"other tables inherit from {table.name}, and their changes come under their own names",
-            mend="declare those tables beside it, each with cdc; or replication: initial_copy for this one",
-        )
-    if table.identifies or wanted.table.write_disposition == "append":
-        return
-    lacking = ", ".join(map(str, table.unidentified))
-    full = " ".join(f"ALTER TABLE {quote_table_name(name)} REPLICA IDENTITY FULL;" for name in table.unidentified)
-    raise KeyRefused(
-        f"updates and deletes of {table.name} do not say which row they mean: no primary key and no other replica"
-        f" identity (of {lacking})",
-        mend=f"ALTER TABLE ... ADD PRIMARY KEY (...); or {full} or `write_disposition: append` in its bridge block,"
-        " which lands its inserts as a log",
-    )
-
-
 def _refuse_own_names(names: Sequence[str], wanted: Wanted) -> None:
     table = wanted.table
     own = {
@@ -320,22 +278,3 @@ def _refuse_own_names(names: Sequence[str], wanted: Wanted) -> None:
                 f"{wanted.landing}: the origin has a column {name!r}, which the bridge adds itself here",
                 mend=f"columns: {{exclude: [{name}]}}, or leave out `deletes: soft`, `history` or `append`",
             )
-
-
-def _missing(origin: Connections, name: TableName, point: Checkpoint | None) -> OriginError:
-    if origin.query(_RELATION, {"schema": name.schema, "name": name.name}):
-        return OriginError(
-            f"origin {origin.name!r}: {name} is no table but a view or a foreign table, whose rows are in no log",
-            mend="replication: initial_copy or incremental in its bridge block; or exclude it",
-        )
-    what = f"origin {origin.name!r} has no table {name}"
-    if point is None or not point.shape:
-        return OriginError(what, mend="correct the table's name in the dbt source, or `identifier:`")
-    known = Shape.from_json(json.dumps(json.loads(point.shape)["shape"]))
-    now = shapes.describe_shape(origin, known.oid)
-    if now is None:
-        return OriginError(
-            f"{what}: it was dropped, and its landing table stays as it last was",
-            mend="take the table out of the dbt source, or create it at the origin again",
-        )
-    return OriginError(f"{what}: it was renamed to {now.table}", mend=f"identifier: {now.name} in the dbt source")

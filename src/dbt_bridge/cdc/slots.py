@@ -10,27 +10,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dbt_bridge.connectors.postgres.changes import publication
-from dbt_bridge.connectors.postgres.changes.slot import Replication, SlotState, misfit
-from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
-from dbt_bridge.contracts.destination import Checkpoint, Ledger
+from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.errors import BridgeError, UsageError
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.selector import selector
 from dbt_bridge.project.destinations import open_warehouse
-from dbt_bridge.project.origins import open_origin
+from dbt_bridge.project.origins import open_change_source
 
 _NOT_YET = "there is no slot of this name yet"
-# A walsender's replay lag is NULL when the reader has confirmed all there is. Since PostgreSQL 17 a slot says since
-# when nobody reads it; before, nothing at the server does.
-_LAG = """
-SELECT CASE WHEN s.active THEN coalesce(extract(epoch FROM w.replay_lag), 0)
-            ELSE extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)
-       END::float8
-FROM pg_replication_slots s
-LEFT JOIN pg_stat_replication w ON w.pid = s.active_pid
-WHERE s.slot_name = %(name)s
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,44 +141,37 @@ def drop(project: Project, sources: list[LandingSource]) -> Iterator[Dropped]:
     """
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         for source in sources:
-            yield _dropped(project.root, source, warehouse)
+            yield _drop_one(project.root, source, warehouse)
 
 
-def _dropped(root: Path, source: LandingSource, warehouse: Ledger) -> Dropped:
-    with Replication(source.origin, origin_url(root, source)) as replication:
-        state = replication.slot(source.slot)
-        if state is not None:
-            _refuse_foreign(replication, source, state)
-        existed = replication.drop_slot(source.slot)
-        publications = publication.drop(replication, source.slot)
+def _drop_one(root: Path, source: LandingSource, warehouse: Ledger) -> Dropped:
+    with open_change_source(source, project_root=root) as changes:
+        dropped = changes.drop_log()
     nodes = [point.node for point in warehouse.checkpoints() if _is_of(point, source)]
     for node in nodes:
         warehouse.forget(node)
-    return Dropped(source.name, source.slot if existed else None, tuple(publications), tuple(nodes))
+    return Dropped(source.name, source.slot if dropped.existed else None, dropped.publications, tuple(nodes))
 
 
 def _report(root: Path, source: LandingSource) -> SlotReport:
     blank = SlotReport(source.name, source.origin, source.slot, max_wal=source.max_wal)
     try:
-        with Replication(source.origin, origin_url(root, source)) as replication:
-            state = replication.slot(source.slot)
-            if state is None:
-                return replace(blank, problem=_NOT_YET, mend="dbt-bridge sync")
-            ((database,),) = replication.query("SELECT current_database()")
-            lag = replication.query(_LAG, {"name": source.slot})
+        with open_change_source(source, project_root=root) as changes:
+            health = changes.health(f"dbt-bridge sync --select {_selector(source)}")
     except BridgeError as error:
         return replace(blank, problem=error.what, mend=error.mend)
-    problem, mend = _problem(source, state, database)
+    if not health.exists:
+        return replace(blank, problem=_NOT_YET, mend="dbt-bridge sync")
     return replace(
         blank,
-        active=state.active,
-        active_pid=state.active_pid,
-        lag_bytes=state.lag_bytes,
-        lag_seconds=lag[0][0] if lag else None,
-        retained_bytes=state.retained_bytes,
-        wal_status=state.wal_status,
-        problem=problem,
-        mend=mend,
+        active=health.active,
+        active_pid=health.active_pid,
+        lag_bytes=health.lag_bytes,
+        lag_seconds=health.lag_seconds,
+        retained_bytes=health.retained_bytes,
+        wal_status=health.wal_status,
+        problem=health.problem,
+        mend=health.mend,
     )
 
 
@@ -199,44 +180,11 @@ def _selector(source: LandingSource) -> str:
     return selector(source.defaults.node.removesuffix("."))
 
 
-def _problem(source: LandingSource, state: SlotState, database: str) -> tuple[str, str]:
-    """What is wrong with a slot, worst first, and the mend."""
-    if foreign := misfit(state, database):
-        return foreign, "give the source another `slot:` name"
-    sync = f"dbt-bridge sync --select {_selector(source)}"
-    if state.is_lost:
-        why = state.invalidation_reason or "max_slot_wal_keep_size"
-        return f"log that it needs is gone ({why})", f"dbt-bridge slots drop {state.name}, then {sync}"
-    gone = f"{sync}; or, when nobody needs it any more, dbt-bridge slots drop {state.name}"
-    if source.max_wal is not None and state.retained_bytes > source.max_wal:
-        return f"it retains more than max_wal ({state.retained_bytes} of {source.max_wal} bytes)", gone
-    if state.wal_status == "unreserved":
-        return "the server removes its log at the next checkpoint", f"at once: {gone}"
-    return "", ""
-
-
-def _refuse_foreign(replication: Replication, source: LandingSource, state: SlotState) -> None:
-    ((database,),) = replication.query("SELECT current_database()")
-    if foreign := misfit(state, database):
-        raise UsageError(f"source {source.name}: {foreign}", mend="give the source another `slot:` name")
-
-
 def _is_of(point: Checkpoint, source: LandingSource) -> bool:
-    """Whether a checkpoint is an LSN of this source's slot, also of a table that is not declared any more."""
+    """Whether a checkpoint is a position of this source's slot, also of a table that is not declared any more."""
     prefix = source.defaults.node.removesuffix(".") + "."
     return bool(point.slot) and (point.node.startswith(prefix) or point.slot.endswith(f"/{source.slot}"))
 
 
 def _is_followed(source: LandingSource) -> bool:
     return "cdc" in {source.defaults.replication, *(table.replication for table in source.tables)}
-
-
-def origin_url(root: Path, source: LandingSource) -> str:
-    """The URL of a cdc source's origin; UsageError where it is no Postgres."""
-    origin = open_origin(source.origin, project_root=root)
-    if not isinstance(origin, PostgresOrigin):
-        raise UsageError(
-            f"source {source.name}: replication: cdc needs a Postgres origin, and {source.origin!r} is none",
-            mend="replication: incremental with a cursor, or replication: initial_copy",
-        )
-    return origin.url

@@ -32,20 +32,17 @@ class Span(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic
         return seconds
 
 
-class Position(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """An LSN as Postgres writes it."""
+class LogPosition(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A position in the log of a cdc source. The source itself reads it, once the project says which one it is."""
 
     name = "lsn"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from dbt_bridge.nouns import lsn
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from dbt_bridge.nouns.position import may_be_position
 
-        if isinstance(value, int):
-            return value
-        try:
-            return lsn.parsed(value)
-        except UsageError as error:
-            self.fail(f"{error.what}: {error.mend}", param, ctx)
+        if not may_be_position(value):
+            self.fail(f"{value!r} is not an LSN: write it as Postgres does: 16/B374D848", param, ctx)
+        return str(value)
 
 
 OPTIONS = (
@@ -66,7 +63,7 @@ OUTPUT = (JSON, click.option("--quiet", "-q", is_flag=True, help="Print errors o
 FULL_REFRESH = click.option("--full-refresh", is_flag=True, help="Copy and build everything anew; forget checkpoints.")
 MAX_SECONDS = click.option("--max-seconds", type=Span(), metavar="TIME", help="Stop after this time, like 90 or 10m.")
 BOUNDS = (
-    click.option("--until-lsn", type=Position(), metavar="LSN",
+    click.option("--until-lsn", type=LogPosition(), metavar="LSN",
                  help="Bring cdc sources up to this LSN only; by default to where the log ends now."),
     click.option("--max-seconds", type=Span(), metavar="TIME",
                  help="Let cdc sources stop at the next commit after this time, like 90 or 10m."),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_bridge.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
+    from dbt_bridge.contracts.change_source import ChangeSource
     from dbt_bridge.contracts.destination import Destination, Ledger
     from dbt_bridge.contracts.origin import Origin
     from dbt_bridge.nouns.project import WarehouseProfile
@@ -55,6 +56,24 @@ class OriginSettings:
     def with_drivername(self, drivername: str) -> str:
         """The URL with another drivername."""
         return f"{drivername}{self.url.removeprefix(self.drivername)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSourceSettings:
+    """What a dbt source with `replication: cdc` says of the log that it is followed through.
+
+    Attributes:
+        source: dbt's name of it.
+        slot: the name under which the origin keeps the log for this source; no other source has it.
+        max_wal: bytes of log that the origin may keep; None for no bound.
+        tell: takes sentences for a person: whom the origin waits for, how near the bound is.
+    """
+
+    origin: OriginSettings
+    source: str
+    slot: str
+    max_wal: int | None = None
+    tell: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +124,7 @@ class Connector:
         extra: of the package that registers it, named where a driver is not installed.
         open_origin: rows to land. Constructing an origin does no I/O; neither does one of the following.
         open_queries: the same database, to answer queries in its own SQL.
+        open_change_source: the same database, whose log is followed (`replication: cdc`).
         open_destination: where rows are delivered or landed.
         open_warehouse: dbt's warehouse, which keeps the audit tables too.
     """
@@ -117,6 +137,7 @@ class Connector:
     extra: str = ""
     open_origin: Callable[[OriginSettings], Origin] | None = None
     open_queries: Callable[[OriginSettings], Queries] | None = None
+    open_change_source: Callable[[ChangeSourceSettings], ChangeSource] | None = None
     open_destination: Callable[[DestinationSettings], Destination] | None = None
     open_warehouse: Callable[[WarehouseSettings], Ledger] | None = None
 

@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from dbt_bridge.errors import BridgeError, DestinationError
 from dbt_bridge.nouns.changes import Event
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
@@ -89,29 +90,6 @@ class Loaded:
             plus(self.rows_deleted, other.rows_deleted),
             self.bytes + other.bytes,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A durable cursor value (or LSN) of one landing table.
-
-    Attributes:
-        node: dbt's unique_id of the source table.
-        origin: the origin's name.
-        cursor: the cursor column's name; empty for an LSN.
-        value: as text that the origin reads back exactly.
-        slot: for an LSN: `system identifier/slot`, for an LSN means nothing on another server.
-        shape: for an LSN: the table's shape at the origin when it stood there, as the origin's JSON.
-        set_aside: why the table is not followed any more; empty while it is. The next sync copies it anew.
-    """
-
-    node: str
-    origin: str
-    cursor: str
-    value: str
-    slot: str = ""
-    shape: str = ""
-    set_aside: str = ""
 
 
 @dataclass(frozen=True, slots=True)

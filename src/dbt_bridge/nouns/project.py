@@ -91,6 +91,12 @@ class LandingSource(SourceKeys):
     defaults: LandingTable
     slot: str = ""
 
+    @property
+    def follows_log(self) -> bool:
+        """Whether any of its tables has `replication: cdc`."""
+        declared = any(table.replication == "cdc" for table in self.tables)
+        return declared or (self.every_table and self.defaults.replication == "cdc")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery(DeliveryKeys):

@@ -14,6 +14,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from dbt_bridge.errors import MissingExtra, UsageError
+from dbt_bridge.nouns.position import Position
 from dbt_bridge.observe.stream_progress import Batch, WatchSilent
 
 try:
@@ -127,9 +128,9 @@ class Metrics(WatchSilent, AbstractContextManager["Metrics"]):
             self._server.shutdown()
             self._server.server_close()
 
-    def caught_up(self, source: str, at: int) -> None:
+    def caught_up(self, source: str, at: Position) -> None:
         def change(figures: _Source) -> None:
-            figures.lsn, figures.lag_bytes, figures.lag_seconds, figures.paused = at, 0, 0.0, 0
+            figures.lsn, figures.lag_bytes, figures.lag_seconds, figures.paused = at.ordinal, 0, 0.0, 0
 
         self._figures.change(source, change)
 
@@ -139,7 +140,7 @@ class Metrics(WatchSilent, AbstractContextManager["Metrics"]):
             figures.batches_total += 1
             figures.batch_seconds_total += batch.seconds
             figures.batch_seconds = batch.seconds
-            figures.lsn, figures.paused = batch.to_lsn, 0
+            figures.lsn, figures.paused = batch.to_lsn.ordinal, 0
             figures.lag_seconds = figures.lag_seconds if batch.lag_seconds is None else batch.lag_seconds
             figures.lag_bytes = figures.lag_bytes if batch.lag_bytes is None else batch.lag_bytes
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Protocol
 
-from dbt_bridge.nouns import lsn
+from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.quantities import format_bytes
 from dbt_bridge.observe.progress import (
     Lines,
@@ -53,8 +53,8 @@ class Batch:
 
     source: str
     changes: int
-    from_lsn: int
-    to_lsn: int
+    from_lsn: Position
+    to_lsn: Position
     lag_seconds: float | None
     lag_bytes: int | None
     seconds: float
@@ -64,8 +64,8 @@ class Batch:
         return {
             "source": self.source,
             "changes": self.changes,
-            "from_lsn": lsn.spelled(self.from_lsn),
-            "to_lsn": lsn.spelled(self.to_lsn),
+            "from_lsn": str(self.from_lsn),
+            "to_lsn": str(self.to_lsn),
             "lag_seconds": self.lag_seconds,
             "lag_bytes": self.lag_bytes,
             "seconds": self.seconds,
@@ -76,8 +76,8 @@ class Batch:
 class Watch(Progress, Protocol):
     """What a stream tells about itself, beside the progress of its initial copies."""
 
-    def caught_up(self, source: str, at: int) -> None:
-        """Everything below this LSN is at the destination, and the origin has nothing more for now."""
+    def caught_up(self, source: str, at: Position) -> None:
+        """Everything below this position is at the destination, and the origin has nothing more for now."""
 
     def batch(self, batch: Batch) -> None:
         """Changes are visible at the destination."""
@@ -128,12 +128,12 @@ class WatchLines(Lines):
         self._spoke: dict[str, float] = {}
         self._untold: dict[str, tuple[Batch, int]] = {}
 
-    def caught_up(self, source: str, at: int) -> None:
+    def caught_up(self, source: str, at: Position) -> None:
         with self._lock:
             self._tell(source)
             if source not in self._spoke:
                 self._spoke[source] = time.monotonic() - self._pause
-                self._say(f"{source}: caught up at {lsn.spelled(at)}")
+                self._say(f"{source}: caught up at {at}")
 
     def batch(self, batch: Batch) -> None:
         with self._lock:
@@ -173,7 +173,7 @@ class _Followed:
     rate: _Rate = field(default_factory=_Rate)
     changes: int = 0
     last: Batch | None = None
-    at: int | None = None
+    at: Position | None = None
     state: str = "starting"
 
 
@@ -194,7 +194,7 @@ class WatchLive(Live):
         if not _is_told_by_its_batch(receipt):
             super().finished(receipt)
 
-    def caught_up(self, source: str, at: int) -> None:
+    def caught_up(self, source: str, at: Position) -> None:
         with self._lock:
             followed = self._of(source)
             followed.at, followed.state = at, "caught up"
@@ -255,7 +255,7 @@ class WatchLive(Live):
                     f"{followed.rate.per_second():,.0f} events/s",
                     f"{followed.changes:,} in all",
                     _lag(batch) if batch else "",
-                    "" if followed.at is None else f"at {lsn.spelled(followed.at)}",
+                    "" if followed.at is None else f"at {followed.at}",
                 )
         return table
 
@@ -270,7 +270,7 @@ class WatchLive(Live):
 class WatchSilent(Silent):
     """Says nothing (`--quiet`)."""
 
-    def caught_up(self, source: str, at: int) -> None:
+    def caught_up(self, source: str, at: Position) -> None:
         return
 
     def batch(self, batch: Batch) -> None:
@@ -333,7 +333,7 @@ class Watches(AbstractContextManager["Watches"]):
         for watch in self._watches:
             watch.message(text)
 
-    def caught_up(self, source: str, at: int) -> None:
+    def caught_up(self, source: str, at: Position) -> None:
         for watch in self._watches:
             watch.caught_up(source, at)
 
@@ -366,7 +366,7 @@ def _is_told_by_its_batch(receipt: Receipt) -> bool:
 
 
 def _where(batch: Batch) -> str:
-    return f"{_lag(batch)}, at {lsn.spelled(batch.to_lsn)}"
+    return f"{_lag(batch)}, at {batch.to_lsn}"
 
 
 def _lag(batch: Batch) -> str:

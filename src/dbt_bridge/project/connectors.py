@@ -14,9 +14,11 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from dbt_bridge import connectors as ours
+from dbt_bridge.contracts.change_source import ChangeSource
 from dbt_bridge.contracts.connector import (
     ANY,
     GROUP,
+    ChangeSourceSettings,
     Connector,
     DestinationSettings,
     OriginSettings,
@@ -52,6 +54,9 @@ ORIGINS: Opening[OriginSettings, Origin] = Opening(
 )
 QUERIES: Opening[OriginSettings, Queries] = Opening(
     "an origin with the drivername", lambda c: c.drivernames, lambda c: c.open_queries
+)
+CHANGE_SOURCES: Opening[ChangeSourceSettings, ChangeSource] = Opening(
+    "a change source with the drivername", lambda c: c.drivernames, lambda c: c.open_change_source
 )
 DESTINATIONS: Opening[DestinationSettings, Destination] = Opening(
     "a destination of the type", lambda c: c.destination_types, lambda c: c.open_destination
@@ -100,6 +105,20 @@ class Registry:
         found, opener = self._find(what, word)
         with found.needs(needed_for):
             return opener(settings)
+
+    def can_open(self, what: Opening[S, T], word: str) -> bool:
+        """Whether a connector opens this.
+
+        Raises:
+            UsageError: none does, but one that might could not be imported.
+        """
+        registered, failures = self._loaded
+        connectors = [one.connector for one in registered]
+        if any(not {word, ANY}.isdisjoint(what.words(c)) and what.opener(c) is not None for c in connectors):
+            return True
+        if failures:
+            raise failures[0]
+        return False
 
     def _find(self, what: Opening[S, T], word: str) -> tuple[Registered, Callable[[S], T]]:
         """The connector that opens this, and how: one that names it, or else the fall-back."""

@@ -15,14 +15,17 @@ import json
 import os
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_bridge.contracts.connector import OriginSettings
+from dbt_bridge.contracts.change_source import ChangeSource
+from dbt_bridge.contracts.connector import ChangeSourceSettings, OriginSettings
 from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.project import LandingSource
 from dbt_bridge.nouns.reconciliation import Queries
-from dbt_bridge.project.connectors import ORIGINS, QUERIES, registry
+from dbt_bridge.project.connectors import CHANGE_SOURCES, ORIGINS, QUERIES, registry
 
 if TYPE_CHECKING:
     from dlt.common.configuration.providers.provider import ConfigProvider
@@ -55,6 +58,38 @@ def open_queries(settings: OriginSettings) -> Queries:
         MissingExtra: its driver is not installed.
     """
     return registry().open(QUERIES, settings.scheme, settings, f"the origin {settings.name!r}")
+
+
+def open_change_source(
+    source: LandingSource, *, project_root: Path | None, tell: Callable[[str], None] = lambda _: None
+) -> ChangeSource:
+    """The log of a cdc source's origin, ready for use as a context manager; it connects when it is first asked.
+
+    Args:
+        tell: takes sentences for a person.
+
+    Raises:
+        UsageError: the origin is not configured, or it has no log that can be followed.
+        MissingExtra: its driver is not installed.
+    """
+    changes = find_change_source(source, project_root=project_root, tell=tell)
+    if changes is None:
+        raise UsageError(
+            f"source {source.name}: replication: cdc needs a Postgres origin, and {source.origin!r} is none",
+            mend="replication: incremental with a cursor, or replication: initial_copy",
+        )
+    return changes
+
+
+def find_change_source(
+    source: LandingSource, *, project_root: Path | None, tell: Callable[[str], None] = lambda _: None
+) -> ChangeSource | None:
+    """As `open_change_source`; None where the origin has no log that can be followed."""
+    origin = origin_settings(source.origin, project_root=project_root)
+    if not registry().can_open(CHANGE_SOURCES, origin.scheme):
+        return None
+    settings = ChangeSourceSettings(origin, source.name, source.slot, source.max_wal, tell)
+    return registry().open(CHANGE_SOURCES, origin.scheme, settings, f"the {{}} origin {source.origin!r}")
 
 
 def configured_origins(*, project_root: Path | None) -> list[str]:

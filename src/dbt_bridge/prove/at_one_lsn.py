@@ -1,8 +1,7 @@
-"""A cdc source is compared at an LSN: origin and landing are brought to one point of the log, while writers go on.
+"""A cdc source is compared at one position of its log (of Postgres: an LSN), while writers go on.
 
-A temporary slot gives a consistent point and, in an exported snapshot, the origin exactly there. The landing is caught
-up to that point and to nothing beyond it. No writer waits for it: what is committed after the point is in the log for
-the next sync.
+A snapshot shows the origin exactly at a position. The landing is caught up to that position and to nothing beyond it.
+No writer waits for it: what is committed after the position is in the log for the next sync.
 """
 
 from __future__ import annotations
@@ -12,15 +11,12 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from dbt_bridge.cdc.capture import Bounds, Capture
+from dbt_bridge.cdc.capture import Bounds, Capture, CaptureOptions, open_capture
 from dbt_bridge.cdc.census import Tracked
-from dbt_bridge.cdc.sources import capture_source
-from dbt_bridge.connectors.postgres.changes.slot import ExportedSlot
-from dbt_bridge.connectors.postgres.origin.catalog import Outdated
-from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+from dbt_bridge.contracts.change_source import Outdated, Snapshot
 from dbt_bridge.contracts.destination import Readable, State
+from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.errors import BridgeError, DestinationError, UsageError
-from dbt_bridge.nouns import lsn
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.prove.recorder import (
@@ -54,11 +50,11 @@ class Proof:
     follow_up: FollowUp
 
 
-def proven(project: Project, proof: Proof, threads: int) -> list[Parity]:
+def prove_source(project: Project, proof: Proof, threads: int) -> list[Parity]:
     """Compare the source's cdc tables that the selection needs; empty when it needs none.
 
     Raises:
-        UsageError: the origin is no Postgres, or the destination cannot follow.
+        UsageError: the origin has no log that can be followed, or the destination cannot follow.
         BridgeError: the origin does not say which tables it has.
     """
     if not isinstance(proof.ends.destination, Readable):
@@ -67,17 +63,16 @@ def proven(project: Project, proof: Proof, threads: int) -> list[Parity]:
             mend="verify a source that lands in DuckDB, Postgres or Delta",
         )
     done: dict[str, Parity] = {}
+    options = CaptureOptions(proof.load_id, full_refresh=False, threads=threads)
     for _ in range(_ROUNDS):
-        capture = capture_source(
-            project, proof.source, proof.ends, proof.load_id, False, proof.recorder.progress, threads
-        )
+        capture = open_capture(project, proof.source, proof.ends, options, proof.recorder.progress)
         if capture is None:
             return []
         asked = capture.asked
         why: BridgeError | str = "it was copied anew, truncated or rewritten each time: run the same again"
         try:
             with capture:
-                late = _round(capture, proof, done)
+                late = _compare_at_new_point(capture, proof, done)
         except UsageError:
             raise
         except BridgeError as error:  # what was compared before it stays
@@ -89,61 +84,52 @@ def proven(project: Project, proof: Proof, threads: int) -> list[Parity]:
     return [done[node] for node in asked]
 
 
-def _round(capture: Capture, proof: Proof, done: dict[str, Parity]) -> set[str]:
-    """One point; answers the tables that did not come to stand at it."""
-    capture.catch_up(Bounds(), tell_unchanged=False)  # most of the log, before a second slot holds it too
-    name = f"{proof.source.slot[:40]}_verify_{secrets.token_hex(3)}"
-    with capture.point(name) as point:
-        capture.catch_up(Bounds(until=point.consistent_point), tell_unchanged=False)
-        standing = {n: t for n, t in capture.tracked.items() if t.followed.position == point.consistent_point}
-        _tell_failed(capture, proof, done, standing)
-        _compare_at(point, proof, {n: t for n, t in standing.items() if n in capture.asked and n not in done}, done)
+def _compare_at_new_point(capture: Capture, proof: Proof, done: dict[str, Parity]) -> set[str]:
+    """Compare at one point; answers the tables that did not come to stand at it."""
+    capture.catch_up(Bounds(), tell_unchanged=False)  # most of the log, before a snapshot holds it too
+    with capture.open_point(f"verify_{secrets.token_hex(3)}") as point:
+        capture.catch_up(Bounds(until=str(point.position)), tell_unchanged=False)
+        standing = {node: table for node, table in capture.tracked.items() if table.position == point.position}
+        _record_failed(capture, proof, done, standing)
+        _compare_tables(point, proof, {n: t for n, t in standing.items() if n in capture.asked and n not in done}, done)
     return capture.asked.keys() - done.keys()
 
 
-def _tell_failed(capture: Capture, proof: Proof, done: dict[str, Parity], standing: Mapping[str, Tracked]) -> None:
+def _record_failed(capture: Capture, proof: Proof, done: dict[str, Parity], standing: Mapping[str, Tracked]) -> None:
     for receipt in capture.receipts:
         if receipt.status == "failed" and receipt.node in capture.asked and receipt.node not in {*done, *standing}:
             blank = _blank(proof, capture.asked[receipt.node], "now")
             done[receipt.node] = proof.recorder.record(fail_parity(blank, f"it did not land: {receipt.error}"))
 
 
-def _compare_at(point: ExportedSlot, proof: Proof, tables: Mapping[str, Tracked], done: dict[str, Parity]) -> None:
+def _compare_tables(point: Snapshot, proof: Proof, tables: Mapping[str, Tracked], done: dict[str, Parity]) -> None:
     if not tables:
         return
-    ends, at = proof.ends, f"LSN {lsn.spelled(point.consistent_point)}"
+    ends = proof.ends
     assert isinstance(ends.destination, Readable), "checked before"
     with ends.destination.reading() as state:
-        stands = {c.node: c.value for c in ends.ledger.checkpoints() if not c.set_aside}
+        stands = {checkpoint.node: checkpoint.value for checkpoint in ends.ledger.checkpoints() if checkpoint.stands}
         for node, tracked in tables.items():
-            blank = _blank(proof, tracked.wanted, at)
+            blank = _blank(proof, tracked.wanted, f"LSN {point.position}")
             try:
-                if stands.get(node) != lsn.spelled(point.consistent_point):
+                if stands.get(node) != str(point.position):
                     raise DestinationError(
                         f"{tracked.replica.table.name} was moved to {stands.get(node)} by another process meanwhile",
                         mend="run the same command again",
                     )
-                done[node] = _compared(blank, proof, tracked, (point, state))
+                # What reads a table at the origin keeps it from being dropped or rewritten: no longer than it reads.
+                with closing(point.open_origin()) as origin:
+                    question = replace(_ask(blank, proof, tracked, origin, state), position=point.position)
+                    done[node] = compare_and_record(question, proof.recorder, proof.follow_up)
             except Outdated:
                 continue
             except BridgeError as error:
                 done[node] = proof.recorder.record(fail_parity(blank, error))
 
 
-def _compared(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[ExportedSlot, State]) -> Parity:
-    """One table. What reads it at the origin keeps it from being dropped or rewritten, and no longer than it reads."""
-    point, state = ends
-    assert isinstance(proof.ends.origin, PostgresOrigin), "checked before"
-    name, url = proof.ends.origin.name, proof.ends.origin.url
-    with closing(PostgresOrigin(name, url, point.snapshot, for_changes=True)) as origin:
-        pair = _pair(blank, proof, tracked, (origin, state))
-        return compare_and_record(replace(pair, lsn=point.consistent_point), proof.recorder, proof.follow_up)
-
-
-def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOrigin, State]) -> Question:
-    origin, state = ends
+def _ask(blank: Parity, proof: Proof, tracked: Tracked, origin: Origin, state: State) -> Question:
     table = tracked.replica.table
-    found = origin.describe(tracked.followed.declared)
+    found = origin.describe(tracked.followed.name)
     if missing := [c.name for c in table.columns if found.table.column(c.name) is None]:
         raise Outdated(
             f"{found.table.name} has no column {missing[0]!r} at the point that is compared",
@@ -156,7 +142,7 @@ def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOri
         replica = replace(replica, table=replace(table, key=key))
         refuse_hidden(replica)
     mask = {c.name: how for c in columns if (how := tracked.wanted.table.mask.get(c.name))}
-    asked = VerifyRequest(
+    request = VerifyRequest(
         level=proof.options.level,
         method=proof.options.method,
         key=key,
@@ -168,7 +154,7 @@ def _pair(blank: Parity, proof: Proof, tracked: Tracked, ends: tuple[PostgresOri
         blank,
         origin_side(origin, found.table, columns, mask, workers_for(found), blank.origin),
         landed_side(state, replica, blank.destination),
-        asked,
+        request,
         tracked.wanted,
         replace(proof.ends, origin=origin),
         replica,

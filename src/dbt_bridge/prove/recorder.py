@@ -12,6 +12,7 @@ from dbt_bridge.contracts.side import Side
 from dbt_bridge.errors import BridgeError, is_interruption
 from dbt_bridge.nouns.parity import Interrupted, Level, Method, Parity
 from dbt_bridge.nouns.parity_row import ParityRow
+from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.receipt import now
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.sync.landing import Ends, Wanted
@@ -47,7 +48,7 @@ class Question:
         blank: the parity that the comparison fills in.
         wanted, ends, replica: for a landing table: its declaration, where it comes from and lands, and what the
             destination knows of it; None for other relations.
-        lsn: where both sides stand in the origin's log; None for tables that follow no log.
+        position: where both sides stand in the origin's log; None for tables that follow no log.
         ledger: where receipts are kept, for a relation without `ends`.
     """
 
@@ -58,7 +59,7 @@ class Question:
     wanted: Wanted | None = None
     ends: Ends | None = None
     replica: Replica | None = None
-    lsn: int | None = None
+    position: Position | None = None
     ledger: Ledger | None = None
 
 

@@ -27,7 +27,6 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.deliver.gate import refusal
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
-from dbt_bridge.nouns import lsn
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.parity import Interrupted, Parity
 from dbt_bridge.nouns.project import Delivery, Project
@@ -198,7 +197,7 @@ class _Work:
             _refuse_moved(pair, ends)  # the table is locked by now, where others could write to it
             done = record.closed(receipt, counts)
             try:
-                application.commit(pair.lsn or 0, (), [done] if at_once else [])
+                application.commit(pair.position.ordinal if pair.position else 0, (), [done] if at_once else [])
             except NotApplied as refused:
                 raise refused.error from refused
         try:
@@ -243,7 +242,7 @@ class _Work:
 
 
 def _opened(pair: Question, parity: Parity) -> Receipt:
-    at = None if pair.lsn is None else lsn.spelled(pair.lsn)
+    at = None if pair.position is None else str(pair.position)
     return record.opened(
         parity.load_id,
         "repair",
@@ -258,12 +257,12 @@ def _opened(pair: Question, parity: Parity) -> Receipt:
 
 
 def _moment(pair: Question, ends: Ends) -> tuple[int, int]:
-    """The LSN and the time of what a repair does.
+    """The ordinal (see `Position`) and the time of what a repair does.
 
-    Commits begin at multiples of 8: one below the state's LSN is none of theirs, and before all that is to come.
+    Commits are at least two apart: one below the position is none of theirs, and before all that is to come.
     """
     at = ends.origin.moment() if isinstance(ends.origin, HasClock) else repair_changes.now()
-    return (0 if pair.lsn is None else pair.lsn - 1), at
+    return (0 if pair.position is None else pair.position.ordinal - 1), at
 
 
 def _ledger(pair: Question) -> Ledger | None:
@@ -288,15 +287,15 @@ def _refuse_much(parity: Parity, found: RepairPlan, share: float | None) -> None
 def _refuse_moved(pair: Question, ends: Ends) -> None:
     """Raises DestinationError: the table does not stand any more where it was compared."""
     stood = (
-        lsn.spelled(pair.lsn) if pair.lsn is not None else pair.request.bound.at_most if pair.request.bound else None
+        str(pair.position) if pair.position is not None else pair.request.bound.at_most if pair.request.bound else None
     )
     if stood is None:
         return
     point = ends.ledger.checkpoint(pair.blank.node)
-    if point is None or point.set_aside or point.value != stood:
+    if point is None or not point.stands or point.value != stood:
         raise DestinationError(
             f"{pair.blank.destination} was moved meanwhile from {stood} to"
-            f" {point.value if point and not point.set_aside else 'nowhere'} by another process: nothing was committed",
+            f" {point.value if point and point.stands else 'nowhere'} by another process: nothing was committed",
             mend="run the same command again",
         )
 

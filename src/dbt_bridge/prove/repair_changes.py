@@ -105,7 +105,7 @@ def stream_changes(
 
     Args:
         origin: rows are read there by key, in the state that was compared.
-        at: the changes' LSN and moment (microseconds since 1970).
+        at: the changes' ordinal (see `Position`) and moment (microseconds since 1970).
         overwrites: an update leaves one row of a key, however many lie there; else they are deleted first.
 
     Raises:
@@ -153,12 +153,12 @@ def _only_keys(keys: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _of(rows: pa.Table, kind: int, at: tuple[int, int]) -> Changes:
-    lsn, moment = at
+    ordinal, moment = at
     count = len(rows)
     return Changes(
         rows.cast(pa.schema([field.with_nullable(True) for field in rows.schema])),
         np.full(count, kind, np.uint8),
-        np.full(count, lsn, np.int64),
+        np.full(count, ordinal, np.int64),
         np.full(count, moment, np.int64),
         repairs=True,
     )

@@ -23,7 +23,7 @@ from dbt_bridge.nouns.selector import selector
 from dbt_bridge.nouns.table import Table, TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_destination, open_warehouse
-from dbt_bridge.project.origins import open_origin
+from dbt_bridge.project.origins import open_change_source, open_origin
 from dbt_bridge.prove.recorder import (
     FollowUp,
     ParityRecorder,
@@ -109,26 +109,17 @@ def _held_still(
     wanted = project.sources if project.warehouse.adapter == "duckdb" else sources
     unheld: dict[str, BridgeError] = {}
     with ExitStack() as holds:
-        for source in [source for source in project.sources if source in wanted and _is_followed(source)]:
+        for source in [source for source in project.sources if source in wanted and source.follows_log]:
             try:
-                from dbt_bridge.cdc.slots import origin_url
-                from dbt_bridge.connectors.postgres.changes.landing_lock import held  # needs the postgres extra
-
-                url = origin_url(project.root, source)
-                holds.enter_context(held(source.origin, url, source.slot, progress))
-            except ModuleNotFoundError:  # told when its origin is opened
+                changes = open_change_source(source, project_root=project.root, tell=progress.message)
+                holds.enter_context(changes.lock_landing())
+            except MissingExtra:  # told when its origin is opened
                 continue
             except BridgeError as error:
                 if isinstance(error, UsageError) and source in sources:
                     raise
                 unheld[source.name] = error
         yield unheld
-
-
-def _is_followed(source: LandingSource) -> bool:
-    return any(table.replication == "cdc" for table in source.tables) or (
-        source.every_table and source.defaults.replication == "cdc"
-    )
 
 
 class _Run:
@@ -170,7 +161,7 @@ class _Run:
         """The cdc tables, each source at a point of its own."""
         if not any(w.table.replication == "cdc" for s in group for w in self._of(s, ends)):
             return []
-        from dbt_bridge.prove.at_one_lsn import Proof, proven  # needs the postgres extra
+        from dbt_bridge.prove.at_one_lsn import Proof, prove_source
 
         parities: list[Parity] = []
         threads = self._options.threads or self._project.warehouse.threads
@@ -180,7 +171,7 @@ class _Run:
             try:
                 if source.name in self._unheld:
                     raise self._unheld[source.name]
-                parities += proven(self._project, proof, threads)
+                parities += prove_source(self._project, proof, threads)
             except UsageError:
                 raise
             except BridgeError as error:  # of this source alone

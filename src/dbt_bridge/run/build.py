@@ -19,7 +19,7 @@ from dbt_bridge.nouns.receipt import Receipt, new_load_id
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_destination, open_warehouse
-from dbt_bridge.project.origins import open_origin
+from dbt_bridge.project.origins import find_change_source, open_origin
 from dbt_bridge.sync.landing import (
     Ends,
     Wanted,
@@ -39,7 +39,8 @@ class Options:
         threads: tables that move at once; None for the dbt profile's number.
         dry_run: deliveries only count.
         verify: what landed is compared with its origins, and what differs is not delivered on.
-        until_lsn: where cdc sources stop; None for where their origin's log ends when they start.
+        until_lsn: where cdc sources stop, as their origin writes a position; None for where its log ends when they
+            start.
         max_seconds: after which cdc sources stop at the next commit; None for no bound.
     """
 
@@ -47,7 +48,7 @@ class Options:
     threads: int | None = None
     dry_run: bool = False
     verify: bool = False
-    until_lsn: int | None = None
+    until_lsn: str | None = None
     max_seconds: float | None = None
 
 
@@ -151,6 +152,7 @@ def sync(project: Project, options: Options, progress: Progress, *, load_id: str
     for source in sources:
         by_ends[source.origin, source.destination].append(source)
     _check_before_anything_moves(project, sources, load_id)
+    _check_bound(project, sources, options.until_lsn)
     receipts: list[Receipt] = []
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         for (_, destination), group in by_ends.items():
@@ -201,33 +203,30 @@ def _sync_origin(  # the pieces of one call of `land`
 def _follow_no_more(ledger: Ledger, wanted: Sequence[Wanted]) -> None:
     """Tables that were followed and land otherwise now are newer than their LSN: to be followed again is a new copy."""
     nodes = {item.table.node for item in wanted}
-    points = [point for point in ledger.checkpoints() if point.slot and point.node in nodes and not point.set_aside]
+    points = [point for point in ledger.checkpoints() if point.slot and point.node in nodes and point.stands]
     if points:
-        ledger.save([replace(point, set_aside="it landed without cdc since") for point in points], [])
+        ledger.save([point.put_aside("it landed without cdc since") for point in points], [])
 
 
 def _caught_up(
     project: Project, sources: Sequence[LandingSource], ends: Ends, load_id: str, options: Options, progress: Progress
 ) -> list[Receipt]:
-    """The cdc tables, each source through its own slot."""
-    from dbt_bridge.cdc.capture import Bounds  # needs the postgres extra
-    from dbt_bridge.cdc.slots import origin_url
-    from dbt_bridge.cdc.sources import capture_source
-    from dbt_bridge.connectors.postgres.changes.landing_lock import moving
+    """The cdc tables, each source through its own log."""
+    from dbt_bridge.cdc.capture import Bounds, CaptureOptions, open_capture
 
-    threads = options.threads or project.warehouse.threads
+    chosen = CaptureOptions(load_id, options.full_refresh, options.threads or project.warehouse.threads)
     receipts: list[Receipt] = []
     for source in sources:
-        capture = capture_source(project, source, ends, load_id, options.full_refresh, progress, threads)
+        capture = open_capture(project, source, ends, chosen, progress)
         if capture is not None:
             with capture:
                 try:
-                    with moving(source.origin, origin_url(project.root, source), source.slot, progress):
+                    with capture.changes.share_landing():
                         receipts += capture.catch_up(Bounds(options.until_lsn, options.max_seconds))
                 except UsageError:
                     raise
                 except BridgeError as error:  # of this source alone
-                    receipts += capture.broke_off(error)
+                    receipts += capture.fail(error)
     return receipts
 
 
@@ -239,6 +238,17 @@ def _check_before_anything_moves(project: Project, sources: Sequence[LandingSour
     for destination in {source.destination for source in sources}:
         alike = [source for source in sources if source.destination == destination]
         _refuse_doubles([w for s in alike for w in wanted_tables(s, None, project.needs, load_id)])
+
+
+def _check_bound(project: Project, sources: Sequence[LandingSource], until: str | None) -> None:
+    """Raises UsageError: a source with a log cannot read the position."""
+    if until is None:
+        return
+    for source in [source for source in sources if source.follows_log]:
+        with suppress(MissingExtra):  # told in the receipts of its tables
+            changes = find_change_source(source, project_root=project.root)
+            if changes is not None:
+                changes.parse_position(until)
 
 
 def _refuse_doubles(wanted: Sequence[Wanted]) -> None:

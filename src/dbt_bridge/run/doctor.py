@@ -19,6 +19,7 @@ from typing import IO, Literal
 import pyarrow as pa
 
 from dbt_bridge.arrow.type_names import overridden
+from dbt_bridge.contracts.change_feed import DeclaredTable
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
 from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.deliver.gate import unknown_columns
@@ -27,7 +28,7 @@ from dbt_bridge.nouns.project import Delivery, LandingSource, Project
 from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.project.destinations import open_destination, open_warehouse
-from dbt_bridge.project.origins import open_origin
+from dbt_bridge.project.origins import find_change_source, open_origin
 from dbt_bridge.sync.landing import Wanted, wanted_tables
 
 Status = Literal["ok", "note", "fault"]
@@ -169,7 +170,7 @@ def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
                 continue
             yield from _origin(sources, origin, destination, project)
             for source in sources:
-                yield from _followed(source, origin)
+                yield from _followed(source, origin, project.root)
             place = f"destination {landing}" if landing else f"warehouse ({project.warehouse.adapter})"
             for schema in dict.fromkeys(source.landing_schema for source in sources):
                 yield _writable(f"{place}, schema {schema}", destination, schema)
@@ -234,7 +235,7 @@ def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
     return Finding(subject, "ok", f"readable, {len(landed)} columns, key {', '.join(key) or 'none'}")
 
 
-def _followed(source: LandingSource, origin: Origin) -> Iterator[Finding]:
+def _followed(source: LandingSource, origin: Origin, root: Path) -> Iterator[Finding]:
     """What change capture needs of the origin; of all tables of the source that have it, as they move together."""
     try:
         every = wanted_tables(source, origin, lambda _: True, "doctor")
@@ -243,26 +244,22 @@ def _followed(source: LandingSource, origin: Origin) -> Iterator[Finding]:
     tables = [wanted.table for wanted in every if wanted.table.replication == "cdc"]
     if not tables:
         return
-    from dbt_bridge.connectors.postgres.changes.readiness import Wish, readiness
-    from dbt_bridge.connectors.postgres.changes.slot import Replication
-    from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
-
     subject = f"origin {source.origin}, slot {source.slot}"
-    if not isinstance(origin, PostgresOrigin):
+    changes = find_change_source(source, project_root=root)
+    if changes is None:
         mend = "replication: incremental with a cursor, or replication: initial_copy"
         yield Finding(subject, "fault", "replication: cdc needs a Postgres origin", mend)
         return
-    names: dict[TableName, bool] = {}
+    known: list[DeclaredTable] = []
     for table in tables:
         try:
             name = origin.describe(TableName(source.origin_schema or "", table.identifier)).table.name
         except BridgeError:
             continue  # a finding of the table's own
-        names[name] = table.write_disposition == "append"
-    wish = Wish(source.slot, tuple(names), frozenset(name for name, log in names.items() if log), source.max_wal)
+        known.append(DeclaredTable(table.node, name, table.primary_key, table.write_disposition == "append"))
     try:
-        with Replication(origin.name, origin.url) as replication:
-            for found in readiness(replication, wish):
+        with changes:
+            for found in changes.check_readiness(known):
                 yield Finding(f"origin {source.origin}, {found.subject}", found.status, found.what, found.mend)
     except BridgeError as error:
         yield _fault(subject, error)

@@ -11,7 +11,6 @@ from fnmatch import fnmatchcase
 
 from dbt_bridge.arrow.mask import masking
 from dbt_bridge.contracts.destination import (
-    Checkpoint,
     Destination,
     Ledger,
     Load,
@@ -23,6 +22,7 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.contracts.origin import Described, Increment, Origin
 from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError
 from dbt_bridge.nouns import receipt as record
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.project import LandingSource, LandingTable
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
@@ -258,7 +258,7 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
     newest = ends.origin.newest(plan.name, table.cursor)
     last = ends.ledger.checkpoint(table.node)
     hides = _hides(table)
-    stands = last is not None and (last.origin, last.cursor, last.shape) == (ends.origin.name, table.cursor, hides)
+    stands = last is not None and (last.origin, last.cursor, last.filters) == (ends.origin.name, table.cursor, hides)
     if last is None or not stands or full_refresh or ends.destination.existing(plan.load.table.name) is None:
         checkpoint = (
             None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest, shape=hides)

@@ -13,13 +13,9 @@ import pytest
 
 from dbt_bridge.connectors.dlt.profile import dlt_credentials
 from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
-from dbt_bridge.contracts.destination import (
-    Checkpoint,
-    Ledger,
-    Load,
-    Warehouse,
-)
+from dbt_bridge.contracts.destination import Ledger, Load, Warehouse
 from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.project import (
     LandingSource,
     LandingTable,

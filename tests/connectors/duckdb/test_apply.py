@@ -23,13 +23,13 @@ from tests.contracts.changes import (
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.contracts.destination import (
     CannotReshape,
-    Checkpoint,
     Follows,
     Load,
     Replica,
 )
 from dbt_bridge.errors import DestinationError, TypeRefused
 from dbt_bridge.nouns.changes import INSERT, Changes, Reshaped
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.receipt import closed, opened
 from dbt_bridge.nouns.table import Column, Table, TableName
 

@@ -10,13 +10,13 @@ import pytest
 
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.contracts.destination import (
-    Checkpoint,
     Load,
     Loaded,
     Warehouse,
     Window,
 )
 from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, TypeRefused, UsageError
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.receipt import Receipt, now
 from dbt_bridge.nouns.table import Table, TableName
 

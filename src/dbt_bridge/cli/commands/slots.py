@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, postgres_needed, takes
+from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, takes
 from dbt_bridge.cli.output import FAILED
 from dbt_bridge.errors import UsageError
 
@@ -37,8 +37,8 @@ def slots(**given: Any) -> int:
     from dbt_bridge.project.load import load_project
 
     project = load_project(chosen)
-    with postgres_needed("replication slots"):
-        from dbt_bridge.cdc.slots import reports
+    from dbt_bridge.cdc.slots import reports
+
     found = reports(project)
     faults = any(report.is_fault for report in found)
     if output.as_json:
@@ -66,9 +66,9 @@ def drop(name: str | None, *, yes: bool, **given: Any) -> int:
     from dbt_bridge.project.load import load_project
 
     project = load_project(chosen)
-    with postgres_needed("replication slots"):
-        from dbt_bridge.cdc.slots import drop as drop_all
-        from dbt_bridge.cdc.slots import named
+    from dbt_bridge.cdc.slots import drop as drop_all
+    from dbt_bridge.cdc.slots import named
+
     sources = named(project, name)
     if not sources:
         raise UsageError("no source of this project has replication: cdc, so it has no slots", mend="dbt-bridge plan")

@@ -30,7 +30,6 @@ from dbt_bridge.contracts.destination import (
     COMMITTED_AT,
     DELETED_AT,
     CannotReshape,
-    Checkpoint,
     Load,
     Loaded,
     Replica,
@@ -44,6 +43,7 @@ from dbt_bridge.nouns.changes import (
     Reshaped,
     Truncated,
 )
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.replicate.change_log import (

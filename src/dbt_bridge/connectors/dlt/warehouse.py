@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
 
 import pyarrow as pa
 
@@ -16,9 +15,10 @@ from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.dlt.apply import APPLIED, DltApplication
 from dbt_bridge.connectors.dlt.destination import DltDestination
 from dbt_bridge.connectors.dlt.queries import DltQueries
-from dbt_bridge.contracts.destination import Checkpoint, Load, Replica
+from dbt_bridge.contracts.destination import Load, Replica
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns import parity_row
+from dbt_bridge.nouns.checkpoint import CHECKPOINT_FIELDS, Checkpoint
 from dbt_bridge.nouns.parity_row import PARITY, ParityRow
 from dbt_bridge.nouns.receipt import (
     AUDIT_SCHEMA,
@@ -29,7 +29,7 @@ from dbt_bridge.nouns.receipt import (
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
 
-_TEXTS = tuple(Column(field.name, pa.string()) for field in fields(Checkpoint))
+_TEXTS = tuple(Column(name, pa.string()) for name in CHECKPOINT_FIELDS)
 _CHECKPOINTS = Table(TableName(AUDIT_SCHEMA, "checkpoints"), _TEXTS, key=("node",))
 _BATCH_ROWS = 20_000
 
@@ -87,9 +87,7 @@ class DltWarehouse(DltDestination):
         names = tuple(c.name for c in _TEXTS if there.column(c.name) is not None)
         with self.session.pipeline(_CHECKPOINTS.name) as pipeline:
             found = self.session.select(pipeline, _CHECKPOINTS.name, names)
-        return [
-            Checkpoint(**{**dict.fromkeys((c.name for c in _TEXTS), ""), **_known(names, row)}) for row in found or []
-        ]
+        return [Checkpoint.of_row(dict(zip(names, row, strict=True))) for row in found or []]
 
     def forget(self, node: str) -> None:
         left = [point for point in self.checkpoints() if point.node != node]
@@ -138,9 +136,5 @@ class DltWarehouse(DltDestination):
                     yield from pa.table(arrays, schema=schema).to_batches()
 
 
-def _known(names: Sequence[str], row: Sequence[str | None]) -> dict[str, str]:
-    return {name: value or "" for name, value in zip(names, row, strict=True)}
-
-
 def _rows(checkpoints: Sequence[Checkpoint]) -> pa.RecordBatchReader:
-    return pa.Table.from_pylist([asdict(c) for c in checkpoints], schema=_CHECKPOINTS.arrow_schema).to_reader()
+    return pa.Table.from_pylist([c.as_row() for c in checkpoints], schema=_CHECKPOINTS.arrow_schema).to_reader()

@@ -33,7 +33,6 @@ from dbt_bridge.connectors.duckdb.relation import CatalogCursor, folded
 from dbt_bridge.connectors.duckdb.session import roll_back, translated
 from dbt_bridge.contracts.destination import (
     DELETED_AT,
-    Checkpoint,
     Loaded,
     Replica,
     Staged,
@@ -44,6 +43,7 @@ from dbt_bridge.nouns.changes import (
     Reshaped,
     Truncated,
 )
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import TableName, quote_identifier
 from dbt_bridge.replicate.change_log import logged, logged_truncate

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, fields
 from typing import Any
 
 import pyarrow as pa
 
 from dbt_bridge.connectors.duckdb.session import in_transaction, retry_conflicts
-from dbt_bridge.contracts.destination import Checkpoint
 from dbt_bridge.nouns import parity_row
+from dbt_bridge.nouns.checkpoint import CHECKPOINT_FIELDS, Checkpoint
 from dbt_bridge.nouns.parity_row import PARITY, ParityRow
 from dbt_bridge.nouns.receipt import (
     AUDIT_SCHEMA,
@@ -21,7 +20,6 @@ from dbt_bridge.nouns.receipt import (
 from dbt_bridge.nouns.table import Table, quote_identifier
 
 _SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
-_POINT = tuple(field.name for field in fields(Checkpoint))
 Columns = Mapping[str, str]
 
 
@@ -31,7 +29,7 @@ def _columns(table: Table) -> Columns:
 
 MOVED: Mapping[str, Columns] = {
     "receipts": _columns(RECEIPTS),
-    "checkpoints": {**dict.fromkeys(_POINT, "VARCHAR"), "saved_at": "TIMESTAMPTZ"},
+    "checkpoints": {**dict.fromkeys(CHECKPOINT_FIELDS, "VARCHAR"), "saved_at": "TIMESTAMPTZ"},
 }
 PARITIES: Mapping[str, Columns] = {"parity": _columns(PARITY)}
 
@@ -85,12 +83,12 @@ def _append(cur: Any, table: str, rows: pa.Table) -> None:
 
 def save_checkpoints(cur: Any, catalog: str, checkpoints: Sequence[Checkpoint]) -> None:
     """Replace each node's checkpoint inside the caller's transaction."""
-    names, marks = ", ".join(map(quote_identifier, _POINT)), ", ".join("?" for _ in _POINT)
+    names, marks = ", ".join(map(quote_identifier, CHECKPOINT_FIELDS)), ", ".join("?" for _ in CHECKPOINT_FIELDS)
     for point in checkpoints:
         cur.execute(f"DELETE FROM {_table(catalog, 'checkpoints')} WHERE node = ?", [point.node])  # noqa: S608
         cur.execute(
             f"INSERT INTO {_table(catalog, 'checkpoints')} ({names}, saved_at) VALUES ({marks}, now())",  # noqa: S608
-            list(astuple(point)),
+            list(point.as_row().values()),
         )
 
 
@@ -99,11 +97,11 @@ def checkpoint(cur: Any, catalog: str, node: str) -> Checkpoint | None:
 
 
 def checkpoints(cur: Any, catalog: str) -> list[Checkpoint]:
-    """All of them. What an earlier version did not save is empty."""
+    """All of them, in the order of their nodes."""
     ensure(cur, catalog)
-    names = ", ".join(f"coalesce({quote_identifier(name)}, '')" for name in _POINT)
+    names = ", ".join(map(quote_identifier, CHECKPOINT_FIELDS))
     rows = cur.execute(f"SELECT {names} FROM {_table(catalog, 'checkpoints')} ORDER BY node").fetchall()  # noqa: S608
-    return [Checkpoint(*row) for row in rows]
+    return [Checkpoint.of_row(dict(zip(CHECKPOINT_FIELDS, row, strict=True))) for row in rows]
 
 
 def forget(cur: Any, catalog: str, node: str) -> None:

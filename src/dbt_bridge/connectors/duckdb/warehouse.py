@@ -39,12 +39,12 @@ from dbt_bridge.connectors.duckdb.state import DuckDBState, held
 from dbt_bridge.contracts.connector import OriginSettings
 from dbt_bridge.contracts.destination import (
     Application,
-    Checkpoint,
     Load,
     Loaded,
     Staged,
 )
 from dbt_bridge.errors import ConnectionFailed, DestinationError
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import (

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dbt_bridge.contracts.connector import (
+    ChangeSourceSettings,
     Connector,
     DestinationSettings,
     OriginSettings,
@@ -14,6 +15,7 @@ from dbt_bridge.contracts.connector import (
 )
 
 if TYPE_CHECKING:
+    from dbt_bridge.connectors.postgres.changes.source import PostgresChangeSource
     from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
     from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
     from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
@@ -45,6 +47,12 @@ def _open_queries(settings: OriginSettings) -> PostgresQueries:
     from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 
     return PostgresQueries(settings.name, libpq_url(settings))
+
+
+def _open_change_source(settings: ChangeSourceSettings) -> PostgresChangeSource:
+    from dbt_bridge.connectors.postgres.changes.source import PostgresChangeSource
+
+    return PostgresChangeSource(settings.origin.name, libpq_url(settings.origin), settings)
 
 
 def _open_destination(settings: DestinationSettings) -> PostgresWarehouse:
@@ -101,6 +109,7 @@ POSTGRES = Connector(
     extra=_EXTRA,
     open_origin=_open_origin,
     open_queries=_open_queries,
+    open_change_source=_open_change_source,
     open_destination=_open_destination,
     open_warehouse=_open_warehouse,
 )

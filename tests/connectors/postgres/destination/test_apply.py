@@ -11,12 +11,7 @@ import pyarrow as pa
 import pytest
 
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
-from dbt_bridge.contracts.destination import (
-    Checkpoint,
-    Follows,
-    Load,
-    Replica,
-)
+from dbt_bridge.contracts.destination import Follows, Load, Replica
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.changes import (
     DELETE,
@@ -26,6 +21,7 @@ from dbt_bridge.nouns.changes import (
     Reshaped,
     Truncated,
 )
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.table import Column, Table, TableName
 
 ORDERS = Table(

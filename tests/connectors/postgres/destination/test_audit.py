@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
-from dbt_bridge.contracts.destination import Checkpoint
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.receipt import opened
 
 ORDERS = Checkpoint("source.shop.shop.orders", "shop_pg", "", "16/B374D848", "7301/shop", '{"id": 23}', "type refused")

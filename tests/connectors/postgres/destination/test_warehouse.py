@@ -18,13 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dbt_bridge.connectors.postgres.destination.warehouse import STAGING_PREFIX, PostgresWarehouse
-from dbt_bridge.contracts.destination import (
-    Checkpoint,
-    Load,
-    Loaded,
-    Window,
-)
+from dbt_bridge.contracts.destination import Load, Loaded, Window
 from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, TypeRefused, UsageError
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.table import (
     GHOST_MARK,
     Column,

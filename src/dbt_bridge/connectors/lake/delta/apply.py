@@ -27,7 +27,6 @@ from dbt_bridge.contracts.destination import (
     COMMITTED_AT,
     DELETED_AT,
     CannotReshape,
-    Checkpoint,
     Loaded,
     NotApplied,
     Replica,
@@ -41,6 +40,7 @@ from dbt_bridge.nouns.changes import (
     Reshaped,
     Truncated,
 )
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import (
     Column,

@@ -9,15 +9,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
 import numpy as np
 
-from dbt_bridge.connectors.postgres.changes.followed import Following, Gathered
+from dbt_bridge.connectors.postgres.changes.following import Following
+from dbt_bridge.connectors.postgres.changes.lsn import position_of
 from dbt_bridge.connectors.postgres.changes.messages import Messages, Relation, Rows
 from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
+from dbt_bridge.contracts.change_feed import Chunk, Pace
+from dbt_bridge.nouns.position import Position
 
 _BEGIN, _COMMIT = ord("B"), ord("C")
 _WAIT = 0.2  # seconds between looks at the clock while nothing comes
@@ -26,67 +28,27 @@ _HUGE = 32_768  # messages without a Commit from which on a transaction is decod
 
 
 class Stream(Protocol):
-    """Where messages come from (`replication.ReplicationStream`)."""
+    """Where messages come from (`ReplicationStream`)."""
 
     def next(self, wait: float) -> Messages | None: ...
 
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Changes that a destination gets at once.
-
-    Attributes:
-        gathered: the events per table, and what became of the tables.
-        changes: how many.
-        upto: where every followed table stands after this chunk; None inside of a transaction.
-        committed_at: when the last transaction in it committed, microseconds since 1970; 0 without any.
-        transactions: how many ended.
-        is_barrier: `upto` is one of the LSNs that were asked for.
-        sent: how far the origin has sent its log.
-    """
-
-    gathered: Gathered
-    changes: int = 0
-    upto: int | None = None
-    committed_at: int = 0
-    transactions: int = 0
-    is_barrier: bool = False
-    sent: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """When a chunk is full.
-
-    Attributes:
-        rows: changes.
-        least: changes that are enough when the destination has nothing to do.
-        bytes: of their values.
-        seconds: since its first message.
-        idle: seconds after which an empty chunk tells that the log went on without changes.
-    """
-
-    rows: int
-    least: int
-    bytes: int = 128 << 20
-    seconds: float = 5.0
-    idle: float = 10.0
+    def acknowledge(self, lsn: int) -> None: ...
 
 
 class Feed:
-    """Chunks of changes up to each barrier; a context manager, whose thread ends with it.
+    """The `ChangeFeed` of a slot: chunks of changes up to each barrier; a context manager, whose thread ends with it.
 
     Args:
         stream: positioned at or before the first followed table's LSN; closed by its owner.
         following: the tables.
-        barriers: LSNs, ascending: a chunk ends exactly at each, and the feed ends with the last one. None at the end
-            goes on for ever.
+        barriers: ascending: a chunk ends exactly at each, and the feed ends with the last one. None at the end goes on
+            for ever.
     """
 
-    def __init__(self, stream: Stream, following: Following, barriers: Sequence[int | None], pace: Pace) -> None:
+    def __init__(self, stream: Stream, following: Following, barriers: Sequence[Position | None], pace: Pace) -> None:
         self._stream = stream
         self._following = following
-        self._barriers = list(barriers)
+        self._barriers = [None if barrier is None else barrier.ordinal for barrier in barriers]
         self._pace = pace
         self._gathering = _Gathering(following)
         self._ready: queue.Queue[Chunk | BaseException] = queue.Queue(_AHEAD)
@@ -104,7 +66,7 @@ class Feed:
         self._thread.join()
 
     def next(self, wait: float) -> Chunk | None:
-        """The next chunk; None when none came within `wait` seconds, or the feed has ended (see `ended`).
+        """The next chunk; None when none came within `wait` seconds, or the feed has ended (see `is_ended`).
 
         Raises:
             ConnectionFailed, OriginError: the stream broke off.
@@ -118,18 +80,22 @@ class Feed:
         return item
 
     @property
-    def ended(self) -> bool:
+    def is_ended(self) -> bool:
         """Nothing more comes."""
         return not self._thread.is_alive() and self._ready.empty()
 
     def chunks(self, go_on: Callable[[], bool] = lambda: True) -> Iterator[Chunk]:
-        """Every chunk until the last barrier, or until `go_on` says no between two of them."""
+        """See `ChangeFeed.chunks`."""
         while go_on():
             chunk = self.next(_WAIT)
             if chunk is not None:
                 yield chunk
-            elif self.ended:
+            elif self.is_ended:
                 return
+
+    def acknowledge(self, position: Position) -> None:
+        """See `ChangeFeed.acknowledge`."""
+        self._stream.acknowledge(position.ordinal)
 
     # --- the thread --------------------------------------------------------------------------------------------
 
@@ -154,14 +120,14 @@ class Feed:
         """Everything below the barrier; False when the feed was stopped."""
         gathering = self._gathering
         while not self._stop.is_set():
-            if barrier is not None and gathering.reached(barrier):
+            if barrier is not None and gathering.has_reached(barrier):
                 return self._put(gathering.chunk(barrier))
             gathering.receive(self._stream.next(_WAIT))
             for run in gathering.runs(barrier):
                 gathering.add(run)
-                if gathering.is_full(self._pace, hungry=self._ready.empty()) and not self._put(gathering.chunk()):
+                if gathering.is_full(self._pace, is_starved=self._ready.empty()) and not self._put(gathering.chunk()):
                     return False
-            if gathering.is_full(self._pace, hungry=self._ready.empty()) and not self._put(gathering.chunk()):
+            if gathering.is_full(self._pace, is_starved=self._ready.empty()) and not self._put(gathering.chunk()):
                 return False
         return False
 
@@ -174,7 +140,7 @@ class _Gathering:
         self._decoder = Decoder()
         self._waiting: list[Messages] = []
         self._behind = False  # the first waiting message is a Begin at or behind the barrier
-        self._sent = self._upto = self._told = 0
+        self._sent = self._upto = self._reported = 0
         self._is_open = False
         self._begun = time.monotonic()
         self._rows = self._transactions = self._committed_at = 0
@@ -218,32 +184,31 @@ class _Gathering:
         if decoded.transactions:
             self._upto, self._committed_at = decoded.upto, decoded.committed_at
 
-    def reached(self, barrier: int) -> bool:
+    def has_reached(self, barrier: int) -> bool:
         """Whether nothing below the barrier is still to come."""
         return not self._is_open and (self._behind or (not self._waiting and self._sent >= barrier))
 
-    def is_full(self, pace: Pace, *, hungry: bool) -> bool:
+    def is_full(self, pace: Pace, *, is_starved: bool) -> bool:
         age = time.monotonic() - self._begun
-        full = self._rows >= (pace.least if hungry else pace.rows) or self._following.bytes >= pace.bytes
+        full = self._rows >= (pace.least if is_starved else pace.rows) or self._following.bytes >= pace.bytes
         if self._is_open:
             return full
-        if self._rows or self._following.is_troubled:
-            return full or age >= pace.seconds or self._following.is_troubled
-        return age >= pace.idle and self._position() > self._told
+        if self._rows or self._following.has_trouble:
+            return full or age >= pace.seconds or self._following.has_trouble
+        return age >= pace.idle and self._position() > self._reported
 
     def chunk(self, barrier: int | None = None) -> Chunk:
         """What was gathered; begins anew."""
         upto = barrier or (None if self._is_open else self._position())
         chunk = Chunk(
-            self._following.gathered(),
+            self._following.take_events(),
             self._rows,
-            upto,
+            None if upto is None else position_of(upto),
             self._committed_at,
             self._transactions,
-            barrier is not None,
-            self._sent,
+            behind=max(0, self._sent - (upto or 0)),
         )
-        self._told = max(self._told, upto or 0)
+        self._reported = max(self._reported, upto or 0)
         self._behind = False
         self._begun = time.monotonic()
         self._rows = self._transactions = self._committed_at = 0

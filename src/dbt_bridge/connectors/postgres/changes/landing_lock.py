@@ -15,9 +15,8 @@ https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -25,14 +24,10 @@ import psycopg
 from psycopg import pq
 
 from dbt_bridge.connectors.postgres.origin.connection import Connections, build_settings_sql
-from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError
-from dbt_bridge.observe.progress import Progress
-from dbt_bridge.observe.stream_progress import Watch
-from dbt_bridge.system.retry import is_transient
+from dbt_bridge.errors import ConnectionFailed, OriginError
 
 PATIENCE = 600.0  # seconds to wait for a mover to let go: it finishes its transaction, its copy or its dbt build
 _LOOK = 1.0  # seconds between looks of a mover
-_PAUSE = 0.5  # seconds between looks of one who has let go
 _SILENCE = 60.0  # seconds without an answer, after which the server counts as gone (as for a replication stream)
 _TELL = 3.0  # seconds after which a person is told who is waited for
 
@@ -104,8 +99,8 @@ class _Session:
         self._connection.close()
 
 
-class Mover:
-    """The right to bring a source's landing up, as long as nobody wants to hold it still. Used by one thread at a time.
+class LandingLease:
+    """The `LandingLease` of a slot: a shared lock, as long as nobody wants an exclusive one.
 
     Args:
         source: dbt's name of it.
@@ -119,7 +114,7 @@ class Mover:
         self._of = (name, url, slot)
         self._session: _Session | None = None
         self._asked_at: float | None = None  # an unanswered question's time
-        self._is_asked = False
+        self._is_wanted = False
         self._looked = 0.0
 
     @property
@@ -130,7 +125,7 @@ class Mover:
     def take(self) -> bool:
         """Have it, or have it already; False while somebody holds the landing still or wants to."""
         if self._session is not None:
-            return not self.is_asked()
+            return not self.is_wanted()
         session = self._session = _Session(*self._of)
         if session.is_lent:
             return True
@@ -144,14 +139,14 @@ class Mover:
             self.let_go()
         return got
 
-    def is_asked(self) -> bool:
+    def is_wanted(self) -> bool:
         """Whether it is time to let go. Looks once a second; never waits, for the server may have gone silent."""
         session = self._session
-        if session is None or self._is_asked:
+        if session is None or self._is_wanted:
             return True
         try:
-            self._is_asked = self._look(session)
-            return self._is_asked
+            self._is_wanted = self._look(session)
+            return self._is_wanted
         except BaseException as error:
             self.let_go()
             if isinstance(error, psycopg.Error):
@@ -161,7 +156,7 @@ class Mover:
     def let_go(self) -> None:
         if self._session is not None:
             self._session.close()
-            self._session, self._asked_at, self._is_asked = None, None, False
+            self._session, self._asked_at, self._is_wanted = None, None, False
 
     def _look(self, session: _Session) -> bool:
         if session.is_lent:
@@ -187,36 +182,10 @@ class Mover:
         return not free
 
 
-def taken(movers: Sequence[Mover], watch: Watch, stop: threading.Event) -> bool:
-    """Wait until nobody wants to hold any of the landings; False when stopped."""
-    told: set[str] = set()
-    while not stop.is_set():
-        held = [mover for mover in movers if not _takes(mover)]
-        if not held:
-            return True
-        for mover in movers:
-            mover.let_go()
-        for mover in held:
-            if mover.source not in told:
-                told.add(mover.source)
-                watch.paused(mover.source)
-        stop.wait(_PAUSE)
-    return False
-
-
-def _takes(mover: Mover) -> bool:
-    """Whether it is free, as far as can be known: an origin that is not there is its follower's to wait for, and
-    nobody compares anything with it."""
-    try:
-        return mover.take()
-    except BridgeError as error:
-        if not is_transient(error):
-            raise
-        return True
-
-
 @contextmanager
-def held(name: str, url: str, slot: str, progress: Progress, *, patience: float = PATIENCE) -> Iterator[None]:
+def lock_landing(
+    name: str, url: str, slot: str, tell: Callable[[str], None], *, patience: float = PATIENCE
+) -> Iterator[None]:
     """Hold the landing of a source still: a `stream` of another process has let go of slot and warehouse.
 
     Enter it before the warehouse is opened (a DuckDB file belongs to one process) and leave it after that is closed.
@@ -225,6 +194,7 @@ def held(name: str, url: str, slot: str, progress: Progress, *, patience: float 
     Args:
         name, url: the origin's.
         slot: of the source; it need not exist yet.
+        tell: takes a sentence for a person, who is waited for, after a few seconds.
         patience: seconds to wait.
 
     Raises:
@@ -239,29 +209,31 @@ def held(name: str, url: str, slot: str, progress: Progress, *, patience: float 
                 " landing cannot be held still while it is compared",
                 mend=f"give [sources.{name}] credentials the address of the server itself",
             )
-        waiting = _Waiting(name, slot, progress, patience)
+        waiting = _Waiting(name, slot, tell, patience)
         for key in (session.hold, session.move):
             while session.query("SELECT pg_try_advisory_lock(%(key)s)", key=key) != [(True,)]:
-                waiting.on(session.query(_HOLDERS, key=key))
+                waiting.wait_for(session.query(_HOLDERS, key=key))
         while readers := session.query(_READER, slot=slot):
-            waiting.on(readers)
+            waiting.wait_for(readers)
         yield
     finally:
         session.close()
 
 
 @contextmanager
-def moving(name: str, url: str, slot: str, progress: Progress, *, patience: float = PATIENCE) -> Iterator[None]:
+def share_landing(
+    name: str, url: str, slot: str, tell: Callable[[str], None], *, patience: float = PATIENCE
+) -> Iterator[None]:
     """Bring a landing up once, when nobody holds it still any more. Whoever wants to waits until the context ends.
 
-    Raises: as `held` does.
+    Raises: as `lock_landing` does.
     """
     session = _Session(name, url, slot)
     try:
-        waiting = _Waiting(name, slot, progress, patience)
+        waiting = _Waiting(name, slot, tell, patience)
         wanted = "SELECT pg_try_advisory_xact_lock_shared(%(hold)s) AND pg_try_advisory_lock_shared(%(move)s)"
         while not session.is_lent and session.query(wanted, hold=session.hold, move=session.move) != [(True,)]:
-            waiting.on(session.query(_HOLDERS, key=session.hold))
+            waiting.wait_for(session.query(_HOLDERS, key=session.hold))
         yield
     finally:
         session.close()
@@ -270,14 +242,14 @@ def moving(name: str, url: str, slot: str, progress: Progress, *, patience: floa
 class _Waiting:
     """For others to let go of a landing."""
 
-    def __init__(self, name: str, slot: str, progress: Progress, patience: float) -> None:
+    def __init__(self, name: str, slot: str, tell: Callable[[str], None], patience: float) -> None:
         self._place = f"origin {name!r}: slot {slot!r}"
-        self._progress = progress
+        self._tell = tell
         self._patience = patience
         self._began = time.monotonic()
-        self._told: list[tuple[Any, ...]] = []
+        self._reported: list[tuple[Any, ...]] = []
 
-    def on(self, others: list[tuple[Any, ...]]) -> None:
+    def wait_for(self, others: list[tuple[Any, ...]]) -> None:
         """Wait a moment for these (server process, application, address).
 
         Raises:
@@ -291,7 +263,7 @@ class _Waiting:
                 f"{self._place} was not let go of in {waited:.0f} s by {who or 'somebody who has left'}",
                 mend=f"wait for it to finish, or stop it; where it is dead already: {end}",
             )
-        if waited >= _TELL and others and others != self._told:
-            self._told = others
-            self._progress.message(f"{self._place}: waiting for {who} to let go of it")
+        if waited >= _TELL and others and others != self._reported:
+            self._reported = others
+            self._tell(f"{self._place}: waiting for {who} to let go of it")
         time.sleep(0.1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from dbt_bridge.connectors.postgres.changes import publication
 from dbt_bridge.connectors.postgres.changes.publication import Publishable
@@ -14,6 +13,7 @@ from dbt_bridge.connectors.postgres.changes.slot import (
     SlotState,
     misfit,
 )
+from dbt_bridge.contracts.change_source import Readiness
 from dbt_bridge.errors import BridgeError
 from dbt_bridge.nouns.quantities import format_bytes
 from dbt_bridge.nouns.table import TableName, quote_identifier, quote_table_name
@@ -41,16 +41,6 @@ ORDER BY 2 DESC
 """
 _UNUSED = "SELECT slot_name FROM pg_replication_slots WHERE NOT active;"
 _NEARLY = 0.8  # of max_wal
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """One thing that was looked at: the server, a slot, a table or a publication; `mend` is the SQL or YAML for it."""
-
-    subject: str
-    status: Literal["ok", "note", "fault"]
-    what: str
-    mend: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from typing import Any
 
 import psycopg
 
+from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
 from dbt_bridge.connectors.postgres.changes.slot_wait import Blockers
 from dbt_bridge.connectors.postgres.changes.walsender import SET, Walsender, meaning
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.errors import BridgeError, OriginError, UsageError
-from dbt_bridge.nouns import lsn
 from dbt_bridge.nouns.table import quote_identifier
 
 PLUGIN = "pgoutput"
@@ -185,7 +185,7 @@ class Replication:
                 ((function,),) = self.query(MARK)
                 granted = f"GRANT EXECUTE ON FUNCTION {function} TO <the origin's user>;"
                 raise OriginError(error.what, mend=granted) from error
-        return lsn.parsed(at)
+        return parse_lsn(at)
 
     def slot(self, name: str) -> SlotState | None:
         """The slot as it stands; None when there is none of this name."""
@@ -264,7 +264,7 @@ class Replication:
                 raise self._uncreated(name, error) from error
             _, point, snapshot, _ = rows[0]
             try:
-                yield ExportedSlot(name, lsn.parsed(point), snapshot)
+                yield ExportedSlot(name, parse_lsn(point), snapshot)
             finally:
                 if temporary:  # it would go with the connection, but a little later
                     with contextlib.suppress(BridgeError):
@@ -355,8 +355,8 @@ def _state(row: tuple[Any, ...]) -> SlotState:
         temporary=temporary,
         active=active,
         active_pid=pid,
-        restart_lsn=lsn.parsed(restart) if restart else None,
-        confirmed_flush_lsn=lsn.parsed(confirmed) if confirmed else None,
+        restart_lsn=parse_lsn(restart) if restart else None,
+        confirmed_flush_lsn=parse_lsn(confirmed) if confirmed else None,
         wal_status=status,
         invalidation_reason=reason,
         safe_wal_size=safe,

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
-from dbt_bridge.cdc.census import Tracked
-from dbt_bridge.connectors.postgres.changes.slot import Replication, misfit
-from dbt_bridge.errors import OriginError
-from dbt_bridge.nouns import lsn
+from dbt_bridge.connectors.postgres.changes.lsn import format_lsn
+from dbt_bridge.connectors.postgres.changes.slot import Replication, SlotState, misfit
+from dbt_bridge.contracts.change_source import LogHealth
+from dbt_bridge.contracts.connector import ChangeSourceSettings
+from dbt_bridge.errors import OriginError, UsageError
+from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.quantities import format_bytes
 from dbt_bridge.nouns.selector import selector
 
-_NEAR = 0.8  # of max_wal: told
+_NEAR = 0.8  # of max_wal, from which on a person is warned
 _OLDEST = "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start;"
 _LOOK = 10.0  # seconds between two looks
+_OTHER_NAME = "give the source another `slot:` name"
+# A walsender's replay lag is NULL when the reader has confirmed all there is. Since PostgreSQL 17 a slot says since
+# when nobody reads it; before, nothing at the server does.
+_LAG = """
+SELECT CASE WHEN s.active THEN coalesce(extract(epoch FROM w.replay_lag), 0)
+            ELSE extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)
+       END::float8
+FROM pg_replication_slots s
+LEFT JOIN pg_stat_replication w ON w.pid = s.active_pid
+WHERE s.slot_name = %(name)s
+"""
 
 
 def check_ours(replication: Replication, slot: str) -> None:
@@ -23,24 +36,41 @@ def check_ours(replication: Replication, slot: str) -> None:
     Raises:
         OriginError: it is.
     """
+    if problem := _foreign(replication, slot):
+        raise OriginError(f"origin {replication.name!r}: {problem}", mend=_OTHER_NAME)
+
+
+def refuse_foreign(replication: Replication, settings: ChangeSourceSettings) -> None:
+    """Refuse to drop a slot that is another program's or database's.
+
+    Raises:
+        UsageError: it is.
+    """
+    if problem := _foreign(replication, settings.slot):
+        raise UsageError(f"source {settings.source}: {problem}", mend=_OTHER_NAME)
+
+
+def _foreign(replication: Replication, slot: str) -> str | None:
     state = replication.slot(slot)
     if state is None:
-        return
+        return None
     ((database,),) = replication.query("SELECT current_database()")
-    if problem := misfit(state, database):
-        raise OriginError(f"origin {replication.name!r}: {problem}", mend="give the source another `slot:` name")
+    return misfit(state, database)
 
 
-def check_slot(replication: Replication, slot: str, followed: Sequence[Tracked]) -> None:
+def check_slot(replication: Replication, slot: str, positions: Mapping[str, Position]) -> None:
     """Refuse to go on where changes between a table's checkpoint and the slot's position would be missing.
+
+    Args:
+        positions: node -> where the table stands.
 
     Raises:
         OriginError: names the tables that must be copied again.
     """
-    if not followed:
+    if not positions:
         return
-    tables = " ".join(selector(t.node) for t in followed)
-    names = ", ".join(t.node for t in followed)
+    tables = " ".join(selector(node) for node in positions)
+    names = ", ".join(positions)
     resync = f"dbt-bridge sync --full-refresh --select {tables}"
     state = replication.slot(slot)
     place = f"slot {slot!r} of origin {replication.name!r}"
@@ -51,28 +81,68 @@ def check_slot(replication: Replication, slot: str, followed: Sequence[Tracked])
             mend=resync if state is None else f"dbt-bridge slots drop {slot}, then {resync}",
         )
     confirmed = state.confirmed_flush_lsn or 0
-    if behind := [t.node for t in followed if t.followed.position < confirmed]:
+    if behind := [node for node, position in positions.items() if position.ordinal < confirmed]:
         raise OriginError(
-            f"{place} has moved on to {lsn.spelled(confirmed)}, beyond the checkpoints of {', '.join(behind)}: another"
+            f"{place} has moved on to {format_lsn(confirmed)}, beyond the checkpoints of {', '.join(behind)}: another"
             " warehouse read from it, or this one is an older copy",
             mend=f"give each warehouse a `slot:` of its own; then {resync}",
         )
     end = replication.current_lsn()
-    if ahead := [t.node for t in followed if t.followed.position > end]:
+    if ahead := [node for node, position in positions.items() if position.ordinal > end]:
         raise OriginError(
             f"the checkpoints of {', '.join(ahead)} are ahead of the origin {replication.name!r}, whose log ends at"
-            f" {lsn.spelled(end)}: it was restored from a backup",
+            f" {format_lsn(end)}: it was restored from a backup",
             mend=resync,
         )
 
 
-def let_log_go(replication: Replication, slot: str, upto: int) -> None:
-    """Advance a slot that no table is followed through: what it retains is of use to nobody."""
+def advance_slot(replication: Replication, slot: str, upto: Position) -> None:
+    """Let go of the log of a slot that no table is followed through: what it retains is of use to nobody."""
     state = replication.slot(slot)
-    if state is not None and not state.is_lost and (state.confirmed_flush_lsn or 0) < upto:
+    if state is not None and not state.is_lost and (state.confirmed_flush_lsn or 0) < upto.ordinal:
         replication.query(
-            "SELECT pg_replication_slot_advance(%(slot)s, %(upto)s::pg_lsn)", {"slot": slot, "upto": lsn.spelled(upto)}
+            "SELECT pg_replication_slot_advance(%(slot)s, %(upto)s::pg_lsn)", {"slot": slot, "upto": str(upto)}
         )
+
+
+def describe_health(replication: Replication, settings: ChangeSourceSettings, sync: str) -> LogHealth:
+    """How the slot stands.
+
+    Args:
+        sync: the command that brings the source up.
+    """
+    state = replication.slot(settings.slot)
+    if state is None:
+        return LogHealth(exists=False)
+    ((database,),) = replication.query("SELECT current_database()")
+    lag = replication.query(_LAG, {"name": settings.slot})
+    problem, mend = _find_problem(state, database, settings.max_wal, sync)
+    return LogHealth(
+        exists=True,
+        active=state.active,
+        active_pid=state.active_pid,
+        lag_bytes=state.lag_bytes,
+        lag_seconds=lag[0][0] if lag else None,
+        retained_bytes=state.retained_bytes,
+        wal_status=state.wal_status,
+        problem=problem,
+        mend=mend,
+    )
+
+
+def _find_problem(state: SlotState, database: str, max_wal: int | None, sync: str) -> tuple[str, str]:
+    """What is wrong with a slot, worst first, and the mend."""
+    if foreign := misfit(state, database):
+        return foreign, _OTHER_NAME
+    if state.is_lost:
+        why = state.invalidation_reason or "max_slot_wal_keep_size"
+        return f"log that it needs is gone ({why})", f"dbt-bridge slots drop {state.name}, then {sync}"
+    gone = f"{sync}; or, when nobody needs it any more, dbt-bridge slots drop {state.name}"
+    if max_wal is not None and state.retained_bytes > max_wal:
+        return f"it retains more than max_wal ({state.retained_bytes} of {max_wal} bytes)", gone
+    if state.wal_status == "unreserved":
+        return "the server removes its log at the next checkpoint", f"at once: {gone}"
+    return "", ""
 
 
 class WalGuard:
@@ -80,7 +150,7 @@ class WalGuard:
 
     Args:
         max_wal: bytes; None for no bound.
-        warn: told once when the slot nears the bound.
+        warn: called once when the slot nears the bound.
     """
 
     def __init__(self, replication: Replication, slot: str, max_wal: int | None, warn: Callable[[str], None]) -> None:

@@ -10,13 +10,13 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from dbt_bridge.connectors.postgres.changes.lsn import format_lsn
 from dbt_bridge.connectors.postgres.changes.messages import Messages
 from dbt_bridge.connectors.postgres.changes.receiver import Patience, Receiver, Runs
 from dbt_bridge.connectors.postgres.changes.slot import Replication
 from dbt_bridge.connectors.postgres.changes.spool import Spool
 from dbt_bridge.connectors.postgres.changes.walsender import Walsender
 from dbt_bridge.errors import OriginError
-from dbt_bridge.nouns import lsn as lsn_
 from dbt_bridge.nouns.table import quote_identifier, quote_literal
 from dbt_bridge.system.retry import SLOT, retry
 
@@ -140,5 +140,5 @@ class ReplicationStream:
             options.append("binary 'true'")
         if streamed:
             options.append("streaming 'on'")
-        at = lsn_.spelled(self._start)
+        at = format_lsn(self._start)
         return f"START_REPLICATION SLOT {quote_identifier(self._slot)} LOGICAL {at} ({', '.join(options)})"

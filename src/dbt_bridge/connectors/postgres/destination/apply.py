@@ -28,7 +28,6 @@ from dbt_bridge.connectors.postgres.destination.relation import Relation, identi
 from dbt_bridge.connectors.postgres.destination.stage import Carrier
 from dbt_bridge.contracts.destination import (
     DELETED_AT,
-    Checkpoint,
     Loaded,
     Replica,
     Staged,
@@ -40,6 +39,7 @@ from dbt_bridge.nouns.changes import (
     Reshaped,
     Truncated,
 )
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.replicate.change_log import logged, logged_truncate

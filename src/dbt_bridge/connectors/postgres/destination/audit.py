@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, fields
 from typing import Any
 
 from psycopg import Cursor, sql
 
 from dbt_bridge.connectors.postgres.destination.column_types import landing_type
-from dbt_bridge.contracts.destination import Checkpoint
+from dbt_bridge.nouns.checkpoint import CHECKPOINT_FIELDS, Checkpoint
 from dbt_bridge.nouns.parity_row import PARITY, ParityRow
 from dbt_bridge.nouns.receipt import AUDIT_SCHEMA, RECEIPTS, Receipt
 from dbt_bridge.nouns.table import Table
@@ -18,11 +17,10 @@ _CHECKPOINTS = sql.Identifier(AUDIT_SCHEMA, "checkpoints")
 _LOCK = 0x6462_7462  # "dbtb": CREATE IF NOT EXISTS of two sessions at once breaks one of them
 
 
-_CHECKPOINT_FIELDS = tuple(f.name for f in fields(Checkpoint))
 Columns = Mapping[str, str]
 MOVED: Mapping[str, Columns] = {
     "receipts": {c.name: landing_type(c) for c in RECEIPTS.columns},
-    "checkpoints": {**dict.fromkeys(_CHECKPOINT_FIELDS, "text"), "saved_at": "timestamptz"},
+    "checkpoints": {**dict.fromkeys(CHECKPOINT_FIELDS, "text"), "saved_at": "timestamptz"},
 }
 PARITIES: Mapping[str, Columns] = {"parity": {c.name: landing_type(c) for c in PARITY.columns}}
 
@@ -107,7 +105,7 @@ def save_checkpoints(cur: Cursor[Any], checkpoints: Sequence[Checkpoint]) -> Non
     """Replace each node's checkpoint."""
     if not checkpoints:
         return
-    columns = [sql.Identifier(name) for name in _CHECKPOINT_FIELDS]
+    columns = [sql.Identifier(name) for name in CHECKPOINT_FIELDS]
     statement = sql.SQL(
         "INSERT INTO {table} ({columns}, saved_at)\n"
         "VALUES ({values}, now())\n"
@@ -119,7 +117,7 @@ def save_checkpoints(cur: Cursor[Any], checkpoints: Sequence[Checkpoint]) -> Non
         values=sql.SQL(", ").join(sql.Placeholder() for _ in columns),
         changes=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(name) for name in columns[1:]),
     )
-    cur.executemany(statement, [astuple(point) for point in checkpoints])
+    cur.executemany(statement, [list(point.as_row().values()) for point in checkpoints])
 
 
 def checkpoint(cur: Cursor[Any], node: str) -> Checkpoint | None:
@@ -136,7 +134,7 @@ def _read(cur: Cursor[Any], which: sql.Composable) -> list[Checkpoint]:
     if "checkpoints" not in _standing(cur):
         return []
     cur.execute(sql.SQL("SELECT to_jsonb(c) FROM {} AS c {}").format(_CHECKPOINTS, which))
-    return [Checkpoint(*(row.get(name) or "" for name in _CHECKPOINT_FIELDS)) for (row,) in cur.fetchall()]
+    return [Checkpoint.of_row(row) for (row,) in cur.fetchall()]
 
 
 def forget(cur: Cursor[Any], node: str) -> None:

@@ -37,13 +37,9 @@ from dbt_bridge.connectors.postgres.destination.session import connected, transl
 from dbt_bridge.connectors.postgres.destination.stage import Carrier
 from dbt_bridge.connectors.postgres.destination.state import PostgresState, held
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
-from dbt_bridge.contracts.destination import (
-    Checkpoint,
-    Load,
-    Loaded,
-    Staged,
-)
+from dbt_bridge.contracts.destination import Load, Loaded, Staged
 from dbt_bridge.errors import DestinationError
+from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName

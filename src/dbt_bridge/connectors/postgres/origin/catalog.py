@@ -10,6 +10,7 @@ from psycopg.errors import UndefinedColumn
 
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
 from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.contracts.change_source import Outdated
 from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.table import (
     Column,
@@ -136,10 +137,6 @@ JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 WHERE i.indrelid = %(oid)s AND i.indisprimary AND k.place <= i.indnkeyatts
 ORDER BY k.place
 """
-
-
-class Outdated(OriginError):
-    """A table is not any more as the snapshot shows it, in which it is read: a newer snapshot is needed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,63 +21,40 @@ from dbt_bridge.connectors.postgres.changes.messages import (
 from dbt_bridge.connectors.postgres.changes.values import columns as values
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType
 from dbt_bridge.connectors.postgres.origin.shape import Shape, Verdict, compare_shapes
-from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, TypeRefused, UsageError
+from dbt_bridge.contracts.change_feed import FollowedTable, TableEvents
+from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, TypeRefused
 from dbt_bridge.nouns.changes import (
     Changes,
     Event,
     Reshaped,
     Truncated,
 )
-from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.nouns.table import Column, Table
 
-Typed = Callable[[Sequence[tuple[str, int, int]]], tuple[tuple[Column, ...], Mapping[str, OriginType]]]
-"""The natural columns and types of a Relation message's columns (`catalog.typed`)."""
+
+class Catalog(Protocol):
+    """The origin's catalog, as it is at the moment of each call; the feed's thread asks it."""
+
+    def shape(self, oid: int) -> Shape | None:
+        """A table's shape; None when it is gone."""
+
+    def types(self, columns: Sequence[tuple[str, int, int]]) -> tuple[tuple[Column, ...], Mapping[str, OriginType]]:
+        """The natural columns and types of a Relation message's columns (`catalog.resolve_columns`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
-    """One table that is followed.
+class _Followed:
+    """A followed table, with its shape read from the text."""
 
-    Attributes:
-        node: dbt's unique_id.
-        declared: its name at the origin.
-        shape: that the landing table was last applied in.
-        columns: of the landing table, as they travel.
-        key: the columns that find a row; empty when the whole row does.
-        position: changes of transactions that committed below this LSN are in the landing table already.
-        land: from the origin's table to the columns that land, as they travel.
-        mask: column -> how it is masked.
-        log_only: changes are appended, so no row needs to be found.
-    """
-
-    node: str
-    declared: TableName
+    table: FollowedTable
     shape: Shape
-    columns: tuple[Column, ...]
-    key: tuple[str, ...]
-    position: int
-    land: Callable[[Table], tuple[Column, ...]]
-    mask: Mapping[str, str] = field(default_factory=dict)
-    log_only: bool = False
 
+    @classmethod
+    def of(cls, table: FollowedTable) -> _Followed:
+        return cls(table, Shape.from_json(table.shape))
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """What came since the last time.
-
-    Attributes:
-        events: per table (dbt's unique_id), in order.
-        bytes: of the changes, in Arrow's memory format.
-        tables: those whose Relation message was taken up, as they are now.
-        lost: table -> why it can only be copied anew.
-        failed: table -> the error that its messages gave.
-    """
-
-    events: tuple[tuple[str, Event], ...] = ()
-    bytes: int = 0
-    tables: Mapping[str, Followed] = field(default_factory=dict)
-    lost: Mapping[str, str] = field(default_factory=dict)
-    failed: Mapping[str, BridgeError] = field(default_factory=dict)
+    def with_shape(self, shape: Shape) -> _Followed:
+        return _Followed(replace(self.table, shape=shape.as_json()), shape)
 
 
 @dataclass(slots=True)
@@ -92,40 +70,31 @@ class Following:
     """All followed tables of one feed, and the events that were gathered since the last chunk.
 
     Args:
-        tables: by the oid in their shape.
-        examine: the catalog's shape of a table now, by its oid; None when it is gone.
-        typed: see `Typed`.
+        tables: those of a slot.
+        catalog: of the origin.
         binary: values come in binary where their types have such a form.
     """
 
-    def __init__(
-        self,
-        tables: Sequence[Followed],
-        examine: Callable[[int], Shape | None],
-        typed: Typed,
-        *,
-        binary: bool = False,
-    ) -> None:
+    def __init__(self, tables: Sequence[FollowedTable], catalog: Catalog, *, binary: bool = False) -> None:
         self._binary = binary
-        self._tables = {table.shape.oid: table for table in tables}
+        self._tables = {one.shape.oid: one for one in map(_Followed.of, tables)}
         self._versions: dict[int, _Version] = {}
         self._pending: dict[int, Relation] = {}
-        self._examine = examine
-        self._typed = typed
+        self._catalog = catalog
         self._events: list[tuple[str, Event]] = []
-        self._taken_up: dict[str, Followed] = {}
+        self._taken_up: dict[str, FollowedTable] = {}
         self._lost: dict[str, str] = {}
         self._failed: dict[str, BridgeError] = {}
         self.bytes = 0
 
     @property
-    def is_troubled(self) -> bool:
+    def has_trouble(self) -> bool:
         """A table was lost or has failed since the last chunk."""
         return bool(self._lost or self._failed)
 
-    def gathered(self) -> Gathered:
+    def take_events(self) -> TableEvents:
         """What came since the last time; begins anew."""
-        answer = Gathered(_together(self._events), self.bytes, self._taken_up, self._lost, self._failed)
+        answer = TableEvents(_merge_neighbours(self._events), self.bytes, self._taken_up, self._lost, self._failed)
         self._events, self.bytes, self._taken_up, self._lost, self._failed = [], 0, {}, {}, {}
         return answer
 
@@ -136,119 +105,110 @@ class Following:
 
     def take_up(self, oid: int) -> None:
         """Look at the last Relation message: the table is as it was, has other columns, or is lost."""
-        sent, table = self._pending.pop(oid, None), self._tables.get(oid)
-        if sent is None or table is None:
+        sent, one = self._pending.pop(oid, None), self._tables.get(oid)
+        if sent is None or one is None:
             return
-        now = self._examine(sent.oid)
-        if sent.name != table.declared and (now is None or now.table != table.declared):  # it may be renamed back since
-            what = f"{table.declared} was renamed to {sent.name} at the origin"
+        now, declared = self._catalog.shape(sent.oid), one.table.name
+        if sent.name != declared and (now is None or now.table != declared):  # it may be renamed back since
+            what = f"{declared} was renamed to {sent.name} at the origin"
             self._fail(
-                table, OriginError(what, mend=f"identifier: {sent.name.name} in the dbt source, or rename it back")
+                one, OriginError(what, mend=f"identifier: {sent.name.name} in the dbt source, or rename it back")
             )
             return
-        verdict = compare_shapes(table.shape, sent, now)
-        columns = tuple((c.name, c.type_oid, c.modifier) for c in sent.columns)
-        natural, types = self._typed(columns)
+        verdict = compare_shapes(one.shape, sent, now)
+        natural, types = self._catalog.types(tuple((c.name, c.type_oid, c.modifier) for c in sent.columns))
         try:
-            table = self._reshaped(table, verdict, natural)
-            self._check_key(table, sent)
+            table = self._reshape(one, verdict, natural)
+            _check_key(table, sent)
         except BridgeError as error:
-            self._fail(table, error)
+            self._fail(one, error)
             return
         if verdict.shape is None:
-            self._lose(table, verdict.lost)
+            self._lose(one, verdict.lost)
         if verdict.shape is None or table.node in self._lost:
             return
         if self._binary and not all(values.decodes_binary(types[c.name], c.type) for c in table.columns):
-            self._lose(table, "it has a column now whose values must be sent as text")
+            self._lose(one, "it has a column now whose values must be sent as text")
             return
-        table = replace(table, shape=verdict.shape)
-        self._tables[sent.oid] = self._taken_up[table.node] = table
+        one = _Followed(table, one.shape).with_shape(verdict.shape)
+        self._tables[sent.oid], self._taken_up[table.node] = one, one.table
         self._versions[sent.oid] = _Version(sent, types, {c.name: i for i, c in enumerate(sent.columns)})
 
-    def _reshaped(self, table: Followed, verdict: Verdict, natural: tuple[Column, ...]) -> Followed:
+    def _reshape(self, one: _Followed, verdict: Verdict, natural: tuple[Column, ...]) -> FollowedTable:
+        """The table with the columns that the message tells of; loses it where only a new copy has its values."""
+        table = one.table
         if verdict.shape is None or not verdict.is_changed:
             return table
-        columns = table.land(Table(table.declared, natural, table.key))
-        landed, lands = ({c.name for c in part} - table.mask.keys() for part in (table.columns, columns))
-        for old, new in verdict.renames.items():
-            if old not in landed and new in lands:
-                raise shown(table.declared, old, new)
+        columns = table.map_columns(Table(table.name, natural, table.key), verdict.renames)
         before = {verdict.renames.get(c.name, c.name): c.type for c in table.columns}
         for column in columns:
             if before.get(column.name, column.type) != column.type:
-                self._lose(table, f"the type of its column {column.name!r} changed")
+                self._lose(one, f"the type of its column {column.name!r} changed")
                 return table
         key = tuple(verdict.renames.get(c, c) for c in table.key)
         self._events.append((table.node, Reshaped(columns, dict(verdict.renames))))
         return replace(table, columns=columns, key=key)
 
-    def _check_key(self, table: Followed, sent: Relation) -> None:
-        if table.log_only or sent.identity == "f":
-            return
-        identity = {column.name for column in sent.columns if column.is_key}
-        if not table.key or not set(table.key) <= identity:
-            raise KeyRefused(
-                f"{table.declared} has lost the key that finds its changes ({', '.join(table.key) or 'all columns'})",
-                mend=f"ALTER TABLE {table.declared} ADD PRIMARY KEY (...), or REPLICA IDENTITY FULL; dbt-bridge sync",
-            )
-
     def rows(self, rows: Rows) -> int:
         """Take up rows; answers how many of them are changes of a followed table."""
         oid = rows.relation.oid
-        table = self._tables.get(oid)
-        if table is None or not len(rows):
+        one = self._tables.get(oid)
+        if one is None or not len(rows):
             return 0
-        first = int(np.searchsorted(rows.lsn, table.position))
+        first = int(np.searchsorted(rows.lsn, one.table.position.ordinal))
         if first == len(rows):
             return 0
         self.take_up(oid)
-        table, version = self._tables.get(oid), self._versions.get(oid)
-        if table is None or version is None:
+        one, version = self._tables.get(oid), self._versions.get(oid)
+        if one is None or version is None:
             return 0
         try:
-            changes = _changes(rows, table, version)
+            changes = _changes(rows, one.table, version)
         except BridgeError as error:
-            self._fail(table, error)
+            self._fail(one, error)
             return 0
         if first:
             changes = _from(changes, first)
-        self._events.append((table.node, changes))
+        self._events.append((one.table.node, changes))
         self.bytes += changes.rows.nbytes
         return len(changes)
 
     def truncation(self, truncation: Truncation) -> int:
         """Take up a TRUNCATE; answers how many followed tables it emptied."""
-        tables = [self._tables[oid] for oid in truncation.oids if oid in self._tables]
-        tables = [table for table in tables if truncation.lsn >= table.position]
+        tables = [self._tables[oid].table for oid in truncation.oids if oid in self._tables]
+        tables = [table for table in tables if truncation.lsn >= table.position.ordinal]
         event = Truncated(truncation.lsn, truncation.committed_at)
         self._events += [(table.node, event) for table in tables]
         return len(tables)
 
-    def _lose(self, table: Followed, why: str) -> None:
-        self._lost[table.node] = why
-        self._give_up(table)
+    def _lose(self, one: _Followed, why: str) -> None:
+        self._lost[one.table.node] = why
+        self._give_up(one)
 
-    def _fail(self, table: Followed, error: BridgeError) -> None:
-        self._failed[table.node] = error
-        self._give_up(table)
+    def _fail(self, one: _Followed, error: BridgeError) -> None:
+        self._failed[one.table.node] = error
+        self._give_up(one)
 
-    def _give_up(self, table: Followed) -> None:
+    def _give_up(self, one: _Followed) -> None:
         """Its changes of this chunk too: it will be copied anew, or stays as it last was."""
-        self._events = [(node, event) for node, event in self._events if node != table.node]
-        self._tables.pop(table.shape.oid, None)
-        self._versions.pop(table.shape.oid, None)
+        self._events = [(node, event) for node, event in self._events if node != one.table.node]
+        self._tables.pop(one.shape.oid, None)
+        self._versions.pop(one.shape.oid, None)
 
 
-def shown(table: TableName, old: str, new: str) -> UsageError:
-    """A column that was hidden by its name is renamed, and would land as it is."""
-    return UsageError(
-        f"{table}: its hidden column {old!r} was renamed to {new!r} at the origin, and would land as it is",
-        mend=f"name {new!r} in `mask` or `columns` in the place of {old!r}, then: dbt-bridge sync",
-    )
+def _check_key(table: FollowedTable, sent: Relation) -> None:
+    """Raises KeyRefused: the log says no more which row changed."""
+    if table.log_only or sent.identity == "f":
+        return
+    identity = {column.name for column in sent.columns if column.is_key}
+    if not table.key or not set(table.key) <= identity:
+        raise KeyRefused(
+            f"{table.name} has lost the key that finds its changes ({', '.join(table.key) or 'all columns'})",
+            mend=f"ALTER TABLE {table.name} ADD PRIMARY KEY (...), or REPLICA IDENTITY FULL; dbt-bridge sync",
+        )
 
 
-def _changes(rows: Rows, table: Followed, version: _Version) -> Changes:
+def _changes(rows: Rows, table: FollowedTable, version: _Version) -> Changes:
     """The rows with their values, in the columns of the landing table.
 
     Raises:
@@ -273,13 +233,13 @@ def _changes(rows: Rows, table: Followed, version: _Version) -> Changes:
     )
 
 
-def _column(cells: Sequence[Cells], column: Column, table: Followed, version: _Version) -> pa.Array:
+def _column(cells: Sequence[Cells], column: Column, table: FollowedTable, version: _Version) -> pa.Array:
     try:
         array = values.column(cells[version.places[column.name]], version.types[column.name], column.type)
     except values.Unfit as unfit:
         value = "a masked value" if column.name in table.mask else f"the value {unfit}"
         raise TypeRefused(
-            f"table {table.declared}, column {column.name!r}: {value} does not fit {column.type}",
+            f"table {table.name}, column {column.name!r}: {value} does not fit {column.type}",
             mend=f"types: {{{column.name}: text}}, then: dbt-bridge sync",
         ) from None
     how = table.mask.get(column.name)
@@ -287,7 +247,7 @@ def _column(cells: Sequence[Cells], column: Column, table: Followed, version: _V
 
 
 def _before(
-    rows: Rows, new: Mapping[str, pa.Array], table: Followed, version: _Version
+    rows: Rows, new: Mapping[str, pa.Array], table: FollowedTable, version: _Version
 ) -> tuple[pa.Table | None, np.ndarray | None]:
     """The old keys (old rows without a key) of updates, spread over all changes; None when no key changed."""
     if not rows.has_before.any():
@@ -337,7 +297,7 @@ def _from(changes: Changes, first: int) -> Changes:
     )
 
 
-def _together(events: Sequence[tuple[str, Event]]) -> tuple[tuple[str, Event], ...]:
+def _merge_neighbours(events: Sequence[tuple[str, Event]]) -> tuple[tuple[str, Event], ...]:
     """Neighbouring changes of one table as one, so that a destination has few and large pieces."""
     by_node: dict[str, list[list[Event]]] = {}
     for node, event in events:
@@ -346,10 +306,10 @@ def _together(events: Sequence[tuple[str, Event]]) -> tuple[tuple[str, Event], .
             groups[-1].append(event)
         else:
             groups.append([event])
-    return tuple((node, _joined(group)) for node, groups in by_node.items() for group in groups)
+    return tuple((node, _concatenate(group)) for node, groups in by_node.items() for group in groups)
 
 
-def _joined(group: Sequence[Event]) -> Event:
+def _concatenate(group: Sequence[Event]) -> Event:
     changes = [event for event in group if isinstance(event, Changes)]
     if len(changes) < 2:
         return group[0]

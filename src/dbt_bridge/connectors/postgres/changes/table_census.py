@@ -1,0 +1,132 @@
+"""How tables stand at a Postgres origin: whether they are there, can be published, and are as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dbt_bridge.connectors.postgres.changes.publication import Publishable
+from dbt_bridge.connectors.postgres.origin import shape as shapes
+from dbt_bridge.connectors.postgres.origin.catalog import PRIMARY_KEY, resolve_columns
+from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.origin.shape import Shape
+from dbt_bridge.contracts.change_feed import DeclaredTable, TableFinding, TableVersion
+from dbt_bridge.errors import BridgeError, ConnectionFailed, KeyRefused, OriginError
+from dbt_bridge.nouns.table import TableName, quote_table_name
+from dbt_bridge.system.retry import is_transient
+
+_OTHER_RELATION = """
+SELECT 1
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('v', 'm', 'f')
+"""
+
+
+def resolve_name(origin: Connections, table: DeclaredTable) -> TableName:
+    """A table's name at the origin; the default schema is known to a connection."""
+    if not table.name.schema and not origin.server_version:
+        origin.query("SELECT 1")
+    return TableName(table.name.schema or origin.default_schema, table.name.name)
+
+
+def examine_tables(
+    origin: Connections, tables: Sequence[DeclaredTable], known: Mapping[TableName, Publishable]
+) -> dict[str, TableFinding | BridgeError]:
+    """How each table stands, by node.
+
+    Args:
+        origin: of this moment.
+        known: what the catalog says of publishing each table.
+
+    Raises:
+        BridgeError: of the origin as a whole: it cannot be asked, or only not now.
+    """
+    found: dict[str, TableFinding | BridgeError] = {}
+    for table in tables:
+        try:
+            found[table.node] = _examine(origin, table, known)
+        except ConnectionFailed:
+            raise
+        except BridgeError as error:
+            if is_transient(error):
+                raise
+            found[table.node] = error
+    return found
+
+
+def describe_version(origin: Connections, table: DeclaredTable, shape: Shape) -> TableVersion:
+    """The table in a shape, which need not be its last one, with the types that the catalog knows."""
+    columns, _ = resolve_columns(origin, [column.wire_column for column in shape.columns])
+    primary = origin.query(PRIMARY_KEY, {"oid": shape.oid})
+    key = shapes.resolve_key(shape, table.key, [row[0] for row in primary])
+    return TableVersion(shape.table, shape.as_json(), columns, key)
+
+
+def find_shape(origin: Connections, name: TableName) -> Shape | None:
+    oid = shapes.find_oid(origin, name)
+    return None if oid is None else shapes.describe_shape(origin, oid)
+
+
+def _examine(origin: Connections, table: DeclaredTable, known: Mapping[TableName, Publishable]) -> TableFinding:
+    name = resolve_name(origin, table)
+    now = find_shape(origin, name)
+    if now is None or name not in known:  # or was dropped between the two looks
+        raise _missing(origin, name, table)
+    _check_publishable(known[name], table)
+    if not table.shape:
+        return TableFinding(name, describe_version(origin, table, now), now.as_json())
+    before = Shape.from_json(table.shape)
+    is_same = before.oid == now.oid
+    lost = shapes.find_rewrite(before, now) if is_same else "it is another table of the same name at the origin"
+    renamed = shapes.find_renames(before, now) if is_same else {}
+    # The same columns, untouched: a new file alone is a TRUNCATE or VACUUM FULL, which changes no stored value.
+    goes_on = now if lost or (before.columns == now.columns and before.table == now.table) else before
+    version = describe_version(origin, table, goes_on)
+    return TableFinding(name, version, now.as_json(), lost, renamed, goes_on.relation != now.relation)
+
+
+def _check_publishable(table: Publishable, declared: DeclaredTable) -> None:
+    """Refuse a table that cannot be followed whole, before it is in a publication.
+
+    Raises:
+        OriginError: its rows are not, or not all, in the log under its name.
+        KeyRefused: its updates and deletes do not say which row they mean, and they are not only appended.
+    """
+    if table.persistence != "p":
+        raise OriginError(
+            f"{table.name} is not in the log: it is unlogged, or temporary",
+            mend=f"ALTER TABLE {quote_table_name(table.name)} SET LOGGED; or replication: initial_copy",
+        )
+    if table.has_heirs:
+        raise OriginError(
+            f"other tables inherit from {table.name}, and their changes come under their own names",
+            mend="declare those tables beside it, each with cdc; or replication: initial_copy for this one",
+        )
+    if table.identifies or declared.log_only:
+        return
+    lacking = ", ".join(map(str, table.unidentified))
+    full = " ".join(f"ALTER TABLE {quote_table_name(name)} REPLICA IDENTITY FULL;" for name in table.unidentified)
+    raise KeyRefused(
+        f"updates and deletes of {table.name} do not say which row they mean: no primary key and no other replica"
+        f" identity (of {lacking})",
+        mend=f"ALTER TABLE ... ADD PRIMARY KEY (...); or {full} or `write_disposition: append` in its bridge block,"
+        " which lands its inserts as a log",
+    )
+
+
+def _missing(origin: Connections, name: TableName, table: DeclaredTable) -> OriginError:
+    if origin.query(_OTHER_RELATION, {"schema": name.schema, "name": name.name}):
+        return OriginError(
+            f"origin {origin.name!r}: {name} is no table but a view or a foreign table, whose rows are in no log",
+            mend="replication: initial_copy or incremental in its bridge block; or exclude it",
+        )
+    what = f"origin {origin.name!r} has no table {name}"
+    if not table.shape:
+        return OriginError(what, mend="correct the table's name in the dbt source, or `identifier:`")
+    now = shapes.describe_shape(origin, Shape.from_json(table.shape).oid)
+    if now is None:
+        return OriginError(
+            f"{what}: it was dropped, and its landing table stays as it last was",
+            mend="take the table out of the dbt source, or create it at the origin again",
+        )
+    return OriginError(f"{what}: it was renamed to {now.table}", mend=f"identifier: {now.name} in the dbt source")
