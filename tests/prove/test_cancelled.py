@@ -17,10 +17,11 @@ from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.contracts.destination import Replica
 from dbt_bridge.contracts.side import Cancels, Side
+from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.reconciliation import Queries, Selection
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.prove.sides import landed_side
-from dbt_bridge.verify.rows.in_parallel import side_by_side
+from dbt_bridge.verify.rows.in_parallel import run_side_by_side
 
 LONG = 120  # seconds at least, which nobody waits for
 SLEEP = "SELECT 1 AS n FROM pg_sleep(120)"
@@ -41,7 +42,7 @@ def ended(side: Side, has_begun: Callable[[], bool] = lambda: True) -> None:
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(interrupted, read, side.cancel)
+        run_side_by_side(Both(interrupted, read), side.cancel)
     assert time.monotonic() - began < LONG / 2
 
 

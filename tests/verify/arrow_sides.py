@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_bridge.contracts.canon import Digested, NoDigests
+from dbt_bridge.contracts.side import BucketSelection
 from dbt_bridge.nouns.table import Table, TableName
 from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
 
@@ -56,13 +57,13 @@ class HashingSide(ArrowSide):
         self._rate = rate
 
     def digests(
-        self, key: Sequence[Digested], values: Sequence[Digested], within: tuple[int, Sequence[int]] | None = None
+        self, key: Sequence[Digested], values: Sequence[Digested], within: BucketSelection | None = None
     ) -> pa.RecordBatchReader:
         of_key, of_row = self._digests(key, values)
         sent = self.held.select([digested.column.name for digested in key])
         sent = sent.append_column("_row", pa.array(of_row))
         if within is not None:
-            sent = sent.filter(pa.array(np.isin(of_key & (within[0] - 1), within[1])))
+            sent = sent.filter(pa.array(np.isin(of_key & (within.count - 1), within.wanted)))
         self.wire_bytes += sent.nbytes
         return self._sent(sent)
 

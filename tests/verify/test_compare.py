@@ -20,8 +20,7 @@ from dbt_bridge.errors import OriginError, UsageError
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.verify.compare import compare
 from dbt_bridge.verify.request import Bound, Tolerance, VerifyRequest
-from dbt_bridge.verify.rows import match
-from dbt_bridge.verify.rows import partitions as kept_module
+from dbt_bridge.verify.rows import match, partitions
 
 BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
 OPENED = Parity("load", "source.a.b.c", "o", "d", "rows", "failed", "now", BEGAN, BEGAN, 0.0, error="not yet")
@@ -204,7 +203,7 @@ def test_twenty_differences_in_200_000_rows_are_found_exactly(name: str) -> None
     ("key", "at_once"), [(("id",), 20_000), ((), 1 << 20)], ids=["pieces of parts", "several parts"]
 )
 def test_many_rows_meet_in_files(key: tuple[str, ...], at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_module, "_ROWS_PER_WRITE", 1000)
+    monkeypatch.setattr(partitions, "_ROWS_PER_WRITE", 1000)
     monkeypatch.setattr(match, "_BYTES_AT_ONCE", at_once)
     origin = shop(60_000)
     destination = replaced(origin, "name", [5, 59_999], [None, "other"]).slice(1)

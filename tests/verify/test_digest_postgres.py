@@ -38,6 +38,7 @@ from dbt_bridge.contracts.canon import (
     NoDigests,
     agreed,
 )
+from dbt_bridge.contracts.side import BucketSelection
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.table import Column, TableName, quote_identifier
 from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
@@ -323,7 +324,7 @@ def test_rows_keys_and_buckets_are_those_of_arrow(url: str) -> None:
         statement = build_digest_select("public.t", key, values, selected=[name, "b"], condition=f"{name} > 0")
         found = sorted(connection.execute(statement.encode()).fetchall())
         assert [row[2] for row in found] == of_rows.tolist()
-        in_two = build_digest_select("public.t", key, values, selected=[name, "b"], within=(8, [1, 6]))
+        in_two = build_digest_select("public.t", key, values, selected=[name, "b"], within=BucketSelection(8, [1, 6]))
         some = connection.execute(in_two.encode()).fetchall()
         assert sorted(some) == [row for row, k in zip(found, keys.tolist(), strict=True) if k & 7 in (1, 6)]
         sums = connection.execute(build_bucket_select("public.t", key, values, 8).encode()).fetchall()

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from pyarrow import types as is_
 
 from dbt_bridge.arrow import decimals
+from dbt_bridge.arrow.calendar import to_civil
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Column, Table
 
@@ -137,12 +138,7 @@ def _spelled(value: int, is_date: bool) -> str:
     most = 2**31 - 1 if is_date else 2**63 - 1
     if abs(value) >= most:
         return "infinity" if value > 0 else "-infinity"
-    # The Gregorian calendar repeats every 400 years of 146,097 days.
-    days = value if is_date else value // _DAY_US
-    era, day = divmod(days + 719_468, 146_097)  # days since 0000-03-01, H. Hinnant's civil_from_days
-    of_era = (day - day // 1460 + day // 36_524 - day // 146_096) // 365
-    month = (5 * (day - (365 * of_era + of_era // 4 - of_era // 100)) + 2) // 153
-    year = of_era + era * 400 + (1 if month >= 10 else 0)
+    year = to_civil(value if is_date else value // _DAY_US).year
     return f"a {'date' if is_date else 'timestamp'} of the year {year}" if year > 0 else f"the year {1 - year} BC"
 
 

@@ -25,7 +25,7 @@ from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.origins import open_change_source
 from dbt_bridge.sync.landing import Ends, Wanted, wanted_tables
-from dbt_bridge.system.malloc import give_back_large_blocks
+from dbt_bridge.system.malloc import return_large_blocks
 
 _ROUNDS = 4  # a table that changes its columns again and again while it is copied is not copied for ever
 
@@ -93,7 +93,7 @@ class Capture:
         self._standing = Standing({}, (), source.changes.beginning)
 
     def __enter__(self) -> Capture:
-        give_back_large_blocks()
+        return_large_blocks()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -8,6 +8,7 @@ Cancels     can be broken off by another thread while it waits for its server
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -15,7 +16,20 @@ import pyarrow as pa
 from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.nouns.table import Table
 
-__all__ = ["Cancels", "Digests", "NoDigests", "Side"]
+__all__ = ["BucketSelection", "Cancels", "Digests", "NoDigests", "Side"]
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSelection:
+    """The rows of some buckets alone.
+
+    Attributes:
+        count: into how many buckets all rows are divided; a power of two.
+        wanted: the numbers of the selected buckets.
+    """
+
+    count: int
+    wanted: Sequence[int]
 
 
 class Side(Protocol):
@@ -53,21 +67,21 @@ class Digests(Protocol):
     """Bytes of digests and sums that this side has sent so far; its rows are counted by who reads them."""
 
     def digests(
-        self, key: Sequence[Digested], values: Sequence[Digested], within: tuple[int, Sequence[int]] | None = None
+        self, key: Sequence[Digested], values: Sequence[Digested], within: BucketSelection | None = None
     ) -> pa.RecordBatchReader:
         """Stream one row per row: the key columns in their own types, and `_row` (int64).
 
         Args:
             key: empty for a table without a key; the bucket of a row is then that of `_row`.
             values: all columns outside of the key. `_row` is the digest of these alone.
-            within: (number of buckets, a power of two; the buckets that are wanted).
+            within: only the rows of these buckets.
         """
 
     def buckets(self, key: Sequence[Digested], values: Sequence[Digested], buckets: int) -> pa.Table:
         """One row per bucket that is not empty: `bucket` int64, `rows` int64, `total` decimal128(38, 0).
 
-        `total` is the exact sum over the bucket's rows of `verify.digest.mixed(_key, _row)`, as signed numbers. (A sum
-        of `_key` and `_row` themselves would be the same when two rows have swapped a value.)
+        `total` is the exact sum over the bucket's rows of `mix_digests(_key, _row)` (verify.canonical.row_digest), as
+        signed numbers. (A sum of `_key` and `_row` themselves would be the same when two rows have swapped a value.)
         """
 
     def transfer_rate(self) -> float:

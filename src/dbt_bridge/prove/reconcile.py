@@ -11,6 +11,7 @@ from pyarrow.types import is_temporal
 from dbt_bridge.contracts.capabilities import AnswersQueries, OpensOnce
 from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.errors import BridgeError, DestinationError, OriginError, TypeRefused, UsageError
+from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import (
     LEVELS,
     Aggregate,
@@ -38,7 +39,7 @@ from dbt_bridge.prove.recorder import ParityRecorder, fail_parity, start_parity
 from dbt_bridge.verify.ab_metrics import Answer, apply_tolerances, compare_metric
 from dbt_bridge.verify.compare import compare
 from dbt_bridge.verify.request import Tolerance, VerifyRequest
-from dbt_bridge.verify.rows.column_pairs import pair_columns as compared_columns
+from dbt_bridge.verify.rows.column_pairs import pair_columns
 
 _WORDS = ("legacy", "new")
 
@@ -116,9 +117,8 @@ def _check_tolerances(
         for end, word, selection in zip(ends, _WORDS, selections, strict=True)
     )
     tolerances = _tolerances(_allowed(declared, (legacy, new), pairs))
-    compared_columns(
-        legacy, new, VerifyRequest(key=pairs.key, columns={name: name for name in asked}, tolerances=tolerances)
-    )
+    request = VerifyRequest(key=pairs.key, columns={name: name for name in asked}, tolerances=tolerances)
+    pair_columns(Both(legacy, new), request)
 
 
 def _reconciled(

@@ -16,7 +16,7 @@ from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.receipt import now
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.sync.landing import Ends, Wanted
-from dbt_bridge.system.malloc import large_blocks_kept
+from dbt_bridge.system.malloc import keep_large_blocks
 from dbt_bridge.verify.compare import compare
 from dbt_bridge.verify.report.display import format_name
 from dbt_bridge.verify.request import VerifyRequest
@@ -151,7 +151,7 @@ def compare_and_record(question: Question, recorder: ParityRecorder, follow_up: 
     progress.started(blank.node, format_name(blank.destination), None)
     request = replace(question.request, progress=lambda rows: progress.advanced(blank.node, rows, 0))
     try:
-        with large_blocks_kept():
+        with keep_large_blocks():
             found = compare(blank, question.origin, question.destination, request)
         answer = follow_up(question, found)
     except BridgeError as error:

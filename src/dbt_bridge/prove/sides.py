@@ -16,11 +16,9 @@ from dbt_bridge.arrow.mask import masking
 from dbt_bridge.contracts.canon import Digested
 from dbt_bridge.contracts.destination import Replica, State
 from dbt_bridge.contracts.origin import Origin
-from dbt_bridge.contracts.side import Cancels, Digests, Side
+from dbt_bridge.contracts.side import BucketSelection, Cancels, Digests, Side
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
-
-Within = tuple[int, Sequence[int]]
 
 
 @runtime_checkable
@@ -159,7 +157,7 @@ class DigestingSide:
         return self._side.rows(columns, keys)
 
     def digests(
-        self, key: Sequence[Digested], values: Sequence[Digested], within: Within | None = None
+        self, key: Sequence[Digested], values: Sequence[Digested], within: BucketSelection | None = None
     ) -> pa.RecordBatchReader:
         return self._digests.digests(*self._travelling(key, values), within)
 

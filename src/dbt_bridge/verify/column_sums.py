@@ -1,4 +1,4 @@
-"""What is added up of one column while its rows stream by: nulls, least, greatest, sum, and about how many values."""
+"""What a column adds up to while its rows stream by: nulls, least, greatest, sum, and about how many values."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ from pyarrow import types as is_
 
 from dbt_bridge.contracts.canon import Canon
 from dbt_bridge.errors import TypeRefused
-from dbt_bridge.verify.canonical.elements import (
-    REAL,
-    to_canonical,
-    to_storage,
-    to_text,
-)
+from dbt_bridge.verify.canonical.buffers import to_storage
+from dbt_bridge.verify.canonical.elements import REAL, to_canonical, to_text
 from dbt_bridge.verify.canonical.row_digest import compute_digests
-from dbt_bridge.verify.rows.engine import held
+from dbt_bridge.verify.rows.engine_values import as_engine_values
 
 _EXACT = Context(prec=160_000, traps=[])  # of a numeric: 131,072 digits before the point, 16,383 after it
 _REGISTER_BITS = 12  # 4096 registers: the estimate is within 1.6% (1.04 / sqrt(4096)) as a rule
@@ -30,15 +26,16 @@ _WITHOUT_ORDER = ("json", "list", "interval")
 
 
 @dataclass(slots=True)
-class Summed:
-    """Of one column of one side.
+class ColumnSums:
+    """What one column of one side adds up to.
 
     Attributes:
-        is_real: see `Pair`.
-        least, greatest: canonical, as the engine would hold them; None of no values.
+        is_real: see `ColumnPair`.
+        least, greatest: canonical, as the engine gets them; None where there is no value.
         total: exact for int and decimal; None where the column is no number, or has no value.
         magnitude: the sum of the absolute values of floats, which bounds what their order does to `total`.
-        registers: of HyperLogLog (Flajolet et al. 2007), fed with digests: alike for the same values in any order.
+        registers: of HyperLogLog (Flajolet et al. 2007), fed with digests: the same for the same values in any
+            order.
     """
 
     canon: Canon
@@ -65,7 +62,7 @@ class Summed:
         elif self.canon.kind == "float":
             self._add_floats(to_canonical(values, self.canon).to_numpy())
         elif self.canon.kind not in _WITHOUT_ORDER:
-            self._add_ordered(held(to_canonical(values, self.canon)))
+            self._add_ordered(as_engine_values(to_canonical(values, self.canon)))
 
     @property
     def distinct(self) -> int:
@@ -77,7 +74,7 @@ class Summed:
             estimate = registers * math.log(registers / empty)
         return round(estimate)
 
-    def in_words(self, value: Any) -> str | None:
+    def format_value(self, value: Any) -> str | None:
         """A least or greatest value as text."""
         if value is None:
             return None
@@ -131,7 +128,7 @@ class Summed:
             least, greatest = ends["min"].as_py(), ends["max"].as_py()
             total = pc.sum(values.cast(pa.decimal256(76, values.type.scale))).as_py()
         else:
-            numbers = [_number(text) for text in to_canonical(values, self.canon).to_pylist()]
+            numbers = [_parse_number(text) for text in to_canonical(values, self.canon).to_pylist()]
             ordered = [number for number in numbers if not number.is_nan()]
             nan = Decimal("NaN")
             least = min(ordered, default=nan)
@@ -143,13 +140,13 @@ class Summed:
         self._widen(least, greatest)
 
     def _widen(self, least: Any, greatest: Any) -> None:
-        if self.least is None or _less(least, self.least):
+        if self.least is None or _is_less(least, self.least):
             self.least = least
-        if self.greatest is None or _less(self.greatest, greatest):
+        if self.greatest is None or _is_less(self.greatest, greatest):
             self.greatest = greatest
 
 
-def _number(text: str) -> Decimal:
+def _parse_number(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:
@@ -159,7 +156,7 @@ def _number(text: str) -> Decimal:
         ) from None
 
 
-def _less(one: Any, other: Any) -> bool:
+def _is_less(one: Any, other: Any) -> bool:
     """Whether `one` is below `other`; NaN is above all, as in PostgreSQL."""
     if isinstance(one, Decimal) and isinstance(other, Decimal) and (one.is_nan() or other.is_nan()):
         return other.is_nan() and not one.is_nan()

@@ -1,70 +1,70 @@
-"""The levels below rows: how many there are, and what their columns add up to."""
+"""The level of counts: how many rows each side has."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dbt_bridge.contracts.side import Side
+from dbt_bridge.nouns.both import ENDS, Both
 from dbt_bridge.nouns.parity import Parity
-from dbt_bridge.verify.aggregates import aggregates, summed
 from dbt_bridge.verify.request import VerifyRequest
 from dbt_bridge.verify.rows.column_pairs import ColumnPairs
-from dbt_bridge.verify.rows.comparison import Comparison, between
-from dbt_bridge.verify.rows.digest_batches import KEY, LATE, Numbers
-from dbt_bridge.verify.rows.match import both_kept, parts, suspects
+from dbt_bridge.verify.rows.comparison import Comparison, prepare_comparison
+from dbt_bridge.verify.rows.match import find_suspects, partition_both, stream_meetings
+from dbt_bridge.verify.rows.sender import KEY, LATE, Numbers
+from dbt_bridge.verify.rows.workspace import Workspace
 
-_NONE = np.empty(0, np.int64)
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """What the bound of a comparison leaves out.
+
+    Attributes:
+        digests: of the keys in flight.
+        rows: how many rows of each side are not in flight.
+    """
+
+    digests: Numbers
+    rows: Both[int]
 
 
-def compared_counts(opened: Parity, ends: tuple[Side, Side], asked: VerifyRequest, engine: Any, folder: Path) -> Parity:
+def compare_counts(blank: Parity, sides: Both[Side], request: VerifyRequest, workspace: Workspace) -> Parity:
     """The parity of the numbers of rows, without those in flight."""
-    if asked.bound is None:
-        return replace(opened, rows_origin=ends[0].count(), rows_destination=ends[1].count())
-    comparison = between(ends, asked, engine, folder)
-    in_flight, rows = _in_flight(comparison)
+    if request.bound is None:
+        return replace(blank, rows_origin=sides.origin.count(), rows_destination=sides.destination.count())
+    comparison = prepare_comparison(sides, request, workspace)
+    in_flight = find_in_flight(comparison)
     return replace(
-        opened, rows_origin=rows[0], rows_destination=rows[1], in_flight=len(in_flight), bytes=comparison.bytes
-    )
-
-
-def compared_aggregates(
-    opened: Parity, ends: tuple[Side, Side], asked: VerifyRequest, engine: Any, folder: Path
-) -> Parity:
-    """The parity of what the columns add up to, without rows in flight."""
-    comparison = between(ends, asked, engine, folder)
-    in_flight = _NONE if asked.bound is None else _in_flight(comparison)[0]
-    origin, destination = summed(comparison.senders, np.sort(in_flight))
-    told = aggregates(comparison.paired.compared, origin, destination)
-    return replace(
-        opened,
-        rows_origin=origin[0].rows,
-        rows_destination=destination[0].rows,
-        in_flight=len(in_flight),
+        blank,
+        rows_origin=in_flight.rows.origin,
+        rows_destination=in_flight.rows.destination,
+        in_flight=len(in_flight.digests),
         bytes=comparison.bytes,
-        aggregates=tuple(told),
     )
 
 
-def _in_flight(comparison: Comparison) -> tuple[Numbers, tuple[int, int]]:
-    """(digests of the keys in flight, how many rows of each side are not)."""
-    paired = comparison.paired
-    if paired.key:
-        paired = ColumnPairs(paired.key, (), tuple(replace(pair, compared=False) for pair in paired.carried))
-    senders = [replace(sender, paired=paired) for sender in comparison.senders]
-    both, folder = (senders[0].values, senders[1].values), comparison.folder / "in_flight"
-    kept = both_kept(both, folder, KEY, comparison.asked.memory_mb, senders[1].cancel)
-    in_flight = suspects(kept, paired, comparison.engine).in_flight
-    rows = [0, 0]
-    for sides in parts(kept):
-        for side, table in enumerate(sides):
-            if table is None:
+def find_in_flight(comparison: Comparison) -> InFlight:
+    """Which rows the bound leaves out; both sides are read for it."""
+    pairs = comparison.pairs
+    if pairs.key:
+        pairs = ColumnPairs(pairs.key, (), tuple(replace(pair, is_compared=False) for pair in pairs.carried))
+    senders = comparison.senders.map(lambda sender: replace(sender, pairs=pairs))
+    partitions = partition_both(
+        senders.map(lambda sender: sender.stream_values),
+        comparison.workspace.inside("in_flight"),
+        KEY,
+        senders.destination.cancel,
+    )
+    digests = find_suspects(partitions, pairs, comparison.workspace.engine).in_flight
+    rows = dict.fromkeys(ENDS, 0)
+    for meeting in stream_meetings(partitions):
+        for end in ENDS:
+            if (table := meeting.at(end)) is None:
                 continue
-            late = (
-                np.isin(table.column(KEY).to_numpy(), in_flight) if paired.key else table.column(LATE).to_numpy() == 1
-            )
-            rows[side] += len(late) - int(late.sum())
-    return in_flight, (rows[0], rows[1])
+            late = np.asarray(table.column(LATE).to_numpy() == 1)
+            if pairs.key:
+                late = np.isin(table.column(KEY).to_numpy(), digests)
+            rows[end] += len(late) - int(late.sum())
+    return InFlight(digests, ENDS.map(lambda end: rows[end]))

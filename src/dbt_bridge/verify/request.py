@@ -1,4 +1,4 @@
-"""What is compared, and how: the question that `compare` answers with a `Parity`."""
+"""What is compared, and how: the request that `compare` answers with a `Parity`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Rows in flight are left out, on both sides by their key: those whose cursor at the origin is above `at_most`.
+    """Leaves out rows in flight, on both sides by their key: those whose cursor at the origin is above `at_most`.
 
     A row that only the destination has is in flight too where its cursor there is above `at_most`.
 
     Attributes:
-        cursor: as the origin calls the column; it need not be among the compared ones.
-        at_most: text, as the origin spells it.
+        cursor: the column's name at the origin; it need not be among the compared ones.
+        at_most: a value of the cursor as text, in the origin's form.
     """
 
     cursor: str
@@ -44,17 +44,16 @@ class VerifyRequest:
     """What is compared, and how.
 
     Attributes:
-        key: the columns that identify a row, as the origin calls them; empty to compare as multisets. A key that has
-            several rows at a side is a difference, even where the other side has the same rows.
+        key: the columns that identify a row, by their names at the origin; empty to compare as multisets. A key that
+            has several rows at a side is a difference, even where the other side has the same rows.
         columns: all compared columns (the key's too), origin's name -> destination's name; empty for all columns of
             the origin, by their own names.
-        masked: columns whose values are told nowhere.
-        tolerances: per column. It is compared by value in every row.
-        extra: rows that are only in the destination: `different` where they may not be, `allowed` where the write
-            disposition never deletes any. (Counts then allow more rows there; aggregates tell no rows apart, and are
-            of all rows.)
-        shown: how many differences are told in full.
-        progress: told rows compared so far.
+        masked: columns whose values are reported nowhere.
+        tolerances: column -> tolerance. Such a column is compared by value in every row.
+        extra: what rows that only the destination has are: `different`, or `allowed` where the write disposition never
+            deletes any. (Counts then allow more rows there; aggregates cannot tell rows apart, and are of all rows.)
+        shown: how many differences are reported in full.
+        progress: called with the number of rows compared so far.
     """
 
     level: Level = "rows"

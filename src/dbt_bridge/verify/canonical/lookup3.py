@@ -1,7 +1,7 @@
 """Bob Jenkins's lookup3 as PostgreSQL computes it (src/common/hashfn.c, `..._extended`), over arrays of values.
 
-Every function answers uint64: PostgreSQL's `(b << 32) | c`. Arithmetic is on uint32 and wraps, as in C. numpy works
-through short arrays that stay in the processor's cache; callers cut rows into chunks (`digest.CHUNK`).
+Every function returns uint64: PostgreSQL's `(b << 32) | c`. Arithmetic is on uint32 and wraps, as in C. numpy works
+through short arrays that stay in the processor's cache; callers cut rows into chunks (`row_digest.CHUNK`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ Bytes = NDArray[np.uint8]
 
 _START = 0x9E3779B9 + 3923095  # plus the length in bytes
 _BLOCK = 12
-_FEW = 16  # rows that have further blocks, and
-_LONG = 64  # blocks, from which on one row after the other is quicker
-# What of the three words of a last, partial block belongs to the value, by its length. The lowest byte of the third
-# word is the length's: its bytes 8 to 10 are added one place higher.
+_FEW, _LONG = 16, 64  # where at most 16 rows have more than 64 further blocks, one row after the other is quicker
+# Which bits of the three words of a last, partial block belong to the value, by its length. The lowest byte of the
+# third word is the length's: the value's bytes 8 to 10 are added one place higher.
 _REST = np.array(
     [[(1 << (8 * min(max(length - 4 * word, 0), 4))) - 1 for length in range(_BLOCK)] for word in range(3)], np.uint32
 )
@@ -31,7 +30,7 @@ if sys.byteorder != "little":  # pragma: no cover
 
 
 def hash_uint32(values: U32) -> U64:
-    """hash_bytes_uint32_extended(value, 0): of int2, int4, bool and date."""
+    """hash_bytes_uint32_extended(value, 0): for int2, int4, bool and date."""
     start = np.uint32((_START + 4) & 0xFFFFFFFF)
     a = values + start
     b = np.full_like(a, start)
@@ -99,7 +98,7 @@ def _hash_bytes(
             for row in range(int(begin), len(starts)):
                 start = int(starts[row])
                 left = data[start + _BLOCK * i : start + _BLOCK * int(full[row])].data
-                a[row], b[row], c[row] = _mixed(int(a[row]), int(b[row]), int(c[row]), left)
+                a[row], b[row], c[row] = _mix_value(int(a[row]), int(b[row]), int(c[row]), left)
             break
         words = blocks[starts[begin:] + _BLOCK * i].view(np.uint32).reshape(-1, 3)
         longer = a[begin:], b[begin:], c[begin:]
@@ -115,7 +114,7 @@ def _hash_bytes(
     return _final(a, b, c)
 
 
-def _rotated(x: U32, by: int) -> U32:
+def _rotate(x: U32, by: int) -> U32:
     high = x << np.uint32(by)
     high |= x >> np.uint32(32 - by)
     return high
@@ -125,12 +124,12 @@ def _mix(a: U32, b: U32, c: U32) -> None:
     """In place."""
     for x, y, z, by in ((a, b, c, 4), (b, c, a, 6), (c, a, b, 8), (a, b, c, 16), (b, c, a, 19), (c, a, b, 4)):
         np.subtract(x, z, out=x)  # a -= c; a ^= rot(c, 4); c += b
-        np.bitwise_xor(x, _rotated(z, by), out=x)
+        np.bitwise_xor(x, _rotate(z, by), out=x)
         np.add(z, y, out=z)
 
 
-def _mixed(a: int, b: int, c: int, blocks: memoryview) -> tuple[int, int, int]:
-    """What `_mix` does, of one value's blocks: for few long values numpy takes 30 times as long."""
+def _mix_value(a: int, b: int, c: int, blocks: memoryview) -> tuple[int, int, int]:
+    """What `_mix` does, for the blocks of one value: for few long values numpy takes 30 times as long."""
     most = 0xFFFFFFFF
     for x, y, z in struct.iter_unpack("<3I", blocks):
         b = (b + y) & most
@@ -153,7 +152,7 @@ def _mixed(a: int, b: int, c: int, blocks: memoryview) -> tuple[int, int, int]:
 def _final(a: U32, b: U32, c: U32) -> U64:
     for x, y, by in ((c, b, 14), (a, c, 11), (b, a, 25), (c, b, 16), (a, c, 4), (b, a, 14), (c, b, 24)):
         np.bitwise_xor(x, y, out=x)  # c ^= b; c -= rot(b, 14)
-        np.subtract(x, _rotated(y, by), out=x)
+        np.subtract(x, _rotate(y, by), out=x)
     out = np.empty(len(b), np.uint64)
     halves = out.view(np.uint32).reshape(-1, 2)
     halves[:, 0] = c

@@ -1,7 +1,7 @@
 """Of all rows that stream by, those that may differ: the ones in buckets whose totals differ.
 
-A bucket with the same total has the same rows on both sides, as in the method of that name. All rows lie in a file in
-the order in which they came until the totals are known, and it is not read where none differ.
+A bucket with the same total has the same rows on both sides, as in the method `buckets`. All rows lie in a file in the
+order in which they came until the totals are known, and the file is not read where no totals differ.
 """
 
 from __future__ import annotations
@@ -13,52 +13,56 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dbt_bridge.verify.rows.buckets import Totals
-from dbt_bridge.verify.rows.digest_batches import KEY
-from dbt_bridge.verify.rows.match import Sent, both_kept, both_read
-from dbt_bridge.verify.rows.partitions import Kept, copied, most_bytes
+from dbt_bridge.nouns.both import ENDS, Both
+from dbt_bridge.verify.rows.buckets import BucketTotals
+from dbt_bridge.verify.rows.match import Stream, partition_both, read_both
+from dbt_bridge.verify.rows.partitions import Partitions, bytes_in_memory, copy_batch
+from dbt_bridge.verify.rows.sender import KEY
+from dbt_bridge.verify.rows.workspace import Workspace
 
 _BUCKETS = 1 << 20  # 50,000 differences leave 95% of all other rows in buckets without any; 8 MB a side
 
 
-class Passing:
-    """Rows of one side that stream by, in memory while they are few. Used by one thread at a time.
+class RowBuffer:
+    """The rows of one side in the order in which they came: in memory while they are few, then in one file.
+
+    Used by one thread at a time.
 
     Attributes:
         rows: how many came.
         totals: of their buckets.
     """
 
-    def __init__(self, file: Path, memory_mb: int) -> None:
+    def __init__(self, file: Path, most_bytes: int) -> None:
         self.rows = 0
-        self.totals = Totals(_BUCKETS)
+        self.totals = BucketTotals(_BUCKETS)
         self._path = file
-        self._most_bytes = most_bytes(memory_mb)
+        self._most_bytes = most_bytes
         self._bytes = 0
         self._pending: list[pa.RecordBatch] = []
         self._file: pa.OSFile | None = None
         self._writer: pa.RecordBatchStreamWriter | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
-        self.totals.tell(batch)
+        self.totals.add(batch)
         self.rows += batch.num_rows
         self._bytes += batch.nbytes
         if self._writer is not None:
             self._writer.write_batch(batch)
             return
-        self._pending.append(copied(batch))
+        self._pending.append(copy_batch(batch))
         if self._bytes > self._most_bytes:
-            self._to_file()
+            self._move_to_file()
 
-    def within(self, apart: NDArray[np.bool_]) -> Iterator[pa.RecordBatch]:
-        """The rows of the buckets that differ; once, and no row can be added any more."""
-        last = np.int64(len(apart) - 1)
-        for batch in self._all() if apart.any() else ():
-            rows = batch.filter(pa.array(apart[batch.column(KEY).to_numpy() & last]))
+    def stream_buckets(self, wanted: NDArray[np.bool_]) -> Iterator[pa.RecordBatch]:
+        """The rows of the wanted buckets; once, and no row can be added any more."""
+        last = np.int64(len(wanted) - 1)
+        for batch in self._stream() if wanted.any() else ():
+            rows = batch.filter(pa.array(wanted[batch.column(KEY).to_numpy() & last]))
             if rows.num_rows:
                 yield rows
 
-    def _all(self) -> Iterator[pa.RecordBatch]:
+    def _stream(self) -> Iterator[pa.RecordBatch]:
         if self._writer is None:
             yield from self._pending
             return
@@ -67,7 +71,7 @@ class Passing:
             yield from reader
         self._path.unlink()
 
-    def _to_file(self) -> None:
+    def _move_to_file(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = pa.OSFile(str(self._path), "wb")
         self._writer = pa.ipc.new_stream(self._file, self._pending[0].schema)
@@ -81,17 +85,16 @@ class Passing:
             self._file.close()
 
 
-def both_passing(
-    senders: tuple[Sent, Sent], folder: Path, memory_mb: int, cancel: Callable[[], None]
-) -> tuple[Passing, Passing]:
-    """All rows of both sides; see `both_read`."""
-    sides = Passing(folder / "origin.arrows", memory_mb), Passing(folder / "destination.arrows", memory_mb)
-    both_read(senders, (sides[0].add, sides[1].add), cancel)
-    return sides
+def buffer_both(streams: Both[Stream], workspace: Workspace, cancel: Callable[[], None]) -> Both[RowBuffer]:
+    """All rows of both sides; see `read_both`."""
+    most_bytes = bytes_in_memory(workspace.memory_mb)
+    buffers = ENDS.map(lambda end: RowBuffer(workspace.folder / f"{end}.arrows", most_bytes))
+    read_both(streams, buffers.map(lambda buffer: buffer.add), cancel)
+    return buffers
 
 
-def narrowed(sides: tuple[Passing, Passing], folder: Path, memory_mb: int) -> tuple[Kept, Kept]:
-    """The rows that may differ."""
-    apart = sides[0].totals.apart(sides[1].totals)
-    readers = (lambda: sides[0].within(apart)), (lambda: sides[1].within(apart))
-    return both_kept(readers, folder, KEY, memory_mb, lambda: None)  # files let nobody wait
+def partition_different(buffers: Both[RowBuffer], workspace: Workspace) -> Both[Partitions]:
+    """The rows of buckets whose totals differ."""
+    different = buffers.origin.totals.differ_from(buffers.destination.totals)
+    streams: Both[Stream] = buffers.map(lambda buffer: lambda: buffer.stream_buckets(different))
+    return partition_both(streams, workspace, KEY, lambda: None)  # nobody waits for files

@@ -2,101 +2,103 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
-from dbt_bridge.contracts.side import Digests, NoDigests, Side
+from dbt_bridge.contracts.side import BucketSelection, Digests, NoDigests, Side
+from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import Parity, of_every_kind
-from dbt_bridge.verify.method import Chosen, chosen, is_unique
 from dbt_bridge.verify.request import VerifyRequest
 from dbt_bridge.verify.rows import buckets
-from dbt_bridge.verify.rows.bucket_filter import both_passing, narrowed
-from dbt_bridge.verify.rows.comparison import Comparison, between
-from dbt_bridge.verify.rows.digest_batches import KEY, Sender, Within
-from dbt_bridge.verify.rows.fetch_suspects import examine
-from dbt_bridge.verify.rows.judge_suspects import KINDS, Findings, keys_of
-from dbt_bridge.verify.rows.match import (
-    Sent,
-    Suspects,
-    both_kept,
-    suspects,
-)
+from dbt_bridge.verify.rows.bucket_filter import buffer_both, partition_different
+from dbt_bridge.verify.rows.comparison import Comparison, prepare_comparison
+from dbt_bridge.verify.rows.fetch_suspects import fetch_and_judge
+from dbt_bridge.verify.rows.findings import KINDS, Findings, collect_keys
+from dbt_bridge.verify.rows.match import Stream, Suspects, find_suspects, partition_both
+from dbt_bridge.verify.rows.method import MethodChoice, choose_method, has_unique_key
+from dbt_bridge.verify.rows.sender import KEY, Sender
+from dbt_bridge.verify.rows.workspace import Workspace
 
 
-def compared_rows(opened: Parity, ends: tuple[Side, Side], asked: VerifyRequest, engine: Any, folder: Path) -> Parity:
+def compare_rows(blank: Parity, sides: Both[Side], request: VerifyRequest, workspace: Workspace) -> Parity:
     """The parity at the level of rows."""
-    comparison = between(ends, asked, engine, folder)
-    choice, found = _matched(comparison, chosen(*ends, comparison.paired, asked))
-    findings = Findings(asked.shown, asked.extra == "allowed")
-    examine(comparison.senders, found, engine, folder / "suspicious", asked.memory_mb, findings)
+    comparison = prepare_comparison(sides, request, workspace)
+    matched = _match(comparison, choose_method(sides, comparison.pairs, request))
+    findings = Findings(request.shown, request.extra == "allowed")
+    fetch_and_judge(comparison, matched.suspects, findings)
     return replace(
-        opened,
-        method=choice.method,
-        why=choice.why,
-        rows_origin=found.rows[0],
-        rows_destination=found.rows[1],
+        blank,
+        method=matched.choice.method,
+        why=matched.choice.why,
+        rows_origin=matched.suspects.rows.origin,
+        rows_destination=matched.suspects.rows.destination,
         only_in_origin=findings.counts["only_in_origin"],
         only_in_destination=findings.counts["only_in_destination"],
         different=findings.counts["different"],
         duplicates=findings.counts["duplicate"],
         allowed=findings.counts["allowed"],
-        in_flight=len(found.in_flight),
+        in_flight=len(matched.suspects.in_flight),
         bytes=comparison.bytes,
         columns=dict(findings.columns.most_common()),
-        examples=of_every_kind((e for kind in KINDS for e in findings.examples.get(kind, ())), asked.shown),
-        keys=keys_of(findings),
+        examples=of_every_kind((e for kind in KINDS for e in findings.examples.get(kind, ())), request.shown),
+        keys=collect_keys(findings),
     )
 
 
-def _matched(comparison: Comparison, choice: Chosen) -> tuple[Chosen, Suspects]:
+@dataclass(frozen=True, slots=True)
+class _Matched:
+    """The suspects, and the method by which they were found in the end."""
+
+    choice: MethodChoice
+    suspects: Suspects
+
+
+def _match(comparison: Comparison, choice: MethodChoice) -> _Matched:
     try:
         if choice.method == "buckets":
-            return _by_buckets(comparison, choice)
-        return choice, _streamed(comparison, choice)
+            return _match_buckets(comparison, choice)
+        return _match_streams(comparison, choice)
     except NoDigests as error:
-        instead = Chosen("values", f"{error.what}, so values are read")
-        return instead, _streamed(comparison, instead)
+        return _match_streams(comparison, MethodChoice("values", f"{error.what}, so values are read"))
 
 
-def _by_buckets(comparison: Comparison, choice: Chosen) -> tuple[Chosen, Suspects]:
-    """The rows of buckets that differ are sent; all of them where most buckets differ."""
+def _match_buckets(comparison: Comparison, choice: MethodChoice) -> _Matched:
+    """The rows of buckets that differ are sent; all rows where most buckets differ."""
     hashing = next(sender.side for sender in comparison.senders if isinstance(sender.side, Digests))
-    number = buckets.how_many(hashing.count())
-    origin, destination = buckets.sums(comparison.senders, number)
-    apart = buckets.apart(origin, destination)
-    told = f"{choice.why}; {len(apart):,} of {number:,} buckets differed"
-    if len(apart) > number // 2 and number > 1:
-        instead = Chosen("digests", f"{told}, so the digests of all rows were sent")
-        return instead, _streamed(comparison, instead)
-    rows = buckets.rows_of(origin), buckets.rows_of(destination)
-    if not apart:
-        return replace(choice, why=told), Suspects.none(rows)
-    found = _streamed(comparison, choice, (number, apart))
-    found.rows = rows
-    return replace(choice, why=told), found
+    count = buckets.choose_bucket_count(hashing.count())
+    sums = buckets.sum_buckets(comparison.senders, count)
+    different = buckets.find_different_buckets(sums)
+    why = f"{choice.why}; {len(different):,} of {count:,} buckets differed"
+    if len(different) > count // 2 and count > 1:
+        return _match_streams(comparison, MethodChoice("digests", f"{why}, so the digests of all rows were sent"))
+    choice = replace(choice, why=why)
+    rows = sums.map(buckets.count_rows)
+    if not different:
+        return _Matched(choice, Suspects.none(rows))
+    matched = _match_streams(comparison, choice, BucketSelection(count, different))
+    matched.suspects.rows = rows
+    return matched
 
 
-def _streamed(comparison: Comparison, choice: Chosen, within: Within | None = None) -> Suspects:
-    """Both sides send all of their rows, or the digests of these, or those of some buckets."""
+def _match_streams(comparison: Comparison, choice: MethodChoice, within: BucketSelection | None = None) -> _Matched:
+    """Both sides send their rows, or the digests of them: all, or those of some buckets."""
 
-    def sending(sender: Sender) -> Sent:
+    def stream(sender: Sender) -> Stream:
         if choice.method != "values" and isinstance(sender.side, Digests):
-            return lambda: sender.digests(within)
-        return lambda: sender.values(within)
+            return lambda: sender.stream_digests(within)
+        return lambda: sender.stream_values(within)
 
-    origin, destination = (sending(sender) for sender in comparison.senders)
-    folder, memory_mb = comparison.folder / choice.method, comparison.asked.memory_mb
-    cancel = comparison.senders[1].cancel
-    if not _sums_decide(comparison):
-        kept = both_kept((origin, destination), folder, KEY, memory_mb, cancel)
-        return suspects(kept, comparison.paired, comparison.engine)
-    sides = both_passing((origin, destination), folder, memory_mb, cancel)
-    found = suspects(narrowed(sides, folder, memory_mb), comparison.paired, comparison.engine)
-    found.rows = sides[0].rows, sides[1].rows
-    return found
+    streams: Both[Stream] = comparison.senders.map(stream)
+    workspace = comparison.workspace.inside(choice.method)
+    cancel = comparison.senders.destination.cancel
+    if not _is_sum_enough(comparison):
+        partitions = partition_both(streams, workspace, KEY, cancel)
+        return _Matched(choice, find_suspects(partitions, comparison.pairs, workspace.engine))
+    buffers = buffer_both(streams, workspace, cancel)
+    suspects = find_suspects(partition_different(buffers, workspace), comparison.pairs, workspace.engine)
+    suspects.rows = buffers.map(lambda buffer: buffer.rows)
+    return _Matched(choice, suspects)
 
 
-def _sums_decide(comparison: Comparison) -> bool:
-    """Whether rows of buckets with the same sums are the same rows, and nothing else is asked of them."""
-    return not comparison.paired.carried and is_unique(comparison.ends, comparison.paired)
+def _is_sum_enough(comparison: Comparison) -> bool:
+    """Whether rows of buckets with the same sums are the same rows, and nothing else is needed of them."""
+    return not comparison.pairs.carried and has_unique_key(comparison.sides, comparison.pairs)

@@ -1,4 +1,4 @@
-"""Rows in flight: those whose cursor is above the bound."""
+"""Rows in flight: those whose cursor is above the bound of a comparison."""
 
 from __future__ import annotations
 
@@ -7,60 +7,63 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.verify.canonical.elements import to_canonical, to_microseconds, to_storage
+from dbt_bridge.verify.canonical.buffers import to_microseconds, to_storage
+from dbt_bridge.verify.canonical.elements import to_canonical
 from dbt_bridge.verify.request import Bound
 from dbt_bridge.verify.rows.column_pairs import ColumnPair, ColumnPairs
-from dbt_bridge.verify.rows.engine import engine_errors, held
+from dbt_bridge.verify.rows.engine_values import as_engine_values
+from dbt_bridge.verify.rows.workspace import engine_errors
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 _SQL = {
     "float": "CAST(? AS DOUBLE)",
     "date": "date_diff('day', DATE '1970-01-01', CAST(? AS DATE))",
     "text": "CAST(? AS VARCHAR)",
 }
-
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST = 2**63 - 1  # infinity
+_INFINITY = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
-    """Tells which rows are above a bound.
+class CursorLimit:
+    """A bound in the type of its cursor.
 
     Attributes:
-        at_most: of the cursor, as `_ordered` gives its values; the number itself for a decimal.
+        at_most: in the type of `_as_ordered`; the number itself for a decimal.
     """
 
     cursor: ColumnPair
     at_most: pa.Scalar | Decimal
 
-    def of(self, arrays: Mapping[ColumnPair, pa.Array]) -> pa.Array:
+    def mark_above(self, arrays: Mapping[ColumnPair, pa.Array]) -> pa.Array:
         """int8: 1 where the row is above the bound. A row whose cursor is NULL is not."""
         array = next(array for pair, array in arrays.items() if pair.name == self.cursor.name)
         if isinstance(self.at_most, Decimal):
             numbers = to_canonical(array, self.cursor.canon).to_pylist()
             above = [v is not None and _is_above(v, self.at_most) for v in numbers]
             return pa.array(above, pa.bool_()).cast(pa.int8())
-        values = _ordered(array, self.cursor)
+        values = _as_ordered(array, self.cursor)
         return pc.fill_null(pc.greater(values, self.at_most), False).cast(pa.int8())
 
 
-def late(paired: ColumnPairs, bound: Bound | None, engine: Any) -> Late | None:
-    """What tells the rows in flight.
+def resolve_bound(pairs: ColumnPairs, bound: Bound | None, engine: DuckDBPyConnection) -> CursorLimit | None:
+    """The bound in the type of its cursor; None without one.
 
     Raises:
         UsageError: the bound is no value of the cursor, or the cursor cannot be ordered.
     """
     if bound is None:
         return None
-    cursor = next(pair for pair in paired if pair.name == bound.cursor)
+    cursor = next(pair for pair in pairs if pair.name == bound.cursor)
     kind = cursor.canon.kind
     if (kind not in _SQL and kind not in ("int", "decimal", "timestamp")) or cursor.masked:
         raise UsageError(
@@ -68,16 +71,17 @@ def late(paired: ColumnPairs, bound: Bound | None, engine: Any) -> Late | None:
         )
     try:
         if kind == "decimal":
-            return Late(cursor, _number(bound.at_most))
-        value = _microseconds(bound.at_most) if kind == "timestamp" else _value(bound.at_most, cursor, engine)
+            return CursorLimit(cursor, _parse_number(bound.at_most))
+        moment = kind == "timestamp"
+        value = _parse_microseconds(bound.at_most) if moment else _parse_value(bound.at_most, cursor, engine)
     except (ValueError, ArithmeticError, engine_errors()) as error:
         raise UsageError(
             f"{bound.at_most!r} is no value of the cursor {bound.cursor}", mend="give it as the origin spells it"
         ) from error
-    return Late(cursor, pa.scalar(value, _ordered_type(cursor)))
+    return CursorLimit(cursor, pa.scalar(value, _ordered_type(cursor)))
 
 
-def _number(text: str) -> Decimal:
+def _parse_number(text: str) -> Decimal:
     """Exactly: a cast to the cursor's type would round, and 200.5 lets no 201 pass."""
     number = Decimal(text.strip())
     if number.is_nan():
@@ -94,30 +98,30 @@ def _is_above(text: str, at_most: Decimal) -> bool:
     return number.is_nan() or number > at_most
 
 
-def _value(text: str, cursor: ColumnPair, engine: Any) -> Any:
+def _parse_value(text: str, cursor: ColumnPair, engine: DuckDBPyConnection) -> Any:
     if cursor.canon.kind == "int":
-        return math.floor(max(min(_number(text), Decimal(_MOST)), Decimal(-_MOST)))
+        return math.floor(max(min(_parse_number(text), Decimal(_INFINITY)), Decimal(-_INFINITY)))
     sql = _SQL[cursor.canon.kind]
     [(value,)] = engine.execute(f"SELECT {sql}", [text]).fetchall()  # DuckDB 2 goes on when all has been fetched
     return value
 
 
-def _microseconds(text: str) -> int:
+def _parse_microseconds(text: str) -> int:
     """Since 1970; without a zone it is UTC. (DuckDB's cast to TIMESTAMP drops an offset, and its TIMESTAMPTZ takes the
     session's zone where there is none.)"""
     if text.strip().lower() in ("infinity", "-infinity"):
-        return _MOST if text.strip()[0] != "-" else -_MOST
+        return _INFINITY if text.strip()[0] != "-" else -_INFINITY
     moment = datetime.fromisoformat(text.strip())
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
-def _ordered(array: pa.Array, cursor: ColumnPair) -> pa.Array:
-    """Values in a type whose order is theirs; moments in whole microseconds."""
+def _as_ordered(array: pa.Array, cursor: ColumnPair) -> pa.Array:
+    """The cursor's values in a type that Arrow orders as the database does; moments in whole microseconds."""
     if cursor.canon.fine:
-        whole, _ = to_microseconds(to_storage(array))
+        whole = to_microseconds(to_storage(array)).microseconds
         return pa.array(whole, mask=np.asarray(array.is_null()))
-    return held(to_canonical(array, cursor.canon)).cast(_ordered_type(cursor))
+    return as_engine_values(to_canonical(array, cursor.canon)).cast(_ordered_type(cursor))
 
 
 def _ordered_type(cursor: ColumnPair) -> pa.DataType:

@@ -8,45 +8,40 @@ from threading import Event
 from typing import Any, TypeVar
 
 from dbt_bridge.errors import is_interruption
+from dbt_bridge.nouns.both import Both
 
 T = TypeVar("T")
 _PATIENCE = 0.1  # seconds in which a side may end by itself
 
 
-def _nothing() -> None:
-    return
-
-
-def side_by_side(
-    origin: Callable[[Event], T], destination: Callable[[Event], T], cancel: Callable[[], None] = _nothing
-) -> tuple[T, T]:
-    """What both answer: the origin is read in this thread, the destination in another.
+def run_side_by_side(sides: Both[Callable[[Event], T]], cancel: Callable[[], None] = lambda: None) -> Both[T]:
+    """Call both: the origin's in this thread, the destination's in another.
 
     Args:
-        origin, destination: end soon once their event is set: the other one failed, or the user interrupted.
+        sides: each ends soon once its event is set: the other one failed, or the user interrupted.
         cancel: ends what the destination waits for, when the user interrupted: signals come to this thread alone.
     """
-    stopped = Event()
+    stop = Event()
 
-    def answered(read: Callable[[Event], T]) -> T:
+    def run(side: Callable[[Event], T]) -> T:
         try:
-            return read(stopped)
+            return side(stop)
         except BaseException:
-            stopped.set()
+            stop.set()
             raise
 
     with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
-        other = pool.submit(answered, destination)
+        destination = pool.submit(run, sides.destination)
         try:
-            return answered(origin), other.result()
+            return Both(run(sides.origin), destination.result())
         except BaseException as error:  # also while only the destination is still read
-            stopped.set()
+            stop.set()
             if is_interruption(error) or not isinstance(error, Exception):
-                _end(other, cancel)
+                _cancel_until_done(destination, cancel)
             raise
 
 
-def _end(other: Future[Any], cancel: Callable[[], None]) -> None:
-    """Cancel until it has ended: between two queries there is nothing to cancel yet."""
-    while not wait([other], _PATIENCE).done:
+def _cancel_until_done(future: Future[Any], cancel: Callable[[], None]) -> None:
+    """Again and again: between two queries there is nothing to cancel yet."""
+    while not wait([future], _PATIENCE).done:
         cancel()

@@ -1,38 +1,35 @@
-"""Rows of both sides meet by the digests of their keys: those that cannot be equal are suspicious."""
+"""Rows of both sides meet by the digests of their keys: those that cannot be equal are suspects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.verify.freed import give_back_memory
+from dbt_bridge.nouns.both import ENDS, Both, End
+from dbt_bridge.system.malloc import trim_memory
 from dbt_bridge.verify.rows.column_pairs import ColumnPairs
-from dbt_bridge.verify.rows.digest_batches import (
-    KEY,
-    LATE,
-    ROW,
-    Numbers,
-)
-from dbt_bridge.verify.rows.engine import differ
-from dbt_bridge.verify.rows.in_parallel import side_by_side
-from dbt_bridge.verify.rows.partitions import (
-    PARTS,
-    Kept,
-    most_bytes,
-    split,
-)
+from dbt_bridge.verify.rows.engine_values import differ_condition
+from dbt_bridge.verify.rows.in_parallel import run_side_by_side
+from dbt_bridge.verify.rows.partitions import PARTS, Partitions, bytes_in_memory, split_rows
+from dbt_bridge.verify.rows.sender import KEY, LATE, ROW, Numbers, carried_column, is_key_column
+from dbt_bridge.verify.rows.workspace import Workspace
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MOST_KEYS = 100_000  # suspects that are fetched by key; beyond that one whole reading is cheaper
 _BYTES_AT_ONCE = 4 << 20
-MOST_KEYS = 100_000  # suspicious ones that are asked for by key; beyond that one whole reading is cheaper
-Sent = Callable[[], Iterator[pa.RecordBatch]]
-Taken = Callable[[pa.RecordBatch], None]
-Met = tuple[pa.Table | None, pa.Table | None]
+_NUMBER: Both[int] = Both(1, 2)  # what the column `side` says in SQL: bit_xor of one row of each side is 3
+
+Stream = Callable[[], Iterator[pa.RecordBatch]]
+Meeting = Both[pa.Table | None]
+"""Rows of both sides that may belong together; None where a side has none."""
 
 
 @dataclass(slots=True)
@@ -40,173 +37,193 @@ class Suspects:
     """Rows that are not the same on both sides, as far as their digests tell.
 
     Attributes:
-        keys: sorted digests of the keys (of the rows, without a key).
+        digests: sorted, of the keys (of the rows, without a key).
         in_flight: digests of the keys that the bound left out.
-        origin, destination: the suspicious keys as each side has them, with their digests in `_key`; None when they are
-            too many.
-        rows: that each side sent.
+        rows: how many each side sent.
+        keys: the keys as each side has them, with their digests in `_key`; None when they are too many.
     """
 
-    keys: Numbers
+    digests: Numbers
     in_flight: Numbers
-    rows: tuple[int, int]
-    origin: list[pa.Table] | None = field(default_factory=list)
-    destination: list[pa.Table] | None = field(default_factory=list)
+    rows: Both[int]
+    keys: Both[list[pa.Table]] | None
 
     @classmethod
-    def none(cls, rows: tuple[int, int]) -> Suspects:
-        return cls(np.empty(0, np.int64), np.empty(0, np.int64), rows)
+    def none(cls, rows: Both[int]) -> Suspects:
+        return cls(np.empty(0, np.int64), np.empty(0, np.int64), rows, Both([], []))
 
 
-def both_read(senders: tuple[Sent, Sent], takers: tuple[Taken, Taken], cancel: Callable[[], None]) -> None:
-    """Read both sides side by side: the origin in this thread, the destination in another.
+def read_both(
+    streams: Both[Stream], takers: Both[Callable[[pa.RecordBatch], None]], cancel: Callable[[], None]
+) -> None:
+    """Read both sides at once: the origin in this thread, the destination in another.
 
     Args:
-        takers: are given each batch of their side, in its thread.
-        cancel: see `side_by_side`.
+        takers: get each batch of their side, in its thread.
+        cancel: see `run_side_by_side`.
     """
 
-    def read(side: int, stopped: Event) -> None:
-        for batch in senders[side]():
-            if stopped.is_set():
+    def read(end: End, stop: Event) -> None:
+        for batch in streams.at(end)():
+            if stop.is_set():
                 return
-            takers[side](batch)
+            takers.at(end)(batch)
 
-    side_by_side(lambda stopped: read(0, stopped), lambda stopped: read(1, stopped), cancel)
-    give_back_memory()
-
-
-def both_kept(
-    senders: tuple[Sent, Sent], folder: Path, digest: str, memory_mb: int, cancel: Callable[[], None]
-) -> tuple[Kept, Kept]:
-    """What both sides send; see `both_read` and `Kept`."""
-    most = most_bytes(memory_mb)
-    kept = Kept(folder / "origin", digest, most), Kept(folder / "destination", digest, most)
-    both_read(senders, (kept[0].add, kept[1].add), cancel)
-    if any(side.in_files for side in kept):
-        for side in kept:
-            side.to_files()
-    return kept
+    run_side_by_side(ENDS.map(lambda end: partial(read, end)), cancel)
+    trim_memory()
 
 
-def parts(kept: tuple[Kept, Kept]) -> Iterator[Met]:
+def partition_both(
+    streams: Both[Stream], workspace: Workspace, digest: str, cancel: Callable[[], None]
+) -> Both[Partitions]:
+    """What both sides send, in partitions by the column `digest`: in files on both sides if one needs them."""
+    most_bytes = bytes_in_memory(workspace.memory_mb)
+    partitions = ENDS.map(lambda end: Partitions(workspace.folder / end, digest, most_bytes))
+    read_both(streams, partitions.map(lambda side: side.add), cancel)
+    if any(side.is_in_files for side in partitions):
+        for side in partitions:
+            side.move_to_files()
+    return partitions
+
+
+def stream_meetings(partitions: Both[Partitions]) -> Iterator[Meeting]:
     """The rows of both sides, those that belong together at once; about `_BYTES_AT_ONCE` of them."""
-    last = PARTS - 1 if any(side.in_files for side in kept) else 0
-    together = _Together()
-    for part in range(last + 1):
-        origin, destination = (side.part(part) for side in kept)
-        if sum(table.nbytes for table in (origin, destination) if table is not None) <= 2 * _BYTES_AT_ONCE:
-            yield from together.with_((origin, destination))
+    digest = partitions.origin.digest
+    parts = PARTS if any(side.is_in_files for side in partitions) else 1
+    batcher = _Batcher()
+    for part in range(parts):
+        meeting: Meeting = Both(*(side.read_part(part) for side in partitions))
+        if sum(table.nbytes for table in meeting if table is not None) <= 2 * _BYTES_AT_ONCE:
+            yield from batcher.add(meeting)
             continue
-        pieces = [
-            [None] * PARTS if table is None else split(table, kept[0].digest, 1) for table in (origin, destination)
-        ]
-        del origin, destination
-        for met in zip(*pieces, strict=True):
-            yield from together.with_(met)
-    yield from together.rest()
+        pieces = meeting.map(lambda table: [None] * PARTS if table is None else split_rows(table, digest, 1))
+        del meeting
+        for origin, destination in zip(*pieces, strict=True):
+            yield from batcher.add(Both(origin, destination))
+    yield from batcher.flush()
 
 
-class _Together:
-    """Small parts of both sides, several at once."""
+class _Batcher:
+    """Puts small meetings together, so that the engine is asked less often."""
 
     def __init__(self) -> None:
-        self._read: tuple[list[pa.Table], list[pa.Table]] = ([], [])
+        self._tables: Both[list[pa.Table]] = Both([], [])
 
-    def with_(self, met: Met) -> Iterator[Met]:
-        for table, into in zip(met, self._read, strict=True):
-            if table is not None:
-                into.append(table)
-        if sum(table.nbytes for tables in self._read for table in tables) > _BYTES_AT_ONCE:
-            yield from self.rest()
+    def add(self, meeting: Meeting) -> Iterator[Meeting]:
+        for end in ENDS:
+            if (table := meeting.at(end)) is not None:
+                self._tables.at(end).append(table)
+        if sum(table.nbytes for tables in self._tables for table in tables) > _BYTES_AT_ONCE:
+            yield from self.flush()
 
-    def rest(self) -> Iterator[Met]:
-        origin, destination = (pa.concat_tables(tables) if tables else None for tables in self._read)
-        self._read = ([], [])
-        if origin is not None or destination is not None:
-            yield origin, destination
+    def flush(self) -> Iterator[Meeting]:
+        meeting: Meeting = self._tables.map(lambda tables: pa.concat_tables(tables) if tables else None)
+        self._tables = Both([], [])
+        if any(table is not None for table in meeting):
+            yield meeting
 
 
-def suspects(kept: tuple[Kept, Kept], paired: ColumnPairs, engine: Any) -> Suspects:
-    """Which keys are suspicious."""
+def find_suspects(partitions: Both[Partitions], pairs: ColumnPairs, engine: DuckDBPyConnection) -> Suspects:
+    """The rows that are not the same on both sides, as far as their digests tell."""
+    suspects = Suspects.none(partitions.map(lambda side: side.rows))
     found: list[Numbers] = []
-    late: list[Numbers] = []
-    answer = Suspects.none((kept[0].rows, kept[1].rows))
-    number = 0
-    for origin, destination in parts(kept):
-        sides = [table for table in (origin, destination) if table is not None]
-        if not sides:
-            continue
-        digests = _unequal(origin, destination, paired, engine)
-        if LATE in sides[0].column_names:
-            late.append(_in_flight(origin, destination, paired, engine))
-            digests = np.setdiff1d(digests, late[-1]) if paired.key else digests
+    in_flight: list[Numbers] = []
+    for meeting in stream_meetings(partitions):
+        has_bound = any(table is not None and LATE in table.column_names for table in meeting)
+        unequal = _unequal_keys_query(pairs) if pairs.key else _unequal_rows_query(has_bound)
+        digests = _query_digests(unequal, meeting, engine)
+        if has_bound:
+            in_flight.append(_query_digests(_in_flight_query(pairs), meeting, engine))
+            digests = np.setdiff1d(digests, in_flight[-1]) if pairs.key else digests
         found.append(digests)
-        number += len(digests)
-        _keep_keys(answer, (origin, destination), digests, number)
-    give_back_memory()  # of the engine
-    answer.keys = np.sort(np.concatenate(found)) if found else answer.keys
-    answer.in_flight = np.concatenate(late) if late else answer.in_flight
-    return answer
+        _add_keys(suspects, meeting, found)
+    trim_memory()  # of the engine
+    if found:
+        suspects.digests = np.sort(np.concatenate(found))
+    if in_flight:
+        suspects.in_flight = np.concatenate(in_flight)
+    return suspects
 
 
-def _keep_keys(answer: Suspects, sides: tuple[pa.Table | None, pa.Table | None], digests: Numbers, number: int) -> None:
-    if number > MOST_KEYS:
-        answer.origin = answer.destination = None
-    for table, into in zip(sides, (answer.origin, answer.destination), strict=True):
-        if table is not None and into is not None and len(digests):
-            keys = [name for name in table.column_names if name == KEY or name.startswith("k")]
-            among = np.isin(table.column(KEY).to_numpy(), digests)
-            into.append(table.select(keys).filter(pa.array(among)))
+def _add_keys(suspects: Suspects, meeting: Meeting, found: list[Numbers]) -> None:
+    """Add the keys of the suspects of one meeting, which are the last of those found, while they are few."""
+    if sum(map(len, found)) > MOST_KEYS:
+        suspects.keys = None
+    if suspects.keys is None or not len(found[-1]):
+        return
+    for end in ENDS:
+        if (table := meeting.at(end)) is not None:
+            keys = table.select([name for name in table.column_names if name == KEY or is_key_column(name)])
+            among = np.isin(table.column(KEY).to_numpy(), found[-1])
+            suspects.keys.at(end).append(keys.filter(pa.array(among)))
 
 
-def _unequal(origin: pa.Table | None, destination: pa.Table | None, paired: ColumnPairs, engine: Any) -> Numbers:
-    if not paired.key:
-        there = (origin if origin is not None else destination).column_names  # type: ignore[union-attr]
-        in_time = f" AND {LATE} = 0" if LATE in there else ""
-        apart = f"count(*) FILTER (side = 1{in_time}) <> count(*) FILTER (side = 2{in_time})"
-        unequal = f"SELECT {KEY} FROM met GROUP BY {KEY} HAVING {apart}"  # noqa: S608
-        return _digests(unequal, origin, destination, engine)
-    compared = [(i, pair) for i, pair in enumerate(paired.carried) if pair.compared]
-    values = "".join(f", min(c{i}) FILTER (side = {n}) AS c{i}_{n}" for i, _ in compared for n in (1, 2))
-    apart = "".join(f" OR {differ(pair, f'c{i}_1', f'c{i}_2')}" for i, pair in compared)
-    unequal = f"""
+# --- SQL over `met`: the rows of both sides, with `side` as `_NUMBER` has it -----------------------------------------
+
+
+def _unequal_keys_query(pairs: ColumnPairs) -> str:
+    """The keys that do not have exactly one row at each side, or whose rows differ."""
+    carried = [(carried_column(place), pair) for place, pair in enumerate(pairs.carried) if pair.is_compared]
+    values = "".join(
+        f",\n                min({column}) FILTER (side = {_NUMBER.at(end)}) AS {end}_{column}"
+        for column, _ in carried
+        for end in ENDS
+    )
+    differ = "".join(
+        f"\n            OR {differ_condition(pair, Both(*(f'{end}_{column}' for end in ENDS)))}"
+        for column, pair in carried
+    )
+    return f"""
         SELECT {KEY}
         FROM (
-            SELECT {KEY}, count(*) AS rows, bit_xor(side) AS sides, bit_xor({ROW}) AS apart{values}
+            SELECT
+                {KEY},
+                count(*) AS rows,
+                bit_xor(side) AS sides,
+                bit_xor({ROW}) AS apart{values}
             FROM met
             GROUP BY {KEY}
         )
-        WHERE rows <> 2 OR sides <> 3 OR apart <> 0{apart}"""  # noqa: S608
-    return _digests(unequal, origin, destination, engine)
+        WHERE rows <> 2
+            OR sides <> {_NUMBER.origin ^ _NUMBER.destination}
+            OR apart <> 0{differ}"""  # noqa: S608
 
 
-def _in_flight(origin: pa.Table | None, destination: pa.Table | None, paired: ColumnPairs, engine: Any) -> Numbers:
-    """The digests of what is in flight: keys, or the origin's rows without one."""
-    if not paired.key:
-        of_origin = f"SELECT {KEY} FROM met WHERE side = 1 AND {LATE} = 1"  # noqa: S608
-        return _digests(of_origin, origin, destination, engine)
-    late = f"""
+def _unequal_rows_query(has_bound: bool) -> str:
+    """Without a key: the rows that one side has more often, those in flight left out."""
+    in_time = f" AND {LATE} = 0" if has_bound else ""
+    counts = _NUMBER.map(lambda number: f"count(*) FILTER (side = {number}{in_time})")
+    return f"""
         SELECT {KEY}
         FROM met
         GROUP BY {KEY}
-        HAVING bool_or(side = 1 AND {LATE} = 1)
-            OR (count(*) FILTER (side = 1) = 0 AND bool_or({LATE} = 1))"""  # noqa: S608
-    return _digests(late, origin, destination, engine)
+        HAVING {counts.origin} <> {counts.destination}"""  # noqa: S608
 
 
-def _digests(query: str, origin: pa.Table | None, destination: pa.Table | None, engine: Any) -> Numbers:
-    sides = {name: table for name, table in (("origin", origin), ("destination", destination)) if table is not None}
-    union = "\nUNION ALL\n".join(
-        f"SELECT CAST({1 if name == 'origin' else 2} AS TINYINT) AS side, * FROM {name}"  # noqa: S608
-        for name in sides
+def _in_flight_query(pairs: ColumnPairs) -> str:
+    """What is in flight: keys; without a key the origin's rows."""
+    if not pairs.key:
+        return f"SELECT {KEY} FROM met WHERE side = {_NUMBER.origin} AND {LATE} = 1"  # noqa: S608
+    return f"""
+        SELECT {KEY}
+        FROM met
+        GROUP BY {KEY}
+        HAVING bool_or(side = {_NUMBER.origin} AND {LATE} = 1)
+            OR (count(*) FILTER (side = {_NUMBER.origin}) = 0 AND bool_or({LATE} = 1))"""  # noqa: S608
+
+
+def _query_digests(query: str, meeting: Meeting, engine: DuckDBPyConnection) -> Numbers:
+    tables = {end: table for end in ENDS if (table := meeting.at(end)) is not None}
+    met = "\nUNION ALL\n".join(
+        f"SELECT CAST({_NUMBER.at(end)} AS TINYINT) AS side, * FROM {end}"  # noqa: S608
+        for end in tables
     )
-    for name, table in sides.items():
-        unread = [column for column in table.column_names if column.startswith("k")]  # of the sides' own types
-        engine.register(name, table.drop_columns(unread))
+    for end, table in tables.items():
+        unread = [column for column in table.column_names if is_key_column(column)]  # of the sides' own types
+        engine.register(end, table.drop_columns(unread))
     try:
-        answer = engine.sql(f"WITH met AS ({union})\n{query}").to_arrow_table()
+        answer = engine.sql(f"WITH met AS (\n{met}\n)\n{query}").to_arrow_table()
     finally:
-        for name in sides:
-            engine.unregister(name)
+        for end in tables:
+            engine.unregister(end)
     return np.asarray(answer.column(0).to_numpy(), np.int64)

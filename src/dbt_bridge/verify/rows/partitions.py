@@ -1,4 +1,4 @@
-"""Rows of one side, kept until they meet the other's: in memory while they are few, then in files, by their digest.
+"""The rows of one side, kept until they meet the other's: in memory while they are few, then in files, by their digest.
 
 Rows that may belong together have the same digest, so they lie in the same of 64 parts, and each part of a table of 100
 million rows still fits into memory. DuckDB's own spilling was measured against this: at 30 million rows a side its
@@ -18,17 +18,17 @@ _BYTES_PER_WRITE = 4 << 20
 _SHARE = 64  # of the memory that a comparison may use, for each side: what meets takes several times as much
 
 
-def most_bytes(memory_mb: int) -> int:
-    """How many bytes of one side's rows are kept in memory."""
+def bytes_in_memory(memory_mb: int) -> int:
+    """How many bytes of one side's rows may stay in memory."""
     return memory_mb * (1 << 20) // _SHARE
 
 
-def copied(batch: pa.RecordBatch) -> pa.RecordBatch:
+def copy_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     """A copy that may be kept: one column of a batch that came over Arrow's C interface keeps all of them alive."""
     return pa.ipc.read_record_batch(batch.serialize(), batch.schema)
 
 
-def split(table: pa.Table, digest: str, level: int) -> list[pa.Table]:
+def split_rows(table: pa.Table, digest: str, level: int) -> list[pa.Table]:
     """The rows of each of 64 parts.
 
     Args:
@@ -42,51 +42,54 @@ def split(table: pa.Table, digest: str, level: int) -> list[pa.Table]:
     return [sorted_.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-class Kept:
-    """Rows of one side, in parts. Used by one thread at a time.
+class Partitions:
+    """The rows of one side, in parts. Used by one thread at a time.
 
     Args:
-        folder: where files go once more than `most_bytes` are kept.
+        folder: where files go once more than `most_bytes` have come.
         digest: the int64 column that decides on the part.
+
+    Attributes:
+        rows: how many came.
     """
 
     def __init__(self, folder: Path, digest: str, most_bytes: int) -> None:
-        self._folder = folder
         self.digest = digest
+        self.rows = 0
+        self._folder = folder
         self._most_bytes = most_bytes
         self._pending: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
         self._schema: pa.Schema | None = None
         self._writers: list[pa.RecordBatchStreamWriter] = []
         self._files: list[pa.OSFile] = []
-        self.rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Keep the rows of a batch: a large one piece by piece, so that a copy of all of it is never there."""
+        """Add the rows of a batch: a large one piece by piece, so that never all of it is copied at once."""
         pieces = 1 + batch.nbytes // _BYTES_PER_WRITE
         rows = max(1, -(-batch.num_rows // pieces))
         for start in range(0, batch.num_rows, rows):
             self._add(batch.slice(start, rows))
 
     def _add(self, batch: pa.RecordBatch) -> None:
-        self._pending.append(copied(batch))
+        self._pending.append(copy_batch(batch))
         self._schema = self._schema or batch.schema
         self.rows += batch.num_rows
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
-        if self.in_files:
+        if self.is_in_files:
             if self._rows >= _ROWS_PER_WRITE or self._bytes >= _BYTES_PER_WRITE:
                 self._write()
         elif self._bytes > self._most_bytes:
-            self.to_files()
+            self.move_to_files()
 
     @property
-    def in_files(self) -> bool:
+    def is_in_files(self) -> bool:
         return bool(self._writers)
 
-    def to_files(self) -> None:
+    def move_to_files(self) -> None:
         """From now on rows lie in files, one for each part."""
-        if self.in_files or self._schema is None:
+        if self.is_in_files or self._schema is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         for part in range(PARTS):
@@ -96,14 +99,14 @@ class Kept:
         while self._pending:
             self._write()
 
-    def part(self, part: int) -> pa.Table | None:
-        """The rows of one part; all rows are in part 0 while they are in memory. None where there never were any.
+    def read_part(self, part: int) -> pa.Table | None:
+        """The rows of one part; all rows are in part 0 while they are in memory. None where no row ever came.
 
         No row can be added after the first call.
         """
         if self._schema is None:
             return None
-        if not self.in_files:
+        if not self.is_in_files:
             return pa.Table.from_batches(self._pending if part == 0 else [], self._schema)
         self._close()
         with pa.OSFile(str(self._path(part)), "rb") as file, pa.ipc.open_stream(file) as reader:
@@ -134,6 +137,6 @@ class Kept:
         if not rows:
             return
         table = pa.Table.from_batches(batches, self._schema)
-        for part, some in enumerate(split(table, self.digest, 0)):
+        for part, some in enumerate(split_rows(table, self.digest, 0)):
             if len(some):
                 self._writers[part].write_table(some)

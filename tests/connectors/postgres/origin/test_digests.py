@@ -20,6 +20,7 @@ from dbt_bridge.contracts.canon import (
     NoDigests,
     agreed,
 )
+from dbt_bridge.contracts.side import BucketSelection
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.reconciliation import Selection
 from dbt_bridge.nouns.table import Column, Table, TableName
@@ -83,10 +84,10 @@ def test_digests_and_buckets_are_those_of_the_rows(filled: str, monkeypatch: pyt
         assert buckets.schema == pa.schema({"bucket": pa.int64(), "rows": pa.int64(), "total": pa.decimal128(38, 0)})
         assert {b: (n, int(t)) for b, n, t in zip(*buckets.to_pydict().values(), strict=True)} == sums
 
-        some = side.digests(key, values, (64, [3, 60])).read_all()
+        some = side.digests(key, values, BucketSelection(64, [3, 60])).read_all()
         assert {k & 63 for k in digested(some, key)} == {3, 60}
         assert len(some) == sums[3][0] + sums[60][0]
-        assert len(side.digests(key, values, (64, [])).read_all()) == 0
+        assert len(side.digests(key, values, BucketSelection(64, [])).read_all()) == 0
 
 
 def test_without_a_key_the_row_is_the_key(filled: str) -> None:

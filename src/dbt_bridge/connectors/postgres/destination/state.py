@@ -36,6 +36,7 @@ from dbt_bridge.connectors.postgres.wire.digest_sql import (
 from dbt_bridge.connectors.postgres.wire.key_search import Comparison, Lookup
 from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
+from dbt_bridge.contracts.side import BucketSelection
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import (
     Column,
@@ -72,7 +73,6 @@ _BY_VALUE = {
 
 ROW = "_row"
 _BUCKETS = pa.schema({"bucket": pa.int64(), "rows": pa.int64(), "total": pa.decimal128(38, 0)})
-Within = tuple[int, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ class ReplicaDigests:
         self._is_checked = False
 
     def digests(
-        self, key: Sequence[Digested], values: Sequence[Digested], within: Within | None = None
+        self, key: Sequence[Digested], values: Sequence[Digested], within: BucketSelection | None = None
     ) -> pa.RecordBatchReader:
         """See `Digests.digests`."""
         standing = self._checked()

@@ -22,12 +22,12 @@ from dbt_bridge.connectors.postgres.wire.digest_sql import (
     resolve_builtin,
 )
 from dbt_bridge.contracts.canon import Digested, NoDigests
+from dbt_bridge.contracts.side import BucketSelection
 from dbt_bridge.nouns.table import Column, quote_identifier, quote_table_name
 
 ROW = "_row"
 _CATALOG_FIRST = re.compile(r"(pg_temp_\d+,)?pg_catalog(,|$)")  # temporary functions are found by no path
 _AS_IT_IS = Reading(lambda column: column, lambda array: array)
-Within = tuple[int, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class DigestCopy(Copy):
 
     key: tuple[Digested, ...] = ()
     values: tuple[Digested, ...] = ()
-    within: Within | None = None
+    within: BucketSelection | None = None
 
     def select(self, ctid: str) -> str:
         selected = [
@@ -95,7 +95,7 @@ class TableDigests:
         self._is_checked = False
 
     def digests(
-        self, key: Sequence[Digested], values: Sequence[Digested], within: Within | None = None
+        self, key: Sequence[Digested], values: Sequence[Digested], within: BucketSelection | None = None
     ) -> pa.RecordBatchReader:
         """See `Digests.digests`; in no order."""
         self._check()

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyarrow import types as is_
 
 from dbt_bridge.contracts.canon import Canon, Digested, NoDigests
+from dbt_bridge.contracts.side import BucketSelection
 from dbt_bridge.nouns.table import Column, quote_identifier
 
 _INTEGERS = {"smallint", "integer", "bigint", "oid", "boolean"}
@@ -322,7 +323,7 @@ def build_digest_select(
     *,
     selected: Sequence[str] = (),
     condition: str = "",
-    within: tuple[int, Sequence[int]] | None = None,
+    within: BucketSelection | None = None,
 ) -> str:
     """Select a row per row: the key columns, and `_row`. The key's digest is not sent: it follows from the key.
 
@@ -332,13 +333,12 @@ def build_digest_select(
         values: the columns outside of the key.
         selected: the key columns' expressions in the types that they travel in, with their names.
         condition: what stands behind WHERE.
-        within: (number of buckets, a power of two; the wanted ones).
+        within: only the rows of these buckets.
     """
     conditions = [condition] if condition else []
     if within is not None:
-        buckets, numbers = within
-        wanted = ", ".join(map(str, numbers)) or "NULL"
-        conditions.append(f"({build_row_digest(key or values)} & {buckets - 1}) IN ({wanted})")
+        wanted = ", ".join(map(str, within.wanted)) or "NULL"
+        conditions.append(f"({build_row_digest(key or values)} & {within.count - 1}) IN ({wanted})")
     where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
     return f"SELECT {', '.join([*selected, f'{build_row_digest(values)} AS _row'])}\nFROM {relation}{where}"
 

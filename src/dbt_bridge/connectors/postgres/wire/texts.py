@@ -8,9 +8,10 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge.arrow.calendar import to_civil
+
 _MAX64, _MAX32 = 2**63 - 1, 2**31 - 1
 _DAY_US = 86_400_000_000
-_400_YEARS = 146_097  # days; the calendar repeats after them
 _FIRST, _LAST = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31 as days since 1970, between which Arrow writes years
 
 
@@ -54,8 +55,8 @@ def _format_moment(number: int | None, zone: str) -> str | None:
     if abs(number) >= _MAX64:
         return "infinity" if number > 0 else "-infinity"
     days, rest = divmod(number, _DAY_US)
-    date, era = _format_date(days)
-    return f"{date} {_format_clock(rest)}{zone}{era}"
+    date = to_civil(days)
+    return f"{date.text} {_format_clock(rest)}{zone}{date.era}"
 
 
 def _format_days(numbers: pa.Array) -> pa.Array:
@@ -67,17 +68,8 @@ def _format_day(number: int | None) -> str | None:
         return None
     if abs(number) >= _MAX32:
         return "infinity" if number > 0 else "-infinity"
-    return "".join(_format_date(number))
-
-
-def _format_date(days: int) -> tuple[str, str]:
-    """Year, month and day, and what stands at the end of the text for a year before Christ."""
-    import datetime
-
-    cycles = 0 if _FIRST <= days <= _LAST else (days - _FIRST) // _400_YEARS
-    date = datetime.date(1970, 1, 1) + datetime.timedelta(days=days - cycles * _400_YEARS)
-    year = date.year + 400 * cycles
-    return f"{year if year > 0 else 1 - year:04}-{date.month:02}-{date.day:02}", "" if year > 0 else " BC"
+    date = to_civil(number)
+    return f"{date.text}{date.era}"
 
 
 def _format_clock(micros: int | None) -> str | None:

@@ -6,7 +6,8 @@ from threading import Event
 
 import pytest
 
-from dbt_bridge.verify.rows.in_parallel import side_by_side
+from dbt_bridge.nouns.both import Both
+from dbt_bridge.verify.rows.in_parallel import run_side_by_side
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), RuntimeError("Query interrupted")])  # DuckDB's own
@@ -23,7 +24,7 @@ def test_an_interruption_ends_what_the_other_thread_waits_for(interruption: Base
             raise TimeoutError("nobody ended it")
 
     with pytest.raises(type(interruption)):
-        side_by_side(interrupted, locked_out, lock.set)
+        run_side_by_side(Both(interrupted, locked_out), lock.set)
     assert lock.is_set()
 
 
@@ -35,5 +36,5 @@ def test_a_failure_stops_the_other_side_and_cancels_nothing() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        side_by_side(fails, lambda stopped: stopped.wait(60), cancelled.set)
+        run_side_by_side(Both(fails, lambda stopped: stopped.wait(60)), cancelled.set)
     assert not cancelled.is_set()
