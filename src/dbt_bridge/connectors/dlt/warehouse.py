@@ -21,16 +21,14 @@ from dbt_bridge.nouns import parity_row
 from dbt_bridge.nouns.checkpoint import CHECKPOINT_FIELDS, Checkpoint
 from dbt_bridge.nouns.parity_row import PARITY, ParityRow
 from dbt_bridge.nouns.receipt import (
-    AUDIT_SCHEMA,
     RECEIPTS,
     Receipt,
     as_arrow,
     new_load_id,
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.replicate.audit_tables import CHECKPOINTS
 
-_TEXTS = tuple(Column(name, pa.string()) for name in CHECKPOINT_FIELDS)
-_CHECKPOINTS = Table(TableName(AUDIT_SCHEMA, "checkpoints"), _TEXTS, key=("node",))
 _BATCH_ROWS = 20_000
 
 
@@ -80,23 +78,23 @@ class DltWarehouse(DltDestination):
     # --- Ledger ------------------------------------------------------------------------------------------------
 
     def checkpoints(self) -> list[Checkpoint]:
-        there = self.existing(_CHECKPOINTS.name)
+        there = self.existing(CHECKPOINTS.name)
         if there is None:
             return []
         # A table that an earlier version made lacks the later fields until the next checkpoint is saved.
-        names = tuple(c.name for c in _TEXTS if there.column(c.name) is not None)
-        with self.session.pipeline(_CHECKPOINTS.name) as pipeline:
-            found = self.session.select(pipeline, _CHECKPOINTS.name, names)
+        names = tuple(name for name in CHECKPOINT_FIELDS if there.column(name) is not None)
+        with self.session.pipeline(CHECKPOINTS.name) as pipeline:
+            found = self.session.select(pipeline, CHECKPOINTS.name, names)
         return [Checkpoint.of_row(dict(zip(names, row, strict=True))) for row in found or []]
 
     def forget(self, node: str) -> None:
         left = [point for point in self.checkpoints() if point.node != node]
-        self.load(Load(_CHECKPOINTS, "replace", new_load_id()), _rows(left))
+        self.load(Load(CHECKPOINTS, "replace", new_load_id()), _checkpoint_rows(left))
 
     def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
         """Keep checkpoints, then receipts: a receipt is never there before the checkpoint that it tells of."""
         if checkpoints:
-            self.load(Load(_CHECKPOINTS, "merge", new_load_id()), _rows(checkpoints))
+            self.load(Load(CHECKPOINTS, "merge", new_load_id()), _checkpoint_rows(checkpoints))
         self.record(receipts)
 
     def record(self, receipts: Sequence[Receipt]) -> None:
@@ -136,5 +134,5 @@ class DltWarehouse(DltDestination):
                     yield from pa.table(arrays, schema=schema).to_batches()
 
 
-def _rows(checkpoints: Sequence[Checkpoint]) -> pa.RecordBatchReader:
-    return pa.Table.from_pylist([c.as_row() for c in checkpoints], schema=_CHECKPOINTS.arrow_schema).to_reader()
+def _checkpoint_rows(checkpoints: Sequence[Checkpoint]) -> pa.RecordBatchReader:
+    return pa.Table.from_pylist([c.as_row() for c in checkpoints], schema=CHECKPOINTS.arrow_schema).to_reader()

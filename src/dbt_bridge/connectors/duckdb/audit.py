@@ -10,28 +10,20 @@ import pyarrow as pa
 from dbt_bridge.connectors.duckdb.session import in_transaction, retry_conflicts
 from dbt_bridge.nouns import parity_row
 from dbt_bridge.nouns.checkpoint import CHECKPOINT_FIELDS, Checkpoint
-from dbt_bridge.nouns.parity_row import PARITY, ParityRow
-from dbt_bridge.nouns.receipt import (
-    AUDIT_SCHEMA,
-    RECEIPTS,
-    Receipt,
-    as_arrow,
-)
-from dbt_bridge.nouns.table import Table, quote_identifier
+from dbt_bridge.nouns.parity_row import ParityRow
+from dbt_bridge.nouns.receipt import AUDIT_SCHEMA, Receipt, as_arrow
+from dbt_bridge.nouns.table import Column, quote_identifier
+from dbt_bridge.replicate import audit_tables
+from dbt_bridge.replicate.audit_tables import Columns, spell_types
 
 _SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
-Columns = Mapping[str, str]
 
 
-def _columns(table: Table) -> Columns:
-    return {c.name: _SQL_TYPES[str(c.type)] for c in table.columns}
+def _sql_type(column: Column) -> str:
+    return _SQL_TYPES[str(column.type)]
 
 
-MOVED: Mapping[str, Columns] = {
-    "receipts": _columns(RECEIPTS),
-    "checkpoints": {**dict.fromkeys(CHECKPOINT_FIELDS, "VARCHAR"), "saved_at": "TIMESTAMPTZ"},
-}
-PARITIES: Mapping[str, Columns] = {"parity": _columns(PARITY)}
+MOVED, COMPARED = (spell_types(tables, _sql_type) for tables in (audit_tables.MOVED, audit_tables.COMPARED))
 
 
 def _table(catalog: str, name: str) -> str:
@@ -83,7 +75,8 @@ def _append(cur: Any, table: str, rows: pa.Table) -> None:
 
 def save_checkpoints(cur: Any, catalog: str, checkpoints: Sequence[Checkpoint]) -> None:
     """Replace each node's checkpoint inside the caller's transaction."""
-    names, marks = ", ".join(map(quote_identifier, CHECKPOINT_FIELDS)), ", ".join("?" for _ in CHECKPOINT_FIELDS)
+    names = ", ".join(map(quote_identifier, CHECKPOINT_FIELDS))
+    marks = ", ".join("?" for _ in CHECKPOINT_FIELDS)
     for point in checkpoints:
         cur.execute(f"DELETE FROM {_table(catalog, 'checkpoints')} WHERE node = ?", [point.node])  # noqa: S608
         cur.execute(
@@ -97,7 +90,7 @@ def checkpoint(cur: Any, catalog: str, node: str) -> Checkpoint | None:
 
 
 def checkpoints(cur: Any, catalog: str) -> list[Checkpoint]:
-    """All of them, in the order of their nodes."""
+    """All of them. What an earlier version did not save is empty."""
     ensure(cur, catalog)
     names = ", ".join(map(quote_identifier, CHECKPOINT_FIELDS))
     rows = cur.execute(f"SELECT {names} FROM {_table(catalog, 'checkpoints')} ORDER BY node").fetchall()  # noqa: S608

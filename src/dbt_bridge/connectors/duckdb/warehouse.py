@@ -295,7 +295,7 @@ class DuckDBWarehouse:
         if not rows:
             return
         with self._cursor("parity") as cur:
-            audit.ensure(cur, self._catalog, audit.PARITIES)
+            audit.ensure(cur, self._catalog, audit.COMPARED)
             in_transaction(cur, lambda cur: audit.append_parity(cur, self._catalog, rows))
 
     def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:

@@ -12,17 +12,13 @@ from dbt_bridge.nouns.checkpoint import CHECKPOINT_FIELDS, Checkpoint
 from dbt_bridge.nouns.parity_row import PARITY, ParityRow
 from dbt_bridge.nouns.receipt import AUDIT_SCHEMA, RECEIPTS, Receipt
 from dbt_bridge.nouns.table import Table
+from dbt_bridge.replicate import audit_tables
+from dbt_bridge.replicate.audit_tables import Columns, spell_types
 
 _CHECKPOINTS = sql.Identifier(AUDIT_SCHEMA, "checkpoints")
 _LOCK = 0x6462_7462  # "dbtb": CREATE IF NOT EXISTS of two sessions at once breaks one of them
 
-
-Columns = Mapping[str, str]
-MOVED: Mapping[str, Columns] = {
-    "receipts": {c.name: landing_type(c) for c in RECEIPTS.columns},
-    "checkpoints": {**dict.fromkeys(CHECKPOINT_FIELDS, "text"), "saved_at": "timestamptz"},
-}
-PARITIES: Mapping[str, Columns] = {"parity": {c.name: landing_type(c) for c in PARITY.columns}}
+MOVED, COMPARED = (spell_types(tables, landing_type) for tables in (audit_tables.MOVED, audit_tables.COMPARED))
 
 
 def _standing(cur: Cursor[Any], tables: Mapping[str, Columns] = MOVED) -> dict[str, set[str]]:

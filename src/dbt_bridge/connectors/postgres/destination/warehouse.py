@@ -200,7 +200,7 @@ class PostgresWarehouse:
         if not rows:
             return
         with self._transaction("parity") as cur:
-            audit.ensure(cur, audit.PARITIES)
+            audit.ensure(cur, audit.COMPARED)
             audit.append_parity(cur, rows)
 
     def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
