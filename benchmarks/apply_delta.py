@@ -59,7 +59,7 @@ def rate(lake: DeltaDestination, replica: Replica, workload: Workload, size: int
     for run in runs:
         with lake.applying("bench") as application:
             application.apply(replica, run)
-            application.commit(int(run.lsn[-1]) + 1)
+            application.commit(int(run.ordinal[-1]) + 1)
     return len(runs) * size / (time.perf_counter() - began)
 
 

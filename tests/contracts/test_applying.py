@@ -516,7 +516,7 @@ def test_nothing_is_nothing(follower: Follower) -> None:
     replica = replica_of(orders())
     joined(follower, replica, BEFORE)
     empty = changes_of(replica.table, [Change("insert", BEFORE, 1, 1)])
-    none = Changes(empty.rows.slice(0, 0), empty.kind[:0], empty.lsn[:0], empty.committed_at[:0])
+    none = Changes(empty.rows.slice(0, 0), empty.kind[:0], empty.ordinal[:0], empty.committed_at[:0])
     assert apply(follower, replica, none) == [Loaded(0, 0, 0, 0, 0)]
     assert follower.read(replica.table.name) == [BEFORE]
 

@@ -147,8 +147,8 @@ def apply(holder: Holder, replica: Replica, *events: Event) -> None:
 
 def last_lsn(event: Event) -> int:
     if isinstance(event, Changes):
-        return int(event.lsn[-1]) if len(event) else 0
-    return event.lsn if isinstance(event, Truncated) else 0
+        return int(event.ordinal[-1]) if len(event) else 0
+    return event.ordinal if isinstance(event, Truncated) else 0
 
 
 # --- a random workload ------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """The nouns of change data capture that rooms share: what happened to one table, in commit order.
 
-A commit's LSN is where its commit record starts (`final_lsn` of pgoutput's Begin message). A table that stands at LSN
-X holds every transaction whose commit LSN is below X and none of the others; that is also what a slot's consistent
-point says of its exported snapshot (snapbuild.c, SnapBuildXactNeedsSkip). So one rule decides everywhere whether a
-change is still to be applied: `commit LSN >= X`.
+Each commit has an ordinal, a number of 64 bits that ascends along the origin's log (`nouns/position`). A table that
+stands at a position holds every transaction whose ordinal is below the position's and none of the others. So one rule
+decides everywhere whether a change is still to be applied: `ordinal >= position.ordinal`. It is what `_lsn` holds, too,
+in histories and logs of changes.
+
+Of Postgres the ordinal is the LSN where the commit record starts (`final_lsn` of pgoutput's Begin message), and the
+rule is what a slot's consistent point says of its exported snapshot (snapbuild.c, SnapBuildXactNeedsSkip).
 """
 
 from __future__ import annotations
@@ -29,20 +32,20 @@ class Changes:
         rows: the columns of the landing table, as they travel. The new row of an insert or update; the old row of a
             delete, in which columns outside of the replica identity are NULL.
         kind: uint8: INSERT, UPDATE or DELETE.
-        lsn: int64: of the commit; never decreases.
+        ordinal: int64: of the commit; never decreases.
         committed_at: int64: microseconds since 1970 in UTC, by the origin's clock.
         unchanged: column -> bool: True where an update did not send the value, because it is stored out of line
             (TOAST) and did not change; the value in `rows` is NULL there. Only columns that have such values.
         before: the old values that updates sent: the columns of the key, or all columns for a table without a key
             under REPLICA IDENTITY FULL. NULL where `has_before` is False. None when no change has any.
         has_before: bool.
-        repairs: these are no changes of the origin: they set right what lies at the LSN where the table stands, and
-            are not passed over for its standing there.
+        repairs: these are no changes of the origin: they set right what lies at the position where the table stands,
+            and are not passed over for its standing there.
     """
 
     rows: pa.Table
     kind: np.ndarray
-    lsn: np.ndarray
+    ordinal: np.ndarray
     committed_at: np.ndarray
     unchanged: Mapping[str, np.ndarray] = field(default_factory=dict)
     before: pa.Table | None = None
@@ -58,10 +61,10 @@ class Truncated:
     """The table was emptied by TRUNCATE.
 
     Attributes:
-        lsn, committed_at: as in `Changes`.
+        ordinal, committed_at: as in `Changes`.
     """
 
-    lsn: int
+    ordinal: int
     committed_at: int
 
 

@@ -64,12 +64,12 @@ def logged(table: Table, changes: Changes, sequence: int = 0) -> pa.Table:
     words = np.zeros(256, np.int64)
     words[list(_WORDS)] = list(_WORDS.values())
     word = np.where(old, _WORDS[DELETE], words[changes.kind[event]])
-    lsn = changes.lsn[event]
-    first = np.maximum.accumulate(np.where(np.append(True, lsn[1:] != lsn[:-1]), np.arange(len(event)), 0))
-    number = np.arange(len(event)) - first + np.where(lsn == lsn[0], sequence, 0)
+    ordinal = changes.ordinal[event]
+    first = np.maximum.accumulate(np.where(np.append(True, ordinal[1:] != ordinal[:-1]), np.arange(len(event)), 0))
+    number = np.arange(len(event)) - first + np.where(ordinal == ordinal[0], sequence, 0)
     columns = {
         CHANGE: pa.array(["insert", "update", "delete"]).take(as_arrow(word)),
-        CHANGE_LSN: as_arrow(lsn),
+        CHANGE_LSN: as_arrow(ordinal),
         SEQUENCE: as_arrow(number),
         COMMITTED_AT: as_arrow(changes.committed_at[event]).cast(UTC_TIME),
         UNCHANGED: _unsent(changes, event, old),
@@ -81,7 +81,7 @@ def logged(table: Table, changes: Changes, sequence: int = 0) -> pa.Table:
 
 def logged_truncate(event: Truncated, sequence: int = 0) -> pa.Table:
     """The one row of the log for a TRUNCATE: it has no other columns."""
-    values: Sequence[object] = ("truncate", event.lsn, sequence, event.committed_at, None)
+    values: Sequence[object] = ("truncate", event.ordinal, sequence, event.committed_at, None)
     arrays = [
         pa.array([value], pa.int64()).cast(type_) if type_ == UTC_TIME else pa.array([value], type_)
         for value, type_ in zip(values, LOG_COLUMNS.values(), strict=True)

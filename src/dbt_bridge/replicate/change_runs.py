@@ -50,7 +50,7 @@ def _one(runs: list[Changes]) -> list[Changes]:
         Changes(
             pa.concat_tables([run.rows for run in runs]),
             np.concatenate([run.kind for run in runs]),
-            np.concatenate([run.lsn for run in runs]),
+            np.concatenate([run.ordinal for run in runs]),
             np.concatenate([run.committed_at for run in runs]),
             {n: np.concatenate([run.unchanged.get(n, np.zeros(len(run), bool)) for run in runs]) for n in names},
             olds,
@@ -66,12 +66,12 @@ def _nulls(like: pa.Table, rows: int) -> pa.Table:
 def part(run: Changes | Truncated, first: int, end: int | None) -> Changes | Truncated | None:
     """What committed at or after `first` and before `end`; None where nothing did. A repair is behind everything."""
     if isinstance(run, Truncated):
-        return run if run.lsn >= first and (end is None or run.lsn < end) else None
+        return run if run.ordinal >= first and (end is None or run.ordinal < end) else None
     if run.repairs:
         return run if end is None else None
-    chosen = run.lsn >= first
+    chosen = run.ordinal >= first
     if end is not None:
-        chosen &= run.lsn < end
+        chosen &= run.ordinal < end
     if chosen.all():
         return run
     if not chosen.any():
@@ -80,7 +80,7 @@ def part(run: Changes | Truncated, first: int, end: int | None) -> Changes | Tru
     return Changes(
         run.rows.filter(mask),
         run.kind[chosen],
-        run.lsn[chosen],
+        run.ordinal[chosen],
         run.committed_at[chosen],
         {name: flags[chosen] for name, flags in run.unchanged.items()},
         None if run.before is None else run.before.filter(mask),
@@ -92,14 +92,14 @@ def part(run: Changes | Truncated, first: int, end: int | None) -> Changes | Tru
 class LoggedRows:
     """How many rows the transaction that is being logged has in the log."""
 
-    lsn: int = -1
+    ordinal: int = -1
     rows: int = 0
 
     def before(self, run: Changes | Truncated) -> int:
-        first = run.lsn if isinstance(run, Truncated) else int(run.lsn[0])
-        return self.rows if first == self.lsn else 0
+        first = run.ordinal if isinstance(run, Truncated) else int(run.ordinal[0])
+        return self.rows if first == self.ordinal else 0
 
     def took(self, run: Changes | Truncated, rows: pa.Table) -> None:
-        last = run.lsn if isinstance(run, Truncated) else int(run.lsn[-1])
+        last = run.ordinal if isinstance(run, Truncated) else int(run.ordinal[-1])
         of_last = int(pc.sum(pc.equal(rows[CHANGE_LSN], last)).as_py())
-        self.lsn, self.rows = last, of_last + (self.rows if last == self.lsn else 0)
+        self.ordinal, self.rows = last, of_last + (self.rows if last == self.ordinal else 0)

@@ -194,10 +194,10 @@ class Lineages:
 
     def versions(self) -> Versions:
         """Every committed version that the run brings."""
-        lsn, committed_at = self.changes.lsn, self.changes.committed_at
+        ordinal, committed_at = self.changes.ordinal, self.changes.committed_at
         code, at = self.code[self.by_key], self.event[self.by_key]
         last = np.ones(len(at), bool)
-        last[:-1] = (code[1:] != code[:-1]) | (lsn[at[1:]] != lsn[at[:-1]])
+        last[:-1] = (code[1:] != code[:-1]) | (ordinal[at[1:]] != ordinal[at[:-1]])
         steps = self.by_key[last]  # one per key and transaction
         codes, begins = self.code[steps], committed_at[self.event[steps]]
         followed = np.zeros(len(steps), bool)
@@ -205,14 +205,14 @@ class Lineages:
         ends = np.where(followed, np.append(begins[1:], 0), 0)
         first = _starts(codes)
         closed = self.keys.take(as_arrow(codes[first])).append_column(VALID_TO, as_arrow(begins[first]).cast(UTC_TIME))
-        continued = codes[first & (lsn[self.event[steps]] == lsn[0])]
+        continued = codes[first & (ordinal[self.event[steps]] == ordinal[0])]
         there = ~np.isin(self.kind[steps], (_LEFT, _DIED))
         order = np.argsort(steps[there], kind="stable")
         chosen = steps[there][order]
         columns = {
             VALID_FROM: as_arrow(begins[there][order]).cast(UTC_TIME),
             VALID_TO: as_arrow(ends[there][order], mask=~followed[there][order]).cast(UTC_TIME),
-            CHANGE_LSN: as_arrow(lsn[self.event[chosen]]),
+            CHANGE_LSN: as_arrow(ordinal[self.event[chosen]]),
         }
         written = _with_columns(self._written(chosen), columns)
         return Versions(closed, self.keys.take(as_arrow(continued)), written)

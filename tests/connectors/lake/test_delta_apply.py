@@ -101,7 +101,7 @@ def followed(lake: DeltaDestination, replica: Replica, model: Model, ends: list[
                 now = Replica(replica.node, table, replica.deletes, replica.history, replica.change_log)
                 application.apply(now, event)
                 if not isinstance(event, Reshaped):
-                    last = event.lsn if isinstance(event, Truncated) else int(event.lsn[-1])
+                    last = event.ordinal if isinstance(event, Truncated) else int(event.ordinal[-1])
             application.commit(last + 1)
 
 
@@ -192,7 +192,7 @@ def test_pieces_that_were_not_committed_are_taken_back_by_the_next_process(
     assert lake.position(replica) == 0
     monkeypatch.setattr(application, "_followed", {})  # the process is gone, what it wrote is there
 
-    applied(lake, replica, *runs, upto=int(runs[-1].lsn[-1]) + 1)
+    applied(lake, replica, *runs, upto=int(runs[-1].ordinal[-1]) + 1)
 
     if replica.change_log:
         assert len(read(lake, replica.table.name)) == len(model.log)
@@ -202,7 +202,7 @@ def test_pieces_that_were_not_committed_are_taken_back_by_the_next_process(
     else:
         kept = [{**row, "_deleted_at": instant(died)} for row, died in model.soft.values()]
         assert ordered(read(lake, replica.table.name)) == ordered(kept)
-    assert lake.position(replica) == int(runs[-1].lsn[-1]) + 1
+    assert lake.position(replica) == int(runs[-1].ordinal[-1]) + 1
 
 
 def test_what_is_not_committed_never_was(lake: DeltaDestination, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,14 +223,14 @@ def test_a_history_that_is_ahead_of_its_table_gets_nothing_twice(lake: DeltaDest
     replica = replica_of(orders_(), history=True)
     copied(lake, replica, COPY)
     model, runs = a_run(replica)
-    first = int(runs[0].lsn[-1]) + 1
+    first = int(runs[0].ordinal[-1]) + 1
     with lake.applying("load-1") as application:  # the process dies after the history's commit
         both = application._of(replica)
         assert both.history is not None
         history.write(replica, both.landing, both.history, joined(runs[:1]), first)
     assert lake.position(replica) == 0
 
-    applied(lake, replica, *runs, upto=int(runs[1].lsn[-1]) + 1)
+    applied(lake, replica, *runs, upto=int(runs[1].ordinal[-1]) + 1)
 
     assert ordered(read(lake, replica.table.name)) == ordered(list(model.state.values()))
     assert without_lsn(read(lake, replica.history_name)) == ordered(versions_of(model))
@@ -245,7 +245,7 @@ def test_a_table_behind_its_history_catches_up_in_steps(
     replica = replica_of(orders_(), history=True)
     copied(lake, replica, COPY)
     model, runs = a_run(replica)
-    ends = [int(run.lsn[-1]) + 1 for run in runs]
+    ends = [int(run.ordinal[-1]) + 1 for run in runs]
     with lake.applying("load-1") as application:  # the process dies after the history's commit, the table's lacks
         both = application._of(replica)
         assert both.history is not None
@@ -265,12 +265,12 @@ def test_what_was_applied_before_a_crash_is_left_out(lake: DeltaDestination) -> 
     replica = replica_of(orders_(), change_log=True)
     copied(lake, replica, COPY)
     model, runs = a_run(replica)
-    applied(lake, replica, runs[0], upto=int(runs[0].lsn[-1]) + 1)
+    applied(lake, replica, runs[0], upto=int(runs[0].ordinal[-1]) + 1)
     table = lake.session.open(replica.table.name)
     table.create_checkpoint()
-    assert lake.position(replica) == int(runs[0].lsn[-1]) + 1
+    assert lake.position(replica) == int(runs[0].ordinal[-1]) + 1
 
-    applied(lake, replica, *runs, upto=int(runs[1].lsn[-1]) + 1)
+    applied(lake, replica, *runs, upto=int(runs[1].ordinal[-1]) + 1)
 
     assert len(read(lake, replica.table.name)) == len(model.log)
 
@@ -354,4 +354,4 @@ def test_it_follows(lake: DeltaDestination) -> None:
     run = changes_of(orders_(), [Change("insert", BEFORE, n, n) for n in (1, 2, 3)])
     middle = part(run, 2, 3)
     assert isinstance(middle, Changes)
-    assert list(middle.lsn) == [2]
+    assert list(middle.ordinal) == [2]

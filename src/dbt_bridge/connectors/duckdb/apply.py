@@ -124,10 +124,10 @@ class DuckDBApplication:
             return Loaded(len(changes), rows.inserts, rows.updates, rows.deletes, changes.rows.nbytes)
         lineages = Lineages.of(replica.table, changes)
         if replica.history:
-            first = int(changes.lsn[0])
+            first = int(changes.ordinal[0])
             unfinished = first if first == self._last.get(replica.table.name) else None
             history.write(self._on, replica, state, lineages.versions(), unfinished)
-            self._last[replica.table.name] = int(changes.lsn[-1])
+            self._last[replica.table.name] = int(changes.ordinal[-1])
         counts = _write(self._on, replica, state, lineages.net(soft=soft))
         return Loaded(len(changes), *counts, changes.rows.nbytes)
 
@@ -136,7 +136,7 @@ class DuckDBApplication:
             return self._log(replica, event)
         at = instant(event.committed_at)
         if replica.history:
-            history.truncate(self._on, replica, event.lsn, at)
+            history.truncate(self._on, replica, event.ordinal, at)
         name = self._on.sql_name(standing(self._on, replica, replica.table.name).name)
         if replica.deletes == "soft":
             marked = (

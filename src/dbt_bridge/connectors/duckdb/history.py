@@ -77,10 +77,10 @@ def _with_keys(on: CatalogCursor, history: Target, keys: pa.Table, statement: st
         on.execute(f"{statement}\n  AND t.{_END} IS NULL AND {' AND '.join(matches)}")
 
 
-def truncate(on: CatalogCursor, replica: Replica, lsn: int, at: datetime) -> None:
+def truncate(on: CatalogCursor, replica: Replica, ordinal: int, at: datetime) -> None:
     """Every open version ends; those of the same commit never were."""
     history = history_of(on, replica, [])
-    on.execute(f"DELETE FROM {history.sql}\nWHERE {_END} IS NULL AND {_LSN} = {int(lsn)}")  # noqa: S608
+    on.execute(f"DELETE FROM {history.sql}\nWHERE {_END} IS NULL AND {_LSN} = {int(ordinal)}")  # noqa: S608
     on.execute(f"UPDATE {history.sql}\nSET {_END} = ?\nWHERE {_END} IS NULL", [at])
 
 

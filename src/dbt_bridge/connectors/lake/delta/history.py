@@ -66,7 +66,7 @@ def _emptied(past: FollowedTable, run: Truncated) -> Any:
 
     def step(properties: Any) -> Any:
         merger = past.delta.merge(one, is_open, "s", "t", commit_properties=properties)
-        merger = merger.when_matched_delete(f"t.{quote_identifier(CHANGE_LSN)} = {run.lsn}")
+        merger = merger.when_matched_delete(f"t.{quote_identifier(CHANGE_LSN)} = {run.ordinal}")
         return merger.when_matched_update({quote_identifier(VALID_TO): moment(run.committed_at)}).execute()
 
     return step
@@ -74,7 +74,7 @@ def _emptied(past: FollowedTable, run: Truncated) -> Any:
 
 def _versions(replica: Replica, landing: FollowedTable, past: FollowedTable, run: Changes) -> Any:
     versions = Lineages.of(replica.table, run).versions()
-    return _merge(replica, past, _staged(replica, landing, past, versions), int(run.lsn[0]))
+    return _merge(replica, past, _staged(replica, landing, past, versions), int(run.ordinal[0]))
 
 
 def _merge(replica: Replica, past: FollowedTable, rows: pa.Table, first_lsn: int) -> Any:

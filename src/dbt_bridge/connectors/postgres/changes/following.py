@@ -289,7 +289,7 @@ def _from(changes: Changes, first: int) -> Changes:
     return Changes(
         changes.rows.slice(first),
         changes.kind[first:],
-        changes.lsn[first:],
+        changes.ordinal[first:],
         changes.committed_at[first:],
         {name: mask[first:] for name, mask in changes.unchanged.items() if mask[first:].any()},
         None if changes.before is None else changes.before.slice(first),
@@ -323,7 +323,7 @@ def _concatenate(group: Sequence[Event]) -> Event:
     return Changes(
         pa.concat_tables([c.rows for c in changes]),
         np.concatenate([c.kind for c in changes]),
-        np.concatenate([c.lsn for c in changes]),
+        np.concatenate([c.ordinal for c in changes]),
         np.concatenate([c.committed_at for c in changes]),
         {name: np.concatenate([c.unchanged.get(name, np.zeros(len(c), bool)) for c in changes]) for name in masks},
         before,

@@ -131,7 +131,7 @@ class PostgresApplication:
             how = history.staging(replica, versions)
             with self._staging(cur, replica, how.all_columns, how.rows) as staged:
                 both = (tables.landing, tables.history)
-                history.write(cur, replica, both, staged, (how, int(changes.lsn[0])))
+                history.write(cur, replica, both, staged, (how, int(changes.ordinal[0])))
         writer = NetWriter(cur, replica, tables.landing, lineages.net(soft=replica.deletes == "soft"))
         what = writer.staging
         with self._staging(cur, replica, what.all_columns, what.rows) as staged:

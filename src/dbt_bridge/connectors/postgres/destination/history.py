@@ -144,7 +144,9 @@ def truncate(cur: Cursor[Any], history: Relation, event: Truncated) -> None:
     """Every open version ends; one that the same transaction wrote was never committed."""
     names = {"history": identifier(history.name), "to": sql.Identifier(VALID_TO), "lsn": sql.Identifier(CHANGE_LSN)}
     cur.execute(
-        sql.SQL("DELETE FROM {history} WHERE {to} IS NULL AND {lsn} = {at}").format(**names, at=sql.Literal(event.lsn))
+        sql.SQL("DELETE FROM {history} WHERE {to} IS NULL AND {lsn} = {at}").format(
+            **names, at=sql.Literal(event.ordinal)
+        )
     )
     cur.execute(
         sql.SQL("UPDATE {history} SET {to} = {time} WHERE {to} IS NULL").format(
