@@ -126,14 +126,14 @@ def _databases(server: Server) -> dict[str, str]:
 def _write_project(directory: Path, urls: Mapping[str, str], again: bool) -> None:
     answers = template.Answers(origin_url=urls["shop"], delivery_url=urls["crm"], warehouse=_WAREHOUSE)
     if not again:
-        template.write_files(directory, template.rendered("shop", answers, over="shop_cdc"))
+        template.write_files(directory, template.render_project("shop", answers, over="shop_cdc"))
         _mark(directory, None)
         return
     # The new shop is not the old one's future: its warehouse starts empty, and the credentials are new.
     for file in (_WAREHOUSE, f"{_WAREHOUSE}.wal", ".dlt/secrets.toml"):
         (directory / file).unlink(missing_ok=True)
     secrets = Path(".dlt/secrets.toml")
-    template.write_files(directory, {secrets: template.rendered("shop", answers)[secrets]})
+    template.write_files(directory, {secrets: template.render_project("shop", answers)[secrets]})
 
 
 def _built_and_compared(directory: Path, urls: Mapping[str, str], started: float, *, quiet: bool = False) -> Shown:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from dbt_bridge.errors import ConnectionFailed, OriginError
 from dbt_bridge.nouns.table import Table, quote_identifier
-from dbt_bridge.scaffold import template
-from dbt_bridge.scaffold.template import Answers
+from dbt_bridge.scaffold.render import render_template
+from dbt_bridge.scaffold.template import Answers, render_project, write_files
 
 ORIGIN = "origin_db"
 SOURCE = "origin"
@@ -40,6 +41,26 @@ class Staged:
     def model(self) -> str:
         return f"stg_{self.name}"
 
+    @property
+    def identifier(self) -> str | None:
+        """The table's own name for dbt's YAML, where the source table has another."""
+        own = self.table.name.name
+        return None if own == self.name else escape_jinja(own)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns in SQL, as dbt shall read it."""
+        return [escape_jinja(quote_where_needed(column.name)) for column in self.table.columns]
+
+    @property
+    def key(self) -> str | None:
+        """The key for dbt's YAML where it is one column, which then is unique and not NULL."""
+        return escape_jinja(self.table.key[0]) if len(self.table.key) == 1 else None
+
+    @property
+    def key_is_quoted(self) -> bool:
+        return quote_where_needed(self.table.key[0]) != self.table.key[0]
+
 
 def write_own_project(directory: Path, answers: Answers, schema: str | None = None) -> list[Path]:
     """Look at the origin's tables, and write sources, staging models and tests for them.
@@ -51,23 +72,26 @@ def write_own_project(directory: Path, answers: Answers, schema: str | None = No
         UsageError: the origin's URL cannot be read, the project's name is none, or a file is there already.
         ConnectionFailed, OriginError: the origin cannot be reached, or the schema has no tables.
     """
-    files = template.rendered("own", answers)
-    staged = staging_models(_tables(answers, schema))
+    files = render_project("own", answers)
+    staged = stage_tables(_read_tables(answers, schema))
+    place = {"schema": escape_jinja(schema)} if schema else {}
+    bridge = {"origin": ORIGIN, **place, "replication": "initial_copy"}
+    values: dict[str, Any] = {"source": SOURCE, "bridge": bridge, "staged": staged}
     staging = Path("models/staging")
-    files[staging / "_sources.yml"] = sources_yaml(staged, schema)
-    files[staging / "_staging.yml"] = tests_yaml(staged)
+    for name in ("_sources.yml", "_staging.yml"):
+        files[staging / name] = render_template(f"own_tables/{name}", values)
     for one in staged:
-        files[staging / f"{one.model}.sql"] = staging_sql(one)
-    files[Path("models/marts/landed_tables.sql")] = counts_sql(staged)
-    return template.write_files(directory, files)
+        files[staging / f"{one.model}.sql"] = render_template("own_tables/staging.sql", {**values, "one": one})
+    files[Path("models/marts/landed_tables.sql")] = render_template("own_tables/landed_tables.sql", values)
+    return write_files(directory, files)
 
 
-def _tables(answers: Answers, schema: str | None) -> list[Table]:
+def _read_tables(answers: Answers, schema: str | None) -> list[Table]:
     from dbt_bridge.project.origins import open_origin
 
     with tempfile.TemporaryDirectory() as folder:  # mode 0700, as the origin is opened from dlt's settings
-        files = template.rendered("own", answers)
-        template.write_files(Path(folder), {path: text for path, text in files.items() if path.parts[0] == ".dlt"})
+        files = render_project("own", answers)
+        write_files(Path(folder), {path: text for path, text in files.items() if path.parts[0] == ".dlt"})
         try:
             with open_origin(ORIGIN, project_root=Path(folder)) as origin:
                 tables = [origin.describe(name).table for name in origin.tables(schema)]
@@ -82,7 +106,7 @@ def _tables(answers: Answers, schema: str | None) -> list[Table]:
     return tables
 
 
-def staging_models(tables: Iterable[Table]) -> list[Staged]:
+def stage_tables(tables: Iterable[Table]) -> list[Staged]:
     """One staging model per table, under names that dbt takes."""
     staged: list[Staged] = []
     taken: set[str] = set()
@@ -104,92 +128,30 @@ def _change_time(table: Table) -> str | None:
     return next((name for name in _CHANGE_TIMES if name in times), None)
 
 
-def sources_yaml(staged: Sequence[Staged], schema: str | None) -> str:
-    place = f", schema: {_yaml(schema)}" if schema else ""
-    lines = [
-        "version: 2",
-        "",
-        "sources:",
-        f"  - name: {SOURCE}                    # a ghost source: its rows live in another database",
-        f"    schema: {SOURCE}_landing          # where its rows land in the warehouse",
-        "    config:",
-        "      meta:",
-        f"        bridge: {{origin: {ORIGIN}{place}, replication: initial_copy}}",
-        "    tables:",
-    ]
-    for one in staged:
-        lines.append(f"      - name: {_yaml(one.name)}")
-        if one.name != one.table.name.name:
-            lines.append(f"        identifier: {_yaml(one.table.name.name)}")
-        if one.cursor:
-            bridge = f"{{replication: incremental, cursor: {_yaml(one.cursor)}}}"
-            lines.append(f"        config: {{meta: {{bridge: {bridge}}}}}")
-    return "\n".join(lines) + "\n"
+def quote_where_needed(column: str) -> str:
+    """A column in SQL; in quotes where DuckDB or Postgres would read it otherwise."""
+    reserved = _reserved_words()
+    is_plain = reserved is not None and re.fullmatch(r"[a-z_][a-z0-9_]*", column) and column not in reserved
+    return column if is_plain else quote_identifier(column)
 
 
-def tests_yaml(staged: Sequence[Staged]) -> str:
-    """A key of one column is unique and not NULL."""
-    lines = ["version: 2", "", "models:"]
-    for one in staged:
-        lines.append(f"  - name: {one.model}")
-        if len(one.table.key) == 1:
-            key = one.table.key[0]
-            quoting = [] if _is_plain(key) else ["        quote: true"]
-            lines += [
-                "    columns:",
-                f"      - name: {_yaml(key)}",
-                *quoting,
-                "        data_tests: [not_null, unique]",
-            ]
-    return "\n".join(lines) + "\n"
-
-
-def staging_sql(one: Staged) -> str:
-    columns = ",\n".join(f"    {_in_sql(column.name)}" for column in one.table.columns)
-    return f"select\n{columns}\nfrom {_source(one)}\n"
-
-
-def counts_sql(staged: Sequence[Staged]) -> str:
-    counts = "\nunion all\n".join(
-        f"select '{one.model}' as model, count(*) as row_count from {{{{ ref('{one.model}') }}}}"  # noqa: S608
-        for one in staged
-    )
-    return f"-- How many rows every table has: a first model, to be replaced by yours.\n{counts}\n"
-
-
-def _source(one: Staged) -> str:
-    return f"{{{{ source('{SOURCE}', '{one.name}') }}}}"
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a column needs no quotes."""
-    return re.fullmatch(r"[a-z_][a-z0-9_]*", name) is not None and name not in _RESERVED
-
-
-def _in_sql(name: str) -> str:
-    return name if _is_plain(name) else _unrendered(quote_identifier(name))
-
-
-def _unrendered(text: str) -> str:
-    """The text as dbt shall read it, where it looks like Jinja: an expression whose value it is."""
+def escape_jinja(text: str) -> str:
+    """A text for dbt to read: where it looks like Jinja, an expression whose value it is."""
     return f"{{{{ {text!r} }}}}" if re.search(r"\{[{%#]", text) else text
 
 
-def _yaml(value: str) -> str:
-    """A plain scalar where YAML keeps it as text, else a quoted one (a JSON string is one)."""
-    word = re.fullmatch(r"[a-z_][a-z0-9_]*", value) and value not in _NOT_TEXT
-    return value if word else json.dumps(_unrendered(value), ensure_ascii=False)
+@cache
+def _reserved_words() -> frozenset[str] | None:
+    """The words that need quotes as a column's name; None, so that all get them, where DuckDB is not installed.
 
+    sqlglot (29) has Postgres's, some of them under their names in its grammar, like `end_p`; DuckDB, where the project
+    is built, knows its own.
+    """
+    try:
+        import duckdb
+    except ImportError:
+        return None
+    from sqlglot.dialects import DuckDB
 
-_NOT_TEXT = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
-
-# Words that neither DuckDB nor PostgreSQL takes as a column's name without quotes (PostgreSQL manual, appendix C).
-_RESERVED_WORDS = (
-    "all analyse analyze and any array as asc asymmetric both case cast check collate column constraint create "
-    "current_catalog current_date current_role current_time current_timestamp current_user default deferrable desc "
-    "describe distinct do else end except false fetch for foreign from grant group having in initially intersect into "
-    "lambda lateral leading limit localtime localtimestamp not null offset on only or order pivot pivot_longer "
-    "pivot_wider placing primary qualify references returning select session_user show some summarize symmetric table "
-    "then to trailing true union unique unpivot user using variadic when where window with"
-)
-_RESERVED = frozenset(_RESERVED_WORDS.split())
+    own = duckdb.sql("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'").fetchall()
+    return frozenset(DuckDB.Generator.RESERVED_KEYWORDS).union(word for (word,) in own)

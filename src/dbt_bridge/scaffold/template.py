@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from string import Template
 
 from dbt_bridge.errors import BridgeError, UsageError
-
-_TEMPLATES = Path(__file__).parent / "templates"
+from dbt_bridge.scaffold.render import list_templates, render_template
 
 # A template must not act on the repository that holds it, so these lie there under other names.
 _REAL_NAMES = {"gitignore": ".gitignore", "dlt": ".dlt"}
@@ -51,11 +48,11 @@ def write_project(directory: Path, answers: Answers, template: str = "shop") -> 
     Raises:
         UsageError: the name is none that dbt takes, or a file is there already. Nothing was written.
     """
-    return write_files(directory, rendered(template, answers))
+    return write_files(directory, render_project(template, answers))
 
 
-def rendered(template: str, answers: Answers, *, over: str | None = None) -> dict[Path, str]:
-    """The template's files with the answers filled in, by path relative to the project.
+def render_project(template: str, answers: Answers, *, over: str | None = None) -> dict[Path, str]:
+    """A project's files, by path relative to the project: the template's, with the answers filled in.
 
     Args:
         over: a second template, whose files stand in the place of the first one's.
@@ -65,23 +62,14 @@ def rendered(template: str, answers: Answers, *, over: str | None = None) -> dic
             f"{answers.name!r} cannot name a dbt project",
             mend="use lower-case letters, digits and underscores: dbt-bridge init --name my_project",
         )
-    values = {
-        "name": answers.name,
-        # a JSON string is also one of YAML and of TOML
-        "origin_url": json.dumps(answers.origin_url, ensure_ascii=False),
-        "delivery_url": json.dumps(answers.delivery_url, ensure_ascii=False),
-        "warehouse": json.dumps(answers.warehouse, ensure_ascii=False),
-    }
     return {
-        Path(*(_REAL_NAMES.get(part, part) for part in file.relative_to(root).parts)): _filled(file, values)
-        for root in (_TEMPLATES / name for name in ("common", template, over) if name)
-        for file in sorted(root.rglob("*"))
-        if file.is_file() and "__pycache__" not in file.parts
+        Path(*(_REAL_NAMES.get(part, part) for part in path.parts)): render_template(
+            f"{folder}/{path}", asdict(answers)
+        )
+        for folder in ("common", template, over)
+        if folder
+        for path in list_templates(folder)
     }
-
-
-def _filled(file: Path, values: Mapping[str, str]) -> str:
-    return Template(file.read_text(encoding="utf-8")).substitute(values)
 
 
 def write_files(directory: Path, files: Mapping[Path, str]) -> list[Path]:
@@ -105,7 +93,7 @@ def write_files(directory: Path, files: Mapping[Path, str]) -> list[Path]:
                 written.append(target)
                 out.write(text)
     except BaseException as error:
-        _take_back(written, new_folders)
+        _remove_written(written, new_folders)
         if isinstance(error, OSError):
             raise BridgeError(
                 f"the project could not be written to {directory}: {error.strerror}; nothing of it is left there",
@@ -119,9 +107,9 @@ def _missing_folders(directory: Path, files: Mapping[Path, str]) -> set[Path]:
     return {folder for path in files for folder in (directory / path).parents if not folder.exists()}
 
 
-def _take_back(written: list[Path], new_folders: set[Path]) -> None:
+def _remove_written(written: list[Path], new_folders: set[Path]) -> None:
     for file in written:
         file.unlink(missing_ok=True)
     for folder in sorted(new_folders, reverse=True):
-        with suppress(OSError):  # never made, or something else is in it by now
+        with suppress(OSError):  # it was never made, or holds something else meanwhile
             folder.rmdir()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LAKE, WAREHOUSE = Path("lake"), Path("$name.duckdb")
+LAKE, WAREHOUSE = Path("lake"), Path("<%= name %>.duckdb")
 
 
 def agreed():

@@ -5,7 +5,7 @@ select
     lower(email) as email,
     trim(country) as country_code,
     tags,
-    json_extract_string(preferences, '$$.language') as language,
+    json_extract_string(preferences, '$.language') as language,
     birth_date,
     credit_limit,
     newsletter as has_newsletter,

@@ -1,0 +1,3 @@
+select
+    <%= one.columns | join(",\n    ") %>
+from {{ source('<%= source %>', '<%= one.name %>') }}
