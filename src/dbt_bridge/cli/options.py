@@ -132,7 +132,7 @@ def dbt_options(given: dict[str, Any]) -> DbtOptions:
 def _variables(text: str | None) -> dict[str, Any]:
     if not text:
         return {}
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         variables = yaml.safe_load(text)

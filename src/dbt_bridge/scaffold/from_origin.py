@@ -153,5 +153,7 @@ def _reserved_words() -> frozenset[str] | None:
         return None
     from sqlglot.dialects import DuckDB
 
-    own = duckdb.sql("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'").fetchall()
-    return frozenset(DuckDB.Generator.RESERVED_KEYWORDS).union(word for (word,) in own)
+    own = duckdb.sql("SELECT keyword_name, keyword_category FROM duckdb_keywords()").fetchall()
+    no_columns = {word for word, category in own if category in ("reserved", "type_function")}
+    postgres = ("current_schema", "system_user")  # functions there, as `user` is; those two sqlglot does not have
+    return frozenset({*DuckDB.Generator.RESERVED_KEYWORDS, *no_columns, *postgres})
