@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dbt_bridge.arrow.decimals import cast, exactly
+from dbt_bridge.arrow.decimals import cast, cast_exactly
 
 SHAPES = [pa.decimal128(38, 0), pa.decimal128(38, 10), pa.decimal128(38, 18), pa.decimal128(9, 2)]
 SHAPES += [pa.decimal256(76, 0), pa.decimal256(76, 30)]
@@ -41,10 +41,10 @@ def test_a_text_is_read_as_itself_or_refused(text: str, shape: pa.DataType) -> N
     with decimal.localcontext(prec=500):
         number = Decimal(text)
         if fits(number, shape):
-            assert exactly(pa.array([text, None]), shape).to_pylist() == [number, None]
+            assert cast_exactly(pa.array([text, None]), shape).to_pylist() == [number, None]
         else:
             with pytest.raises(pa.ArrowInvalid):
-                exactly(pa.array([text, None]), shape)
+                cast_exactly(pa.array([text, None]), shape)
 
 
 @settings(deadline=None, max_examples=300)
@@ -55,22 +55,22 @@ def test_a_decimal_of_another_scale_is_itself_or_refused(unscaled: int, scale: i
         number = Decimal(unscaled).scaleb(-scale)
         array = pa.array([number], pa.decimal128(38, scale))
         if fits(number, shape):
-            assert exactly(array, shape).to_pylist() == [number]
+            assert cast_exactly(array, shape).to_pylist() == [number]
         else:
             with pytest.raises(pa.ArrowInvalid):
-                exactly(array, shape)
+                cast_exactly(array, shape)
 
 
 @pytest.mark.parametrize("text", ["", ".", "-", "1e", "NaN", "Infinity", "1_0", " 1", "\u0661", "0x1"])
 def test_what_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(pa.ArrowInvalid):
-        exactly(pa.array([text]), pa.decimal128(38, 0))
+        cast_exactly(pa.array([text]), pa.decimal128(38, 0))
 
 
 def test_texts_of_every_layout_are_read() -> None:
     for layout in (pa.string(), pa.large_string(), pa.string_view()):
         for texts in (["1.5", None], ["15e-1", None]):
-            assert exactly(pa.array(texts, layout), pa.decimal128(9, 2)).to_pylist() == [Decimal("1.50"), None]
+            assert cast_exactly(pa.array(texts, layout), pa.decimal128(9, 2)).to_pylist() == [Decimal("1.50"), None]
 
 
 def test_a_cast_is_exact_for_decimals_and_arrows_own_for_others() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbt_bridge.arrow import python_frames
-from dbt_bridge.arrow.python_frames import batches, fitted
+from dbt_bridge.arrow.python_frames import cast_reader, open_batches
 from dbt_bridge.errors import TypeRefused, UsageError
 
 NOON = dt.datetime(2026, 1, 2, 12, 0, 0, 7)
@@ -23,7 +23,7 @@ ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
 
 def table(data):
-    return batches(data, "s.t").read_all()
+    return open_batches(data, "s.t").read_all()
 
 
 def column(*values):
@@ -167,7 +167,7 @@ def test_what_is_not_rows_is_named(data, what):
 
 def test_a_destination_s_types_are_reached_without_loss_or_not_at_all():
     def seconds(reader):
-        return fitted(reader, lambda _: pa.timestamp("us", "UTC"), "s.t").read_all()
+        return cast_reader(reader, lambda _: pa.timestamp("us", "UTC"), "s.t").read_all()
 
     exact = pa.table({"at": pa.array([1_000], pa.timestamp("ns", "UTC"))})
     assert seconds(exact.to_reader()).column("at").cast(pa.int64()).to_pylist() == [1]

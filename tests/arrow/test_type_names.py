@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.arrow.type_names import arrow_type, overridden
+from dbt_bridge.arrow.type_names import apply_overrides, parse_type
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
 
@@ -11,7 +11,7 @@ ORDERS = Table(TableName("shop", "orders"), (Column("id", pa.int64()), Column("a
 
 
 def test_an_override_changes_only_its_column() -> None:
-    table = overridden(ORDERS, {"amount": "decimal(38, 10)"})
+    table = apply_overrides(ORDERS, {"amount": "decimal(38, 10)"})
 
     assert [c.type for c in table.columns] == [pa.int64(), pa.decimal128(38, 10)]
     assert table.columns[1].origin_type == "numeric"
@@ -19,7 +19,7 @@ def test_an_override_changes_only_its_column() -> None:
 
 def test_an_unknown_column_names_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"no column 'amuont'[\s\S]*'amount'"):
-        overridden(ORDERS, {"amuont": "text"})
+        apply_overrides(ORDERS, {"amuont": "text"})
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ def test_an_unknown_column_names_the_nearest() -> None:
 )
 def test_an_unknown_type_is_refused_with_a_hint(wrong: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint.replace("(", r"\(")):
-        arrow_type(wrong)
+        parse_type(wrong)

@@ -10,7 +10,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.arrow.mask import masking
+from dbt_bridge.arrow.mask import mask_batches
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin
@@ -72,7 +72,7 @@ def test_a_masked_landing_table_is_its_origins_other_side(people: TableName, dat
         table = origin.describe(people).table
         columns = tuple(c.as_text() if c.name in MASK else c for c in table.columns)
         landing = Table(TableName("landing", "people"), columns, table.key)
-        warehouse.load(Load(landing, "replace", "1"), masking(origin.rows(people, columns), MASK))
+        warehouse.load(Load(landing, "replace", "1"), mask_batches(origin.rows(people, columns), MASK))
         theirs = origin_side(origin, table, table.columns, MASK, 1, "shop: people")
         names = ["id", "email", "born"]
         with warehouse.reading() as state:

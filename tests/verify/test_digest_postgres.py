@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from dbt_bridge.arrow.mask import masked
+from dbt_bridge.arrow.mask import mask_array
 from dbt_bridge.connectors.postgres.origin.connection import SETTINGS
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.connectors.postgres.wire.digest_sql import (
@@ -230,7 +230,7 @@ def test_a_masked_column_is_digested_as_its_hash(url: str, type_: str) -> None:
     (column,), _ = stored(url, [type_], [[value] for value in values.get(type_, ["1", "2"])])
     with PostgresOrigin("pg", url) as origin:
         text = origin.rows(T, [Column("i", pa.int32()), column.as_text()]).read_all().sort_by("i").column(1)
-    hashes = masked(text.combine_chunks(), "sha256")
+    hashes = mask_array(text.combine_chunks(), "sha256")
     (found,) = at_server(url, Digested(column, Canon("text"), "sha256"))
     assert list(found) == compute_digests([hashes], [Canon("text")]).tolist()
 

@@ -1,4 +1,7 @@
-"""Batches on their way to a writer that somebody else wrote: converted, counted, and their own failure remembered."""
+"""A reader of batches for somebody else's writer, which converts and counts them and remembers what failed.
+
+A writer in another language (DuckDB, delta-rs) says only that reading failed; the cause is kept here.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ import pyarrow as pa
 Convert = Callable[[pa.RecordBatch], pa.RecordBatch]
 
 
-class Passing:
-    """Rows and bytes of what has passed.
+class CountedReader:
+    """Converts batches, and counts those that were read so far.
 
     Attributes:
-        bytes: size of the rows in Arrow's memory format, before conversion.
-        failure: what reading or converting raised; a writer in another language tells only that reading failed.
+        rows, bytes: bytes in Arrow's memory format, before conversion.
+        failure: what reading or converting raised; None as long as nothing did.
     """
 
     def __init__(self, batches: pa.RecordBatchReader, schema: pa.Schema, convert: Convert) -> None:
@@ -26,9 +29,9 @@ class Passing:
         self._convert = convert
 
     def reader(self) -> pa.RecordBatchReader:
-        return pa.RecordBatchReader.from_batches(self._schema, self._passing())
+        return pa.RecordBatchReader.from_batches(self._schema, self._count_batches())
 
-    def _passing(self) -> Iterator[pa.RecordBatch]:
+    def _count_batches(self) -> Iterator[pa.RecordBatch]:
         try:
             for batch in self._batches:
                 self.rows += batch.num_rows

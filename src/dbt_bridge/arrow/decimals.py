@@ -19,25 +19,25 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def cast(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """Arrow's safe cast, for decimals `exactly`; raises pa.ArrowInvalid where a value would change."""
+    """Arrow's safe cast, for decimals `cast_exactly`; raises pa.ArrowInvalid where a value would change."""
     import pyarrow.compute as pc
 
-    if applies(array.type, wanted):
-        return exactly(array, wanted)
+    if is_decimal_cast(array.type, wanted):
+        return cast_exactly(array, wanted)
     if _is_list(array.type) and _is_list(wanted) and _holds_decimals(wanted):
         cast(pc.list_flatten(array), wanted.value_type)  # what would wrap around in its list is refused here
     return pc.cast(array, wanted, safe=True)
 
 
-def applies(own: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a cast between these types is one that `exactly` has to do."""
+def is_decimal_cast(own: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a cast between these types has to be done by `cast_exactly`."""
     from pyarrow import types as is_
 
     text = is_.is_string(own) or is_.is_large_string(own) or is_.is_string_view(own)
     return bool(is_.is_decimal(wanted) and (text or is_.is_decimal(own)))
 
 
-def exactly(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
+def cast_exactly(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """The same numbers as `wanted`, a decimal; raises pa.ArrowInvalid where one of them would change.
 
     Args:
@@ -57,10 +57,10 @@ def exactly(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array 
             return pc.cast(array, wanted, safe=True)
         if whole + wanted.scale <= _WIDEST:
             return pc.cast(pc.cast(array, pa.decimal256(_WIDEST, wanted.scale), safe=True), wanted, safe=True)
-        return _one_by_one([None if v is None else str(v) for v in array.to_pylist()], wanted)
+        return _cast_one_by_one([None if v is None else str(v) for v in array.to_pylist()], wanted)
     if is_plain(array, wanted):
         return pc.cast(array, wanted, safe=True)
-    return _one_by_one(array.to_pylist(), wanted)
+    return _cast_one_by_one(array.to_pylist(), wanted)
 
 
 def is_plain(texts: pa.Array, wanted: pa.DataType) -> bool:
@@ -92,14 +92,14 @@ def _holds_decimals(type_: pa.DataType) -> bool:
     return _holds_decimals(type_.value_type) if _is_list(type_) else bool(is_.is_decimal(type_))
 
 
-def _one_by_one(texts: Sequence[str | None], wanted: pa.DataType) -> pa.Array:
+def _cast_one_by_one(texts: Sequence[str | None], wanted: pa.DataType) -> pa.Array:
     """Arrow's own reading of Python's decimals wraps around too, unless they have the wanted scale."""
     import pyarrow as pa
 
-    return pa.array([None if text is None else _number(text, wanted) for text in texts], wanted)
+    return pa.array([None if text is None else _parse_decimal(text, wanted) for text in texts], wanted)
 
 
-def _number(text: str, wanted: pa.DataType) -> Decimal:
+def _parse_decimal(text: str, wanted: pa.DataType) -> Decimal:
     import pyarrow as pa
 
     if not _NUMBER.fullmatch(text):
@@ -109,8 +109,8 @@ def _number(text: str, wanted: pa.DataType) -> Decimal:
     except InvalidOperation:  # an exponent of more than 18 digits
         raise pa.ArrowInvalid(f"the number {text[:80]} does not fit {wanted}") from None
     written = "".join(map(str, digits)).lstrip("0")
-    kept = written.rstrip("0")
-    zeros = int(exponent) + wanted.scale + len(written) - len(kept)  # behind the digits, down to the last place
-    if kept and (zeros < 0 or len(kept) + zeros > wanted.precision):
+    significant = written.rstrip("0")
+    zeros = int(exponent) + wanted.scale + len(written) - len(significant)  # behind the digits, to the last place
+    if significant and (zeros < 0 or len(significant) + zeros > wanted.precision):
         raise pa.ArrowInvalid(f"the number {text[:80]} does not fit {wanted}")
-    return Decimal((sign, tuple(map(int, kept + "0" * zeros if kept else "0")), -wanted.scale))
+    return Decimal((sign, tuple(map(int, significant + "0" * zeros if significant else "0")), -wanted.scale))

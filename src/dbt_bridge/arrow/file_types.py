@@ -40,13 +40,13 @@ _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31
 _DAY_US = 86_400_000_000
 
 
-def landed(column: Column) -> Column:
+def map_column(column: Column) -> Column:
     """The column as it must travel to land in a lake exactly."""
     return replace(column, type=_lake_type(column.type) or pa.string())
 
 
 def _lake_type(type_: pa.DataType) -> pa.DataType | None:
-    """The type at the lake; None where only text keeps the values."""
+    """The type in the file; None where only text keeps the values."""
     if is_.is_dictionary(type_) or is_.is_run_end_encoded(type_):
         return _lake_type(type_.value_type)
     if is_.is_decimal(type_):
@@ -76,22 +76,22 @@ def _lake_type(type_: pa.DataType) -> pa.DataType | None:
     return None
 
 
-def lake_schema(table: Table) -> pa.Schema:
+def build_schema(table: Table) -> pa.Schema:
     """The schema that is written. Every column may be NULL: a lake's NOT NULL would outlive the origin's."""
     return pa.schema([pa.field(c.name, _lake_type(c.type) or pa.string()) for c in table.columns])
 
 
-def as_written(batch: pa.RecordBatch, table: Table, schema: pa.Schema) -> pa.RecordBatch:
+def cast_batch(batch: pa.RecordBatch, table: Table, schema: pa.Schema) -> pa.RecordBatch:
     """The batch in the written types.
 
     Raises:
         TypeRefused: a value does not fit; names table, column and value.
     """
-    arrays = [_column(array, field, table) for array, field in zip(batch.columns, schema, strict=True)]
+    arrays = [_cast_column(array, field, table) for array, field in zip(batch.columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _column(array: pa.Array, field: pa.Field, table: Table) -> pa.Array:
+def _cast_column(array: pa.Array, field: pa.Field, table: Table) -> pa.Array:
     if isinstance(array.type, pa.UuidType):
         array = pa.array([None if v is None else str(v) for v in array.to_pylist()], pa.string())
     elif isinstance(array.type, pa.BaseExtensionType):
@@ -103,38 +103,38 @@ def _column(array: pa.Array, field: pa.Field, table: Table) -> pa.Array:
             raise TypeRefused(
                 f"{table.name}, column {field.name!r}: {error}", mend=f"types: {{{field.name}: text}}"
             ) from error
-    for values in _moments(array):
-        _within(values, field.name, table)
+    for values in _find_moments(array):
+        _check_years(values, field.name, table)
     return array
 
 
-def _moments(array: pa.Array) -> list[pa.Array]:
+def _find_moments(array: pa.Array) -> list[pa.Array]:
     """The dates and timestamps of an array, nested ones too."""
     if is_.is_date(array.type) or is_.is_timestamp(array.type):
         return [array]
     if is_.is_list(array.type):
-        return _moments(array.flatten())
+        return _find_moments(array.flatten())
     if is_.is_struct(array.type):
-        return [moment for part in array.flatten() for moment in _moments(part)]
+        return [moment for part in array.flatten() for moment in _find_moments(part)]
     if is_.is_map(array.type):
-        return [*_moments(array.keys), *_moments(array.items)]
+        return [*_find_moments(array.keys), *_find_moments(array.items)]
     return []
 
 
-def _within(array: pa.Array, column: str, table: Table) -> None:
+def _check_years(array: pa.Array, column: str, table: Table) -> None:
     is_date = is_.is_date(array.type)
     first, last = (_FIRST_DAY, _LAST_DAY) if is_date else (_FIRST_DAY * _DAY_US, (_LAST_DAY + 1) * _DAY_US - 1)
     extremes = pc.min_max(array.view(pa.int32() if is_date else pa.int64())).as_py()
     for value in (extremes["min"], extremes["max"]):
         if value is not None and not first <= value <= last:
             raise TypeRefused(
-                f"{table.name}, column {column!r} holds {_spelled(value, is_date)}, and the destination keeps"
+                f"{table.name}, column {column!r} holds {_format_moment(value, is_date)}, and the destination keeps"
                 " the years 1 to 9999",
                 mend=f"types: {{{column}: text}}",
             )
 
 
-def _spelled(value: int, is_date: bool) -> str:
+def _format_moment(value: int, is_date: bool) -> str:
     most = 2**31 - 1 if is_date else 2**63 - 1
     if abs(value) >= most:
         return "infinity" if value > 0 else "-infinity"
@@ -142,11 +142,11 @@ def _spelled(value: int, is_date: bool) -> str:
     return f"a {'date' if is_date else 'timestamp'} of the year {year}" if year > 0 else f"the year {1 - year} BC"
 
 
-def fitted(existing: pa.Schema, incoming: pa.Schema, table: Table) -> pa.Schema:
-    """The incoming schema with the types that stand: a wider standing type takes the values, new columns are added.
+def fit_schema(existing: pa.Schema, incoming: pa.Schema, table: Table) -> pa.Schema:
+    """The incoming schema in the types that the table has: a wider type takes the values, new columns are added.
 
     Raises:
-        TypeRefused: a column's type changed to one whose values the standing column may lose.
+        TypeRefused: a column's type changed to one whose values the table's column may lose.
     """
     fields = []
     for field in incoming:
@@ -155,7 +155,7 @@ def fitted(existing: pa.Schema, incoming: pa.Schema, table: Table) -> pa.Schema:
             fields.append(field)
             continue
         there = existing.field(index).type
-        if there != field.type and not _takes(there, field.type):
+        if there != field.type and not _can_take(there, field.type):
             raise TypeRefused(
                 f"column {field.name!r} of {table.name} is {there} and the new rows bring {field.type},"
                 " which would lose values",
@@ -166,7 +166,7 @@ def fitted(existing: pa.Schema, incoming: pa.Schema, table: Table) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _takes(there: pa.DataType, new: pa.DataType) -> bool:
+def _can_take(there: pa.DataType, new: pa.DataType) -> bool:
     """Whether a safe cast keeps each value or raises."""
     if is_.is_integer(there) or is_.is_decimal(there):
         return bool(is_.is_integer(new) or is_.is_decimal(new))

@@ -1,4 +1,4 @@
-"""Masked columns: a value leaves the process only as the hash of its text."""
+"""Masked columns: of a value only the hash of its text leaves the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def masked(array: pa.Array, how: Literal["sha256"]) -> pa.Array:
+def mask_array(array: pa.Array, how: Literal["sha256"]) -> pa.Array:
     """The values' hashes.
 
     Args:
@@ -31,7 +31,7 @@ def masked(array: pa.Array, how: Literal["sha256"]) -> pa.Array:
     return pc.take(pa.array(hashes, pa.string()), distinct.indices)
 
 
-def masking(batches: pa.RecordBatchReader, mask: Mapping[str, str]) -> pa.RecordBatchReader:
+def mask_batches(batches: pa.RecordBatchReader, mask: Mapping[str, str]) -> pa.RecordBatchReader:
     """The same batches with some columns masked.
 
     Args:
@@ -44,7 +44,7 @@ def masking(batches: pa.RecordBatchReader, mask: Mapping[str, str]) -> pa.Record
     def rows() -> Iterator[pa.RecordBatch]:
         for batch in batches:
             arrays = [
-                masked(array, mask[name]) if name in mask else array  # type: ignore[arg-type]
+                mask_array(array, mask[name]) if name in mask else array  # type: ignore[arg-type]
                 for name, array in zip(batch.schema.names, batch.columns, strict=True)
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=batch.schema)

@@ -7,6 +7,7 @@ of all of them decide the schema before the first row reaches a destination.
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,7 +37,7 @@ class Frame:
     incremental: bool = False
 
 
-def frames(data: Any, where: str) -> list[Frame]:
+def to_frames(data: Any, where: str) -> list[Frame]:
     """The tables in `data`: one, except for a dlt source of several resources.
 
     Args:
@@ -49,33 +50,33 @@ def frames(data: Any, where: str) -> list[Frame]:
         TypeRefused: no type keeps all values of a column.
     """
     if _is_dlt(data, "DltSource"):
-        return [_of_resource(resource) for resource in data.selected_resources.values()]
+        return [_make_frame(resource) for resource in data.selected_resources.values()]
     if _is_dlt(data, "DltResource"):
-        return [_of_resource(data)]
-    return [Frame(None, batches(data, where))]
+        return [_make_frame(data)]
+    return [Frame(None, open_batches(data, where))]
 
 
-def batches(data: Any, where: str) -> pa.RecordBatchReader:
-    """One table's rows as a stream. Raises as `frames` does."""
-    reader = _arrow(data)
+def open_batches(data: Any, where: str) -> pa.RecordBatchReader:
+    """One table's rows as a stream. Raises as `to_frames` does."""
+    reader = _find_reader(data)
     if reader is not None:
         return reader
     if isinstance(data, Mapping):
         data = [data]
     if isinstance(data, str | bytes) or not isinstance(data, Iterable):
         if callable(data):
-            return batches(data(), where)
+            return open_batches(data(), where)
         raise UsageError(
             f"{where}: cannot read rows from a {type(data).__name__}",
             mend="pass rows, pages of rows, a data frame, Arrow data, a DuckDB relation or a dlt resource",
         )
-    return _spooled(_chunks(data, where), where)
+    return _spool(_read_chunks(data, where), where)
 
 
-def _of_resource(resource: Any) -> Frame:
+def _make_frame(resource: Any) -> Frame:
     # Set by an `incremental` hint or argument; its cursor is not bound before the first row is asked for.
     incremental = getattr(resource, "incremental", None) is not None
-    return Frame(resource.name, batches(iter(resource), resource.name), incremental)
+    return Frame(resource.name, open_batches(iter(resource), resource.name), incremental)
 
 
 def _is_dlt(data: Any, class_name: str) -> bool:
@@ -83,7 +84,7 @@ def _is_dlt(data: Any, class_name: str) -> bool:
     return any(c.__name__ == class_name and c.__module__.startswith("dlt.") for c in type(data).__mro__)
 
 
-def _arrow(data: Any) -> pa.RecordBatchReader | None:
+def _find_reader(data: Any) -> pa.RecordBatchReader | None:
     """Data that knows its schema, as a stream; None for anything else."""
     if isinstance(data, pa.RecordBatchReader):
         return data
@@ -93,7 +94,7 @@ def _arrow(data: Any) -> pa.RecordBatchReader | None:
         return data.to_reader(max_chunksize=100_000)
     package = type(data).__module__.split(".")[0]
     if package == "pandas" and type(data).__name__ == "DataFrame":
-        return _pandas(data)
+        return _read_pandas(data)
     if package == "polars" and type(data).__name__ == "LazyFrame":
         data = data.collect()
     if hasattr(data, "__arrow_c_stream__"):
@@ -101,14 +102,14 @@ def _arrow(data: Any) -> pa.RecordBatchReader | None:
     return None
 
 
-def _pandas(data: Any) -> pa.RecordBatchReader:
-    """pandas' own columns as Arrow; columns of Python objects by the rules of `extract.rows`."""
+def _read_pandas(data: Any) -> pa.RecordBatchReader:
+    """pandas' own columns as Arrow; columns of Python objects by the rules of python_rows.py."""
     arrays = []
     for position, name in enumerate(data.columns):
         series = data.iloc[:, position]
         if series.dtype == object:
             values = [None if _is_missing(v) else v for v in series]
-            arrays.append(python_rows.array(values, str(name), "data frame"))
+            arrays.append(python_rows.make_array(values, str(name), "data frame"))
         else:
             made = pa.Array.from_pandas(series)
             arrays.append(made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made)
@@ -117,35 +118,35 @@ def _pandas(data: Any) -> pa.RecordBatchReader:
 
 
 def _is_missing(value: Any) -> bool:
-    """pandas' own marks of a missing value in a column of objects: None, NaN, NaT, NA."""
+    """Whether pandas takes a value in a column of objects for a missing one: None, NaN, NaT, NA."""
     if value is None or type(value).__name__ in ("NaTType", "NAType"):
         return True
     return isinstance(value, float) and math.isnan(value)
 
 
-def _chunks(data: Iterable[Any], where: str) -> Iterator[pa.RecordBatch]:
+def _read_chunks(data: Iterable[Any], where: str) -> Iterator[pa.RecordBatch]:
     """Rows, pages of rows and frames, in their order, as batches that each have a schema of their own."""
     pending: list[Mapping[str, Any]] = []
     for item in data:
         if isinstance(item, Mapping):
             pending.append(item)
-        elif (reader := _arrow(item)) is not None:
+        elif (reader := _find_reader(item)) is not None:
             if pending:
-                yield python_rows.batch(pending, where)
+                yield python_rows.make_batch(pending, where)
                 pending = []
-            yield from _or_empty(reader)
+            yield from _keep_schema(reader)
         elif isinstance(item, list | tuple) or hasattr(item, "__next__"):
             pending.extend(item)
         else:
-            pending.append(item)  # refused with its type's name by `rows.batch`
+            pending.append(item)  # `python_rows.make_batch` refuses it, with the name of its type
         while len(pending) >= ROWS_PER_BATCH:
-            yield python_rows.batch(pending[:ROWS_PER_BATCH], where)
+            yield python_rows.make_batch(pending[:ROWS_PER_BATCH], where)
             pending = pending[ROWS_PER_BATCH:]
     if pending:
-        yield python_rows.batch(pending, where)
+        yield python_rows.make_batch(pending, where)
 
 
-def _or_empty(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+def _keep_schema(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     """The batches, or one without rows, so that the columns of an empty frame are not lost."""
     seen = False
     for batch in reader:
@@ -155,44 +156,38 @@ def _or_empty(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist([], schema=reader.schema)
 
 
-def _spooled(chunks: Iterator[pa.RecordBatch], where: str) -> pa.RecordBatchReader:
-    """All chunks read to their end, and streamed again under the one schema that holds them."""
+def _spool(chunks: Iterator[pa.RecordBatch], where: str) -> pa.RecordBatchReader:
+    """Read all chunks to their end, and stream them again under the one schema that holds them."""
     first = next(chunks, None)
     if first is None:
         return pa.table({}).to_reader()
     second = next(chunks, None)
     if second is None:
-        schema = python_rows.unified([first.schema], where)
-        return pa.RecordBatchReader.from_batches(schema, [python_rows.fitted(first, schema, where)])
-    spool: IO[bytes] = tempfile.TemporaryFile(prefix="dbt-bridge-")  # noqa: SIM115 - closed by `_replayed`
+        schema = python_rows.unify_schemas([first.schema], where)
+        return pa.RecordBatchReader.from_batches(schema, [python_rows.fit_batch(first, schema, where)])
+    spool: IO[bytes] = tempfile.TemporaryFile(prefix="dbt-bridge-")  # noqa: SIM115 - closed by `_replay`
     try:
         schema = first.schema
-        for chunk in _chained(first, second, chunks):
-            schema = python_rows.unified([schema, chunk.schema], where)
+        for chunk in itertools.chain((first, second), chunks):
+            schema = python_rows.unify_schemas([schema, chunk.schema], where)
             with pa.ipc.new_stream(spool, chunk.schema) as writer:
                 writer.write_batch(chunk)
     except BaseException:
         spool.close()
         raise
     spool.seek(0)
-    return pa.RecordBatchReader.from_batches(schema, _replayed(spool, schema, where))
+    return pa.RecordBatchReader.from_batches(schema, _replay(spool, schema, where))
 
 
-def _chained(first: pa.RecordBatch, second: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield second
-    yield from rest
-
-
-def _replayed(spool: IO[bytes], schema: pa.Schema, where: str) -> Iterator[pa.RecordBatch]:
+def _replay(spool: IO[bytes], schema: pa.Schema, where: str) -> Iterator[pa.RecordBatch]:
     with spool:
         while spool.read(1):
             spool.seek(-1, 1)
             for batch in pa.ipc.open_stream(spool):
-                yield python_rows.fitted(batch, schema, where)
+                yield python_rows.fit_batch(batch, schema, where)
 
 
-def fitted(
+def cast_reader(
     reader: pa.RecordBatchReader, type_of: Callable[[pa.Field], pa.DataType], where: str
 ) -> pa.RecordBatchReader:
     """The same rows with the types that a destination asks for, cast without loss.
@@ -203,5 +198,5 @@ def fitted(
     schema = pa.schema([pa.field(f.name, type_of(f), f.nullable) for f in reader.schema])
     if schema.equals(reader.schema):
         return reader
-    casts = (python_rows.fitted(batch, schema, where) for batch in reader)
+    casts = (python_rows.fit_batch(batch, schema, where) for batch in reader)
     return pa.RecordBatchReader.from_batches(schema, casts)

@@ -30,7 +30,7 @@ _NESTED = (dict, list, tuple, set, frozenset)
 _LARGEST = {"int64": (-(2**63), 2**63 - 1)}
 
 
-def batch(rows: Sequence[Mapping[str, Any]], where: str) -> pa.RecordBatch:
+def make_batch(rows: Sequence[Mapping[str, Any]], where: str) -> pa.RecordBatch:
     """Rows as one batch; its columns in the order in which their names first appear.
 
     Raises:
@@ -39,12 +39,12 @@ def batch(rows: Sequence[Mapping[str, Any]], where: str) -> pa.RecordBatch:
     """
     names: dict[str, None] = {}
     for row in rows:
-        names.update(dict.fromkeys(_checked(row, where)))
-    arrays = [array([row.get(name) for row in rows], name, where) for name in names]
+        names.update(dict.fromkeys(_require_mapping(row, where)))
+    arrays = [make_array([row.get(name) for row in rows], name, where) for name in names]
     return pa.record_batch(arrays, names=list(names))
 
 
-def _checked(row: Any, where: str) -> Mapping[str, Any]:
+def _require_mapping(row: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(row, Mapping):
         raise UsageError(
             f"{where}: a row is a {type(row).__name__}, not a dict",
@@ -53,15 +53,15 @@ def _checked(row: Any, where: str) -> Mapping[str, Any]:
     return row
 
 
-def array(values: Sequence[Any], column: str, where: str) -> pa.Array:
+def make_array(values: Sequence[Any], column: str, where: str) -> pa.Array:
     """One column of Python values as Arrow.
 
     Raises:
         TypeRefused: no one type holds them all exactly.
     """
-    kinds = {_kind(type_) for type_ in set(map(type, values))} - {"null"}
+    kinds = {_kind_of(type_) for type_ in set(map(type, values))} - {"null"}
     try:
-        return _array(values, kinds)
+        return _make_array_of(values, kinds)
     except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
         what = " and ".join(sorted(kinds)) or "null"
         raise TypeRefused(
@@ -70,7 +70,7 @@ def array(values: Sequence[Any], column: str, where: str) -> pa.Array:
         ) from None
 
 
-def _kind(type_: type) -> str:
+def _kind_of(type_: type) -> str:
     for kind, classes in _KINDS:
         if issubclass(type_, classes):
             return kind
@@ -91,21 +91,21 @@ _KINDS: tuple[tuple[str, tuple[type, ...]], ...] = (
 )
 
 
-def _array(values: Sequence[Any], kinds: set[str]) -> pa.Array:
+def _make_array_of(values: Sequence[Any], kinds: set[str]) -> pa.Array:
     if "nested" in kinds or isinstance(next((v for v in values if v is not None), None), Mapping):
         return pa.ExtensionArray.from_storage(
-            pa.json_(), pa.array([None if v is None else as_json(v) for v in values], pa.string())
+            pa.json_(), pa.array([None if v is None else to_json(v) for v in values], pa.string())
         )
     if kinds == {"int"}:
-        return _integers(values)
+        return _make_integers(values)
     if kinds == {"int", "float"}:
         return pa.array(values, pa.float64())  # pyarrow raises for an int that is not exact in a double
     if kinds == {"int", "decimal"}:
         return pa.array([Decimal(v) if isinstance(v, int) else v for v in values])
     if kinds == {"date", "datetime"}:
-        return _datetimes([v if v is None or isinstance(v, dt.datetime) else _midnight(v) for v in values])
+        return _make_datetimes([v if v is None or isinstance(v, dt.datetime) else _to_midnight(v) for v in values])
     if kinds == {"datetime"}:
-        return _datetimes(values)
+        return _make_datetimes(values)
     if kinds == {"uuid"}:
         raw = pa.array([None if v is None else v.bytes for v in values], pa.binary(16))
         return pa.ExtensionArray.from_storage(pa.uuid(), raw)
@@ -116,25 +116,25 @@ def _array(values: Sequence[Any], kinds: set[str]) -> pa.Array:
     return pa.array(values)
 
 
-def _integers(values: Sequence[Any]) -> pa.Array:
+def _make_integers(values: Sequence[Any]) -> pa.Array:
     try:
         return pa.array(values, pa.int64())
     except OverflowError:
         return pa.array([None if v is None else Decimal(int(v)) for v in values], pa.decimal128(38, 0))
 
 
-def _midnight(day: dt.date) -> dt.datetime:
+def _to_midnight(day: dt.date) -> dt.datetime:
     return dt.datetime(day.year, day.month, day.day)
 
 
-def _datetimes(values: Sequence[Any]) -> pa.Array:
+def _make_datetimes(values: Sequence[Any]) -> pa.Array:
     zoned = {v.utcoffset() is not None for v in values if v is not None}
     if len(zoned) > 1:
         raise ValueError("times with and without a zone")
     return pa.array(values, pa.timestamp("us", "UTC") if zoned == {True} else pa.timestamp("us"))
 
 
-def as_json(value: Any) -> str:
+def to_json(value: Any) -> str:
     """A value as JSON text: dates in ISO 8601, decimals and UUIDs as text. NaN has no JSON form and raises."""
     return json.dumps(value, default=_json_default, ensure_ascii=False, allow_nan=False)
 
@@ -153,7 +153,7 @@ def _json_default(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def unified(schemas: Iterable[pa.Schema], where: str) -> pa.Schema:
+def unify_schemas(schemas: Iterable[pa.Schema], where: str) -> pa.Schema:
     """The schema that holds the columns of all of them.
 
     Raises:
@@ -162,11 +162,11 @@ def unified(schemas: Iterable[pa.Schema], where: str) -> pa.Schema:
     types: dict[str, pa.DataType] = {}
     for schema in schemas:
         for field in schema:
-            types[field.name] = _wider(types.get(field.name, pa.null()), field.type, field.name, where)
+            types[field.name] = _widen(types.get(field.name, pa.null()), field.type, field.name, where)
     return pa.schema(list(types.items()))
 
 
-def _wider(a: pa.DataType, b: pa.DataType, column: str, where: str) -> pa.DataType:
+def _widen(a: pa.DataType, b: pa.DataType, column: str, where: str) -> pa.DataType:
     is_ = pa.types
     if a == b or is_.is_null(b):
         return a
@@ -174,11 +174,11 @@ def _wider(a: pa.DataType, b: pa.DataType, column: str, where: str) -> pa.DataTy
         return b
     if pa.json_() in (a, b):
         return pa.json_()
-    kinds = {_arrow_kind(a), _arrow_kind(b)}
+    kinds = {_kind_of_type(a), _kind_of_type(b)}
     if "float" in kinds and kinds <= {"int", "float"}:
         return pa.float64()
     if kinds <= {"int", "decimal"}:
-        return _wider_decimal(a, b) if "decimal" in kinds else pa.int64()
+        return _widen_decimals(a, b) if "decimal" in kinds else pa.int64()
     if kinds == {"date", "timestamp"} and "timestamp" in kinds and not any(getattr(t, "tz", None) for t in (a, b)):
         return pa.timestamp("us")
     raise TypeRefused(
@@ -187,7 +187,7 @@ def _wider(a: pa.DataType, b: pa.DataType, column: str, where: str) -> pa.DataTy
     )
 
 
-def _arrow_kind(type_: pa.DataType) -> str:
+def _kind_of_type(type_: pa.DataType) -> str:
     is_ = pa.types
     if is_.is_integer(type_):
         return "int"
@@ -200,13 +200,13 @@ def _arrow_kind(type_: pa.DataType) -> str:
     return "timestamp" if is_.is_timestamp(type_) else str(type_)
 
 
-def _wider_decimal(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+def _widen_decimals(a: pa.DataType, b: pa.DataType) -> pa.DataType:
     shapes = [(t.precision - t.scale, t.scale) if pa.types.is_decimal(t) else (19, 0) for t in (a, b)]
     whole, scale = max(s[0] for s in shapes), max(s[1] for s in shapes)
     return pa.decimal128(whole + scale, scale) if whole + scale <= 38 else pa.decimal256(min(whole + scale, 76), scale)
 
 
-def fitted(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:
+def fit_batch(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:
     """The batch with exactly these columns and types; columns that it lacks are NULL.
 
     Raises:
@@ -233,7 +233,7 @@ def cast(array: pa.Array, type_: pa.DataType) -> pa.Array:
     if array.type == type_:
         return array
     if type_ == pa.json_():
-        return _as_json_array(array)
+        return _to_json_array(array)
     if isinstance(type_, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(type_, array.cast(type_.storage_type))
     if isinstance(array.type, pa.RunEndEncodedType):
@@ -241,6 +241,6 @@ def cast(array: pa.Array, type_: pa.DataType) -> pa.Array:
     return decimals.cast(array, type_)
 
 
-def _as_json_array(array: pa.Array) -> pa.Array:
-    texts = [None if v is None else as_json(v) for v in array.to_pylist()]
+def _to_json_array(array: pa.Array) -> pa.Array:
+    texts = [None if v is None else to_json(v) for v in array.to_pylist()]
     return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))

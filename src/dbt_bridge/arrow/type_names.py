@@ -1,4 +1,8 @@
-"""Types that a user writes in the YAML: `types: {amount: "decimal(38,10)", payload: text}`."""
+"""The override of a column's type, which a user writes in the YAML: `types: {amount: "decimal(38,10)", payload: text}`.
+
+The second of the four acts in which a column's type is decided; arrow/__init__.py lists them. Here a name becomes an
+Arrow type; how an origin reads a column as that type is in the origin's column_types.py.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ _NAMED: dict[str, pa.DataType] = {
 _DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
 
 
-def arrow_type(name: str) -> pa.DataType:
+def parse_type(name: str) -> pa.DataType:
     """The Arrow type of an override's name: `text`, `bigint`, `decimal(38,10)`, ...
 
     Raises:
@@ -52,7 +56,7 @@ def arrow_type(name: str) -> pa.DataType:
     raise UsageError(f"type {name!r} is unknown", mend=f"{hint}one of {', '.join(_NAMED)}, decimal(p,s)")
 
 
-def overridden(table: Table, types: Mapping[str, str]) -> Table:
+def apply_overrides(table: Table, types: Mapping[str, str]) -> Table:
     """The table with its overrides applied.
 
     Raises:
@@ -65,4 +69,4 @@ def overridden(table: Table, types: Mapping[str, str]) -> Table:
                 f"types: {table.name} has no column {column!r}",
                 mend=f"did you mean {nearest[0]!r}?" if nearest else "take it out of `types:`",
             )
-    return table.with_types({column: arrow_type(name) for column, name in types.items()})
+    return table.with_types({column: parse_type(name) for column, name in types.items()})

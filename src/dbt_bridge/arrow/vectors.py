@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def as_arrow(vector: np.ndarray, mask: np.ndarray | None = None) -> pa.Array:
+def to_arrow(vector: np.ndarray, mask: np.ndarray | None = None) -> pa.Array:
     """The same values (booleans, or numbers in the machine's byte order), zero-copy where they lie side by side.
 
     Args:
@@ -21,14 +21,14 @@ def as_arrow(vector: np.ndarray, mask: np.ndarray | None = None) -> pa.Array:
     import numpy as np
     import pyarrow as pa
 
-    valid = None if mask is None else _bits(~mask)
+    valid = None if mask is None else _pack_bits(~mask)
     if vector.dtype == np.bool_:
-        return pa.Array.from_buffers(pa.bool_(), len(vector), [valid, _bits(vector)])
+        return pa.Array.from_buffers(pa.bool_(), len(vector), [valid, _pack_bits(vector)])
     values = pa.py_buffer(np.ascontiguousarray(vector))
     return pa.Array.from_buffers(pa.from_numpy_dtype(vector.dtype), len(vector), [valid, values])
 
 
-def _bits(flags: np.ndarray) -> pa.Buffer:
+def _pack_bits(flags: np.ndarray) -> pa.Buffer:
     import numpy as np
     import pyarrow as pa
 

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.mask import masking
+from dbt_bridge.arrow.mask import mask_batches
 from dbt_bridge.contracts.canon import Digested
 from dbt_bridge.contracts.destination import Replica, State
 from dbt_bridge.contracts.origin import Origin
@@ -86,7 +86,7 @@ class OriginSide:
             rows = self._origin.rows(self._table, wanted, workers=self._workers)
         else:
             rows = self._origin.rows_of(self._table, wanted, keys)
-        return masking(rows, {name: self.mask[name] for name in columns if name in self.mask})
+        return mask_batches(rows, {name: self.mask[name] for name in columns if name in self.mask})
 
     def travelling(self, digested: Digested) -> Digested:
         """The column as the origin has it, with its mask."""

@@ -100,9 +100,9 @@ def api_to_df(data: Any, schema: pa.Schema | None = None) -> Any:
         TypeRefused: a column mixes values that no one type keeps.
         MissingExtra: pandas is not installed.
     """
-    from dbt_bridge.arrow.data_frame import data_frame
+    from dbt_bridge.arrow.data_frame import build_data_frame
 
-    return data_frame(data, schema)
+    return build_data_frame(data, schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class _Transfer:
         return done
 
     def _frames(self, data: Any) -> list[Frame]:
-        from dbt_bridge.arrow.python_frames import Frame, frames
+        from dbt_bridge.arrow.python_frames import Frame, to_frames
 
         where = f"{self._request.dataset}.{self._request.table or '*'}"
         if _is_relation(data):
@@ -199,7 +199,7 @@ class _Transfer:
 
             found = [Frame(None, of_relation(data))]
         else:
-            found = frames(data, where)
+            found = to_frames(data, where)
         if len(found) > 1 and self._request.table is not None:
             raise UsageError(
                 f"transfer: table_name={self._request.table!r} was given for a source of {len(found)} tables:"
@@ -228,12 +228,12 @@ class _Transfer:
         return Load(Table(table_name, landed, self._request.key), self._request.write_disposition, self._load_id)
 
     def _batches(self, load: Load, frame: Frame) -> pa.RecordBatchReader:
-        from dbt_bridge.arrow.python_frames import fitted
+        from dbt_bridge.arrow.python_frames import cast_reader
 
         if not len(frame.batches.schema):
             return pa.RecordBatchReader.from_batches(load.table.arrow_schema, [])
         types = {column.name: column.type for column in load.table.columns}
-        return fitted(frame.batches, lambda field: types[field.name], str(load.table.name))
+        return cast_reader(frame.batches, lambda field: types[field.name], str(load.table.name))
 
     def _nothing(self, load: Load) -> Loaded | None:
         """What to answer where neither rows nor columns are known, by anyone."""

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.contracts.destination import CHANGE, CHANGE_LSN, COMMITTED_AT
 from dbt_bridge.nouns.changes import (
     DELETE,
@@ -68,10 +68,10 @@ def logged(table: Table, changes: Changes, sequence: int = 0) -> pa.Table:
     first = np.maximum.accumulate(np.where(np.append(True, ordinal[1:] != ordinal[:-1]), np.arange(len(event)), 0))
     number = np.arange(len(event)) - first + np.where(ordinal == ordinal[0], sequence, 0)
     columns = {
-        CHANGE: pa.array(["insert", "update", "delete"]).take(as_arrow(word)),
-        CHANGE_LSN: as_arrow(ordinal),
-        SEQUENCE: as_arrow(number),
-        COMMITTED_AT: as_arrow(changes.committed_at[event]).cast(UTC_TIME),
+        CHANGE: pa.array(["insert", "update", "delete"]).take(to_arrow(word)),
+        CHANGE_LSN: to_arrow(ordinal),
+        SEQUENCE: to_arrow(number),
+        COMMITTED_AT: to_arrow(changes.committed_at[event]).cast(UTC_TIME),
         UNCHANGED: _unsent(changes, event, old),
     }
     for name, values in columns.items():
@@ -101,9 +101,9 @@ def _values(changes: Changes, name: str, event: np.ndarray, old: np.ndarray) -> 
         return column
     assert changes.before is not None, "old rows come from there"
     if name not in changes.before.column_names:
-        return column.take(as_arrow(event, mask=old))
+        return column.take(to_arrow(event, mask=old))
     both = pa.chunked_array([*column.chunks, *changes.before[name].chunks], column.type)
-    return both.take(as_arrow(np.where(old, event + len(changes), event)))
+    return both.take(to_arrow(np.where(old, event + len(changes), event)))
 
 
 def _unsent(changes: Changes, event: np.ndarray, old: np.ndarray) -> pa.Array:
@@ -113,5 +113,5 @@ def _unsent(changes: Changes, event: np.ndarray, old: np.ndarray) -> pa.Array:
         flags[:, place] = changes.unchanged[name][event] & ~old
     counts = flags.sum(axis=1)
     offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
-    values = pa.array(names, pa.string()).take(as_arrow(np.nonzero(flags)[1]))
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=as_arrow(counts == 0))
+    values = pa.array(names, pa.string()).take(to_arrow(np.nonzero(flags)[1]))
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=to_arrow(counts == 0))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.contracts.destination import CHANGE_LSN
 from dbt_bridge.nouns.changes import (
     Changes,
@@ -76,7 +76,7 @@ def part(run: Changes | Truncated, first: int, end: int | None) -> Changes | Tru
         return run
     if not chosen.any():
         return None
-    mask = as_arrow(chosen)
+    mask = to_arrow(chosen)
     return Changes(
         run.rows.filter(mask),
         run.kind[chosen],

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.contracts.destination import (
     CHANGE_LSN,
     DELETED_AT,
@@ -78,7 +78,7 @@ class Written:
         """Those of the rows, in the same order."""
         if chosen.all():
             return self
-        mask = as_arrow(chosen)
+        mask = to_arrow(chosen)
         kept = {name: flags[chosen] for name, flags in self.kept.items()}
         return Written(
             self.rows.filter(mask),
@@ -190,7 +190,7 @@ class Lineages:
             touches = np.sort(last[~gone])
             times = self._times(touches, self.kind[touches] == _DIED)
             written = _with_columns(written, {DELETED_AT: times})
-        return Net(self.keys.take(as_arrow(self.code[last[gone]])), written)
+        return Net(self.keys.take(to_arrow(self.code[last[gone]])), written)
 
     def versions(self) -> Versions:
         """Every committed version that the run brings."""
@@ -204,18 +204,18 @@ class Lineages:
         followed[:-1] = codes[1:] == codes[:-1]
         ends = np.where(followed, np.append(begins[1:], 0), 0)
         first = _starts(codes)
-        closed = self.keys.take(as_arrow(codes[first])).append_column(VALID_TO, as_arrow(begins[first]).cast(UTC_TIME))
+        closed = self.keys.take(to_arrow(codes[first])).append_column(VALID_TO, to_arrow(begins[first]).cast(UTC_TIME))
         continued = codes[first & (ordinal[self.event[steps]] == ordinal[0])]
         there = ~np.isin(self.kind[steps], (_LEFT, _DIED))
         order = np.argsort(steps[there], kind="stable")
         chosen = steps[there][order]
         columns = {
-            VALID_FROM: as_arrow(begins[there][order]).cast(UTC_TIME),
-            VALID_TO: as_arrow(ends[there][order], mask=~followed[there][order]).cast(UTC_TIME),
-            CHANGE_LSN: as_arrow(ordinal[self.event[chosen]]),
+            VALID_FROM: to_arrow(begins[there][order]).cast(UTC_TIME),
+            VALID_TO: to_arrow(ends[there][order], mask=~followed[there][order]).cast(UTC_TIME),
+            CHANGE_LSN: to_arrow(ordinal[self.event[chosen]]),
         }
         written = _with_columns(self._written(chosen), columns)
-        return Versions(closed, self.keys.take(as_arrow(continued)), written)
+        return Versions(closed, self.keys.take(to_arrow(continued)), written)
 
     def _last_of_key(self) -> _Index:
         """The last touch of each key."""
@@ -225,13 +225,13 @@ class Lineages:
         return self.by_key[ends]
 
     def _times(self, touches: _Index, chosen: _Mask) -> pa.Array:
-        return as_arrow(self.changes.committed_at[self.event[touches]], mask=~chosen).cast(UTC_TIME)
+        return to_arrow(self.changes.committed_at[self.event[touches]], mask=~chosen).cast(UTC_TIME)
 
     def _written(self, touches: _Index) -> Written:
         """The rows as they are right after these touches."""
         kept: dict[str, _Mask] = {}
         whole = self._sources(None)[touches]
-        own = self.keys.take(as_arrow(self.code[touches]))
+        own = self.keys.take(to_arrow(self.code[touches]))
         arrays = []
         for column in self.changes.rows.column_names:
             if column in self.table.key:
@@ -244,7 +244,7 @@ class Lineages:
                 kept[column] = missing
             arrays.append(_taken(self.changes.rows[column], source, missing))
         root = self._root[touches]
-        found = self.keys.take(as_arrow(self.code[root])) if self.moves else None
+        found = self.keys.take(to_arrow(self.code[root])) if self.moves else None
         rows = pa.Table.from_arrays(arrays, schema=_nullable(self.changes.rows.schema))
         return Written(rows, kept, self.kind[root] != _NEW, found)
 
@@ -292,7 +292,7 @@ def with_values_before(changes: Changes) -> Changes:
             continue
         place = np.arange(len(changes))
         both = pa.chunked_array([*rows[name].chunks, *before[name].chunks], rows[name].type)
-        filled = both.take(as_arrow(np.where(known, place + len(changes), place)))
+        filled = both.take(to_arrow(np.where(known, place + len(changes), place)))
         rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), filled)
         unchanged[name] = unchanged[name] & ~known
         if not unchanged[name].any():
@@ -341,7 +341,7 @@ def _taken(column: pa.ChunkedArray, source: _Index, missing: _Mask) -> pa.Chunke
     """The values at these places, NULL where they are missing."""
     if len(source) == len(column) and not missing.any() and (source == np.arange(len(source))).all():
         return column
-    return column.take(as_arrow(source, mask=missing))
+    return column.take(to_arrow(source, mask=missing))
 
 
 def _with_columns(written: Written, columns: Mapping[str, pa.Array]) -> Written:

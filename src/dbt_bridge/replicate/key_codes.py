@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.changes import UPDATE, Changes
 from dbt_bridge.nouns.table import Table
@@ -28,14 +28,14 @@ def key_codes(table: Table, changes: Changes) -> tuple[_Index, _Index, pa.Table]
     for name in table.key:
         after = rows[name]
         if before is not None and len(with_old):
-            after = pa.chunked_array([*after.chunks, *before[name].take(as_arrow(with_old)).chunks], after.type)
+            after = pa.chunked_array([*after.chunks, *before[name].take(to_arrow(with_old)).chunks], after.type)
         columns.append(after)
         codes = _combined(codes, _codes(table, name, after))
     assert codes is not None, "a keyed table"
     dense = _dense(codes)
     representative = np.empty(dense.max(initial=-1) + 1, np.int64)
     representative[dense[::-1]] = np.arange(len(dense))[::-1]
-    keys = pa.Table.from_arrays([c.take(as_arrow(representative)) for c in columns], names=list(table.key))
+    keys = pa.Table.from_arrays([c.take(to_arrow(representative)) for c in columns], names=list(table.key))
     new = dense[: len(changes)]
     old = new.copy()
     old[with_old] = dense[len(changes) :]
@@ -69,7 +69,7 @@ def _combined(codes: _Index | None, more: _Index) -> _Index:
 
 
 def _dense(codes: _Index) -> _Index:
-    return as_arrow(codes).dictionary_encode().indices.to_numpy().astype(np.int64)
+    return to_arrow(codes).dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.type_names import overridden
+from dbt_bridge.arrow.type_names import apply_overrides
 from dbt_bridge.contracts.change_feed import DeclaredTable
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
 from dbt_bridge.contracts.origin import Origin
@@ -215,7 +215,7 @@ def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
     subject = table.node
     try:
         described = origin.describe(TableName(wanted.source.origin_schema or "", table.identifier))
-        columns = overridden(described.table, table.types).columns
+        columns = apply_overrides(described.table, table.types).columns
         landed = [destination.landed(column) for column in columns]
         if table.replication == "incremental" and table.cursor:
             origin.newest(described.table.name, table.cursor)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from dbt_bridge.arrow.mask import masking
+from dbt_bridge.arrow.mask import mask_batches
 from dbt_bridge.contracts.destination import (
     Destination,
     Ledger,
@@ -176,7 +176,7 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
             if undecoded is not None:
                 return Arrived(plan, staged=undecoded)
         batches = ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)
-        batches = masking(batches, _masks(plan))
+        batches = mask_batches(batches, _masks(plan))
         batches = report_batches(batches, wanted.table.node, progress)
         if isinstance(ends.destination, Warehouse):
             return Arrived(plan, staged=ends.destination.stage(plan.load, batches))

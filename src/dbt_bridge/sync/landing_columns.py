@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from dbt_bridge.arrow.type_names import overridden
+from dbt_bridge.arrow.type_names import apply_overrides
 from dbt_bridge.contracts.destination import Destination
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import LandingTable
@@ -21,7 +21,7 @@ def landing_columns(table: Table, declared: LandingTable, destination: Destinati
     """
     check_names(table, declared)
     landing = [
-        column for column in overridden(table, declared.types).columns if declared.columns.lets_land(column.name)
+        column for column in apply_overrides(table, declared.types).columns if declared.columns.lets_land(column.name)
     ]
     masked = [column.as_text() if column.name in declared.mask else column for column in landing]
     return tuple(destination.landed(column) for column in masked)

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.arrow.python_frames import fitted
+from dbt_bridge.arrow.python_frames import cast_reader
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import TypeRefused
@@ -32,7 +32,7 @@ def landed(warehouse, array):
     source = pa.RecordBatchReader.from_batches(
         pa.schema({"c": array.type}), [pa.record_batch([array], schema=pa.schema({"c": array.type}))]
     )
-    batches = fitted(source, lambda _: column.type, str(NAME))
+    batches = cast_reader(source, lambda _: column.type, str(NAME))
     warehouse.load(Load(Table(NAME, (column,)), "replace", "load-1"), batches)
     return warehouse.existing(NAME).columns[0].origin_type, warehouse.read(NAME).read_all().column(0).to_pylist()
 

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.counted_reader import Passing
-from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
-from dbt_bridge.arrow.file_types import landed as lake_landed
+from dbt_bridge.arrow.counted_reader import CountedReader
+from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema
+from dbt_bridge.arrow.file_types import map_column as lake_landed
 from dbt_bridge.connectors.dlt.session import DltSession
 from dbt_bridge.connectors.dlt.state import DltState
 from dbt_bridge.contracts.destination import Load, Loaded
@@ -129,7 +129,7 @@ class DltDestination:
                 mend="write_disposition: merge with a primary key, or replication: initial_copy",
             )
 
-    def _run(self, pipeline: dlt.Pipeline, load: Load, rows: pa.RecordBatchReader, passing: Passing) -> None:
+    def _run(self, pipeline: dlt.Pipeline, load: Load, rows: pa.RecordBatchReader, passing: CountedReader) -> None:
         import dlt
 
         with self.session.translated(load.table.name, passing):
@@ -179,11 +179,11 @@ class DltDestination:
         return None if found is None else sum(tuple(row) in wanted for row in found)
 
 
-def _passing(load: Load, batches: pa.RecordBatchReader, there: Table | None) -> Passing:
-    schema = lake_schema(load.table)
+def _passing(load: Load, batches: pa.RecordBatchReader, there: Table | None) -> CountedReader:
+    schema = build_schema(load.table)
     if there is not None:
         schema = _fitted(there, schema, load.table)
-    return Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+    return CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
 
 
 def _fitted(there: Table, schema: pa.Schema, table: Table) -> pa.Schema:
@@ -196,7 +196,7 @@ def _fitted(there: Table, schema: pa.Schema, table: Table) -> pa.Schema:
         alike = pa.schema(
             [_alike(schema.field(f.name), f) if f.name in schema.names else f for f in there.arrow_schema]
         )
-        return fitted(alike, schema, table)
+        return fit_schema(alike, schema, table)
     except TypeRefused as refused:
         raise TypeRefused(refused.what, mend=f"drop {table.name} at the destination, or cast the column") from None
 
@@ -242,7 +242,7 @@ def _hints(schema: pa.Schema) -> Any:
     }
 
 
-def _loaded(load: Load, passing: Passing, distinct: int | None, before: int | None, after: int | None) -> Loaded:
+def _loaded(load: Load, passing: CountedReader, distinct: int | None, before: int | None, after: int | None) -> Loaded:
     """The counts that follow from the destination's own, before and after."""
     if before is None or after is None:
         return Loaded(passing.rows, None, None, None, passing.bytes)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.counted_reader import Passing
+from dbt_bridge.arrow.counted_reader import CountedReader
 from dbt_bridge.errors import BridgeError, DestinationError, scrubbed
 from dbt_bridge.nouns.table import Table, TableName
 
@@ -118,7 +118,7 @@ class DltSession:
                 return list(cur.fetchall())
 
     @contextmanager
-    def translated(self, name: TableName, passing: Passing | None = None) -> Iterator[None]:
+    def translated(self, name: TableName, passing: CountedReader | None = None) -> Iterator[None]:
         """Raise dlt's errors as DestinationError.
 
         Args:

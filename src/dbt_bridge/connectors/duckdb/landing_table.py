@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.connectors.duckdb.column_types import wider
 from dbt_bridge.connectors.duckdb.publish import is_kept
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, folded
@@ -176,14 +176,14 @@ def _fill(on: CatalogCursor, replica: Replica, state: Target, written: Written, 
     rows, flags = written.rows, {column: f"{_KEPT}{i}" for i, column in enumerate(written.kept)}
     found = written.found_under if written.found_under is not None else rows.select(list(key))
     for column, flag in flags.items():
-        rows = rows.append_column(flag, as_arrow(written.kept[column]))
+        rows = rows.append_column(flag, to_arrow(written.kept[column]))
     for i, column in enumerate(key):
         rows = rows.append_column(f"{_FOUND}{i}", found[column])
     needing = written.needing()
     died = np.zeros(len(rows), bool)
     if DELETED_AT in rows.column_names:
         died = needing & ~np.asarray(rows[DELETED_AT].is_null())
-    rows = rows.append_column(_NEEDS, as_arrow(needing & ~died)).append_column(_DIED, as_arrow(died))
+    rows = rows.append_column(_NEEDS, to_arrow(needing & ~died)).append_column(_DIED, to_arrow(died))
     selected = [_value(state, c, flags.get(c)) for c in written.rows.column_names]
     selected += [f"t.{quote_identifier(extra)}" for extra in extras]
     matches = " AND ".join(f"t.{state.column(c)} = s.{_FOUND}{i}" for i, c in enumerate(key))

@@ -21,9 +21,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.counted_reader import Passing
-from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
-from dbt_bridge.arrow.file_types import landed as landed_column
+from dbt_bridge.arrow.counted_reader import CountedReader
+from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema
+from dbt_bridge.arrow.file_types import map_column as landed_column
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.connectors.lake.state import DatasetState
 from dbt_bridge.contracts.destination import Load, Loaded
@@ -108,7 +108,7 @@ class ParquetDestination:
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    def _passing(self, load: Load, batches: pa.RecordBatchReader) -> Passing:
+    def _passing(self, load: Load, batches: pa.RecordBatchReader) -> CountedReader:
         check_load(load)
         if load.keeps_last or load.window is not None:
             what = "a merge" if load.keeps_last else "an incremental append"
@@ -116,11 +116,11 @@ class ParquetDestination:
                 f"{what} must change single rows, and Parquet files cannot: {load.table.name}",
                 mend='write table_format = "delta" in the destination\'s settings, or write_disposition: replace',
             )
-        schema = lake_schema(load.table)
+        schema = build_schema(load.table)
         there = self.existing(load.table.name)
         if there is not None and load.write_disposition == "append":
-            schema = fitted(there.arrow_schema, schema, load.table)
-        return Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+            schema = fit_schema(there.arrow_schema, schema, load.table)
+        return CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
 
     def _dataset(self, name: TableName) -> Any:
         """A dataset of pyarrow's. The newest file has every column; earlier ones have NULL in those that came later."""
@@ -164,7 +164,7 @@ class ParquetDestination:
                 rows += pq.read_metadata(file).num_rows
         return rows
 
-    def _write(self, name: TableName, file: str, passing: Passing) -> None:
+    def _write(self, name: TableName, file: str, passing: CountedReader) -> None:
         import pyarrow.parquet as pq
 
         folder = self._folder(name)
@@ -193,7 +193,7 @@ class ParquetDestination:
             out.discard()
             out.closed = True  # fsspec closes, and so uploads, what is collected open
 
-    def _told(self, name: TableName, passing: Passing | None = None) -> _Told:
+    def _told(self, name: TableName, passing: CountedReader | None = None) -> _Told:
         return _Told(name, passing)
 
 
@@ -213,7 +213,7 @@ def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
 class _Told:
     """Errors of the store, told as DestinationError."""
 
-    def __init__(self, name: TableName, passing: Passing | None) -> None:
+    def __init__(self, name: TableName, passing: CountedReader | None) -> None:
         self._name = name
         self._passing = passing
 

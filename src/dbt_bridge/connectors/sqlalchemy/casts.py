@@ -54,8 +54,8 @@ def cast_exactly(values: pa.Array, wanted: pa.DataType) -> pa.Array:
         return cast_text(values, wanted)
     if pa.types.is_integer(values.type) and pa.types.is_temporal(wanted):
         raise pa.ArrowInvalid(f"an integer is not a {wanted}")
-    if decimals.applies(values.type, wanted):
-        return decimals.exactly(values, wanted)
+    if decimals.is_decimal_cast(values.type, wanted):
+        return decimals.cast_exactly(values, wanted)
     cast = pc.cast(values, wanted, safe=True)
     if pa.types.is_decimal(values.type) and pa.types.is_integer(wanted):
         values = pc.cast(values, pa.decimal256(76, values.type.scale))  # an integer needs 19 digits to be cast back

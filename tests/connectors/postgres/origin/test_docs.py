@@ -42,7 +42,7 @@ def landings(column: Column) -> list[str]:
     return [
         spelled(column.type),
         in_duckdb(duckdb_types.landed(column).type),
-        spelled(file_types.landed(column).type),
+        spelled(file_types.map_column(column).type),
         postgres_types.landing_type(postgres_types.landed(column)),
     ]
 

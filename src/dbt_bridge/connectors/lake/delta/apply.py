@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.arrow.file_types import fitted, lake_schema
+from dbt_bridge.arrow.file_types import build_schema, fit_schema
 from dbt_bridge.connectors.lake.delta import history
 from dbt_bridge.connectors.lake.delta.landing_table import FollowedTable, chunks, moment
 from dbt_bridge.connectors.lake.delta.net_effect import NetMerge
@@ -266,7 +266,7 @@ def _check(replica: Replica, landing: FollowedTable, past: FollowedTable | None)
         for column in (*replica.table.columns, *more):
             if column.name not in there.names:
                 raise TypeRefused(f"{table.name} has no column {column.name!r} any more", mend=mend)
-        fitted(there, lake_schema(Table(table.name, (*replica.table.columns, *more))), replica.table)
+        fit_schema(there, build_schema(Table(table.name, (*replica.table.columns, *more))), replica.table)
 
 
 def _reshape(followed: _Followed, event: Reshaped) -> None:
@@ -286,7 +286,7 @@ def _reshape(followed: _Followed, event: Reshaped) -> None:
             if column.name in table.schema.names and not _is_empty(table, column.name):
                 raise CannotReshape(f"{table.name} already has values in a column {column.name!r}", mend=mend)
         try:
-            fitted(table.schema, lake_schema(Table(table.name, tuple(event.columns))), replica.table)
+            fit_schema(table.schema, build_schema(Table(table.name, tuple(event.columns))), replica.table)
         except TypeRefused as refused:
             raise CannotReshape(refused.what, mend=mend) from None
         if missing := [column for column in added if column.name not in table.schema.names]:

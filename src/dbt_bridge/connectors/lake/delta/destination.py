@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.arrow.counted_reader import Passing
-from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
-from dbt_bridge.arrow.file_types import landed as landed_column
+from dbt_bridge.arrow.counted_reader import CountedReader
+from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema
+from dbt_bridge.arrow.file_types import map_column as landed_column
 from dbt_bridge.connectors.lake.delta.session import STANDS_AT, DeltaSession, query, schema_of, translate
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.connectors.lake.state import DatasetState
@@ -83,14 +83,14 @@ class DeltaDestination:
         there = self.session.open(load.table.name)
         if load.write_disposition == "merge":
             return self._merge(load, batches, there)
-        schema = lake_schema(load.table)
+        schema = build_schema(load.table)
         if there is not None and load.write_disposition == "append":
-            schema = fitted(schema_of(there), schema, load.table)
-        passing = Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+            schema = fit_schema(schema_of(there), schema, load.table)
+        passing = CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
         written = passing
         if load.one_per_key:
             kept = last_per_key(load, passing.reader().read_all())
-            written = Passing(kept.to_reader(), schema, lambda batch: batch)
+            written = CountedReader(kept.to_reader(), schema, lambda batch: batch)
         before = 0 if there is None else there.count()
         predicate = _predicate(load.window, schema_of(there), load.table.name) if load.window and there else None
         self._write(load, written, predicate, replace=there is None or load.write_disposition == "replace")
@@ -103,10 +103,10 @@ class DeltaDestination:
         """What `load` would do, counted against the table's rows."""
         check_load(load)
         there = self.session.open(load.table.name)
-        schema = lake_schema(load.table)
+        schema = build_schema(load.table)
         if there is not None and load.write_disposition != "replace":
-            schema = fitted(schema_of(there), schema, load.table)
-        passing = Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+            schema = fit_schema(schema_of(there), schema, load.table)
+        passing = CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
         if load.write_disposition == "merge":
             rows = last_per_key(load, passing.reader().read_all())
             updated = 0 if there is None else matching(there, rows, load.table.key)
@@ -156,7 +156,7 @@ class DeltaDestination:
         table = self.session.open(name)
         return 0 if table is None else int(table.count())
 
-    def _write(self, load: Load, passing: Passing, predicate: str | None, *, replace: bool) -> None:
+    def _write(self, load: Load, passing: CountedReader, predicate: str | None, *, replace: bool) -> None:
         from deltalake import write_deltalake
 
         write: Any = write_deltalake  # its overloads tell overwriting and appending apart
@@ -176,13 +176,13 @@ class DeltaDestination:
         )
 
     def _merge(self, load: Load, batches: pa.RecordBatchReader, there: Any) -> Loaded:
-        schema = lake_schema(load.table)
+        schema = build_schema(load.table)
         if there is not None:
-            schema = fitted(schema_of(there), schema, load.table)
-        passing = Passing(batches, schema, lambda batch: as_written(batch, load.table, schema))
+            schema = fit_schema(schema_of(there), schema, load.table)
+        passing = CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
         rows = last_per_key(load, passing.reader().read_all())
         if there is None:
-            all_new = Passing(rows.to_reader(), schema, lambda batch: batch)
+            all_new = CountedReader(rows.to_reader(), schema, lambda batch: batch)
             self._write(load, all_new, None, replace=True)
             return Loaded(passing.rows, len(rows), 0, 0, passing.bytes)
         _refuse_doubles(there, rows, load)
@@ -191,7 +191,7 @@ class DeltaDestination:
             passing.rows, counted["num_target_rows_inserted"], counted["num_target_rows_updated"], 0, passing.bytes
         )
 
-    def _committing(self, load: Load, passing: Passing, write: Callable[[], Any]) -> Any:
+    def _committing(self, load: Load, passing: CountedReader, write: Callable[[], Any]) -> Any:
         try:
             return write()
         except Exception as error:

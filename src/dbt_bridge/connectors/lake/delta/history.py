@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.arrow.file_types import fitted, lake_schema
+from dbt_bridge.arrow.file_types import build_schema, fit_schema
 from dbt_bridge.connectors.lake.delta.landing_table import (
     FollowedTable,
     chunks,
@@ -154,7 +154,7 @@ def join(
     table = Table(name, (*replica.table.columns, *OWN))
     delta = session.open(name)
     if delta is None:
-        delta = session.create(name, lake_schema(table))
+        delta = session.create(name, build_schema(table))
     past = FollowedTable(name, delta, load_id, anew=True)
     names = [c.name for c in replica.table.columns]
     listed = ", ".join(quote_identifier(n) for n in names)
@@ -169,13 +169,13 @@ def join(
     for chunk in chunks(query(landing.delta, f"SELECT {listed} FROM t{alive(replica)}")):  # noqa: S608
         at = pa.array(np.full(len(chunk), copied_at)).cast(UTC_TIME)
         rows = chunk.append_column(VALID_FROM, at).append_column(VALID_TO, pa.nulls(len(chunk), UTC_TIME))
-        past.append(rows.append_column(CHANGE_LSN, pa.nulls(len(rows), pa.int64())).cast(lake_schema(table)))
+        past.append(rows.append_column(CHANGE_LSN, pa.nulls(len(rows), pa.int64())).cast(build_schema(table)))
     return past
 
 
 def _refuse_other_types(past: FollowedTable, table: Table) -> None:
     try:
-        fitted(past.schema, lake_schema(table), table)
+        fit_schema(past.schema, build_schema(table), table)
     except TypeRefused as refused:
         mend = f"`types:` that keep the old one, or move the folder of {table.name} away: a new history begins"
         raise TypeRefused(refused.what, mend=mend) from None

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.arrow.file_types import as_written, fitted, lake_schema
-from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema
+from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.connectors.lake.delta.session import STANDS_AT, UNFINISHED, query, schema_of, translate
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.table import (
@@ -120,8 +120,8 @@ class FollowedTable:
             TypeRefused: a value does not fit.
         """
         table = Table(self.name, tuple(columns))
-        schema = fitted(self.schema, lake_schema(table), table)
-        batches = [as_written(batch, table, schema) for batch in rows.to_batches()]
+        schema = fit_schema(self.schema, build_schema(table), table)
+        batches = [cast_batch(batch, table, schema) for batch in rows.to_batches()]
         return pa.Table.from_batches(batches, schema)
 
     def found(self, keys: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -132,13 +132,13 @@ class FollowedTable:
         """
         names = [*keys.column_names, *(c for c in columns if c not in keys.column_names)]
         statement = f"SELECT {', '.join(quote_identifier(n) for n in names)} FROM t WHERE {_between(keys)}"  # noqa: S608
-        wanted = keys.append_column(_PLACE, as_arrow(np.arange(len(keys))))
+        wanted = keys.append_column(_PLACE, to_arrow(np.arange(len(keys))))
         parts, places = [], []
         for chunk in chunks(query(self.delta, statement)):
             theirs = chunk.cast(pa.schema([_as_in(self.schema, field) for field in chunk.schema]))
             hits = (
                 theirs.select(keys.column_names)
-                .append_column(_ROW, as_arrow(np.arange(len(theirs))))
+                .append_column(_ROW, to_arrow(np.arange(len(theirs))))
                 .join(wanted, keys=keys.column_names, join_type="inner")
             )
             if len(hits):
@@ -167,7 +167,7 @@ class FollowedTable:
         """Columns that are NULL in every row."""
         from deltalake import Schema
 
-        fields = Schema.from_arrow(lake_schema(Table(self.name, tuple(columns)))).fields
+        fields = Schema.from_arrow(build_schema(Table(self.name, tuple(columns)))).fields
         self.step(lambda properties: self.delta.alter.add_columns(fields, commit_properties=properties))
 
 

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.arrow.mask import masked
-from dbt_bridge.arrow.vectors import as_arrow
+from dbt_bridge.arrow.mask import mask_array
+from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.connectors.postgres.changes.messages import (
     UNCHANGED,
     Cells,
@@ -243,7 +243,7 @@ def _column(cells: Sequence[Cells], column: Column, table: FollowedTable, versio
             mend=f"types: {{{column.name}: text}}, then: dbt-bridge sync",
         ) from None
     how = table.mask.get(column.name)
-    return masked(array, how) if how else array  # type: ignore[arg-type]
+    return mask_array(array, how) if how else array  # type: ignore[arg-type]
 
 
 def _before(
@@ -258,15 +258,15 @@ def _before(
     has_before = rows.has_before
     old = {c.name: _column(rows.before, c, table, version) for c in wanted}
     places = np.flatnonzero(has_before)
-    if table.key and all(_equal(old[c.name], new[c.name].take(as_arrow(places))) for c in wanted):
+    if table.key and all(_equal(old[c.name], new[c.name].take(to_arrow(places))) for c in wanted):
         return None, None
     if table.key and table.log_only:  # what is told of a row's old key is logged, and full identity tells it each time
-        left = np.any([_differ(old[c.name], new[c.name].take(as_arrow(places))) for c in wanted], axis=0)
+        left = np.any([_differ(old[c.name], new[c.name].take(to_arrow(places))) for c in wanted], axis=0)
         has_before = np.zeros(len(rows), bool)
         has_before[places[left]] = True
-        old = {name: array.filter(as_arrow(left)) for name, array in old.items()}
+        old = {name: array.filter(to_arrow(left)) for name, array in old.items()}
     spread = np.cumsum(has_before) - 1
-    indices = as_arrow(spread, mask=~has_before)
+    indices = to_arrow(spread, mask=~has_before)
     taken = [old[c.name].take(indices) for c in wanted]
     return pa.table(taken, schema=pa.schema([pa.field(c.name, c.type) for c in wanted])), has_before
 

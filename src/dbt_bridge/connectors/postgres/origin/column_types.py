@@ -1,4 +1,11 @@
-"""The one mapping from Postgres types to Arrow: natural type, select expression, decoding.
+"""Where the types of a Postgres origin are decided: a column's natural Arrow type, and how it is read as any type.
+
+    natural_type     the Arrow type that keeps every value of a Postgres type; text where no other does
+    resolve_reading  for a column that travels as a given type (its natural one, or that of an override): the expression
+                     that is selected, and how the arrays of the ADBC driver are decoded
+
+connectors/postgres/changes/values/ takes the same decision for changes, from the replication protocol's bytes. The
+other acts in which a type is decided are listed in arrow/__init__.py.
 
 Conventions of the batches:
 
