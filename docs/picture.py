@@ -18,7 +18,7 @@ from rich.text import Text
 from dbt_bridge.demo import shop
 from dbt_bridge.demo.guard import guarded_server
 from dbt_bridge.scaffold import template
-from dbt_bridge.simulate import simulate
+from dbt_bridge.simulate.mix import simulate
 
 IMAGE = Path(__file__).parent / "img" / "build.svg"
 COLUMNS = 132

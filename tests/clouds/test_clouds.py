@@ -25,7 +25,7 @@ from dbt_bridge.contracts.destination import Load
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.reconciliation import (
-    Allowed,
+    DeclaredTolerance,
     Metric,
     Pairing,
     Reconciliation,
@@ -156,7 +156,7 @@ def test_models_are_reconciled_with_what_they_replace(
         node="model.shop.orders",
         name="orders",
         this=this,
-        spelled=model,
+        display_name=model,
         origin="legacy",
         relation=TableName("public", "old_orders"),
         legacy_filter="kind <> 'test'",
@@ -167,7 +167,7 @@ def test_models_are_reconciled_with_what_they_replace(
             "moment": Pairing("at", hour),
             "amount": Pairing("cents / 100.0"),
         },
-        tolerances={"amount": Allowed(Decimal("0.001"), False, "0.001")},
+        tolerances={"amount": DeclaredTolerance(Decimal("0.001"), False, "0.001")},
         levels=("aggregates", "rows"),
         metrics=(
             Metric(

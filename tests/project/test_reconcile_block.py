@@ -11,7 +11,7 @@ import pytest
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import DbtOptions
-from dbt_bridge.nouns.reconciliation import Allowed, Pairing, Reconciliation
+from dbt_bridge.nouns.reconciliation import DeclaredTolerance, Pairing, Reconciliation
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.project.load import load_project
 from dbt_bridge.project.reconcile_block import read_reconcile_blocks
@@ -47,14 +47,14 @@ def test_short_forms_mean_the_long_ones() -> None:
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        (0.5, Allowed(Decimal("0.5"), False, "0.5")),
-        ("0.01%", Allowed(Decimal("0.0001"), True, "0.01%")),
-        (" 2 % ", Allowed(Decimal("0.02"), True, "2 %")),
-        ("2 minutes", Allowed(Decimal(120), False, "2 minutes", time=True)),
-        (0, Allowed(Decimal(0), False, "0")),
+        (0.5, DeclaredTolerance(Decimal("0.5"), False, "0.5")),
+        ("0.01%", DeclaredTolerance(Decimal("0.0001"), True, "0.01%")),
+        (" 2 % ", DeclaredTolerance(Decimal("0.02"), True, "2 %")),
+        ("2 minutes", DeclaredTolerance(Decimal(120), False, "2 minutes", time=True)),
+        (0, DeclaredTolerance(Decimal(0), False, "0")),
     ],
 )
-def test_a_tolerance_is_absolute_a_share_or_a_time(said: object, meant: Allowed) -> None:
+def test_a_tolerance_is_absolute_a_share_or_a_time(said: object, meant: DeclaredTolerance) -> None:
     (block,) = read_reconcile_blocks({"reconcile": {"query": "q", "tolerances": {"a": said}}}, WHERE)
     assert block.tolerances == {"a": meant}
 
@@ -140,14 +140,14 @@ def test_a_project_knows_what_its_models_replace(dbt_root: Path) -> None:
         node="model.shop.fct_orders",
         name="fct_orders",
         this=this,
-        spelled="main.fct_orders",
+        display_name="main.fct_orders",
         origin="legacy_my",
         relation=TableName("shop", "orders"),
         legacy_filter="st <> 'test'",
         new_filter="not is_test",
         default_key=("order_id",),
         columns={"total": Pairing("amount / 100"), "status": Pairing("", "upper(status)")},
-        tolerances={"status": Allowed(Decimal(1), False, "1")},
+        tolerances={"status": DeclaredTolerance(Decimal(1), False, "1")},
         required=True,
     )
     assert metrics.query == 'select * from "warehouse"."main"."stg_orders"'

@@ -10,7 +10,7 @@ import pytest
 
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.reconciliation import Allowed, Pairing, Reconciliation
+from dbt_bridge.nouns.reconciliation import DeclaredTolerance, Pairing, Reconciliation
 from dbt_bridge.prove.pair_columns import (
     Paired,
     Side,
@@ -99,8 +99,16 @@ def test_only_some_columns_and_not_others() -> None:
         ({"only": ("amount",)}, "the legacy side has no column 'amount'", "it has"),
         ({"only": ("amoun",)}, "the new side has no column 'amoun'", "did you mean 'amount'"),
         ({"exclude": ("order_ids",)}, "`exclude` names 'order_ids'", "did you mean 'order_id'"),
-        ({"tolerances": {"total": Allowed(Decimal(1), False, "1")}}, "`tolerances` names 'total'", "one of order_id"),
-        ({"tolerances": {"order_i": Allowed(Decimal(1), False, "1")}}, "is not compared", "did you mean 'order_id'"),
+        (
+            {"tolerances": {"total": DeclaredTolerance(Decimal(1), False, "1")}},
+            "`tolerances` names 'total'",
+            "one of order_id",
+        ),
+        (
+            {"tolerances": {"order_i": DeclaredTolerance(Decimal(1), False, "1")}},
+            "is not compared",
+            "did you mean 'order_id'",
+        ),
     ],
 )
 def test_a_name_that_is_nowhere_is_refused(declared: dict[str, Any], what: str, mend: str) -> None:

@@ -20,14 +20,14 @@ from dbt_bridge.cli import answered
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.parity import Aggregate, Parity
 from dbt_bridge.nouns.project import DbtOptions, Project
-from dbt_bridge.nouns.reconciliation import Allowed, Pairing
+from dbt_bridge.nouns.reconciliation import DeclaredTolerance, Pairing
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.project.invoke import build as dbt_build
 from dbt_bridge.project.load import load_project
 from dbt_bridge.run.doctor import examined
 
-CENT = Allowed(Decimal("0.01"), False, "0.01")
+CENT = DeclaredTolerance(Decimal("0.01"), False, "0.01")
 MODELS = {
     # 1 same; 2 a cent apart; 3 another status; 4 five euros apart; 6 only here; 7 a test order
     "fct_orders": """
@@ -336,12 +336,12 @@ def test_what_a_legacy_value_cannot_be_is_mended_in_the_block_of_the_model(shop:
 @pytest.mark.parametrize(
     ("column", "tolerance", "mend"),
     [
-        ("placed_at", Allowed(Decimal("0.01"), True, "1%"), "2 seconds"),
-        ("placed_at", Allowed(Decimal(2), False, "2"), "2 seconds"),
-        ("amount", Allowed(Decimal(2), False, "2 seconds", time=True), "0.1%"),
+        ("placed_at", DeclaredTolerance(Decimal("0.01"), True, "1%"), "2 seconds"),
+        ("placed_at", DeclaredTolerance(Decimal(2), False, "2"), "2 seconds"),
+        ("amount", DeclaredTolerance(Decimal(2), False, "2 seconds", time=True), "0.1%"),
     ],
 )
-def test_a_tolerance_is_of_its_columns_unit(shop: Shop, column: str, tolerance: Allowed, mend: str) -> None:
+def test_a_tolerance_is_of_its_columns_unit(shop: Shop, column: str, tolerance: DeclaredTolerance, mend: str) -> None:
     columns = {"placed_at": Pairing("created"), "amount": Pairing("cents / 100")}
     (found,) = run.reconcile(
         declared_otherwise(shop, key={"order_id": "OrderNo"}, columns=columns, tolerances={column: tolerance}),
@@ -353,7 +353,7 @@ def test_a_tolerance_is_of_its_columns_unit(shop: Shop, column: str, tolerance: 
 
 
 ORDER = {"key": {"order_id": "OrderNo"}}
-MOMENT = Allowed(Decimal(2), False, "2 seconds", time=True)
+MOMENT = DeclaredTolerance(Decimal(2), False, "2 seconds", time=True)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from dbt_bridge.demo import shop
 from dbt_bridge.scaffold.template import Answers, write_project
-from dbt_bridge.simulate import Mix, simulate
+from dbt_bridge.simulate.mix import Mix, simulate
 
 BOOKS = """
 SELECT count(*), sum(total_amount), count(*) FILTER (WHERE status = 'delivered'), max(order_id) FROM shop.orders

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dbt_bridge.cli import answered
 from dbt_bridge.demo import shop
 from dbt_bridge.errors import OriginError, UsageError
-from dbt_bridge.simulate import Mix, simulate
+from dbt_bridge.simulate.mix import Mix, simulate
 
 
 def rows(origin: psycopg.Connection, table: str) -> list[tuple[object, ...]]:

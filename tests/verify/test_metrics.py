@@ -12,13 +12,13 @@ import pytest
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.parity import Aggregate, Parity
 from dbt_bridge.nouns.receipt import now
-from dbt_bridge.nouns.reconciliation import Allowed, Metric
+from dbt_bridge.nouns.reconciliation import DeclaredTolerance, Metric
 from dbt_bridge.nouns.table import Table, TableName
 from dbt_bridge.verify.ab_metrics import Answer, apply_tolerances, compare_metric
 
-FIVE = Allowed(Decimal(5), False, "5")
-PERCENT = Allowed(Decimal("0.01"), True, "1%")
-SECONDS = Allowed(Decimal(2), False, "2 seconds", time=True)
+FIVE = DeclaredTolerance(Decimal(5), False, "5")
+PERCENT = DeclaredTolerance(Decimal("0.01"), True, "1%")
+SECONDS = DeclaredTolerance(Decimal(2), False, "2 seconds", time=True)
 
 
 def answer(**columns: list[Any]) -> Answer:
@@ -26,7 +26,7 @@ def answer(**columns: list[Any]) -> Answer:
     return Answer(Table.of_schema(TableName("", "q"), rows.schema).columns, rows)
 
 
-def asked(tolerance: Allowed | None = None, *by: str) -> Metric:
+def asked(tolerance: DeclaredTolerance | None = None, *by: str) -> Metric:
     return Metric("m", "", "", tolerance, by)
 
 
@@ -71,7 +71,7 @@ def asked(tolerance: Allowed | None = None, *by: str) -> Metric:
         (datetime(2026, 1, 1), "soon", SECONDS, False),
     ],
 )
-def test_two_numbers(legacy: Any, new: Any, tolerance: Allowed | None, same: bool) -> None:
+def test_two_numbers(legacy: Any, new: Any, tolerance: DeclaredTolerance | None, same: bool) -> None:
     (found,) = compare_metric(asked(tolerance), answer(x=[legacy]), answer(x=[new]))
     assert found.same is same
 
@@ -149,7 +149,9 @@ def test_sums_may_be_a_little_apart_and_counts_may_not() -> None:
     )  # fmt: skip
 
     within = apply_tolerances(parity, {"each": FIVE, "share": PERCENT, "at": SECONDS})
-    beyond = apply_tolerances(parity, {"each": Allowed(Decimal("4.9"), False, "4.9"), "share": PERCENT, "at": SECONDS})
+    beyond = apply_tolerances(
+        parity, {"each": DeclaredTolerance(Decimal("4.9"), False, "4.9"), "share": PERCENT, "at": SECONDS}
+    )
 
     assert (within.status, [a.tolerance for a in within.aggregates]) == ("equal", ["", "0.01%", "5", "1%", "2 seconds"])
     assert (beyond.status, [a.same for a in beyond.aggregates]) == ("different", [True, True, False, True, True])

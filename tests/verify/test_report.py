@@ -21,7 +21,7 @@ from dbt_bridge.nouns.parity import (
     Difference,
     Parity,
 )
-from dbt_bridge.nouns.selector import selector
+from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.verify.report.display import format_both, format_value
 from dbt_bridge.verify.report.terminal import ReportOptions, print_parities
 from dbt_bridge.verify.report.verdict import (
@@ -363,7 +363,7 @@ def test_the_next_command_survives_a_shell() -> None:
 
 @pytest.mark.parametrize("table", ["Weird Table", "a,b", "a.b", "x+", "+x", "@x", "100%", "[x]", "what?", "*"])
 def test_the_selector_of_any_name_is_one_that_dbt_takes_for_it(table: str) -> None:
-    (spoken,) = shlex.split(selector(f"source.acme.shop.{table}"))
+    (spoken,) = shlex.split(format_shell_selector(f"source.acme.shop.{table}"))
     method, _, value = spoken.partition(":")
     source, name = value.split(".")
     assert (method, source) == ("source", "shop")
@@ -373,7 +373,7 @@ def test_the_selector_of_any_name_is_one_that_dbt_takes_for_it(table: str) -> No
 
 @pytest.mark.parametrize("table", ["order items", "order+items", "order.items", "order*items"])
 def test_the_selector_of_a_name_takes_no_other_word_for_it(table: str) -> None:
-    (spoken,) = shlex.split(selector(f"source.acme.shop.{table}"))
+    (spoken,) = shlex.split(format_shell_selector(f"source.acme.shop.{table}"))
     assert not any(fnmatchcase(f"shop.order{letter}items", spoken.partition(":")[2]) for letter in "_x1")
 
 

@@ -14,7 +14,7 @@ from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.project import LandingSource, Project
-from dbt_bridge.nouns.selector import selector
+from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.project.origins import open_change_source
 
@@ -177,7 +177,7 @@ def _report(root: Path, source: LandingSource) -> SlotReport:
 
 def _selector(source: LandingSource) -> str:
     """All of a source."""
-    return selector(source.defaults.node.removesuffix("."))
+    return format_shell_selector(source.defaults.node.removesuffix("."))
 
 
 def _is_of(point: Checkpoint, source: LandingSource) -> bool:

@@ -14,7 +14,7 @@ from dbt_bridge import run
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.simulate import Mix, simulate
+from dbt_bridge.simulate.mix import Mix, simulate
 
 # What a careless hand does to a warehouse: a price is changed, a customer goes, an order comes that was never made.
 _CORRUPTION = (
@@ -100,7 +100,7 @@ def _writing(url: str) -> Iterator[Callable[[], int]]:
 
     def write() -> None:
         try:
-            simulate(url, _BUSINESS, told=told)
+            simulate(url, _BUSINESS, progress=told)
         except _Enough:
             pass
         except BaseException as failure:

@@ -27,7 +27,7 @@ from dbt_bridge.observe.progress import Silent, print_summary, reporter
 from dbt_bridge.project.invoke import build as dbt_build
 from dbt_bridge.project.load import load_project
 from dbt_bridge.scaffold import template
-from dbt_bridge.simulate import Simulated, simulate
+from dbt_bridge.simulate.mix import Simulation, simulate
 from dbt_bridge.verify.report.terminal import print_parities
 
 _WAREHOUSE = "shop.duckdb"
@@ -100,7 +100,7 @@ def server_version(url: str) -> str:
         return str(connection.info.parameter_status("server_version"))
 
 
-def _business(made: Simulated) -> str:
+def _business(made: Simulation) -> str:
     return (
         f"the shop did a day of business: {made.inserts:,} orders came, {made.deletes:,} were erased, {made.updates:,} "
         "orders, customers and prices changed"

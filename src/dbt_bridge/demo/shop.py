@@ -8,7 +8,7 @@ from string import Template
 
 import psycopg
 
-from dbt_bridge.simulate import Mix
+from dbt_bridge.simulate.mix import Mix
 
 _HERE = Path(__file__).parent
 

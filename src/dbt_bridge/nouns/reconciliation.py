@@ -28,18 +28,18 @@ _REF = re.compile(r"\{\s*ref\(\s*(['\"])(?P<model>[^'\"]+)\1\s*\)\s*\}")
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class DeclaredTolerance:
     """A tolerance as it was declared.
 
     Attributes:
         amount: absolute (seconds for moments), or the share of the legacy value where `relative`.
-        said: `0.5`, `0.01%`, `2 seconds`.
-        time: it is one, for moments.
+        text: as it was written: `0.5`, `0.01%`, `2 seconds`.
+        time: the amount is seconds, for moments.
     """
 
     amount: Decimal
     relative: bool
-    said: str
+    text: str
     time: bool = False
 
 
@@ -63,7 +63,7 @@ class Metric:
     name: str
     legacy: str
     new: str
-    tolerance: Allowed | None = None
+    tolerance: DeclaredTolerance | None = None
     by: tuple[str, ...] = ()
 
 
@@ -74,7 +74,8 @@ class Reconciliation:
     Attributes:
         node: dbt's unique_id of the model.
         name: the model's, for people.
-        this: the model's relation as dbt writes it in SQL; `spelled` as people do.
+        this: the model's relation as dbt writes it in SQL.
+        display_name: the same for people.
         origin: where the legacy rows are: dlt's `[sources.ORIGIN]`; empty for the warehouse itself.
         relation, query: one of both: the legacy relation (its schema empty for the default one), or a query.
         legacy_filter, new_filter: SQL conditions; empty for all rows.
@@ -90,7 +91,7 @@ class Reconciliation:
     node: str
     name: str
     this: str
-    spelled: str
+    display_name: str
     origin: str = ""
     relation: TableName | None = None
     query: str = ""
@@ -101,7 +102,7 @@ class Reconciliation:
     only: tuple[str, ...] = ()
     columns: Mapping[str, Pairing] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
-    tolerances: Mapping[str, Allowed] = field(default_factory=dict)
+    tolerances: Mapping[str, DeclaredTolerance] = field(default_factory=dict)
     levels: tuple[Level, ...] = ("rows",)
     metrics: tuple[Metric, ...] = ()
     required: bool = False
@@ -187,17 +188,17 @@ class Queries(Protocol):
     def close(self) -> None: ...
 
 
-def bare(sql: str) -> str:
+def strip_semicolon(sql: str) -> str:
     """A query without the semicolon at its end."""
     return sql.strip().rstrip(";").rstrip()
 
 
 def in_parentheses(sql: str) -> str:
     """A query as it stands after FROM."""
-    return f"(\n{bare(sql)}\n) {ROWS}"
+    return f"(\n{strip_semicolon(sql)}\n) {ROWS}"
 
 
-def distinct(names: Sequence[str], where: str) -> list[str]:
+def require_distinct(names: Sequence[str], where: str) -> list[str]:
     """The columns of a query, each of its own name: Postgres calls every sum `sum`.
 
     Raises:
@@ -211,17 +212,17 @@ def distinct(names: Sequence[str], where: str) -> list[str]:
     return list(names)
 
 
-def referred(sql: str, this: str, refs: Callable[[str], str | None], where: str) -> str:
+def resolve_references(sql: str, this: str, refs: Callable[[str], str | None], where: str) -> str:
     """A query's `{this}` and `{ref('model')}` as relations.
 
     Raises:
         UsageError: there is no such model.
     """
 
-    def one(found: re.Match[str]) -> str:
-        relation = refs(found["model"])
+    def relation_of(ref: re.Match[str]) -> str:
+        relation = refs(ref["model"])
         if relation is None:
-            raise UsageError(f"{where}: there is no model {found['model']!r}", mend="correct the name in {ref('...')}")
+            raise UsageError(f"{where}: there is no model {ref['model']!r}", mend="correct the name in {ref('...')}")
         return relation
 
-    return _REF.sub(one, _THIS.sub(lambda _: this, sql))
+    return _REF.sub(relation_of, _THIS.sub(lambda _: this, sql))

@@ -9,14 +9,14 @@ _READ_BY_DBT = re.compile(r"[\s,+@*?\[\]]")
 _OTHER = "[!a-zA-Z0-9_]"  # a `?` would take `order_items` for `order items`, and copy or repair that too
 
 
-def selector(node: str) -> str:
+def format_shell_selector(node: str) -> str:
     """dbt's selector of a unique_id, quoted for a shell: `source:shop.orders`, `exposure:crm`, `dim_customers`."""
     import shlex  # not with the package, which dbt imports at each start
 
-    return shlex.quote(unquoted(node))
+    return shlex.quote(format_selector(node))
 
 
-def unquoted(node: str) -> str:
+def format_selector(node: str) -> str:
     """dbt's selector of a unique_id.
 
     In place of a character that dbt would read otherwise stands any one that is no letter, digit or underscore.

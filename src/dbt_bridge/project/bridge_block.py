@@ -113,11 +113,11 @@ def _model(declared: type[Any]) -> type[BaseModel]:
     for key in fields(declared):
         is_required = key.default is MISSING and key.default_factory is MISSING
         # An underscore keeps a key like `schema` apart from the model's own attributes.
-        read[f"{key.name}_"] = types[key.name], Field(... if is_required else None, alias=_written_name(key))
+        read[f"{key.name}_"] = types[key.name], Field(... if is_required else None, alias=_yaml_name(key))
     return create_model(declared.__name__, __config__=ConfigDict(extra="forbid"), **read)
 
 
-def _written_name(key: Any) -> str:
+def _yaml_name(key: Any) -> str:
     return str(key.metadata.get("key", key.name))
 
 
@@ -168,8 +168,8 @@ def read_table_block(raw: object, where: str, source: Block[SourceBlock]) -> Tab
         UsageError: as `read_block`, and for keys of the table itself that contradict each other.
     """
     own = read_block(TableKeys, _require_mapping(raw, where, "{cursor: updated_at}"), where)
-    above = _inherited(own, source)
-    columns = _together(above.keys.columns, own.keys.columns)
+    above = _keys_for_table(own, source)
+    columns = _merge_columns(above.keys.columns, own.keys.columns)
     mask = {name: how for name, how in above.keys.mask.items() if columns.lets_land(name)}
     over = {key: getattr(own.keys, key) for key in own.written}
     table = replace(above.keys, **{**over, "mask": {**mask, **own.keys.mask}, "columns": columns})
@@ -207,7 +207,7 @@ def select_keys(declared: type[Any], keys: Any) -> dict[str, Any]:
     return {key.name: getattr(keys, key.name) for key in fields(declared)}
 
 
-def _inherited(own: Block[TableKeys], source: Block[SourceBlock]) -> Block[TableKeys]:
+def _keys_for_table(own: Block[TableKeys], source: Block[SourceBlock]) -> Block[TableKeys]:
     """What the source says for all its tables, without what does not suit this one."""
     replication = own.keys.replication if "replication" in own.written else source.keys.replication
     unsuitable = {*(_CURSOR_KEYS if replication == "cdc" else _CDC_KEYS)}
@@ -217,7 +217,7 @@ def _inherited(own: Block[TableKeys], source: Block[SourceBlock]) -> Block[Table
     return Block(TableKeys(**{name: getattr(source.keys, name) for name in names}), names)
 
 
-def _together(above: Columns, own: Columns) -> Columns:
+def _merge_columns(above: Columns, own: Columns) -> Columns:
     exclude = tuple(dict.fromkeys((*above.exclude, *own.exclude)))
     return Columns(include=own.include or above.include, exclude=exclude)
 

@@ -13,14 +13,14 @@ from pydantic_core import ErrorDetails
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.quantities import parse_duration
-from dbt_bridge.nouns.reconciliation import Allowed
+from dbt_bridge.nouns.reconciliation import DeclaredTolerance
 from dbt_bridge.project.bridge_block import Name, Names, as_list, read_block
 
 _SAID = 'is a number, a text like "0.1%", or for moments one like "2 seconds"'
 
 
-def _as_allowed(value: object) -> object:
-    if isinstance(value, Allowed):
+def _as_tolerance(value: object) -> object:
+    if isinstance(value, DeclaredTolerance):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(_SAID)
@@ -34,7 +34,7 @@ def _as_allowed(value: object) -> object:
     if not amount.is_finite() or amount < 0:
         raise ValueError("is not negative, and finite")
     relative = written.endswith("%")
-    return Allowed(amount / 100 if relative else amount, relative, written, time=is_time)
+    return DeclaredTolerance(amount / 100 if relative else amount, relative, written, time=is_time)
 
 
 def _number(text: str) -> Decimal | None:
@@ -66,13 +66,13 @@ def _refuse_blank(value: str) -> str:
     return value
 
 
-Tolerance = Annotated[Allowed, BeforeValidator(_as_allowed)]
+WrittenTolerance = Annotated[DeclaredTolerance, BeforeValidator(_as_tolerance)]
 Sql = Annotated[str, AfterValidator(_refuse_blank)]
 LevelName = Literal["counts", "aggregates", "rows"]
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)  # `Allowed`
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)  # `DeclaredTolerance`
 
 
 class Filters(_Block):
@@ -87,7 +87,7 @@ class ColumnPair(_Block):
 
     legacy: Sql | None = None
     new: Sql | None = None
-    tolerance: Tolerance | None = None
+    tolerance: WrittenTolerance | None = None
 
 
 class MetricBlock(_Block):
@@ -96,7 +96,7 @@ class MetricBlock(_Block):
     name: Name
     legacy: Sql
     new: Sql
-    tolerance: Tolerance | None = None
+    tolerance: WrittenTolerance | None = None
     by: Names = ()
 
 
@@ -111,7 +111,7 @@ class ReconcileBlock(_Block):
     columns: dict[Name, Annotated[ColumnPair, BeforeValidator(_as_column)]] = Field(default_factory=dict)
     only: Names = ()
     exclude: Names = ()
-    tolerances: dict[Name, Tolerance] = Field(default_factory=dict)
+    tolerances: dict[Name, WrittenTolerance] = Field(default_factory=dict)
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(as_list)] = ("rows",)
     metrics: tuple[MetricBlock, ...] = ()
     required: bool = False

@@ -15,7 +15,7 @@ from dbt_bridge.nouns.reconciliation import (
     Metric,
     Pairing,
     Reconciliation,
-    referred,
+    resolve_references,
 )
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.project.reconcile_block import MetricBlock, ReconcileBlock, read_reconcile_blocks
@@ -53,14 +53,14 @@ def _reconciliation(
     this = node.relation_name or ""
 
     def new(sql: str) -> str:
-        return referred(sql, this, lambda model: _relation_of(manifest, model), where)
+        return resolve_references(sql, this, lambda model: _relation_of(manifest, model), where)
 
     given = {name: pair.tolerance for name, pair in block.columns.items() if pair.tolerance is not None}
     return Reconciliation(
         node=unique_id,
         name=node.name,
         this=this,
-        spelled=f"{node.schema}.{node.alias}",
+        display_name=f"{node.schema}.{node.alias}",
         origin=block.origin or "",
         relation=_name(block.relation) if block.relation else None,
         query=_legacy(block.query or "", block, new),
@@ -117,15 +117,15 @@ def _with_this(node: _Model, raw_blocks: Sequence[Any], where: str) -> Any:
     """
     rendered = node.config.meta["bridge"]
     for raw in raw_blocks:
-        rendered = _merged(rendered, raw, where)
+        rendered = _restore_this(rendered, raw, where)
     return rendered
 
 
-def _merged(rendered: Any, raw: Any, where: str) -> Any:
+def _restore_this(rendered: Any, raw: Any, where: str) -> Any:
     if isinstance(rendered, Mapping) and isinstance(raw, Mapping):
-        return {key: _merged(value, raw.get(key), where) for key, value in rendered.items()}
+        return {key: _restore_this(value, raw.get(key), where) for key, value in rendered.items()}
     if isinstance(rendered, list) and isinstance(raw, list) and len(rendered) == len(raw):
-        return [_merged(one, other, where) for one, other in zip(rendered, raw, strict=True)]
+        return [_restore_this(one, other, where) for one, other in zip(rendered, raw, strict=True)]
     if not isinstance(rendered, str) or not isinstance(raw, str) or not _JINJA_THIS.search(raw):
         return rendered
     if "{{" in _JINJA_THIS.sub("", raw) or "{%" in raw:

@@ -12,7 +12,7 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import GenericTestNode, ModelNode, SeedNode, SingularTestNode, SnapshotNode
 
 from dbt_bridge.nouns.project import DbtOptions, LandingSource
-from dbt_bridge.nouns.selector import unquoted
+from dbt_bridge.nouns.selector import format_selector
 from dbt_bridge.project import invoke
 
 
@@ -90,7 +90,7 @@ def downstream(options: DbtOptions, manifest: Manifest, changed: Collection[str]
 
     None when dbt knows none of the tables (`tables: "*"`): then nothing can read them.
     """
-    sources = [f"{unquoted(node)}+" for node in sorted(changed) if node in manifest.sources]
+    sources = [f"{format_selector(node)}+" for node in sorted(changed) if node in manifest.sources]
     if not sources:
         return None
     within = [part for selector in options.select for part in selector.split()]

@@ -23,14 +23,14 @@ from dbt_bridge.nouns.parity import (
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import new_load_id, now
 from dbt_bridge.nouns.reconciliation import (
-    Allowed,
+    DeclaredTolerance,
     Queries,
     Reconciliation,
     Rows,
     Selection,
     in_parentheses,
 )
-from dbt_bridge.nouns.selector import selector
+from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.project.origins import open_queries, origin_settings
@@ -187,7 +187,7 @@ def _one(
     """One reconciliation: rows by the deepest level, aggregates beside them where both are wanted, then metrics."""
     levels = (options.level,) if options.level else declared.levels
     deepest: Level = max(levels, key=LEVELS.index, default="aggregates")
-    ends = declared.legacy, f"{databases.name}: {declared.spelled}"
+    ends = declared.legacy, f"{databases.name}: {declared.display_name}"
     blank = replace(start_parity(load_id, declared.node, ends, deepest, "now"), words=_WORDS)
     progress.started(declared.node, blank.destination, None)
     found = blank
@@ -254,7 +254,7 @@ def _selected(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[
     return theirs, Selection(declared.this, {n: v.sql for n, v in pairs.new.items()}, declared.new_filter), pairs
 
 
-def _allowed(declared: Reconciliation, sides: Sequence[Rows], pairs: Paired) -> dict[str, Allowed]:
+def _allowed(declared: Reconciliation, sides: Sequence[Rows], pairs: Paired) -> dict[str, DeclaredTolerance]:
     """The declared tolerances, by the names of what is compared. Raises UsageError: one is of the wrong unit."""
     names = {name.casefold(): name for name in pairs.new}
     allowed = {names[name.casefold()]: tolerance for name, tolerance in declared.tolerances.items()}
@@ -262,11 +262,11 @@ def _allowed(declared: Reconciliation, sides: Sequence[Rows], pairs: Paired) -> 
     return allowed
 
 
-def _tolerances(allowed: Mapping[str, Allowed]) -> dict[str, Tolerance]:
+def _tolerances(allowed: Mapping[str, DeclaredTolerance]) -> dict[str, Tolerance]:
     return {name: Tolerance(given.amount, given.relative) for name, given in allowed.items()}
 
 
-def _check_units(allowed: Mapping[str, Allowed], sides: Sequence[Rows], where: str) -> None:
+def _check_units(allowed: Mapping[str, DeclaredTolerance], sides: Sequence[Rows], where: str) -> None:
     """Moments are apart by a time, numbers by a number or a share: a share of a date says nothing.
 
     Raises:
@@ -276,12 +276,12 @@ def _check_units(allowed: Mapping[str, Allowed], sides: Sequence[Rows], where: s
         is_moment = any((c := side.table.column(name)) is not None and is_temporal(c.type) for side in sides)
         if is_moment and not given.time:
             raise UsageError(
-                f"{where}: {name!r} is a moment, and its tolerance {given.said!r} is no time",
+                f"{where}: {name!r} is a moment, and its tolerance {given.text!r} is no time",
                 mend="write it like `2 seconds` or `1 day`",
             )
         if given.time and not is_moment:
             raise UsageError(
-                f"{where}: {name!r} is no moment, and its tolerance {given.said!r} is a time",
+                f"{where}: {name!r} is no moment, and its tolerance {given.text!r} is a time",
                 mend="write it like `0.5` or `0.1%`",
             )
 
@@ -307,13 +307,13 @@ def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:
     except BridgeError as error:
         said = error.what.removeprefix("origin ")  # the warehouse is none, whoever reads it
         raise DestinationError(
-            f"{declared.spelled} is not there, or cannot be read: {said}",
-            mend=f"build it: dbt-bridge build --select {selector(declared.node)}",
+            f"{declared.display_name} is not there, or cannot be read: {said}",
+            mend=f"build it: dbt-bridge build --select {format_shell_selector(declared.node)}",
         ) from error
 
 
 def _at_level(
-    blank: Parity, sides: tuple[object, object], asked: VerifyRequest, allowed: Mapping[str, Allowed]
+    blank: Parity, sides: tuple[object, object], asked: VerifyRequest, allowed: Mapping[str, DeclaredTolerance]
 ) -> Parity:
     parity = compare(blank, *sides, asked)  # type: ignore[arg-type]  # `reconciliation.Rows` is `contracts.side.Side`
     return apply_tolerances(replace(parity, error=None), allowed)

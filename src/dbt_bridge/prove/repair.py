@@ -31,7 +31,7 @@ from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.parity import Interrupted, Parity
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.nouns.selector import selector
+from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_destination
 from dbt_bridge.prove import repair_changes
@@ -150,7 +150,7 @@ class _Work:
             if not isinstance(there, Follows) or not isinstance(there, Readable):
                 raise DestinationError(
                     f"the destination {there.name!r} takes no single rows away, so nothing was repaired",
-                    mend=f"dbt-bridge sync --full-refresh --select {selector(parity.node)}",
+                    mend=f"dbt-bridge sync --full-refresh --select {format_shell_selector(parity.node)}",
                 )
             return
         item = self._delivery(parity)
@@ -234,7 +234,7 @@ class _Work:
     def _tell_unhealed(self, receipt: Receipt, again: Parity, ledger: Ledger | None) -> None:
         if not again.is_equal:
             why = again.error or f"{again.differences} rows still differ after they were repaired"
-            mend = f"dbt-bridge sync --full-refresh --select {selector(receipt.node)}"
+            mend = f"dbt-bridge sync --full-refresh --select {format_shell_selector(receipt.node)}"
             self._ended(record.failed(receipt, DestinationError(f"{again.destination}: {why}", mend=mend)), ledger)
 
 
@@ -275,7 +275,7 @@ def _refuse_much(parity: Parity, found: RepairPlan, share: float | None) -> None
     most = max(_FEW, MOST_SHARE * rows) if share is None else share * rows
     if len(found) > most:
         percent = 100 * len(found) / max(rows, 1)
-        needed, chosen = math.ceil(10 * percent) / 10, selector(parity.node)
+        needed, chosen = math.ceil(10 * percent) / 10, format_shell_selector(parity.node)
         raise KeyRefused(
             f"{len(found):,} of {rows:,} rows of {parity.destination} differ ({percent:.2f}%), and a repair may touch"
             f" {most:,.0f}: nothing was touched",

@@ -19,7 +19,7 @@ from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused, Missing
 from dbt_bridge.nouns.parity import DELIVERED, Parity
 from dbt_bridge.nouns.project import Delivery, LandingSource, Project
 from dbt_bridge.nouns.receipt import new_load_id
-from dbt_bridge.nouns.selector import selector
+from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.nouns.table import Table, TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_destination, open_warehouse
@@ -220,7 +220,8 @@ class _Run:
         landing = landing_table(found.table, columns, wanted)
         if ends.destination.existing(landing.name) is None:
             raise DestinationError(
-                f"{landing.name} has not landed", mend=f"dbt-bridge sync --select {selector(wanted.table.node)}"
+                f"{landing.name} has not landed",
+                mend=f"dbt-bridge sync --select {format_shell_selector(wanted.table.node)}",
             )
         bound = self._bound(wanted, ends.ledger)
         if wanted.table.replication == "incremental" and landing.key and has_versions(found.table, landing):

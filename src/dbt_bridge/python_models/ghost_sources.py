@@ -21,7 +21,7 @@ from dbt.contracts.graph.nodes import HookNode, ModelNode, SourceDefinition
 from dbt.plugins.contracts import PluginArtifacts
 from dbt.plugins.manager import dbt_hook, dbtPlugin
 
-from dbt_bridge.nouns.selector import selector
+from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.nouns.table import GHOST_MARK, quote_identifier, quote_literal
 from dbt_bridge.python_models.session import project_root
 
@@ -86,7 +86,7 @@ def _ghost(source: SourceDefinition) -> dict[str, Any]:
     name = f"{source.source_name}.{source.name}"
     says = (
         f"the source {name} has not landed in {source.schema}.{source.identifier}:"
-        f" run dbt-bridge sync --select {selector(source.unique_id)}"
+        f" run dbt-bridge sync --select {format_shell_selector(source.unique_id)}"
     )
     columns = ",\n  ".join(
         f"CAST(NULL AS VARCHAR) AS {quote_identifier(column)}" for column in source.columns or ["not_landed"]

@@ -12,13 +12,13 @@ from dbt_bridge.contracts.destination import (
     Replica,
 )
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
-from dbt_bridge.nouns.selector import selector
+from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 
 
 def copied_anew(node: str) -> str:
     """The command that copies one table anew."""
-    return f"dbt-bridge sync --full-refresh --select {selector(node)}"
+    return f"dbt-bridge sync --full-refresh --select {format_shell_selector(node)}"
 
 
 def refuse_hidden(replica: Replica) -> None:

@@ -7,17 +7,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import psycopg
 
 from dbt_bridge.errors import ConnectionFailed, OriginError, UsageError, scrubbed
-from dbt_bridge.simulate.rows import NothingToChange
 from dbt_bridge.simulate.shop import Shop, is_shop
 from dbt_bridge.simulate.tables import Tables
+from dbt_bridge.simulate.writer import KINDS, Kind, NothingToChange, Writer
 
-Kind = Literal["insert", "update", "delete"]
-KINDS: tuple[Kind, ...] = ("insert", "update", "delete")
 _PATIENCE = 5  # times that a transaction is tried again when another writer was in its way
 
 
@@ -73,7 +71,7 @@ class Mix:
 
 
 @dataclass(frozen=True, slots=True)
-class Simulated:
+class Simulation:
     """What was done.
 
     Attributes:
@@ -91,20 +89,14 @@ class Simulated:
         return asdict(self)
 
 
-class Writer(Protocol):
-    """Makes one transaction of a kind; answers the rows that it changed, by table and what was done to them."""
-
-    def write(self, kind: Kind) -> Counter[tuple[str, str]]: ...
-
-
 def simulate(
-    url: str, mix: Mix, tables: Sequence[str] = (), told: Callable[[int, int], None] = lambda done, of: None
-) -> Simulated:
+    url: str, mix: Mix, tables: Sequence[str] = (), progress: Callable[[int, int], None] = lambda done, of: None
+) -> Simulation:
     """Make the transactions, one connection, one after the other.
 
     Args:
         tables: what to write to: names (`schema.table`) or globs; the demo's shop as a whole when there are none.
-        told: how many transactions are done, of how many; after each.
+        progress: called after each transaction: how many are done, of how many.
 
     Raises:
         UsageError: the database is no shop and no tables are named, or a table cannot be written to.
@@ -121,23 +113,23 @@ def simulate(
     with connection:
         draws = random.Random(f"{mix.seed} rows")
         writer = _writer(connection, draws, tables)
-        for number in _paced(len(kinds), mix.pace()):
+        for number in _at_their_times(len(kinds), mix.pace()):
             try:
-                rows += _written(writer, kinds[number], draws)
+                rows += _write_patiently(writer, kinds[number], draws)
             except NothingToChange:
                 # Rows must be there before they can be changed: an insert that comes later is made now.
                 if "insert" not in kinds[number + 1 :]:
                     raise
                 later = kinds.index("insert", number + 1)
                 kinds[number], kinds[later] = kinds[later], kinds[number]
-                rows += _written(writer, kinds[number], draws)
+                rows += _write_patiently(writer, kinds[number], draws)
             done[kinds[number]] += 1
-            told(number + 1, len(kinds))
+            progress(number + 1, len(kinds))
     by_table: dict[str, dict[str, int]] = {}
     for (table, what), count in sorted(rows.items()):
         by_table.setdefault(table, dict.fromkeys(KINDS, 0))[what] = count
     seconds = time.monotonic() - started
-    return Simulated(done["insert"], done["update"], done["delete"], seconds, by_table)
+    return Simulation(done["insert"], done["update"], done["delete"], seconds, by_table)
 
 
 def _writer(connection: psycopg.Connection, draws: random.Random, tables: Sequence[str]) -> Writer:
@@ -151,7 +143,7 @@ def _writer(connection: psycopg.Connection, draws: random.Random, tables: Sequen
     )
 
 
-def _paced(count: int, pause: float | None) -> Iterator[int]:
+def _at_their_times(count: int, pause: float | None) -> Iterator[int]:
     """The numbers from 0, each at its time: a late one does not move those after it."""
     started = time.monotonic()
     for number in range(count):
@@ -160,7 +152,7 @@ def _paced(count: int, pause: float | None) -> Iterator[int]:
         yield number
 
 
-def _written(writer: Writer, kind: Kind, draws: random.Random) -> Counter[tuple[str, str]]:
+def _write_patiently(writer: Writer, kind: Kind, draws: random.Random) -> Counter[tuple[str, str]]:
     """One transaction; again where another writer took the row or the key first."""
     for attempt in range(_PATIENCE + 1):
         try:
@@ -168,14 +160,14 @@ def _written(writer: Writer, kind: Kind, draws: random.Random) -> Counter[tuple[
         except (psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation, psycopg.errors.LockNotAvailable,
                 psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:  # fmt: skip
             if attempt == _PATIENCE:
-                raise _refused(kind, error) from error
+                raise _describe_refusal(kind, error) from error
             if isinstance(error, psycopg.errors.UniqueViolation):
                 draws.seed()  # an earlier run with the same seed made these very values
         except psycopg.Error as error:
-            raise _refused(kind, error) from error
+            raise _describe_refusal(kind, error) from error
     raise AssertionError("the last attempt answers or raises")
 
 
-def _refused(kind: Kind, error: psycopg.Error) -> OriginError:
+def _describe_refusal(kind: Kind, error: psycopg.Error) -> OriginError:
     said = " ".join(str(error).split())
     return OriginError(f"{kind}: the server refused: {scrubbed(said)}", mend="what committed before it stays")

@@ -14,7 +14,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from dbt_bridge.errors import OriginError
-from dbt_bridge.simulate.rows import NothingToChange
+from dbt_bridge.simulate.writer import NothingToChange
 
 TABLES = ("customers", "addresses", "products", "orders", "order_items", "payments")
 _COUNTRIES = ("AT", "BR", "CA", "CZ", "DE", "ES", "FR", "GB", "GR", "IN", "JP", "KR", "MX", "NO", "PL", "US")

@@ -14,8 +14,8 @@ from psycopg import sql
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import TableName
-from dbt_bridge.simulate.rows import NothingToChange
-from dbt_bridge.simulate.values import ValueType, drawn, known, unique
+from dbt_bridge.simulate.values import ValueType, can_draw, draw_unique, draw_value
+from dbt_bridge.simulate.writer import NothingToChange
 
 _POOL = 10_000  # keys of a table that are kept to choose from
 _INTEGERS = ("int2", "int4", "int8")
@@ -73,8 +73,8 @@ class _Reference:
 
 
 @dataclass(slots=True)
-class _Known:
-    """A table, what its rows must keep to, and the keys of some of its rows."""
+class _Target:
+    """A table that is written to, its constraints, and the keys of some of its rows."""
 
     name: TableName
     oid: int
@@ -83,7 +83,7 @@ class _Known:
     key: tuple[str, ...]
     unique: frozenset[int]
     references: tuple[_Reference, ...]
-    referenced: tuple[_Reference, ...]
+    referenced_by: tuple[_Reference, ...]
     pool: list[tuple[str, ...]]
     next_number: dict[str, int]
 
@@ -92,11 +92,11 @@ class _Known:
         """Columns that an update may set: in no key, and nobody's foreign key."""
         fixed = set(self.unique) | {number for r in self.references for number in r.columns}
         free = (c for c in self.columns if c.number not in fixed and c.name not in self.key and not c.by_server)
-        return tuple(c for c in free if known(c.type))
+        return tuple(c for c in free if can_draw(c.type))
 
     @property
-    def identified(self) -> tuple[str, ...]:
-        """What finds a row: its key, or where it lies."""
+    def row_key(self) -> tuple[str, ...]:
+        """The columns that find a row: its key, or where it lies."""
         return self.key or ("ctid",)
 
 
@@ -120,7 +120,7 @@ class Tables:
             if not any(_matches(self._names[oid], pattern) for oid in chosen):
                 names = ", ".join(str(name) for name in self._names.values()) or "none"
                 raise UsageError(f"--tables {pattern}: there is no such table", mend=f"there are: {names}")
-        self._tables = {oid: self._look(oid, every[oid][3]) for oid in chosen}
+        self._tables = {oid: self._describe(oid, every[oid][3]) for oid in chosen}
 
     def write(self, kind: str) -> Counter[tuple[str, str]]:
         """One row of one table.
@@ -143,52 +143,52 @@ class Tables:
         what = f"{kind}: not possible in {names}: {why[kind]}"
         raise NothingToChange(what, mend="simulate more inserts, or more tables")
 
-    def _look(self, oid: int, is_partitioned: bool) -> _Known:
+    def _describe(self, oid: int, is_partitioned: bool) -> _Target:
         columns = tuple(_column(row) for row in self._connection.execute(_COLUMNS, [oid]).fetchall())
         names = {column.number: column.name for column in columns}
         indexes = self._connection.execute(_UNIQUE, [oid]).fetchall()
         key = next((tuple(names[number] for number in numbers) for primary, numbers in indexes if primary), ())
-        foreign = [_Reference(a, tuple(b), c, tuple(d)) for a, b, c, d in self._foreign(oid)]
-        return _Known(
+        foreign = [_Reference(a, tuple(b), c, tuple(d)) for a, b, c, d in self._read_references(oid)]
+        return _Target(
             self._names[oid], oid, is_partitioned, columns, key,
             frozenset(number for _, numbers in indexes for number in numbers),
             tuple(r for r in foreign if r.oid == oid), tuple(r for r in foreign if r.other == oid), [], {},
         )  # fmt: skip
 
-    def _foreign(self, oid: int) -> list[tuple[Any, ...]]:
+    def _read_references(self, oid: int) -> list[tuple[Any, ...]]:
         return self._connection.execute(_FOREIGN, {"oid": oid}).fetchall()
 
     # --- insert ------------------------------------------------------------------------------------------------
 
-    def _insert(self, table: _Known) -> bool:
+    def _insert(self, table: _Target) -> bool:
         values: dict[str, str | None] = {}
         for reference in table.references:
-            pointed = self._pointed(table, reference)
-            if pointed is None:
+            foreign = self._point_to_row(table, reference)
+            if foreign is None:
                 return False
-            values.update(pointed)
+            values.update(foreign)
         for column in table.columns:
             if column.name not in values and not column.by_server:
-                if column.has_default and (column.number in table.unique or not known(column.type)):
+                if column.has_default and (column.number in table.unique or not can_draw(column.type)):
                     continue  # a sequence counts better than we do
-                values[column.name] = self._value(table, column)
+                values[column.name] = self._draw(table, column)
         columns = [column for column in table.columns if column.name in values]
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING {}").format(
             _in_sql(table.name),
             sql.SQL(", ").join(sql.Identifier(column.name) for column in columns),
             sql.SQL(", ").join(_cast(column) for column in columns),
-            _texts(table.identified),
+            _texts(table.row_key),
         )
         if not columns:
             statement = sql.SQL("INSERT INTO {} DEFAULT VALUES RETURNING {}").format(
-                _in_sql(table.name), _texts(table.identified)
+                _in_sql(table.name), _texts(table.row_key)
             )
         row = self._connection.execute(statement, [values[column.name] for column in columns]).fetchone()
         if table.key and row is not None and len(table.pool) < _POOL:
             table.pool.append(row)
         return True
 
-    def _pointed(self, table: _Known, reference: _Reference) -> dict[str, str | None] | None:
+    def _point_to_row(self, table: _Target, reference: _Reference) -> dict[str, str | None] | None:
         """Values of a foreign key's columns: some row's of the other table, or NULL; None when neither can be."""
         own = [next(c for c in table.columns if c.number == number) for number in reference.columns]
         other = self._names[reference.other]
@@ -211,13 +211,13 @@ class Tables:
             [self._draws.randrange(count[0])],
         ).fetchone()
 
-    def _value(self, table: _Known, column: _Column) -> str | None:
+    def _draw(self, table: _Target, column: _Column) -> str | None:
         if column.number in table.unique:
             if column.type.name in _INTEGERS and not column.type.is_array:
-                return str(self._next(table, column))
-            if (value := unique(column.type, self._draws)) is not None:
+                return str(self._next_number(table, column))
+            if (value := draw_unique(column.type, self._draws)) is not None:
                 return value
-        if not known(column.type):
+        if not can_draw(column.type):
             if column.required:
                 raise UsageError(
                     f"{table.name}: simulate makes no values of type {column.type.sql}, which {column.name} needs",
@@ -226,9 +226,9 @@ class Tables:
             return None
         if not column.required and self._draws.random() < 0.1:
             return None
-        return drawn(column.type, self._draws)
+        return draw_value(column.type, self._draws)
 
-    def _next(self, table: _Known, column: _Column) -> int:
+    def _next_number(self, table: _Target, column: _Column) -> int:
         """The number after the greatest one."""
         if column.name not in table.next_number:
             greatest = self._connection.execute(
@@ -240,25 +240,25 @@ class Tables:
 
     # --- update and delete -------------------------------------------------------------------------------------
 
-    def _update(self, table: _Known) -> bool:
+    def _update(self, table: _Target) -> bool:
         columns = table.changeable
         if not columns:
             return False
         chosen = self._draws.sample(columns, self._draws.randint(1, min(3, len(columns))))
-        values = [self._value(table, replace(column, required=True)) for column in chosen]
+        values = [self._draw(table, replace(column, required=True)) for column in chosen]
         settings = sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(column.name), _cast(column)) for column in chosen
         )
         statement = sql.SQL("UPDATE {} SET {} WHERE {}").format(_in_sql(table.name), settings, _where(table))
         return self._on_some_row(table, statement, values, stays=True)
 
-    def _delete(self, table: _Known) -> bool:
-        free = [self._unreferenced(table, reference) for reference in table.referenced]
+    def _delete(self, table: _Target) -> bool:
+        free = [self._no_row_points_here(table, reference) for reference in table.referenced_by]
         conditions = sql.SQL(" AND ").join([_where(table), *free])
         statement = sql.SQL("DELETE FROM {} AS this WHERE {}").format(_in_sql(table.name), conditions)
         return self._on_some_row(table, statement, [], stays=False)
 
-    def _unreferenced(self, table: _Known, reference: _Reference) -> sql.Composed:
+    def _no_row_points_here(self, table: _Target, reference: _Reference) -> sql.Composed:
         theirs = {row[1]: row[0] for row in self._connection.execute(_COLUMNS, [reference.oid]).fetchall()}
         own = {column.number: column.name for column in table.columns}
         same = sql.SQL(" AND ").join(
@@ -270,7 +270,7 @@ class Tables:
         )
 
     def _on_some_row(
-        self, table: _Known, statement: sql.Composed, values: Sequence[str | None], *, stays: bool
+        self, table: _Target, statement: sql.Composed, values: Sequence[str | None], *, stays: bool
     ) -> bool:
         """Whether a row was changed: rows that others deleted, or point to, are passed over."""
         for fresh in (False, True):
@@ -288,14 +288,14 @@ class Tables:
                 table.pool.pop()
         return False
 
-    def _some_keys(self, table: _Known) -> list[tuple[str, ...]]:
+    def _some_keys(self, table: _Target) -> list[tuple[str, ...]]:
         if not table.key and table.is_partitioned:
             return []  # where a row lies does not say in which partition
         size = self._connection.execute("SELECT greatest(reltuples, 1) FROM pg_class WHERE oid = %s", [table.oid])
         row = size.fetchone()
         percent = min(100.0, 100.0 * _POOL / row[0]) if row and not table.is_partitioned else 100.0
         statement = sql.SQL("SELECT {} FROM {} TABLESAMPLE BERNOULLI (%s) REPEATABLE (%s) LIMIT %s").format(
-            _texts(table.identified), _in_sql(table.name)
+            _texts(table.row_key), _in_sql(table.name)
         )
         return self._connection.execute(statement, [percent, self._draws.randint(0, 2**31), _POOL]).fetchall()
 
@@ -328,9 +328,9 @@ def _texts(columns: Sequence[str]) -> sql.Composed:
     return sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in columns)
 
 
-def _where(table: _Known) -> sql.Composed:
+def _where(table: _Target) -> sql.Composed:
     types = {column.name: column.type.sql.replace("%", "%%") for column in table.columns}
     return sql.SQL(" AND ").join(
         sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL("%s::text::" + types.get(name, "tid")))
-        for name in table.identified
+        for name in table.row_key
     )

@@ -33,12 +33,12 @@ class ValueType:
     length: int = 0
 
 
-def known(type_: ValueType) -> bool:
-    """Whether `drawn` makes values of it."""
+def can_draw(type_: ValueType) -> bool:
+    """Whether `draw_value` makes values of it."""
     return bool(type_.labels) or type_.name in _MAKERS
 
 
-def drawn(type_: ValueType, draws: random.Random) -> str:
+def draw_value(type_: ValueType, draws: random.Random) -> str:
     """A value's text."""
     if not type_.is_array:
         return _single(type_, draws)
@@ -46,7 +46,7 @@ def drawn(type_: ValueType, draws: random.Random) -> str:
     return "{" + ",".join(items) + "}"
 
 
-def unique(type_: ValueType, draws: random.Random) -> str | None:
+def draw_unique(type_: ValueType, draws: random.Random) -> str | None:
     """A value that no other row has, but for an accident; None for types with too few values."""
     if type_.is_array or type_.labels:
         return None

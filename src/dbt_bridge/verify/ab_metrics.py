@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.parity import Aggregate, Parity
-from dbt_bridge.nouns.reconciliation import Allowed, Metric
+from dbt_bridge.nouns.reconciliation import DeclaredTolerance, Metric
 from dbt_bridge.nouns.table import Column
 
-DEFAULT_TOLERANCE = Allowed(Decimal("0.0001"), relative=True, said="0.01%")
+DEFAULT_TOLERANCE = DeclaredTolerance(Decimal("0.0001"), relative=True, text="0.01%")
 _MOST_ROWS = 10_000  # a metric is a handful of numbers; more are rows, which are compared as rows
 
 
@@ -66,7 +66,7 @@ def compare_metric(metric: Metric, legacy: Answer, new: Answer) -> tuple[Aggrega
     return tuple(found)
 
 
-def apply_tolerances(parity: Parity, tolerances: Mapping[str, Allowed]) -> Parity:
+def apply_tolerances(parity: Parity, tolerances: Mapping[str, DeclaredTolerance]) -> Parity:
     """The parity with its sums within their tolerance, which is 0.01% or the column's own, told as it was declared.
 
     What a value may be apart, a sum may be for each row: where all rows are within their tolerance, so is their sum
@@ -80,14 +80,14 @@ def apply_tolerances(parity: Parity, tolerances: Mapping[str, Allowed]) -> Parit
     return replace(changed, status="equal" if all(a.same for a in aggregates) else "different")
 
 
-def _tolerated(aggregate: Aggregate, tolerances: Mapping[str, Allowed], rows: int) -> Aggregate:
+def _tolerated(aggregate: Aggregate, tolerances: Mapping[str, DeclaredTolerance], rows: int) -> Aggregate:
     allowed = tolerances.get(aggregate.column, DEFAULT_TOLERANCE)
     if aggregate.same or aggregate.what != "sum":
-        return replace(aggregate, tolerance=allowed.said) if aggregate.tolerance else aggregate
+        return replace(aggregate, tolerance=allowed.text) if aggregate.tolerance else aggregate
     each = allowed if allowed.relative else replace(allowed, amount=allowed.amount * rows)
     one, other = _number(aggregate.origin), _number(aggregate.destination)
     within = one is not None and other is not None and _within(one, other, each)
-    return replace(aggregate, same=within, tolerance=allowed.said)
+    return replace(aggregate, same=within, tolerance=allowed.text)
 
 
 def _columns(metric: Metric, legacy: Answer, new: Answer) -> list[tuple[int, int]]:
@@ -140,7 +140,9 @@ def _by_label(
     return found
 
 
-def _compared(what: str, values: tuple[Any, Any], allowed: Allowed | None, *, both: bool, numeric: bool) -> Aggregate:
+def _compared(
+    what: str, values: tuple[Any, Any], allowed: DeclaredTolerance | None, *, both: bool, numeric: bool
+) -> Aggregate:
     """One number, or text, of both sides.
 
     Args:
@@ -160,11 +162,11 @@ def _compared(what: str, values: tuple[Any, Any], allowed: Allowed | None, *, bo
         same = both and _alike(one) == _alike(other)
     else:
         same = both and _within(first, second, allowed)
-    said = allowed.said if allowed is not None and first is not None and second is not None else ""
+    said = allowed.text if allowed is not None and first is not None and second is not None else ""
     return Aggregate("", what, _told(values[0]), _told(values[1]), same, variance, said)
 
 
-def _within(one: Decimal, other: Decimal, allowed: Allowed | None) -> bool:
+def _within(one: Decimal, other: Decimal, allowed: DeclaredTolerance | None) -> bool:
     if not one.is_finite() or not other.is_finite():
         return str(one) == str(other)
     if allowed is None:

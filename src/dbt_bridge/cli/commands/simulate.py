@@ -64,8 +64,8 @@ def simulate(
     """  # fmt: skip
     output = output_of(given)
     with postgres_needed("simulate"):
-        from dbt_bridge.simulate import Mix
-        from dbt_bridge.simulate import simulate as make
+        from dbt_bridge.simulate.mix import Mix
+        from dbt_bridge.simulate.mix import simulate as make
     seed = secrets.randbelow(1 << 31) if given["seed"] is None else given["seed"]
     mix = Mix(inserts, updates, deletes, given["rate"], given["seconds"], seed)
     mix.counts()
@@ -112,9 +112,9 @@ def _bar(*, silent: bool) -> Callable[[int, int], None]:
     if silent or not sys.stderr.isatty():
         return lambda done, of: None
 
-    def told(done: int, of: int) -> None:
+    def report(done: int, of: int) -> None:
         if done == of or done % 100 == 0:
             end = "\n" if done == of else ""
             click.echo(f"\r{done:,} of {of:,}{end}", err=True, nl=False)
 
-    return told
+    return report

@@ -19,9 +19,9 @@ from dbt_bridge.connectors.dlt.session import DltSession
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, scrubbed
 from dbt_bridge.nouns.reconciliation import (
     Selection,
-    bare,
-    distinct,
     in_parentheses,
+    require_distinct,
+    strip_semicolon,
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
 
@@ -124,7 +124,7 @@ class DltQueries:
 
     def names(self, rows: str) -> list[str]:
         with self.client() as sql, sql.execute_query(f"SELECT * FROM {rows} WHERE 1 = 0") as cur:  # noqa: S608
-            return distinct([column[0] for column in cur.description], self.name)
+            return require_distinct([column[0] for column in cur.description], self.name)
 
     def key(self, name: TableName) -> tuple[str, ...]:
         """Warehouses of this kind enforce none."""
@@ -135,8 +135,8 @@ class DltQueries:
         return DltRows(name, self, Table(TableName(self.name, "query"), self._columns(query)), query)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
-        columns = self._columns(bare(sql))
-        rows = DltRows(self.name, self, Table(TableName(self.name, "query"), columns), bare(sql))
+        columns = self._columns(strip_semicolon(sql))
+        rows = DltRows(self.name, self, Table(TableName(self.name, "query"), columns), strip_semicolon(sql))
         return columns, rows.rows([c.name for c in columns]).read_all()
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.errors import DestinationError, scrubbed
-from dbt_bridge.nouns.reconciliation import Selection, bare, in_parentheses
+from dbt_bridge.nouns.reconciliation import Selection, in_parentheses, strip_semicolon
 from dbt_bridge.nouns.table import (
     Column,
     Table,
@@ -112,7 +112,7 @@ class DuckDBQueries:
         return self._rows(name, selection.sql(quote_identifier), selection.key)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
-        rows = self._rows(self.name, bare(sql))
+        rows = self._rows(self.name, strip_semicolon(sql))
         return rows.table.columns, rows.rows([c.name for c in rows.table.columns]).read_all()
 
     def close(self) -> None:

@@ -27,9 +27,9 @@ from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.reconciliation import (
     ROWS,
     Selection,
-    bare,
-    distinct,
     in_parentheses,
+    require_distinct,
+    strip_semicolon,
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
 
@@ -90,7 +90,7 @@ class SqlQueries(SqlOrigin):
     def names(self, rows: str) -> list[str]:
         statement = make_text(f"SELECT * FROM {rows} WHERE 1 = 0")  # noqa: S608
         found = self._ask(lambda connection: list(map(str, connection.execute(statement).keys())), "a query")
-        return distinct(found, self.name)
+        return require_distinct(found, self.name)
 
     def key(self, name: TableName) -> tuple[str, ...]:
         return self.describe(name).table.key
@@ -105,8 +105,8 @@ class SqlQueries(SqlOrigin):
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
         names = self.names(in_parentheses(sql))
-        columns = tuple(self._describe_columns(bare(sql), names))
-        rows = SqlRows(self.name, self, Table(TableName(self.name, "query"), columns), bare(sql))
+        columns = tuple(self._describe_columns(strip_semicolon(sql), names))
+        rows = SqlRows(self.name, self, Table(TableName(self.name, "query"), columns), strip_semicolon(sql))
         return columns, rows.rows(names).read_all()
 
     def count_rows(self, query: str) -> int:

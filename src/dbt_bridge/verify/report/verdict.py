@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC
 
 from dbt_bridge.nouns.parity import Level, Parity
-from dbt_bridge.nouns.selector import selector
+from dbt_bridge.nouns.selector import format_shell_selector
 
 NOT_COMPARED = "not compared: "  # begins in `Parity.why` what has no counterpart at the other side
 _LEGIBLE = 48  # characters of what stands beside a table's name
@@ -146,7 +146,7 @@ def suggest_command(parity: Parity) -> str:
     """
     if parity.status != "different":
         return ""
-    chosen = selector(parity.node)
+    chosen = format_shell_selector(parity.node)
     kind = parity.node.partition(".")[0]
     command = "verify" if kind in ("source", "exposure") else "reconcile"
     if parity.level != "rows" and parity.rows_origin is None:

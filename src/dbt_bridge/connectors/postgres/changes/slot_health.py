@@ -12,7 +12,7 @@ from dbt_bridge.contracts.connector import ChangeSourceSettings
 from dbt_bridge.errors import OriginError, UsageError
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.quantities import format_bytes
-from dbt_bridge.nouns.selector import selector
+from dbt_bridge.nouns.selector import format_shell_selector
 
 _NEAR = 0.8  # of max_wal, from which on a person is warned
 _OLDEST = "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start;"
@@ -69,7 +69,7 @@ def check_slot(replication: Replication, slot: str, positions: Mapping[str, Posi
     """
     if not positions:
         return
-    tables = " ".join(selector(node) for node in positions)
+    tables = " ".join(format_shell_selector(node) for node in positions)
     names = ", ".join(positions)
     resync = f"dbt-bridge sync --full-refresh --select {tables}"
     state = replication.slot(slot)

@@ -38,7 +38,7 @@ from dbt_bridge.contracts.change_source import DroppedLog, LogHealth, Readiness
 from dbt_bridge.contracts.connector import ChangeSourceSettings
 from dbt_bridge.errors import BridgeError, OriginError
 from dbt_bridge.nouns.position import Position
-from dbt_bridge.nouns.selector import selector
+from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.system.temporary_files import shared_folder
 
@@ -144,7 +144,7 @@ class PostgresChangeSource:
             OriginError: tables are followed through the slot, and the publication was dropped.
         """
         if followed:
-            tables = " ".join(selector(table.node) for table in followed)
+            tables = " ".join(format_shell_selector(table.node) for table in followed)
             raise OriginError(
                 f"the publication {self.slot!r} of origin {self.name!r} was dropped, and its slot cannot be read"
                 " without it",

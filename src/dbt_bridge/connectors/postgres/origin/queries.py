@@ -17,9 +17,9 @@ from dbt_bridge.connectors.postgres.origin.digests import TableDigests
 from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, open_reader
 from dbt_bridge.nouns.reconciliation import (
     Selection,
-    bare,
-    distinct,
     in_parentheses,
+    require_distinct,
+    strip_semicolon,
 )
 from dbt_bridge.nouns.table import (
     Column,
@@ -88,7 +88,7 @@ class PostgresQueries:
 
     def names(self, rows: str) -> list[str]:
         found = self._connections.described(f"SELECT * FROM {rows}")  # noqa: S608
-        return distinct([name for name, _, _ in found], self.name)
+        return require_distinct([name for name, _, _ in found], self.name)
 
     def key(self, name: TableName) -> tuple[str, ...]:
         """The primary key of a table, as the catalog has it; a view has none."""
@@ -100,7 +100,7 @@ class PostgresQueries:
         return self._rows(name, selection.sql(quote_identifier), selection.key)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
-        rows = self._rows(self.name, bare(sql))
+        rows = self._rows(self.name, strip_semicolon(sql))
         return rows.table.columns, rows.rows([c.name for c in rows.table.columns]).read_all()
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class PostgresQueries:
 
     def _rows(self, name: str, query: str, key: tuple[str, ...] = ()) -> PostgresRows:
         described = self._connections.described(query)
-        distinct([name for name, _, _ in described], self.name)
+        require_distinct([name for name, _, _ in described], self.name)
         columns, types = catalog.resolve_columns(self._connections, described)
         table = Table(TableName(self.name, "query"), columns, key)
         return PostgresRows(name, self._connections, catalog.Relation(table, types, None, None, 0), query)
