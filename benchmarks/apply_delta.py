@@ -41,7 +41,7 @@ def measure(lake: DeltaDestination, args: argparse.Namespace) -> None:
     )
     load = Load(replica.table, "replace", "bench")
     loaded = lake.load(load, pa.RecordBatchReader.from_batches(schema, batches))
-    with lake.applying("bench") as application:
+    with lake.open_application("bench") as application:
         application.join(replica, loaded, 0)
         application.commit(0)
     print(f"{args.rows:,} rows, peak memory so far {peak()}\n")
@@ -57,7 +57,7 @@ def rate(lake: DeltaDestination, replica: Replica, workload: Workload, size: int
     runs = [workload.run(size, unchanged=unchanged) for _ in range(3 if size < 500_000 else 2)]
     began = time.perf_counter()
     for run in runs:
-        with lake.applying("bench") as application:
+        with lake.open_application("bench") as application:
             application.apply(replica, run)
             application.commit(int(run.ordinal[-1]) + 1)
     return len(runs) * size / (time.perf_counter() - began)

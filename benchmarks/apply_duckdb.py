@@ -112,7 +112,7 @@ def measure(warehouse: DuckDBWarehouse, file: Path, args: argparse.Namespace) ->
     staged = warehouse.stage(
         Load(replica.table, "replace", "bench"), pa.RecordBatchReader.from_batches(schema, batches)
     )
-    with warehouse.applying("bench") as application:
+    with warehouse.open_application("bench") as application:
         application.join(replica, staged, 0)
         application.commit(1)
     print(f"{args.rows:,} rows, {size_of(file)}, peak memory so far {peak()}\n")
@@ -133,7 +133,7 @@ def rate(warehouse: DuckDBWarehouse, replica: Replica, workload: Workload, size:
     runs = [workload.run(size, unchanged=unchanged) for _ in range(max(3, min(20, 200_000 // size)))]
     began, cpu = time.perf_counter(), time.process_time()
     for run in runs:
-        with warehouse.applying("bench") as application:
+        with warehouse.open_application("bench") as application:
             application.apply(replica, run)
             application.commit(workload.lsn)
     changes, cpu = len(runs) * size, time.process_time() - cpu
@@ -143,7 +143,7 @@ def rate(warehouse: DuckDBWarehouse, replica: Replica, workload: Workload, size:
 def whole(warehouse: DuckDBWarehouse, replica: Replica, workload: Workload, changes: int) -> None:
     """One transaction; making its changes is not counted."""
     spent, done = 0.0, 0
-    with warehouse.applying("bench") as application:
+    with warehouse.open_application("bench") as application:
         while done < changes:
             run = workload.run(min(warehouse.chunk_rows, changes - done), one_transaction=True)
             began = time.perf_counter()

@@ -40,7 +40,7 @@ def measure(warehouse: PostgresWarehouse, rows: int, chunks: list[int]) -> None:
     )
     load = Load(replica.table, "replace", "bench")
     staged = warehouse.stage(load, pa.RecordBatchReader.from_batches(schema, batches))
-    with warehouse.applying("bench") as application:
+    with warehouse.open_application("bench") as application:
         application.join(replica, staged, 0)
         application.commit(1)
     print(f"{rows:,} rows, peak memory so far {peak()}\n")
@@ -56,7 +56,7 @@ def rate(warehouse: PostgresWarehouse, replica: Replica, workload: Workload, siz
     runs = [workload.run(size, unchanged=unchanged) for _ in range(max(3, min(20, 200_000 // size)))]
     began = time.perf_counter()
     for run in runs:
-        with warehouse.applying("bench") as application:
+        with warehouse.open_application("bench") as application:
             application.apply(replica, run)
             application.commit(workload.lsn)
     return len(runs) * size / (time.perf_counter() - began)

@@ -62,7 +62,7 @@ def measured(url: str, table: str, workers: int) -> dict[str, float]:
         with PostgresOrigin("bench", url) as origin:
             lake = DeltaDestination("bench", Lake(folder))
             described = origin.describe(TableName(SCHEMA, table)).table
-            columns = tuple(lake.landed(c) for c in described.columns)
+            columns = tuple(lake.map_column(c) for c in described.columns)
             load = Load(Table(TableName("landing", table), columns, described.key), "replace", "bench")
             loaded = lake.load(load, origin.rows(described.name, columns, workers=workers))
         seconds = time.perf_counter() - begin

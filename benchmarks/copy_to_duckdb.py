@@ -119,7 +119,7 @@ def by_bridge(url: str, table: str, workers: int, folder: str) -> tuple[int, flo
         DuckDBWarehouse.open(Path(folder) / "bench.duckdb") as warehouse,
     ):
         described = origin.describe(TableName(SCHEMA, table)).table
-        columns = tuple(warehouse.landed(column) for column in described.columns)
+        columns = tuple(warehouse.map_column(column) for column in described.columns)
         batches = origin.rows(described.name, columns, workers=workers)
         landing = Table(TableName("landing", table), columns, described.key)
         loaded = warehouse.load(Load(landing, "replace", "bench"), batches)

@@ -87,13 +87,13 @@ def measured(how: str, url: str, table: str) -> dict[str, float]:
     begin = time.perf_counter()
     with PostgresOrigin("bench", url) as origin, PostgresWarehouse("bench", url) as warehouse:
         described = origin.describe(TableName(SCHEMA, table)).table
-        columns = tuple(warehouse.landed(c) for c in described.columns)
+        columns = tuple(warehouse.map_column(c) for c in described.columns)
         load = Load(Table(TableName("landing", table), columns, described.key), "replace", "bench")
         if path == "undecoded":
-            casts = warehouse.copied_as(load)
+            casts = warehouse.find_raw_casts(load)
             assert casts is not None
-            streams = origin.copy_binary(described.name, [c.name for c in columns], casts, workers=int(workers))
-            staged = warehouse.stage_copy(load, streams)
+            streams = origin.copy_raw(described.name, [c.name for c in columns], casts, workers=int(workers))
+            staged = warehouse.stage_raw(load, streams)
         else:
             staged = warehouse.stage(load, origin.rows(described.name, columns, workers=int(workers)))
         loaded = warehouse.publish([staged])[0]

@@ -135,9 +135,9 @@ def measured(url: str, table: str, file: str, method: str, *without: str) -> dic
     begin = time.perf_counter()
     with PostgresOrigin("bench", url) as origin, DuckDBWarehouse.open(file) as warehouse:
         described = origin.describe(TableName(copying.SCHEMA, table))
-        columns = tuple(warehouse.landed(c) for c in described.table.columns if c.name not in without)
+        columns = tuple(warehouse.map_column(c) for c in described.table.columns if c.name not in without)
         replica = Replica("bench", Table(TableName("landing", table), columns, described.table.key))
-        with warehouse.reading() as state:
+        with warehouse.open_state() as state:
             there = origin_side(origin, described.table, columns, {}, 2, "origin")
             here = landed_side(state, replica, "landing")
             asked = VerifyRequest(method=method, key=described.table.key, columns={c.name: c.name for c in columns})  # type: ignore[arg-type]

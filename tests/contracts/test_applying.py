@@ -56,14 +56,14 @@ class Follower:
     """A destination under test.
 
     Attributes:
-        applying: see `Follows`.
+        open_application: see `Follows`.
         join: shows a copy's rows through an application.
         read: a table's rows as dicts.
         execute: a statement by hand, or None where there is no SQL.
     """
 
     name: str
-    applying: Callable[[str], AbstractContextManager[Application]]
+    open_application: Callable[[str], AbstractContextManager[Application]]
     join: Callable[[Application, Replica, pa.Table], Loaded]
     read: Callable[[TableName], list[Row]]
     execute: Callable[[str], Any]
@@ -78,7 +78,7 @@ def _duckdb(path: Path, request: pytest.FixtureRequest) -> Iterator[Follower]:
 
         yield Follower(
             "duckdb",
-            warehouse.applying,
+            warehouse.open_application,
             join,
             lambda name: warehouse.read(name).read_all().to_pylist(),
             lambda statement: warehouse._connection.cursor().execute(statement),
@@ -109,7 +109,7 @@ def _postgres(path: Path, request: pytest.FixtureRequest) -> Iterator[Follower]:
                     row["_unchanged"] = row["_unchanged"].strip("{}").split(",")
             return rows
 
-        yield Follower("postgres", warehouse.applying, join, read, execute)
+        yield Follower("postgres", warehouse.open_application, join, read, execute)
 
 
 FOLLOWERS = {"duckdb": _duckdb, "postgres": _postgres}
@@ -138,7 +138,7 @@ def replica_of(table: Table, **how: Any) -> Replica:
 
 @contextmanager
 def applied(follower: Follower) -> Iterator[Application]:
-    with follower.applying("load-1") as application:
+    with follower.open_application("load-1") as application:
         yield application
         application.commit(0)
 
@@ -398,10 +398,10 @@ def test_counts_are_what_became_of_the_rows(follower: Follower) -> None:
 def test_what_is_not_committed_never_was(follower: Follower) -> None:
     replica = replica_of(orders(), history=True)
     joined(follower, replica, BEFORE)
-    with pytest.raises(ZeroDivisionError), follower.applying("load-1") as application:
+    with pytest.raises(ZeroDivisionError), follower.open_application("load-1") as application:
         application.apply(replica, changes_of(replica.table, [Change("insert", {**BEFORE, "id": 2}, 1, 1)]))
         raise ZeroDivisionError
-    with follower.applying("load-1") as application:
+    with follower.open_application("load-1") as application:
         application.apply(replica, Truncated(2, 2))
     assert follower.read(replica.table.name) == [BEFORE]
     assert len(follower.read(replica.history_name)) == 1

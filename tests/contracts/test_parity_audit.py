@@ -96,7 +96,7 @@ def _kept(ledger: Ledger) -> list[dict[str, Any]]:
 
 def test_every_comparison_is_a_row_with_its_exact_counts(ledger: Ledger) -> None:
     ledger.record_parity([])
-    assert ledger.existing(PARITY) is None
+    assert ledger.find_table(PARITY) is None
 
     ledger.record_parity([ORDERS.as_row(), FAILED.as_row()])
     ledger.record_parity([replace(ORDERS, node="source.shop.shop.zones", status="equal").as_row()])
@@ -147,7 +147,7 @@ def test_moving_rows_alone_makes_no_table_of_comparisons(ledger: Ledger) -> None
     ledger.record([])
     ledger.checkpoints()
 
-    assert ledger.existing(PARITY) is None
+    assert ledger.find_table(PARITY) is None
 
 
 def test_its_columns_can_be_written_without_quotes(ledger: Ledger, database: str) -> None:

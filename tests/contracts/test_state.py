@@ -71,17 +71,17 @@ class Holder:
     begins: bool = True
 
     def count(self, replica: Replica) -> int:
-        with self.destination.reading() as state:
+        with self.destination.open_state() as state:
             return int(state.count(replica))
 
     def rows(self, replica: Replica, keys: pa.Table | None = None) -> pa.Table:
-        with self.destination.reading() as state:
+        with self.destination.open_state() as state:
             return state.rows(replica, keys).read_all()
 
 
 def _staging(warehouse: Any) -> Holder:
     def copy(replica: Replica, rows: pa.Table, at: int) -> None:
-        with warehouse.applying("load-1") as application:
+        with warehouse.open_application("load-1") as application:
             staged = warehouse.stage(Load(replica.table, "replace", "load-1"), rows.to_reader())
             application.join(replica, staged, at)
             application.commit(0)
@@ -108,7 +108,7 @@ def _loading(destination: Any) -> Holder:
 
     def copy(replica: Replica, rows: pa.Table, at: int) -> None:
         loaded = destination.load(Load(replica.table, "replace", "load-1"), rows.to_reader())
-        with destination.applying("load-1") as application:
+        with destination.open_application("load-1") as application:
             application.join(replica, loaded, at)
             application.commit(0)
 
@@ -139,7 +139,7 @@ def landed(holder: Holder, how: Row, *rows: Row, key: tuple[str, ...] = ("id", "
 
 
 def apply(holder: Holder, replica: Replica, *events: Event) -> None:
-    with holder.destination.applying("load-1") as application:
+    with holder.destination.open_application("load-1") as application:
         for event in events:
             application.apply(replica, event)
         application.commit(max(last_lsn(event) for event in events) + 1)
@@ -164,7 +164,7 @@ def worked(holder: Holder, steps: list[tuple[Any, ...]], **how: Any) -> tuple[Mo
     holder.copy(first, rows_of(model.table, COPY), COPIED_AT)
     ends = play(model, steps)
     for begin, end in itertools.pairwise([0, *ends]):
-        with holder.destination.applying("load-1") as application:
+        with holder.destination.open_application("load-1") as application:
             for table, event in model.events[begin:end]:
                 application.apply(replica_of(table, **how), event)
             application.commit(max((last_lsn(event) for _, event in model.events[:end]), default=0) + 1)
@@ -305,7 +305,7 @@ def test_a_state_stays_what_it_was_while_others_write(holder: Holder) -> None:
     replica = landed(holder, {}, row(1), row(2))
     if holder.destination.name == "dlt":
         pytest.skip("dlt has no state: each answer is of its own moment")
-    with holder.destination.reading() as state:
+    with holder.destination.open_state() as state:
         if not holder.begins:
             assert state.count(replica) == 2, "the first look at a table pins it"
         apply(holder, replica, changes_of(replica.table, [Change("insert", row(3), 20, 20)]))

@@ -75,11 +75,11 @@ def destination(request: pytest.FixtureRequest, server: Server, origin: Postgres
 def test_what_landed_comes_back_and_finds_its_rows(origin: PostgresOrigin, destination: Any) -> None:
     left_out = FAR if destination.name in ("lake", "files", "dlt") else []  # they keep the years 1 to 9999
     names = ["id", *(f"c{number}" for number, name in enumerate(golden.CASES) if name not in left_out)]
-    known = {column.name: destination.landed(column) for column in origin.describe(WIDE).table.columns}
+    known = {column.name: destination.map_column(column) for column in origin.describe(WIDE).table.columns}
     replica = Replica("source.p.s.t", Table(TableName("landing", "wide"), tuple(known[name] for name in names)))
     sent = origin.rows(WIDE, replica.table.columns).read_all().sort_by("id")
     destination.load(Load(replica.table, "replace", "1"), sent.to_reader())
-    with destination.reading() as state:
+    with destination.open_state() as state:
         assert state.count(replica) == len(sent)
         found = state.rows(replica).read_all().sort_by("id")
         assert found.schema == replica.table.arrow_schema
@@ -110,9 +110,9 @@ def test_a_table_that_somebody_changed_gives_back_the_same_values_or_refuses(tmp
         warehouse.load(Load(replica.table, "replace", "1"), rows.to_reader())
         with warehouse._connection.cursor() as cur:
             cur.execute("ALTER TABLE landing.t ALTER u TYPE VARCHAR; ALTER TABLE landing.t ALTER id TYPE BIGINT")
-        with warehouse.reading() as state:
+        with warehouse.open_state() as state:
             assert state.rows(replica).read_all() == rows
         with warehouse._connection.cursor() as cur:
             cur.execute("UPDATE landing.t SET id = 3000000000")
-        with warehouse.reading() as state, pytest.raises(TypeRefused, match=r"landing\.t, column 'id'"):
+        with warehouse.open_state() as state, pytest.raises(TypeRefused, match=r"landing\.t, column 'id'"):
             state.rows(replica).read_all()

@@ -71,5 +71,5 @@ VIEW = Replica("long", Table(TableName("main", "long"), (Column("n", pa.int64())
 def test_what_duckdb_holds(tmp_path: Path) -> None:
     with duckdb.connect(str(tmp_path / "w.duckdb")) as connection:
         connection.execute(f"CREATE VIEW long AS {COUNT}")
-    with DuckDBWarehouse.open(tmp_path / "w.duckdb") as warehouse, warehouse.reading() as state:
+    with DuckDBWarehouse.open(tmp_path / "w.duckdb") as warehouse, warehouse.open_state() as state:
         ended(landed_side(state, VIEW, "long"))

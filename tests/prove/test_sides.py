@@ -75,7 +75,7 @@ def test_a_masked_landing_table_is_its_origins_other_side(people: TableName, dat
         warehouse.load(Load(landing, "replace", "1"), mask_batches(origin.rows(people, columns), MASK))
         theirs = origin_side(origin, table, table.columns, MASK, 1, "shop: people")
         names = ["id", "email", "born"]
-        with warehouse.reading() as state:
+        with warehouse.open_state() as state:
             ours = landed_side(state, Replica("source.p.shop.people", landing), "duckdb: people")
             assert ours.count() == theirs.count()
             assert by_id(ours.rows(names)) == by_id(theirs.rows(names))

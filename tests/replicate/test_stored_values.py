@@ -8,7 +8,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.replicate.stored_values import in_type
+from dbt_bridge.replicate.stored_values import Keys, in_type
 
 NAN, INFINITY = float("nan"), float("inf")
 KEPT = [
@@ -39,3 +39,25 @@ def test_a_value_that_fits_is_given_back_as_it_is(held: pa.Array, wanted: pa.Dat
 def test_a_value_that_would_change_is_refused(held: pa.Array, wanted: pa.DataType) -> None:
     with pytest.raises(ValueError):
         in_type(held, wanted)
+
+
+UUIDS = pa.array([b"a" * 16, b"b" * 16], pa.binary(16)).cast(pa.uuid())
+FOUND = [
+    (pa.array([0.0, 1.0]), pa.array([-0.0])),  # prove's own way of looking rows up took them for two values
+    (pa.array([-0.0, 1.0]), pa.array([0.0])),
+    (pa.array([NAN, 1.0]), pa.array([NAN])),
+    (pa.array([None, 1.0]), pa.array([None], pa.float64())),
+    (pa.array([{"a": 1}, {"a": 2}]), pa.array([{"a": 1}])),  # and broke off here: a dict is no key to Python
+    (pa.array([[1], [2]]), pa.array([[1]])),
+    (
+        pa.array([b"a" * 16, b"b" * 16], pa.binary(16)).cast(pa.uuid()),
+        pa.array([b"a" * 16], pa.binary(16)).cast(pa.uuid()),
+    ),
+    (pa.array([datetime(2024, 1, 1), None]), pa.array([datetime(2024, 1, 1)])),
+]
+
+
+@pytest.mark.parametrize(("rows", "key"), FOUND, ids=str)
+def test_a_row_is_found_by_its_key(rows: pa.Array, key: pa.Array) -> None:
+    batch = pa.record_batch({"k": rows, "n": [0, 1]})
+    assert Keys(pa.table({"k": key})).filter(batch)["n"].to_pylist() == [0]

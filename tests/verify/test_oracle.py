@@ -95,7 +95,7 @@ class Landed:
             cur.executemany(insert.encode(), [[number, *row] for number, row in enumerate(rows)])
         self.reopen()
         described = self._origin.describe(HOSTILE).table
-        self.table = Table(LANDING, tuple(self._warehouse.landed(c) for c in described.columns), (KEY,))
+        self.table = Table(LANDING, tuple(self._warehouse.map_column(c) for c in described.columns), (KEY,))
         load = Load(self.table, "replace", "oracle")
         self._warehouse.load(load, self._origin.rows(HOSTILE, self.table.columns))
         self.sql(f"CREATE OR REPLACE TABLE {TRUTH} AS FROM {quote_table_name(LANDING)}")
@@ -109,7 +109,7 @@ class Landed:
 
     def compared(self, asked: VerifyRequest) -> Parity:
         described = self._origin.describe(HOSTILE).table
-        with self._warehouse.reading() as state:
+        with self._warehouse.open_state() as state:
             ours = origin_side(self._origin, described, self.table.columns, {}, 1, "pg: table")
             theirs = landed_side(state, Replica("source.p.s.t", self.table), "duckdb: table")
             return compare(OPENED, ours, theirs, asked)

@@ -217,7 +217,7 @@ class Applier:
             destination = self.source.ends.destination
             assert isinstance(destination, Follows), "checked before anything moved"
             self._began = record.now()
-            self._application = self._stack.enter_context(destination.applying(self.source.load_id))
+            self._application = self._stack.enter_context(destination.open_application(self.source.load_id))
         return self._application
 
     def _close(self) -> None:

@@ -196,7 +196,7 @@ def _go_on(
     tracked = track(destination, wanted, finding.version, changes.parse_position(point.value))
     if point.memory is None or point.memory.declaration != fingerprint(wanted):
         return "its declaration in the dbt YAML changed"
-    if destination.existing(wanted.landing) is None:
+    if destination.find_table(wanted.landing) is None:
         return "its landing table is gone"
     return tracked
 
@@ -256,7 +256,7 @@ def _refuse_what_was_kept(destination: Destination, replica: Replica, newly: set
     """
     kept = [replica.history_name] if replica.history else []
     kept += [replica.table.name] if replica.deletes == "soft" or replica.change_log else []
-    standing = [name for name in kept if destination.existing(name) is not None]
+    standing = [name for name in kept if destination.find_table(name) is not None]
     if newly and standing:
         raise UsageError(
             f"{', '.join(sorted(newly))}: {', '.join(map(str, standing))} keeps values from before, and would go on"

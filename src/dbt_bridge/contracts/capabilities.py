@@ -1,16 +1,29 @@
-"""What some origins, destinations and states can do beyond their contract; whoever needs it asks with `isinstance`.
+"""What some origins, destinations and states can do beyond their contract: whoever needs it asks with `isinstance`.
 
-AnswersQueries      a warehouse whose relations are asked in SQL: reconcile
-OpensOnce           a database that one process can open only once: DuckDB
+    of a warehouse      AnswersQueries    is asked in SQL                                  DuckDB, Postgres, dlt
+                        OpensOnce         can be opened only once in a process             DuckDB
+    of an origin        SendsRawCopy      sends rows undecoded                             Postgres
+                        DigestsTables     digests rows where they are                      Postgres
+                        HasClock          knows when its snapshot began                    Postgres
+    of a destination    TakesRawCopy      takes such rows                                  Postgres
+    of a state          DigestsReplicas   digests rows where they are                      Postgres
+
+`destination` has what most destinations can: `Follows` (applies changes), `Readable` (gives back what it holds); `side`
+has `Digests` and `Cancels`. `dbt_bridge.testing` tests each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from dbt_bridge.contracts.connector import OriginSettings
+    from dbt_bridge.contracts.destination import Load, Replica, Staged
+    from dbt_bridge.contracts.origin import Increment
+    from dbt_bridge.contracts.side import Digests
     from dbt_bridge.nouns.reconciliation import Queries
+    from dbt_bridge.nouns.table import TableName
 
 
 @runtime_checkable
@@ -31,3 +44,74 @@ class OpensOnce(Protocol):
 
     def is_database_of(self, settings: OriginSettings) -> bool:
         """Whether an origin's credentials mean this very database."""
+
+
+@runtime_checkable
+class SendsRawCopy(Protocol):
+    """An origin that sends rows undecoded, for a destination that takes the same format.
+
+    Attributes:
+        raw_format: which; compared with that of the destination.
+    """
+
+    raw_format: str
+
+    def copy_raw(
+        self,
+        name: TableName,
+        columns: Sequence[str],
+        casts: Mapping[str, str],
+        increment: Increment | None = None,
+        *,
+        workers: int = 1,
+    ) -> list[Iterator[bytes]]:
+        """The rows, in up to `workers` streams that may be read at once.
+
+        Args:
+            casts: column -> the type that the destination wants it in; the others come as they are.
+        """
+
+
+@runtime_checkable
+class TakesRawCopy(Protocol):
+    """A destination that stages rows undecoded.
+
+    Attributes:
+        raw_format: which; compared with that of the origin.
+    """
+
+    raw_format: str
+
+    def find_raw_casts(self, load: Load) -> dict[str, str] | None:
+        """Column -> the type that it must come in, for those that need one; None where rows must be decoded."""
+
+    def stage_raw(self, load: Load, streams: Sequence[Iterator[bytes]]) -> Staged:
+        """As `Warehouse.stage`.
+
+        Args:
+            streams: each with the columns of `load.table` in their order; they are read at once.
+        """
+
+
+@runtime_checkable
+class DigestsTables(Protocol):
+    """An origin that digests rows where they are."""
+
+    def digest_table(self, name: TableName, workers: int = 1) -> Digests:
+        """Of a table, in the origin's snapshot."""
+
+
+@runtime_checkable
+class DigestsReplicas(Protocol):
+    """A state that digests rows where they are."""
+
+    def digest_replica(self, replica: Replica) -> Digests:
+        """Of the rows that stand for rows of the origin, as `State.rows` gives them."""
+
+
+@runtime_checkable
+class HasClock(Protocol):
+    """An origin that knows when the snapshot began that it reads."""
+
+    def read_clock(self) -> int:
+        """By the origin's clock: microseconds since 1970."""

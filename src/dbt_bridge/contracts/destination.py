@@ -197,7 +197,7 @@ class Follows(Protocol):
     name: str
     chunk_rows: int
 
-    def applying(self, load_id: str) -> AbstractContextManager[Application]: ...
+    def open_application(self, load_id: str) -> AbstractContextManager[Application]: ...
 
 
 class State(Protocol):
@@ -224,7 +224,7 @@ class State(Protocol):
 class Readable(Protocol):
     """A destination that gives back what it holds."""
 
-    def reading(self) -> AbstractContextManager[State]:
+    def open_state(self) -> AbstractContextManager[State]:
         """A state to read, held until the context ends (where the destination can hold one)."""
 
 
@@ -234,14 +234,14 @@ class Destination(Protocol):
 
     name: str
 
-    def landed(self, column: Column) -> Column:
+    def map_column(self, column: Column) -> Column:
         """The column as it must travel to land here exactly.
 
         Types that the destination lacks come back as text by the documented mapping. Raises TypeRefused
         where no lossless form exists.
         """
 
-    def existing(self, name: TableName) -> Table | None:
+    def find_table(self, name: TableName) -> Table | None:
         """The table or view as it stands at the destination; None when there is none, or only a ghost view."""
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:

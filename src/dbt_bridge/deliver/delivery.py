@@ -53,12 +53,12 @@ def delivered(
 def planned(delivery: Delivery, warehouse: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:
     """The load, and the columns that the destination can only keep as text."""
     name = TableName(delivery.relation_schema, delivery.relation_name)
-    relation = warehouse.existing(name)
+    relation = warehouse.find_table(name)
     if relation is None:
         raise DestinationError(f"{name} is not in the warehouse", mend="dbt-bridge build")
     unknown_columns(delivery, [c.name for c in relation.columns])
     natural = [c for c in relation.columns if not delivery.columns or c.name in delivery.columns]
-    landed = [destination.landed(column) for column in natural]
+    landed = [destination.map_column(column) for column in natural]
     as_text = [
         column.name for column, there in zip(natural, landed, strict=True) if _is_text(there) and not _is_text(column)
     ]

@@ -107,7 +107,7 @@ def _compare_tables(point: Snapshot, proof: Proof, tables: Mapping[str, Tracked]
         return
     ends = proof.ends
     assert isinstance(ends.destination, Readable), "checked before"
-    with ends.destination.reading() as state:
+    with ends.destination.open_state() as state:
         stands = {checkpoint.node: checkpoint.value for checkpoint in ends.ledger.checkpoints() if checkpoint.stands}
         for node, tracked in tables.items():
             blank = _blank(proof, tracked.wanted, f"LSN {point.position}")

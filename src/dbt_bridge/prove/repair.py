@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
+from dbt_bridge.contracts.capabilities import HasClock
 from dbt_bridge.contracts.destination import (
     Follows,
     Ledger,
@@ -36,7 +37,7 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_destination
 from dbt_bridge.prove import repair_changes
 from dbt_bridge.prove.recorder import Question, VerifyOptions, fail_parity
-from dbt_bridge.prove.repair_changes import HasClock, RepairPlan
+from dbt_bridge.prove.repair_changes import RepairPlan
 from dbt_bridge.prove.sides import landed_side
 from dbt_bridge.prove.verify import verify
 from dbt_bridge.sync.landing import Ends
@@ -187,7 +188,7 @@ class _Work:
             written = replace(replica, table=replace(replica.table, key=()))
         ledger: object = ends.ledger
         at_once = ends.destination is ledger
-        with ends.destination.applying(parity.load_id) as application:
+        with ends.destination.open_application(parity.load_id) as application:
             counts = Loaded(0, 0, 0, 0, 0)
             overwrites = isinstance(ends.destination, Warehouse)
             for change in repair_changes.stream_changes(
@@ -201,7 +202,7 @@ class _Work:
             except NotApplied as refused:
                 raise refused.error from refused
         try:
-            with ends.destination.reading() as state:
+            with ends.destination.open_state() as state:
                 again = _again(pair, parity, landed_side(state, replica, parity.destination))
                 now = _healed(parity, again, state.count(replica))
         except BridgeError as error:  # what was committed has a receipt all the same
@@ -225,7 +226,7 @@ class _Work:
             done = record.closed(receipt, destination.load(load, pair.origin.rows(names, keys)))
             self._ended(done, _ledger(pair))
             assert isinstance(destination, Readable), "it was compared"
-            with destination.reading() as state:
+            with destination.open_state() as state:
                 again = _again(pair, parity, landed_side(state, pair.replica, parity.destination))
                 now = _healed(parity, again, state.count(pair.replica))
         self._tell_unhealed(receipt, again, _ledger(pair))
@@ -261,7 +262,7 @@ def _moment(pair: Question, ends: Ends) -> tuple[int, int]:
 
     Commits are at least two apart: one below the position is none of theirs, and before all that is to come.
     """
-    at = ends.origin.moment() if isinstance(ends.origin, HasClock) else repair_changes.now()
+    at = ends.origin.read_clock() if isinstance(ends.origin, HasClock) else repair_changes.now()
     return (0 if pair.position is None else pair.position.ordinal - 1), at
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -23,14 +22,6 @@ from dbt_bridge.nouns.changes import (
 
 KIND, AT_ORIGIN, AT_DESTINATION = "_kind", "_origin_rows", "_destination_rows"
 _PIECE = 50_000  # keys that are read and applied at once
-
-
-@runtime_checkable
-class HasClock(Protocol):
-    """An origin that knows when the state began that it gives."""
-
-    def moment(self) -> int:
-        """By the origin's clock: microseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)

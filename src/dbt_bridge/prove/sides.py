@@ -6,33 +6,20 @@ where its server hashes them too, and finds rows by a masked key only by looking
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
 from dbt_bridge.arrow.mask import mask_batches
 from dbt_bridge.contracts.canon import Digested
+from dbt_bridge.contracts.capabilities import DigestsReplicas, DigestsTables
 from dbt_bridge.contracts.destination import Replica, State
 from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.contracts.side import BucketSelection, Cancels, Digests, Side
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.table import Column, Table, TableName
-
-
-@runtime_checkable
-class DigestsTables(Protocol):
-    """An origin that digests its tables where they are."""
-
-    def digesting(self, name: TableName, workers: int = 1) -> Digests: ...
-
-
-@runtime_checkable
-class DigestsReplicas(Protocol):
-    """A state that digests its replicas where they are."""
-
-    def digesting(self, replica: Replica) -> Digests: ...
+from dbt_bridge.nouns.table import Column, Table
+from dbt_bridge.replicate.stored_values import Keys
 
 
 def origin_side(
@@ -48,13 +35,17 @@ def origin_side(
         label: for people.
     """
     side = OriginSide(origin, described, columns, mask, workers, label)
-    return DigestingSide(side, origin.digesting(described.name, workers)) if isinstance(origin, DigestsTables) else side
+    return (
+        DigestingSide(side, origin.digest_table(described.name, workers)) if isinstance(origin, DigestsTables) else side
+    )
 
 
 def landed_side(state: State, replica: Replica, label: str) -> Side:
     """A table of a destination: one that landed, was delivered, or that dbt built."""
     side = LandedSide(state, replica, label)
-    return DigestingSide(side, state.digesting(replica)) if isinstance(state, DigestsReplicas) else side
+    if not isinstance(state, DigestsReplicas):
+        return side
+    return DigestingSide(side, state.digest_replica(replica))
 
 
 class OriginSide:
@@ -97,14 +88,9 @@ class OriginSide:
         """Every row is looked at: the origin knows no hashes."""
         others = [name for name in keys.column_names if name not in columns]
         rows = self.rows([*columns, *others])
-        wanted = set(_tuples([keys[name].combine_chunks() for name in keys.column_names]))
-        places = [rows.schema.get_field_index(name) for name in keys.column_names]
-
-        def kept() -> Iterator[pa.RecordBatch]:
-            for batch in rows:
-                yield batch.filter(pa.array([row in wanted for row in _tuples([batch.column(p) for p in places])]))
-
-        return _first(pa.RecordBatchReader.from_batches(rows.schema, kept()), len(columns))
+        wanted = Keys(keys)
+        batches = (wanted.filter(batch) for batch in rows)
+        return _first(pa.RecordBatchReader.from_batches(rows.schema, batches), len(columns))
 
 
 class LandedSide:
@@ -192,14 +178,3 @@ def _first(rows: pa.RecordBatchReader, count: int) -> pa.RecordBatchReader:
     schema = pa.schema([rows.schema.field(place) for place in range(count)])
     batches = (pa.RecordBatch.from_arrays(batch.columns[:count], schema=schema) for batch in rows)
     return pa.RecordBatchReader.from_batches(schema, batches)
-
-
-def _tuples(arrays: Sequence[pa.Array]) -> list[tuple[object, ...]]:
-    """Rows that can be looked up. Moments are numbers, for Python has no infinite ones, and NaN is itself."""
-    columns = []
-    for array in arrays:
-        stored = array.storage if isinstance(array, pa.ExtensionArray) else array
-        if pa.types.is_temporal(stored.type) and not pa.types.is_interval(stored.type):
-            stored = stored.view(pa.int32() if stored.type.bit_width == 32 else pa.int64())
-        columns.append([str(value) if isinstance(value, list | float) else value for value in stored.to_pylist()])
-    return list(zip(*columns, strict=True))

@@ -201,7 +201,7 @@ class _Run:
             refused = _cannot_be_read(ends.destination)
             return [self._failed(item, refused) for item in wanted]
         parities = []
-        with ends.destination.reading() as state:
+        with ends.destination.open_state() as state:
             for item in wanted:
                 try:
                     pair = self._landed(ends, item, state)
@@ -218,7 +218,7 @@ class _Run:
         found = described(ends.origin, wanted)
         columns = landing_columns(found.table, wanted.table, ends.destination)
         landing = landing_table(found.table, columns, wanted)
-        if ends.destination.existing(landing.name) is None:
+        if ends.destination.find_table(landing.name) is None:
             raise DestinationError(
                 f"{landing.name} has not landed",
                 mend=f"dbt-bridge sync --select {format_shell_selector(wanted.table.node)}",
@@ -265,7 +265,7 @@ class _Run:
                     raise _cannot_be_read(destination)
                 if not isinstance(warehouse, Readable):
                     raise _cannot_be_read(warehouse)
-                with warehouse.reading() as here, destination.reading() as there:
+                with warehouse.open_state() as here, destination.open_state() as there:
                     pair = self._delivered(blank, item, (warehouse, here), (destination, there))
                     return compare_and_record(pair, self._recorder, self._follow_up)
         except BridgeError as error:  # also of its declaration: others have been compared by now
@@ -276,9 +276,9 @@ class _Run:
     ) -> Question:
         load, as_text = outgoing.planned(item, here[0], there[0], self._load_id)
         relation = TableName(item.relation_schema, item.relation_name)
-        natural = here[0].existing(relation)
+        natural = here[0].find_table(relation)
         assert natural is not None, "the plan has looked"
-        if there[0].existing(load.table.name) is None:
+        if there[0].find_table(load.table.name) is None:
             command = f"dbt-bridge build --select +exposure:{item.name}"
             raise DestinationError(f"{load.table.name} has not been delivered", mend=command)
         chosen = [c for c in natural.columns if load.table.column(c.name) is not None]

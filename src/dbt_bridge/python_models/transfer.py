@@ -222,9 +222,9 @@ class _Transfer:
         table_name = TableName(self._request.dataset, name)
         columns = tuple(Column(f.name, f.type) for f in frame.batches.schema)
         if not columns:  # no row ever came: the table's own columns are all that is known
-            existing = self._place.destination.existing(table_name)
+            existing = self._place.destination.find_table(table_name)
             columns = existing.columns if existing else ()
-        landed = tuple(self._place.destination.landed(column) for column in columns)
+        landed = tuple(self._place.destination.map_column(column) for column in columns)
         return Load(Table(table_name, landed, self._request.key), self._request.write_disposition, self._load_id)
 
     def _batches(self, load: Load, frame: Frame) -> pa.RecordBatchReader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -106,14 +106,14 @@ def _unrounded(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 class Keys:
-    """Keys that rows are kept by; NULL equals NULL, and NaN equals NaN."""
+    """Keys that rows are found by. NULL equals NULL, NaN equals NaN, and -0.0 equals 0.0, as in databases."""
 
     def __init__(self, keys: pa.Table) -> None:
         self._names = keys.column_names
         self._table = keys.combine_chunks()
         self._wanted = set(_tuples([_chunk(keys[name]) for name in keys.column_names]))
 
-    def kept(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def filter(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows of a batch that have one of the keys; it has the key's columns, in their types."""
         for name in self._names:  # most rows go without a look at them one by one
             batch = batch.filter(self._may_have(batch.column(name), name))
@@ -134,7 +134,7 @@ def _chunk(column: pa.ChunkedArray) -> pa.Array:
     return array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
 
 
-def _tuples(arrays: list[pa.Array]) -> list[tuple[object, ...]]:
+def _tuples(arrays: Sequence[pa.Array]) -> list[tuple[object, ...]]:
     """Rows that can be looked up. Moments are numbers, for Python has no infinite ones."""
     columns = []
     for array in arrays:

@@ -216,7 +216,7 @@ def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
     try:
         described = origin.describe(TableName(wanted.source.origin_schema or "", table.identifier))
         columns = apply_overrides(described.table, table.types).columns
-        landed = [destination.landed(column) for column in columns]
+        landed = [destination.map_column(column) for column in columns]
         if table.replication == "incremental" and table.cursor:
             origin.newest(described.table.name, table.cursor)
     except BridgeError as error:
@@ -270,7 +270,7 @@ def _delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> Iterat
     try:
         with closing(open_destination(delivery.destination, project_root=project.root)) as destination:
             yield _writable(f"destination {delivery.destination}", destination, delivery.schema)
-        relation = warehouse.existing(TableName(delivery.relation_schema, delivery.relation_name))
+        relation = warehouse.find_table(TableName(delivery.relation_schema, delivery.relation_name))
         if relation is None:
             what = f"{delivery.relation_schema}.{delivery.relation_name} is not built yet"
             yield Finding(subject, "note", what, "dbt-bridge build")

@@ -29,7 +29,7 @@ from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.watched_reader import report_batches
 from dbt_bridge.sync.landing_columns import landing_columns
-from dbt_bridge.sync.raw_copy import staged
+from dbt_bridge.sync.raw_copy import TableCopy, stage_raw_copy
 
 _RANGES_FROM_BYTES = 256 << 20
 """Tables from this size on are read in parallel ranges; below it the ranges cost more than they give."""
@@ -169,12 +169,11 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
         is_whole = plan.increment is None or plan.increment.at_least is None
         estimate = found.rows if is_whole else None
         progress.started(wanted.table.node, str(wanted.landing), estimate)
-        told = (progress, wanted.table.node)
         if not _masks(plan):  # what is not decoded cannot be masked
-            both = (ends.origin, ends.destination)
-            undecoded = staged(both, plan.name, plan.load, plan.increment, plan.workers, told)
-            if undecoded is not None:
-                return Arrived(plan, staged=undecoded)
+            copy = TableCopy(wanted.table.node, plan.name, plan.load, plan.increment, plan.workers)
+            raw = stage_raw_copy(ends.origin, ends.destination, copy, progress)
+            if raw is not None:
+                return Arrived(plan, staged=raw)
         batches = ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)
         batches = mask_batches(batches, _masks(plan))
         batches = report_batches(batches, wanted.table.node, progress)
@@ -259,7 +258,7 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
     last = ends.ledger.checkpoint(table.node)
     hides = _hides(table)
     stands = last is not None and (last.origin, last.cursor, last.filters) == (ends.origin.name, table.cursor, hides)
-    if last is None or not stands or full_refresh or ends.destination.existing(plan.load.table.name) is None:
+    if last is None or not stands or full_refresh or ends.destination.find_table(plan.load.table.name) is None:
         checkpoint = (
             None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest, shape=hides)
         )

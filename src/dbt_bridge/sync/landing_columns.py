@@ -24,7 +24,7 @@ def landing_columns(table: Table, declared: LandingTable, destination: Destinati
         column for column in apply_overrides(table, declared.types).columns if declared.columns.lets_land(column.name)
     ]
     masked = [column.as_text() if column.name in declared.mask else column for column in landing]
-    return tuple(destination.landed(column) for column in masked)
+    return tuple(destination.map_column(column) for column in masked)
 
 
 def check_names(table: Table, declared: LandingTable) -> None:

@@ -1,10 +1,13 @@
-"""Postgres to Postgres: rows travel as the server's own binary COPY, about half the work of Arrow batches."""
+"""Rows that travel undecoded, where origin and destination speak one format (Postgres to Postgres: binary COPY).
+
+About half the work of Arrow batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
+from dbt_bridge.contracts.capabilities import SendsRawCopy, TakesRawCopy
 from dbt_bridge.contracts.destination import Destination, Load, Staged
 from dbt_bridge.contracts.origin import Increment, Origin
 from dbt_bridge.nouns.table import TableName
@@ -12,45 +15,35 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.watched_reader import report_chunks
 
 
-@runtime_checkable
-class _Sends(Protocol):
-    def copy_binary(
-        self,
-        name: TableName,
-        columns: Sequence[str],
-        casts: Mapping[str, str],
-        increment: Increment | None = None,
-        *,
-        workers: int = 1,
-    ) -> list[Iterator[bytes]]: ...
+@dataclass(frozen=True, slots=True)
+class TableCopy:
+    """One table that is copied.
 
-
-@runtime_checkable
-class _Takes(Protocol):
-    def copied_as(self, load: Load) -> dict[str, str] | None: ...
-
-    def stage_copy(self, load: Load, streams: Sequence[Iterator[bytes]]) -> Staged: ...
-
-
-def staged(
-    ends: tuple[Origin, Destination], name: TableName, load: Load, increment: Increment | None, workers: int,
-    progress: tuple[Progress, str],
-) -> Staged | None:  # fmt: skip
-    """The table, staged undecoded; None where an end is no Postgres, or a type override needs decoding.
-
-    Args:
-        ends: where the rows come from and where they go.
-        progress: what is told of the bytes that pass, and the node that they belong to.
+    Attributes:
+        node: dbt's unique_id, for the progress.
+        name: at the origin.
+        workers: streams that are read at once.
     """
-    origin, destination = ends
-    if not isinstance(origin, _Sends) or not isinstance(destination, _Takes):
+
+    node: str
+    name: TableName
+    load: Load
+    increment: Increment | None
+    workers: int
+
+
+def stage_raw_copy(origin: Origin, destination: Destination, copy: TableCopy, progress: Progress) -> Staged | None:
+    """The table, staged undecoded; None where the ends share no format, or a type override needs decoding."""
+    if not isinstance(origin, SendsRawCopy) or not isinstance(destination, TakesRawCopy):
         return None
-    casts = destination.copied_as(load)
+    if origin.raw_format != destination.raw_format:
+        return None
+    load = copy.load
+    casts = destination.find_raw_casts(load)
     if casts is None:
         return None
     # Of several rows with one key the last one stays: only one stream has an order.
-    workers = 1 if load.keeps_last else workers
+    workers = 1 if load.keeps_last else copy.workers
     columns = [column.name for column in load.table.columns]
-    watching, node = progress
-    streams = origin.copy_binary(name, columns, casts, increment, workers=workers)
-    return destination.stage_copy(load, [report_chunks(stream, node, watching) for stream in streams])
+    streams = origin.copy_raw(copy.name, columns, casts, copy.increment, workers=workers)
+    return destination.stage_raw(load, [report_chunks(stream, copy.node, progress) for stream in streams])

@@ -56,13 +56,13 @@ def dialect(warehouse: DltWarehouse, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def copied(warehouse: DltWarehouse, replica: Replica, rows: Sequence[Row]) -> None:
     loaded = warehouse.load(Load(replica.table, "replace", "load-1"), rows_of(replica.table, rows).to_reader())
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         application.join(replica, loaded, COPIED_AT)
         application.commit(0)
 
 
 def applied(warehouse: DltWarehouse, replica: Replica, *events: Event, upto: int = 5000) -> None:
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         for event in events:
             application.apply(replica, event)
         application.commit(upto)

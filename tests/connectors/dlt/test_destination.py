@@ -85,7 +85,7 @@ def test_an_empty_replace_leaves_an_empty_table_with_its_columns(engine: DltDest
     assert counts(arrive(engine, people())) == (0, 0, 0, 0)
     arrive(engine, people((1, "a")))
     assert counts(arrive(engine, people())) == (0, 0, 0, 1)
-    existing = engine.existing(ORDERS)
+    existing = engine.find_table(ORDERS)
     assert existing is not None
     assert [c.name for c in existing.columns] == ["id", "name"]
     assert rows_of(engine) == []
@@ -107,7 +107,7 @@ def test_what_cannot_be_loaded_is_refused_before_anything_is_written(engine: Dlt
         arrive(engine, people((None, "a")), "merge", ("id",))
     with pytest.raises(UsageError, match="cannot delete and append"):
         arrive(engine, people((1, "a")), "append", window=Window("id", "1"))
-    assert engine.existing(ORDERS) is None
+    assert engine.find_table(ORDERS) is None
 
 
 def test_names_are_kept_as_they_are(engine: DltDestination) -> None:
@@ -145,4 +145,4 @@ def test_a_wrong_password_is_told_without_it(tmp_path: Path, server: Any) -> Non
         arrive(engine, people((1, "a")))
     assert "canary-7391" not in str(refused.value)
     with pytest.raises(DestinationError, match=r"dlt failed with landing\.orders in 'engine'"):  # nothing was loaded
-        engine.existing(ORDERS)
+        engine.find_table(ORDERS)

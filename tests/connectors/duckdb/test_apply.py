@@ -51,13 +51,13 @@ def warehouse(file: Path) -> Iterator[DuckDBWarehouse]:
 
 def join(warehouse: DuckDBWarehouse, replica: Replica, *rows: Row) -> None:
     staged = warehouse.stage(Load(replica.table, "replace", "load-1"), rows_of(replica.table, rows).to_reader())
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         application.join(replica, staged, 0)
         application.commit(1)
 
 
 def apply(warehouse: DuckDBWarehouse, replica: Replica, *changes: Change) -> None:
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         application.apply(replica, changes_of(replica.table, changes))
         application.commit(2)
 
@@ -78,7 +78,7 @@ def test_rows_checkpoints_and_receipts_are_committed_together_or_not_at_all(ware
     join(warehouse, REPLICA)
     point = Checkpoint(REPLICA.node, "shop_pg", "", "0/10", "7301/shop", "{}")
     for number, finishes in ((1, False), (2, True)):
-        with warehouse.applying("load-1") as application:
+        with warehouse.open_application("load-1") as application:
             loaded = application.apply(REPLICA, changes_of(ORDERS, [insert(number)]))
             receipt = opened(
                 "load-1", "cdc", REPLICA.node, origin="o", destination="d", table_name="t", write_disposition="merge"
@@ -156,7 +156,7 @@ def test_columns_that_change_after_rows_did_in_one_transaction(warehouse: DuckDB
     join(warehouse, REPLICA, {"id": 1, "name": "a"}, {"id": 2, "name": "b"})
     wider = (*COLUMNS, Column("n", pa.int32(), "integer"))
     longer = Replica(REPLICA.node, Table(ORDERS.name, wider, ("id",)))
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         gone = Change("delete", {"id": 1, "name": None}, 1, 1)
         application.apply(REPLICA, changes_of(ORDERS, [gone]))
         application.apply(REPLICA, Reshaped(wider))
@@ -165,13 +165,13 @@ def test_columns_that_change_after_rows_did_in_one_transaction(warehouse: DuckDB
         application.apply(longer, Reshaped(widest))
         application.commit(3)
     assert rows(warehouse) == [(2, "b", None), (3, "c", 3)]
-    assert [c.origin_type for c in warehouse.existing(ORDERS.name).columns] == ["BIGINT", "VARCHAR", "BIGINT"]
+    assert [c.origin_type for c in warehouse.find_table(ORDERS.name).columns] == ["BIGINT", "VARCHAR", "BIGINT"]
 
 
 def test_an_index_that_such_a_change_would_lose_has_the_table_copied_anew(warehouse: DuckDBWarehouse) -> None:
     join(warehouse, REPLICA, {"id": 1, "name": "a"})
     warehouse._connection.cursor().execute("CREATE INDEX mine ON landing.orders (name)")
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         application.apply(REPLICA, changes_of(ORDERS, [insert(2)]))
         with pytest.raises(CannotReshape, match="index"):
             application.apply(REPLICA, Reshaped((*COLUMNS, Column("n", pa.int32()))))
@@ -184,7 +184,7 @@ def test_nothing_else_is_published_while_changes_are_applied(warehouse: DuckDBWa
     staged = warehouse.stage(Load(ORDERS, "merge", "load-2"), other.to_reader())
     order: list[str] = []
     publisher = threading.Thread(target=lambda: (warehouse.publish([staged]), order.append("published")))
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         application.apply(REPLICA, changes_of(ORDERS, [insert(9)]))
         publisher.start()
         publisher.join(timeout=0.2)
@@ -200,7 +200,7 @@ def test_what_another_program_changed_at_the_same_time_is_told_and_undone(wareho
     changed = Change("update", {"id": 1, "name": "c"}, 1, 1)
     with (
         pytest.raises(DestinationError, match=r"landing\.orders.*\n.*run the same command again"),
-        warehouse.applying("load-1") as application,
+        warehouse.open_application("load-1") as application,
     ):
         application.apply(REPLICA, changes_of(ORDERS, [Change("delete", {"id": 2, "name": None}, 1, 1)]))
         warehouse._connection.cursor().execute("DELETE FROM landing.orders WHERE id = 1")
@@ -218,7 +218,7 @@ def test_a_huge_transaction_is_not_kept_in_memory(warehouse: DuckDBWarehouse) ->
         kind, lsn = np.full(size, INSERT, np.uint8), np.full(size, 7)
         return Changes(pa.table({"id": ids, "name": names}), kind, lsn, lsn)
 
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         application.apply(REPLICA, piece(0))
         before = pa.total_allocated_bytes()
         for number in range(1, pieces):

@@ -28,13 +28,13 @@ def warehouse():
 
 def landed(warehouse, array):
     """The array's SQL type in DuckDB and its values as they are read again."""
-    column = warehouse.landed(Column("c", array.type))
+    column = warehouse.map_column(Column("c", array.type))
     source = pa.RecordBatchReader.from_batches(
         pa.schema({"c": array.type}), [pa.record_batch([array], schema=pa.schema({"c": array.type}))]
     )
     batches = cast_reader(source, lambda _: column.type, str(NAME))
     warehouse.load(Load(Table(NAME, (column,)), "replace", "load-1"), batches)
-    return warehouse.existing(NAME).columns[0].origin_type, warehouse.read(NAME).read_all().column(0).to_pylist()
+    return warehouse.find_table(NAME).columns[0].origin_type, warehouse.read(NAME).read_all().column(0).to_pylist()
 
 
 KEPT = [

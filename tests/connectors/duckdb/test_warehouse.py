@@ -61,14 +61,14 @@ def test_replace_leaves_exactly_the_new_rows(warehouse):
 def test_replace_by_nothing_leaves_an_empty_table_with_its_columns(warehouse):
     warehouse.load(*load({"id": [1]}))
     warehouse.load(*load(pa.table({"id": pa.array([], pa.int64()), "at": pa.array([], pa.timestamp("us"))})))
-    assert [c.origin_type for c in warehouse.existing(USERS).columns] == ["BIGINT", "TIMESTAMP"]
+    assert [c.origin_type for c in warehouse.find_table(USERS).columns] == ["BIGINT", "TIMESTAMP"]
     assert landed(warehouse) == []
 
 
 def test_a_column_of_nulls_keeps_the_type_that_the_column_had(warehouse):
     warehouse.load(*load({"id": [1], "at": pa.array([1], pa.timestamp("us"))}))
     warehouse.load(*load({"id": [2], "at": pa.array([None], pa.null())}))
-    assert [c.origin_type for c in warehouse.existing(USERS).columns] == ["BIGINT", "TIMESTAMP"]
+    assert [c.origin_type for c in warehouse.find_table(USERS).columns] == ["BIGINT", "TIMESTAMP"]
 
 
 def test_replace_keeps_what_somebody_put_on_the_table(file):
@@ -187,7 +187,7 @@ def test_merge_keeps_the_values_of_columns_that_it_does_not_bring(warehouse):
 def test_a_type_that_changed_without_loss_widens_the_column(warehouse, before, after, sql):
     warehouse.load(*load(pa.table({"v": before}), "append"))
     warehouse.load(*load(pa.table({"v": after}), "append"))
-    assert warehouse.existing(USERS).columns[0].origin_type == sql
+    assert warehouse.find_table(USERS).columns[0].origin_type == sql
     assert len(landed(warehouse)) == 2
     assert sum(v is None for (v,) in landed(warehouse)) == before.null_count + after.null_count
 
@@ -255,7 +255,7 @@ def test_several_tables_their_checkpoints_and_receipts_are_published_together_or
 
     with pytest.raises(RuntimeError):
         warehouse.publish(staged, [point], broken)
-    assert [warehouse.existing(name) for name in names] == [None, None]
+    assert [warehouse.find_table(name) for name in names] == [None, None]
     assert warehouse.checkpoint(point.node) is None
 
     warehouse.publish(staged, [point], lambda loaded: [receipt(one) for one in loaded])
@@ -283,7 +283,7 @@ def test_a_ghost_view_gives_way_to_the_table_and_another_view_does_not(warehouse
         warehouse, "CREATE VIEW landing.users AS SELECT 1 AS id FROM (SELECT 1) AS _dbt_bridge_ghost WHERE error('no')"
     )
     execute(warehouse, "CREATE VIEW landing.report AS SELECT 1 AS id")
-    assert warehouse.existing(USERS) is None
+    assert warehouse.find_table(USERS) is None
     warehouse.load(*load({"id": [1]}, "append"))
     assert landed(warehouse) == [(1,)]
     with pytest.raises(DestinationError, match=r"landing.report is a view that dbt-bridge did not make"):

@@ -72,7 +72,7 @@ def test_an_empty_replace_leaves_an_empty_table_with_its_columns(lake: DeltaDest
     loaded = arrive(lake, people())
     assert (loaded.rows_inserted, loaded.rows_deleted) == (0, 1)
     assert rows_of(lake) == []
-    existing = lake.existing(ORDERS)
+    existing = lake.find_table(ORDERS)
     assert existing is not None
     assert [(c.name, str(c.type)) for c in existing.columns] == [("id", "int64"), ("name", "string")]
 
@@ -179,7 +179,7 @@ def test_a_merge_without_a_usable_key_is_refused(
 ) -> None:
     with pytest.raises(KeyRefused, match=message):
         arrive(lake, rows, "merge", key)
-    assert lake.existing(ORDERS) is None
+    assert lake.find_table(ORDERS) is None
 
 
 def test_new_columns_are_added_and_vanished_ones_stay(lake: DeltaDestination) -> None:
@@ -219,7 +219,7 @@ def test_moments_outside_the_years_1_to_9999_are_refused_before_the_commit(
     with pytest.raises(TypeRefused, match=f"landing.orders, column 'seen' holds .*{told}") as refused:
         arrive(lake, rows)
     assert "types: {seen: text}" in str(refused.value)
-    assert lake.existing(ORDERS) is None
+    assert lake.find_table(ORDERS) is None
 
 
 def test_every_type_lands_as_documented(lake: DeltaDestination) -> None:
@@ -233,11 +233,11 @@ def test_every_type_lands_as_documented(lake: DeltaDestination) -> None:
         pa.null(): pa.string(), pa.list_(pa.date32()): pa.list_(pa.date32()), pa.list_(pa.uuid()): pa.string(),
         pa.map_(pa.string(), pa.int32()): pa.map_(pa.string(), pa.int32()),
     }  # fmt: skip
-    columns = tuple(lake.landed(Column(f"c{i}", type_)) for i, type_ in enumerate(types))
+    columns = tuple(lake.map_column(Column(f"c{i}", type_)) for i, type_ in enumerate(types))
     assert [c.type for c in columns] == list(types.values())
     table = Table(ORDERS, columns)
     lake.load(Load(table, "replace", "l"), table.arrow_schema.empty_table().to_reader())
-    existing = lake.existing(ORDERS)
+    existing = lake.find_table(ORDERS)
     assert existing is not None
     assert [str(c.type).replace("element", "item").replace("entries", "") for c in existing.columns][:20] == [
         str(t) for t in types.values()

@@ -75,13 +75,13 @@ def lake(tmp_path: Path) -> DeltaDestination:
 
 def copied(lake: DeltaDestination, replica: Replica, rows: Sequence[Row], at: int = 0) -> None:
     loaded = lake.load(Load(replica.table, "replace", "load-1"), rows_of(replica.table, rows).to_reader())
-    with lake.applying("load-1") as application:
+    with lake.open_application("load-1") as application:
         application.join(replica, loaded, COPIED_AT)
         application.commit(at)
 
 
 def applied(lake: DeltaDestination, replica: Replica, *events: Event, upto: int = 10_000) -> None:
-    with lake.applying("load-1") as application:
+    with lake.open_application("load-1") as application:
         for event in events:
             application.apply(replica, event)
         application.commit(upto)
@@ -95,7 +95,7 @@ def read(lake: DeltaDestination, name: TableName) -> list[Row]:
 
 def followed(lake: DeltaDestination, replica: Replica, model: Model, ends: list[int]) -> None:
     for begin, end in itertools.pairwise([0, *ends]):
-        with lake.applying("load-1") as application:
+        with lake.open_application("load-1") as application:
             last = -1
             for table, event in model.events[begin:end]:
                 now = Replica(replica.node, table, replica.deletes, replica.history, replica.change_log)
@@ -185,7 +185,7 @@ def test_pieces_that_were_not_committed_are_taken_back_by_the_next_process(
     replica = replica_of(orders_(), **how)
     copied(lake, replica, COPY)
     model, runs = a_run(replica)
-    killed = lake.applying("load-1")
+    killed = lake.open_application("load-1")
     application = killed.__enter__()
     for run in runs:
         application.apply(replica, run)
@@ -210,7 +210,7 @@ def test_what_is_not_committed_never_was(lake: DeltaDestination, monkeypatch: py
     replica = replica_of(orders_(), history=True)
     copied(lake, replica, COPY)
     _, runs = a_run(replica)
-    with pytest.raises(ZeroDivisionError), lake.applying("load-1") as application:
+    with pytest.raises(ZeroDivisionError), lake.open_application("load-1") as application:
         for run in runs:
             application.apply(replica, run)
         assert ordered(read(lake, replica.table.name)) != ordered(COPY)
@@ -224,7 +224,7 @@ def test_a_history_that_is_ahead_of_its_table_gets_nothing_twice(lake: DeltaDest
     copied(lake, replica, COPY)
     model, runs = a_run(replica)
     first = int(runs[0].ordinal[-1]) + 1
-    with lake.applying("load-1") as application:  # the process dies after the history's commit
+    with lake.open_application("load-1") as application:  # the process dies after the history's commit
         both = application._of(replica)
         assert both.history is not None
         history.write(replica, both.landing, both.history, joined(runs[:1]), first)
@@ -246,7 +246,8 @@ def test_a_table_behind_its_history_catches_up_in_steps(
     copied(lake, replica, COPY)
     model, runs = a_run(replica)
     ends = [int(run.ordinal[-1]) + 1 for run in runs]
-    with lake.applying("load-1") as application:  # the process dies after the history's commit, the table's lacks
+    # The process dies after the history's commit, the table's lacks
+    with lake.open_application("load-1") as application:
         both = application._of(replica)
         assert both.history is not None
         history.write(replica, both.landing, both.history, joined(runs), ends[-1])

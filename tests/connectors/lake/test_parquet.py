@@ -52,7 +52,7 @@ def test_an_empty_replace_leaves_an_empty_table_with_its_columns(lake: ParquetDe
     arrive(lake, people((1, "a")))
     arrive(lake, people())
     assert rows_of(tmp_path) == []
-    existing = lake.existing(ORDERS)
+    existing = lake.find_table(ORDERS)
     assert existing is not None
     assert [(c.name, c.type) for c in existing.columns] == [("id", pa.int64()), ("name", pa.string())]
 
@@ -70,7 +70,7 @@ def test_what_must_change_single_rows_is_refused(
     with pytest.raises(UsageError, match="Parquet files cannot") as refused:
         arrive(lake, people((1, "a")), disposition, **also)
     assert 'table_format = "delta"' in str(refused.value)
-    assert lake.existing(ORDERS) is None
+    assert lake.find_table(ORDERS) is None
 
 
 def test_a_changed_type_and_infinity_are_refused(lake: ParquetDestination, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ class DltApplication:
         if name not in self._followed:
             _check_kind(replica)
             names = [column.name for column in (*replica.table.columns, *_own(replica))]
-            there = self._destination.existing(name, names)
+            there = self._destination.find_table(name, names)
             mend = copied_anew(replica.node)
             if there is None:
                 raise TypeRefused(f"the table {name} is not there any more", mend=mend)
@@ -199,7 +199,7 @@ class DltApplication:
         staging = staging_of(replica, own, net.written, net.deleted, actions(net.written, moves))
         rows, columns = staging.rows, list(staging.all_columns)
         names = {c.name for c in staging.columns}
-        there = self._destination.existing(replica.table.name, names)
+        there = self._destination.find_table(replica.table.name, names)
         assert there is not None, "looked at before"
         extra = [c for c in there.columns if c.name not in names]
         if moves.any():
@@ -325,7 +325,7 @@ class DltApplication:
 
     def _reshape(self, replica: Replica, event: Reshaped) -> None:
         mend = copied_anew(replica.node)
-        there = self._destination.existing(replica.table.name, [c.name for c in event.columns])
+        there = self._destination.find_table(replica.table.name, [c.name for c in event.columns])
         before = {c.name: c.type for c in replica.table.columns}
         if event.renamed or any(before.get(c.name, c.type) != c.type for c in event.columns):
             raise CannotReshape(f"columns of {replica.table.name} cannot be changed through dlt", mend=mend)

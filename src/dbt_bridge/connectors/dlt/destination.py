@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dbt_bridge.arrow.counted_reader import CountedReader
-from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema
-from dbt_bridge.arrow.file_types import map_column as lake_landed
+from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema, map_column
 from dbt_bridge.connectors.dlt.session import DltSession
 from dbt_bridge.connectors.dlt.state import DltState
 from dbt_bridge.contracts.destination import Load, Loaded
@@ -51,14 +50,14 @@ class DltDestination:
     def close(self) -> None:
         """Nothing is held open between loads."""
 
-    def landed(self, column: Column) -> Column:
+    def map_column(self, column: Column) -> Column:
         """See `arrow/file_types.py`; nested values land as text."""
-        there = lake_landed(column)
+        there = map_column(column)
         return replace(there, type=pa.string()) if pa.types.is_nested(there.type) else there
 
-    def existing(self, name: TableName, known: Iterable[str] = ()) -> Table | None:
-        """See `DltSession.existing`."""
-        return self.session.existing(name, known)
+    def find_table(self, name: TableName, known: Iterable[str] = ()) -> Table | None:
+        """See `DltSession.find_table`."""
+        return self.session.find_table(name, known)
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """Load one table.
@@ -101,7 +100,7 @@ class DltDestination:
             return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
 
     @contextmanager
-    def reading(self) -> Iterator[DltState]:
+    def open_state(self) -> Iterator[DltState]:
         """See `state`.
 
         Raises:

@@ -70,7 +70,7 @@ class DltSession:
             finally:
                 pipeline.deactivate()
 
-    def existing(self, name: TableName, known: Iterable[str] = ()) -> Table | None:
+    def find_table(self, name: TableName, known: Iterable[str] = ()) -> Table | None:
         """The table with Arrow types as near as dlt's own types tell.
 
         Args:

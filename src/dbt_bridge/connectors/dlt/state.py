@@ -48,12 +48,12 @@ class DltState:
         return pa.RecordBatchReader.from_batches(schema, self._batches(replica, schema, asked))
 
     def _batches(self, replica: Replica, schema: pa.Schema, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
-        kept = None if keys is None else Keys(keys)
+        wanted = None if keys is None else Keys(keys)
         for condition in self._conditions(replica, keys):
             folds = replica.change_log
             for batch in self._folded(replica) if folds else self._selected(replica, schema.names, condition):
                 whole = in_types(batch.columns, schema, replica.table.name)
-                yield whole if kept is None else kept.kept(whole)
+                yield whole if wanted is None else wanted.filter(whole)
 
     def _conditions(self, replica: Replica, keys: pa.Table | None) -> Iterator[str]:
         if keys is None:
@@ -99,7 +99,7 @@ class DltState:
         name = replica.table.name
         own = LOG_COLUMNS if replica.change_log else [DELETED_AT] if replica.deletes == "soft" else []
         wanted = [*(c.name for c in replica.table.columns), *own]
-        there = self._session.existing(name, wanted)
+        there = self._session.find_table(name, wanted)
         if there is None:
             raise DestinationError(f"there is no table {name}", mend=copied_anew(replica.node))
         for column in wanted:

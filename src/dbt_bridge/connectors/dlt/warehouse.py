@@ -47,7 +47,7 @@ class DltWarehouse(DltDestination):
     chunk_rows = 200_000
 
     @contextmanager
-    def applying(self, load_id: str) -> Iterator[DltApplication]:
+    def open_application(self, load_id: str) -> Iterator[DltApplication]:
         """Apply changes; see `apply`."""
         application = DltApplication(self, load_id)
         try:
@@ -58,7 +58,7 @@ class DltWarehouse(DltDestination):
     def position(self, replica: Replica) -> int | None:
         """The LSN that was written with the table's rows; None before the first."""
         applied = TableName(replica.table.name.schema, APPLIED)
-        if self.existing(applied) is None:
+        if self.find_table(applied) is None:
             return None
         with self.session.pipeline(applied) as pipeline:
             found = self.session.select(pipeline, applied, ("node", "lsn")) or []
@@ -67,7 +67,7 @@ class DltWarehouse(DltDestination):
     def ensure_applied(self, schema: str) -> None:
         """The table that says where each one stands."""
         table = Table(TableName(schema, APPLIED), (Column("node", pa.string()), Column("lsn", pa.int64())))
-        if self.existing(table.name) is None:
+        if self.find_table(table.name) is None:
             self.load(Load(table, "replace", new_load_id()), table.arrow_schema.empty_table().to_reader())
 
     def save_ledger(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
@@ -78,7 +78,7 @@ class DltWarehouse(DltDestination):
     # --- Ledger ------------------------------------------------------------------------------------------------
 
     def checkpoints(self) -> list[Checkpoint]:
-        there = self.existing(CHECKPOINTS.name)
+        there = self.find_table(CHECKPOINTS.name)
         if there is None:
             return []
         # A table that an earlier version made lacks the later fields until the next checkpoint is saved.
@@ -111,7 +111,7 @@ class DltWarehouse(DltDestination):
         Raises:
             DestinationError: no such relation.
         """
-        table = self.existing(name, columns)
+        table = self.find_table(name, columns)
         if table is None:
             raise DestinationError(f"there is no table {name} in {self.name!r}", mend="dbt-bridge build")
         wanted = [c for c in table.columns if not columns or c.name in columns]

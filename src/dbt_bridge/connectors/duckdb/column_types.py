@@ -36,7 +36,7 @@ _EXACT: tuple[Callable[[pa.DataType], bool], ...] = (
 )
 
 
-def landed(column: Column) -> Column:
+def map_column(column: Column) -> Column:
     """The column as it must travel to land in DuckDB exactly.
 
     Raises:

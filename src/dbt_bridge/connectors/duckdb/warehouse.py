@@ -22,7 +22,7 @@ from dbt_bridge.arrow.duckdb_rows import interruptible
 from dbt_bridge.connectors.duckdb import audit
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
-from dbt_bridge.connectors.duckdb.column_types import landed as landed_column
+from dbt_bridge.connectors.duckdb.column_types import map_column
 from dbt_bridge.connectors.duckdb.profile import file_of
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
@@ -166,11 +166,11 @@ class DuckDBWarehouse:
 
     # --- Destination -------------------------------------------------------------------------------------------
 
-    def landed(self, column: Column) -> Column:
-        """See `column_types.landed`."""
-        return landed_column(column)
+    def map_column(self, column: Column) -> Column:
+        """See `column_types.map_column`."""
+        return map_column(column)
 
-    def existing(self, name: TableName) -> Table | None:
+    def find_table(self, name: TableName) -> Table | None:
         """The table (or a view that is not a ghost) as it stands, with DuckDB's types in `origin_type`."""
         with closing(self._connection.cursor()) as cur:
             found = CatalogCursor(cur, self._catalog).relation(name)
@@ -249,13 +249,13 @@ class DuckDBWarehouse:
             return in_transaction(cur, work)
 
     @contextmanager
-    def reading(self) -> Iterator[DuckDBState]:
+    def open_state(self) -> Iterator[DuckDBState]:
         """See `state`. Over a connection of somebody else, what that wrote and did not commit is not seen."""
         with held(self._connection, self._catalog) as state:
             yield state
 
     @contextmanager
-    def applying(self, load_id: str) -> Iterator[Application]:
+    def open_application(self, load_id: str) -> Iterator[Application]:
         """One transaction for the changes of several tables; no other thread publishes while it lasts."""
         with _publishing, self._cursor("changes") as cur:
             audit.ensure(cur, self._catalog)

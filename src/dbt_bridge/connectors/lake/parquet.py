@@ -22,8 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from dbt_bridge.arrow.counted_reader import CountedReader
-from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema
-from dbt_bridge.arrow.file_types import map_column as landed_column
+from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema, map_column
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.connectors.lake.state import DatasetState
 from dbt_bridge.contracts.destination import Load, Loaded
@@ -57,11 +56,11 @@ class ParquetDestination:
     def close(self) -> None:
         """Nothing is held open between loads."""
 
-    def landed(self, column: Column) -> Column:
+    def map_column(self, column: Column) -> Column:
         """See `arrow/file_types.py`."""
-        return landed_column(column)
+        return map_column(column)
 
-    def existing(self, name: TableName) -> Table | None:
+    def find_table(self, name: TableName) -> Table | None:
         """The table that the newest file has."""
         import pyarrow.parquet as pq
 
@@ -99,7 +98,7 @@ class ParquetDestination:
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
 
     @contextmanager
-    def reading(self) -> Iterator[DatasetState]:
+    def open_state(self) -> Iterator[DatasetState]:
         """The files that are complete when their table is asked for first.
 
         A folder of files has no state: one that a load replaces while it is read ends the reading with an error.
@@ -117,7 +116,7 @@ class ParquetDestination:
                 mend='write table_format = "delta" in the destination\'s settings, or write_disposition: replace',
             )
         schema = build_schema(load.table)
-        there = self.existing(load.table.name)
+        there = self.find_table(load.table.name)
         if there is not None and load.write_disposition == "append":
             schema = fit_schema(there.arrow_schema, schema, load.table)
         return CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))

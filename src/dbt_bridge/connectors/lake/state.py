@@ -51,7 +51,7 @@ class DatasetState:
     def rows(self, replica: Replica, keys: pa.Table | None = None) -> pa.RecordBatchReader:
         """See `State.rows`."""
         dataset = self._dataset(replica)
-        kept = None if keys is None else Keys(wanted_keys(replica, keys))
+        wanted = None if keys is None else Keys(wanted_keys(replica, keys))
         schema, name = replica.table.arrow_schema, replica.table.name
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -64,7 +64,7 @@ class DatasetState:
                     found = (_alive if _is_soft(replica) else _scanned)(dataset, schema.names)
                 for batch in found:
                     whole = in_types(batch.columns, schema, name)
-                    yield whole if kept is None else kept.kept(whole)
+                    yield whole if wanted is None else wanted.filter(whole)
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 

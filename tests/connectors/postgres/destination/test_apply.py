@@ -71,7 +71,7 @@ def joined(warehouse: PostgresWarehouse, rows: Sequence[Sequence[Any]], replica:
     table = replica.table
     disposition = "append" if replica.change_log else "replace"
     staged = warehouse.stage(Load(table, disposition, "load-1"), table_of(rows, table).to_reader())  # type: ignore[arg-type]
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         application.join(replica, staged, COPIED_AT)
         application.commit(100)
 
@@ -90,7 +90,7 @@ def test_changes_are_applied_with_rows_that_move(warehouse: PostgresWarehouse, o
         (INSERT, (5, "e", None, None), None),
         unchanged="note",
     )
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         loaded = application.apply(REPLICA, run)
         application.commit(200)
     assert rows_of(origin, "SELECT id, note, host(address), mine FROM landing.orders ORDER BY 1") == [
@@ -107,7 +107,7 @@ def test_views_and_grants_on_the_table_stay(warehouse: PostgresWarehouse, origin
     origin.execute("CREATE VIEW landing.names AS SELECT id, note FROM landing.orders")
     origin.execute("GRANT SELECT ON landing.orders TO PUBLIC")
     joined(warehouse, [*ROWS, (4, "d", None, None)])
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         application.apply(REPLICA, Truncated(100, COPIED_AT))
         application.apply(REPLICA, changes((INSERT, (9, "i", None, None), None)))
         application.apply(REPLICA, Reshaped(ORDERS.columns[:2], {}))
@@ -129,7 +129,7 @@ def test_the_key_has_one_unique_index_ours_or_somebodys(
     origin.execute("DROP INDEX landing.orders_dbt_bridge_key")
     origin.execute("ALTER TABLE landing.orders ADD PRIMARY KEY (id)")
     joined(warehouse, ROWS)
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         application.apply(REPLICA, changes((INSERT, (9, "i", None, None), None)))
         application.commit(200)
     assert indexes(origin) == ["orders_pkey"]
@@ -148,10 +148,10 @@ def test_a_value_that_the_changed_column_cannot_take_is_refused_and_nothing_stay
 ) -> None:
     joined(warehouse, ROWS)
     origin.execute("ALTER TABLE landing.orders ALTER note TYPE varchar(3)")
-    with pytest.raises(TypeRefused, match="too long"), warehouse.applying("load-1") as application:
+    with pytest.raises(TypeRefused, match="too long"), warehouse.open_application("load-1") as application:
         application.apply(REPLICA, changes((INSERT, (9, "too long", None, None), None)))
     origin.execute("ALTER TABLE landing.orders ALTER note TYPE text")
-    with pytest.raises(TypeRefused, match="inet"), warehouse.applying("load-1") as application:
+    with pytest.raises(TypeRefused, match="inet"), warehouse.open_application("load-1") as application:
         application.apply(REPLICA, changes((INSERT, (9, "i", None, "nowhere"), None)))
     assert rows_of(origin, "SELECT count(*) FROM landing.orders") == [(3,)]
     assert rows_of(origin, "SELECT relname FROM pg_class WHERE starts_with(relname, '_dbt_bridge_stage_')") == []
@@ -162,11 +162,11 @@ def test_checkpoints_and_receipts_come_with_the_rows_or_not_at_all(
 ) -> None:
     joined(warehouse, ROWS)
     point = Checkpoint(REPLICA.node, "shop_pg", "", "0/C8", "7301/shop")
-    with pytest.raises(ZeroDivisionError), warehouse.applying("load-1") as application:
+    with pytest.raises(ZeroDivisionError), warehouse.open_application("load-1") as application:
         application.apply(REPLICA, changes((INSERT, (9, "i", None, None), None)))
         raise ZeroDivisionError
     assert rows_of(origin, "SELECT count(*) FROM landing.orders") == [(3,)]
-    with warehouse.applying("load-1") as application:
+    with warehouse.open_application("load-1") as application:
         application.apply(REPLICA, changes((INSERT, (9, "i", None, None), None)))
         application.commit(200, [point], [])
     assert warehouse.checkpoints() == [point]

@@ -39,12 +39,12 @@ INSERT INTO things VALUES
 def copied(database: str, disposition: str, *, workers: int = 1) -> int | None:
     with PostgresOrigin("pg", database) as origin, PostgresWarehouse("pg", database) as warehouse:
         described = origin.describe(THINGS).table
-        columns = tuple(warehouse.landed(c) for c in described.columns)
+        columns = tuple(warehouse.map_column(c) for c in described.columns)
         load = Load(Table(LANDED, columns, described.key), disposition, "l")  # type: ignore[arg-type]
-        casts = warehouse.copied_as(load)
+        casts = warehouse.find_raw_casts(load)
         assert casts is not None
-        streams = origin.copy_binary(THINGS, [c.name for c in columns], casts, workers=workers)
-        staged = warehouse.stage_copy(load, streams)
+        streams = origin.copy_raw(THINGS, [c.name for c in columns], casts, workers=workers)
+        staged = warehouse.stage_raw(load, streams)
         return warehouse.publish([staged])[0].rows_inserted
 
 
@@ -81,12 +81,12 @@ def test_a_stream_that_breaks_leaves_nothing(database: str, origin: psycopg.Conn
         load = Load(Table(LANDED, opened.describe(THINGS).table.columns), "replace", "l")
 
         def breaking():  # type: ignore[no-untyped-def]
-            yield next(iter(opened.copy_binary(THINGS, ["id"], {})[0]))[:30]
+            yield next(iter(opened.copy_raw(THINGS, ["id"], {})[0]))[:30]
             raise RuntimeError("broke off")
 
         with pytest.raises(RuntimeError, match="broke off"):
-            warehouse.stage_copy(load, [breaking()])
-        assert warehouse.existing(LANDED) is None
+            warehouse.stage_raw(load, [breaking()])
+        assert warehouse.find_table(LANDED) is None
     query = "SELECT count(*) FROM pg_class WHERE starts_with(relname, '_dbt_bridge_stage_')"
     assert origin.execute(query).fetchone() == (0,)
 
@@ -94,7 +94,7 @@ def test_a_stream_that_breaks_leaves_nothing(database: str, origin: psycopg.Conn
 def test_closing_the_origin_breaks_off_a_copy_that_nobody_waits_for(database: str, origin: psycopg.Connection) -> None:
     origin.execute("CREATE VIEW slow AS SELECT i, pg_sleep(0.01)::text AS s FROM generate_series(1, 100000) AS i")
     reading = PostgresOrigin("pg", database)
-    (stream,) = reading.copy_binary(TableName("public", "slow"), ["i", "s"], {})
+    (stream,) = reading.copy_raw(TableName("public", "slow"), ["i", "s"], {})
     closer = threading.Timer(0.5, reading.close)
     closer.start()
     with pytest.raises(OriginError, match=r"public\.slow: reading was broken off"):

@@ -32,7 +32,7 @@ def landed(warehouse: PostgresWarehouse, **how: Any) -> Replica:
     """500 rows, of which one was changed and one deleted."""
     replica = replica_of(orders(), **how)
     staged = warehouse.stage(Load(replica.table, "replace", "1"), rows_of(replica.table, ROWS).to_reader())
-    with warehouse.applying("1") as application:
+    with warehouse.open_application("1") as application:
         application.join(replica, staged, COPIED_AT)
         changes = [
             Change("update", {**ROWS[7], "note": "seven"}, 10, 10, unchanged=frozenset({"big"})),
@@ -50,7 +50,7 @@ def test_digests_are_those_of_the_rows_that_stand_for_the_origins(
     replica = landed(warehouse, **how)
     every = [Digested(column, agreed(column, column)) for column in replica.table.columns]
     key, values = every[:2], every[2:]
-    with warehouse.reading() as state:
+    with warehouse.open_state() as state:
         side = landed_side(state, replica, "postgres: orders")
         assert isinstance(side, Digests)
         rows = side.rows([d.column.name for d in every]).read_all()
@@ -82,5 +82,5 @@ def test_a_column_of_the_digests_own_name_is_told(warehouse: PostgresWarehouse) 
     replica = replica_of(Table(plain.name, (*plain.columns, Column("_row", pa.int64()))))
     warehouse.load(Load(replica.table, "replace", "1"), replica.table.arrow_schema.empty_table().to_reader())
     column = replica.table.columns[0]
-    with warehouse.reading() as state, pytest.raises(NoDigests, match="has a column _row"):
+    with warehouse.open_state() as state, pytest.raises(NoDigests, match="has a column _row"):
         landed_side(state, replica, "p").digests([], [Digested(column, agreed(column, column))])  # type: ignore[attr-defined]

@@ -78,7 +78,7 @@ def test_an_empty_replace_leaves_an_empty_table_with_its_columns(
     arrive(warehouse, people((1, "a")))
     arrive(warehouse, people())
     assert rows_of(origin) == []
-    existing = warehouse.existing(ORDERS)
+    existing = warehouse.find_table(ORDERS)
     assert existing is not None
     assert [(c.name, c.origin_type) for c in existing.columns] == [("id", "bigint"), ("name", "text")]
 
@@ -191,7 +191,7 @@ def test_a_ghost_view_gives_way_and_any_other_view_does_not(
 ) -> None:
     origin.execute("CREATE SCHEMA landing")
     origin.execute(f"CREATE VIEW landing.orders AS SELECT '{GHOST_MARK}'::text AS mark".encode())
-    assert warehouse.existing(ORDERS) is None
+    assert warehouse.find_table(ORDERS) is None
     arrive(warehouse, people((1, "a")))
     assert rows_of(origin) == [(1, "a")]
     origin.execute("CREATE VIEW landing.mine AS SELECT 1 AS one")
@@ -215,7 +215,7 @@ def test_several_tables_checkpoints_and_receipts_are_one_transaction(
 
     with pytest.raises(RuntimeError):
         warehouse.publish(staged, [point], broken)
-    assert warehouse.existing(ORDERS) is None
+    assert warehouse.find_table(ORDERS) is None
     assert warehouse.checkpoint(point.node) is None
     warehouse.publish(staged, [point], lambda _: [])
     assert rows_of(origin) == [(1, "a")]
@@ -243,7 +243,7 @@ def test_hostile_names_are_kept_exactly(warehouse: PostgresWarehouse, origin: ps
         if disposition == "merge":
             arrive(warehouse, rows, "replace", name=name)
         arrive(warehouse, rows, disposition, (hostile,), name=name, **_window(disposition, hostile))
-    found = warehouse.existing(name)
+    found = warehouse.find_table(name)
     assert found is not None
     assert [c.name for c in found.columns] == [hostile, "v"]
     assert warehouse.read(name).read_all().num_rows == 2
@@ -272,7 +272,7 @@ def test_own_types_of_postgres_are_kept(warehouse: PostgresWarehouse, origin: ps
         "mood": (pa.string(), "public.mood", "happy"),
     }
     columns = tuple(Column(name, type_, sql) for name, (type_, sql, _) in own.items())
-    table = Table(ORDERS, tuple(warehouse.landed(c) for c in columns))
+    table = Table(ORDERS, tuple(warehouse.map_column(c) for c in columns))
     rows = pa.RecordBatch.from_arrays(
         [pa.array([value, None], pa.string()).cast(c.type) if c.type == pa.string()
          else pa.ExtensionArray.from_storage(c.type, pa.array([value, None]))
@@ -319,7 +319,7 @@ def test_infinity_and_years_before_christ_land_as_they_are(
 def test_a_wrong_password_is_told_without_it(server: Any) -> None:
     conninfo = f"host=127.0.0.1 port={server.port} user=nobody_at_all password=canary-7391 dbname=nowhere"
     with pytest.raises(ConnectionFailed) as refused:
-        PostgresWarehouse("pg", conninfo).existing(ORDERS)
+        PostgresWarehouse("pg", conninfo).find_table(ORDERS)
     assert "canary-7391" not in str(refused.value)
     assert refused.value.__cause__ is None
 

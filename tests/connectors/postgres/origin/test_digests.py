@@ -59,7 +59,7 @@ def test_digests_and_buckets_are_those_of_the_rows(filled: str, monkeypatch: pyt
     monkeypatch.setattr(initial_copy, "RANGE_PAGES", 16)
     with PostgresOrigin("shop", filled) as origin:
         table = origin.describe(NAME).table
-        assert origin.digesting(NAME, 2)._relation.pages > 32, "it is read in ranges"
+        assert origin.digest_table(NAME, 2)._relation.pages > 32, "it is read in ranges"
         key, values = halves(table)
         with psycopg.connect(filled, autocommit=True) as other:
             other.execute('DELETE FROM "it""ems" WHERE id > 10000')  # after the snapshot
@@ -68,7 +68,7 @@ def test_digests_and_buckets_are_those_of_the_rows(filled: str, monkeypatch: pyt
             (i, p): r
             for i, p, r in zip(rows["id"].to_pylist(), rows["Part %s"].to_pylist(), digested(rows, values), strict=True)
         }
-        side = origin.digesting(NAME, 2)
+        side = origin.digest_table(NAME, 2)
         sent = side.digests(key, values).read_all()
         assert sent.schema.types == [pa.int32(), pa.string(), pa.int64()]
         found = {(i, p): r for i, p, r in zip(*sent.to_pydict().values(), strict=True)}
@@ -80,7 +80,7 @@ def test_digests_and_buckets_are_those_of_the_rows(filled: str, monkeypatch: pyt
         for k, total in zip(one.tolist(), mix_digests(one, both).tolist(), strict=True):
             rows_so_far, so_far = sums.get(k & 63, (0, 0))
             sums[k & 63] = (rows_so_far + 1, so_far + total)
-        buckets = origin.digesting(NAME, 2).buckets(key, values, 64)
+        buckets = origin.digest_table(NAME, 2).buckets(key, values, 64)
         assert buckets.schema == pa.schema({"bucket": pa.int64(), "rows": pa.int64(), "total": pa.decimal128(38, 0)})
         assert {b: (n, int(t)) for b, n, t in zip(*buckets.to_pydict().values(), strict=True)} == sums
 
@@ -94,7 +94,7 @@ def test_without_a_key_the_row_is_the_key(filled: str) -> None:
     with PostgresOrigin("shop", filled) as origin:
         table = origin.describe(NAME).table
         every = [d for half in halves(table) for d in half]
-        sent = origin.digesting(NAME).digests([], every).read_all()
+        sent = origin.digest_table(NAME).digests([], every).read_all()
         assert sent.column_names == ["_row"]
         assert sorted(sent["_row"].to_pylist()) == sorted(digested(origin.rows(NAME, table.columns).read_all(), every))
 
@@ -107,7 +107,7 @@ def test_a_masked_column_is_hashed_by_the_server(origin: psycopg.Connection, dat
         table = reading.describe(name).table
         key = [Digested(table.columns[0], Canon("int", bits=32))]
         values = [Digested(Column("born", pa.string()), Canon("text"), mask="sha256")]
-        sent = {r["id"]: r["_row"] for r in reading.digesting(name).digests(key, values).read_all().to_pylist()}
+        sent = {r["id"]: r["_row"] for r in reading.digest_table(name).digests(key, values).read_all().to_pylist()}
         hashed = pa.array([hashlib.sha256(b"2000-01-02").hexdigest(), None])
         assert [sent[1], sent[2]] == compute_digests([hashed], [Canon("text")]).tolist()
 
@@ -119,7 +119,7 @@ def told(database: str, statement: str, column: str = "v", canon: Canon | None =
         name = TableName("public", "t")
         found: Any = reading.describe(name).table.column(column)
         with pytest.raises(NoDigests) as refusal:
-            reading.digesting(name).digests([], [Digested(found, canon or agreed(found, found))])
+            reading.digest_table(name).digests([], [Digested(found, canon or agreed(found, found))])
         return str(refusal.value)
 
 
@@ -162,4 +162,4 @@ def test_the_wire_is_measured_in_no_time(database: str) -> None:
     with PostgresOrigin("shop", database) as reading:
         reading.tables(None)
         origin_has = reading.describe(TableName("pg_catalog", "pg_class")).table
-        assert reading.digesting(origin_has.name).transfer_rate() > 1_000_000
+        assert reading.digest_table(origin_has.name).transfer_rate() > 1_000_000

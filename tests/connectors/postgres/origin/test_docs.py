@@ -41,9 +41,9 @@ def test_the_table_of_types_is_what_the_code_does(origin: psycopg.Connection, da
 def landings(column: Column) -> list[str]:
     return [
         spelled(column.type),
-        in_duckdb(duckdb_types.landed(column).type),
+        in_duckdb(duckdb_types.map_column(column).type),
         spelled(file_types.map_column(column).type),
-        postgres_types.landing_type(postgres_types.landed(column)),
+        postgres_types.landing_type(postgres_types.map_column(column)),
     ]
 
 

@@ -165,7 +165,7 @@ def landed(reading: PostgresOrigin, tmp_path_factory: pytest.TempPathFactory) ->
     with DuckDBWarehouse.open(path) as warehouse:
         for name in reading.tables(None):
             table = reading.describe(name).table
-            columns = tuple(warehouse.landed(column) for column in table.columns)
+            columns = tuple(warehouse.map_column(column) for column in table.columns)
             landing = Table(TableName("landing", name.name), columns, table.key)
             warehouse.load(Load(landing, "replace", "golden"), reading.rows(name, columns))
     with duckdb.connect(str(path)) as connection:
@@ -224,11 +224,11 @@ def test_delta_holds_what_postgres_sent_or_refuses_it(
 ) -> None:
     delta = DeltaDestination("lake", Lake(str(tmp_path)))
     table_name = TableName("public", case(name))
-    columns = tuple(delta.landed(column) for column in reading.describe(table_name).table.columns)
+    columns = tuple(delta.map_column(column) for column in reading.describe(table_name).table.columns)
     if name in REFUSED_BY_DELTA:
         with pytest.raises(TypeRefused, match=r"(?s)column 'v' holds .*types: \{v: text\}"):
             delta.load(Load(Table(table_name, columns), "replace", "golden"), reading.rows(table_name, columns))
-        assert delta.existing(table_name) is None, "nothing was written"
+        assert delta.find_table(table_name) is None, "nothing was written"
         columns = (columns[0], columns[1].as_text())
     delta.load(Load(Table(table_name, columns), "replace", "golden"), reading.rows(table_name, columns))
     with duckdb.connect() as connection:
@@ -243,7 +243,7 @@ def test_a_postgres_warehouse_holds_what_postgres_sent(url: str, reading: Postgr
     original = TableName("public", case(name))
     landing = TableName("landing", case(name))
     with PostgresWarehouse("warehouse", url) as warehouse:
-        columns = tuple(warehouse.landed(column) for column in reading.describe(original).table.columns)
+        columns = tuple(warehouse.map_column(column) for column in reading.describe(original).table.columns)
         warehouse.load(Load(Table(landing, columns), "replace", "golden"), reading.rows(original, columns))
     # A type of the origin's own making lands as text: what it was made of is read back from it.
     compare = sql.SQL(

@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.arrow.counted_reader import CountedReader
-from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema
-from dbt_bridge.arrow.file_types import map_column as landed_column
+from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema, map_column
 from dbt_bridge.connectors.lake.delta.session import STANDS_AT, DeltaSession, query, schema_of, translate
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.connectors.lake.state import DatasetState
@@ -64,11 +63,11 @@ class DeltaDestination:
     def close(self) -> None:
         """Nothing is held open between loads."""
 
-    def landed(self, column: Column) -> Column:
+    def map_column(self, column: Column) -> Column:
         """See `arrow/file_types.py`."""
-        return landed_column(column)
+        return map_column(column)
 
-    def existing(self, name: TableName) -> Table | None:
+    def find_table(self, name: TableName) -> Table | None:
         table = self.session.open(name)
         return None if table is None else Table.of_schema(name, schema_of(table))
 
@@ -123,7 +122,7 @@ class DeltaDestination:
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
 
     @contextmanager
-    def reading(self) -> Iterator[DatasetState]:
+    def open_state(self) -> Iterator[DatasetState]:
         """Each table at the version that it has when it is asked for first. Delta has no state of several tables."""
         yield DatasetState(self.session.open_finished)
 
@@ -132,7 +131,7 @@ class DeltaDestination:
     chunk_rows = 1_000_000  # a MERGE rewrites most files of a table, however few its rows are
 
     @contextmanager
-    def applying(self, load_id: str) -> Iterator[DeltaApplication]:
+    def open_application(self, load_id: str) -> Iterator[DeltaApplication]:
         """Apply changes; see `apply`."""
         from dbt_bridge.connectors.lake.delta.apply import DeltaApplication
 

@@ -67,7 +67,7 @@ def base(sql_type: str) -> str:
     return "interval" if plain.startswith("interval") else re.sub(r" +", " ", plain).strip()
 
 
-def landed(column: Column) -> Column:
+def map_column(column: Column) -> Column:
     """The column as it must travel to land in Postgres exactly.
 
     Raises:

@@ -126,7 +126,7 @@ class PostgresState:
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 
-    def digesting(self, replica: Replica) -> ReplicaDigests:
+    def digest_replica(self, replica: Replica) -> ReplicaDigests:
         """The digests of a replica's rows, computed by the server."""
         return ReplicaDigests(self, replica)
 

@@ -22,8 +22,7 @@ from psycopg import Cursor, sql
 from dbt_bridge.connectors.postgres.destination import audit
 from dbt_bridge.connectors.postgres.destination import stage as staging_area
 from dbt_bridge.connectors.postgres.destination.apply import PostgresApplication
-from dbt_bridge.connectors.postgres.destination.column_types import TEXTS, base, copied_as
-from dbt_bridge.connectors.postgres.destination.column_types import landed as landed_column
+from dbt_bridge.connectors.postgres.destination.column_types import TEXTS, base, copied_as, map_column
 from dbt_bridge.connectors.postgres.destination.publish import publish_one
 from dbt_bridge.connectors.postgres.destination.read import read_relation, relation_table
 from dbt_bridge.connectors.postgres.destination.relation import (
@@ -37,6 +36,7 @@ from dbt_bridge.connectors.postgres.destination.session import connected, transl
 from dbt_bridge.connectors.postgres.destination.stage import Carrier
 from dbt_bridge.connectors.postgres.destination.state import PostgresState, held
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
+from dbt_bridge.connectors.postgres.wire.bulk import RAW_FORMAT
 from dbt_bridge.contracts.destination import Load, Loaded, Staged
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.checkpoint import Checkpoint
@@ -56,6 +56,8 @@ class PostgresWarehouse:
 
     Each operation has a connection of its own, so several threads may stage at once.
     """
+
+    raw_format = RAW_FORMAT
 
     def __init__(self, name: str, conninfo: str) -> None:
         self.name = name
@@ -84,11 +86,11 @@ class PostgresWarehouse:
 
     # --- Destination -------------------------------------------------------------------------------------------
 
-    def landed(self, column: Column) -> Column:
-        """See `column_types.landed`."""
-        return landed_column(column)
+    def map_column(self, column: Column) -> Column:
+        """See `column_types.map_column`."""
+        return map_column(column)
 
-    def existing(self, name: TableName) -> Table | None:
+    def find_table(self, name: TableName) -> Table | None:
         """The table (or a view that is not a ghost) as `read` would give it, with Postgres's types in `origin_type`."""
         with self._transaction(name) as cur:
             found = find(cur, name)
@@ -127,11 +129,11 @@ class PostgresWarehouse:
             self._finish(load, staging)
         return Staged(load, staging, encoded.rows, encoded.bytes)
 
-    def copied_as(self, load: Load) -> dict[str, str] | None:
-        """The SQL types that `stage_copy` wants columns cast to, all others as they are; None where it cannot."""
+    def find_raw_casts(self, load: Load) -> dict[str, str] | None:
+        """The SQL types that `stage_raw` wants columns cast to, all others as they are; None where it cannot."""
         return copied_as(load.table)
 
-    def stage_copy(self, load: Load, streams: Sequence[Iterator[bytes]]) -> Staged:
+    def stage_raw(self, load: Load, streams: Sequence[Iterator[bytes]]) -> Staged:
         """Stage rows that come as Postgres's own binary COPY, undecoded: about half the work of Arrow batches.
 
         Args:
@@ -216,7 +218,7 @@ class PostgresWarehouse:
         return read_relation(self._conninfo, table, columns, as_text)
 
     @contextmanager
-    def reading(self) -> Iterator[PostgresState]:
+    def open_state(self) -> Iterator[PostgresState]:
         """See `state`."""
         with held(self._conninfo, self.name) as state:
             yield state
@@ -226,7 +228,7 @@ class PostgresWarehouse:
     chunk_rows = 200_000
 
     @contextmanager
-    def applying(self, load_id: str) -> Iterator[PostgresApplication]:
+    def open_application(self, load_id: str) -> Iterator[PostgresApplication]:
         """Apply changes in one transaction; see `apply`."""
         self._hold_token()
         with self._connected("changes") as connection:

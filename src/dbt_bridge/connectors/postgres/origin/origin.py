@@ -16,6 +16,7 @@ from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.digests import TableDigests
 from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, open_reader, ranges
 from dbt_bridge.connectors.postgres.origin.shape import describe_shape, find_oid
+from dbt_bridge.connectors.postgres.wire.bulk import RAW_FORMAT
 from dbt_bridge.contracts.origin import Described, Increment
 from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.table import (
@@ -43,6 +44,8 @@ class PostgresOrigin:
         OriginError: a table, column or privilege is missing, or the server broke off.
     """
 
+    raw_format = RAW_FORMAT
+
     def __init__(self, name: str, url: str, snapshot: str | None = None, *, for_changes: bool = False) -> None:
         self.name = name
         self.url = url
@@ -62,7 +65,7 @@ class PostgresOrigin:
         self._connections.close()
         self._relations.clear()
 
-    def moment(self) -> int:
+    def read_clock(self) -> int:
         """When the snapshot was begun or imported, by the server's clock: microseconds since 1970."""
         began = "SELECT (extract(epoch FROM transaction_timestamp()) * 1000000)::bigint"
         return int(self._connections.query(began)[0][0])
@@ -116,11 +119,11 @@ class PostgresOrigin:
         relation = self._relation(name)
         return int(self._connections.query(f"SELECT count(*) FROM {quote_table_name(relation.table.name)}")[0][0])  # noqa: S608
 
-    def digesting(self, name: TableName, workers: int = 1) -> TableDigests:
+    def digest_table(self, name: TableName, workers: int = 1) -> TableDigests:
         """The digests of a table, computed by the server; see `digests`."""
         return TableDigests(self._connections, self._relation(name), workers)
 
-    def copy_binary(
+    def copy_raw(
         self, name: TableName, columns: Sequence[str], casts: Mapping[str, str], increment: Increment | None = None,
         *, workers: int = 1,
     ) -> list[Iterator[bytes]]:  # fmt: skip

@@ -13,6 +13,8 @@ import adbc_driver_postgresql
 import pyarrow as pa
 
 BATCH_BYTES = 4_000_000
+RAW_FORMAT = "PostgreSQL COPY, format binary"
+"""What `SendsRawCopy` and `TakesRawCopy` say of this connector's origin and destination."""
 
 Error = adbc_driver_manager.Error
 
