@@ -126,6 +126,7 @@ def measured(url: str, table: str, file: str, method: str, *without: str) -> dic
     from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
     from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
     from dbt_bridge.contracts.destination import Replica
+    from dbt_bridge.nouns.both import Both
     from dbt_bridge.nouns.table import Table, TableName
     from dbt_bridge.prove.recorder import start_parity
     from dbt_bridge.prove.sides import landed_side, origin_side
@@ -141,7 +142,8 @@ def measured(url: str, table: str, file: str, method: str, *without: str) -> dic
             there = origin_side(origin, described.table, columns, {}, 2, "origin")
             here = landed_side(state, replica, "landing")
             asked = VerifyRequest(method=method, key=described.table.key, columns={c.name: c.name for c in columns})  # type: ignore[arg-type]
-            parity = compare(start_parity("bench", "bench", ("origin", "landing"), "rows", "now"), there, here, asked)
+            blank = start_parity("bench", "bench", Both("origin", "landing"), "rows")
+            parity = compare(blank, there, here, asked)
     seconds = time.perf_counter() - begin
     wire = getattr(there, "wire_bytes", None) or parity.bytes or 0
     return {

@@ -62,15 +62,15 @@ FOLLOWING: Mapping[str, Step] = {
 }
 REPAIRING: Mapping[str, Step] = {
     "compared": Step("dbt_bridge.prove.repair_changes:plan_repair", after=True),
-    "read": Step("dbt_bridge.prove.repair_changes:_of", after=True),
-    "applied in part": Step("dbt_bridge.prove.repair_changes:_of"),  # the pieces before this one are applied by then
+    "read": Step("dbt_bridge.prove.repair_changes:_change", after=True),
+    "applied in part": Step("dbt_bridge.prove.repair_changes:_change"),  # the pieces before this one are applied
     "applied, not committed": Step("dbt_bridge.prove.repair:_refuse_moved", after=True),
     "inside of the commit": Step("dbt_bridge.connectors.duckdb.audit:append_receipts", after=True),
     "a step of Delta's commit": Step(
         "dbt_bridge.connectors.lake.delta.landing_table:FollowedTable._committed", after=True
     ),
-    "committed": Step("dbt_bridge.prove.repair:_again"),
-    "compared again": Step("dbt_bridge.prove.repair:_healed", after=True),
+    "committed": Step("dbt_bridge.prove.repair:_compare_again"),
+    "compared again": Step("dbt_bridge.prove.repair:_update_parity", after=True),
 }
 VERIFYING: Mapping[str, Step] = {
     "a table's turn": Step("dbt_bridge.prove.recorder:compare"),

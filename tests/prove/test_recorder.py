@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import Aggregate, Parity
 from dbt_bridge.prove.recorder import format_parity, start_parity
 
 DONE = replace(
-    start_parity("load", "model.shop.fct", ("old: fct", "duckdb: main.fct"), "rows", "now"),
+    start_parity("load", "model.shop.fct", Both("old: fct", "duckdb: main.fct"), "rows", "now"),
     status="different", error=None, rows_origin=77, rows_destination=77, only_in_origin=0, only_in_destination=0,
     different=0, duplicates=0,
 )  # fmt: skip

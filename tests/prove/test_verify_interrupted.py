@@ -50,10 +50,10 @@ VERIFYING: Mapping[str, tuple[Step, int]] = {
 }
 REPAIRING: Mapping[str, tuple[Step, int]] = {
     "compared": (Step("dbt_bridge.prove.repair_changes:plan_repair", after=True), 1),
-    "applied in part": (Step("dbt_bridge.prove.repair_changes:_of"), 2),
+    "applied in part": (Step("dbt_bridge.prove.repair_changes:_change"), 2),
     "applied, not committed": (Step("dbt_bridge.prove.repair:_refuse_moved", after=True), 1),
-    "committed": (Step("dbt_bridge.prove.repair:_again"), 1),
-    "compared again": (Step("dbt_bridge.prove.repair:_healed", after=True), 1),
+    "committed": (Step("dbt_bridge.prove.repair:_compare_again"), 1),
+    "compared again": (Step("dbt_bridge.prove.repair:_update_parity", after=True), 1),
 }
 RECONCILING: Mapping[str, tuple[Step, int]] = {
     "the first model's turn": (Step("dbt_bridge.prove.reconcile:compare"), 1),

@@ -13,7 +13,7 @@ End = Literal["origin", "destination"]
 """The two sides of a comparison."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: a frozen class with them breaks `Both[int](1, 2)` in Python 3.11
 class Both(Generic[T_co]):
     """What both sides have of one thing; iterates as origin, destination.
 

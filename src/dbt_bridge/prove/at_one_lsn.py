@@ -16,22 +16,15 @@ from dbt_bridge.cdc.census import Tracked
 from dbt_bridge.contracts.change_source import Outdated, Snapshot
 from dbt_bridge.contracts.destination import Readable, State
 from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.contracts.side import Side
 from dbt_bridge.errors import BridgeError, DestinationError, UsageError
+from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import LandingSource, Project
-from dbt_bridge.prove.recorder import (
-    FollowUp,
-    ParityRecorder,
-    Question,
-    VerifyOptions,
-    compare_and_record,
-    fail_parity,
-    start_parity,
-)
+from dbt_bridge.prove.recorder import Question, VerifyRun
 from dbt_bridge.prove.sides import landed_side, origin_side
 from dbt_bridge.replicate.replica_checks import refuse_hidden
 from dbt_bridge.sync.landing import Ends, Wanted, workers_for
-from dbt_bridge.verify.request import VerifyRequest
 
 # A table that had to be copied anew in between stands behind the point, and one that was truncated or rewritten since
 # cannot be read there any more: then a new point is taken.
@@ -40,14 +33,11 @@ _ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What one verification of one cdc source knows."""
+    """One cdc source, and the run that verifies it."""
 
     source: LandingSource
     ends: Ends
-    load_id: str
-    options: VerifyOptions
-    recorder: ParityRecorder
-    follow_up: FollowUp
+    run: VerifyRun
 
 
 def prove_source(project: Project, proof: Proof, threads: int) -> list[Parity]:
@@ -63,9 +53,9 @@ def prove_source(project: Project, proof: Proof, threads: int) -> list[Parity]:
             mend="verify a source that lands in DuckDB, Postgres or Delta",
         )
     done: dict[str, Parity] = {}
-    options = CaptureOptions(proof.load_id, full_refresh=False, threads=threads)
+    options = CaptureOptions(proof.run.load_id, full_refresh=False, threads=threads)
     for _ in range(_ROUNDS):
-        capture = open_capture(project, proof.source, proof.ends, options, proof.recorder.progress)
+        capture = open_capture(project, proof.source, proof.ends, options, proof.run.recorder.progress)
         if capture is None:
             return []
         asked = capture.asked
@@ -80,12 +70,12 @@ def prove_source(project: Project, proof: Proof, threads: int) -> list[Parity]:
         if not late:
             break
     for node in [node for node in asked if node not in done]:
-        done[node] = proof.recorder.record(fail_parity(_blank(proof, asked[node], "now"), why))
+        done[node] = proof.run.fail(_blank(proof, asked[node]), why)
     return [done[node] for node in asked]
 
 
 def _compare_at_new_point(capture: Capture, proof: Proof, done: dict[str, Parity]) -> set[str]:
-    """Compare at one point; answers the tables that did not come to stand at it."""
+    """Compare at one point; returns the tables that did not come to stand at it."""
     capture.catch_up(Bounds(), tell_unchanged=False)  # most of the log, before a snapshot holds it too
     with capture.open_point(f"verify_{secrets.token_hex(3)}") as point:
         capture.catch_up(Bounds(until=str(point.position)), tell_unchanged=False)
@@ -98,8 +88,8 @@ def _compare_at_new_point(capture: Capture, proof: Proof, done: dict[str, Parity
 def _record_failed(capture: Capture, proof: Proof, done: dict[str, Parity], standing: Mapping[str, Tracked]) -> None:
     for receipt in capture.receipts:
         if receipt.status == "failed" and receipt.node in capture.asked and receipt.node not in {*done, *standing}:
-            blank = _blank(proof, capture.asked[receipt.node], "now")
-            done[receipt.node] = proof.recorder.record(fail_parity(blank, f"it did not land: {receipt.error}"))
+            blank = _blank(proof, capture.asked[receipt.node])
+            done[receipt.node] = proof.run.fail(blank, f"it did not land: {receipt.error}")
 
 
 def _compare_tables(point: Snapshot, proof: Proof, tables: Mapping[str, Tracked], done: dict[str, Parity]) -> None:
@@ -120,11 +110,11 @@ def _compare_tables(point: Snapshot, proof: Proof, tables: Mapping[str, Tracked]
                 # What reads a table at the origin keeps it from being dropped or rewritten: no longer than it reads.
                 with closing(point.open_origin()) as origin:
                     question = replace(_ask(blank, proof, tracked, origin, state), position=point.position)
-                    done[node] = compare_and_record(question, proof.recorder, proof.follow_up)
+                    done[node] = proof.run.answer(question)
             except Outdated:
                 continue
             except BridgeError as error:
-                done[node] = proof.recorder.record(fail_parity(blank, error))
+                done[node] = proof.run.fail(blank, error)
 
 
 def _ask(blank: Parity, proof: Proof, tracked: Tracked, origin: Origin, state: State) -> Question:
@@ -142,29 +132,13 @@ def _ask(blank: Parity, proof: Proof, tracked: Tracked, origin: Origin, state: S
         replica = replace(replica, table=replace(table, key=key))
         refuse_hidden(replica)
     mask = {c.name: how for c in columns if (how := tracked.wanted.table.mask.get(c.name))}
-    request = VerifyRequest(
-        level=proof.options.level,
-        method=proof.options.method,
-        key=key,
-        columns={c.name: c.name for c in columns},
-        masked=frozenset(mask),
-        shown=proof.options.shown,
-    )
-    return Question(
-        blank,
+    sides = Both[Side](
         origin_side(origin, found.table, columns, mask, workers_for(found), blank.origin),
         landed_side(state, replica, blank.destination),
-        request,
-        tracked.wanted,
-        replace(proof.ends, origin=origin),
-        replica,
     )
+    request = proof.run.request(key, columns, masked=mask)
+    return Question(blank, sides, request, replica, proof.ends.ledger, replace(proof.ends, origin=origin))
 
 
-def _blank(proof: Proof, wanted: Wanted, at: str) -> Parity:
-    schema = f"{wanted.source.origin_schema}." if wanted.source.origin_schema else ""
-    names = (
-        f"{proof.ends.origin.name}: {schema}{wanted.table.identifier}",
-        f"{proof.ends.destination.name}: {wanted.landing}",
-    )
-    return start_parity(proof.load_id, wanted.table.node, names, proof.options.level, at)
+def _blank(proof: Proof, wanted: Wanted, at: str = "now") -> Parity:
+    return proof.run.start_landing(wanted, proof.ends.destination.name, at)

@@ -187,8 +187,8 @@ def _one(
     """One reconciliation: rows by the deepest level, aggregates beside them where both are wanted, then metrics."""
     levels = (options.level,) if options.level else declared.levels
     deepest: Level = max(levels, key=LEVELS.index, default="aggregates")
-    ends = declared.legacy, f"{databases.name}: {declared.display_name}"
-    blank = replace(start_parity(load_id, declared.node, ends, deepest, "now"), words=_WORDS)
+    names = Both(declared.legacy, f"{databases.name}: {declared.display_name}")
+    blank = replace(start_parity(load_id, declared.node, names, deepest), words=_WORDS)
     progress.started(declared.node, blank.destination, None)
     found = blank
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -10,16 +10,18 @@ from types import TracebackType
 from dbt_bridge.contracts.destination import Ledger, Replica, Warehouse
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.errors import BridgeError, is_interruption
+from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import Interrupted, Level, Method, Parity
 from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.receipt import now
+from dbt_bridge.nouns.table import Column
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.sync.landing import Ends, Wanted
 from dbt_bridge.system.malloc import keep_large_blocks
 from dbt_bridge.verify.compare import compare
 from dbt_bridge.verify.report.display import format_name
-from dbt_bridge.verify.request import VerifyRequest
+from dbt_bridge.verify.request import Bound, VerifyRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +48,19 @@ class Question:
 
     Attributes:
         blank: the parity that the comparison fills in.
-        wanted, ends, replica: for a landing table: its declaration, where it comes from and lands, and what the
-            destination knows of it; None for other relations.
+        replica: what the destination knows of its table.
+        ledger: where receipts are kept.
+        ends: for a landing table: where it comes from and lands; None for other relations.
         position: where both sides stand in the origin's log; None for tables that follow no log.
-        ledger: where receipts are kept, for a relation without `ends`.
     """
 
     blank: Parity
-    origin: Side
-    destination: Side
+    sides: Both[Side]
     request: VerifyRequest
-    wanted: Wanted | None = None
+    replica: Replica
+    ledger: Ledger
     ends: Ends | None = None
-    replica: Replica | None = None
     position: Position | None = None
-    ledger: Ledger | None = None
 
 
 FollowUp = Callable[[Question, Parity], Parity]
@@ -73,14 +73,17 @@ def no_follow_up(_: Question, parity: Parity) -> Parity:
     return parity
 
 
-def start_parity(load_id: str, node: str, ends: tuple[str, str], level: Level, at: str) -> Parity:
+def start_parity(load_id: str, node: str, names: Both[str], level: Level, at: str = "now") -> Parity:
     """The parity of a comparison that begins now; its status is `failed` until both sides have been compared.
 
     Args:
-        ends: the names of origin and destination, for people.
+        names: of both sides, for people.
     """
-    started = now()
-    return Parity(load_id, node, *ends, level, "failed", at, started, started, 0.0, error="it was not compared")
+    began = now()
+    origin, destination = names
+    return Parity(
+        load_id, node, origin, destination, level, "failed", at, began, began, 0.0, error="it was not compared"
+    )
 
 
 def fail_parity(parity: Parity, error: BaseException | str) -> Parity:
@@ -145,18 +148,63 @@ class ParityRecorder:
             raise
 
 
-def compare_and_record(question: Question, recorder: ParityRecorder, follow_up: FollowUp = no_follow_up) -> Parity:
-    """Compare both sides, do what follows, and record the answer; an error becomes a failed parity."""
-    blank, progress = question.blank, recorder.progress
-    progress.started(blank.node, format_name(blank.destination), None)
-    request = replace(question.request, progress=lambda rows: progress.advanced(blank.node, rows, 0))
-    try:
-        with keep_large_blocks():
-            found = compare(blank, question.origin, question.destination, request)
-        answer = follow_up(question, found)
-    except BridgeError as error:
-        answer = fail_parity(blank, error)
-    return recorder.record(answer)
+@dataclass(frozen=True, slots=True)
+class VerifyRun:
+    """One run of `verify`: how it compares, and where its answers go."""
+
+    load_id: str
+    options: VerifyOptions
+    recorder: ParityRecorder
+    follow_up: FollowUp = no_follow_up
+
+    def start(self, node: str, names: Both[str], at: str = "now") -> Parity:
+        return start_parity(self.load_id, node, names, self.options.level, at)
+
+    def start_landing(self, wanted: Wanted, destination: str, at: str = "now") -> Parity:
+        """The parity of a landing table.
+
+        Args:
+            destination: the name of the database that it lands in.
+        """
+        schema = f"{wanted.source.origin_schema}." if wanted.source.origin_schema else ""
+        origin = f"{wanted.source.origin}: {schema}{wanted.table.identifier}"
+        return self.start(wanted.table.node, Both(origin, f"{destination}: {wanted.landing}"), at)
+
+    def request(
+        self,
+        key: Sequence[str],
+        columns: Sequence[Column],
+        *,
+        masked: Collection[str] = (),
+        bound: Bound | None = None,
+    ) -> VerifyRequest:
+        """To compare these columns, which have one name on both sides."""
+        return VerifyRequest(
+            level=self.options.level,
+            method=self.options.method,
+            key=tuple(key),
+            columns={column.name: column.name for column in columns},
+            masked=frozenset(masked),
+            bound=bound,
+            shown=self.options.shown,
+        )
+
+    def answer(self, question: Question) -> Parity:
+        """Compare both sides, do what follows, and record the answer; an error becomes a failed parity."""
+        blank, progress = question.blank, self.recorder.progress
+        progress.started(blank.node, format_name(blank.destination), None)
+        request = replace(question.request, progress=lambda rows: progress.advanced(blank.node, rows, 0))
+        try:
+            with keep_large_blocks():
+                found = compare(blank, question.sides.origin, question.sides.destination, request)
+            parity = self.follow_up(question, found)
+        except BridgeError as error:
+            parity = fail_parity(blank, error)
+        return self.recorder.record(parity)
+
+    def fail(self, blank: Parity, error: BaseException | str) -> Parity:
+        """Record that a comparison could not be made."""
+        return self.recorder.record(fail_parity(blank, error))
 
 
 def format_parity(parity: Parity) -> str:

@@ -8,6 +8,7 @@ again. Nothing else of the table is touched, and nothing at all where more diffe
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from dbt_bridge.contracts.capabilities import HasClock
 from dbt_bridge.contracts.destination import (
+    Destination,
     Follows,
     Ledger,
     Load,
@@ -37,7 +39,7 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_destination
 from dbt_bridge.prove import repair_changes
 from dbt_bridge.prove.recorder import Question, VerifyOptions, fail_parity
-from dbt_bridge.prove.repair_changes import RepairPlan
+from dbt_bridge.prove.repair_changes import RepairPlan, Stamp
 from dbt_bridge.prove.sides import landed_side
 from dbt_bridge.prove.verify import verify
 from dbt_bridge.sync.landing import Ends
@@ -53,7 +55,7 @@ class RepairOptions:
 
     Attributes:
         max_share: of a table's rows that may be touched; None for one in a hundred, or a hundred rows.
-        dry_run: tell what would be done, and touch nothing.
+        dry_run: report what would be done, and touch nothing.
         threads: as for `sync`; None for the dbt profile's number.
     """
 
@@ -64,11 +66,11 @@ class RepairOptions:
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What was compared, with what differed before in `before`, and what was done.
+    """What was compared, and what was done.
 
     Attributes:
-        parities: of every table that was selected: as it is now.
-        before: node -> as it was, where it differed.
+        parities: every selected table as it is now.
+        before: node -> the table's parity before the repair, where it differed.
     """
 
     parities: tuple[Parity, ...]
@@ -78,16 +80,16 @@ class Repaired:
 
     @property
     def ok(self) -> bool:
-        """Everything is equal now; or could be made so, in a dry run."""
+        """Everything is equal now; in a dry run also what could be made equal."""
         done = {receipt.node for receipt in self.receipts if receipt.status == "success"}
         return all(p.is_equal or (self.dry_run and p.node in done) for p in self.parities)
 
     @property
     def errors(self) -> list[tuple[str, str]]:
         """(table, why it could not be compared or repaired)."""
-        told: list[tuple[str, str | None]] = [(parity.destination, parity.error) for parity in self.parities]
-        told += [(receipt.table_name, receipt.error) for receipt in self.receipts if receipt.status == "failed"]
-        return [(table, error) for table, error in told if error]
+        errors: list[tuple[str, str | None]] = [(parity.destination, parity.error) for parity in self.parities]
+        errors += [(receipt.table_name, receipt.error) for receipt in self.receipts if receipt.status == "failed"]
+        return [(table, error) for table, error in errors if error]
 
 
 def repair(
@@ -99,21 +101,23 @@ def repair(
     """Compare what the selection needs, and set right what differs.
 
     Args:
-        statuses: dbt's status per unique_id of the last run: nothing is delivered on what did not pass, not even again.
+        statuses: unique_id -> dbt's status in the last run: what did not pass is not delivered, not even again.
 
     Raises:
         UsageError: an origin or a destination is not configured.
     """
-    work = _Work(project, options, progress, statuses)
+    run = _RepairRun(project, options, progress, statuses)
     try:
-        parities = verify(project, VerifyOptions(level="rows", threads=options.threads), progress, work.mend)
+        parities = verify(project, VerifyOptions(level="rows", threads=options.threads), progress, run.repair)
     except Interrupted as interrupted:
-        raise Interrupted(interrupted.parities, work.receipts) from interrupted
-    return Repaired(tuple(parities), work.before, tuple(work.receipts), options.dry_run)
+        raise Interrupted(interrupted.parities, run.receipts) from interrupted
+    return Repaired(tuple(parities), run.before, tuple(run.receipts), options.dry_run)
 
 
 @dataclass(slots=True)
-class _Work:
+class _RepairRun:
+    """One run of `repair`: what follows each comparison, and what came of it."""
+
     project: Project
     options: RepairOptions
     progress: Progress
@@ -121,41 +125,37 @@ class _Work:
     receipts: list[Receipt] = field(default_factory=list)
     before: dict[str, Parity] = field(default_factory=dict)
 
-    def mend(self, pair: Question, parity: Parity) -> Parity:
-        """See `comparing.Then`: what was not repaired stays different, and its receipt says why."""
+    def repair(self, question: Question, parity: Parity) -> Parity:
+        """See `recorder.FollowUp`: what was not repaired stays different, and its receipt says why."""
         if parity.status != "different":
             return parity
         self.before[parity.node] = parity
-        receipt = _opened(pair, parity)
+        receipt = _start_receipt(question, parity)
         try:
             if parity.keys is None or not len(parity.keys):
                 raise KeyRefused(
                     f"{parity.destination} differs, but not in rows that could be named", mend="dbt-bridge verify"
                 )
-            assert pair.replica is not None, "whatever is verified has one"
-            found = repair_changes.plan_repair(pair.replica, parity.keys, pair.request.key)
-            self._refuse_unable(pair, parity, found)
-            _refuse_much(parity, found, self.options.max_share)
+            plan = repair_changes.plan_repair(question.replica, parity.keys, question.request.key)
+            if question.ends is None:
+                self._refuse_delivery(parity, plan)
+            else:
+                _refuse_destination(question.ends.destination, parity)
+            _refuse_large(parity, plan, self.options.max_share)
             if self.options.dry_run:
-                self._ended(_told_only(receipt, found))
+                self._finish(_finish_dry_run(receipt, plan))
                 return parity
-            return (self._landed if pair.wanted else self._delivered)(pair, parity, found, receipt)
+            if question.ends is None:
+                return self._repair_delivery(question, parity, plan, receipt)
+            return self._repair_landing(question, parity, plan, receipt)
         except BridgeError as error:
-            self._ended(record.failed(receipt, error), None if self.options.dry_run else _ledger(pair))
+            self._finish(record.failed(receipt, error), None if self.options.dry_run else question.ledger)
             return parity
 
-    def _refuse_unable(self, pair: Question, parity: Parity, found: RepairPlan) -> None:
-        """Raises DestinationError, KeyRefused: rows of this table cannot be repaired one by one."""
-        if pair.ends is not None:
-            there = pair.ends.destination
-            if not isinstance(there, Follows) or not isinstance(there, Readable):
-                raise DestinationError(
-                    f"the destination {there.name!r} takes no single rows away, so nothing was repaired",
-                    mend=f"dbt-bridge sync --full-refresh --select {format_shell_selector(parity.node)}",
-                )
-            return
-        item = self._delivery(parity)
-        if item.write_disposition != "merge" or len(found.extra):
+    def _refuse_delivery(self, parity: Parity, plan: RepairPlan) -> None:
+        """Raises DestinationError, KeyRefused: a delivered table that is not repaired row by row, or not now."""
+        item = self._find_delivery(parity)
+        if item.write_disposition != "merge" or len(plan.extra):
             raise KeyRefused(
                 f"{parity.destination} is delivered whole ({item.write_disposition}), not by its keys",
                 mend=f"dbt-bridge deliver --select exposure:{item.name}",
@@ -169,158 +169,186 @@ class _Work:
                 mend=f"dbt-bridge deliver --select exposure:{item.name}",
             )
 
-    def _delivery(self, parity: Parity) -> Delivery:
+    def _find_delivery(self, parity: Parity) -> Delivery:
         return next(item for item in self.project.deliveries if item.node == parity.node)
 
-    def _ended(self, receipt: Receipt, ledger: Ledger | None = None) -> None:
-        """Tell it, and keep it where it is not kept yet."""
+    def _repair_landing(self, question: Question, parity: Parity, plan: RepairPlan, receipt: Receipt) -> Parity:
+        """Apply the changes in one transaction with the receipt, where the destination has them; compare again."""
+        ends, replica = question.ends, question.replica
+        assert ends is not None, "a landing table has them"
+        assert isinstance(ends.destination, Readable), "it was compared"
+        done = _apply(question, ends, parity, plan, receipt)
+        ledger = None if _keeps_receipts(ends) else ends.ledger  # None: the receipt was committed with the changes
+        try:
+            with ends.destination.open_state() as state:
+                again = _compare_again(question, parity, landed_side(state, replica, parity.destination))
+                repaired = _update_parity(parity, again, state.count(replica))
+        except BridgeError as error:  # what was committed has a receipt all the same
+            again, repaired = fail_parity(question.blank, error), fail_parity(parity, error)
+        except BaseException:  # also when the user interrupts
+            self._finish(done, ledger)
+            raise
+        self._finish(_with_proven_counts(done, plan) if again.is_equal else done, ledger)
+        self._report_unrepaired(receipt, again, ends.ledger)
+        return repaired
+
+    def _repair_delivery(self, question: Question, parity: Parity, plan: RepairPlan, receipt: Receipt) -> Parity:
+        """Deliver these keys again. A merge takes no rows away: `_refuse_delivery` lets no plan pass that does."""
+        replica = question.replica
+        names = [column.name for column in replica.table.columns]
+        item = self._find_delivery(parity)
+        with closing(open_destination(item.destination, project_root=self.project.root)) as destination:
+            load = Load(replica.table, "merge", parity.load_id)
+            keys = pa.concat_tables([plan.missing, plan.wrong, plan.doubled])
+            loaded = destination.load(load, question.sides.origin.rows(names, keys))
+            self._finish(record.closed(receipt, loaded), question.ledger)
+            assert isinstance(destination, Readable), "it was compared"
+            with destination.open_state() as state:
+                again = _compare_again(question, parity, landed_side(state, replica, parity.destination))
+                repaired = _update_parity(parity, again, state.count(replica))
+        self._report_unrepaired(receipt, again, question.ledger)
+        return repaired
+
+    def _report_unrepaired(self, receipt: Receipt, again: Parity, ledger: Ledger) -> None:
+        """A second, failed receipt where the same keys still differ."""
+        if not again.is_equal:
+            why = again.error or f"{again.differences} rows still differ after they were repaired"
+            mend = f"dbt-bridge sync --full-refresh --select {format_shell_selector(receipt.node)}"
+            self._finish(record.failed(receipt, DestinationError(f"{again.destination}: {why}", mend=mend)), ledger)
+
+    def _finish(self, receipt: Receipt, ledger: Ledger | None = None) -> None:
+        """Report a receipt.
+
+        Args:
+            ledger: where it is written first; None where it is written already, or not to be.
+        """
         if ledger is not None:
             ledger.record([receipt])
         self.receipts.append(receipt)
         self.progress.finished(receipt)
 
-    def _landed(self, pair: Question, parity: Parity, found: RepairPlan, receipt: Receipt) -> Parity:
-        ends, replica = pair.ends, pair.replica
-        assert ends is not None and replica is not None, "of a landing table"
-        assert isinstance(ends.destination, Follows) and isinstance(ends.destination, Readable), "asked before"
-        written = replica
-        if replica.change_log:  # which is folded by a key to be compared, and has none as it is written
-            written = replace(replica, table=replace(replica.table, key=()))
-        ledger: object = ends.ledger
-        at_once = ends.destination is ledger
-        with ends.destination.open_application(parity.load_id) as application:
-            counts = Loaded(0, 0, 0, 0, 0)
-            overwrites = isinstance(ends.destination, Warehouse)
-            for change in repair_changes.stream_changes(
-                replica, found, pair.origin, _moment(pair, ends), overwrites=overwrites
-            ):
-                counts += application.apply(written, change)
-            _refuse_moved(pair, ends)  # the table is locked by now, where others could write to it
-            done = record.closed(receipt, counts)
-            try:
-                application.commit(pair.position.ordinal if pair.position else 0, (), [done] if at_once else [])
-            except NotApplied as refused:
-                raise refused.error from refused
-        try:
-            with ends.destination.open_state() as state:
-                again = _again(pair, parity, landed_side(state, replica, parity.destination))
-                now = _healed(parity, again, state.count(replica))
-        except BridgeError as error:  # what was committed has a receipt all the same
-            again, now = fail_parity(pair.blank, error), fail_parity(parity, error)
-        except BaseException:  # also when the user interrupts
-            self._ended(done, None if at_once else ends.ledger)
-            raise
-        done = _with_proven(done, found) if again.is_equal else done
-        self._ended(done, None if at_once else ends.ledger)
-        self._tell_unhealed(receipt, again, ends.ledger)
-        return now
 
-    def _delivered(self, pair: Question, parity: Parity, found: RepairPlan, receipt: Receipt) -> Parity:
-        """Deliver these keys again; a merge takes no rows away, and none that are too much were told."""
-        assert pair.replica is not None, "of a delivered table"
-        item = self._delivery(parity)
-        names = [column.name for column in pair.replica.table.columns]
-        with closing(open_destination(item.destination, project_root=self.project.root)) as destination:
-            load = Load(pair.replica.table, "merge", parity.load_id)
-            keys = pa.concat_tables([found.missing, found.wrong, found.doubled])
-            done = record.closed(receipt, destination.load(load, pair.origin.rows(names, keys)))
-            self._ended(done, _ledger(pair))
-            assert isinstance(destination, Readable), "it was compared"
-            with destination.open_state() as state:
-                again = _again(pair, parity, landed_side(state, pair.replica, parity.destination))
-                now = _healed(parity, again, state.count(pair.replica))
-        self._tell_unhealed(receipt, again, _ledger(pair))
-        return now
-
-    def _tell_unhealed(self, receipt: Receipt, again: Parity, ledger: Ledger | None) -> None:
-        if not again.is_equal:
-            why = again.error or f"{again.differences} rows still differ after they were repaired"
-            mend = f"dbt-bridge sync --full-refresh --select {format_shell_selector(receipt.node)}"
-            self._ended(record.failed(receipt, DestinationError(f"{again.destination}: {why}", mend=mend)), ledger)
+# --- what is refused -------------------------------------------------------------------------------------------------
 
 
-# --- what is done ----------------------------------------------------------------------------------------------------
+def _refuse_destination(destination: Destination, parity: Parity) -> None:
+    """Raises DestinationError: rows of this destination cannot be repaired one by one."""
+    if not isinstance(destination, Follows) or not isinstance(destination, Readable):
+        raise DestinationError(
+            f"the destination {destination.name!r} takes no single rows away, so nothing was repaired",
+            mend=f"dbt-bridge sync --full-refresh --select {format_shell_selector(parity.node)}",
+        )
 
 
-def _opened(pair: Question, parity: Parity) -> Receipt:
-    at = None if pair.position is None else str(pair.position)
-    return record.opened(
-        parity.load_id,
-        "repair",
-        parity.node,
-        origin=parity.origin.partition(":")[0],
-        destination=parity.destination.partition(":")[0],
-        table_name=str(pair.replica.table.name) if pair.replica else parity.destination,
-        write_disposition="append" if pair.replica is not None and pair.replica.change_log else "merge",
-        checkpoint_from=at,
-        checkpoint_to=at,
-    )
-
-
-def _moment(pair: Question, ends: Ends) -> tuple[int, int]:
-    """The ordinal (see `Position`) and the time of what a repair does.
-
-    Commits are at least two apart: one below the position is none of theirs, and before all that is to come.
-    """
-    at = ends.origin.read_clock() if isinstance(ends.origin, HasClock) else repair_changes.now()
-    return (0 if pair.position is None else pair.position.ordinal - 1), at
-
-
-def _ledger(pair: Question) -> Ledger | None:
-    return pair.ends.ledger if pair.ends else pair.ledger
-
-
-def _refuse_much(parity: Parity, found: RepairPlan, share: float | None) -> None:
-    """Raises KeyRefused: more differs than may be touched."""
-    rows = (parity.rows_origin or 0) + found.counts[2]  # of both sides together
+def _refuse_large(parity: Parity, plan: RepairPlan, share: float | None) -> None:
+    """Raises KeyRefused: more rows differ than may be touched."""
+    counts = plan.counts
+    rows = (parity.rows_origin or 0) + counts.deleted  # of both sides together
     most = max(_FEW, MOST_SHARE * rows) if share is None else share * rows
-    if len(found) > most:
-        percent = 100 * len(found) / max(rows, 1)
+    if counts.total > most:
+        percent = 100 * counts.total / max(rows, 1)
         needed, chosen = math.ceil(10 * percent) / 10, format_shell_selector(parity.node)
         raise KeyRefused(
-            f"{len(found):,} of {rows:,} rows of {parity.destination} differ ({percent:.2f}%), and a repair may touch"
+            f"{counts.total:,} of {rows:,} rows of {parity.destination} differ ({percent:.2f}%), and a repair may touch"
             f" {most:,.0f}: nothing was touched",
             mend=f"find out why; then dbt-bridge repair --select {chosen} --max-share {needed:g}%, or copy it anew:"
             f" dbt-bridge sync --full-refresh --select {chosen}",
         )
 
 
-def _refuse_moved(pair: Question, ends: Ends) -> None:
+def _refuse_moved(question: Question, ends: Ends) -> None:
     """Raises DestinationError: the table does not stand any more where it was compared."""
-    stood = (
-        str(pair.position) if pair.position is not None else pair.request.bound.at_most if pair.request.bound else None
-    )
+    bound = question.request.bound
+    stood = str(question.position) if question.position is not None else bound.at_most if bound else None
     if stood is None:
         return
-    point = ends.ledger.checkpoint(pair.blank.node)
+    point = ends.ledger.checkpoint(question.blank.node)
     if point is None or not point.stands or point.value != stood:
         raise DestinationError(
-            f"{pair.blank.destination} was moved meanwhile from {stood} to"
+            f"{question.blank.destination} was moved meanwhile from {stood} to"
             f" {point.value if point and point.stands else 'nowhere'} by another process: nothing was committed",
             mend="run the same command again",
         )
 
 
-def _told_only(receipt: Receipt, found: RepairPlan) -> Receipt:
-    told = record.closed(receipt, Loaded(len(found), *found.counts, 0))
-    return replace(told, error="dry run: nothing was written")
+# --- what is written -------------------------------------------------------------------------------------------------
 
 
-def _with_proven(receipt: Receipt, found: RepairPlan) -> Receipt:
+def _start_receipt(question: Question, parity: Parity) -> Receipt:
+    at = None if question.position is None else str(question.position)
+    return record.opened(
+        parity.load_id,
+        "repair",
+        parity.node,
+        origin=parity.origin.partition(":")[0],
+        destination=parity.destination.partition(":")[0],
+        table_name=str(question.replica.table.name),
+        write_disposition="append" if question.replica.change_log else "merge",
+        checkpoint_from=at,
+        checkpoint_to=at,
+    )
+
+
+def _apply(question: Question, ends: Ends, parity: Parity, plan: RepairPlan, receipt: Receipt) -> Receipt:
+    """Apply the changes of a landing table and commit them; returns the finished receipt."""
+    assert isinstance(ends.destination, Follows), "others were refused"
+    replica = question.replica
+    written = replica
+    if replica.change_log:  # it is folded by a key to be compared, and has none as it is written
+        written = replace(replica, table=replace(replica.table, key=()))
+    overwrites = isinstance(ends.destination, Warehouse)
+    with ends.destination.open_application(parity.load_id) as application:
+        counts = Loaded(0, 0, 0, 0, 0)
+        origin, stamp = question.sides.origin, _stamp(question, ends)
+        for change in repair_changes.stream_changes(replica, plan, origin, stamp, overwrites=overwrites):
+            counts += application.apply(written, change)
+        _refuse_moved(question, ends)  # where others could write to the table, it is locked by now
+        done = record.closed(receipt, counts)
+        ordinal = question.position.ordinal if question.position else 0
+        try:
+            application.commit(ordinal, (), [done] if _keeps_receipts(ends) else [])
+        except NotApplied as refused:
+            raise refused.error from refused
+    return done
+
+
+def _keeps_receipts(ends: Ends) -> bool:
+    """Whether changes are written where receipts are kept, so that both are committed at once."""
+    ledger: object = ends.ledger
+    return ends.destination is ledger
+
+
+def _stamp(question: Question, ends: Ends) -> Stamp:
+    """The ordinal (see `Position`) and the time of what a repair does.
+
+    Commits are at least two apart: one below the position is none of theirs, and before all that is to come.
+    """
+    ordinal = 0 if question.position is None else question.position.ordinal - 1
+    moment = ends.origin.read_clock() if isinstance(ends.origin, HasClock) else time.time_ns() // 1000
+    return Stamp(ordinal, moment)
+
+
+def _finish_dry_run(receipt: Receipt, plan: RepairPlan) -> Receipt:
+    counts = plan.counts
+    loaded = Loaded(counts.total, counts.inserted, counts.updated, counts.deleted, 0)
+    return replace(record.closed(receipt, loaded), error="dry run: nothing was written")
+
+
+def _with_proven_counts(receipt: Receipt, plan: RepairPlan) -> Receipt:
     """Counts that the destination cannot tell are what the second comparison has proven."""
-    inserted, updated, deleted = found.counts
+    counts = plan.counts
     return replace(
         receipt,
-        rows_inserted=inserted if receipt.rows_inserted is None else receipt.rows_inserted,
-        rows_updated=updated if receipt.rows_updated is None else receipt.rows_updated,
-        rows_deleted=deleted if receipt.rows_deleted is None else receipt.rows_deleted,
+        rows_inserted=counts.inserted if receipt.rows_inserted is None else receipt.rows_inserted,
+        rows_updated=counts.updated if receipt.rows_updated is None else receipt.rows_updated,
+        rows_deleted=counts.deleted if receipt.rows_deleted is None else receipt.rows_deleted,
     )
 
 
 # --- and compared again ----------------------------------------------------------------------------------------------
 
 
-class _Only:
+class _RowsOfKeys:
     """A `Side` of nothing but the rows with some keys."""
 
     def __init__(self, side: Side, keys: pa.Table) -> None:
@@ -337,20 +365,26 @@ class _Only:
         return self._side.rows(columns, self._keys if keys is None else keys)
 
 
-def _again(pair: Question, parity: Parity, destination: Side) -> Parity:
+def _compare_again(question: Question, parity: Parity, destination: Side) -> Parity:
     """The same keys, value by value."""
     assert parity.keys is not None, "they were repaired"
-    keys = parity.keys.drop_columns([repair_changes.KIND, repair_changes.AT_ORIGIN, repair_changes.AT_DESTINATION])
-    theirs = keys.rename_columns([pair.request.columns.get(name, name) for name in keys.column_names])
-    asked = replace(pair.request, method="values", bound=None, extra="different", progress=lambda _: None)
+    request = replace(question.request, method="values", bound=None, extra="different", progress=lambda _: None)
+    keys = repair_changes.keys_alone(parity.keys)
+    landed_keys = keys.rename_columns([request.columns.get(name, name) for name in keys.column_names])
+    sides = _RowsOfKeys(question.sides.origin, keys), _RowsOfKeys(destination, landed_keys)
     try:
-        return replace(compare(pair.blank, _Only(pair.origin, keys), _Only(destination, theirs), asked), error=None)
+        return replace(compare(question.blank, *sides, request), error=None)
     except BridgeError as error:
-        return fail_parity(pair.blank, error)
+        return fail_parity(question.blank, error)
 
 
-def _healed(parity: Parity, again: Parity, rows: int) -> Parity:
-    """The table's parity after it: all other rows were found equal before."""
+def _update_parity(parity: Parity, again: Parity, rows: int) -> Parity:
+    """The table's parity after a repair: all other rows were found equal before.
+
+    Args:
+        again: the comparison of the repaired keys.
+        rows: how many the destination has now.
+    """
     ended = record.now()
     return replace(
         parity,

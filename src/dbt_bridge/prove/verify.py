@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from dbt_bridge.contracts.destination import (
     Destination,
@@ -14,8 +15,10 @@ from dbt_bridge.contracts.destination import (
     Replica,
     State,
 )
+from dbt_bridge.contracts.side import Side
 from dbt_bridge.deliver import delivery as outgoing
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused, MissingExtra, UsageError
+from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import DELIVERED, Parity
 from dbt_bridge.nouns.project import Delivery, LandingSource, Project
 from dbt_bridge.nouns.receipt import new_load_id
@@ -29,10 +32,8 @@ from dbt_bridge.prove.recorder import (
     ParityRecorder,
     Question,
     VerifyOptions,
-    compare_and_record,
-    fail_parity,
+    VerifyRun,
     no_follow_up,
-    start_parity,
 )
 from dbt_bridge.prove.sides import landed_side, origin_side
 from dbt_bridge.sync.landing import (
@@ -45,7 +46,7 @@ from dbt_bridge.sync.landing import (
     workers_for,
 )
 from dbt_bridge.sync.landing_columns import landing_columns
-from dbt_bridge.verify.request import Bound, VerifyRequest
+from dbt_bridge.verify.request import Bound
 
 
 def verify(
@@ -67,253 +68,258 @@ def verify(
     Raises:
         UsageError: an origin of a source, or its destination, is not configured or does not suit it.
     """
-    load_id = new_load_id()
     sources = [source for source in project.sources if project.needs_source(source)]
-    chosen = [d for d in project.deliveries if deliveries and (project.selected is None or d.node in project.selected)]
-    if not sources and not chosen:
+    selected = project.selected
+    delivered = [item for item in project.deliveries if deliveries and (selected is None or item.node in selected)]
+    if not sources and not delivered:
         return []
     for origin in {source.origin for source in sources}:
-        with suppress(MissingExtra):  # told in the parities of its tables
+        with suppress(MissingExtra):  # the parities of its tables say so
             open_origin(origin, project_root=project.root)
-    by_ends: dict[tuple[str, str | None], list[LandingSource]] = defaultdict(list)
-    for source in sources:
-        by_ends[source.origin, source.destination].append(source)
     parities: list[Parity] = []
     with (
-        _held_still(project, sources, progress) as unheld,
+        _lock_landings(project, sources, progress) as unlocked,
         closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse,
         ParityRecorder(warehouse, progress) as recorder,
     ):
-        run = _Run(project, load_id, options, recorder, follow_up, unheld)
-        for group in by_ends.values():
-            parities += run.sources(group, warehouse)
+        scope = _Scope(project, VerifyRun(new_load_id(), options, recorder, follow_up), unlocked)
+        for group in _group_by_ends(sources):
+            parities += _verify_sources(scope, group, warehouse)
             recorder.flush()
-        for item in chosen:
-            parities.append(run.delivery(item, warehouse))
+        for item in delivered:
+            parities.append(_verify_delivery(scope, item, warehouse))
             recorder.flush()
     return parities
 
 
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What the steps of one run share.
+
+    Attributes:
+        unlocked: name of a source whose landing could not be locked -> why.
+    """
+
+    project: Project
+    run: VerifyRun
+    unlocked: Mapping[str, BridgeError]
+
+
+def _group_by_ends(sources: Sequence[LandingSource]) -> list[list[LandingSource]]:
+    """The sources with the same origin and the same destination together."""
+    groups: dict[object, list[LandingSource]] = defaultdict(list)
+    for source in sources:
+        groups[source.origin, source.destination].append(source)
+    return list(groups.values())
+
+
 @contextmanager
-def _held_still(
+def _lock_landings(
     project: Project, sources: Sequence[LandingSource], progress: Progress
 ) -> Iterator[Mapping[str, BridgeError]]:
     """A `stream` of another process lets go of the sources and of a DuckDB file, until the context ends.
 
-    Whoever follows another source has the DuckDB file too, so there all of them are held. They are always asked in the
-    order of the project: two who hold some and want others would wait for each other.
+    Whoever follows another source has the DuckDB file too, so there the landings of all sources are locked. They are
+    always locked in the order of the project: two runs that have some and want others would wait for each other.
 
     Yields:
-        Name of a source that could not be held -> why.
+        Name of a source whose landing could not be locked -> why.
     """
     wanted = project.sources if project.warehouse.adapter == "duckdb" else sources
-    unheld: dict[str, BridgeError] = {}
-    with ExitStack() as holds:
+    unlocked: dict[str, BridgeError] = {}
+    with ExitStack() as locks:
         for source in [source for source in project.sources if source in wanted and source.follows_log]:
             try:
                 changes = open_change_source(source, project_root=project.root, tell=progress.message)
-                holds.enter_context(changes.lock_landing())
-            except MissingExtra:  # told when its origin is opened
+                locks.enter_context(changes.lock_landing())
+            except MissingExtra:  # opening its origin says so
                 continue
             except BridgeError as error:
                 if isinstance(error, UsageError) and source in sources:
                     raise
-                unheld[source.name] = error
-        yield unheld
+                unlocked[source.name] = error
+        yield unlocked
 
 
-class _Run:
-    """One run of `verify`: what its steps share."""
+# --- landing tables --------------------------------------------------------------------------------------------------
 
-    def __init__(
-        self, project: Project, load_id: str, options: VerifyOptions, recorder: ParityRecorder, follow_up: FollowUp,
-        unheld: Mapping[str, BridgeError],
-    ) -> None:  # fmt: skip
-        self._project = project
-        self._load_id = load_id
-        self._options = options
-        self._recorder = recorder
-        self._follow_up = follow_up
-        self._unheld = unheld
 
-    def sources(self, group: Sequence[LandingSource], warehouse: Ledger) -> list[Parity]:
-        """The tables of sources with the same ends."""
-        destination: Destination | None = None
-        begun = len(self._recorder.parities)
+def _verify_sources(scope: _Scope, group: Sequence[LandingSource], warehouse: Ledger) -> list[Parity]:
+    """The tables of sources with the same ends: those that follow a log first, then all others as they are now."""
+    project, begun = scope.project, len(scope.run.recorder.parities)
+    destination: Destination | None = None
+    try:
+        name = group[0].destination
+        destination = open_destination(name, project_root=project.root) if name else warehouse
+        with open_origin(group[0].origin, project_root=project.root) as origin:
+            ends = Ends(origin, destination, warehouse)
+            parities = _verify_logs(scope, group, ends)
+            wanted = [item for source in group for item in _list_wanted(scope, source, ends)]
+            return parities + _verify_as_now(scope, [w for w in wanted if w.table.replication != "cdc"], ends)
+    except UsageError:
+        raise
+    except BridgeError as error:  # what was compared before it stays
+        return _fail_rest(scope, begun, [item for source in group for item in _list_known(scope, source)], error)
+    finally:
+        if destination is not None and destination is not warehouse:
+            destination.close()
+
+
+def _verify_logs(scope: _Scope, group: Sequence[LandingSource], ends: Ends) -> list[Parity]:
+    """The cdc tables, each source at a point of its own."""
+    tables = {
+        source.name: [item for item in _list_wanted(scope, source, ends) if item.table.replication == "cdc"]
+        for source in group
+    }
+    if not any(tables.values()):
+        return []
+    from dbt_bridge.prove.at_one_lsn import Proof, prove_source
+
+    parities: list[Parity] = []
+    threads = scope.run.options.threads or scope.project.warehouse.threads
+    for source in group:
+        begun = len(scope.run.recorder.parities)
         try:
-            name = group[0].destination
-            destination = open_destination(name, project_root=self._project.root) if name else warehouse
-            with open_origin(group[0].origin, project_root=self._project.root) as origin:
-                ends = Ends(origin, destination, warehouse)
-                parities = self._proven(group, ends)
-                wanted = [w for s in group for w in wanted_tables(s, origin, self._project.needs, self._load_id)]
-                others = [w for w in wanted if w.table.replication != "cdc"]
-                return parities + (self._as_they_are(ends, others) if others else [])
+            if source.name in scope.unlocked:
+                raise scope.unlocked[source.name]
+            parities += prove_source(scope.project, Proof(source, ends, scope.run), threads)
         except UsageError:
             raise
-        except BridgeError as error:  # what was compared before it stays
-            return self._told_since(begun, [item for source in group for item in self._known(source)], error)
-        finally:
-            if destination is not None and destination is not warehouse:
-                destination.close()
+        except BridgeError as error:  # of this source alone
+            parities += _fail_rest(scope, begun, tables[source.name], error)
+    return parities
 
-    def _proven(self, group: Sequence[LandingSource], ends: Ends) -> list[Parity]:
-        """The cdc tables, each source at a point of its own."""
-        if not any(w.table.replication == "cdc" for s in group for w in self._of(s, ends)):
-            return []
-        from dbt_bridge.prove.at_one_lsn import Proof, prove_source
 
-        parities: list[Parity] = []
-        threads = self._options.threads or self._project.warehouse.threads
-        for source in group:
-            proof = Proof(source, ends, self._load_id, self._options, self._recorder, self._follow_up)
-            begun = len(self._recorder.parities)
+def _fail_rest(scope: _Scope, begun: int, wanted: Sequence[Wanted], error: BridgeError) -> list[Parity]:
+    """What was recorded since `begun`, before an error; the other wanted tables have failed."""
+    parities = scope.run.recorder.parities[begun:]
+    done = {parity.node for parity in parities}
+    return parities + [_fail(scope, item, error) for item in wanted if item.table.node not in done]
+
+
+def _fail(scope: _Scope, wanted: Wanted, error: BridgeError) -> Parity:
+    destination = wanted.source.destination or scope.project.warehouse.adapter
+    return scope.run.fail(scope.run.start_landing(wanted, destination), error)
+
+
+def _list_wanted(scope: _Scope, source: LandingSource, ends: Ends) -> list[Wanted]:
+    return wanted_tables(source, ends.origin, scope.project.needs, scope.run.load_id)
+
+
+def _list_known(scope: _Scope, source: LandingSource) -> list[Wanted]:
+    """The tables that are known without the origin; and `*`, for those that only it knows with `tables: "*"`."""
+    project, load_id = scope.project, scope.run.load_id
+    wanted = wanted_tables(source, None, project.needs, load_id)
+    every = replace(source.defaults, node=f"{source.defaults.node.removesuffix('.')}.*", name="*", identifier="*")
+    if source.every_table and project.needs(every.node):
+        wanted += wanted_tables(replace(source, tables=(every,)), None, lambda _: True, load_id)
+    return wanted
+
+
+def _verify_as_now(scope: _Scope, wanted: Sequence[Wanted], ends: Ends) -> list[Parity]:
+    """Tables that follow no log, as both sides are now."""
+    if not wanted:
+        return []
+    if not isinstance(ends.destination, Readable):
+        refusal = _cannot_be_read(ends.destination)
+        return [_fail(scope, item, refusal) for item in wanted]
+    parities = []
+    with ends.destination.open_state() as state:
+        for item in wanted:
             try:
-                if source.name in self._unheld:
-                    raise self._unheld[source.name]
-                parities += prove_source(self._project, proof, threads)
+                question = _ask_landing(scope.run, item, ends, state)
             except UsageError:
                 raise
-            except BridgeError as error:  # of this source alone
-                cdc = [w for w in self._of(source, ends) if w.table.replication == "cdc"]
-                parities += self._told_since(begun, cdc, error)
-        return parities
+            except BridgeError as error:
+                parities.append(_fail(scope, item, error))
+            else:
+                parities.append(scope.run.answer(question))
+    return parities
 
-    def _told_since(self, begun: int, wanted: Sequence[Wanted], error: BridgeError) -> list[Parity]:
-        """What was compared before an error; what was wanted beside it has failed."""
-        told = self._recorder.parities[begun:]
-        done = {parity.node for parity in told}
-        return told + [self._failed(item, error) for item in wanted if item.table.node not in done]
 
-    def _of(self, source: LandingSource, ends: Ends) -> list[Wanted]:
-        return wanted_tables(source, ends.origin, self._project.needs, self._load_id)
-
-    def _known(self, source: LandingSource) -> list[Wanted]:
-        """The tables that are known without the origin; and `*`, for those that only it knows with `tables: "*"`."""
-        wanted = wanted_tables(source, None, self._project.needs, self._load_id)
-        every = replace(source.defaults, node=f"{source.defaults.node.removesuffix('.')}.*", name="*", identifier="*")
-        if source.every_table and self._project.needs(every.node):
-            wanted += wanted_tables(replace(source, tables=(every,)), None, lambda _: True, self._load_id)
-        return wanted
-
-    def _as_they_are(self, ends: Ends, wanted: Sequence[Wanted]) -> list[Parity]:
-        if not isinstance(ends.destination, Readable):
-            refused = _cannot_be_read(ends.destination)
-            return [self._failed(item, refused) for item in wanted]
-        parities = []
-        with ends.destination.open_state() as state:
-            for item in wanted:
-                try:
-                    pair = self._landed(ends, item, state)
-                except UsageError:
-                    raise
-                except BridgeError as error:
-                    parities.append(self._failed(item, error))
-                else:
-                    parities.append(compare_and_record(pair, self._recorder, self._follow_up))
-        return parities
-
-    def _landed(self, ends: Ends, wanted: Wanted, state: State) -> Question:
-        """A table that follows no log, as both sides are now."""
-        found = described(ends.origin, wanted)
-        columns = landing_columns(found.table, wanted.table, ends.destination)
-        landing = landing_table(found.table, columns, wanted)
-        if ends.destination.find_table(landing.name) is None:
-            raise DestinationError(
-                f"{landing.name} has not landed",
-                mend=f"dbt-bridge sync --select {format_shell_selector(wanted.table.node)}",
-            )
-        bound = self._bound(wanted, ends.ledger)
-        if wanted.table.replication == "incremental" and landing.key and has_versions(found.table, landing):
-            raise KeyRefused(
-                f"{found.table.name} has several versions of one {', '.join(landing.key)}, and the newest lands",
-                mend="compare a view of the newest versions with it, by `reconcile` on a model",
-            )
-        blank = replace(self._blank(wanted, ends), at=f"{bound.cursor} <= {bound.at_most}" if bound else "now")
-        mask = {name: how for name, how in wanted.table.mask.items() if landing.column(name) is not None}
-        asked = self._asked(landing.key, landing, mask, bound)
-        return Question(
-            blank,
-            origin_side(ends.origin, found.table, columns, mask, workers_for(found), blank.origin),
-            landed_side(state, Replica(wanted.table.node, landing), blank.destination),
-            asked,
-            wanted,
-            ends,
-            Replica(wanted.table.node, landing),
+def _ask_landing(run: VerifyRun, wanted: Wanted, ends: Ends, state: State) -> Question:
+    found = described(ends.origin, wanted)
+    columns = landing_columns(found.table, wanted.table, ends.destination)
+    landing = landing_table(found.table, columns, wanted)
+    if ends.destination.find_table(landing.name) is None:
+        raise DestinationError(
+            f"{landing.name} has not landed",
+            mend=f"dbt-bridge sync --select {format_shell_selector(wanted.table.node)}",
         )
-
-    def _bound(self, wanted: Wanted, ledger: Ledger) -> Bound | None:
-        """Up to where an incremental table has landed: what is newer at the origin is in flight."""
-        table = wanted.table
-        if table.cursor is None or self._options.bound == "none":
-            return None
-        if self._options.bound != "auto":
-            return Bound(table.cursor, self._options.bound)
-        point = ledger.checkpoint(table.node)
-        return Bound(table.cursor, point.value) if point is not None and point.cursor == table.cursor else None
-
-    def delivery(self, item: Delivery, warehouse: Ledger) -> Parity:
-        """A delivered table against the model that it comes from."""
-        names = (
-            f"{warehouse.name}: {item.relation_schema}.{item.relation_name}",
-            f"{item.destination}: {item.schema}.{item.table}",
+    bound = _resolve_bound(run.options, wanted, ends.ledger)
+    if wanted.table.replication == "incremental" and landing.key and has_versions(found.table, landing):
+        raise KeyRefused(
+            f"{found.table.name} has several versions of one {', '.join(landing.key)}, and the newest lands",
+            mend="compare a view of the newest versions with it, by `reconcile` on a model",
         )
-        blank = replace(start_parity(self._load_id, item.node, names, self._options.level, "now"), words=DELIVERED)
-        try:
-            with closing(open_destination(item.destination, project_root=self._project.root)) as destination:
-                if not isinstance(destination, Readable):
-                    raise _cannot_be_read(destination)
-                if not isinstance(warehouse, Readable):
-                    raise _cannot_be_read(warehouse)
-                with warehouse.open_state() as here, destination.open_state() as there:
-                    pair = self._delivered(blank, item, (warehouse, here), (destination, there))
-                    return compare_and_record(pair, self._recorder, self._follow_up)
-        except BridgeError as error:  # also of its declaration: others have been compared by now
-            return self._recorder.record(fail_parity(blank, error))
+    at = f"{bound.cursor} <= {bound.at_most}" if bound else "now"
+    blank = run.start_landing(wanted, ends.destination.name, at)
+    mask = {name: how for name, how in wanted.table.mask.items() if landing.column(name) is not None}
+    replica = Replica(wanted.table.node, landing)
+    sides = Both[Side](
+        origin_side(ends.origin, found.table, columns, mask, workers_for(found), blank.origin),
+        landed_side(state, replica, blank.destination),
+    )
+    request = run.request(landing.key, landing.columns, masked=mask, bound=bound)
+    return Question(blank, sides, request, replica, ends.ledger, ends)
 
-    def _delivered(
-        self, blank: Parity, item: Delivery, here: tuple[Ledger, State], there: tuple[Destination, State]
-    ) -> Question:
-        load, as_text = outgoing.planned(item, here[0], there[0], self._load_id)
-        relation = TableName(item.relation_schema, item.relation_name)
-        natural = here[0].find_table(relation)
-        assert natural is not None, "the plan has looked"
-        if there[0].find_table(load.table.name) is None:
-            command = f"dbt-bridge build --select +exposure:{item.name}"
-            raise DestinationError(f"{load.table.name} has not been delivered", mend=command)
-        chosen = [c for c in natural.columns if load.table.column(c.name) is not None]
-        model = Table(relation, tuple(c.as_text() if c.name in as_text else c for c in chosen), load.table.key)
-        # Rows that are appended may come again under their key: each row of the model is there, whatever else is.
-        key = () if item.write_disposition == "append" else load.table.key
-        asked = self._asked(key, load.table, {}, None)
-        return Question(
-            blank,
-            landed_side(here[1], Replica(item.node, model), blank.origin),
-            landed_side(there[1], Replica(item.node, load.table), blank.destination),
-            replace(asked, extra="different" if item.write_disposition == "replace" else "allowed"),
-            replica=Replica(item.node, load.table),
-            ledger=here[0],
-        )
 
-    def _asked(self, key: Sequence[str], table: Table, mask: Mapping[str, str], bound: Bound | None) -> VerifyRequest:
-        return VerifyRequest(
-            level=self._options.level,
-            method=self._options.method,
-            key=tuple(key),
-            columns={column.name: column.name for column in table.columns},
-            masked=frozenset(mask),
-            bound=bound,
-            shown=self._options.shown,
-        )
+def _resolve_bound(options: VerifyOptions, wanted: Wanted, ledger: Ledger) -> Bound | None:
+    """Up to where an incremental table has landed: what is newer at the origin is in flight."""
+    table = wanted.table
+    if table.cursor is None or options.bound == "none":
+        return None
+    if options.bound != "auto":
+        return Bound(table.cursor, options.bound)
+    point = ledger.checkpoint(table.node)
+    return Bound(table.cursor, point.value) if point is not None and point.cursor == table.cursor else None
 
-    def _blank(self, wanted: Wanted, ends: Ends | None = None) -> Parity:
-        schema = f"{wanted.source.origin_schema}." if wanted.source.origin_schema else ""
-        there = ends.destination.name if ends else wanted.source.destination or self._project.warehouse.adapter
-        names = (f"{wanted.source.origin}: {schema}{wanted.table.identifier}", f"{there}: {wanted.landing}")
-        return start_parity(self._load_id, wanted.table.node, names, self._options.level, "now")
 
-    def _failed(self, wanted: Wanted, error: BridgeError) -> Parity:
-        return self._recorder.record(fail_parity(self._blank(wanted), error))
+# --- delivered tables ------------------------------------------------------------------------------------------------
+
+
+def _verify_delivery(scope: _Scope, item: Delivery, warehouse: Ledger) -> Parity:
+    """A delivered table against the model that it comes from."""
+    names = Both(
+        f"{warehouse.name}: {item.relation_schema}.{item.relation_name}",
+        f"{item.destination}: {item.schema}.{item.table}",
+    )
+    blank = replace(scope.run.start(item.node, names), words=DELIVERED)
+    try:
+        with closing(open_destination(item.destination, project_root=scope.project.root)) as destination:
+            if not isinstance(destination, Readable):
+                raise _cannot_be_read(destination)
+            if not isinstance(warehouse, Readable):
+                raise _cannot_be_read(warehouse)
+            with warehouse.open_state() as model, destination.open_state() as delivered:
+                states = Both(model, delivered)
+                return scope.run.answer(_ask_delivery(scope.run, blank, item, warehouse, destination, states))
+    except BridgeError as error:  # also of its declaration: others have been compared by now
+        return scope.run.fail(blank, error)
+
+
+def _ask_delivery(
+    run: VerifyRun, blank: Parity, item: Delivery, warehouse: Ledger, destination: Destination, states: Both[State]
+) -> Question:
+    load, as_text = outgoing.planned(item, warehouse, destination, run.load_id)
+    name = TableName(item.relation_schema, item.relation_name)
+    relation = warehouse.find_table(name)
+    assert relation is not None, "the plan has looked"
+    if destination.find_table(load.table.name) is None:
+        command = f"dbt-bridge build --select +exposure:{item.name}"
+        raise DestinationError(f"{load.table.name} has not been delivered", mend=command)
+    columns = [c for c in relation.columns if load.table.column(c.name) is not None]
+    model = Table(name, tuple(c.as_text() if c.name in as_text else c for c in columns), load.table.key)
+    replica = Replica(item.node, load.table)
+    sides = Both(
+        landed_side(states.origin, Replica(item.node, model), blank.origin),
+        landed_side(states.destination, replica, blank.destination),
+    )
+    # Rows that are appended may come again under their key: each row of the model is there, whatever else is.
+    key = () if item.write_disposition == "append" else load.table.key
+    request = run.request(key, load.table.columns)
+    extra: Literal["different", "allowed"] = "different" if item.write_disposition == "replace" else "allowed"
+    return Question(blank, sides, replace(request, extra=extra), replica, warehouse)
 
 
 def _cannot_be_read(destination: Destination) -> DestinationError:
