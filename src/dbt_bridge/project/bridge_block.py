@@ -106,7 +106,7 @@ _AS_WRITTEN: dict[str, Any] = {
 
 
 @cache
-def _model(declared: type[Any]) -> type[BaseModel]:
+def _make_model(declared: type[Any]) -> type[BaseModel]:
     """The pydantic model of declared keys. Its defaults do not count: the declaration has them."""
     types = get_type_hints(declared, localns=_AS_WRITTEN, include_extras=True)
     read: dict[str, Any] = {}
@@ -121,14 +121,14 @@ def _yaml_name(key: Any) -> str:
     return str(key.metadata.get("key", key.name))
 
 
-def _block(declared: type[Keys], model: BaseModel) -> Block[Keys]:
+def _make_block(declared: type[Keys], model: BaseModel) -> Block[Keys]:
     names = {f"{key.name}_": key.name for key in fields(declared)}  # type: ignore[arg-type]  # it is a dataclass
     given = {names[name]: getattr(model, name) for name in model.model_fields_set}
     return Block(declared(**given), frozenset(given))
 
 
 _AS_WRITTEN["Columns"] = Annotated[
-    _model(Columns), BeforeValidator(_as_columns), AfterValidator(lambda model: _block(Columns, model).keys)
+    _make_model(Columns), BeforeValidator(_as_columns), AfterValidator(lambda model: _make_block(Columns, model).keys)
 ]
 
 
@@ -145,7 +145,7 @@ def read_block(declared: type[Keys], raw: object, where: str) -> Block[Keys]:
     """
     raw = _require_mapping(raw, where, "{origin: shop_pg}")
     kind: Any = declared  # for mypy a type variable has no hash
-    model = _model(kind)
+    model = _make_model(kind)
     valid = [str(field.alias) for field in model.model_fields.values()]
     for key in raw:
         if key not in valid:
@@ -153,9 +153,9 @@ def read_block(declared: type[Keys], raw: object, where: str) -> Block[Keys]:
             hint = f"did you mean {nearest[0]!r}? " if nearest else ""
             raise UsageError(f"{where}: `bridge` has no key {key!r}", mend=f"{hint}valid are {', '.join(valid)}")
     try:
-        return _block(declared, model.model_validate(dict(raw)))
+        return _make_block(declared, model.model_validate(dict(raw)))
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False)[0], where) from None
+        raise _make_refusal(error.errors(include_url=False)[0], where) from None
 
 
 def read_table_block(raw: object, where: str, source: Block[SourceBlock]) -> TableKeys:
@@ -187,7 +187,7 @@ def refuse_unused(source: Block[SourceBlock], tables: Iterable[TableKeys], where
         return
     for key in (*_CDC_KEYS, "slot", "max_wal"):
         if key in source.written:
-            raise _needs_cdc(key, where)
+            raise _make_cdc_refusal(key, where)
 
 
 def read_delivery_block(raw: object, where: str) -> DeliveryKeys:
@@ -234,7 +234,7 @@ def _refuse_contradictions(block: Block[TableKeys], where: str) -> None:
     else:
         for key in _CDC_KEYS:
             if key in block.written:
-                raise _needs_cdc(key, where)
+                raise _make_cdc_refusal(key, where)
     for use, names in (("primary_key", table.primary_key), ("cursor", (table.cursor,)), ("types", table.types)):
         for name in names:
             if name is not None and not table.columns.lets_land(name):
@@ -285,7 +285,7 @@ def _refuse_masks(table: TableKeys, where: str) -> None:
             )
 
 
-def _needs_cdc(key: str, where: str) -> UsageError:
+def _make_cdc_refusal(key: str, where: str) -> UsageError:
     return UsageError(
         f"{where}: `{key}` needs replication: cdc",
         mend=f"add `replication: cdc`, or take `{key}` out",
@@ -298,7 +298,7 @@ def _require_mapping(raw: object, where: str, example: str) -> Mapping[str, Any]
     return raw
 
 
-def _refusal(error: ErrorDetails, where: str) -> UsageError:
+def _make_refusal(error: ErrorDetails, where: str) -> UsageError:
     key = ".".join(str(part) for part in error["loc"] if part != "function-before")
     if error["type"] == "missing":
         return UsageError(f"{where}: `bridge` lacks {key}", mend=f"add `{key}: ...` to its config.meta.bridge")

@@ -22,19 +22,19 @@ def list_deliveries(manifest: Manifest) -> tuple[Delivery, ...]:
         UsageError: a `bridge` block is wrong, or it is not clear which model it delivers.
     """
     bridged = (e for e in manifest.exposures.values() if "bridge" in {**e.meta, **e.config.meta})
-    return tuple(_delivery(exposure, manifest) for exposure in sorted(bridged, key=lambda e: e.unique_id))
+    return tuple(_make_delivery(exposure, manifest) for exposure in sorted(bridged, key=lambda e: e.unique_id))
 
 
-def _delivery(exposure: Exposure, manifest: Manifest) -> Delivery:
+def _make_delivery(exposure: Exposure, manifest: Manifest) -> Delivery:
     where = f"exposure {exposure.name} ({exposure.original_file_path})"
     keys = read_delivery_block({**exposure.meta, **exposure.config.meta}["bridge"], where)
-    model = manifest.nodes[_model(exposure, keys.model, manifest, where)]
+    model = manifest.nodes[_find_model(exposure, keys.model, manifest, where)]
     if model.config.materialized == "ephemeral":
         raise UsageError(
             f"{where}: {model.name} is ephemeral, so there is no relation to deliver",
             mend=f"materialize {model.name} as a view or table",
         )
-    upstream = _upstream(exposure, manifest)
+    upstream = _list_upstream(exposure, manifest)
     resolved = {
         **select_keys(DeliveryKeys, keys),
         "model": model.unique_id,
@@ -49,12 +49,12 @@ def _delivery(exposure: Exposure, manifest: Manifest) -> Delivery:
         relation_database=model.database,
         # An ephemeral model is part of its children and has no result of its own; its tests have one.
         ancestors=frozenset(node for node in upstream if not _is_ephemeral(manifest, node)),
-        gates=_gates(upstream, manifest),
+        gates=_list_gates(upstream, manifest),
         **resolved,
     )
 
 
-def _model(exposure: Exposure, named: str | None, manifest: Manifest, where: str) -> str:
+def _find_model(exposure: Exposure, named: str | None, manifest: Manifest, where: str) -> str:
     """unique_id of the one node that is delivered: the only one it depends on, or the one that `model` names."""
     candidates = {
         node: manifest.nodes[node].name for node in exposure.depends_on.nodes if node.startswith(_DELIVERABLE)
@@ -80,7 +80,7 @@ def _model(exposure: Exposure, named: str | None, manifest: Manifest, where: str
     )
 
 
-def _upstream(exposure: Exposure, manifest: Manifest) -> frozenset[str]:
+def _list_upstream(exposure: Exposure, manifest: Manifest) -> frozenset[str]:
     seen: set[str] = set()
     waiting = list(exposure.depends_on.nodes)
     while waiting:
@@ -98,7 +98,7 @@ def _is_ephemeral(manifest: Manifest, node: str) -> bool:
     return found is not None and found.config.materialized == "ephemeral"
 
 
-def _gates(ancestors: frozenset[str], manifest: Manifest) -> frozenset[str]:
+def _list_gates(ancestors: frozenset[str], manifest: Manifest) -> frozenset[str]:
     """The tests on these nodes.
 
     A generic test guards the node that it is attached to: a `relationships` test of a later model that only refers

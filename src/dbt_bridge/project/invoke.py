@@ -56,7 +56,7 @@ class BuildResult:
     @property
     def statuses(self) -> dict[str, str]:
         """What the run says to those who wait for a node's rows."""
-        return _for_all_rows({node.unique_id: node.status for node in self.nodes}, self.partial)
+        return _mark_partial({node.unique_id: node.status for node in self.nodes}, self.partial)
 
 
 def parse(options: DbtOptions) -> Manifest:
@@ -70,21 +70,29 @@ def parse(options: DbtOptions) -> Manifest:
             f"there is no dbt_project.yml in {options.project_dir.resolve()}",
             mend="go into a dbt project, name it with --project-dir, or write a new one: dbt-bridge init NAME",
         )
-    done = _invoke(["parse", *_quiet(), *_common(options)], None)
+    done = _invoke(["parse", *_quiet_arguments(), *_project_arguments(options)], None)
     if done.exception is not None or not done.success:
-        raise _not_parsed(done.exception, options)
+        raise _describe_parse_failure(done.exception, options)
     return done.result  # type: ignore[return-value]
 
 
 def list_selected(options: DbtOptions, manifest: Manifest) -> frozenset[str]:
     """unique_ids of what dbt's `--select` and `--exclude` name (`dbt ls`)."""
-    arguments = ["ls", "--output", "json", "--output-keys", "unique_id", *_quiet(), *_common(options)]
-    done = _invoke([*arguments, *_selection(options)], manifest)
+    arguments = [
+        "ls",
+        "--output",
+        "json",
+        "--output-keys",
+        "unique_id",
+        *_quiet_arguments(),
+        *_project_arguments(options),
+    ]
+    done = _invoke([*arguments, *_selection_arguments(options)], manifest)
     if done.exception is not None or not done.success:
         what = f"dbt does not understand the selection: {_describe_error(done.exception)}"
         if "no comparison manifest" in what:
             raise UsageError(what, mend="set DBT_STATE to the folder of the manifest.json to compare with")
-        raise UsageError(what, mend=f"try it: dbt ls {' '.join(_selection(options))}")
+        raise UsageError(what, mend=f"try it: dbt ls {' '.join(_selection_arguments(options))}")
     names = done.result if isinstance(done.result, list) else []
     return frozenset(json.loads(name)["unique_id"] for name in names)
 
@@ -103,7 +111,7 @@ def build(
         DbtFailed: dbt stopped before or while it ran nodes (a wrong option, a lost warehouse).
         KeyboardInterrupt: the user stopped it.
     """
-    arguments = ["build", *(["--quiet"] if quiet else []), *_common(options), *_selection(options)]
+    arguments = ["build", *(["--quiet"] if quiet else []), *_project_arguments(options), *_selection_arguments(options)]
     if options.full_refresh:
         arguments.append("--full-refresh")
     if options.threads is not None:
@@ -120,7 +128,7 @@ def build(
         )
     nodes = tuple(NodeResult(r.node.unique_id, str(r.status), r.message, float(r.execution_time)) for r in results)
     error = None if done.exception is None else _describe_error(done.exception)
-    return BuildResult(bool(done.success), nodes, error, _partial(getattr(done.result, "args", {})))
+    return BuildResult(bool(done.success), nodes, error, _find_partial_option(getattr(done.result, "args", {})))
 
 
 def read_last_statuses(project: Project) -> dict[str, str]:
@@ -140,15 +148,17 @@ def read_last_statuses(project: Project) -> dict[str, str]:
         ) from None
     except ValueError:  # a run that was killed while it wrote
         raise UsageError(f"{file} is not what dbt writes at the end of a run", mend="dbt-bridge build") from None
-    return _for_all_rows({result["unique_id"]: result["status"] for result in run["results"]}, _partial(run["args"]))
+    return _mark_partial(
+        {result["unique_id"]: result["status"] for result in run["results"]}, _find_partial_option(run["args"])
+    )
 
 
-def _partial(arguments: Mapping[str, Any]) -> str | None:
+def _find_partial_option(arguments: Mapping[str, Any]) -> str | None:
     """The option that makes dbt build on no rows or on a sample of them, from what dbt says of its own run."""
     return next((f"--{name}" for name in ("empty", "sample") if arguments.get(name)), None)
 
 
-def _for_all_rows(statuses: dict[str, str], partial: str | None) -> dict[str, str]:
+def _mark_partial(statuses: dict[str, str], partial: str | None) -> dict[str, str]:
     """A node that was built without the real rows has not succeeded for those who wait for them."""
     if partial is None:
         return statuses
@@ -193,7 +203,7 @@ def _release_duckdb() -> None:
     gc.collect()  # functions that a Python model defines keep its session in a cycle
 
 
-def _common(options: DbtOptions) -> list[str]:
+def _project_arguments(options: DbtOptions) -> list[str]:
     arguments = ["--project-dir", str(options.project_dir.resolve())]
     if options.profiles_dir is not None:
         arguments += ["--profiles-dir", str(options.profiles_dir.resolve())]
@@ -206,7 +216,7 @@ def _common(options: DbtOptions) -> list[str]:
     return arguments
 
 
-def _selection(options: DbtOptions) -> list[str]:
+def _selection_arguments(options: DbtOptions) -> list[str]:
     arguments: list[str] = []
     for flag, selectors in (("--select", options.select), ("--exclude", options.exclude)):
         for selector in selectors:
@@ -214,7 +224,7 @@ def _selection(options: DbtOptions) -> list[str]:
     return arguments
 
 
-def _quiet() -> list[str]:
+def _quiet_arguments() -> list[str]:
     return ["--log-level", "none", "--no-print", "--quiet"]
 
 
@@ -224,7 +234,7 @@ def _describe_error(error: BaseException | None) -> str:
     return " ".join(line.strip() for line in text.splitlines() if line.strip()) or type(error).__name__
 
 
-def _not_parsed(error: BaseException | None, options: DbtOptions) -> BridgeError:
+def _describe_parse_failure(error: BaseException | None, options: DbtOptions) -> BridgeError:
     said = _describe_error(error)
     if absent := re.search(r"Could not find adapter type (\w+)", said):
         adapter = absent.group(1)
@@ -233,9 +243,10 @@ def _not_parsed(error: BaseException | None, options: DbtOptions) -> BridgeError
         return DbtFailed(f"dbt has no adapter of the profile's type {adapter}", mend=f"pip install dbt-{adapter}")
     if isinstance(error, DbtProjectError) or "profile" in said.lower():
         return UsageError(
-            f"dbt cannot load the project or its profile: {said}", mend=f"dbt debug {_hint(options)}".strip()
+            f"dbt cannot load the project or its profile: {said}",
+            mend=f"dbt debug {_format_project_option(options)}".strip(),
         )
-    mend = f"dbt parse {_hint(options)}".strip()
+    mend = f"dbt parse {_format_project_option(options)}".strip()
     if "Could not render" in said and re.search(r"'(ref|this|source)' is undefined", said):
         mend = (
             "in a `bridge` block write {this} and {ref('model')} with single braces: dbt renders double ones too early"
@@ -243,5 +254,5 @@ def _not_parsed(error: BaseException | None, options: DbtOptions) -> BridgeError
     return UsageError(f"dbt cannot parse the project: {said}", mend=mend)
 
 
-def _hint(options: DbtOptions) -> str:
+def _format_project_option(options: DbtOptions) -> str:
     return "" if options.project_dir.resolve() == options.project_dir.cwd() else f"--project-dir {options.project_dir}"

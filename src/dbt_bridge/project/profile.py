@@ -36,7 +36,7 @@ def read_warehouse_profile(config: RuntimeConfig) -> WarehouseProfile:
     credentials: dict[str, Any] = {**config.credentials.to_dict(omit_none=True), "type": adapter}
     prepare: tuple[str, ...] = ()
     if adapter == "duckdb":
-        credentials["path"] = _absolute(str(credentials.get("path", ":memory:")))
+        credentials["path"] = _make_absolute(str(credentials.get("path", ":memory:")))
         prepare = list_duckdb_statements(config.credentials)
     database, schema = config.credentials.database, config.credentials.schema
     return WarehouseProfile(adapter, database, schema, config.threads, credentials, prepare)
@@ -57,7 +57,7 @@ def list_duckdb_statements(credentials: Any) -> tuple[str, ...]:
         raise UsageError(f"the duckdb profile is wrong: {error}", mend="correct the duckdb profile") from error
 
 
-def _absolute(path: str) -> str:
+def _make_absolute(path: str) -> str:
     if path.startswith((":memory:", "md:", "motherduck:", "ducklake:")) or "://" in path:
         return path
     return str(Path(path).absolute())

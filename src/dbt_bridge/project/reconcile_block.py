@@ -151,7 +151,7 @@ def _read_block(raw: object, where: str) -> ReconcileBlock:
     try:
         block = ReconcileBlock.model_validate(dict(raw))
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False)[0], where) from None
+        raise _make_refusal(error.errors(include_url=False)[0], where) from None
     _refuse_contradictions(block, where)
     return block
 
@@ -167,7 +167,7 @@ def _refuse_contradictions(block: ReconcileBlock, where: str) -> None:
         )
     if not block.levels and compares_rows:
         raise UsageError(f"{where}: `levels` is empty", mend="write levels: [rows], or take it out")
-    if twice := _twice([metric.name for metric in block.metrics]):
+    if twice := _find_twin([metric.name for metric in block.metrics]):
         raise UsageError(f"{where}: `metrics` names {twice!r} twice", mend="give one of them another name")
     for name, pair in block.columns.items():
         if pair.tolerance is not None and name in block.tolerances:
@@ -182,11 +182,11 @@ def _refuse_contradictions(block: ReconcileBlock, where: str) -> None:
             )
 
 
-def _twice(names: list[str]) -> str | None:
+def _find_twin(names: list[str]) -> str | None:
     return next((name for place, name in enumerate(names) if name in names[:place]), None)
 
 
-def _refusal(error: ErrorDetails, where: str) -> UsageError:
+def _make_refusal(error: ErrorDetails, where: str) -> UsageError:
     parts = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
     key = ".".join(["reconcile", *parts])
     if error["type"] == "extra_forbidden":

@@ -34,26 +34,26 @@ def list_reconciliations(manifest: Manifest) -> tuple[Reconciliation, ...]:
     for unique_id, node in sorted(manifest.nodes.items()):
         if not isinstance(node, _Model) or "bridge" not in node.config.meta:
             continue
-        raw = list(_raw_blocks(node, manifest))
+        raw = list(_list_raw_blocks(node, manifest))
         file = (node.patch_path or "").partition("://")[2] if raw else ""
         where = f"{node.resource_type} {node.name} ({file or node.original_file_path})"
-        blocks = read_reconcile_blocks(_with_this(node, raw, where), where)
+        blocks = read_reconcile_blocks(_restore_this_in_blocks(node, raw, where), where)
         if node.config.materialized == "ephemeral":
             raise UsageError(
                 f"{where}: it is ephemeral, so there is no relation to reconcile",
                 mend=f"materialize {node.name} as a view or table",
             )
-        found += [_reconciliation(unique_id, node, block, manifest, where) for block in blocks]
+        found += [_make_reconciliation(unique_id, node, block, manifest, where) for block in blocks]
     return tuple(found)
 
 
-def _reconciliation(
+def _make_reconciliation(
     unique_id: str, node: _Model, block: ReconcileBlock, manifest: Manifest, where: str
 ) -> Reconciliation:
     this = node.relation_name or ""
 
     def new(sql: str) -> str:
-        return resolve_references(sql, this, lambda model: _relation_of(manifest, model), where)
+        return resolve_references(sql, this, lambda model: _find_relation(manifest, model), where)
 
     given = {name: pair.tolerance for name, pair in block.columns.items() if pair.tolerance is not None}
     return Reconciliation(
@@ -62,52 +62,52 @@ def _reconciliation(
         this=this,
         display_name=f"{node.schema}.{node.alias}",
         origin=block.origin or "",
-        relation=_name(block.relation) if block.relation else None,
-        query=_legacy(block.query or "", block, new),
+        relation=_parse_relation(block.relation) if block.relation else None,
+        query=_resolve_legacy(block.query or "", block, new),
         legacy_filter=block.filter.legacy or "",
         new_filter=new(block.filter.new or ""),
         key=block.key,
-        default_key=_key_of(node),
+        default_key=_find_key(node),
         only=block.only,
         columns={name: Pairing(pair.legacy or "", pair.new or "") for name, pair in block.columns.items()},
         exclude=block.exclude,
         tolerances={**block.tolerances, **given},
         levels=block.levels,
-        metrics=tuple(_metric(metric, block, new) for metric in block.metrics),
+        metrics=tuple(_make_metric(metric, block, new) for metric in block.metrics),
         required=block.required,
     )
 
 
-def _metric(metric: MetricBlock, block: ReconcileBlock, new: Any) -> Metric:
-    return Metric(metric.name, _legacy(metric.legacy, block, new), new(metric.new), metric.tolerance, metric.by)
+def _make_metric(metric: MetricBlock, block: ReconcileBlock, new: Any) -> Metric:
+    return Metric(metric.name, _resolve_legacy(metric.legacy, block, new), new(metric.new), metric.tolerance, metric.by)
 
 
-def _legacy(sql: str, block: ReconcileBlock, new: Any) -> str:
+def _resolve_legacy(sql: str, block: ReconcileBlock, new: Any) -> str:
     """Of a legacy relation in the warehouse itself, `{ref('...')}` may be said too."""
     return sql if block.origin else str(new(sql))
 
 
-def _name(said: str) -> TableName:
+def _parse_relation(said: str) -> TableName:
     """`schema.table` or `table`; a schema's name cannot hold a dot here, a table's can."""
     schema, dot, name = said.partition(".")
     return TableName(schema, name) if dot and schema and name else TableName("", said)
 
 
-def _key_of(node: _Model) -> tuple[str, ...]:
+def _find_key(node: _Model) -> tuple[str, ...]:
     """The primary key that dbt infers of constraints and tests, or `unique_key`."""
     inferred: Sequence[str] = getattr(node, "primary_key", None) or ()
     given = inferred or getattr(node.config, "unique_key", None) or ()
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _relation_of(manifest: Manifest, model: str) -> str | None:
+def _find_relation(manifest: Manifest, model: str) -> str | None:
     """Of a model with versions, the latest is meant, as by dbt's own `ref`."""
     named = [node for node in manifest.nodes.values() if isinstance(node, _Model) and node.name == model]
     latest = [node for node in named if getattr(node, "is_latest_version", False)]
     return next((node.relation_name for node in (*latest, *named)), None)
 
 
-def _with_this(node: _Model, raw_blocks: Sequence[Any], where: str) -> Any:
+def _restore_this_in_blocks(node: _Model, raw_blocks: Sequence[Any], where: str) -> Any:
     """The block with `{{ this }}` as `{this}`: dbt renders the YAML without knowing `this`, and leaves nothing of it.
 
     The text before it was rendered is kept in the manifest's files, for dbt's partial parsing.
@@ -133,7 +133,7 @@ def _restore_this(rendered: Any, raw: Any, where: str) -> Any:
     return _JINJA_THIS.sub("{this}", raw)
 
 
-def _raw_blocks(node: _Model, manifest: Manifest) -> Iterator[Any]:
+def _list_raw_blocks(node: _Model, manifest: Manifest) -> Iterator[Any]:
     file = manifest.files.get(node.patch_path or "")
     if not isinstance(file, SchemaSourceFile):
         return

@@ -37,10 +37,10 @@ def select_nodes(options: DbtOptions, manifest: Manifest, sources: Sequence[Land
     if not options.select and not options.exclude and not default:
         return SelectedNodes(None, None, (), ())
     selected = invoke.list_selected(options, manifest)
-    parents = {parent for node in selected for parent in _parents(node, manifest)}
+    parents = {parent for node in selected for parent in _list_parents(node, manifest)}
     needed = frozenset(node for node in selected | parents if node in manifest.sources)
-    wanted = _globs(options.select, sources) if options.select or default else ("*",)
-    return SelectedNodes(selected, needed, wanted, _globs(options.exclude, sources))
+    wanted = _list_globs(options.select, sources) if options.select or default else ("*",)
+    return SelectedNodes(selected, needed, wanted, _list_globs(options.exclude, sources))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class BuildNode:
     tests: tuple[str, ...]
 
 
-def build_order(manifest: Manifest, selected: frozenset[str] | None) -> tuple[BuildNode, ...]:
+def list_build_order(manifest: Manifest, selected: frozenset[str] | None) -> tuple[BuildNode, ...]:
     """The seeds, snapshots and models of a selection, parents first, as `dbt build` runs them.
 
     A test belongs to the last node that it reads; tests on sources alone come first, as nodes of their own.
@@ -67,7 +67,7 @@ def build_order(manifest: Manifest, selected: frozenset[str] | None) -> tuple[Bu
     order = [unique_id for unique_id in TopologicalSorter(graph).static_order() if unique_id in graph]
     last = {unique_id: place for place, unique_id in enumerate(order)}
     tests: dict[str, list[str]] = {}
-    for test, parents in _tests(manifest):
+    for test, parents in _list_tests(manifest):
         if selected is None or test in selected:
             above = [parent for parent in parents if parent in last]
             tests.setdefault(max(above, key=last.__getitem__, default=""), []).append(test)
@@ -85,7 +85,7 @@ def build_order(manifest: Manifest, selected: frozenset[str] | None) -> tuple[Bu
     )
 
 
-def downstream(options: DbtOptions, manifest: Manifest, changed: Collection[str]) -> DbtOptions | None:
+def select_downstream(options: DbtOptions, manifest: Manifest, changed: Collection[str]) -> DbtOptions | None:
     """The options of a `dbt build` of what reads these source tables, within the selection that is there already.
 
     None when dbt knows none of the tables (`tables: "*"`): then nothing can read them.
@@ -98,7 +98,7 @@ def downstream(options: DbtOptions, manifest: Manifest, changed: Collection[str]
     return replace(options, select=tuple(select), full_refresh=False)
 
 
-def _tests(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
+def _list_tests(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
     for node in manifest.nodes.values():
         if isinstance(node, GenericTestNode | SingularTestNode):
             yield node.unique_id, node.depends_on_nodes
@@ -106,14 +106,14 @@ def _tests(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
         yield unit.unique_id, unit.depends_on.nodes
 
 
-def _parents(node: str, manifest: Manifest) -> list[str]:
+def _list_parents(node: str, manifest: Manifest) -> list[str]:
     """What a node reads directly. A unit test reads nothing but what is written in it."""
     if node in manifest.exposures:
         return list(manifest.exposures[node].depends_on.nodes)
     return list(manifest.nodes[node].depends_on_nodes) if node in manifest.nodes else []
 
 
-def _globs(selectors: Sequence[str], sources: Sequence[LandingSource]) -> tuple[str, ...]:
+def _list_globs(selectors: Sequence[str], sources: Sequence[LandingSource]) -> tuple[str, ...]:
     """Which unique_ids of undeclared tables dbt's `source:` method would name, had they been declared.
 
     dbt cannot know these tables, so of its syntax only `source:shop`, `source:shop.orders` and

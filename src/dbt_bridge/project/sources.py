@@ -51,12 +51,12 @@ def list_sources(manifest: Manifest, config: RuntimeConfig) -> tuple[LandingSour
     Raises:
         UsageError: a block is wrong, or two sources share a replication slot.
     """
-    sources = tuple(_landing_source(group, config) for group in _groups(manifest, config))
+    sources = tuple(_make_source(group, config) for group in _list_groups(manifest, config))
     _refuse_shared_slots(sources)
     return sources
 
 
-def _groups(manifest: Manifest, config: RuntimeConfig) -> Iterator[_Group]:
+def _list_groups(manifest: Manifest, config: RuntimeConfig) -> Iterator[_Group]:
     """The dbt sources that have a `bridge` block, or a table with one."""
     declared: dict[tuple[str, str], list[SourceDefinition]] = {}
     for table in manifest.sources.values():
@@ -66,10 +66,10 @@ def _groups(manifest: Manifest, config: RuntimeConfig) -> Iterator[_Group]:
             first = tables[0]
             bridge = first.source_meta.get("bridge", {})
             yield _Group(package, source, first.original_file_path, first.schema, first.database, bridge, tuple(tables))
-    yield from _without_tables(manifest, config, declared.keys())
+    yield from _list_groups_without_tables(manifest, config, declared.keys())
 
 
-def _without_tables(manifest: Manifest, config: RuntimeConfig, declared: Any) -> Iterator[_Group]:
+def _list_groups_without_tables(manifest: Manifest, config: RuntimeConfig, declared: Any) -> Iterator[_Group]:
     """Sources without any table leave no node in the manifest, but `tables: "*"` needs none: read their YAML.
 
     dbt keeps each YAML file's content in the manifest (also for its partial parsing), unrendered.
@@ -91,7 +91,7 @@ def _without_tables(manifest: Manifest, config: RuntimeConfig, declared: Any) ->
                 yield _Group(package, name, file.path.original_file_path, schema, database, meta["bridge"])
 
 
-def _landing_source(group: _Group, config: RuntimeConfig) -> LandingSource:
+def _make_source(group: _Group, config: RuntimeConfig) -> LandingSource:
     block = read_block(SourceBlock, group.bridge, group.where)
     source = block.keys
     tables = [_read_table(group, table, block) for table in group.tables]
@@ -106,10 +106,10 @@ def _landing_source(group: _Group, config: RuntimeConfig) -> LandingSource:
         landing_schema=group.schema,
         landing_database=group.database,
         tables=tuple(
-            _landing_table(table.unique_id, table.name, table.identifier, keys, source)
+            _make_table(table.unique_id, table.name, table.identifier, keys, source)
             for table, keys in zip(group.tables, tables, strict=True)
         ),
-        defaults=_landing_table(f"source.{group.package}.{group.source}.", "", "", source, source),
+        defaults=_make_table(f"source.{group.package}.{group.source}.", "", "", source, source),
         **given,
     )
 
@@ -150,6 +150,6 @@ def _read_table(group: _Group, table: SourceDefinition, source: Block[SourceBloc
     return read_table_block({} if own == group.bridge else own, where, source)
 
 
-def _landing_table(node: str, name: str, identifier: str, keys: TableKeys, source: TableKeys) -> LandingTable:
+def _make_table(node: str, name: str, identifier: str, keys: TableKeys, source: TableKeys) -> LandingTable:
     of_source = frozenset((*source.columns.include, *source.columns.exclude, *source.mask))
     return LandingTable(node, name, identifier, of_source=of_source, **select_keys(TableKeys, keys))

@@ -84,13 +84,13 @@ class Plan:
 
 def planned(project: Project) -> Plan:
     """The plan of a project's selection."""
-    from dbt_bridge.project.selection import build_order
+    from dbt_bridge.project.selection import list_build_order
 
     assert project.manifest is not None, "load_project reads the manifest"
     return Plan(
         project=project.name,
         landings=tuple(landing for source in project.sources for landing in _landings(source, project)),
-        nodes=build_order(project.manifest, project.selected),
+        nodes=list_build_order(project.manifest, project.selected),
         deliveries=tuple(
             _outgoing(delivery)
             for delivery in project.deliveries

@@ -116,11 +116,11 @@ def stage_tables(tables: Iterable[Table]) -> list[Staged]:
         while name in taken:
             name, number = f"{stem}_{number}", number + 1
         taken.add(name)
-        staged.append(Staged(table, name, _change_time(table)))
+        staged.append(Staged(table, name, _find_change_time(table)))
     return staged
 
 
-def _change_time(table: Table) -> str | None:
+def _find_change_time(table: Table) -> str | None:
     """The cursor of a table whose changes can be merged: it has a key, and the time of each row's change."""
     if not table.key:
         return None
@@ -153,7 +153,8 @@ def _reserved_words() -> frozenset[str] | None:
         return None
     from sqlglot.dialects import DuckDB
 
-    own = duckdb.sql("SELECT keyword_name, keyword_category FROM duckdb_keywords()").fetchall()
+    with duckdb.connect() as session:
+        own = session.execute("SELECT keyword_name, keyword_category FROM duckdb_keywords()").fetchall()
     no_columns = {word for word, category in own if category in ("reserved", "type_function")}
     postgres = ("current_schema", "system_user")  # functions there, as `user` is; those two sqlglot does not have
     return frozenset({*DuckDB.Generator.RESERVED_KEYWORDS, *no_columns, *postgres})

@@ -82,7 +82,7 @@ def write_files(directory: Path, files: Mapping[Path, str]) -> list[Path]:
             mend="name another folder: dbt-bridge init DIR",
         )
     written: list[Path] = []
-    new_folders = _missing_folders(directory, files)
+    new_folders = _list_missing_folders(directory, files)
     try:
         for path, text in files.items():
             target = directory / path
@@ -103,7 +103,7 @@ def write_files(directory: Path, files: Mapping[Path, str]) -> list[Path]:
     return sorted(files)
 
 
-def _missing_folders(directory: Path, files: Mapping[Path, str]) -> set[Path]:
+def _list_missing_folders(directory: Path, files: Mapping[Path, str]) -> set[Path]:
     return {folder for path in files for folder in (directory / path).parents if not folder.exists()}
 
 

@@ -120,11 +120,11 @@ def rebuilding(
     """Builds what is downstream of changed source tables, within the user's own selection."""
     from dbt_bridge.observe.stream_progress import WatchLive
     from dbt_bridge.project.invoke import build as dbt_build
-    from dbt_bridge.project.selection import downstream
+    from dbt_bridge.project.selection import select_downstream
 
     def rebuild(changed: frozenset[str]) -> bool:
         assert project.manifest is not None, "the project was read by dbt"
-        options = downstream(project.options, project.manifest, changed)
+        options = select_downstream(project.options, project.manifest, changed)
         if options is None:
             return True
         began = time.monotonic()
