@@ -190,7 +190,6 @@ def measured(to: str, url: str, folder: str) -> dict[str, float]:
     import pandas  # noqa: F401  (duckdb imports it with the first bound value, where it is installed)
 
     import dbt_bridge.cdc.capture  # noqa: F401
-    from dbt_bridge import run
     from dbt_bridge.nouns.project import (
         LandingSource,
         LandingTable,
@@ -198,6 +197,7 @@ def measured(to: str, url: str, folder: str) -> dict[str, float]:
         WarehouseProfile,
     )
     from dbt_bridge.observe.progress import Silent
+    from dbt_bridge.run.sync import SyncOptions, sync
 
     os.environ["SOURCES__BENCH__CREDENTIALS"] = url
     os.environ["DESTINATION__LAKE__DESTINATION_TYPE"] = "filesystem"
@@ -222,7 +222,7 @@ def measured(to: str, url: str, folder: str) -> dict[str, float]:
         warehouse = WarehouseProfile("duckdb", to, "main", 2, {"type": "duckdb", "path": path, "schema": "main"})
     project = Project(Path(folder), "bench", warehouse, (source,), ())
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-    receipts = run.sync(project, run.Options(), Silent())
+    receipts = sync(project, SyncOptions(), Silent())
     seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF)
     if any(receipt.status != "success" for receipt in receipts):
         raise SystemExit(str(receipts[0].error))

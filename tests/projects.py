@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,13 @@ from dbt_bridge.nouns.project import (
     Project,
     WarehouseProfile,
 )
+from dbt_bridge.project.invoke import BuildResult, NodeResult
+
+
+def dbt_result(statuses: Mapping[str, str], *, ok: bool = True) -> BuildResult:
+    """What a `dbt build` with these statuses answers."""
+    return BuildResult(ok, tuple(NodeResult(node, status, None, 0.0) for node, status in statuses.items()))
+
 
 MakeSource = Callable[..., LandingSource]
 Rows = list[tuple[Any, ...]]

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from dbt_bridge import errors
-from dbt_bridge.cli import answered
+from dbt_bridge.cli import run_command
 from dbt_bridge.errors import BridgeError, MissingExtra, UsageError, scrubbed
 
 CANARY = "c4n4ry-Pa55w0rd"
@@ -106,7 +106,7 @@ def sync(dbt_root: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys:
     def run(bridge: str, table: str) -> dict[str, Any]:
         (dbt_root / "models" / "sources.yml").write_text(SOURCE % (bridge, table))
         capsys.readouterr()
-        code = answered(["sync", "--json", "--project-dir", str(dbt_root), "--profiles-dir", str(dbt_root)])
+        code = run_command(["sync", "--json", "--project-dir", str(dbt_root), "--profiles-dir", str(dbt_root)])
         document: dict[str, Any] = json.loads(capsys.readouterr().out)
         return {**document, "code": code}
 

@@ -23,7 +23,7 @@ def test_importing_the_package_loads_nothing_else() -> None:
 
 
 def test_help_loads_only_click() -> None:
-    code = "from dbt_bridge.cli import answered\nanswered(['--help'])\nanswered(['build', '--help'])"
+    code = "from dbt_bridge.cli import run_command\nrun_command(['--help'])\nrun_command(['build', '--help'])"
     loaded = _loaded(code)
     assert "click" in loaded
     assert loaded & _HEAVY == set()

@@ -19,6 +19,8 @@ text that comes from drivers goes through `scrubbed`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class BridgeError(Exception):
@@ -82,6 +84,21 @@ class MissingExtra(BridgeError):
             f"{needed_for} needs an optional part of {of} that is not installed",
             mend=f"pip install '{of}[{extra}]'",
         )
+
+
+@contextmanager
+def require_extra(extra: str, needed_for: str) -> Iterator[None]:
+    """Around the imports of what an extra installs.
+
+    Raises:
+        MissingExtra: one of the modules is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("dbt_bridge"):
+            raise
+        raise MissingExtra(extra, needed_for) from missing
 
 
 def is_interruption(error: BaseException | None) -> bool:

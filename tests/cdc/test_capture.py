@@ -1,4 +1,4 @@
-"""A cdc source from end to end: a real Postgres, a real DuckDB file, `run.sync` as the command calls it."""
+"""A cdc source from end to end: a real Postgres, a real DuckDB file, `sync` as the command calls it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dbt_bridge import run
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.sync import SyncOptions
+from dbt_bridge.run.sync import sync as run_sync
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 Sync = Callable[..., list[Receipt]]
@@ -56,7 +57,7 @@ def sync(project: Project) -> Sync:
         )
         nodes = None if needed is None else frozenset(f"{NODE}{name}" for name in needed)
         chosen = replace(project, sources=(source,), needed=nodes)
-        return run.sync(chosen, run.Options(full_refresh=full_refresh), Silent())
+        return run_sync(chosen, SyncOptions(full_refresh=full_refresh), Silent())
 
     return once
 

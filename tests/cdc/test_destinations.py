@@ -11,7 +11,6 @@ import duckdb
 import psycopg
 import pytest
 
-from dbt_bridge import run
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.project import (
@@ -22,6 +21,7 @@ from dbt_bridge.nouns.project import (
 )
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.sync import SyncOptions, sync
 
 Rows = list[tuple[Any, ...]]
 COLUMNS = "id, customer, amount, note, doc, made"
@@ -48,7 +48,7 @@ class End:
             slot="dbt_bridge_ends",
         )
         chosen = replace(self.project, sources=(source,))
-        receipts = run.sync(chosen, run.Options(full_refresh=full_refresh), Silent())
+        receipts = sync(chosen, SyncOptions(full_refresh=full_refresh), Silent())
         assert not check or {r.status for r in receipts} == {"success"}, [r.error for r in receipts]
         return receipts
 

@@ -22,7 +22,6 @@ import pytest
 from tests.connectors.postgres.conftest import Proxy
 from tests.killed import killed_sync
 
-from dbt_bridge import run
 from dbt_bridge.cdc import preparation
 from dbt_bridge.cdc.applier import Applier
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
@@ -34,6 +33,8 @@ from dbt_bridge.errors import ConnectionFailed
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.sync import SyncOptions
+from dbt_bridge.run.sync import sync as run_sync
 
 Sync = Callable[..., dict[str, Receipt]]
 
@@ -56,7 +57,7 @@ def sync(project: Project) -> Sync:
 
     def once(*sources: LandingSource, **options: object) -> dict[str, Receipt]:
         chosen = replace(project, sources=sources)
-        receipts = run.sync(chosen, run.Options(**options), Silent())  # type: ignore[arg-type]
+        receipts = run_sync(chosen, SyncOptions(**options), Silent())  # type: ignore[arg-type]
         return {receipt.node.rsplit(".", 1)[1]: receipt for receipt in receipts}
 
     return once

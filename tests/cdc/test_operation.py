@@ -12,13 +12,15 @@ import duckdb
 import psycopg
 import pytest
 
-from dbt_bridge import run
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.changes import feed, receiver
 from dbt_bridge.connectors.postgres.origin import shape as shapes
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.build import build
+from dbt_bridge.run.sync import SyncOptions
+from dbt_bridge.run.sync import sync as run_sync
 
 Sync = Callable[..., dict[str, Receipt]]
 PREFIX = "source.shop.landing"
@@ -41,7 +43,7 @@ def sync(project: Project) -> Sync:
 
     def once(source: LandingSource, **options: object) -> dict[str, Receipt]:
         chosen = replace(project, sources=(source,))
-        receipts = run.sync(chosen, run.Options(**options), Silent())  # type: ignore[arg-type]
+        receipts = run_sync(chosen, SyncOptions(**options), Silent())  # type: ignore[arg-type]
         return {receipt.node.rsplit(".", 1)[1]: receipt for receipt in receipts}
 
     return once
@@ -116,7 +118,7 @@ def test_nothing_is_built_on_a_table_that_did_not_join_in_time(
         raise AssertionError("dbt was run")
 
     chosen = replace(project, sources=(followed("orders", "customers"),))
-    outcome = run.build(chosen, built, run.Options(max_seconds=0), Silent())
+    outcome = build(chosen, built, SyncOptions(max_seconds=0), Silent())
     receipts = {receipt.node: receipt for receipt in outcome.receipts}
     assert not outcome.ok
     assert "max-seconds" in (receipts[f"{PREFIX}.customers"].error or "")

@@ -16,7 +16,6 @@ import psycopg
 import pytest
 from tests.connectors.postgres.conftest import Proxy
 
-from dbt_bridge import run
 from dbt_bridge.cdc import followed_source
 from dbt_bridge.cdc.stream import stream
 from dbt_bridge.cdc.stream_connection import StreamOptions
@@ -27,6 +26,7 @@ from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.stream_progress import Batch, WatchSilent
+from dbt_bridge.run.sync import SyncOptions, sync
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 QUICK = StreamOptions(every=0.2)
@@ -136,7 +136,7 @@ def test_a_stream_that_was_stopped_goes_on_where_it_was(
     with streaming(followed, Seen()) as (running, _):
         pass
     running.result(timeout=180)
-    run.sync(followed, run.Options(), WatchSilent())
+    sync(followed, SyncOptions(), WatchSilent())
     assert landed("SELECT count(*) FROM shop_landing.orders WHERE note = 'between'") == [(2,)]
     copies = "SELECT count(*) FROM _dbt_bridge.receipts WHERE hop = 'initial_copy'"
     assert landed(copies) == [(1,)]
@@ -180,7 +180,7 @@ def test_the_stream_survives_a_lost_connection(shop: psycopg.Connection, followe
 def test_a_slot_that_is_gone_ends_the_stream(
     shop: psycopg.Connection, followed: Project, rebuild: Callable[[frozenset[str]], bool] | None
 ) -> None:
-    run.sync(followed, run.Options(), WatchSilent())
+    sync(followed, SyncOptions(), WatchSilent())
     shop.execute("SELECT pg_drop_replication_slot('dbt_bridge_stream')")
     with pytest.raises(OriginError, match="is gone"), streaming(followed, Seen(), rebuild) as (running, _):
         running.result(timeout=180)

@@ -10,10 +10,11 @@ import duckdb
 import psycopg
 import pytest
 
-from dbt_bridge import run
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.sync import SyncOptions
+from dbt_bridge.run.sync import sync as run_sync
 
 Sync = Callable[..., dict[str, Receipt]]
 
@@ -36,7 +37,7 @@ def sync(project: Project) -> Sync:
 
     def once(*sources: LandingSource, **options: object) -> dict[str, Receipt]:
         chosen = replace(project, sources=sources)
-        receipts = run.sync(chosen, run.Options(**options), Silent())  # type: ignore[arg-type]
+        receipts = run_sync(chosen, SyncOptions(**options), Silent())  # type: ignore[arg-type]
         return {receipt.node.rsplit(".", 1)[1]: receipt for receipt in receipts}
 
     return once

@@ -21,7 +21,6 @@ import pytest
 from tests.cdc.workload import EVERYTHING, TABLES, Workload
 from tests.chance import seeds
 
-from dbt_bridge import run
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.changes import feed, receiver
 from dbt_bridge.connectors.postgres.changes import source as change_source
@@ -30,6 +29,7 @@ from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.sync import SyncOptions, sync
 
 _RUNS = max(2, int(os.environ.get("DBT_BRIDGE_RUNS", "50")) // 25)
 
@@ -57,7 +57,7 @@ class Bridge:
     tables: dict[str, LandingTable]
 
     def sync(self, until: str | None = None) -> list[Receipt]:
-        return self._run("landing", list(self.tables.values()), run.Options(until_lsn=until))
+        return self._run("landing", list(self.tables.values()), SyncOptions(until_lsn=until))
 
     def copy_afresh(self) -> None:
         tables = [
@@ -65,16 +65,16 @@ class Bridge:
                     write_disposition=None, history=False, deletes="hard")
             for t in self.tables.values()
         ]  # fmt: skip
-        receipts = self._run("fresh", tables, run.Options())
+        receipts = self._run("fresh", tables, SyncOptions())
         assert [r.error for r in receipts if r.status != "success"] == []
 
-    def _run(self, schema: str, tables: list[LandingTable], options: run.Options) -> list[Receipt]:
+    def _run(self, schema: str, tables: list[LandingTable], options: SyncOptions) -> list[Receipt]:
         source = LandingSource(
             name="shop", origin="shop_pg", origin_schema="public", landing_schema=schema, landing_database=None,
             tables=tuple(tables), defaults=LandingTable("source.shop.shop", "", "", replication="cdc"),
             slot="dbt_bridge_test",
         )  # fmt: skip
-        return run.sync(replace(self.project, sources=(source,)), options, Silent())
+        return sync(replace(self.project, sources=(source,)), options, Silent())
 
     def check(self) -> None:
         """Followed tables hold exactly what the copies hold, in the same columns."""

@@ -16,7 +16,7 @@ import duckdb
 import psycopg
 import pytest
 
-from dbt_bridge.cli import _spread, answered, cli
+from dbt_bridge.cli import _spread, cli, run_command
 
 SOURCES = """
 sources:
@@ -70,7 +70,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
         capsys.readouterr()
-        code = answered([*arguments, "--json"])
+        code = run_command([*arguments, "--json"])
         return code, json.loads(capsys.readouterr().out)
 
     return run
@@ -139,12 +139,12 @@ def test_without_json_a_person_gets_a_table_and_with_quiet_nothing(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert answered(["sync"]) == 0
+    assert run_command(["sync"]) == 0
     captured = capsys.readouterr()
     assert "landing.orders" in captured.out and "2 success" in captured.out
     assert "landing.orders: success, 3 rows" in captured.err
 
-    assert answered(["build", "--quiet", "--select", "big"]) == 0
+    assert run_command(["build", "--quiet", "--select", "big"]) == 0
     assert capsys.readouterr().out.strip() == ""
 
 
@@ -197,14 +197,14 @@ def test_an_unexpected_error_is_called_a_bug_and_hides_passwords(
         raise RuntimeError("cannot parse postgresql://u:c4n4ry@db/x")
 
     monkeypatch.setattr("dbt_bridge.project.load.load_project", broken)
-    assert answered(["plan", "--project-dir", str(tmp_path), "--json", "--debug"]) == 1
+    assert run_command(["plan", "--project-dir", str(tmp_path), "--json", "--debug"]) == 1
     captured = capsys.readouterr()
     error = json.loads(captured.out)["error"]
     assert error["what"] == "this is a bug in dbt-bridge: RuntimeError: cannot parse postgresql://u:***@db/x"
     assert "Traceback" in captured.err
     assert "c4n4ry" not in captured.out + captured.err
 
-    assert answered(["plan", "--project-dir", str(tmp_path)]) == 1
+    assert run_command(["plan", "--project-dir", str(tmp_path)]) == 1
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -239,7 +239,7 @@ def test_a_wrong_command_line_is_2(arguments: list[str], what: str, command: Com
 def test_a_models_child_process_does_not_write_into_the_document() -> None:
     program = (
         "import subprocess, sys; from dbt_bridge import cli\n"
-        "cli.answered = lambda arguments: subprocess.run(['echo', 'a child'], check=True) and print('{}')\n"
+        "cli.run_command = lambda arguments: subprocess.run(['echo', 'a child'], check=True) and print('{}')\n"
         "sys.argv = ['dbt-bridge', 'build', '--json']; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -252,7 +252,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         "reconcile",
     }  # fmt: skip
     for name in [*cli.commands, "slots drop"]:
-        assert answered([*name.split(), "--help"]) == 0
+        assert run_command([*name.split(), "--help"]) == 0
         help_ = capsys.readouterr().out
         assert f"Example:\n    dbt-bridge {name}" in help_, name
 

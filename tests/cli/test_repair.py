@@ -15,7 +15,7 @@ import duckdb
 import psycopg
 import pytest
 
-from dbt_bridge.cli import answered
+from dbt_bridge.cli import run_command
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
 
 SLOT = "dbt_bridge_cli_repair"
@@ -46,27 +46,27 @@ def asked(root: Path, sql: str) -> list[tuple[object, ...]]:
 
 
 def test_a_person_and_a_program_are_told_what_was_repaired(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert answered(["sync", "--quiet"]) == 0
+    assert run_command(["sync", "--quiet"]) == 0
     asked(shop, SPOIL)
     capsys.readouterr()
-    assert answered(["repair", "--dry-run"]) == 0
+    assert run_command(["repair", "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "landing.orders" in told and "dry run: nothing was written" in told
     assert asked(shop, WRONG) == [(3, 0)]
 
-    assert answered(["build", "--verify", "--quiet"]) == 1
+    assert run_command(["build", "--verify", "--quiet"]) == 1
     told = capsys.readouterr()
     assert told.out == "" and "landing.orders" in told.err and "dbt-bridge repair" in told.err
 
-    assert answered(["repair", "--max-share", "2%", "--quiet"]) == 1
+    assert run_command(["repair", "--max-share", "2%", "--quiet"]) == 1
     told = "".join(capsys.readouterr())
     assert "4 of 100 rows of duckdb: landing.orders differ (4.00%), and a repair may touch 2" in told
-    assert answered(["repair", "--max-share", "half"]) == 2
-    assert answered(["repair", "--select", "source:shop.orders", "--exclude", "source:shop.orders"]) == 2
+    assert run_command(["repair", "--max-share", "half"]) == 2
+    assert run_command(["repair", "--select", "source:shop.orders", "--exclude", "source:shop.orders"]) == 2
     assert asked(shop, WRONG) == [(3, 0)]
 
     capsys.readouterr()
-    assert answered(["repair", "--json"]) == 0
+    assert run_command(["repair", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["status"], document["error"]) == ("success", None)
     assert [p["status"] for p in document["before"]] == ["different"]
@@ -74,7 +74,7 @@ def test_a_person_and_a_program_are_told_what_was_repaired(shop: Path, capsys: p
     (receipt,) = document["receipts"]
     assert (receipt["hop"], receipt["rows_inserted"], receipt["rows_updated"]) == ("repair", 1, 3)
     assert asked(shop, WRONG) == [(0, 1)]
-    assert answered(["verify", "--quiet"]) == 0
+    assert run_command(["verify", "--quiet"]) == 0
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:
@@ -96,7 +96,7 @@ def test_a_stream_makes_room_for_it(shop: Path, origin: psycopg.Connection) -> N
         ((at,),) = origin.execute("SELECT pg_current_wal_lsn()::text").fetchall()
         return parse_lsn(at)
 
-    assert answered(["sync", "--quiet"]) == 0
+    assert run_command(["sync", "--quiet"]) == 0
     asked(shop, SPOIL)
     command = [sys.executable, "-m", "dbt_bridge", "stream", "--every", "100ms"]
     process = subprocess.Popen(command, env=os.environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -104,7 +104,7 @@ def test_a_stream_makes_room_for_it(shop: Path, origin: psycopg.Connection) -> N
         origin.execute("INSERT INTO orders VALUES (200, 'streamed')")
         end = now()
         until(lambda: confirmed() >= end, process)
-        assert answered(["repair", "--quiet"]) == 0
+        assert run_command(["repair", "--quiet"]) == 0
         origin.execute("INSERT INTO orders VALUES (201, 'streamed')")
         end = now()
         until(lambda: confirmed() >= end, process)

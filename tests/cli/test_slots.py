@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbt_bridge.cli import answered
+from dbt_bridge.cli import run_command
 from dbt_bridge.connectors.postgres.changes import publication
 from dbt_bridge.connectors.postgres.changes.lsn import format_lsn
 from dbt_bridge.connectors.postgres.changes.slot import Replication
@@ -55,7 +55,7 @@ def shop(dbt_root: Path, origin: psycopg.Connection, database: str, slot: str, m
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
         capsys.readouterr()
-        code = answered([*arguments, "--json"])
+        code = run_command([*arguments, "--json"])
         return code, json.loads(capsys.readouterr().out)
 
     return run
@@ -113,7 +113,7 @@ def test_the_log_that_a_slot_retains_is_shown(
     assert (report["problem"], report["max_wal"]) == ("", 1 << 30)
 
     capsys.readouterr()
-    assert answered(["slots"]) == 0
+    assert run_command(["slots"]) == 0
     shown = capsys.readouterr().out
     assert slot in shown and "reserved" in shown and "1.1 GB" in shown
 
@@ -156,10 +156,10 @@ def test_dropping_asks_first(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
-    assert answered(["slots", "drop"]) == 1
+    assert run_command(["slots", "drop"]) == 1
     assert capsys.readouterr().err == "nothing was touched\n  -> answer yes, or add --yes\n"
     monkeypatch.setattr("click.confirm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert answered(["slots", "drop"]) == 130
+    assert run_command(["slots", "drop"]) == 130
     assert origin.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [slot]).fetchall() == [(1,)]
     code, document = command("slots", "drop")
     assert (code, document["error"]["mend"]) == (2, "add --yes")

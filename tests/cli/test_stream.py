@@ -18,8 +18,8 @@ import duckdb
 import psycopg
 import pytest
 
-from dbt_bridge.cli import answered
-from dbt_bridge.cli.commands.stream import stopped_by_signals
+from dbt_bridge.cli import run_command
+from dbt_bridge.cli.commands.stream import stop_by_signals
 from dbt_bridge.connectors.postgres.changes.lsn import format_lsn, parse_lsn
 
 SOURCES = """
@@ -158,7 +158,7 @@ def test_a_person_and_prometheus_see_the_same(shop: Path, origin: psycopg.Connec
 
 
 def test_only_what_is_downstream_of_the_changes_is_built(shop: Path, origin: psycopg.Connection, slot: str) -> None:
-    assert answered(["build", "--quiet"]) == 0
+    assert run_command(["build", "--quiet"]) == 0
     before = asked(shop, "SELECT built_at FROM people")
     origin.execute("INSERT INTO orders VALUES (2, 32)")
     with streaming("--build") as process:
@@ -174,29 +174,29 @@ def test_only_what_is_downstream_of_the_changes_is_built(shop: Path, origin: psy
 
 
 def test_a_bounded_sync_stops_where_it_is_told(shop: Path, origin: psycopg.Connection) -> None:
-    assert answered(["sync", "--quiet"]) == 0
+    assert run_command(["sync", "--quiet"]) == 0
     origin.execute("INSERT INTO orders VALUES (2, 10)")
     middle = end_of_log(origin)
     origin.execute("INSERT INTO orders VALUES (3, 10)")
-    assert answered(["sync", "--quiet", "--until-lsn", format_lsn(middle)]) == 0
+    assert run_command(["sync", "--quiet", "--until-lsn", format_lsn(middle)]) == 0
     assert asked(shop, "SELECT max(id) FROM landing.orders") == [(2,)]
-    assert answered(["sync", "--quiet", "--max-seconds", "60"]) == 0
+    assert run_command(["sync", "--quiet", "--max-seconds", "60"]) == 0
     assert asked(shop, "SELECT max(id) FROM landing.orders") == [(3,)]
 
 
 def test_there_must_be_something_to_follow(dbt_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(dbt_root)
-    assert answered(["stream"]) == 2
+    assert run_command(["stream"]) == 2
 
 
 def test_a_second_ctrl_c_breaks_off() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), stopped_by_signals() as stop:
+    with pytest.raises(KeyboardInterrupt), stop_by_signals() as stop:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert stop.is_set(), "however often a service manager asks, the batch is finished"
         signal.raise_signal(signal.SIGINT)
-    with stopped_by_signals() as stop:
+    with stop_by_signals() as stop:
         assert not stop.is_set()
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()

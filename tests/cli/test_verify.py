@@ -13,17 +13,15 @@ import duckdb
 import psycopg
 import pytest
 
-from dbt_bridge.cli import answered
-from dbt_bridge.cli.comparison_output import (
-    MOVED,
-    Told,
-    nothing_compared,
-    told,
-)
+from dbt_bridge.cli import run_command
+from dbt_bridge.cli.comparison_output import Presentation, present
 from dbt_bridge.cli.output import Output
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.parity import Difference, Parity
+from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.nouns.receipt import now, opened
+from dbt_bridge.run.outcomes import BuildOutcome, CompareOutcome, DeliverOutcome, Parities, Receipts
+from dbt_bridge.run.selected_nothing import MOVED, nothing_compared, require_compared
 
 SOURCES = """
 sources:
@@ -55,8 +53,12 @@ FAILED = Parity(
 )  # fmt: skip
 
 
-def how(tmp_path: Path, **output: bool) -> Told:
-    return Told(Output(**output), "Verification of shop", "table", {"project": "shop"}, tmp_path / "parity.html")
+def told(parities: list[Parity], how: Presentation) -> int:
+    return present(CompareOutcome("shop", Parities(parities)), how)
+
+
+def how(tmp_path: Path, **output: bool) -> Presentation:
+    return Presentation(Output(**output), "Verification of shop", {"project": "shop"}, tmp_path / "parity.html")
 
 
 @pytest.mark.parametrize(
@@ -81,12 +83,12 @@ def test_only_equal_passes(
 
 def test_a_gate_that_compared_nothing_does_not_pass(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing was compared: the project has no table"):
-        told([], how(tmp_path))
+        require_compared([], "table", DbtOptions())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_selection_of_nothing_is_named_with_how_to_select() -> None:
-    refused = nothing_compared(MOVED, {"selection": "source:shop.ordres", "left out": "tag:big"})
+    refused = nothing_compared(MOVED, DbtOptions(select=("source:shop.ordres",), exclude=("tag:big",)))
     assert refused.what.startswith(
         "nothing was compared: --select source:shop.ordres --exclude tag:big leaves no source"
     )
@@ -114,9 +116,9 @@ def test_a_report_replaces_the_last_one_whole(tmp_path: Path, capsys: pytest.Cap
 def test_quiet_tells_what_a_gate_held_back(capsys: pytest.CaptureFixture[str]) -> None:
     names = {"table_name": "crm.loyal", "origin": "main.loyal", "destination": "crm", "write_disposition": "merge"}
     held = replace(opened("load", "deliver", "exposure.shop.loyal", **names), status="skipped", error="fct differs")
-    assert Output(quiet=True).result([held], ok=False) == 1
+    assert Output(quiet=True).outcome(DeliverOutcome(Receipts([held]))) == 1
     assert capsys.readouterr().err == "crm.loyal: fct differs\n"
-    assert Output(quiet=True).result([held], ok=True) == 0
+    assert Output(quiet=True).outcome(BuildOutcome(Receipts([held]))) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -141,7 +143,7 @@ def test_a_report_without_a_place_is_told_before_anything_is_done(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where no project is: it is not even looked for
-    assert answered(["verify", "--report", place]) == 2
+    assert run_command(["verify", "--report", place]) == 2
     printed = capsys.readouterr()
     assert str(tmp_path) in printed.err
     assert "dbt_project.yml" not in printed.err
@@ -151,12 +153,12 @@ def test_a_report_without_a_place_is_told_before_anything_is_done(
 def test_a_report_replaces_nothing_but_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "orders.sql"
     model.write_text("select 1")
-    assert answered(["reconcile", "--report", str(model), "--project-dir", str(tmp_path)]) == 2
+    assert run_command(["reconcile", "--report", str(model), "--project-dir", str(tmp_path)]) == 2
     assert f"{model} is there, and is no report" in capsys.readouterr().err
     assert model.read_text() == "select 1"
 
     told([EQUAL], how(tmp_path))
-    assert answered(["reconcile", "--report", str(tmp_path / "parity.html"), "--project-dir", str(tmp_path)]) == 2
+    assert run_command(["reconcile", "--report", str(tmp_path / "parity.html"), "--project-dir", str(tmp_path)]) == 2
     assert "no dbt_project.yml" in capsys.readouterr().err, "the report was no hindrance"
 
 
@@ -178,7 +180,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict
 
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
         capsys.readouterr()
-        code = answered([*arguments, "--json"])
+        code = run_command([*arguments, "--json"])
         return code, json.loads(capsys.readouterr().out)
 
     return run
@@ -207,7 +209,7 @@ def test_verify_gates_and_reports(
     ]
     assert "1 row of landing.orders differs" in (shop / "parity.html").read_text()
 
-    assert answered(["verify", "--level", "rows", "--show", "0"]) == 1
+    assert run_command(["verify", "--level", "rows", "--show", "0"]) == 1
     text = capsys.readouterr().out
     assert len(re.findall("repair --select source:shop", text)) == 2
     with duckdb.connect(str(shop / "warehouse.duckdb"), read_only=True) as connection:

@@ -20,7 +20,6 @@ from tests.clouds.emulators import (
 )
 from tests.prove.spoilt import NODE, Shop, table
 
-from dbt_bridge import run
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project
@@ -32,6 +31,9 @@ from dbt_bridge.nouns.reconciliation import (
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.reconcile import ReconcileOptions, reconcile
+from dbt_bridge.prove.recorder import VerifyOptions
+from dbt_bridge.prove.verify import verify
 
 COLUMNS = (
     "i2 smallint, f4 real, f8 double precision, n numeric(12,2), big numeric(38,9), free numeric, b boolean, s text,"
@@ -66,7 +68,7 @@ def shop_of(there: Cloud, project: Project, tmp_path: Path) -> Project:
 
 
 def verified(project: Project, **how: object) -> dict[str, Parity]:
-    found = run.verify(project, run.VerifyOptions(**how), Silent())  # type: ignore[arg-type]
+    found = verify(project, VerifyOptions(**how), Silent())  # type: ignore[arg-type]
     assert [parity.error for parity in found if parity.error] == []
     return {parity.node.removeprefix(NODE): parity for parity in found}
 
@@ -180,7 +182,7 @@ def test_models_are_reconciled_with_what_they_replace(
     project = replace(shop_of, reconciliations=(declared,))
 
     def reconciled(one: Reconciliation = declared) -> Parity:
-        (found,) = run.reconcile(replace(project, reconciliations=(one,)), run.ReconcileOptions(), Silent())
+        (found,) = reconcile(replace(project, reconciliations=(one,)), ReconcileOptions(), Silent())
         return found
 
     equal = reconciled()

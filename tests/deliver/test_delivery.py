@@ -12,7 +12,7 @@ import pytest
 
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run import Options, deliver
+from dbt_bridge.run.deliver import deliver
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 PASSED = {"model.shop.dim_customers": "success"}
@@ -50,7 +50,7 @@ def test_a_merge_updates_and_inserts_and_counts_both(ready: Project, origin: psy
     origin.execute("CREATE TABLE crm.segments (customer_id int PRIMARY KEY, segment text, revenue numeric(12,2))")
     origin.execute("INSERT INTO crm.segments VALUES (1, 'old', 1), (99, 'theirs', 2)")
 
-    (receipt,) = deliver(ready, PASSED, Options(), Silent())
+    (receipt,) = deliver(ready, PASSED, Silent())
 
     assert (receipt.status, receipt.rows_inserted, receipt.rows_updated) == ("success", 2, 1), receipt.error
     rows = origin.execute("SELECT customer_id, segment, revenue::text FROM crm.segments ORDER BY 1").fetchall()
@@ -63,7 +63,7 @@ def test_a_dry_run_counts_and_writes_nothing(ready: Project, origin: psycopg.Con
     origin.execute("CREATE TABLE crm.segments (customer_id int PRIMARY KEY, segment text, revenue numeric(12,2))")
     origin.execute("INSERT INTO crm.segments VALUES (1, 'old', 1)")
 
-    (receipt,) = deliver(ready, PASSED, Options(dry_run=True), Silent())
+    (receipt,) = deliver(ready, PASSED, Silent(), dry_run=True)
 
     assert (receipt.rows_inserted, receipt.rows_updated, receipt.rows_deleted) == (2, 1, 0), receipt.error
     assert origin.execute("SELECT segment FROM crm.segments").fetchall() == [("old",)]
@@ -73,8 +73,8 @@ def test_a_dry_run_counts_and_writes_nothing(ready: Project, origin: psycopg.Con
 def test_a_replace_shows_exactly_the_relation(ready: Project, origin: psycopg.Connection) -> None:
     whole = replace(SEGMENTS, write_disposition="replace", primary_key=(), columns=("customer_id", "segment"))
 
-    deliver(replace(ready, deliveries=(whole,)), PASSED, Options(), Silent())
-    (receipt,) = deliver(replace(ready, deliveries=(whole,)), PASSED, Options(), Silent())
+    deliver(replace(ready, deliveries=(whole,)), PASSED, Silent())
+    (receipt,) = deliver(replace(ready, deliveries=(whole,)), PASSED, Silent())
 
     assert receipt.status == "success", receipt.error
     rows = origin.execute("SELECT * FROM crm.segments ORDER BY 1").fetchall()
@@ -84,7 +84,7 @@ def test_a_replace_shows_exactly_the_relation(ready: Project, origin: psycopg.Co
 def test_a_failed_ancestor_skips_the_delivery_and_the_receipt_says_why(
     ready: Project, origin: psycopg.Connection, landed: Ask
 ) -> None:
-    (receipt,) = deliver(ready, {"model.shop.dim_customers": "error"}, Options(), Silent())
+    (receipt,) = deliver(ready, {"model.shop.dim_customers": "error"}, Silent())
 
     assert (receipt.status, receipt.error) == ("skipped", "model dim_customers: error")
     assert origin.execute("SELECT to_regclass('crm.segments')").fetchone() == (None,)
@@ -99,7 +99,7 @@ def test_a_duplicate_key_at_the_destination_side_is_a_failed_receipt_not_a_crash
         "CREATE TABLE crm.segments (customer_id int PRIMARY KEY, segment text NOT NULL, revenue numeric(12,2))"
     )
 
-    (receipt,) = deliver(ready, PASSED, Options(), Silent())
+    (receipt,) = deliver(ready, PASSED, Silent())
 
     assert receipt.status == "failed"
     assert "segment" in (receipt.error or "")
@@ -109,7 +109,7 @@ def test_a_duplicate_key_at_the_destination_side_is_a_failed_receipt_not_a_crash
 def test_a_missing_relation_names_the_command_that_builds_it(ready: Project) -> None:
     gone = replace(SEGMENTS, relation_name="dim_gone")
 
-    (receipt,) = deliver(replace(ready, deliveries=(gone,)), PASSED, Options(), Silent())
+    (receipt,) = deliver(replace(ready, deliveries=(gone,)), PASSED, Silent())
 
     assert receipt.status == "failed"
     assert "dim_gone" in (receipt.error or "") and "dbt-bridge build" in (receipt.error or "")
@@ -126,7 +126,7 @@ def test_a_value_that_cannot_be_read_fails_its_delivery_and_not_the_others(
         )
     sums = replace(SEGMENTS, node="exposure.shop.sums", relation_name="sums", table="sums")
 
-    broken, whole = deliver(replace(ready, deliveries=(sums, SEGMENTS)), PASSED, Options(), Silent())
+    broken, whole = deliver(replace(ready, deliveries=(sums, SEGMENTS)), PASSED, Silent())
 
     assert (broken.status, whole.status) == ("failed", "success")
     assert "marts.sums" in (broken.error or "") and "cast its column" in (broken.error or "")

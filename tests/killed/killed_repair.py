@@ -7,9 +7,9 @@ import os
 import killed_sync
 from killed_sync import REPAIRING, Orders
 
-from dbt_bridge import run
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.prove import repair_changes
+from dbt_bridge.prove.repair import RepairOptions, repair
 
 
 def _repaired(orders: Orders) -> list[str | None]:
@@ -18,7 +18,7 @@ def _repaired(orders: Orders) -> list[str | None]:
     repair_changes._PIECE = orders.chunk_rows
     if orders.step:
         killed_sync._deadly(REPAIRING[orders.step], orders.call)
-    done = run.repair(killed_sync.project(orders), run.RepairOptions(), Silent())
+    done = repair(killed_sync.project(orders), RepairOptions(), Silent())
     return [None] * (not done.ok) + [receipt.error for receipt in done.receipts if receipt.status != "success"]
 
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dbt_bridge import run
 from dbt_bridge.connectors.duckdb import warehouse
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
@@ -34,6 +33,7 @@ from dbt_bridge.nouns.project import (
     WarehouseProfile,
 )
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.sync import SyncOptions, sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def _synced(orders: Orders) -> list[str | None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (orders.largest_file, orders.largest_file))
     if orders.step:
         _deadly(STEPS[orders.step], orders.call)
-    receipts = run.sync(project(orders), run.Options(), Silent())
+    receipts = sync(project(orders), SyncOptions(), Silent())
     return [receipt.error for receipt in receipts if receipt.status != "success"]
 
 

@@ -7,8 +7,9 @@ import os
 import killed_sync
 from killed_sync import VERIFYING, Orders
 
-from dbt_bridge import run
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.recorder import VerifyOptions
+from dbt_bridge.prove.verify import verify
 
 
 def _verified(orders: Orders) -> list[str | None]:
@@ -16,7 +17,7 @@ def _verified(orders: Orders) -> list[str | None]:
     os.environ.update(orders.environment)
     if orders.step:
         killed_sync._deadly(VERIFYING[orders.step], orders.call)
-    parities = run.verify(killed_sync.project(orders), run.VerifyOptions(), Silent())
+    parities = verify(killed_sync.project(orders), VerifyOptions(), Silent())
     return [parity.error or parity.status for parity in parities if not parity.is_equal]
 
 

@@ -16,8 +16,8 @@ from dbt_bridge.observe.progress import (
     Live,
     Progress,
     Silent,
+    make_reporter,
     print_summary,
-    reporter,
 )
 
 START = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
@@ -110,9 +110,9 @@ def test_threads_may_report_at_once() -> None:
 
 
 def test_the_reporter_fits_where_it_writes() -> None:
-    assert isinstance(reporter(silent=True, out=Terminal()), Silent)
-    assert isinstance(reporter(out=io.StringIO()), Lines)
-    assert isinstance(reporter(out=Terminal()), Live)
+    assert isinstance(make_reporter(silent=True, out=Terminal()), Silent)
+    assert isinstance(make_reporter(out=io.StringIO()), Lines)
+    assert isinstance(make_reporter(out=Terminal()), Live)
 
 
 def test_the_summary_has_totals_and_every_error() -> None:

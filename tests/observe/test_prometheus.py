@@ -22,7 +22,7 @@ from dbt_bridge.observe.stream_progress import (
     WatchJson,
     WatchLines,
     WatchLive,
-    watcher,
+    make_watcher,
 )
 
 
@@ -182,6 +182,6 @@ def test_json_is_one_document_per_batch() -> None:
 
 
 def test_who_looks_decides_what_is_shown() -> None:
-    assert type(watcher(io.StringIO())) is WatchLines
-    with watcher(io.StringIO(), silent=True) as silent:
+    assert type(make_watcher(io.StringIO())) is WatchLines
+    with make_watcher(io.StringIO(), silent=True) as silent:
         silent.batch(batch())

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import duckdb
 
-from dbt_bridge import run
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.repair import RepairOptions, repair
+from dbt_bridge.run.sync import SyncOptions, sync
 
 NODE = "source.shop.shop."
 SLOT = "dbt_bridge_repair_test"
@@ -42,12 +43,12 @@ class Shop:
         self.sync()
 
     def sync(self) -> None:
-        failed = [r.error for r in run.sync(self.project, run.Options(), Silent()) if r.status != "success"]
+        failed = [r.error for r in sync(self.project, SyncOptions(), Silent()) if r.status != "success"]
         assert failed == [], failed  # pytest explains assertions of files of tests alone
 
     def repair(self, *, equal: bool = True, **options: object) -> list[Receipt]:
         """The receipts; everything is equal after it, or as `equal` says."""
-        done = run.repair(self.project, run.RepairOptions(**options), Silent())  # type: ignore[arg-type]
+        done = repair(self.project, RepairOptions(**options), Silent())  # type: ignore[arg-type]
         assert done.ok == equal, ([p.error for p in done.parities], [r.error for r in done.receipts])
         return list(done.receipts)
 

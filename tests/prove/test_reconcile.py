@@ -14,9 +14,9 @@ import duckdb
 import psycopg
 import pytest
 from tests.connectors.conftest import MariaDb, mariadb_server  # noqa: F401 (a fixture)
+from tests.projects import dbt_result
 
-from dbt_bridge import run
-from dbt_bridge.cli import answered
+from dbt_bridge.cli import run_command
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.parity import Aggregate, Parity
 from dbt_bridge.nouns.project import DbtOptions, Project
@@ -25,7 +25,11 @@ from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.project.invoke import build as dbt_build
 from dbt_bridge.project.load import load_project
-from dbt_bridge.run.doctor import examined
+from dbt_bridge.prove.reconcile import ReconcileOptions, reconcile
+from dbt_bridge.run.build import build
+from dbt_bridge.run.deliver import list_unproven, reconcile_built
+from dbt_bridge.run.doctor import stream_findings
+from dbt_bridge.run.sync import SyncOptions
 
 CENT = DeclaredTolerance(Decimal("0.01"), False, "0.01")
 MODELS = {
@@ -137,7 +141,7 @@ class Shop:
 
     def reconciled(self, *models: str, **options: object) -> list[Parity]:
         chosen = replace(self.project, selected=frozenset(f"model.shop.{model}" for model in models))
-        return run.reconcile(chosen, run.ReconcileOptions(**options), Silent())  # type: ignore[arg-type]
+        return reconcile(chosen, ReconcileOptions(**options), Silent())  # type: ignore[arg-type]
 
 
 def declared_otherwise(shop: Shop, **changes: object) -> Project:
@@ -301,7 +305,7 @@ def test_a_metric_that_cannot_be_asked_is_a_failure(shop: Shop) -> None:
 
 
 def test_what_is_required_gates_the_deliveries_of_a_build(shop: Shop) -> None:
-    outcome = run.build(shop.project, lambda: (shop.statuses, True), run.Options(), Silent())
+    outcome = build(shop.project, lambda: dbt_result(shop.statuses), SyncOptions(), Silent())
 
     assert {p.node: p.status for p in outcome.parities} == {
         "model.shop.fct_orders": "different",
@@ -314,22 +318,23 @@ def test_what_is_required_gates_the_deliveries_of_a_build(shop: Shop) -> None:
     assert "it does not reconcile with legacy_my: Orders" in str(why)
     assert not outcome.ok
     only = replace(shop.project, selected=frozenset({"exposure.shop.crm_customers"}))
-    assert [p.node for p in run.reconciled(only, shop.statuses, Silent(), for_deliveries=True)[0]] == [
+    assert [p.node for p in reconcile_built(only, shop.statuses, Silent(), for_deliveries=True)] == [
         "model.shop.dim_customers"
     ]
-    assert run.reconciled(shop.project, {"model.shop.fct_orders": "error"}, Silent()) == ([], {})
+    found = reconcile_built(shop.project, {"model.shop.fct_orders": "error"}, Silent())
+    assert (found, list_unproven(found)) == ([], {})
 
 
 def test_what_a_legacy_value_cannot_be_is_mended_in_the_block_of_the_model(shop: Shop) -> None:
     zero: dict[str, Any] = {"relation": TableName("", "zero"), "only": ("order_id", "placed_at"), "new_filter": ""}
-    (refused,) = run.reconcile(declared_otherwise(shop, **zero), run.ReconcileOptions(), Silent())
+    (refused,) = reconcile(declared_otherwise(shop, **zero), ReconcileOptions(), Silent())
     assert refused.status == "failed"
     assert "'0000-00-00 00:00:00' cannot be kept" in (refused.error or "")
     assert "an expression in `columns:`" in (refused.error or "")
 
     zero["columns"] = {"placed_at": Pairing("NULLIF(placed_at, '0000-00-00')")}
     zero["new_filter"] = "order_id < 3"
-    (mended,) = run.reconcile(declared_otherwise(shop, **zero), run.ReconcileOptions(), Silent())
+    (mended,) = reconcile(declared_otherwise(shop, **zero), ReconcileOptions(), Silent())
     assert (mended.different, mended.columns) == (1, {"placed_at": 1})
 
 
@@ -343,9 +348,9 @@ def test_what_a_legacy_value_cannot_be_is_mended_in_the_block_of_the_model(shop:
 )
 def test_a_tolerance_is_of_its_columns_unit(shop: Shop, column: str, tolerance: DeclaredTolerance, mend: str) -> None:
     columns = {"placed_at": Pairing("created"), "amount": Pairing("cents / 100")}
-    (found,) = run.reconcile(
+    (found,) = reconcile(
         declared_otherwise(shop, key={"order_id": "OrderNo"}, columns=columns, tolerances={column: tolerance}),
-        run.ReconcileOptions(), Silent(),
+        ReconcileOptions(), Silent(),
     )  # fmt: skip
     assert found.status == "failed"
     assert f"{column!r} is " in (found.error or "")
@@ -370,7 +375,7 @@ MOMENT = DeclaredTolerance(Decimal(2), False, "2 seconds", time=True)
 )
 def test_the_doctor_tries_what_reconcile_would_ask(shop: Shop, changes: dict[str, Any], mend: str) -> None:
     project = replace(declared_otherwise(shop, **changes), selected=frozenset({"model.shop.fct_orders"}))
-    (found,) = [f for f in examined(lambda: project) if f.subject.endswith(", reconcile")]
+    (found,) = [f for f in stream_findings(lambda: project) if f.subject.endswith(", reconcile")]
     assert found.status == "fault"
     assert found.mend.startswith(mend)
 
@@ -379,7 +384,7 @@ def test_the_doctor_looks_at_legacy_systems_and_names(shop: Shop) -> None:
     chosen = frozenset({"model.shop.fct_orders", "model.shop.stock", "model.shop.revenue"})
     found = [
         finding
-        for finding in examined(lambda: replace(shop.project, selected=chosen))
+        for finding in stream_findings(lambda: replace(shop.project, selected=chosen))
         if finding.subject.endswith(", reconcile")
     ]
 
@@ -391,19 +396,19 @@ def test_the_doctor_looks_at_legacy_systems_and_names(shop: Shop) -> None:
 def test_the_command_prints_reports_keeps_and_exits(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     place = ["--project-dir", str(shop.root), "--json", "--report", str(shop.root / "r.html")]
 
-    code = answered(["reconcile", "--select", "fct_orders", *place])
+    code = run_command(["reconcile", "--select", "fct_orders", *place])
 
     document = json.loads(capsys.readouterr().out)
     assert (code, document["status"], document["parity"][0]["different"]) == (1, "failed", 2)
     assert "legacy" in (shop.root / "r.html").read_text()
-    assert answered(["reconcile", "--select", "dim_customers", *place]) == 0
+    assert run_command(["reconcile", "--select", "dim_customers", *place]) == 0
     capsys.readouterr()
-    assert answered(["reconcile", "--select", "dim_customers", "--level", "counts", *place]) == 0
+    assert run_command(["reconcile", "--select", "dim_customers", "--level", "counts", *place]) == 0
     assert json.loads(capsys.readouterr().out)["parity"][0]["level"] == "counts"
-    assert answered(["reconcile", "--select", "dim_customers", "--method", "digests", *place]) == 0
+    assert run_command(["reconcile", "--select", "dim_customers", "--method", "digests", *place]) == 0
     (told,) = json.loads(capsys.readouterr().out)["parity"]
     assert (told["method"], told["why"].split(";")[0].split(",")[0]) == ("values", "neither side computes digests")
-    assert answered(["reconcile", "--method", "guess", *place]) == 2
+    assert run_command(["reconcile", "--method", "guess", *place]) == 2
     with duckdb.connect(str(shop.root / "warehouse.duckdb"), read_only=True) as warehouse:
         kept = warehouse.execute(
             "SELECT level, status, rows_origin FROM _dbt_bridge.parity ORDER BY started_at DESC LIMIT 4"

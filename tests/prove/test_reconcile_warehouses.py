@@ -10,12 +10,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from dbt_bridge import run
 from dbt_bridge.nouns.parity import Method
 from dbt_bridge.nouns.project import Project, WarehouseProfile
 from dbt_bridge.nouns.reconciliation import Metric, Pairing, Reconciliation
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.reconcile import ReconcileOptions, reconcile
 
 HOSTILE = 'na"me:x %s'
 ORDERS = Reconciliation(
@@ -66,10 +66,10 @@ def test_a_model_in_a_warehouse_of_this_kind_reconciles(
     fill(origin)
     project = made(tmp_path, database, monkeypatch, adapter)
 
-    (equal,) = run.reconcile(project, run.ReconcileOptions(), Silent())
+    (equal,) = reconcile(project, ReconcileOptions(), Silent())
     origin.execute('DELETE FROM marts."fct;orders" WHERE id = 7')
     origin.execute('UPDATE marts."fct;orders" SET amount = NULL WHERE id = 400')
-    (apart,) = run.reconcile(project, run.ReconcileOptions(), Silent())
+    (apart,) = reconcile(project, ReconcileOptions(), Silent())
 
     assert (equal.status, equal.error, equal.rows_origin, equal.key) == ("equal", None, 500, ("id",)), equal
     assert equal.method == ("digests" if adapter == "postgres" else equal.method)
@@ -89,7 +89,7 @@ def test_rows_are_compared_by_the_method_that_is_asked_for(
     project = made(tmp_path, database, monkeypatch, "postgres")
     origin.execute('UPDATE marts."fct;orders" SET amount = amount + 0.25 WHERE id IN (7, 400)')
 
-    (found,) = run.reconcile(project, run.ReconcileOptions(method=method), Silent())
+    (found,) = reconcile(project, ReconcileOptions(method=method), Silent())
 
     assert (found.method, found.why) == (method, "as it was asked for" if method != "buckets" else found.why)
     assert (found.differences, dict(found.columns)) == (2, {"amount": 2})
@@ -109,7 +109,7 @@ def test_a_legacy_duckdb_against_postgres(
     monkeypatch.setenv("SOURCES__LEGACY__CREDENTIALS", "duckdb:///old.duckdb")
     keyed = replace(ORDERS, default_key=("id",), metrics=())
 
-    (found,) = run.reconcile(replace(project, reconciliations=(keyed,)), run.ReconcileOptions(), Silent())
+    (found,) = reconcile(replace(project, reconciliations=(keyed,)), ReconcileOptions(), Silent())
 
     assert (found.status, found.error, found.rows_destination) == ("equal", None, 500)
 
@@ -122,7 +122,7 @@ def test_a_legacy_system_that_cannot_be_reached_fails_its_models_alone(
     monkeypatch.setenv("SOURCES__GONE__CREDENTIALS", "postgresql://postgres@127.0.0.1:1/nothing")
     gone = replace(ORDERS, node="model.shop.gone", origin="gone")
 
-    found = run.reconcile(replace(project, reconciliations=(gone, ORDERS)), run.ReconcileOptions(), Silent())
+    found = reconcile(replace(project, reconciliations=(gone, ORDERS)), ReconcileOptions(), Silent())
 
     assert [(p.node, p.status) for p in found] == [("model.shop.gone", "failed"), ("model.shop.orders", "equal")]
     assert "127.0.0.1:1" in str(found[0].error)

@@ -11,9 +11,10 @@ import psycopg
 import pytest
 from tests.deliver.test_delivery import PASSED, SEGMENTS
 
-from dbt_bridge import run
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.repair import RepairOptions, repair
+from dbt_bridge.run.deliver import deliver
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 
@@ -26,7 +27,7 @@ def delivered(project: Project, file: Path, item: Delivery) -> Project:
             " range::DECIMAL(12,2) AS revenue FROM range(1, 51)"
         )
     ready = replace(project, deliveries=(item,))
-    (receipt,) = run.deliver(ready, PASSED, run.Options(), Silent())
+    (receipt,) = deliver(ready, PASSED, Silent())
     assert receipt.status == "success", receipt.error
     return ready
 
@@ -47,9 +48,9 @@ def test_only_the_rows_that_differ_are_delivered_again(
     origin.execute(
         "CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON crm.segments FOR EACH ROW EXECUTE FUNCTION crm.touch()"
     )
-    (refused,) = run.repair(ready, run.RepairOptions(), Silent(), {**PASSED, SEGMENTS.model: "error"}).receipts
+    (refused,) = repair(ready, RepairOptions(), Silent(), {**PASSED, SEGMENTS.model: "error"}).receipts
     assert refused.status == "failed" and "is not repaired from its model: model dim_customers: error" in refused.error
-    done = run.repair(ready, run.RepairOptions(), Silent(), PASSED)
+    done = repair(ready, RepairOptions(), Silent(), PASSED)
     (receipt,) = done.receipts
     assert done.ok, receipt.error
     assert (receipt.hop, receipt.node, receipt.rows_inserted, receipt.rows_updated) == ("repair", SEGMENTS.node, 1, 1)
@@ -60,7 +61,7 @@ def test_only_the_rows_that_differ_are_delivered_again(
         ("failed", 0),
         ("success", 2),
     ]
-    assert run.repair(ready, run.RepairOptions(), Silent()).receipts == ()
+    assert repair(ready, RepairOptions(), Silent()).receipts == ()
 
 
 @pytest.mark.parametrize("dry", [True, False])
@@ -70,7 +71,7 @@ def test_what_is_delivered_whole_is_not_repaired(
     item = replace(SEGMENTS, write_disposition="replace", primary_key=())
     ready = delivered(project, warehouse_file, item)
     origin.execute("DELETE FROM crm.segments WHERE customer_id = 4")
-    done = run.repair(ready, run.RepairOptions(dry_run=dry), Silent())
+    done = repair(ready, RepairOptions(dry_run=dry), Silent())
     (receipt,) = done.receipts
     assert (receipt.status, done.ok) == ("failed", False)
     assert receipt.error is not None

@@ -23,8 +23,9 @@ from tests.chance import SEED
 from tests.killed import killed_sync
 from tests.killed.killed_sync import Orders
 
-from dbt_bridge import run
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.sync import SyncOptions
+from dbt_bridge.run.sync import sync as run_sync
 
 KILLS = int(os.environ.get("DBT_BRIDGE_RUNS", "3"))
 STEPS = [
@@ -82,7 +83,7 @@ def asked(repairs: Repairs, sql: str) -> list[tuple[object, ...]]:
 
 
 def sync(repairs: Repairs) -> None:
-    receipts = run.sync(killed_sync.project(repairs.orders), run.Options(), Silent())
+    receipts = run_sync(killed_sync.project(repairs.orders), SyncOptions(), Silent())
     assert [r.error for r in receipts if r.status != "success"] == []
 
 

@@ -19,12 +19,14 @@ import pytest
 from tests.chance import SEED
 from tests.connectors.postgres.conftest import Proxy
 
-from dbt_bridge import run
 from dbt_bridge.connectors.postgres.changes.landing_lock import LandingLease
 from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.recorder import VerifyOptions
+from dbt_bridge.prove.verify import verify
+from dbt_bridge.run.sync import SyncOptions, sync
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 RUNS = max(6, int(os.environ.get("DBT_BRIDGE_RUNS", "0")) // 5)
@@ -55,11 +57,11 @@ class Shop:
         self.project = replace(project, sources=(source,))
 
     def sync(self) -> None:
-        receipts = run.sync(self.project, run.Options(), Silent())
+        receipts = sync(self.project, SyncOptions(), Silent())
         assert [r.error for r in receipts if r.status != "success"] == []
 
     def verify(self, **options: object) -> dict[str, Parity]:
-        parities = run.verify(self.project, run.VerifyOptions(**options), Silent())  # type: ignore[arg-type]
+        parities = verify(self.project, VerifyOptions(**options), Silent())  # type: ignore[arg-type]
         return {parity.node.removeprefix(NODE): parity for parity in parities}
 
     def spoil(self, *statements: str) -> None:
@@ -212,7 +214,7 @@ def test_a_table_that_is_not_as_it_was_when_its_turn_comes_is_compared_at_a_late
         points[name] = parity.at
         return parity
 
-    parities = run.verify(shop.project, run.VerifyOptions(), Silent(), meanwhile)
+    parities = verify(shop.project, VerifyOptions(), Silent(), meanwhile)
     assert [(p.status, p.error) for p in parities] == [("equal", None)] * 2
     assert len(set(points.values())) == 2
     assert change != "TRUNCATE {}" or sorted(p.rows_origin or 0 for p in parities)[0] == 0
@@ -239,7 +241,7 @@ def test_what_was_compared_before_the_origin_broke_off_stays(
         return parity
 
     try:
-        first, second, other = run.verify(shop.project, run.VerifyOptions(), Silent(), cut)
+        first, second, other = verify(shop.project, VerifyOptions(), Silent(), cut)
         assert (first.status, second.status) == ("equal", "failed")
         assert other.status == "equal", "it needs no snapshot of the slot, and has a connection of its own"
         assert {p.status for p in shop.verify().values()} == {"equal"}, "the same command again"
@@ -270,7 +272,7 @@ def test_whoever_follows_another_source_has_the_duckdb_file_and_lets_go_too(shop
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     shop.project = replace(shop.project, needed=frozenset({"source.shop.more.customers"}))
-    (parity,) = run.verify(shop.project, run.VerifyOptions(), Silent())
+    (parity,) = verify(shop.project, VerifyOptions(), Silent())
     assert (parity.status, asked) == ("equal", ["shop"])
     thread.join()
 
@@ -286,7 +288,7 @@ def test_no_lock_is_taken_that_a_writer_waits_for(shop: Shop, filled: psycopg.Co
         seen.append(parity.node)
         return parity
 
-    parities = run.verify(shop.project, run.VerifyOptions(), Silent(), meanwhile)
+    parities = verify(shop.project, VerifyOptions(), Silent(), meanwhile)
     assert [p.status for p in parities] == ["equal", "equal"]
     assert len(seen) == 2
     assert shop.verify()["customers"].is_equal

@@ -6,13 +6,18 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from tests.projects import dbt_result
 from tests.prove import test_verify as landing
 from tests.prove.test_verify import NODE, Shop, table
 
-from dbt_bridge import run
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.recorder import VerifyOptions
+from dbt_bridge.prove.verify import verify
+from dbt_bridge.run.build import build
+from dbt_bridge.run.outcomes import BuildOutcome
+from dbt_bridge.run.sync import SyncOptions
 
 filled, shop = landing.filled, landing.shop
 
@@ -32,8 +37,10 @@ DELIVERY = Delivery(
 )
 
 
-def built(shop: Shop, **options: object) -> run.Outcome:
-    return run.build(shop.project, lambda: ({DELIVERY.model: "success"}, True), run.Options(**options), Silent())  # type: ignore[arg-type]
+def built(shop: Shop, *, verify: bool = False, **options: object) -> BuildOutcome:
+    statuses = {DELIVERY.model: "success"}
+    how = SyncOptions(**options)  # type: ignore[arg-type]
+    return build(shop.project, lambda: dbt_result(statuses), how, Silent(), verify=verify)
 
 
 def test_nothing_is_delivered_that_comes_from_what_differs(shop: Shop, filled: psycopg.Connection) -> None:
@@ -66,22 +73,22 @@ def test_a_delivered_table_is_compared_with_its_model(shop: Shop, filled: psycop
         shop.project,
         deliveries=(replace(DELIVERY, write_disposition=disposition),),  # type: ignore[arg-type]
     )
-    assert run.verify(shop.project, run.VerifyOptions(), Silent())[-1].status == "failed", "it was not delivered yet"
+    assert verify(shop.project, VerifyOptions(), Silent())[-1].status == "failed", "it was not delivered yet"
     assert built(shop).ok
-    assert run.verify(shop.project, run.VerifyOptions(), Silent())[-1].status == "equal"
+    assert verify(shop.project, VerifyOptions(), Silent())[-1].status == "equal"
     filled.execute("INSERT INTO crm.customers (id, name) VALUES (70000, 'by hand')")
-    extra = run.verify(shop.project, run.VerifyOptions(), Silent())[-1]
+    extra = verify(shop.project, VerifyOptions(), Silent())[-1]
     if disposition == "replace":
         assert (extra.status, extra.only_in_destination) == ("different", 1)
         for wrong in ({"destination": "nowhere"}, {"columns": ("id", "nme")}):  # the tables have been compared by then
             declared = replace(shop.project, deliveries=(replace(DELIVERY, **wrong),))
-            found = run.verify(declared, run.VerifyOptions(), Silent())
+            found = verify(declared, VerifyOptions(), Silent())
             assert [p.status for p in found] == ["equal", "equal", "failed"]
     else:  # which never delete
         assert (extra.status, extra.allowed) == ("equal", 1)
     filled.execute("UPDATE crm.customers SET credit = 0 WHERE id = 4")
     filled.execute("DELETE FROM crm.customers WHERE id = 5")
-    wrong = run.verify(shop.project, run.VerifyOptions(), Silent())[-1]
+    wrong = verify(shop.project, VerifyOptions(), Silent())[-1]
     assert wrong.status == "different"
     if disposition != "append":
         assert (wrong.different, wrong.only_in_origin, dict(wrong.columns)) == (1, 1, {"credit": 1})

@@ -16,11 +16,13 @@ import pytest
 from deltalake import DeltaTable
 from tests.prove.spoilt import NODE, Shop, table
 
-from dbt_bridge import run
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.recorder import VerifyOptions
+from dbt_bridge.prove.verify import verify
+from dbt_bridge.run.sync import SyncOptions, sync
 
 Spoil = Callable[[str, str], None]  # SQL: what is assigned to `note`, and in which rows
 WAITS = (
@@ -89,7 +91,7 @@ def test_both_ends_are_the_same_at_one_lsn_beside_a_writer_and_a_sync(
     def beside(pair: object, parity: Parity) -> Parity:
         """A sync begins between two tables, and waits: it would move the one that has not been compared."""
         if not syncs:
-            thread = threading.Thread(target=lambda: synced.extend(run.sync(shop.project, run.Options(), Silent())))
+            thread = threading.Thread(target=lambda: synced.extend(sync(shop.project, SyncOptions(), Silent())))
             thread.start()
             syncs.append(thread)
             while thread.is_alive() and not origin.execute(WAITS).fetchall():
@@ -97,7 +99,7 @@ def test_both_ends_are_the_same_at_one_lsn_beside_a_writer_and_a_sync(
         return parity
 
     def verified(**how: Any) -> dict[str, Parity]:
-        found = run.verify(shop.project, run.VerifyOptions(**how), Silent(), beside)
+        found = verify(shop.project, VerifyOptions(**how), Silent(), beside)
         return {parity.node.removeprefix(NODE): parity for parity in found}
 
     with writing(database):
@@ -141,7 +143,7 @@ def test_rows_that_a_policy_hides_at_the_destination_do_not_pass_for_absent(
     credentials = {**project.warehouse.credentials, "user": role, "password": "x"}
     warehouse = replace(project.warehouse, credentials=credentials)
     for method in ("digests", "values"):
-        (parity,) = run.verify(replace(shop.project, warehouse=warehouse), run.VerifyOptions(method=method), Silent())
+        (parity,) = verify(replace(shop.project, warehouse=warehouse), VerifyOptions(method=method), Silent())
         assert parity.status == "failed"
         assert "row-level security" in (parity.error or "") and "BYPASSRLS" in (parity.error or ""), parity.error
     ask(f"REASSIGN OWNED BY {role} TO postgres")

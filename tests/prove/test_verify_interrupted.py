@@ -27,11 +27,12 @@ from tests.chance import SEED
 from tests.killed import killed_sync
 from tests.killed.killed_sync import Orders, Step
 
-from dbt_bridge import run
 from dbt_bridge.nouns.parity import Interrupted
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.reconciliation import Metric, Reconciliation
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.reconcile import ReconcileOptions, reconcile
+from dbt_bridge.run.sync import SyncOptions, sync
 
 RUNS = int(os.environ.get("DBT_BRIDGE_RUNS", "4"))
 SLOT = "dbt_bridge_interrupted"
@@ -124,7 +125,7 @@ def commands(
         str(tmp_path), ("first", "second"), "duckdb", project.warehouse.credentials, slot=SLOT,
         environment={"SOURCES__SHOP_PG__CREDENTIALS": database}, temporary=str(tmp_path / "temporary"),
     )  # fmt: skip
-    receipts = run.sync(killed_sync.project(orders), run.Options(), Silent())
+    receipts = sync(killed_sync.project(orders), SyncOptions(), Silent())
     assert [r.error for r in receipts if r.status != "success"] == []
     started = Commands(orders, tmp_path)
     yield started
@@ -309,7 +310,7 @@ def test_an_engine_that_is_interrupted_in_a_query_is_no_failure(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(Interrupted) as interrupted:
-            run.reconcile(replace(project, reconciliations=(model,)), run.ReconcileOptions(), Pressing())
+            reconcile(replace(project, reconciliations=(model,)), ReconcileOptions(), Pressing())
     finally:
         signal.signal(signal.SIGINT, before)
     assert interrupted.value.parities == ()

@@ -15,11 +15,13 @@ import pytest
 from tests.killed import killed_sync
 from tests.killed.killed_sync import Orders, Step
 
-from dbt_bridge import run
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.recorder import VerifyOptions
+from dbt_bridge.prove.verify import verify
+from dbt_bridge.run.sync import SyncOptions, sync
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 SLOT = "dbt_bridge_verify_kill"
@@ -36,7 +38,7 @@ def orders(project: Project, origin: psycopg.Connection, database: str, monkeypa
         str(project.root), ("first", "second"), "duckdb", project.warehouse.credentials, slot=SLOT,
         environment={"SOURCES__SHOP_PG__CREDENTIALS": database},
     )  # fmt: skip
-    receipts = run.sync(killed_sync.project(orders), run.Options(), Silent())
+    receipts = sync(killed_sync.project(orders), SyncOptions(), Silent())
     assert [r.error for r in receipts if r.status != "success"] == []
     return orders
 
@@ -60,7 +62,7 @@ def test_the_verdict_of_the_first_table_is_kept_when_the_second_one_is_killed(
 ) -> None:
     assert killed(orders, step, call=2) == -signal.SIGKILL
     assert landed(KEPT) == [(f"{orders.node}.first", "equal")]
-    parities = run.verify(killed_sync.project(orders), run.VerifyOptions(), Silent())
+    parities = verify(killed_sync.project(orders), VerifyOptions(), Silent())
     assert [p.status for p in parities] == ["equal", "equal"]
     assert landed(KEPT) == [(f"{orders.node}.{name}", "equal") for name in ("first", "first", "second")]
 
@@ -76,7 +78,7 @@ def test_a_verdict_that_the_warehouse_refused_once_is_kept_with_the_next(
         keep(self, rows)  # type: ignore[arg-type]
 
     monkeypatch.setattr(DuckDBWarehouse, "record_parity", refused_once)
-    parities = run.verify(killed_sync.project(orders), run.VerifyOptions(), Silent())
+    parities = verify(killed_sync.project(orders), VerifyOptions(), Silent())
     assert [p.status for p in parities] == ["equal", "equal"]
     assert landed(KEPT) == [(f"{orders.node}.{name}", "equal") for name in ("first", "second")]
 
@@ -87,4 +89,4 @@ def test_verdicts_that_cannot_be_kept_are_an_error(orders: Orders, monkeypatch: 
 
     monkeypatch.setattr(DuckDBWarehouse, "record_parity", refused)
     with pytest.raises(DestinationError, match="no room"):
-        run.verify(killed_sync.project(orders), run.VerifyOptions(), Silent())
+        verify(killed_sync.project(orders), VerifyOptions(), Silent())

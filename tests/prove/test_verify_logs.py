@@ -18,10 +18,10 @@ import psycopg
 import pytest
 from tests.prove.test_verify import SEED, Shop, table
 
-from dbt_bridge import run
 from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.repair import RepairOptions, repair
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 STEPS = max(40, int(os.environ.get("DBT_BRIDGE_RUNS", "0")))
@@ -100,7 +100,7 @@ def test_each_row_too_much_or_too_few_is_found_and_repaired(
     )
     found = shop.verify()["log"]
     assert (found.status, found.only_in_origin, found.only_in_destination) == ("different", 1, 2)
-    done = run.repair(shop.project, run.RepairOptions(), Silent())
+    done = repair(shop.project, RepairOptions(), Silent())
     assert (done.ok, [r.error for r in done.receipts]) == (True, [None])
     assert shop.verify()["log"].is_equal
     repairs = "SELECT _change, what FROM shop_landing.log WHERE _lsn IS NOT NULL ORDER BY _lsn DESC, _seq LIMIT 3"

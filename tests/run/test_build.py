@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import psycopg
+from tests.projects import dbt_result
 
 from dbt_bridge.nouns.project import (
     Delivery,
@@ -14,7 +15,9 @@ from dbt_bridge.nouns.project import (
     Project,
 )
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run import Options, build
+from dbt_bridge.project.invoke import BuildResult
+from dbt_bridge.run.build import build
+from dbt_bridge.run.sync import SyncOptions
 
 MakeSource = Callable[..., LandingSource]
 ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", replication="initial_copy")
@@ -37,10 +40,10 @@ class Dbt:
     """Stands for `dbt build`, whose own run is tested elsewhere: answers these statuses, and counts its calls."""
 
     def __init__(self, statuses: Mapping[str, str], ok: bool) -> None:
-        self.answer = (statuses, ok)
+        self.answer = dbt_result(statuses, ok=ok)
         self.calls = 0
 
-    def __call__(self) -> tuple[Mapping[str, str], bool]:
+    def __call__(self) -> BuildResult:
         self.calls += 1
         return self.answer
 
@@ -50,7 +53,7 @@ def test_sync_then_dbt_then_deliver(project: Project, origin: psycopg.Connection
     origin.execute("INSERT INTO orders VALUES (1), (2)")
     whole = replace(project, sources=(source(ORDERS),), deliveries=(DELIVERY,))
 
-    outcome = build(whole, Dbt({"model.shop.orders": "success"}, True), Options(), Silent())
+    outcome = build(whole, Dbt({"model.shop.orders": "success"}, True), SyncOptions(), Silent())
 
     assert outcome.ok
     assert [(r.hop, r.status) for r in outcome.receipts] == [("initial_copy", "success"), ("deliver", "success")]
@@ -62,7 +65,7 @@ def test_dbt_does_not_run_on_what_did_not_land(project: Project, source: MakeSou
     whole = replace(project, sources=(source(ORDERS),), deliveries=(DELIVERY,))
     dbt = Dbt({}, True)
 
-    outcome = build(whole, dbt, Options(), Silent())
+    outcome = build(whole, dbt, SyncOptions(), Silent())
 
     assert not outcome.ok
     assert (dbt.calls, outcome.dbt_ok) == (0, None)
@@ -70,7 +73,7 @@ def test_dbt_does_not_run_on_what_did_not_land(project: Project, source: MakeSou
 
 
 def test_a_delivery_outside_of_the_selection_is_skipped_and_no_failure(project: Project) -> None:
-    outcome = build(replace(project, deliveries=(DELIVERY,)), Dbt({}, True), Options(), Silent())
+    outcome = build(replace(project, deliveries=(DELIVERY,)), Dbt({}, True), SyncOptions(), Silent())
 
     assert outcome.ok
     assert [r.status for r in outcome.receipts] == ["skipped"]
@@ -79,7 +82,7 @@ def test_a_delivery_outside_of_the_selection_is_skipped_and_no_failure(project: 
 
 def test_a_failed_dbt_build_fails_the_build(project: Project) -> None:
     outcome = build(
-        replace(project, deliveries=(DELIVERY,)), Dbt({"model.shop.orders": "error"}, False), Options(), Silent()
+        replace(project, deliveries=(DELIVERY,)), Dbt({"model.shop.orders": "error"}, False), SyncOptions(), Silent()
     )
 
     assert not outcome.ok

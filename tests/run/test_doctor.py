@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from dbt_bridge.cli import answered
+from dbt_bridge.cli import run_command
 
 YAML = """
 sources:
@@ -40,7 +40,7 @@ Checks = dict[str, dict[str, str]]
 
 def doctor(root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, Checks]:
     capsys.readouterr()
-    code = answered(["doctor", "--json", "--project-dir", str(root), "--profiles-dir", str(root)])
+    code = run_command(["doctor", "--json", "--project-dir", str(root), "--profiles-dir", str(root)])
     document = json.loads(capsys.readouterr().out)
     assert document["status"] == ("failed" if code else "success")
     return code, {check["subject"]: check for check in document["checks"]}

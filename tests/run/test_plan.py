@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dbt_bridge.cli import answered
+from dbt_bridge.cli import run_command
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.project.load import load_project
-from dbt_bridge.run.plan import planned, print_plan
+from dbt_bridge.run.plan import make_plan, print_plan
 
 YAML = """
 sources:
@@ -51,7 +51,7 @@ def root(dbt_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_plan_is_a_tree_in_order_and_touches_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert answered(["plan"]) == 0
+    assert run_command(["plan"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "dbt-bridge build: shop",
         "├── 1. land 1 table, and all others of 1 schema",
@@ -70,7 +70,7 @@ def test_the_plan_is_a_tree_in_order_and_touches_nothing(root: Path, capsys: pyt
     ]
     assert not (root / "warehouse.duckdb").exists()
 
-    assert answered(["plan", "--select", "mart", "--json"]) == 0
+    assert run_command(["plan", "--select", "mart", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert plan["landings"] == []
     assert [node["unique_id"] for node in plan["nodes"]] == ["model.shop.mart"]
@@ -79,7 +79,7 @@ def test_the_plan_is_a_tree_in_order_and_touches_nothing(root: Path, capsys: pyt
 
 
 def test_a_selection_of_nothing_is_told_with_how_to_select(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert answered(["plan", "--select", "orders"]) == 0
+    assert run_command(["plan", "--select", "orders"]) == 0
     told = capsys.readouterr().err
     assert "--select orders leaves nothing\n  -> select models by their name, tables as source:NAME.TABLE" in told
 
@@ -91,7 +91,7 @@ def test_a_narrow_terminal_shows_every_word(root: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setenv("COLUMNS", "50")
     out = Terminal()
-    print_plan(planned(load_project(DbtOptions(project_dir=root))), out)
+    print_plan(make_plan(load_project(DbtOptions(project_dir=root))), out)
     words = {word for line in out.getvalue().splitlines() for word in line.split()}
     assert "(merge" in words
     assert "pass)" in words

@@ -11,7 +11,7 @@ import duckdb
 import psycopg
 import pytest
 
-from dbt_bridge.cli import answered
+from dbt_bridge.cli import run_command
 from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.scaffold.template import Answers, write_files, write_project
 
@@ -113,6 +113,6 @@ def test_an_origin_that_cannot_be_found_is_told_by_the_option_that_named_it(
         (["--origin-url", f"{database}_of_nobody"], "check --origin-url"),
         (["--origin-url", database, "--origin-schema", "sales"], "name a schema that exists: public"),
     ):
-        assert answered(["init", str(tmp_path / "own"), *wrong]) == 1
+        assert run_command(["init", str(tmp_path / "own"), *wrong]) == 1
         assert mend in capsys.readouterr().err
     assert not (tmp_path / "own").exists()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbt_bridge.cli import answered
+from dbt_bridge.cli import run_command
 from dbt_bridge.demo import shop
 from dbt_bridge.errors import OriginError, UsageError
 from dbt_bridge.simulate.mix import Mix, simulate
@@ -168,12 +168,12 @@ def test_a_pace_is_kept(origin: psycopg.Connection, database: str) -> None:
 
 def test_the_command_prints_what_it_did(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert answered(["simulate", "3", "2", "1", "--url", filled, "--json"]) == 0
+    assert run_command(["simulate", "3", "2", "1", "--url", filled, "--json"]) == 0
     done = json.loads(capsys.readouterr().out)["simulated"]
     assert (done["inserts"], done["updates"], done["deletes"]) == (3, 2, 1)
-    assert answered(["simulate", "3", "2", "1", "--url", filled]) == 0
+    assert run_command(["simulate", "3", "2", "1", "--url", filled]) == 0
     assert "6 transactions in" in capsys.readouterr().out
-    assert answered(["simulate", "0", "0", "0", "--url", filled]) == 2
+    assert run_command(["simulate", "0", "0", "0", "--url", filled]) == 2
 
 
 def test_an_origin_that_is_no_demo_is_not_written_to_unasked(
@@ -182,9 +182,9 @@ def test_an_origin_that_is_no_demo_is_not_written_to_unasked(
     monkeypatch.chdir(dbt_root)
     monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", filled)
     before = rows(origin, "shop.orders")
-    assert answered(["simulate", "1", "0", "0", "--json"]) == 2
+    assert run_command(["simulate", "1", "0", "0", "--json"]) == 2
     assert rows(origin, "shop.orders") == before
-    assert answered(["simulate", "1", "0", "0", "--yes"]) == 0
+    assert run_command(["simulate", "1", "0", "0", "--yes"]) == 0
     (dbt_root / ".dbt-bridge-demo.json").write_text("{}")
-    assert answered(["simulate", "1", "0", "0"]) == 0
+    assert run_command(["simulate", "1", "0", "0"]) == 0
     assert len(rows(origin, "shop.orders")) == len(before) + 2

@@ -18,7 +18,7 @@ import duckdb
 import psycopg
 import pytest
 
-from dbt_bridge.cli import answered
+from dbt_bridge.cli import run_command
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
 
@@ -90,7 +90,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
     def command(*arguments: str) -> tuple[int, dict[str, Any]]:
         capfd.readouterr()
-        code = answered([*arguments, "--json"])
+        code = run_command([*arguments, "--json"])
         said = capfd.readouterr()
         assert WRONG not in said.out + said.err
         document: dict[str, Any] = json.loads(said.out)

@@ -20,7 +20,7 @@ from dbt_bridge.nouns.project import (
 )
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run import Options, sync
+from dbt_bridge.run.sync import SyncOptions, sync
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 MakeSource = Callable[..., LandingSource]
@@ -56,7 +56,7 @@ def written(folder: Path) -> bytes:
 
 
 def landing(project: Project, source: MakeSource, table: LandingTable) -> Receipt:
-    (receipt,) = sync(replace(project, sources=(source(table),)), Options(), Silent())
+    (receipt,) = sync(replace(project, sources=(source(table),)), SyncOptions(), Silent())
     return receipt
 
 
@@ -123,13 +123,13 @@ def test_changes_are_masked_like_the_copy(
     followed = replace(project, sources=(replace(source(hiding), slot=slot),))
     origin.execute("ALTER TABLE people REPLICA IDENTITY FULL")
     try:
-        sync(followed, Options(), Silent())
+        sync(followed, SyncOptions(), Silent())
         other, third = "grace@example.com", "barbara@example.com"
         origin.execute("INSERT INTO people VALUES (3, 'Grace', %s, %s, '1906-12-09')", [other, EXCLUDED])
         origin.execute("INSERT INTO people VALUES (4, 'Barbara', %s, %s, NULL)", [third, EXCLUDED])
         origin.execute("UPDATE people SET email = %s, ssn = %s WHERE id = 2", [MASKED, EXCLUDED])
         origin.execute("DELETE FROM people WHERE id = 4")
-        (receipt,) = sync(followed, Options(), Silent())
+        (receipt,) = sync(followed, SyncOptions(), Silent())
     finally:
         origin.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
@@ -217,7 +217,7 @@ def test_a_hidden_column_that_is_renamed_at_the_origin_stays_hidden(
     def run(**given: object) -> Receipt:
         people = table("cdc", of_source=frozenset(("email",)), **given)
         followed = replace(project, sources=(replace(source(people), slot=slot),))
-        return sync(followed, Options(), Silent())[-1]
+        return sync(followed, SyncOptions(), Silent())[-1]
 
     origin.execute("ALTER TABLE people REPLICA IDENTITY FULL")
     assert run(**hiding).status == "success"

@@ -30,7 +30,7 @@ from dbt_bridge.nouns.project import (
 )
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run import Options, sync
+from dbt_bridge.run.sync import SyncOptions, sync
 
 ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", replication="incremental", cursor="at")
 DAY = 86400
@@ -84,7 +84,7 @@ class Shop:
         return replace(self.project, sources=(replace(source, tables=(table,)),))
 
     def sync(self, table: LandingTable = ORDERS, *, full_refresh: bool = False) -> Receipt:
-        [receipt] = sync(self.with_table(table), Options(full_refresh=full_refresh), Silent())
+        [receipt] = sync(self.with_table(table), SyncOptions(full_refresh=full_refresh), Silent())
         return receipt
 
     def landed(self, columns: str = "id, status") -> Rows:
@@ -342,7 +342,8 @@ _CHILD = """
 import os, pickle, signal, sys
 from dbt_bridge import receipt
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run import Options, sync
+from dbt_bridge.run.sync import SyncOptions
+from dbt_bridge.run.sync import sync
 
 class Killing(Silent):
     def advanced(self, node, rows, bytes):
@@ -355,7 +356,7 @@ def killing(receipt, counts):
 if sys.argv[2] == "publishing":
     receipt.closed = killing  # called in the transaction, between the rows and the commit
 with open(sys.argv[1], "rb") as file:
-    sync(pickle.load(file), Options(), Killing())
+    sync(pickle.load(file), SyncOptions(), Killing())
 """
 
 

@@ -17,7 +17,7 @@ from dbt_bridge.nouns.project import (
     WarehouseProfile,
 )
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run import Options, sync
+from dbt_bridge.run.sync import SyncOptions, sync
 
 MakeSource = Callable[..., LandingSource]
 
@@ -55,7 +55,7 @@ def test_values_that_arrow_lacks_arrive_and_an_override_is_decoded(
         "source.shop.shop.amounts", "amounts", "amounts", replication="initial_copy", types={"amount": "decimal(38,10)"}
     )
 
-    receipts = sync(replace(to_postgres, sources=(source(amounts, every=True),)), Options(), Silent())
+    receipts = sync(replace(to_postgres, sources=(source(amounts, every=True),)), SyncOptions(), Silent())
 
     assert [(r.status, r.rows_loaded, r.error) for r in receipts] == [("success", 1, None)] * 2
     assert decoded == ["amounts"]
@@ -75,10 +75,10 @@ def test_an_increment_is_merged_undecoded(
     origin.execute("INSERT INTO orders VALUES (1, 'a', 1), (2, 'b', 2)")
     orders = LandingTable("source.shop.shop.orders", "orders", "orders", replication="incremental", cursor="version")
     wanted = replace(to_postgres, sources=(source(orders),))
-    sync(wanted, Options(), Silent())
+    sync(wanted, SyncOptions(), Silent())
     origin.execute("UPDATE orders SET note = 'B', version = 3 WHERE id = 1")
 
-    (receipt,) = sync(wanted, Options(), Silent())
+    (receipt,) = sync(wanted, SyncOptions(), Silent())
 
     assert (receipt.status, receipt.rows_inserted, receipt.rows_updated) == ("success", 0, 2), receipt.error
     assert origin.execute("SELECT * FROM shop_landing.orders ORDER BY id").fetchall() == [(1, "B", 3), (2, "b", 2)]

@@ -23,7 +23,7 @@ from dbt_bridge.nouns.project import (
 )
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run import Options, sync
+from dbt_bridge.run.sync import SyncOptions, sync
 
 Load = Callable[[str], dict[str, int]]
 
@@ -78,7 +78,7 @@ def test_a_real_postgres_lands_in_duckdb_value_by_value(
     monkeypatch.setenv("SOURCES__REAL_PG__CREDENTIALS", database)
     file = tmp_path / "warehouse.duckdb"
 
-    receipts = sync(whole("real_pg", "public", tmp_path, duckdb_profile(file)), Options(), Silent())
+    receipts = sync(whole("real_pg", "public", tmp_path, duckdb_profile(file)), SyncOptions(), Silent())
 
     assert counted(receipts) == expected
     with duckdb.connect(str(file), read_only=True) as warehouse:
@@ -101,7 +101,7 @@ def test_a_real_postgres_lands_in_another_postgres_value_by_value(
          "password": "", "schema": "analytics", "threads": 2},
     )  # fmt: skip
 
-    receipts = sync(whole("real_pg", "public", tmp_path, profile), Options(), Silent())
+    receipts = sync(whole("real_pg", "public", tmp_path, profile), SyncOptions(), Silent())
 
     assert counted(receipts) == expected
     for table in expected:
@@ -125,7 +125,7 @@ def test_chinook_lands_from_sqlite_value_by_value(
     monkeypatch.setenv("SOURCES__REAL_LITE__CREDENTIALS", "sqlite:///chinook.db")
     file = tmp_path / "warehouse.duckdb"
 
-    receipts = sync(whole("real_lite", None, tmp_path, duckdb_profile(file)), Options(), Silent())
+    receipts = sync(whole("real_lite", None, tmp_path, duckdb_profile(file)), SyncOptions(), Silent())
 
     assert counted(receipts) == expected
     with duckdb.connect(str(file), read_only=True) as warehouse:

@@ -13,7 +13,7 @@ import pytest
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run import Options, sync
+from dbt_bridge.run.sync import SyncOptions, sync
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 MakeSource = Callable[..., LandingSource]
@@ -31,7 +31,7 @@ def test_a_whole_schema_lands_and_its_receipts_tell_the_truth(
     origin.execute("CREATE TABLE empty (id int, amount numeric(12,2))")
     origin.execute("CREATE TABLE audit_log (id int)")
 
-    receipts = sync(replace(project, sources=(source(every=True, exclude=("audit_*",)),)), Options(), Silent())
+    receipts = sync(replace(project, sources=(source(every=True, exclude=("audit_*",)),)), SyncOptions(), Silent())
 
     assert [(r.node, r.status, r.rows_loaded) for r in receipts] == [
         ("source.shop.shop.customers", "success", 2),
@@ -69,7 +69,7 @@ def test_all_tables_land_from_one_moment_while_a_writer_goes_on(
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        sync(replace(project, sources=(source(every=True),)), Options(), Silent())
+        sync(replace(project, sources=(source(every=True),)), SyncOptions(), Silent())
     finally:
         done.set()
         thread.join()
@@ -87,11 +87,11 @@ def test_a_table_that_fails_keeps_its_rows_and_the_others_land(
     origin.execute("INSERT INTO good VALUES (1)")
     origin.execute("INSERT INTO bad VALUES (1, '{1,2}')")
     both = replace(project, sources=(source(table("good"), table("bad")),))
-    sync(both, Options(), Silent())
+    sync(both, SyncOptions(), Silent())
     origin.execute("INSERT INTO good VALUES (2)")
     origin.execute("INSERT INTO bad VALUES (2, '{{1,2},{3,4}}')")
 
-    good, bad = sync(both, Options(), Silent())
+    good, bad = sync(both, SyncOptions(), Silent())
 
     assert (good.status, good.rows_loaded) == ("success", 2)
     assert (bad.status, bad.rows_loaded) == ("failed", 0)
@@ -109,7 +109,7 @@ def test_an_override_lands_what_was_refused(
     origin.execute("CREATE TABLE bad (matrix int[])")
     origin.execute("INSERT INTO bad VALUES ('{{1,2},{3,4}}')")
 
-    sync(replace(project, sources=(source(table("bad", types={"matrix": "text"})),)), Options(), Silent())
+    sync(replace(project, sources=(source(table("bad", types={"matrix": "text"})),)), SyncOptions(), Silent())
 
     assert landed("SELECT matrix FROM shop_landing.bad") == [("{{1,2},{3,4}}",)]
 
@@ -119,7 +119,7 @@ def test_a_missing_table_names_the_nearest(
 ) -> None:
     origin.execute("CREATE TABLE customers (id int)")
 
-    (receipt,) = sync(replace(project, sources=(source(table("custmers")),)), Options(), Silent())
+    (receipt,) = sync(replace(project, sources=(source(table("custmers")),)), SyncOptions(), Silent())
 
     assert receipt.status == "failed"
     assert "custmers" in (receipt.error or "") and "'customers'" in (receipt.error or "")
@@ -130,7 +130,7 @@ def test_an_unreachable_origin_fails_every_table_and_writes_none(
 ) -> None:
     monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", "postgresql://u:canary-5ecret@127.0.0.1:1/nowhere")
 
-    receipts = sync(replace(project, sources=(source(table("a"), table("b")),)), Options(), Silent())
+    receipts = sync(replace(project, sources=(source(table("a"), table("b")),)), SyncOptions(), Silent())
 
     assert [r.status for r in receipts] == ["failed", "failed"]
     assert all("shop_pg" in (r.error or "") for r in receipts)
@@ -148,7 +148,7 @@ def test_two_declarations_of_one_landing_table_are_refused(
     )
 
     with pytest.raises(UsageError, match=r"both land in shop_landing\.customers"):
-        sync(replace(project, sources=(source(table("customers")), again)), Options(), Silent())
+        sync(replace(project, sources=(source(table("customers")), again)), SyncOptions(), Silent())
 
 
 def test_only_the_needed_tables_land(
@@ -158,7 +158,7 @@ def test_only_the_needed_tables_land(
     origin.execute("CREATE TABLE orders (id int)")
     needed = replace(project, sources=(source(every=True),), needed=frozenset({"source.shop.shop.orders"}))
 
-    receipts = sync(needed, Options(), Silent())
+    receipts = sync(needed, SyncOptions(), Silent())
 
     assert [r.table_name for r in receipts] == ["shop_landing.orders"]
 
@@ -171,9 +171,9 @@ def test_a_destination_beside_the_warehouse_is_followed_by_the_warehouses_checkp
     events = replace(table("events", cursor="id"), replication="incremental")
     beside = replace(project, sources=(replace(source(events), destination="crm_pg"),))
 
-    sync(beside, Options(), Silent())
+    sync(beside, SyncOptions(), Silent())
     origin.execute("INSERT INTO events VALUES (3)")
-    again = sync(beside, Options(), Silent())
+    again = sync(beside, SyncOptions(), Silent())
 
     assert [(r.status, r.write_disposition, r.checkpoint_from, r.checkpoint_to) for r in again] == [
         ("success", "merge", "2", "3")
@@ -189,7 +189,7 @@ def test_tables_that_differ_in_case_alone_do_not_replace_each_other(
     project: Project, origin: psycopg.Connection, source: MakeSource, landed: Ask
 ) -> None:
     origin.execute('CREATE TABLE orders AS SELECT 1 AS id; CREATE TABLE "Orders" AS SELECT 2 AS id')
-    receipts = sync(replace(project, sources=(source(every=True),)), Options(), Silent())
+    receipts = sync(replace(project, sources=(source(every=True),)), SyncOptions(), Silent())
     assert [(r.status, "exclude" in (r.error or "")) for r in receipts] == [("failed", True)] * 2
     assert landed("SELECT table_name FROM information_schema.tables WHERE table_schema = 'shop_landing'") == []
 
@@ -202,9 +202,9 @@ def test_what_is_wrong_with_a_later_origin_is_told_before_the_first_one_lands(
     other = replace(first, origin="other_pg", tables=(replace(table("customers"), node="source.shop.other.customers"),))
 
     with pytest.raises(UsageError, match="'other_pg' is not configured"):
-        sync(replace(project, sources=(first, replace(other, landing_schema="elsewhere"))), Options(), Silent())
+        sync(replace(project, sources=(first, replace(other, landing_schema="elsewhere"))), SyncOptions(), Silent())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOURCES__OTHER_PG__CREDENTIALS", database)
         with pytest.raises(UsageError, match=r"both land in shop_landing\.customers"):
-            sync(replace(project, sources=(first, other)), Options(), Silent())
+            sync(replace(project, sources=(first, other)), SyncOptions(), Silent())
     assert not warehouse_file.exists()

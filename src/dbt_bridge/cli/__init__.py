@@ -34,7 +34,7 @@ from dbt_bridge.cli.output import FAILED, USAGE, Output
 from dbt_bridge.errors import BridgeError, UsageError, is_interruption, scrubbed
 from dbt_bridge.nouns.parity import Interrupted
 
-__all__ = ["answered", "cli", "main"]
+__all__ = ["cli", "main", "run_command"]
 
 _SELECTORS = {
     "--select": "--select",
@@ -61,7 +61,7 @@ def _spread(arguments: Iterable[str]) -> list[str]:
     return spread
 
 
-def answered(arguments: Sequence[str]) -> int:
+def run_command(arguments: Sequence[str]) -> int:
     """Run one command; every failure becomes a message and an exit code."""
     output = Output("--json" in arguments, debug="--debug" in arguments)
     try:
@@ -73,9 +73,9 @@ def answered(arguments: Sequence[str]) -> int:
     except click.Abort as answer:
         if answer.__cause__ is None:  # click makes one of Ctrl-C too, outside of its questions
             return output.failure("nothing was touched", "answer yes, or add --yes", FAILED)
-        return _interrupted(output, answer.__cause__)
+        return _report_interruption(output, answer.__cause__)
     except KeyboardInterrupt as interruption:
-        return _interrupted(output, interruption)
+        return _report_interruption(output, interruption)
     except UsageError as error:
         return output.failure(error.what, error.mend, USAGE)
     except BridgeError as error:
@@ -85,14 +85,14 @@ def answered(arguments: Sequence[str]) -> int:
         return FAILED
     except Exception as error:
         if is_interruption(error):
-            return _interrupted(output, error)
+            return _report_interruption(output, error)
         if output.debug:
             click.echo(scrubbed(traceback.format_exc()), err=True)
         what = f"this is a bug in dbt-bridge: {type(error).__name__}: {scrubbed(str(error))}"
         return output.failure(what, "run it again with --debug, and report the traceback", FAILED)
 
 
-def _interrupted(output: Output, by: BaseException) -> int:
+def _report_interruption(output: Output, by: BaseException) -> int:
     return output.interrupted(by.parities, by.receipts) if isinstance(by, Interrupted) else output.interrupted((), ())
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, interrupt)
     if "--json" in sys.argv:
         _keep_standard_output_for_the_document()
-    sys.exit(answered(sys.argv[1:]))
+    sys.exit(run_command(sys.argv[1:]))
 
 
 def _keep_standard_output_for_the_document() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dbt_bridge.cli.output import Output
-from dbt_bridge.errors import MissingExtra, UsageError
+from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.quantities import parse_duration
 
 if TYPE_CHECKING:
-    from dbt_bridge.nouns.project import DbtOptions
+    from dbt_bridge.observe.progress import Progress
+    from dbt_bridge.run.open_project import OpenProject
+
+SHOWN = 100
+"""Differences of a table that JSON and the report hold where nobody says otherwise."""
 
 
 class Span(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.3
@@ -45,6 +49,33 @@ class LogPosition(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return str(value)
 
 
+class ReportFile(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.3
+    """Where a report goes. That it can be written is found out before anything is compared."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value).resolve()
+        if path.exists() and not path.is_file():
+            self.fail(f"{path} is not a file", param, ctx)
+        if path.exists() and not _is_page(path):
+            self.fail(f"{path} is there, and is no report: it would be lost", param, ctx)
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}."):
+                return path
+        except OSError as error:
+            self.fail(f"the report cannot be written to {path}: {error.strerror or error}", param, ctx)
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file may be replaced by a report: another one, or an empty one."""
+    try:
+        with path.open("rb") as file:
+            return file.read(15).lower() in (b"", b"<!doctype html>")
+    except OSError:
+        return False
+
+
 OPTIONS = (
     click.option("--project-dir", type=click.Path(path_type=Path), envvar="DBT_PROJECT_DIR",
                  help="Folder of dbt_project.yml; the working directory or one above it by default."),
@@ -70,6 +101,34 @@ BOUNDS = (
 )  # fmt: skip
 
 
+METHOD = click.option(
+    "--method",
+    type=click.Choice(["auto", "digests", "buckets", "values"]),
+    default="auto",
+    show_default=True,
+    help="How rows are compared: a digest of each, sums of digests in buckets (for slow wires), or their values.",
+)
+SHOW = click.option(
+    "--show",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help=f"Differences told of each table; by default 10 here, {SHOWN} in --json and --report.",
+)
+REPORT = click.option(
+    "--report", type=ReportFile(), metavar="FILE", help="Also write a report, as one self-contained HTML file."
+)
+FOUND = (
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document with what was found."),
+    *OUTPUT[1:-1],
+    DEBUG,
+)
+
+
+def count_shown(given: Mapping[str, Any]) -> int:
+    """How many differences of each table a comparison is to tell in full."""
+    return SHOWN if given["show"] is None else int(given["show"])
+
+
 def takes(*options: Callable[..., Any]) -> Callable[..., Any]:
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
@@ -79,57 +138,28 @@ def takes(*options: Callable[..., Any]) -> Callable[..., Any]:
     return add
 
 
-def run_options(options: DbtOptions, given: dict[str, Any] | None = None, *, dry_run: bool = False) -> Any:
-    """What a run wants to know; `given` has the bounds of a command that takes them."""
-    from dbt_bridge.run import Options
-
-    given = given or {}
-    return Options(
-        full_refresh=options.full_refresh,
-        threads=options.threads,
-        dry_run=dry_run,
-        until_lsn=given.get("until_lsn"),
-        max_seconds=given.get("max_seconds"),
-    )
-
-
-@contextmanager
-def postgres_needed(what: str) -> Iterator[None]:
-    """An import that fails because the postgres extra is absent says so.
-
-    Raises:
-        MissingExtra: psycopg or numpy is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").startswith("dbt_bridge"):
-            raise
-        raise MissingExtra("postgres", what) from missing
-
-
 def output_of(given: dict[str, Any]) -> Output:
     return Output(given["as_json"], given["quiet"], given["debug"])
 
 
-def dbt_options(given: dict[str, Any]) -> DbtOptions:
-    from dbt_bridge.nouns.project import DbtOptions
-    from dbt_bridge.project.load import nearest_project
+def open_given(given: Mapping[str, Any], progress: Progress | None = None) -> OpenProject:
+    """The project that the command line names."""
+    from dbt_bridge.run.open_project import open_project
 
-    return DbtOptions(
-        project_dir=given["project_dir"] or nearest_project(Path.cwd()),
+    return open_project(
+        given["project_dir"],
         profiles_dir=given["profiles_dir"],
         profile=given["profile"],
         target=given["target"],
-        vars=_variables(given["variables"]),
-        select=tuple(given["select"]),
-        exclude=tuple(given["exclude"]),
+        vars=_parse_variables(given["variables"]),
+        select=given["select"],
+        exclude=given["exclude"],
         threads=given["threads"],
-        full_refresh=given.get("full_refresh", False),
+        progress=progress,
     )
 
 
-def _variables(text: str | None) -> dict[str, Any]:
+def _parse_variables(text: str | None) -> dict[str, Any]:
     if not text:
         return {}
     import yaml

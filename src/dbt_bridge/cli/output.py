@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from dbt_bridge.nouns.parity import Parity
     from dbt_bridge.nouns.receipt import Receipt
     from dbt_bridge.observe.progress import Reporter
-    from dbt_bridge.project.invoke import BuildResult
+    from dbt_bridge.run.outcomes import BuildOutcome, DeliverOutcome, SyncOutcome
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -29,46 +31,48 @@ class Output:
 
     def document(self, **parts: Any) -> None:
         """The one JSON document."""
-        blank: dict[str, Any] = {"status": "success", "receipts": [], "dbt": None, "error": None}
-        click.echo(json.dumps({**blank, **parts}, ensure_ascii=False, default=str))
+        from dbt_bridge.nouns.outcome import format_document, make_document
 
-    def reporter(self) -> Reporter:
-        from dbt_bridge.observe.progress import reporter
+        click.echo(format_document(make_document(**parts)))
 
-        return reporter(silent=self.as_json or self.quiet)
+    @contextmanager
+    def reporter(self) -> Iterator[Reporter]:
+        """Who tells a person what happens, while the context is open."""
+        from dbt_bridge.observe.progress import make_reporter
 
-    def result(
-        self,
-        receipts: Sequence[Receipt],
-        *,
-        ok: bool,
-        dbt: BuildResult | None = None,
-        parities: Sequence[Parity] = (),
-    ) -> int:
-        """Print what happened; answers the exit code."""
+        with self.reserved(), make_reporter(silent=self.as_json or self.quiet) as progress:
+            yield progress
+
+    def reserved(self) -> AbstractContextManager[Any]:
+        """What dbt prints meanwhile goes to standard error where standard output is for the document."""
+        return redirect_stdout(sys.stderr) if self.as_json else nullcontext()
+
+    def outcome(self, outcome: SyncOutcome | BuildOutcome | DeliverOutcome, parities: Sequence[Parity] = ()) -> int:
+        """Print what moved; answers the exit code."""
         if self.as_json:
-            status = "success" if ok else "failed"
-            compared = {"parity": [p.as_json() for p in parities]} if parities else {}
-            self.document(status=status, receipts=[r.as_json() for r in receipts], dbt=_dbt_as_json(dbt), **compared)
+            self.document(**outcome.document())
         elif not self.quiet:
-            from dbt_bridge.observe.progress import print_summary
-
-            if parities:
-                from dbt_bridge.verify.report.terminal import print_parities
-
-                print_parities(parities)
-            print_summary(receipts)
-            if not receipts and not parities:
-                click.echo("nothing to move: no selected source or exposure has a config.meta.bridge block", err=True)
+            self._print_moved(outcome.receipts, parities)
         else:
-            self._errors(receipts, parities, ("failed",) if ok else ("failed", "skipped"))
-        return 0 if ok else FAILED
+            self._print_errors(outcome.receipts, parities, ("failed",) if outcome.ok else ("failed", "skipped"))
+        return 0 if outcome.ok else FAILED
 
-    def _errors(self, receipts: Sequence[Receipt], parities: Sequence[Parity], told: Collection[str]) -> None:
+    def _print_moved(self, receipts: Sequence[Receipt], parities: Sequence[Parity]) -> None:
+        from dbt_bridge.observe.progress import print_summary
+
+        if parities:
+            from dbt_bridge.verify.report.terminal import print_parities
+
+            print_parities(parities)
+        print_summary(receipts)
+        if not receipts and not parities:
+            click.echo("nothing to move: no selected source or exposure has a config.meta.bridge block", err=True)
+
+    def _print_errors(self, receipts: Sequence[Receipt], parities: Sequence[Parity], statuses: Collection[str]) -> None:
         """What went wrong; of what was skipped only where that is because something did."""
-        from dbt_bridge.observe.progress import by_error
+        from dbt_bridge.observe.progress import group_by_error
 
-        for error, names in by_error((r.table_name, r.error) for r in receipts if r.status in told).items():
+        for error, names in group_by_error((r.table_name, r.error) for r in receipts if r.status in statuses).items():
             click.echo(f"{', '.join(names)}: {error}", err=True)
         if unequal := [parity for parity in parities if not parity.is_equal]:
             from dbt_bridge.verify.report.terminal import print_parities
@@ -76,7 +80,7 @@ class Output:
             print_parities(unequal, sys.stderr)
 
     def interrupted(self, parities: Sequence[Parity], receipts: Sequence[Receipt]) -> int:
-        """What had been done by then stays, and is told; nothing is said of what was to come."""
+        """What was done before the interruption stays, and is reported; nothing is said of what was to come."""
         number = f" after {len(parities)} comparison{'' if len(parities) == 1 else 's'}" if parities else ""
         parts: dict[str, Any] = {"receipts": [receipt.as_json() for receipt in receipts]} if receipts else {}
         if parities:
@@ -84,22 +88,14 @@ class Output:
             if not self.as_json:
                 from dbt_bridge.verify.report.terminal import ReportOptions, print_parities
 
-                told = [parity for parity in parities if not parity.is_equal] if self.quiet else parities
-                print_parities(told, sys.stderr if self.quiet else sys.stdout, ReportOptions(whole=False))
+                shown = [parity for parity in parities if not parity.is_equal] if self.quiet else parities
+                print_parities(shown, sys.stderr if self.quiet else sys.stdout, ReportOptions(whole=False))
         mend = "run the same command again: what had landed stays"
         return self.failure(f"interrupted{number}", mend, INTERRUPTED, **parts)
 
     def failure(self, what: str, mend: str, code: int, **parts: Any) -> int:
+        """Print why a command failed; answers its exit code."""
         if self.as_json:
             self.document(status="failed", error={"what": what, "mend": mend}, **parts)
         click.echo(f"{what}\n  -> {mend}" if mend else what, err=True)
         return code
-
-
-def _dbt_as_json(built: BuildResult | None) -> dict[str, Any] | None:
-    if built is None:
-        return None
-    nodes = [
-        {"unique_id": n.unique_id, "status": n.status, "message": n.message, "seconds": n.seconds} for n in built.nodes
-    ]
-    return {"success": built.success, "error": built.error, "nodes": nodes}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
-from dbt_bridge.deliver.gate import unknown_columns
+from dbt_bridge.deliver.gate import refuse_unknown_columns
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.project import Delivery
@@ -20,7 +20,7 @@ from dbt_bridge.observe.watched_reader import report_batches
 from dbt_bridge.project.destinations import open_destination
 
 
-def opened(delivery: Delivery, load_id: str) -> Receipt:
+def start_delivery(delivery: Delivery, load_id: str) -> Receipt:
     """The receipt of a delivery that begins now."""
     return record.opened(
         load_id,
@@ -33,30 +33,31 @@ def opened(delivery: Delivery, load_id: str) -> Receipt:
     )
 
 
-def delivered(
+def deliver_exposure(
     delivery: Delivery, warehouse: Ledger, root: Path, receipt: Receipt, progress: Progress, *, dry_run: bool
 ) -> Receipt:
     """Deliver one relation. A failed receipt, never an exception, where the destination or the data refuse."""
     try:
         with closing(open_destination(delivery.destination, project_root=root)) as destination:
-            load, as_text = planned(delivery, warehouse, destination, receipt.load_id)
+            load, as_text = plan_load(delivery, warehouse, destination, receipt.load_id)
             progress.started(delivery.node, f"{delivery.destination}: {receipt.table_name}", None)
             relation = TableName(delivery.relation_schema, delivery.relation_name)
             rows = warehouse.read(relation, [c.name for c in load.table.columns], as_text)
             batches = report_batches(_cast(rows, load.table), delivery.node, progress)
-            counts = destination.preview(load, batches) if dry_run else destination.load(load, batches)
-            return record.closed(receipt, counts)
+            if dry_run:
+                return record.finish_dry_run(receipt, destination.preview(load, batches))
+            return record.closed(receipt, destination.load(load, batches))
     except BridgeError as error:
         return record.failed(receipt, error)
 
 
-def planned(delivery: Delivery, warehouse: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:
+def plan_load(delivery: Delivery, warehouse: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:
     """The load, and the columns that the destination can only keep as text."""
     name = TableName(delivery.relation_schema, delivery.relation_name)
     relation = warehouse.find_table(name)
     if relation is None:
         raise DestinationError(f"{name} is not in the warehouse", mend="dbt-bridge build")
-    unknown_columns(delivery, [c.name for c in relation.columns])
+    refuse_unknown_columns(delivery, [c.name for c in relation.columns])
     natural = [c for c in relation.columns if not delivery.columns or c.name in delivery.columns]
     landed = [destination.map_column(column) for column in natural]
     as_text = [

@@ -13,7 +13,7 @@ PASSED = frozenset({"success", "pass", "warn"})
 """dbt's node statuses that count as passed; a warning is allowed."""
 
 
-def refusal(
+def find_refusal(
     delivery: Delivery, statuses: Mapping[str, str], unproven: Mapping[str, str] = MappingProxyType({})
 ) -> str | None:
     """Why a delivery must not happen, or None when it may.
@@ -26,15 +26,15 @@ def refusal(
         kind, _, name = node.partition(".")
         return f"{kind} {name.partition('.')[2]}: {unproven[node]}"
     for node in sorted(delivery.ancestors):
-        if node.startswith(("model.", "seed.", "snapshot.")) and (why := _held_back(node, statuses, delivery)):
+        if node.startswith(("model.", "seed.", "snapshot.")) and (why := _find_obstacle(node, statuses, delivery)):
             return why
     for node in sorted(delivery.gates):
-        if why := _held_back(node, statuses, delivery):
+        if why := _find_obstacle(node, statuses, delivery):
             return why
     return None
 
 
-def _held_back(node: str, statuses: Mapping[str, str], delivery: Delivery) -> str | None:
+def _find_obstacle(node: str, statuses: Mapping[str, str], delivery: Delivery) -> str | None:
     kind, _, name = node.partition(".")
     status = statuses.get(node)
     if status is None:
@@ -51,7 +51,7 @@ def _short(name: str) -> str:
     return parts[1] if len(parts) > 1 else name
 
 
-def unknown_columns(delivery: Delivery, present: Sequence[str]) -> None:
+def refuse_unknown_columns(delivery: Delivery, present: Sequence[str]) -> None:
     """Refuse a delivery that names columns which its relation does not have.
 
     Raises:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import duckdb
 
-from dbt_bridge import run
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.recorder import VerifyOptions
+from dbt_bridge.prove.verify import verify
+from dbt_bridge.run.sync import SyncOptions, sync
 from dbt_bridge.simulate.mix import Mix, simulate
 
 # What a careless hand does to a warehouse: a price is changed, a customer goes, an order comes that was never made.
@@ -66,18 +68,18 @@ class Proven:
 def proven(project: Project, url: str) -> Proven:
     """Verify while the shop is written to, one transaction after the other."""
     with _writing(url) as count:
-        parities = run.verify(project, run.VerifyOptions(), Silent(), deliveries=False)
+        parities = verify(project, VerifyOptions(), Silent(), deliveries=False)
         return Proven(parities, count())
 
 
 def found_now(project: Project) -> Proven:
     """Verify while nobody writes."""
-    return Proven(run.verify(project, run.VerifyOptions(), Silent(), deliveries=False), 0)
+    return Proven(verify(project, VerifyOptions(), Silent(), deliveries=False), 0)
 
 
 def corrupt(project: Project, warehouse: Path) -> None:
     """Plant three differences in the landing tables, behind everything that the shop wrote: it cannot mend them."""
-    run.sync(project, run.Options(), Silent())
+    sync(project, SyncOptions(), Silent())
     with duckdb.connect(str(warehouse)) as connection:
         for statement in _CORRUPTION:
             connection.execute(statement)

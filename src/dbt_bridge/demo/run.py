@@ -14,8 +14,6 @@ from pathlib import Path
 
 import psycopg
 
-from dbt_bridge import run
-from dbt_bridge.cdc import slots
 from dbt_bridge.demo import check, parity, shop
 from dbt_bridge.demo.guard import guarded_server
 from dbt_bridge.demo.postgres import Server
@@ -23,9 +21,11 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.observe.progress import Silent, print_summary, reporter
-from dbt_bridge.project.invoke import build as dbt_build
+from dbt_bridge.observe.progress import Silent, make_reporter, print_summary
 from dbt_bridge.project.load import load_project
+from dbt_bridge.prove.repair import RepairOptions, repair
+from dbt_bridge.run.open_project import open_project
+from dbt_bridge.run.outcomes import BuildOutcome
 from dbt_bridge.scaffold import template
 from dbt_bridge.simulate.mix import Simulation, simulate
 from dbt_bridge.verify.report.terminal import print_parities
@@ -110,8 +110,7 @@ def _business(made: Simulation) -> str:
 def _let_go_of_the_log(directory: Path, started: float) -> None:
     """A slot that nobody reads would keep the server's log for ever."""
     with chdir(directory):
-        project = load_project(DbtOptions(project_dir=directory, profiles_dir=directory))
-        for dropped in slots.drop(project, slots.followed_sources(project)):
+        for dropped in open_project(directory, profiles_dir=directory).drop_slots():
             if dropped.slot:
                 say(f"the replication slot {dropped.slot} is dropped (dbt-bridge slots drop)", started)
 
@@ -137,22 +136,15 @@ def _write_project(directory: Path, urls: Mapping[str, str], again: bool) -> Non
 
 
 def _built_and_compared(directory: Path, urls: Mapping[str, str], started: float, *, quiet: bool = False) -> Shown:
-    outcome = _built(directory, quiet=quiet)
+    outcome = _build(directory, quiet=quiet)
     checks = _compared(urls, directory, started) if outcome.ok else []
     return Shown(outcome.ok and all(check["same"] for check in checks), outcome.receipts, checks)
 
 
-def _built(directory: Path, *, quiet: bool) -> run.Outcome:
+def _build(directory: Path, *, quiet: bool) -> BuildOutcome:
     """`dbt-bridge build` in the folder."""
-    with chdir(directory):
-        project = load_project(DbtOptions(project_dir=directory, profiles_dir=directory))
-
-        def build() -> tuple[dict[str, str], bool]:
-            result = dbt_build(project.options, project.manifest, quiet=quiet)
-            return result.statuses, result.success
-
-        with reporter() as progress:
-            outcome = run.build(project, build, run.Options(), progress)
+    with chdir(directory), make_reporter() as progress:
+        outcome = open_project(directory, profiles_dir=directory, progress=progress).build(dbt_output=not quiet)
     print_summary(outcome.receipts)
     return outcome
 
@@ -179,7 +171,7 @@ def _proven_and_mended(shown: Shown, directory: Path, url: str, started: float) 
         say("a careless hand changes a price, deletes a customer and adds an order in the warehouse", started)
         second = parity.found_now(project)
         print_parities(second.parities)
-        mended = run.repair(project, run.RepairOptions(), Silent())
+        mended = repair(project, RepairOptions(), Silent())
     print_summary(mended.receipts)
     found = second.differences == parity.PLANTED
     say("verify found exactly these" if found else f"verify found {second.differences}", started)

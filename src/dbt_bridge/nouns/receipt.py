@@ -30,6 +30,7 @@ class Receipt:
         bytes: size of the rows in Arrow's memory format; of Postgres's binary COPY where they travel as that.
         checkpoint_from, checkpoint_to: cursor value or LSN before and after; None where there is none.
         started_at, finished_at: UTC.
+        error: why the hop failed or was skipped; after a dry run, that nothing was written.
         last_commit_at: for changes: when the last of their transactions committed, by the origin's clock.
         lag_seconds: for changes: from there to `finished_at`.
     """
@@ -141,6 +142,11 @@ def closed(receipt: Receipt, counts: Counts) -> Receipt:
         rows_deleted=counts.rows_deleted,
         bytes=counts.bytes,
     )
+
+
+def finish_dry_run(receipt: Receipt, counts: Counts) -> Receipt:
+    """The hop would have arrived with these counts; `error` tells people and programs that nothing was written."""
+    return replace(closed(receipt, counts), error="dry run: nothing was written")
 
 
 def failed(receipt: Receipt, error: BaseException | str) -> Receipt:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -87,10 +88,14 @@ class _Moving:
 
 
 class Lines(AbstractContextManager["Lines"]):
-    """Plain lines: one when a table starts, one every few seconds, one when it ends."""
+    """Plain lines: one when a table starts, one every few seconds, one when it ends.
 
-    def __init__(self, out: IO[str], seconds_between: float = _SECONDS_BETWEEN_LINES) -> None:
-        self._out = out
+    Args:
+        out: a file, or what takes each line (`logger.info`).
+    """
+
+    def __init__(self, out: IO[str] | Callable[[str], None], seconds_between: float = _SECONDS_BETWEEN_LINES) -> None:
+        self._say: Callable[[str], None] = out if callable(out) else partial(print, file=out, flush=True)
         self._between = seconds_between
         self._lock = threading.Lock()
         self._moving: dict[str, _Moving] = {}
@@ -111,12 +116,12 @@ class Lines(AbstractContextManager["Lines"]):
             now = time.monotonic()
             if now - moving.spoke >= self._between:
                 moving.spoke = now
-                self._say(f"{moving.table}: {_so_far(moving, now)}")
+                self._say(f"{moving.table}: {_format_progress(moving, now)}")
 
     def finished(self, receipt: Receipt) -> None:
         with self._lock:
             self._moving.pop(receipt.node, None)
-            self._say(_ended(receipt))
+            self._say(_format_receipt(receipt))
 
     def compared(self, node: str, said: str, *, ok: bool) -> None:
         with self._lock:
@@ -126,9 +131,6 @@ class Lines(AbstractContextManager["Lines"]):
     def message(self, text: str) -> None:
         with self._lock:
             self._say(text)
-
-    def _say(self, text: str) -> None:
-        print(text, file=self._out, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -148,7 +150,7 @@ class Live(AbstractContextManager["Live"]):
     def started(self, node: str, table: str, rows_estimate: int | None = None) -> None:
         with self._lock:
             if self._display is None:
-                self._display = _live_lines(self._console)
+                self._display = _make_live_lines(self._console)
                 self._display.start()
             self._tasks[node] = self._display.add_task(table, total=rows_estimate or None, bytes="0 B", rate="")
 
@@ -169,7 +171,7 @@ class Live(AbstractContextManager["Live"]):
     def finished(self, receipt: Receipt) -> None:
         with self._lock:
             style = {"success": "green", "failed": "red"}.get(receipt.status, "yellow")
-            self._print(_ended(receipt), style)
+            self._print(_format_receipt(receipt), style)
             self._take_out(receipt.node)
 
     def compared(self, node: str, said: str, *, ok: bool) -> None:
@@ -204,7 +206,14 @@ class Live(AbstractContextManager["Live"]):
             self._stop()
 
 
-def reporter(*, silent: bool = False, out: IO[str] | None = None) -> Reporter:
+def as_progress(progress: Progress | Callable[[str], None] | None) -> Progress:
+    """What a caller gave to hear of a run: None for silence, what takes each line of text, or a Progress."""
+    if progress is None:
+        return Silent()
+    return Lines(progress) if callable(progress) else progress
+
+
+def make_reporter(*, silent: bool = False, out: IO[str] | None = None) -> Reporter:
     """The right Progress for where `out` (standard error) goes."""
     out = out or sys.stderr
     if silent:
@@ -229,15 +238,15 @@ def print_summary(receipts: Sequence[Receipt], out: IO[str] | None = None) -> No
     out = out or sys.stdout
     console = Console(file=out, width=None if out.isatty() else 140, highlight=False)
     for number in (0, 1, 2, 3, 4, 7):  # inserted, updated and deleted go together
-        table = _summary(receipts, _DISPENSABLE[:number])
+        table = _make_summary(receipts, _DISPENSABLE[:number])
         if Measurement.get(console, console.options.update(max_width=10_000), table).minimum <= console.width:
             break
     console.print(table)
-    for error, names in by_error((r.table_name, r.error) for r in receipts).items():
+    for error, names in group_by_error((r.table_name, r.error) for r in receipts).items():
         console.print(f"{', '.join(names)}: {error}", markup=False, soft_wrap=True)
 
 
-def by_error(tables: Iterable[tuple[str, str | None]]) -> dict[str, list[str]]:
+def group_by_error(tables: Iterable[tuple[str, str | None]]) -> dict[str, list[str]]:
     """The tables of each error, so that one that many tables share is told once."""
     errors: dict[str, list[str]] = {}
     for table, error in tables:
@@ -246,7 +255,7 @@ def by_error(tables: Iterable[tuple[str, str | None]]) -> dict[str, list[str]]:
     return errors
 
 
-def _summary(receipts: Sequence[Receipt], less: Collection[str]) -> Table:
+def _make_summary(receipts: Sequence[Receipt], less: Collection[str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -258,13 +267,16 @@ def _summary(receipts: Sequence[Receipt], less: Collection[str]) -> Table:
     columns: dict[str, tuple[Sequence[str | Text], str]] = {
         "hop": ([r.hop for r in receipts], ""),
         "disposition": ([r.write_disposition for r in receipts], ""),
-        **{heading: ([_count(n) for n in of], _total(of)) for heading, of in counts.items()},
+        **{heading: ([_format_count(n) for n in of], _format_total(of)) for heading, of in counts.items()},
         "size": (
             ["" if r.bytes is None else format_bytes(r.bytes) for r in receipts],
             format_bytes(sum(r.bytes or 0 for r in receipts)),
         ),
         "seconds": ([f"{r.duration_seconds:.1f}" for r in receipts], f"{wall:.1f}"),
-        "status": ([Text(r.status, style=status.get(r.status, "yellow")) for r in receipts], _statuses(receipts)),
+        "status": (
+            [Text(r.status, style=status.get(r.status, "yellow")) for r in receipts],
+            _format_statuses(receipts),
+        ),
     }
     told = {heading: column for heading, column in columns.items() if heading not in less}
     table = Table(show_footer=True, footer_style="bold")
@@ -277,7 +289,7 @@ def _summary(receipts: Sequence[Receipt], less: Collection[str]) -> Table:
     return table
 
 
-def _live_lines(console: Console) -> RichProgress:
+def _make_live_lines(console: Console) -> RichProgress:
     from rich import progress as rich_progress
 
     return rich_progress.Progress(
@@ -295,7 +307,7 @@ def _live_lines(console: Console) -> RichProgress:
     )
 
 
-def _so_far(moving: _Moving, now: float) -> str:
+def _format_progress(moving: _Moving, now: float) -> str:
     seconds = max(now - moving.began, 1e-6)
     rate = moving.rows / seconds
     text = f"{moving.rows:,} rows, {rate:,.0f} rows/s, {format_bytes(moving.bytes)}"
@@ -304,22 +316,22 @@ def _so_far(moving: _Moving, now: float) -> str:
     return text
 
 
-def _ended(receipt: Receipt) -> str:
+def _format_receipt(receipt: Receipt) -> str:
     text = f"{receipt.table_name}: {receipt.status}"
     if receipt.status == "success":
         size = "" if receipt.bytes is None else f", {format_bytes(receipt.bytes)}"
         rows = "row" if receipt.rows_loaded == 1 else "rows"
-        text += f", {_count(receipt.rows_loaded)} {rows}{size}, {receipt.duration_seconds:.1f} s"
+        text += f", {_format_count(receipt.rows_loaded)} {rows}{size}, {receipt.duration_seconds:.1f} s"
     elif receipt.error:
         text += f": {receipt.error.splitlines()[0]}"
     return text
 
 
-def _count(rows: int | None) -> str:
+def _format_count(rows: int | None) -> str:
     return "-" if rows is None else f"{rows:,}"
 
 
-def _total(rows: Sequence[int | None]) -> str:
+def _format_total(rows: Sequence[int | None]) -> str:
     """The sum; `at least` it where a destination could not tell some of its counts."""
     known = [r for r in rows if r is not None]
     if not known:
@@ -327,6 +339,6 @@ def _total(rows: Sequence[int | None]) -> str:
     return f"{sum(known):,}" if len(known) == len(rows) else f">= {sum(known):,}"
 
 
-def _statuses(receipts: Sequence[Receipt]) -> str:
+def _format_statuses(receipts: Sequence[Receipt]) -> str:
     counts = {status: sum(r.status == status for r in receipts) for status in ("success", "failed", "skipped")}
     return ", ".join(f"{n} {status}" for status, n in counts.items() if n)

@@ -9,11 +9,11 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, TypeGuard
 
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.quantities import format_bytes
@@ -88,6 +88,9 @@ class Watch(Progress, Protocol):
     def paused(self, source: str) -> None:
         """Another process compares or repairs the landing, which is let go of for so long."""
 
+    def aside(self) -> AbstractContextManager[None]:
+        """Something else prints to the terminal meanwhile."""
+
 
 class Watcher(Watch, Protocol):
     """A Watch that holds a terminal or a port while it is open."""
@@ -119,10 +122,10 @@ class WatchLines(Lines):
     """Plain lines: a source's first batch, then what came since, every few seconds."""
 
     def finished(self, receipt: Receipt) -> None:
-        if not _is_told_by_its_batch(receipt):
+        if not _has_batch(receipt):
             super().finished(receipt)
 
-    def __init__(self, out: IO[str], seconds_between: float = _SECONDS_BETWEEN_LINES) -> None:
+    def __init__(self, out: IO[str] | Callable[[str], None], seconds_between: float = _SECONDS_BETWEEN_LINES) -> None:
         super().__init__(out)
         self._pause = seconds_between
         self._spoke: dict[str, float] = {}
@@ -145,18 +148,21 @@ class WatchLines(Lines):
     def retrying(self, source: str, error: BaseException, pause: float) -> None:
         with self._lock:
             self._tell(source)
-            self._say(_broken(source, error, pause))
+            self._say(_format_retry(source, error, pause))
 
     def paused(self, source: str) -> None:
         with self._lock:
             self._tell(source)
             self._say(f"{source}: {_PAUSED}")
 
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def _tell(self, source: str) -> None:
         if (untold := self._untold.pop(source, None)) is not None:
             last, changes = untold
             self._spoke[source] = time.monotonic()
-            self._say(f"{source}: {changes:,} changes, {_where(last)}")
+            self._say(f"{source}: {changes:,} changes, {_format_state(last)}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -191,7 +197,7 @@ class WatchLive(Live):
             super().started(node, table, rows_estimate)
 
     def finished(self, receipt: Receipt) -> None:
-        if not _is_told_by_its_batch(receipt):
+        if not _has_batch(receipt):
             super().finished(receipt)
 
     def caught_up(self, source: str, at: Position) -> None:
@@ -211,7 +217,7 @@ class WatchLive(Live):
     def retrying(self, source: str, error: BaseException, pause: float) -> None:
         with self._lock:
             self._of(source).state = "broken off"
-            self._print(_broken(source, error, pause), "yellow")
+            self._print(_format_retry(source, error, pause), "yellow")
 
     def paused(self, source: str) -> None:
         with self._lock:
@@ -254,7 +260,7 @@ class WatchLive(Live):
                     followed.state,
                     f"{followed.rate.per_second():,.0f} events/s",
                     f"{followed.changes:,} in all",
-                    _lag(batch) if batch else "",
+                    _format_lag(batch) if batch else "",
                     "" if followed.at is None else f"at {followed.at}",
                 )
         return table
@@ -282,6 +288,23 @@ class WatchSilent(Silent):
     def paused(self, source: str) -> None:
         return
 
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class BatchCount(WatchSilent):
+    """How many batches and changes there were."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.changes = 0
+        self._lock = threading.Lock()
+
+    def batch(self, batch: Batch) -> None:
+        with self._lock:
+            self.batches += 1
+            self.changes += batch.changes
+
 
 class WatchJson(WatchSilent):
     """One JSON document per batch, each on a line of its own."""
@@ -296,16 +319,16 @@ class WatchJson(WatchSilent):
 
 
 class Watches(AbstractContextManager["Watches"]):
-    """Several watches are told the same."""
+    """Several watches that hear the same."""
 
-    def __init__(self, watches: Sequence[Watcher]) -> None:
+    def __init__(self, watches: Sequence[Watch]) -> None:
         self._watches = watches
         self._stack = ExitStack()
 
     def __enter__(self) -> Watches:
         for watch in self._watches:
-            watch.__enter__()
-            self._stack.push(watch.__exit__)
+            if isinstance(watch, AbstractContextManager):  # it holds a terminal or a port
+                self._stack.enter_context(watch)
         return self
 
     def __exit__(
@@ -349,8 +372,31 @@ class Watches(AbstractContextManager["Watches"]):
         for watch in self._watches:
             watch.paused(source)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for watch in self._watches:
+                stack.enter_context(watch.aside())
+            yield
 
-def watcher(out: IO[str], *, silent: bool = False) -> WatchSilent | WatchLines | WatchLive:
+
+def as_watch(progress: Progress | Watch | Callable[[str], None] | None) -> Watch:
+    """What a caller gave to hear of a stream: None for silence, what takes each line of text, or a Watch.
+
+    A Progress that is no Watch hears lines, as its `message`.
+    """
+    if progress is None:
+        return WatchSilent()
+    if callable(progress):
+        return WatchLines(progress)
+    return progress if _is_watch(progress) else WatchLines(progress.message)
+
+
+def _is_watch(progress: Progress | Watch) -> TypeGuard[Watch]:
+    return hasattr(progress, "batch")
+
+
+def make_watcher(out: IO[str], *, silent: bool = False) -> WatchSilent | WatchLines | WatchLive:
     """The right watch for a person at `out`."""
     if silent:
         return WatchSilent()
@@ -361,18 +407,18 @@ def watcher(out: IO[str], *, silent: bool = False) -> WatchSilent | WatchLines |
     return WatchLive(Console(file=out))
 
 
-def _is_told_by_its_batch(receipt: Receipt) -> bool:
+def _has_batch(receipt: Receipt) -> bool:
     return receipt.hop == "cdc" and receipt.status == "success"
 
 
-def _where(batch: Batch) -> str:
-    return f"{_lag(batch)}, at {batch.to_lsn}"
+def _format_state(batch: Batch) -> str:
+    return f"{_format_lag(batch)}, at {batch.to_lsn}"
 
 
-def _lag(batch: Batch) -> str:
+def _format_lag(batch: Batch) -> str:
     seconds = "unknown" if batch.lag_seconds is None else f"{batch.lag_seconds:.1f} s"
     return f"lag {seconds}" + ("" if batch.lag_bytes is None else f", {format_bytes(batch.lag_bytes)}")
 
 
-def _broken(source: str, error: BaseException, pause: float) -> str:
+def _format_retry(source: str, error: BaseException, pause: float) -> str:
     return f"{source}: {error}\n{source}: trying again in {pause:.0f} s"

@@ -28,7 +28,7 @@ from dbt_bridge.contracts.destination import (
     Warehouse,
 )
 from dbt_bridge.contracts.side import Side
-from dbt_bridge.deliver.gate import refusal
+from dbt_bridge.deliver.gate import find_refusal
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.parity import Interrupted, Parity
@@ -160,7 +160,7 @@ class _RepairRun:
                 f"{parity.destination} is delivered whole ({item.write_disposition}), not by its keys",
                 mend=f"dbt-bridge deliver --select exposure:{item.name}",
             )
-        if why := refusal(item, self.statuses):
+        if why := find_refusal(item, self.statuses):
             mend = f"dbt-bridge build --select +exposure:{item.name}"
             raise DestinationError(f"{parity.destination} is not repaired from its model: {why}", mend=mend)
         if required := {r.node for r in self.project.reconciliations if r.required} & item.ancestors:
@@ -331,7 +331,7 @@ def _stamp(question: Question, ends: Ends) -> Stamp:
 def _finish_dry_run(receipt: Receipt, plan: RepairPlan) -> Receipt:
     counts = plan.counts
     loaded = Loaded(counts.total, counts.inserted, counts.updated, counts.deleted, 0)
-    return replace(record.closed(receipt, loaded), error="dry run: nothing was written")
+    return record.finish_dry_run(receipt, loaded)
 
 
 def _with_proven_counts(receipt: Receipt, plan: RepairPlan) -> Receipt:

@@ -301,7 +301,7 @@ def _verify_delivery(scope: _Scope, item: Delivery, warehouse: Ledger) -> Parity
 def _ask_delivery(
     run: VerifyRun, blank: Parity, item: Delivery, warehouse: Ledger, destination: Destination, states: Both[State]
 ) -> Question:
-    load, as_text = outgoing.planned(item, warehouse, destination, run.load_id)
+    load, as_text = outgoing.plan_load(item, warehouse, destination, run.load_id)
     name = TableName(item.relation_schema, item.relation_name)
     relation = warehouse.find_table(name)
     assert relation is not None, "the plan has looked"

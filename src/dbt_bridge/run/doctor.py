@@ -1,20 +1,20 @@
 """Every connection, privilege and setting that a project needs, looked at; each fault with what mends it.
 
-Like `run`, the doctor knows all rooms: it asks the same functions that a run would ask, so that what it says is what a
-run would find. It writes nothing that stays.
+It asks the same functions that a run would ask, so that what it says is what a run would find. It writes nothing that
+stays.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 
@@ -22,8 +22,9 @@ from dbt_bridge.arrow.type_names import apply_overrides
 from dbt_bridge.contracts.change_feed import DeclaredTable
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
 from dbt_bridge.contracts.origin import Origin
-from dbt_bridge.deliver.gate import unknown_columns
-from dbt_bridge.errors import BridgeError
+from dbt_bridge.deliver.gate import refuse_unknown_columns
+from dbt_bridge.errors import BridgeError, require_extra
+from dbt_bridge.nouns.outcome import Outcome, rows_to_arrow
 from dbt_bridge.nouns.project import Delivery, LandingSource, Project
 from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
 from dbt_bridge.nouns.table import Column, Table, TableName
@@ -52,7 +53,24 @@ class Finding:
     mend: str = ""
 
 
-def examined(load: Callable[[], Project]) -> Iterator[Finding]:
+class Findings(Outcome, tuple[Finding, ...]):
+    """What the doctor found, in the order in which it looked."""
+
+    __slots__ = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return tuple(f"{finding.subject}: {finding.what}" for finding in self if finding.status == "fault")
+
+    def document(self) -> dict[str, Any]:
+        return self._document(checks=[asdict(finding) for finding in self])
+
+    def to_arrow(self) -> pa.Table:
+        """Columns subject, status (ok, note, fault), what, mend: texts."""
+        return rows_to_arrow(Finding, self)
+
+
+def stream_findings(load: Callable[[], Project]) -> Iterator[Finding]:
     """Look at everything, one finding at a time.
 
     Args:
@@ -62,14 +80,14 @@ def examined(load: Callable[[], Project]) -> Iterator[Finding]:
     try:
         project = load()
     except BridgeError as error:
-        yield _fault("dbt project", error)
+        yield _make_fault("dbt project", error)
         return
     yield Finding("dbt project", "ok", f"{project.name}: dbt parses it, and its profile is complete")
     yield from _secrets(project.root)
     try:
         warehouse = open_warehouse(project.warehouse, project_root=project.root)
     except BridgeError as error:
-        yield _fault(f"warehouse ({project.warehouse.adapter})", error)
+        yield _make_fault(f"warehouse ({project.warehouse.adapter})", error)
         return
     with closing(warehouse):
         yield _writable(f"warehouse ({project.warehouse.adapter})", warehouse, AUDIT_SCHEMA)
@@ -81,7 +99,7 @@ def examined(load: Callable[[], Project]) -> Iterator[Finding]:
             yield from _reconciliations(project, warehouse)
 
 
-def print_findings(findings: Iterator[Finding], out: IO[str]) -> list[Finding]:
+def print_findings(findings: Iterable[Finding], out: IO[str]) -> Findings:
     """Print each as it is found; answers all of them."""
     from rich.console import Console
 
@@ -96,10 +114,10 @@ def print_findings(findings: Iterator[Finding], out: IO[str]) -> list[Finding]:
             console.print(f"      -> {finding.mend}", markup=False)
     faults = sum(finding.status == "fault" for finding in found)
     console.print("all is well" if not faults else f"{faults} fault{'s' * (faults > 1)}", markup=False)
-    return found
+    return Findings(found)
 
 
-def _fault(subject: str, error: BridgeError) -> Finding:
+def _make_fault(subject: str, error: BridgeError) -> Finding:
     return Finding(subject, "fault", error.what, error.mend)
 
 
@@ -147,7 +165,7 @@ def _writable(subject: str, destination: Destination, schema: str) -> Finding:
     try:
         destination.preview(Load(table, "replace", "doctor"), table.arrow_schema.empty_table().to_reader())
     except BridgeError as error:
-        return _fault(subject, error)
+        return _make_fault(subject, error)
     return Finding(subject, "ok", f"reachable, and its schema {schema} is writable")
 
 
@@ -166,11 +184,11 @@ def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
                 subject = f"origin {name}"
                 origin = opened.enter_context(open_origin(name, project_root=project.root))
             except BridgeError as error:
-                yield _fault(subject, error)
+                yield _make_fault(subject, error)
                 continue
             yield from _origin(sources, origin, destination, project)
             for source in sources:
-                yield from _followed(source, origin, project.root)
+                yield from _check_capture(source, origin, project.root)
             place = f"destination {landing}" if landing else f"warehouse ({project.warehouse.adapter})"
             for schema in dict.fromkeys(source.landing_schema for source in sources):
                 yield _writable(f"{place}, schema {schema}", destination, schema)
@@ -178,17 +196,16 @@ def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
 
 def _reconciliations(project: Project, warehouse: Ledger) -> Iterator[Finding]:
     """Legacy systems answer, and the columns that the YAML names are there."""
-    from dbt_bridge import run
-
     try:
-        each = run.looked_at(project, warehouse)
+        with require_extra("verify", "comparing rows"):
+            from dbt_bridge.prove.reconcile import looked_at
     except BridgeError as error:  # the verify extra is not installed
-        yield _fault("reconcile", error)
+        yield _make_fault("reconcile", error)
         return
-    for declared, found in each:
+    for declared, found in looked_at(project, warehouse):
         subject = f"{declared.node}, reconcile"
         if isinstance(found, BridgeError):
-            yield _fault(subject, found)
+            yield _make_fault(subject, found)
         else:
             yield Finding(subject, "ok", f"{declared.legacy}: {found}")
 
@@ -200,7 +217,7 @@ def _origin(
     try:
         count = {source.origin_schema: len(origin.tables(source.origin_schema)) for source in sources}
     except BridgeError as error:
-        yield _fault(subject, error)
+        yield _make_fault(subject, error)
         return
     schemas = ", ".join(f"{schema or 'its default schema'} has {n} tables" for schema, n in count.items())
     yield Finding(subject, "ok", f"reachable; {schemas}")
@@ -220,7 +237,7 @@ def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
         if table.replication == "incremental" and table.cursor:
             origin.newest(described.table.name, table.cursor)
     except BridgeError as error:
-        return _fault(subject, error)
+        return _make_fault(subject, error)
     absent = [name for name in table.primary_key if described.table.column(name) is None]
     if absent:
         what = f"{described.table.name} has no column {absent[0]!r}, which primary_key names"
@@ -235,7 +252,7 @@ def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
     return Finding(subject, "ok", f"readable, {len(landed)} columns, key {', '.join(key) or 'none'}")
 
 
-def _followed(source: LandingSource, origin: Origin, root: Path) -> Iterator[Finding]:
+def _check_capture(source: LandingSource, origin: Origin, root: Path) -> Iterator[Finding]:
     """What change capture needs of the origin; of all tables of the source that have it, as they move together."""
     try:
         every = wanted_tables(source, origin, lambda _: True, "doctor")
@@ -262,7 +279,7 @@ def _followed(source: LandingSource, origin: Origin, root: Path) -> Iterator[Fin
             for found in changes.check_readiness(known):
                 yield Finding(f"origin {source.origin}, {found.subject}", found.status, found.what, found.mend)
     except BridgeError as error:
-        yield _fault(subject, error)
+        yield _make_fault(subject, error)
 
 
 def _delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> Iterator[Finding]:
@@ -275,8 +292,8 @@ def _delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> Iterat
             what = f"{delivery.relation_schema}.{delivery.relation_name} is not built yet"
             yield Finding(subject, "note", what, "dbt-bridge build")
             return
-        unknown_columns(delivery, [column.name for column in relation.columns])
+        refuse_unknown_columns(delivery, [column.name for column in relation.columns])
     except BridgeError as error:
-        yield _fault(subject, error)
+        yield _make_fault(subject, error)
         return
     yield Finding(subject, "ok", f"its model is built, and has the columns that {delivery.write_disposition} needs")

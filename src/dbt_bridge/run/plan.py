@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
+from dbt_bridge.nouns.outcome import Outcome, rows_to_arrow
+
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from dbt_bridge.nouns.project import (
         Delivery,
         LandingSource,
@@ -65,7 +69,16 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class _Step:
+    """A line of the plan as a row."""
+
+    step: str
+    node: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Outcome):
     """The steps of a build, and what `reconcile` compares."""
 
     project: str
@@ -78,11 +91,26 @@ class Plan:
     def is_empty(self) -> bool:
         return not (self.landings or self.nodes or self.deliveries or self.reconciliations)
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return ()
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def document(self) -> dict[str, Any]:
+        return self._document(plan=self.as_json())
 
-def planned(project: Project) -> Plan:
+    def to_arrow(self) -> pa.Table:
+        """A row for each thing to do, in order: step (land, build, deliver, reconcile), node, what; all texts."""
+        rows = [("land", one.node, _landing_line(one)) for one in self.landings]
+        rows += [("build", one.unique_id, _node_line(one)) for one in self.nodes]
+        rows += [("deliver", one.node, _delivery_line(one)) for one in self.deliveries]
+        rows += [("reconcile", one.node, _comparison_line(one)) for one in self.reconciliations]
+        return rows_to_arrow(_Step, [_Step(*row) for row in rows])
+
+
+def make_plan(project: Project) -> Plan:
     """The plan of a project's selection."""
     from dbt_bridge.project.selection import list_build_order
 
@@ -169,11 +197,14 @@ def print_plan(plan: Plan, out: IO[str]) -> None:
     others = [one for one in plan.reconciliations if not one.required]
     steps = [
         (f"land {_tables(plan.landings)}", [_landing_line(one) for one in plan.landings]),
-        (f"dbt build: {_counted(len(plan.nodes), 'node')}", [_node_line(one) for one in plan.nodes]),
-        (f"deliver {_counted(len(plan.deliveries), 'exposure')}", [_delivery_line(one) for one in plan.deliveries]),
+        (f"dbt build: {_count(len(plan.nodes), 'node')}", [_node_line(one) for one in plan.nodes]),
+        (
+            f"deliver {_count(len(plan.deliveries), 'exposure')}",
+            [_delivery_line(one) for one in plan.deliveries],
+        ),
     ]
     if required:
-        steps.insert(2, (f"reconcile {_counted(len(required), 'model')}", [_comparison_line(one) for one in required]))
+        steps.insert(2, (f"reconcile {_count(len(required), 'model')}", [_comparison_line(one) for one in required]))
     titled = [(f"{number}. {title}", lines) for number, (title, lines) in enumerate(steps, 1)]
     if others:
         titled.append(("only with dbt-bridge reconcile", [_comparison_line(one) for one in others]))
@@ -186,8 +217,8 @@ def print_plan(plan: Plan, out: IO[str]) -> None:
 
 def _tables(landings: tuple[Landing, ...]) -> str:
     every = sum(landing.node.endswith(".*") for landing in landings)
-    declared = _counted(len(landings) - every, "table")
-    return f"{declared}, and all others of {_counted(every, 'schema')}" if every else declared
+    declared = _count(len(landings) - every, "table")
+    return f"{declared}, and all others of {_count(every, 'schema')}" if every else declared
 
 
 def _landing_line(landing: Landing) -> str:
@@ -205,20 +236,20 @@ def _landing_line(landing: Landing) -> str:
 
 
 def _node_line(node: BuildNode) -> str:
-    tests = f", then {_counted(len(node.tests), 'test')}" if node.tests else ""
+    tests = f", then {_count(len(node.tests), 'test')}" if node.tests else ""
     made = f" ({node.materialized})" if node.materialized != node.kind else ""
     return f"{node.kind} {node.name}{made}{tests}"
 
 
 def _comparison_line(comparison: Comparison) -> str:
-    metrics = [_counted(len(comparison.metrics), "metric")] if comparison.metrics else []
+    metrics = [_count(len(comparison.metrics), "metric")] if comparison.metrics else []
     compared = f" ({', '.join([*comparison.levels, *metrics])})" if comparison.levels else ""
     return f"{_short(comparison.node)}: against {comparison.legacy}{compared}"
 
 
 def _delivery_line(delivery: Outgoing) -> str:
     by = f" by {', '.join(delivery.primary_key)}" if delivery.write_disposition == "merge" else ""
-    gates = f"{_counted(len(delivery.models), 'node')} and {_counted(len(delivery.gates), 'test')}"
+    gates = f"{_count(len(delivery.models), 'node')} and {_count(len(delivery.gates), 'test')}"
     return (
         f"{_short(delivery.node)}: {_short(delivery.model)} -> {delivery.destination}: {delivery.table} "
         f"({delivery.write_disposition}{by}; when {gates} pass)"
@@ -229,5 +260,5 @@ def _short(unique_id: str) -> str:
     return unique_id.split(".", 2)[-1]
 
 
-def _counted(number: int, noun: str) -> str:
+def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

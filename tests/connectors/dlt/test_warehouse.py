@@ -25,7 +25,7 @@ from dbt_bridge.nouns.project import (
 from dbt_bridge.nouns.table import Table, TableName
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.project.destinations import open_warehouse
-from dbt_bridge.run import Options, sync
+from dbt_bridge.run.sync import SyncOptions, sync
 
 
 @pytest.fixture
@@ -98,11 +98,11 @@ def test_a_sync_lands_incrementally_through_dlt(
         defaults=defaults,
     )
     project = Project(tmp_path, "shop", WarehouseProfile("redshift", "d", "s", 1, {}), (source,), ())
-    sync(project, Options(), Silent())
+    sync(project, SyncOptions(), Silent())
     origin.execute("UPDATE orders SET note = 'B', version = 3 WHERE id = 2")
     origin.execute("INSERT INTO orders VALUES (3, 'c', 4)")
 
-    (receipt,) = sync(project, Options(), Silent())
+    (receipt,) = sync(project, SyncOptions(), Silent())
 
     assert (receipt.status, receipt.rows_inserted, receipt.rows_updated) == ("success", 1, 1), receipt.error
     assert (receipt.checkpoint_from, receipt.checkpoint_to) == ("2", "4")

@@ -17,7 +17,7 @@ from dbt_bridge.nouns.project import (
     WarehouseProfile,
 )
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run import Options, sync
+from dbt_bridge.run.sync import SyncOptions, sync
 
 if TYPE_CHECKING:
     from tests.connectors.conftest import MariaDatabase
@@ -57,7 +57,7 @@ def test_one_refused_table_fails_alone(
         every_table=True,
     )
 
-    receipts = sync(Project(tmp_path, "shop", warehouse, (source,), ()), Options(threads=4), Silent())
+    receipts = sync(Project(tmp_path, "shop", warehouse, (source,), ()), SyncOptions(threads=4), Silent())
 
     failed = [r for r in receipts if r.status == "failed"]
     assert [(r.table_name, r.rows_loaded) for r in failed] == [("landing.t2", 0)]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import BOUNDS, FULL_REFRESH, OPTIONS, OUTPUT, dbt_options, output_of, run_options, takes
-
-if TYPE_CHECKING:
-    from dbt_bridge.project.invoke import BuildResult
+from dbt_bridge.cli.options import BOUNDS, FULL_REFRESH, OPTIONS, OUTPUT, open_given, output_of, takes
 
 
 @cli.command(short_help="Land, run `dbt build`, deliver what passed.")
@@ -30,22 +26,13 @@ def build(verify: bool, **given: Any) -> int:
       dbt-bridge build --select source:shop.orders+ --target prod
       dbt-bridge build --verify
     """
-    output, options = output_of(given), dbt_options(given)
-    from dbt_bridge import run
-    from dbt_bridge.project.invoke import build as dbt_build
-    from dbt_bridge.project.load import load_project
-
-    project = load_project(options)
-    built: list[BuildResult] = []
-
-    def run_dbt() -> tuple[dict[str, str], bool]:
-        built.append(dbt_build(project.options, project.manifest, to_stderr=output.as_json, quiet=output.quiet))
-        return built[0].statuses, built[0].success
-
+    output = output_of(given)
     with output.reporter() as progress:
-        outcome = run.build(project, run_dbt, replace(run_options(options, given), verify=verify), progress)
-    # `--empty` and `--sample` come from dbt's environment: what they held back was meant to be delivered.
-    partial = bool(built and built[0].partial) and any(receipt.status == "skipped" for receipt in outcome.receipts)
-    return output.result(
-        outcome.receipts, ok=outcome.ok and not partial, dbt=built[0] if built else None, parities=outcome.parities
-    )
+        outcome = open_given(given, progress).build(
+            verify=verify,
+            full_refresh=given["full_refresh"],
+            until_lsn=given["until_lsn"],
+            max_seconds=given["max_seconds"],
+            dbt_output=not output.quiet,
+        )
+    return output.outcome(outcome, outcome.parities)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, run_options, takes
-
-if TYPE_CHECKING:
-    pass
+from dbt_bridge.cli.options import OPTIONS, OUTPUT, open_given, output_of, takes
 
 
 @cli.command(short_help="Deliver the exposures (reverse ETL).")
@@ -24,15 +21,7 @@ def deliver(dry_run: bool, **given: Any) -> int:
       dbt-bridge deliver --dry-run
       dbt-bridge deliver --select exposure:crm_segments
     """
-    output, options = output_of(given), dbt_options(given)
-    from dbt_bridge import run
-    from dbt_bridge.project.invoke import read_last_statuses
-    from dbt_bridge.project.load import load_project
-
-    project = load_project(options)
-    statuses = read_last_statuses(project)
+    output = output_of(given)
     with output.reporter() as progress:
-        parities, unproven = run.reconciled(project, statuses, progress, for_deliveries=True)
-        how = run_options(options, dry_run=dry_run)
-        receipts = run.deliver(project, statuses, how, progress, unproven=unproven)
-    return output.result(receipts, ok=all(r.status == "success" for r in receipts), parities=parities)
+        outcome = open_given(given, progress).deliver(dry_run=dry_run)
+    return output.outcome(outcome, outcome.parities)

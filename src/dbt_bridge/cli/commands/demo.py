@@ -11,7 +11,7 @@ import click
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import DEBUG, JSON, takes
 from dbt_bridge.cli.output import FAILED, Output
-from dbt_bridge.errors import MissingExtra
+from dbt_bridge.errors import require_extra
 
 
 @cli.command(short_help="See it work, with a PostgreSQL of its own.")
@@ -40,12 +40,8 @@ def demo(directory: Path, scale: float, *, keep: bool, as_json: bool, debug: boo
       dbt-bridge demo
       dbt-bridge demo --dir /tmp/shop --scale 5 --keep
     """
-    try:
+    with require_extra("demo", "the demo"):
         from dbt_bridge.demo.run import demo as run_demo
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").startswith("dbt_bridge"):
-            raise
-        raise MissingExtra("demo", "the demo") from missing
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         shown = run_demo(directory, scale, keep=keep)
     if as_json:

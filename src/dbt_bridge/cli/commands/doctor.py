@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, takes
+from dbt_bridge.cli.options import OPTIONS, OUTPUT, open_given, output_of, takes
 from dbt_bridge.cli.output import FAILED
 
 
@@ -20,17 +20,13 @@ def doctor(**given: Any) -> int:
       dbt-bridge doctor
       dbt-bridge doctor --target prod --json
     """
-    output, options = output_of(given), dbt_options(given)
-    from dataclasses import asdict
+    output = output_of(given)
+    from dbt_bridge.run.doctor import Findings, print_findings
 
-    from dbt_bridge.project.load import load_project
-    from dbt_bridge.run.doctor import examined, print_findings
-
-    findings = examined(lambda: load_project(options))
-    found = list(findings) if output.as_json or output.quiet else print_findings(findings, sys.stdout)
-    faults = [finding for finding in found if finding.status == "fault"]
+    findings = open_given(given).stream_findings()
+    found = Findings(findings) if output.as_json or output.quiet else print_findings(findings, sys.stdout)
     if output.as_json:
-        output.document(status="failed" if faults else "success", checks=[asdict(finding) for finding in found])
+        output.document(**found.document())
     elif output.quiet:
-        print_findings(iter(faults), sys.stderr)
-    return FAILED if faults else 0
+        print_findings((finding for finding in found if finding.status == "fault"), sys.stderr)
+    return 0 if found.ok else FAILED

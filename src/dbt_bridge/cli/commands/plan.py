@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from dbt_bridge.cli.comparison_output import SELECTING, about, as_given
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, takes
+from dbt_bridge.cli.options import OPTIONS, OUTPUT, open_given, output_of, takes
 
 
 @cli.command(short_help="Show what `build` would do, in order.")
@@ -22,16 +21,15 @@ def plan(**given: Any) -> int:
       dbt-bridge plan
       dbt-bridge plan --select source:shop.orders+ --json
     """
-    output, options = output_of(given), dbt_options(given)
-    from dbt_bridge.project.load import load_project
-    from dbt_bridge.run.plan import planned, print_plan
+    output, project = output_of(given), open_given(given)
+    from dbt_bridge.run.plan import print_plan
+    from dbt_bridge.run.selected_nothing import SELECTING, format_selection
 
-    project = load_project(options)
-    found = planned(project)
+    found = project.plan()
     if output.as_json:
-        output.document(plan=found.as_json())
+        output.document(**found.document())
     else:
         print_plan(found, sys.stdout)
-    if found.is_empty and (options.select or options.exclude):
-        click.echo(f"{as_given(about(project))} leaves nothing\n  -> {SELECTING}", err=True)
+    if found.is_empty and (selection := format_selection(project.options)):
+        click.echo(f"{selection} leaves nothing\n  -> {SELECTING}", err=True)
     return 0

@@ -6,19 +6,9 @@ from typing import Any
 
 import click
 
-from dbt_bridge.cli.comparison_output import (
-    FOUND,
-    METHOD,
-    REPLACING,
-    REPORT,
-    SHOW,
-    Told,
-    about,
-    shown,
-    told,
-)
+from dbt_bridge.cli.comparison_output import make_presentation, present
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
+from dbt_bridge.cli.options import FOUND, METHOD, OPTIONS, REPORT, SHOW, count_shown, open_given, output_of, takes
 
 
 @cli.command(short_help="Compare models with what they replace.")
@@ -40,15 +30,8 @@ def reconcile(*, level: str | None, method: str, **given: Any) -> int:
       dbt-bridge reconcile --select fct_orders --report orders.html
       dbt-bridge reconcile --level counts --json
     """
-    output, options = output_of(given), dbt_options(given)
-    from dbt_bridge import run
-    from dbt_bridge.project.load import load_project
-
-    project = load_project(options)
-    asked: Any = {"level": level, "method": method}
+    output = output_of(given)
+    how: Any = {"level": level, "method": method, "shown": count_shown(given)}
     with output.reporter() as progress:
-        parities = run.reconcile(project, run.ReconcileOptions(shown=shown(given), **asked), progress)
-    return told(
-        parities,
-        Told(output, f"Reconciliation of {project.name}", REPLACING, about(project), given["report"], given["show"]),
-    )
+        outcome = open_given(given, progress).reconcile(**how)
+    return present(outcome, make_presentation(output, "Reconciliation", outcome.project, given))

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from dbt_bridge.cli.comparison_output import (
-    MOVED,
-    about,
-    nothing_compared,
-    told_at_the_end,
-)
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, takes
+from dbt_bridge.cli.options import OPTIONS, OUTPUT, open_given, output_of, takes
 from dbt_bridge.cli.output import FAILED
-from dbt_bridge.errors import UsageError
-
-if TYPE_CHECKING:
-    from dbt_bridge.nouns.project import Project
 
 
 class Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.3
@@ -33,16 +23,6 @@ class Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
         if not 0 <= share <= 1:
             self.fail(f"{value!r} is not a share like 5% or 0.05", param, ctx)
         return share
-
-
-def _last_statuses(project: Project) -> dict[str, str]:
-    """As the last `dbt build` left the models; nothing is known of them where dbt has not run."""
-    from dbt_bridge.project.invoke import read_last_statuses
-
-    try:
-        return read_last_statuses(project) if project.deliveries else {}
-    except UsageError:
-        return {}
 
 
 @cli.command(short_help="Copy only the rows again that differ.")
@@ -66,34 +46,22 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
       dbt-bridge repair --select source:shop.orders
       dbt-bridge repair --select source:shop.orders --max-share 5%
     """
-    output, options = output_of(given), dbt_options(given)
-    from dbt_bridge.project.load import load_project
-
-    project = load_project(options)
-    from dbt_bridge import run
-
-    how = run.RepairOptions(max_share=max_share, dry_run=dry_run, threads=options.threads)
+    output = output_of(given)
     with output.reporter() as progress:
-        done = run.repair(project, how, progress, _last_statuses(project))
-    if not done.parities:
-        raise nothing_compared(MOVED, about(project))
+        outcome = open_given(given, progress).repair(max_share=max_share, dry_run=dry_run)
     if output.as_json:
-        output.document(
-            status="success" if done.ok else "failed",
-            parity=[parity.as_json() for parity in done.parities],
-            before=[parity.as_json() for parity in done.before.values()],
-            receipts=[receipt.as_json() for receipt in done.receipts],
-        )
+        output.document(**outcome.document())
     elif output.quiet:
-        from dbt_bridge.observe.progress import by_error
+        from dbt_bridge.observe.progress import group_by_error
 
-        for error, tables in by_error(done.errors).items():
+        for error, tables in group_by_error(outcome.repaired.errors).items():
             click.echo(f"{', '.join(tables)}: {error}", err=True)
     else:
         from dbt_bridge.observe.progress import print_summary
+        from dbt_bridge.verify.report.terminal import ReportOptions, print_parities
 
-        print_summary(done.receipts)
-        told_at_the_end(done.parities)
-        if dry_run and done.receipts and done.ok:
+        print_summary(outcome.receipts)
+        print_parities(outcome.parities, shown=ReportOptions(commands=False))  # the receipts have said what to run next
+        if dry_run and outcome.receipts and outcome.ok:
             click.echo("nothing was repaired; the same command without --dry-run does it", err=True)
-    return 0 if done.ok else FAILED
+    return 0 if outcome.ok else FAILED

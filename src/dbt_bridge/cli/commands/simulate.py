@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OUTPUT, Span, output_of, postgres_needed, takes
-from dbt_bridge.errors import UsageError, scrubbed
+from dbt_bridge.cli.options import OUTPUT, Span, output_of, takes
+from dbt_bridge.errors import UsageError, require_extra, scrubbed
 
 _DEMO = "dbt-bridge-demo"
 _MARK = ".dbt-bridge-demo.json"
@@ -63,19 +63,19 @@ def simulate(
       dbt-bridge simulate 5 5 5 --url postgresql://me:secret@localhost:5432/dev --tables 'public.*'
     """  # fmt: skip
     output = output_of(given)
-    with postgres_needed("simulate"):
+    with require_extra("postgres", "simulate"):
         from dbt_bridge.simulate.mix import Mix
         from dbt_bridge.simulate.mix import simulate as make
     seed = secrets.randbelow(1 << 31) if given["seed"] is None else given["seed"]
     mix = Mix(inserts, updates, deletes, given["rate"], given["seconds"], seed)
     mix.counts()
     if url is None:
-        url, is_demo = _origin(given["project_dir"])
+        url, is_demo = _find_origin(given["project_dir"])
         if not is_demo and not yes:
             if output.as_json:
                 raise UsageError("this is no demo's database, and with --json nothing can be asked", mend="add --yes")
             click.confirm(f"Write {inserts + updates + deletes} transactions to {scrubbed(url)}?", abort=True, err=True)
-    made = make(url, mix, tables, _bar(silent=output.as_json or output.quiet))
+    made = make(url, mix, tables, _make_bar(silent=output.as_json or output.quiet))
     if output.as_json:
         output.document(simulated={**made.as_json(), "seed": seed})
     elif not output.quiet:
@@ -89,7 +89,7 @@ def simulate(
     return 0
 
 
-def _origin(folder: Path | None) -> tuple[str, bool]:
+def _find_origin(folder: Path | None) -> tuple[str, bool]:
     """The URL of the demo's database, or of the only Postgres origin of the project; and whether it is the demo's."""
     from dbt_bridge.project.load import nearest_project
     from dbt_bridge.project.origins import configured_origins, origin_settings
@@ -107,8 +107,8 @@ def _origin(folder: Path | None) -> tuple[str, bool]:
     return settings.with_drivername("postgresql"), (root / _MARK).is_file()
 
 
-def _bar(*, silent: bool) -> Callable[[int, int], None]:
-    """Tells how far it is, on a terminal."""
+def _make_bar(*, silent: bool) -> Callable[[int, int], None]:
+    """Shows how far it is, on a terminal."""
     if silent or not sys.stderr.isatty():
         return lambda done, of: None
 

@@ -9,12 +9,13 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, OUTPUT, dbt_options, output_of, takes
+from dbt_bridge.cli.options import OPTIONS, OUTPUT, open_given, output_of, takes
 from dbt_bridge.cli.output import FAILED
 from dbt_bridge.errors import UsageError
 
 if TYPE_CHECKING:
     from dbt_bridge.cdc.slots import Dropped, SlotReport
+    from dbt_bridge.nouns.project import LandingSource
 
 
 @cli.group(invoke_without_command=True, short_help="Show what the origins keep for this project.")
@@ -33,19 +34,13 @@ def slots(**given: Any) -> int:
     """
     if click.get_current_context().invoked_subcommand is not None:
         return 0
-    output, chosen = output_of(given), dbt_options(given)
-    from dbt_bridge.project.load import load_project
-
-    project = load_project(chosen)
-    from dbt_bridge.cdc.slots import reports
-
-    found = reports(project)
-    faults = any(report.is_fault for report in found)
+    output = output_of(given)
+    found = open_given(given).slots()
     if output.as_json:
-        output.document(status="failed" if faults else "success", slots=[report.as_json() for report in found])
+        output.document(**found.document())
     elif not output.quiet:
         print_reports(found, sys.stdout)
-    return FAILED if faults else 0
+    return 0 if found.ok else FAILED
 
 
 @slots.command(short_help="Give up slots, with their publications.")
@@ -62,28 +57,25 @@ def drop(name: str | None, *, yes: bool, **given: Any) -> int:
       dbt-bridge slots drop
       dbt-bridge slots drop dbt_bridge_shop_shop_dev --yes
     """
-    output, chosen = output_of(given), dbt_options(given)
-    from dbt_bridge.project.load import load_project
+    output = output_of(given)
 
-    project = load_project(chosen)
-    from dbt_bridge.cdc.slots import drop as drop_all
-    from dbt_bridge.cdc.slots import named
-
-    sources = named(project, name)
-    if not sources:
-        raise UsageError("no source of this project has replication: cdc, so it has no slots", mend="dbt-bridge plan")
-    if not yes:
+    def confirm(sources: Sequence[LandingSource]) -> None:
+        if yes:
+            return
         if output.as_json:
             raise UsageError("with --json nothing can be asked", mend="add --yes")
         for source in sources:
             click.echo(f"{source.slot} (source {source.name}, origin {source.origin}), its publications, and how far")
             click.echo("  the source's tables had come: the next sync copies them anew")
         click.confirm("Drop?", abort=True)
-    dropped: list[Dropped] = []
-    for one in drop_all(project, sources):
-        dropped.append(one)
+
+    def report(dropped: Dropped) -> None:
         if not output.as_json and not output.quiet:
-            click.echo(_told(one))
+            click.echo(_format_dropped(dropped))
+
+    dropped = open_given(given).drop_slots(name, confirm=confirm, report=report)
+    if not dropped:
+        raise UsageError("no source of this project has replication: cdc, so it has no slots", mend="dbt-bridge plan")
     if output.as_json:
         output.document(dropped=[one.as_json() for one in dropped])
     return 0
@@ -121,7 +113,7 @@ def print_reports(found: Sequence[SlotReport], out: IO[str]) -> None:
             console.print(f"  -> {one.mend}", markup=False, soft_wrap=True)
 
 
-def _told(dropped: Dropped) -> str:
+def _format_dropped(dropped: Dropped) -> str:
     what = f"slot {dropped.slot}" if dropped.slot else "no slot, as there was none"
     publications = f", publications {', '.join(dropped.publications)}" if dropped.publications else ""
     return f"{dropped.source}: dropped {what}{publications}; {len(dropped.nodes)} tables will be copied anew"

@@ -5,34 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import (
-    DEBUG,
-    FULL_REFRESH,
-    MAX_SECONDS,
-    OPTIONS,
-    Span,
-    dbt_options,
-    output_of,
-    takes,
-)
-from dbt_bridge.cli.output import Output
+from dbt_bridge.cli.options import DEBUG, FULL_REFRESH, MAX_SECONDS, OPTIONS, Span, open_given, output_of, takes
 
 if TYPE_CHECKING:
-    from dbt_bridge.nouns.project import Project
-    from dbt_bridge.observe.stream_progress import (
-        Watcher,
-        WatchLines,
-        WatchLive,
-        WatchSilent,
-    )
+    from dbt_bridge.observe.stream_progress import Watcher
 
 
 @cli.command(short_help="Follow the cdc sources until stopped.")
@@ -68,74 +51,42 @@ def stream(*, with_build: bool, every: float, metrics_port: int | None, metrics_
       dbt-bridge stream --build --every 10s
       dbt-bridge stream --metrics-port 9187 --json
     """  # fmt: skip
-    output, chosen = output_of(given), dbt_options(given)
-    from dbt_bridge.observe.stream_progress import Watches, WatchJson, watcher
-    from dbt_bridge.project.load import load_project
+    output = output_of(given)
+    prepared = open_given(given).prepare_stream(
+        every=every, build=with_build, full_refresh=given["full_refresh"], max_seconds=given["max_seconds"]
+    )
+    from dbt_bridge.observe.stream_progress import Watches, WatchJson, make_watcher
 
-    project = load_project(chosen)
-    from dbt_bridge.cdc.stream import stream as follow
-    from dbt_bridge.cdc.stream_connection import StreamOptions
-
-    options = StreamOptions(every, chosen.full_refresh, chosen.threads, given.get("max_seconds"))
-    person = watcher(sys.stderr, silent=output.as_json or output.quiet)
-    watches: list[Watcher] = [person]
+    watches: list[Watcher] = [make_watcher(sys.stderr, silent=output.as_json or output.quiet)]
     if output.as_json:
         watches.append(WatchJson(sys.stdout))
     if metrics_port is not None:
         from dbt_bridge.observe.prometheus import Metrics
 
         watches.append(metrics := Metrics(metrics_port, metrics_address))
-    rebuild = rebuilding(project, output, person) if with_build else None
-    with stopped_by_signals() as stop, Watches(watches) as watch:
+    with stop_by_signals() as stop, output.reserved(), Watches(watches) as watch:
         if metrics_port is not None:
             watch.message(f"metrics are at {metrics.url}")
-        follow(project, options, watch, stop, rebuild)
+        prepared.run(watch, stop)
     if not output.as_json and not output.quiet:
         click.echo("stopped: what was committed stays, and the next run goes on from there", err=True)
     return 0
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[threading.Event]:
+def stop_by_signals() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set; a second SIGINT is a KeyboardInterrupt."""
-    stop, asked = threading.Event(), threading.Event()
+    stop, signalled = threading.Event(), threading.Event()
 
-    def ask(signum: int, frame: object) -> None:
-        if asked.is_set() and signum == signal.SIGINT:
+    def set_stop(signum: int, frame: object) -> None:
+        if signalled.is_set() and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.set()
+        signalled.set()
         stop.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, set_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def rebuilding(
-    project: Project, output: Output, person: WatchSilent | WatchLines | WatchLive
-) -> Callable[[frozenset[str]], bool]:
-    """Builds what is downstream of changed source tables, within the user's own selection."""
-    from dbt_bridge.observe.stream_progress import WatchLive
-    from dbt_bridge.project.invoke import build as dbt_build
-    from dbt_bridge.project.selection import select_downstream
-
-    def rebuild(changed: frozenset[str]) -> bool:
-        assert project.manifest is not None, "the project was read by dbt"
-        options = select_downstream(project.options, project.manifest, changed)
-        if options is None:
-            return True
-        began = time.monotonic()
-        with person.aside() if isinstance(person, WatchLive) else nullcontext():
-            # dbt marks what it has compiled in the manifest, and would not inject ephemeral models a second time.
-            manifest = project.manifest.deepcopy()
-            built = dbt_build(options, manifest, to_stderr=output.as_json, quiet=True)
-        seconds = time.monotonic() - began
-        person.message(
-            f"dbt build: {len(built.nodes)} nodes, {'' if built.success else 'not '}all well, {seconds:.1f} s"
-        )
-        return built.success
-
-    return rebuild

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import BOUNDS, FULL_REFRESH, OPTIONS, OUTPUT, dbt_options, output_of, run_options, takes
-
-if TYPE_CHECKING:
-    pass
+from dbt_bridge.cli.options import BOUNDS, FULL_REFRESH, OPTIONS, OUTPUT, open_given, output_of, takes
 
 
 @cli.command(short_help="Land the sources in the warehouse.")
@@ -22,11 +19,9 @@ def sync(**given: Any) -> int:
       dbt-bridge sync --select source:shop.orders
       dbt-bridge sync --full-refresh --json
     """
-    output, options = output_of(given), dbt_options(given)
-    from dbt_bridge import run
-    from dbt_bridge.project.load import load_project
-
-    project = load_project(options)
+    output = output_of(given)
     with output.reporter() as progress:
-        receipts = run.sync(project, run_options(options, given), progress)
-    return output.result(receipts, ok=all(r.status == "success" for r in receipts))
+        outcome = open_given(given, progress).sync(
+            full_refresh=given["full_refresh"], until_lsn=given["until_lsn"], max_seconds=given["max_seconds"]
+        )
+    return output.outcome(outcome)

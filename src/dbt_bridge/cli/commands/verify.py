@@ -6,19 +6,9 @@ from typing import Any
 
 import click
 
-from dbt_bridge.cli.comparison_output import (
-    FOUND,
-    METHOD,
-    MOVED,
-    REPORT,
-    SHOW,
-    Told,
-    about,
-    shown,
-    told,
-)
+from dbt_bridge.cli.comparison_output import make_presentation, present
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, dbt_options, output_of, takes
+from dbt_bridge.cli.options import FOUND, METHOD, OPTIONS, REPORT, SHOW, count_shown, open_given, output_of, takes
 
 
 @cli.command(short_help="Prove that both ends hold the same rows.")
@@ -51,15 +41,8 @@ def verify(*, level: str, method: str, bound: str, **given: Any) -> int:
       dbt-bridge verify --level aggregates --json
       dbt-bridge verify --report parity.html
     """
-    output, options = output_of(given), dbt_options(given)
-    from dbt_bridge import run
-    from dbt_bridge.project.load import load_project
-
-    project = load_project(options)
-    asked: Any = {"level": level, "method": method}
-    how = run.VerifyOptions(bound=bound, shown=shown(given), threads=options.threads, **asked)
+    output = output_of(given)
+    how: Any = {"level": level, "method": method, "bound": bound, "shown": count_shown(given)}
     with output.reporter() as progress:
-        parities = run.verify(project, how, progress)
-    return told(
-        parities, Told(output, f"Verification of {project.name}", MOVED, about(project), given["report"], given["show"])
-    )
+        outcome = open_given(given, progress).verify(**how)
+    return present(outcome, make_presentation(output, "Verification", outcome.project, given))

@@ -1,0 +1,189 @@
+"""sync: the sources that a selection needs land in the warehouse."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+
+from dbt_bridge.contracts.destination import Destination, Ledger
+from dbt_bridge.errors import BridgeError, MissingExtra, UsageError
+from dbt_bridge.nouns import receipt as record
+from dbt_bridge.nouns.project import LandingSource, Project
+from dbt_bridge.nouns.receipt import Receipt, new_load_id
+from dbt_bridge.nouns.table import TableName
+from dbt_bridge.observe.progress import Progress
+from dbt_bridge.project.destinations import open_destination, open_warehouse
+from dbt_bridge.project.origins import find_change_source, open_origin
+from dbt_bridge.sync.landing import Ends, Wanted, land, wanted_tables
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOptions:
+    """How sources land.
+
+    Attributes:
+        full_refresh: copy every table anew, whatever its checkpoint says.
+        threads: tables that move at once; None for the dbt profile's number.
+        until_lsn: where cdc sources stop, as their origin writes a position; None for where its log ends when they
+            start.
+        max_seconds: after which cdc sources stop at the next commit; None for no bound.
+    """
+
+    full_refresh: bool = False
+    threads: int | None = None
+    until_lsn: str | None = None
+    max_seconds: float | None = None
+
+
+def sync(project: Project, options: SyncOptions, progress: Progress, *, load_id: str | None = None) -> list[Receipt]:
+    """Land the needed tables. All tables of one origin come from one moment and become visible together.
+
+    Raises:
+        UsageError: an origin or a destination is not configured, or two tables land in one; nothing was moved.
+    """
+    load_id = load_id or new_load_id()
+    sources = [source for source in project.sources if project.needs_source(source)]
+    if not sources:
+        return []
+    by_ends: dict[tuple[str, str | None], list[LandingSource]] = defaultdict(list)
+    for source in sources:
+        by_ends[source.origin, source.destination].append(source)
+    _check_declarations(project, sources, load_id)
+    _check_bound(project, sources, options.until_lsn)
+    receipts: list[Receipt] = []
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+        run = _Run(project, options, load_id, warehouse, progress)
+        for group in by_ends.values():
+            receipts += _sync_group(run, group)
+    return receipts
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all sources of one sync share."""
+
+    project: Project
+    options: SyncOptions
+    load_id: str
+    warehouse: Ledger
+    progress: Progress
+
+    @property
+    def threads(self) -> int:
+        return self.options.threads or self.project.warehouse.threads
+
+
+def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
+    """Sources with the same origin and destination."""
+    root, name = run.project.root, sources[0].destination
+    try:
+        destination: Destination = open_destination(name, project_root=root) if name else run.warehouse
+    except UsageError:
+        raise
+    except BridgeError as error:
+        return _fail_all(run, sources, error)
+    try:
+        with open_origin(sources[0].origin, project_root=root) as origin:
+            wanted = [w for s in sources for w in wanted_tables(s, origin, run.project.needs, run.load_id)]
+            _refuse_doubles(wanted)
+            ends = Ends(origin, destination, run.warehouse)
+            copied = [w for w in wanted if w.table.replication != "cdc"]
+            receipts: list[Receipt] = []
+            if copied:
+                _stop_following(run.warehouse, copied)
+                receipts = land(ends, copied, run.progress, full_refresh=run.options.full_refresh, threads=run.threads)
+            if len(copied) < len(wanted):
+                receipts += _catch_up(run, sources, ends)
+            return receipts
+    except UsageError:
+        raise
+    except BridgeError as error:
+        return _fail_all(run, sources, error)
+    finally:
+        if destination is not run.warehouse:
+            destination.close()
+
+
+def _stop_following(ledger: Ledger, wanted: Sequence[Wanted]) -> None:
+    """Tables that were followed and land otherwise now are newer than their LSN: to be followed again is a new copy."""
+    nodes = {item.table.node for item in wanted}
+    points = [point for point in ledger.checkpoints() if point.slot and point.node in nodes and point.stands]
+    if points:
+        ledger.save([point.put_aside("it landed without cdc since") for point in points], [])
+
+
+def _catch_up(run: _Run, sources: Sequence[LandingSource], ends: Ends) -> list[Receipt]:
+    """The cdc tables, each source through its own log."""
+    from dbt_bridge.cdc.capture import Bounds, CaptureOptions, open_capture
+
+    options = CaptureOptions(run.load_id, run.options.full_refresh, run.threads)
+    receipts: list[Receipt] = []
+    for source in sources:
+        capture = open_capture(run.project, source, ends, options, run.progress)
+        if capture is not None:
+            with capture:
+                try:
+                    with capture.changes.share_landing():
+                        receipts += capture.catch_up(Bounds(run.options.until_lsn, run.options.max_seconds))
+                except UsageError:
+                    raise
+                except BridgeError as error:  # of this source alone
+                    receipts += capture.fail(error)
+    return receipts
+
+
+def _check_declarations(project: Project, sources: Sequence[LandingSource], load_id: str) -> None:
+    """An origin that is not configured, or two declarations of one landing table, must not leave half a sync."""
+    for origin in {source.origin for source in sources}:
+        with suppress(MissingExtra):  # the receipts of its tables report it
+            open_origin(origin, project_root=project.root)
+    for destination in {source.destination for source in sources}:
+        alike = [source for source in sources if source.destination == destination]
+        _refuse_doubles([w for s in alike for w in wanted_tables(s, None, project.needs, load_id)])
+
+
+def _check_bound(project: Project, sources: Sequence[LandingSource], until: str | None) -> None:
+    """Raises UsageError: a source with a log cannot read the position."""
+    if until is None:
+        return
+    for source in [source for source in sources if source.follows_log]:
+        with suppress(MissingExtra):  # the receipts of its tables report it
+            changes = find_change_source(source, project_root=project.root)
+            if changes is not None:
+                changes.parse_position(until)
+
+
+def _refuse_doubles(wanted: Sequence[Wanted]) -> None:
+    """Two declarations that land in one table would overwrite each other."""
+    seen: dict[TableName, Wanted] = {}
+    for item in wanted:
+        other = seen.setdefault(item.landing, item)
+        if other is not item:
+            raise UsageError(
+                f"{other.table.node} and {item.table.node} both land in {item.landing}",
+                mend="give one of the sources another `schema:`",
+            )
+
+
+def _fail_all(run: _Run, sources: Sequence[LandingSource], error: BridgeError) -> list[Receipt]:
+    """The origin or the destination of these sources could not be reached."""
+    wanted = [w for source in sources for w in wanted_tables(source, None, run.project.needs, run.load_id)]
+    receipts = [record.failed(item.receipt, error) for item in wanted]
+    if not receipts:  # `tables: "*"` alone: there is no table to name
+        source = sources[0]
+        blank = record.opened(
+            run.load_id,
+            source.defaults.replication,
+            source.defaults.node,
+            origin=source.origin,
+            destination=source.destination or run.warehouse.name,
+            table_name=f"{source.landing_schema}.*",
+            write_disposition="replace",
+        )
+        receipts = [record.failed(blank, error)]
+    run.warehouse.record(receipts)
+    for receipt in receipts:
+        run.progress.finished(receipt)
+    return receipts
