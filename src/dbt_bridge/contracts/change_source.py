@@ -178,7 +178,8 @@ class ChangeSource(Protocol):
         """
 
     def identity(self) -> str:
-        """What positions are valid for: server and log, so that a checkpoint of another server is noticed."""
+        """What positions are valid for: the server and, after a `/`, the slot; so that a checkpoint of another server
+        is noticed."""
 
     def now(self) -> Position:
         """A position behind every commit which a client saw acknowledged before this call, and to which the feed
@@ -210,7 +211,8 @@ class ChangeSource(Protocol):
     # --- the log ---------------------------------------------------------------------------------------------------
 
     def require_log(self, positions: Mapping[str, Position]) -> None:
-        """Refuse to go on where changes between a table's position and the log that is kept are missing.
+        """Refuse to go on where changes between a table's position and the log that is kept are missing, or where the
+        log ends before the position, as after a restore.
 
         Raises:
             OriginError: names the tables that must be copied again.

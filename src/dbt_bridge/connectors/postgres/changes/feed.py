@@ -119,11 +119,12 @@ class Feed:
     def _until(self, barrier: int | None) -> bool:
         """Everything below the barrier; False when the feed was stopped."""
         gathering = self._gathering
+        gathering.barrier = barrier
         while not self._stop.is_set():
-            if barrier is not None and gathering.has_reached(barrier):
-                return self._put(gathering.chunk(barrier))
+            if gathering.has_reached_barrier():
+                return self._put(gathering.chunk(is_last=True))
             gathering.receive(self._stream.next(_WAIT))
-            for run in gathering.runs(barrier):
+            for run in gathering.runs():
                 gathering.add(run)
                 if gathering.is_full(self._pace, is_starved=self._ready.empty()) and not self._put(gathering.chunk()):
                     return False
@@ -133,9 +134,14 @@ class Feed:
 
 
 class _Gathering:
-    """The chunk that grows, and what waits: an unfinished transaction, or what lies behind a barrier."""
+    """The chunk that grows, and what waits: an unfinished transaction, or what lies behind a barrier.
+
+    Attributes:
+        barrier: nothing at or behind it is decoded, and no chunk stands beyond it; None for none.
+    """
 
     def __init__(self, following: Following) -> None:
+        self.barrier: int | None = None
         self._following = following
         self._decoder = Decoder()
         self._waiting: list[Messages] = []
@@ -152,12 +158,12 @@ class _Gathering:
         if len(run):
             self._waiting.append(run)
 
-    def runs(self, barrier: int | None) -> Iterator[Messages]:
+    def runs(self) -> Iterator[Messages]:
         """What may be decoded now: whole transactions below the barrier; of a huge one, its pieces."""
         self._behind = False
         while self._waiting:
             first = self._waiting[0]
-            end, self._behind = _below(first, barrier)
+            end, self._behind = _below(first, self.barrier)
             if not self._behind:
                 commits = np.flatnonzero(first.kind == _COMMIT)
                 if len(commits):
@@ -184,9 +190,11 @@ class _Gathering:
         if decoded.transactions:
             self._upto, self._committed_at = decoded.upto, decoded.committed_at
 
-    def has_reached(self, barrier: int) -> bool:
+    def has_reached_barrier(self) -> bool:
         """Whether nothing below the barrier is still to come."""
-        return not self._is_open and (self._behind or (not self._waiting and self._sent >= barrier))
+        if self.barrier is None or self._is_open:
+            return False
+        return self._behind or (not self._waiting and self._sent >= self.barrier)
 
     def is_full(self, pace: Pace, *, is_starved: bool) -> bool:
         age = time.monotonic() - self._begun
@@ -197,9 +205,13 @@ class _Gathering:
             return full or age >= pace.seconds or self._following.has_trouble
         return age >= pace.idle and self._position() > self._reported
 
-    def chunk(self, barrier: int | None = None) -> Chunk:
-        """What was gathered; begins anew."""
-        upto = barrier or (None if self._is_open else self._position())
+    def chunk(self, *, is_last: bool = False) -> Chunk:
+        """What was gathered; begins anew.
+
+        Args:
+            is_last: nothing below the barrier is still to come.
+        """
+        upto = self.barrier if is_last else None if self._is_open else self._position()
         chunk = Chunk(
             self._following.take_events(),
             self._rows,
@@ -215,8 +227,9 @@ class _Gathering:
         return chunk
 
     def _position(self) -> int:
-        """Below this LSN everything is here: all that was sent, unless a part of it waits."""
-        return self._upto if self._waiting else max(self._upto, self._sent)
+        """Below this LSN everything is here: all that was sent, unless a part of it waits; at most the barrier."""
+        here = self._upto if self._waiting else max(self._upto, self._sent)
+        return here if self.barrier is None else min(here, self.barrier)
 
 
 def _below(run: Messages, barrier: int | None) -> tuple[int, bool]:

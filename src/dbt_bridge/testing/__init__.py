@@ -1,0 +1,1 @@
+"""What an implementation of a contract must pass: classes of tests, to be subclassed with what opens its subject."""
