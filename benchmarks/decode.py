@@ -18,12 +18,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import psycopg
 import pyarrow as pa
 
-from dbt_bridge.connectors.postgres.changes.messages import Messages, Rows
-from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder, messages_of
-from dbt_bridge.connectors.postgres.changes.values.columns import column
+from dbt_bridge.connectors.postgres.changes.messages import SLACK, Messages, Rows
+from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
+from dbt_bridge.connectors.postgres.changes.values.columns import decode_column
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
 
 RUN = 65_536  # messages, as receiver.RUN_MESSAGES
@@ -94,7 +95,15 @@ def main() -> None:
 
 
 def in_runs(chunks: Sequence[bytes]) -> list[Messages]:
-    return [messages_of(chunks[i : i + RUN]) for i in range(0, len(chunks), RUN)]
+    return [joined(chunks[i : i + RUN]) for i in range(0, len(chunks), RUN)]
+
+
+def joined(chunks: Sequence[bytes]) -> Messages:
+    """The messages in one buffer, as the receiver hands them to the decoder."""
+    length = np.fromiter(map(len, chunks), np.int64, len(chunks))
+    end = np.cumsum(length)
+    buffer = np.frombuffer(b"".join((*chunks, bytes(SLACK))), np.uint8)
+    return Messages(buffer, buffer[end - length], end - length + 1, end)
 
 
 def measure(per_transaction: int, form: str, runs: Sequence[Messages]) -> None:
@@ -118,7 +127,7 @@ def structured(runs: Sequence[Messages]) -> list[Rows]:
 
 def typed(changes: Sequence[Rows]) -> list[list[pa.Array]]:
     types = [(origin, natural_type(origin)) for origin in COLUMNS.values()]
-    return [[column(cells, *type_) for cells, type_ in zip(rows.cells, types, strict=True)] for rows in changes]
+    return [[decode_column(cells, *type_) for cells, type_ in zip(rows.cells, types, strict=True)] for rows in changes]
 
 
 def profile(runs: Sequence[Messages]) -> None:

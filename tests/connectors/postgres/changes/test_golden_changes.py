@@ -15,6 +15,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 from psycopg import sql
+from tests.connectors.postgres.changes.runs import join_messages
 
 from dbt_bridge.connectors.postgres.changes.messages import (
     BINARY,
@@ -22,8 +23,8 @@ from dbt_bridge.connectors.postgres.changes.messages import (
     Cells,
     Rows,
 )
-from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder, messages_of
-from dbt_bridge.connectors.postgres.changes.values.columns import Unfit, column, decodes_binary
+from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
+from dbt_bridge.connectors.postgres.changes.values.columns import Unfit, decode_column, is_binary_decodable
 from dbt_bridge.connectors.postgres.origin import catalog
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType
 from dbt_bridge.connectors.postgres.origin.connection import SETTINGS, Connections
@@ -149,7 +150,7 @@ def changes(url: str, binary: bool) -> dict[str, Cells]:
             [str(binary).lower()],
             binary=True,
         ).fetchall()
-    items = Decoder().decode(messages_of([row[0] for row in found])).items
+    items = Decoder().decode(join_messages([row[0] for row in found])).items
     return {item.relation.name.name: item.cells[1] for item in items if isinstance(item, Rows)}
 
 
@@ -169,7 +170,7 @@ def test_text_changes_are_what_the_initial_copy_lands(captured: Captured, name: 
     cells = captured.of(table)
     assert BINARY not in cells.tag
     expected = captured.copied(table)
-    found = column(cells, captured.types[table], captured.column(table).type)
+    found = decode_column(cells, captured.types[table], captured.column(table).type)
     found.validate(full=not pa.types.is_time(found.type))  # Arrow has no 24:00:00
     assert same(found, expected), (found, expected)
 
@@ -181,8 +182,8 @@ def test_binary_changes_are_what_the_initial_copy_lands(captured: Captured, name
     assert BINARY in cells.tag
     assert TEXT not in cells.tag
     expected, wanted = captured.copied(table), captured.column(table).type
-    assert decodes_binary(captured.types[table], wanted)
-    found = column(cells, captured.types[table], wanted)
+    assert is_binary_decodable(captured.types[table], wanted)
+    found = decode_column(cells, captured.types[table], wanted)
     found.validate(full=not pa.types.is_time(found.type))
     assert same(found, expected), (found, expected)
 
@@ -191,13 +192,13 @@ def test_binary_changes_are_what_the_initial_copy_lands(captured: Captured, name
 def test_a_type_whose_binary_form_is_not_read_says_so(captured: Captured, name: str) -> None:
     table = f"case_{TYPES.index(name)}"
     captured.of(table)
-    assert not decodes_binary(captured.types[table], golden.CASES[name][0])
+    assert not is_binary_decodable(captured.types[table], golden.CASES[name][0])
 
 
 @pytest.mark.parametrize("name", TYPES)
 def test_text_that_is_asked_for_is_the_initial_copys(captured: Captured, name: str) -> None:
     table = f"case_{TYPES.index(name)}"
-    found = column(captured.of(table), captured.types[table], pa.string())
+    found = decode_column(captured.of(table), captured.types[table], pa.string())
     assert found.equals(captured.copied(table, pa.string()))
 
 
@@ -209,15 +210,15 @@ def test_what_the_initial_copy_refuses_is_refused(captured: Captured, number: in
     with pytest.raises(TypeRefused):
         captured.copied(table)
     with pytest.raises(Unfit):
-        column(cells, origin, wanted)
-    if decodes_binary(origin, wanted):
+        decode_column(cells, origin, wanted)
+    if is_binary_decodable(origin, wanted):
         with pytest.raises(Unfit):
-            column(captured.of(table, binary=True), origin, wanted)
-    assert column(cells, origin, pa.string()).equals(captured.copied(table, pa.string()))
+            decode_column(captured.of(table, binary=True), origin, wanted)
+    assert decode_column(cells, origin, pa.string()).equals(captured.copied(table, pa.string()))
 
 
 @pytest.mark.parametrize("table", ["xml", "xmls"])
 def test_xml_is_its_output_without_the_encoding_that_it_had(captured: Captured, table: str) -> None:
-    found = column(captured.of(table), captured.types[table], captured.column(table).type)
+    found = decode_column(captured.of(table), captured.types[table], captured.column(table).type)
     assert found.equals(captured.copied(table))
     assert "encoding" not in str(found)

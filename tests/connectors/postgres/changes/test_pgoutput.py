@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from tests.connectors.postgres.changes.runs import join_messages
 
 from dbt_bridge.connectors.postgres.changes.messages import (
     BINARY,
@@ -31,7 +32,7 @@ from dbt_bridge.connectors.postgres.changes.messages import (
     Rows,
     Truncation,
 )
-from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder, messages_of
+from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import OriginError
 
@@ -145,7 +146,7 @@ def read(file: Path) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def decoded(chunks: list[bytes]) -> Decoded:
-    return Decoder().decode(messages_of(chunks))
+    return Decoder().decode(join_messages(chunks))
 
 
 def test_a_new_row_has_all_its_values_and_what_a_savepoint_took_back_is_never_seen(decoded: Decoded) -> None:
@@ -260,7 +261,7 @@ def test_all_of_the_story_ends_at_its_last_commit(decoded: Decoded, chunks: list
 
 def test_the_decoder_keeps_the_relations_that_it_was_told(chunks: list[bytes]) -> None:
     decoder = Decoder()
-    decoder.decode(messages_of(chunks))
+    decoder.decode(join_messages(chunks))
     now = {r.name.name: [c.name for c in r.columns] for r in decoder.relations.values()}
     assert now["forms"] == ["id", "b"]
     assert "shapes" not in now
@@ -271,7 +272,7 @@ def test_cut_anywhere_into_two_runs_the_story_is_the_same(decoded: Decoded, chun
     whole = [history([decoded], oid) for oid in oids]
     for cut in range(len(chunks) + 1):
         decoder = Decoder()
-        parts = [decoder.decode(messages_of(part)) for part in (chunks[:cut], chunks[cut:])]
+        parts = [decoder.decode(join_messages(part)) for part in (chunks[:cut], chunks[cut:])]
         assert [history(parts, oid) for oid in oids] == whole
         assert parts[0].is_open == (sum(c[:1] in (b"B", b"C") for c in chunks[:cut]) % 2 == 1)
         assert sum(part.transactions for part in parts) == decoded.transactions
@@ -282,7 +283,7 @@ def test_a_relation_that_is_described_again_is_told_again_and_splits_nothing() -
     chunks = read(RECORDED / "postgres18-binary.hex.gz")
     of_items, rows = chunks[1], chunks[2:4]
     again = [chunks[0], of_items, rows[0], of_items, rows[1]]
-    first, second, changes = Decoder().decode(messages_of(again)).items
+    first, second, changes = Decoder().decode(join_messages(again)).items
     assert first == second
     assert isinstance(changes, Rows)
     assert len(changes) == 2
@@ -291,7 +292,7 @@ def test_a_relation_that_is_described_again_is_told_again_and_splits_nothing() -
 def test_messages_may_lie_anywhere_in_the_buffer() -> None:
     """As a receiver has them: with headers between them, and behind the transaction ids of a streamed transaction."""
     chunks = read(RECORDED / "postgres18-binary.hex.gz")
-    plain = messages_of(chunks)
+    plain = join_messages(chunks)
     buffer, body = b"", []
     for chunk in chunks:
         buffer += b"header" + chunk[:1] + b"xid!"
@@ -323,17 +324,17 @@ def test_a_damaged_message_is_refused_by_its_number_and_table(
 ) -> None:
     chunks = read(RECORDED / "postgres18-binary.hex.gz")
     with pytest.raises(OriginError, match=what):
-        Decoder().decode(messages_of(damage(chunks)))
+        Decoder().decode(join_messages(damage(chunks)))
 
 
 def test_after_a_refusal_the_decoder_is_as_before() -> None:
     chunks = read(RECORDED / "postgres18-binary.hex.gz")
     decoder = Decoder()
-    decoder.decode(messages_of(chunks[:1]))
+    decoder.decode(join_messages(chunks[:1]))
     with pytest.raises(OriginError):
-        decoder.decode(messages_of([chunks[1], chunks[2][:-1]]))
+        decoder.decode(join_messages([chunks[1], chunks[2][:-1]]))
     assert not decoder.relations
-    assert told(decoder.decode(messages_of(chunks[1:])), "items")[0] == "I id=1 name=one body=LONG flag=true"
+    assert told(decoder.decode(join_messages(chunks[1:])), "items")[0] == "I id=1 name=one body=LONG flag=true"
 
 
 TYPES = {16: "bool", 23: "int4", 25: "text", 1043: "varchar"}

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.connectors.postgres.changes.runs import join_messages
 
 from dbt_bridge.connectors.postgres.changes.messages import (
     Cells,
@@ -24,7 +25,7 @@ from dbt_bridge.connectors.postgres.changes.messages import (
     Relation,
     Rows,
 )
-from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder, messages_of
+from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
 from dbt_bridge.errors import OriginError
 
 TO_1970 = 946_684_800_000_000
@@ -289,9 +290,9 @@ def both(runs: Sequence[Sequence[bytes]]) -> list[HISTORY] | None:
             expected = reader.read(chunks)
         except Malformed:
             with pytest.raises(OriginError):
-                decoder.decode(messages_of(chunks))
+                decoder.decode(join_messages(chunks))
             return None
-        decoded = decoder.decode(messages_of(chunks))
+        decoded = decoder.decode(join_messages(chunks))
         assert history_of(decoded, known) == expected
         assert decoded.is_open == (reader.open is not None)
         assert decoded.transactions == sum(c[:1] == b"C" for c in chunks)
@@ -450,7 +451,7 @@ def test_a_message_cut_at_any_byte_is_refused() -> None:
     for i, chunk in enumerate(chunks):
         for size in range(len(chunk)):
             with pytest.raises(OriginError):
-                Decoder().decode(messages_of([*chunks[:i], chunk[:size]]))
+                Decoder().decode(join_messages([*chunks[:i], chunk[:size]]))
 
 
 def test_a_message_with_one_byte_more_is_refused() -> None:
@@ -458,7 +459,7 @@ def test_a_message_with_one_byte_more_is_refused() -> None:
     for i, chunk in enumerate(chunks):
         for extra in b"nNt" if chunk[:1] == b"O" else b"\0nNt":  # of an origin's name, which nobody reads, only the end
             with pytest.raises(OriginError):
-                Decoder().decode(messages_of([*chunks[:i], chunk + bytes([extra]), *chunks[i + 1 :]]))
+                Decoder().decode(join_messages([*chunks[:i], chunk + bytes([extra]), *chunks[i + 1 :]]))
 
 
 def test_any_byte_of_a_recording_changed_is_refused_or_read_alike() -> None:
@@ -473,7 +474,7 @@ def test_any_byte_of_a_recording_changed_is_refused_or_read_alike() -> None:
 
 def test_a_run_whose_end_is_lost_is_refused_at_each_byte_of_its_buffer() -> None:
     """As if the receiver had less in its buffer than it says."""
-    messages = messages_of(short_story())
+    messages = join_messages(short_story())
     for size in range(0, len(messages.buffer) - 8, 7):
         with pytest.raises(OriginError):
             Decoder().decode(replace(messages, buffer=messages.buffer[:size]))

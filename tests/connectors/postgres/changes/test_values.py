@@ -27,7 +27,7 @@ from dbt_bridge.connectors.postgres.changes.messages import (
     UNCHANGED,
     Cells,
 )
-from dbt_bridge.connectors.postgres.changes.values.columns import Unfit, column, decodes_binary
+from dbt_bridge.connectors.postgres.changes.values.columns import Unfit, decode_column, is_binary_decodable
 from dbt_bridge.connectors.postgres.origin import catalog
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type, resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import SETTINGS, Connections
@@ -233,11 +233,11 @@ def test_any_mixture_of_forms_is_what_the_initial_copy_lands(
     wanted = natural_type(stored.type)
     expected = stored.copied(wanted)
     forms = {TEXT: stored.text, BINARY: stored.binary}
-    tags = [TEXT, NULL, UNCHANGED] + [BINARY] * decodes_binary(stored.type, wanted)
+    tags = [TEXT, NULL, UNCHANGED] + [BINARY] * is_binary_decodable(stored.type, wanted)
     chosen = data.draw(st.lists(st.sampled_from(tags), min_size=len(values), max_size=len(values)))
     for mixture in (*([tag] * len(values) for tag in tags if tag in forms), chosen):
         cells = [(tag, forms[tag][i] or b"") if tag in forms else (tag, b"") for i, tag in enumerate(mixture)]
-        found = column(laid(cells, random.Random(len(values))), stored.type, wanted)
+        found = decode_column(laid(cells, random.Random(len(values))), stored.type, wanted)
         sent = pa.array([tag in forms for tag in mixture])
         assert found.is_valid().equals(sent)
         assert found.null_count == len(values) - sum(sent.to_pylist())
@@ -256,10 +256,10 @@ def test_an_override_gives_or_refuses_what_the_initial_copy_does(
                 expected = stored.copied(wanted, f"i = {i}")
             except REFUSALS:
                 expected = None
-            forms = [(TEXT, stored.text[i])] + [(BINARY, stored.binary[i])] * decodes_binary(stored.type, wanted)
+            forms = [(TEXT, stored.text[i])] + [(BINARY, stored.binary[i])] * is_binary_decodable(stored.type, wanted)
             for form in forms:
                 try:
-                    found = column(laid([form]), stored.type, wanted)
+                    found = decode_column(laid([form]), stored.type, wanted)
                 except Unfit:
                     found = None
                 if (found is None) != (expected is None) or (found is not None and not same(found, expected)):
@@ -272,13 +272,13 @@ def test_a_number_that_is_too_large_does_not_become_infinity(origin: psycopg.Con
     with pytest.raises(ValueError, match="1e400"):
         stored.copied(pa.float64())
     with pytest.raises(Unfit, match="1e400"):
-        column(laid([(TEXT, b"1e400")]), stored.type, pa.float64())
+        decode_column(laid([(TEXT, b"1e400")]), stored.type, pa.float64())
 
 
 def test_the_refusal_names_the_first_value_that_does_not_fit() -> None:
     cells = laid([(TEXT, b"1"), (NULL, b""), (TEXT, b"x" * 200), (TEXT, b"y")])
     with pytest.raises(Unfit) as refusal:
-        column(cells, OriginType("text"), pa.int64())
+        decode_column(cells, OriginType("text"), pa.int64())
     assert "x" * 80 in str(refusal.value)
     assert "x" * 81 not in str(refusal.value)
 
@@ -289,5 +289,5 @@ def test_a_numeric_is_named_in_the_refusal_as_postgres_writes_it(
     for value in ("NaN", "-Infinity", "-120000.0450", "0.00012", "1e30"):
         stored = Stored(origin, bulk, "numeric", [value])
         with pytest.raises(Unfit) as refusal:
-            column(laid([(BINARY, stored.binary[0] or b"")]), stored.type, pa.decimal128(3, 1))
+            decode_column(laid([(BINARY, stored.binary[0] or b"")]), stored.type, pa.decimal128(3, 1))
         assert f"'{(stored.text[0] or b'').decode()}'" in str(refusal.value)

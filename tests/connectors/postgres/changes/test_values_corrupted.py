@@ -18,7 +18,7 @@ from dbt_bridge.connectors.postgres.changes.messages import (
     TEXT,
     Cells,
 )
-from dbt_bridge.connectors.postgres.changes.values.columns import Unfit, column, decodes_binary
+from dbt_bridge.connectors.postgres.changes.values.columns import Unfit, decode_column, is_binary_decodable
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import OriginError
@@ -105,7 +105,7 @@ def one(value: bytes, tag: int, between: bytes = b"99") -> Cells:
 
 def read(value: bytes, tag: int, name: str) -> pa.Array | None:
     try:
-        return column(one(value, tag), ORIGINS[name], natural_type(ORIGINS[name]))
+        return decode_column(one(value, tag), ORIGINS[name], natural_type(ORIGINS[name]))
     except (Unfit, OriginError):
         return None
 
@@ -123,7 +123,7 @@ def postgres_reads(origin: psycopg.Connection, name: str, value: bytes, format_:
 def test_corrupted_bytes_are_refused_or_are_another_value(
     origin: psycopg.Connection, name: str, tag: int, format_: int
 ) -> None:
-    if tag == BINARY and not decodes_binary(ORIGINS[name], natural_type(ORIGINS[name])):
+    if tag == BINARY and not is_binary_decodable(ORIGINS[name], natural_type(ORIGINS[name])):
         pytest.skip("the binary form of this type is not read")
     chance = random.Random(f"{SEED}{name}")
     wrong, kept = [], 0
@@ -164,13 +164,13 @@ def test_no_value_and_numbers_beyond_64_bits_are_refused(name: str, value: bytes
             np.full(len(values), len(value)),
         )
         with pytest.raises(Unfit):
-            column(cells, ORIGINS[name], natural_type(ORIGINS[name]))
+            decode_column(cells, ORIGINS[name], natural_type(ORIGINS[name]))
 
 
 def test_a_value_that_is_not_utf8_is_refused_and_shown() -> None:
     cells = one(b"caf\xe9", TEXT)
     with pytest.raises(Unfit, match="caf"):
-        column(cells, OriginType("text"), pa.string())
+        decode_column(cells, OriginType("text"), pa.string())
 
 
 @pytest.mark.parametrize(("start", "length"), [(-1, 2), (0, 5), (4, 1), (2**40, 1), (1, -1), (2**63 - 2, 5)])
@@ -178,7 +178,7 @@ def test_cells_outside_of_the_buffer_are_an_error_and_not_a_crash(start: int, le
     cells = Cells(np.frombuffer(b"1234", np.uint8), np.array([TEXT], np.uint8), np.array([start]), np.array([length]))
     for origin in ("text", "int4", "bool", "uuid", "date", "timestamptz", "time"):
         with pytest.raises(OriginError):
-            column(cells, OriginType(origin), natural_type(OriginType(origin)))
+            decode_column(cells, OriginType(origin), natural_type(OriginType(origin)))
 
 
 @pytest.mark.parametrize("of", [b"7", b"t", b"12:00:00", b"ffffffff-1234-5678-9abc-def012345678", b"2024-02-29"])
@@ -188,7 +188,7 @@ def test_a_value_at_the_very_end_of_the_buffer_is_read(of: bytes) -> None:
     )
     names: dict[bytes, str] = {b"7": "int4", b"t": "bool", b"12:00:00": "time", b"2024-02-29": "date"}
     origin = OriginType(names.get(of, "uuid"))
-    found = column(cells, origin, natural_type(origin))
+    found = decode_column(cells, origin, natural_type(origin))
     assert str(found[0].as_py()) == {b"t": "True"}.get(of, of.decode())
     assert found[1].as_py() is None
 
@@ -198,7 +198,7 @@ def test_a_value_at_the_very_end_of_the_buffer_is_read(of: bytes) -> None:
 def test_without_values_there_is_an_array_of_the_type(name: str, make: Callable[[int], list[int]]) -> None:
     tags = np.array(make(3), np.uint8)
     zeros = np.zeros(len(tags), np.int64)
-    found = column(Cells(np.empty(0, np.uint8), tags, zeros, zeros), ORIGINS[name], natural_type(ORIGINS[name]))
+    found = decode_column(Cells(np.empty(0, np.uint8), tags, zeros, zeros), ORIGINS[name], natural_type(ORIGINS[name]))
     assert found.type == natural_type(ORIGINS[name])
     assert found.null_count == len(found) == len(tags)
 
@@ -209,9 +209,9 @@ def test_values_beyond_2_gib_of_a_buffer_are_read_where_they_are() -> None:
     buffer[5:8] = list(b"abc")
     buffer[far : far + 5] = list(b"12345")
     cells = Cells(buffer, np.array([TEXT, TEXT, TEXT], np.uint8), np.array([5, far, far + 2]), np.array([3, 2, 3]))
-    assert column(cells, OriginType("text"), pa.string()).to_pylist() == ["abc", "12", "345"]
+    assert decode_column(cells, OriginType("text"), pa.string()).to_pylist() == ["abc", "12", "345"]
     numbers = Cells(buffer, cells.tag[1:], cells.start[1:], cells.length[1:])
-    assert column(numbers, OriginType("int4"), pa.int32()).to_pylist() == [12, 345]
+    assert decode_column(numbers, OriginType("int4"), pa.int32()).to_pylist() == [12, 345]
 
 
 def test_more_text_than_one_array_can_hold_is_an_error() -> None:
@@ -219,28 +219,30 @@ def test_more_text_than_one_array_can_hold_is_an_error() -> None:
     zeros = np.zeros(count, np.int64)
     cells = Cells(np.zeros(2**20, np.uint8), np.full(count, TEXT, np.uint8), zeros, zeros + 2**20)
     with pytest.raises(OriginError, match="2 GiB"):
-        column(cells, OriginType("text"), pa.string())
+        decode_column(cells, OriginType("text"), pa.string())
 
 
 def test_values_need_not_lie_in_the_order_of_their_rows() -> None:
     buffer = np.frombuffer(b"aabbbcccc", np.uint8)
     tags = np.array([TEXT, NULL, TEXT, TEXT], np.uint8)
     cells = Cells(buffer, tags, np.array([5, 0, 0, 2]), np.array([4, 0, 2, 3]))
-    assert column(cells, OriginType("text"), pa.string()).to_pylist() == ["cccc", None, "aa", "bbb"]
+    assert decode_column(cells, OriginType("text"), pa.string()).to_pylist() == ["cccc", None, "aa", "bbb"]
 
 
 def test_decoding_imports_no_pandas() -> None:
     """It takes a second and 70 MB, and pyarrow imports it, where it is installed, for every Python value in a call."""
     code = """
 import sys, numpy, pyarrow
-from dbt_bridge.connectors.postgres.origin.origin import column_types, messages, values
+from dbt_bridge.connectors.postgres.changes import messages
+from dbt_bridge.connectors.postgres.changes.values import columns
+from dbt_bridge.connectors.postgres.origin import column_types
 for name, value in {"interval": b"1 mon", "bool": b"t", "text": b"x", "uuid": b"0" * 32, "date": b"infinity"}.items():
     cells = messages.Cells(
         numpy.frombuffer(value, "u1"), numpy.array([messages.TEXT], "u1"), numpy.array([0]), numpy.array([len(value)])
     )
     origin = column_types.OriginType(name)
-    values.column(cells, origin, column_types.natural(origin))
-    values.column(cells, origin, pyarrow.string())
+    columns.decode_column(cells, origin, column_types.natural_type(origin))
+    columns.decode_column(cells, origin, pyarrow.string())
 sys.exit("pandas" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -127,7 +127,7 @@ class Following:
             self._lose(one, verdict.lost)
         if verdict.shape is None or table.node in self._lost:
             return
-        if self._binary and not all(values.decodes_binary(types[c.name], c.type) for c in table.columns):
+        if self._binary and not all(values.is_binary_decodable(types[c.name], c.type) for c in table.columns):
             self._lose(one, "it has a column now whose values must be sent as text")
             return
         one = _Followed(table, one.shape).with_shape(verdict.shape)
@@ -235,7 +235,7 @@ def _changes(rows: Rows, table: FollowedTable, version: _Version) -> Changes:
 
 def _column(cells: Sequence[Cells], column: Column, table: FollowedTable, version: _Version) -> pa.Array:
     try:
-        array = values.column(cells[version.places[column.name]], version.types[column.name], column.type)
+        array = values.decode_column(cells[version.places[column.name]], version.types[column.name], column.type)
     except values.Unfit as unfit:
         value = "a masked value" if column.name in table.mask else f"the value {unfit}"
         raise TypeRefused(

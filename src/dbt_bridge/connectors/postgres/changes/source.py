@@ -27,7 +27,7 @@ from dbt_bridge.connectors.postgres.changes.slot_reader import remember_reader, 
 from dbt_bridge.connectors.postgres.changes.snapshot import SlotSnapshot
 from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
 from dbt_bridge.connectors.postgres.changes.table_census import examine_tables, resolve_name
-from dbt_bridge.connectors.postgres.changes.values.columns import decodes_binary
+from dbt_bridge.connectors.postgres.changes.values.columns import is_binary_decodable
 from dbt_bridge.connectors.postgres.origin import shape as shapes
 from dbt_bridge.connectors.postgres.origin.catalog import resolve_columns
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType
@@ -239,7 +239,7 @@ class PostgresChangeSource:
 
 def _travels_binary(now: Connections, table: FollowedTable) -> bool:
     _, types = resolve_columns(now, [column.wire_column for column in Shape.from_json(table.shape).columns])
-    return all(decodes_binary(types[column.name], column.type) for column in table.columns)
+    return all(is_binary_decodable(types[column.name], column.type) for column in table.columns)
 
 
 class _Catalog:

@@ -8,14 +8,13 @@ claims (letter, sizes, counts, lengths, order) is checked, because a wrong row i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 
 from dbt_bridge.connectors.postgres.changes.messages import (
-    SLACK,
     Decoded,
     Messages,
     Relation,
@@ -23,7 +22,7 @@ from dbt_bridge.connectors.postgres.changes.messages import (
     Rows,
     Truncation,
 )
-from dbt_bridge.connectors.postgres.changes.pgoutput.tuples import rows_of
+from dbt_bridge.connectors.postgres.changes.pgoutput.tuples import Commits, read_rows
 from dbt_bridge.connectors.postgres.changes.pgoutput.wire_bytes import (
     Bytes,
     Fields,
@@ -44,24 +43,9 @@ for _kind, _size in zip(b"BCORYIUDTM", (20, 25, 9, 9, 6, 7, 7, 7, 9, 14), strict
 _AT_MOST[[_BEGIN, _COMMIT]] = _AT_LEAST[[_BEGIN, _COMMIT]]
 
 
-def messages_of(chunks: Sequence[bytes], sent: int = 0) -> Messages:
-    """A run of messages from the bytes of each; `sent` as in `Messages`.
-
-    Raises:
-        OriginError: a message is empty.
-    """
-    length = np.fromiter(map(len, chunks), np.int64, len(chunks))
-    if not length.all():
-        refuse(int(np.argmin(length)), "is empty")
-    end = np.cumsum(length)
-    start = end - length
-    buffer = np.frombuffer(b"".join((*chunks, bytes(SLACK))), np.uint8)
-    return Messages(buffer, buffer[start], start + 1, end, sent)
-
-
 @dataclass(frozen=True, slots=True)
-class _Stands:
-    """Between two runs: what the decoder knows.
+class _State:
+    """What the decoder knows between two runs.
 
     Attributes:
         lsn, committed_at: of the open transaction.
@@ -75,6 +59,14 @@ class _Stands:
     upto: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What a run says, of each relation in its order; and the relations as they are afterwards."""
+
+    items: tuple[Relation | Rows | Truncation, ...]
+    relations: Mapping[int, Relation]
+
+
 class Decoder:
     """Decodes the runs of one connection, one after the other.
 
@@ -83,42 +75,42 @@ class Decoder:
     """
 
     def __init__(self) -> None:
-        self._stands = _Stands()
+        self._state = _State()
 
     @property
     def relations(self) -> Mapping[int, Relation]:
         """The relations that were described, by their oid, as they are now."""
-        return MappingProxyType(self._stands.relations)
+        return MappingProxyType(self._state.relations)
 
     def decode(self, messages: Messages) -> Decoded:
-        """What the run says. It may begin and end inside a transaction.
+        """The relations, rows and truncations of a run, which may begin and end inside a transaction.
 
         Raises:
             OriginError: a message is not what the protocol says, or not where it says; the decoder is as it was before.
         """
         _check_sizes(messages)
         source = Bytes(messages.buffer, int(messages.end.max(initial=0)))
-        commits = _Commits(source, messages, self._stands)
-        items, relations = _items(source, messages, commits, self._stands.relations)
-        ended = commits.ended
-        self._stands = _Stands(
-            relations,
-            is_open=commits.is_open,
-            lsn=int(commits.lsn[-1]),
-            committed_at=int(commits.committed_at[-1]),
-            upto=int(ended[-1]) if len(ended) else self._stands.upto,
+        transactions = _Transactions(source, messages, self._state)
+        contents = _read_items(source, messages, transactions, self._state.relations)
+        ended = transactions.ended
+        self._state = _State(
+            contents.relations,
+            is_open=transactions.is_open,
+            lsn=int(transactions.lsn[-1]),
+            committed_at=int(transactions.committed_at[-1]),
+            upto=int(ended[-1]) if len(ended) else self._state.upto,
         )
         return Decoded(
-            tuple(items),
+            contents.items,
             upto=int(ended[-1]) if len(ended) else 0,
-            committed_at=commits.last_committed_at,
+            committed_at=transactions.last_committed_at,
             transactions=len(ended),
-            is_open=commits.is_open,
+            is_open=transactions.is_open,
         )
 
 
 def _check_sizes(messages: Messages) -> None:
-    """Each message lies in the buffer, has a known letter, and room for what its letter always brings."""
+    """Each message lies in the buffer, has a known letter, and a size that a message of its letter can have."""
     size = messages.end - messages.body
     right = (_AT_LEAST[messages.kind] <= size) & (size <= _AT_MOST[messages.kind])
     right &= (messages.body >= 0) & (messages.end <= len(messages.buffer))
@@ -130,7 +122,7 @@ def _check_sizes(messages: Messages) -> None:
         _read_type(fields) if messages.kind[number] == _TYPE else _read_message(fields)
 
 
-class _Commits:
+class _Transactions:
     """The transactions of a run, and which of them each message is part of.
 
     Attributes:
@@ -140,7 +132,7 @@ class _Commits:
         is_open: whether the run ends inside a transaction.
     """
 
-    def __init__(self, source: Bytes, messages: Messages, before: _Stands) -> None:
+    def __init__(self, source: Bytes, messages: Messages, before: _State) -> None:
         is_begin, is_commit = messages.kind == _BEGIN, messages.kind == _COMMIT
         self._was_open = int(before.is_open)
         self._edges = np.cumsum(is_begin | is_commit)  # Begin and Commit messages up to each message, itself included
@@ -149,11 +141,11 @@ class _Commits:
         check(~self._inside(commits), commits, "ends a transaction that did not begin")
         body = messages.body[begins]
         self.lsn = np.concatenate(([before.lsn], source.int64(body)))
-        self.committed_at = np.concatenate(([before.committed_at], _times(source.int64(body + 8), begins)))
+        self.committed_at = np.concatenate(([before.committed_at], _to_unix_times(source.int64(body + 8), begins)))
         body = messages.body[commits]
         of = self._transaction(commits)
         same = (source.int64(body + 1) == self.lsn[of]) & (source.uint8(body) == 0)
-        same &= _times(source.int64(body + 17), commits) == self.committed_at[of]
+        same &= _to_unix_times(source.int64(body + 17), commits) == self.committed_at[of]
         check(same, commits, "ends another transaction than the one that began")
         self.ended = source.int64(body + 9)
         check(self.ended > self.lsn[of], commits, "ends a transaction before it was committed")
@@ -162,15 +154,15 @@ class _Commits:
         self.is_open = bool((self._was_open + len(begins) + len(commits)) & 1)
         self.last_committed_at = int(self.committed_at[of[-1]]) if len(of) else 0
 
-    def of(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """LSN and time of the commit of these messages' transactions.
+    def of(self, numbers: np.ndarray) -> Commits:
+        """The commits of these messages' transactions.
 
         Raises:
             OriginError: one of them is in no transaction.
         """
         check(self._inside(numbers), numbers, "is a change outside of any transaction")
         transaction = self._transaction(numbers)
-        return self.lsn[transaction], self.committed_at[transaction]
+        return Commits(self.lsn[transaction], self.committed_at[transaction])
 
     def _inside(self, numbers: np.ndarray) -> np.ndarray:
         """Whether a transaction is open after these messages, if Begin and Commit alternate up to them."""
@@ -183,16 +175,15 @@ class _Commits:
         return begins
 
 
-def _items(
-    source: Bytes, messages: Messages, commits: _Commits, known: Mapping[int, Relation]
-) -> tuple[list[Relation | Rows | Truncation], dict[int, Relation]]:
-    """What happened, each relation's in its order; and the relations as they are afterwards."""
+def _read_items(
+    source: Bytes, messages: Messages, transactions: _Transactions, known: Mapping[int, Relation]
+) -> _Contents:
     relations = dict(known)
     items: list[Relation | Rows | Truncation] = []
-    changes = _by_relation(source, messages)
+    changes = _group_by_relation(source, messages)
 
     def add_rows(oid: int, before: int) -> None:
-        """Those before the message of this number that were not added yet."""
+        """Add the relation's rows that stand before the message of this number and were not added yet."""
         numbers = changes.get(oid, _NONE)
         count = int(np.searchsorted(numbers, before))
         if not count:
@@ -200,12 +191,12 @@ def _items(
         if oid not in relations:
             refuse(int(numbers[0]), f"changes a row of relation {oid}, which the origin has not described")
         now, changes[oid] = numbers[:count], numbers[count:]
-        items.append(rows_of(source, messages, relations[oid], now, commits.of(now)))
+        items.append(read_rows(source, messages, relations[oid], now, transactions.of(now)))
 
     for number in np.flatnonzero((messages.kind == _RELATION) | (messages.kind == _TRUNCATE)).tolist():
         fields = Fields(messages, number)
         if messages.kind[number] == _TRUNCATE:
-            truncation = _read_truncation(fields, commits.of(np.array([number])), relations)
+            truncation = _read_truncation(fields, transactions.of(np.array([number])), relations)
             for oid in truncation.oids:
                 add_rows(oid, number)
             items.append(truncation)
@@ -217,13 +208,13 @@ def _items(
             items.append(relation)
     for oid in changes:
         add_rows(oid, len(messages))
-    return items, relations
+    return _Contents(tuple(items), relations)
 
 
 _NONE = np.empty(0, np.int64)
 
 
-def _by_relation(source: Bytes, messages: Messages) -> dict[int, np.ndarray]:
+def _group_by_relation(source: Bytes, messages: Messages) -> dict[int, np.ndarray]:
     """The numbers of the messages that change a row, ascending, by the oid of their relation."""
     kind = messages.kind
     numbers = np.flatnonzero((kind == _INSERT) | (kind == _UPDATE) | (kind == _DELETE))
@@ -259,9 +250,7 @@ def _read_column(fields: Fields) -> RelationColumn:
     return RelationColumn(fields.string(), fields.integer(4), fields.integer(4, signed=True), bool(flags))
 
 
-def _read_truncation(
-    fields: Fields, commit: tuple[np.ndarray, np.ndarray], relations: Mapping[int, Relation]
-) -> Truncation:
+def _read_truncation(fields: Fields, commits: Commits, relations: Mapping[int, Relation]) -> Truncation:
     count = fields.integer(4)
     if fields.integer(1) > 3:  # CASCADE and RESTART IDENTITY: the server names all relations itself
         refuse(fields.number, "truncates with unknown options")
@@ -271,7 +260,7 @@ def _read_truncation(
     for oid in oids:
         if oid not in relations:
             refuse(fields.number, f"truncates relation {oid}, which the origin has not described")
-    return Truncation(oids, int(commit[0][0]), int(commit[1][0]))
+    return Truncation(oids, int(commits.lsn[0]), int(commits.at[0]))
 
 
 def _read_type(fields: Fields) -> None:
@@ -282,14 +271,14 @@ def _read_type(fields: Fields) -> None:
 
 
 def _read_message(fields: Fields) -> None:
-    """Of pg_logical_emit_message: flags, LSN, prefix and content, which nobody here reads."""
+    """A message of pg_logical_emit_message (flags, LSN, prefix and content), whose content is not used."""
     fields.raw(9)
     fields.string()
     fields.raw(fields.integer(4))
     fields.end()
 
 
-def _times(since_2000: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _to_unix_times(since_2000: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Microseconds since 1970."""
     check((since_2000 > -_TIMES) & (since_2000 < _TIMES), numbers, "has a time that Postgres does not have")
     return since_2000 + _TO_1970

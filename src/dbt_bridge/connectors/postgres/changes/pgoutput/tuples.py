@@ -7,6 +7,8 @@ https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from dbt_bridge.connectors.postgres.changes.messages import (
@@ -32,6 +34,18 @@ _WIDTH[[NULL, UNCHANGED]] = 1
 _WIDTH[[TEXT, BINARY]] = 5
 _LENGTH_BITS = np.zeros(256, np.int64)
 _LENGTH_BITS[[TEXT, BINARY]] = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Commits:
+    """Where and when the transactions of n messages were committed.
+
+    Attributes:
+        lsn, at: int64[n]; `at` in microseconds since 1970.
+    """
+
+    lsn: np.ndarray
+    at: np.ndarray
 
 
 class Tuples:
@@ -78,19 +92,19 @@ class Tuples:
         return tuple(Cells(self._buffer, *columns) for columns in zip(self.tag, self.start, self.length, strict=True))
 
 
-def rows_of(
+def read_rows(
     source: Bytes,
     messages: Messages,
     relation: Relation,
     numbers: np.ndarray,
-    commits: tuple[np.ndarray, np.ndarray],
+    commits: Commits,
 ) -> Rows:
     """The changes of one relation.
 
     Args:
         messages: whose buffer `source` reads.
         numbers: which of the messages: each has at least a relation's oid, a tag and a count of columns.
-        commits: LSN and time of commit, one per entry of `numbers`.
+        commits: of the same messages.
 
     Raises:
         OriginError: a message is not what the relation says.
@@ -102,20 +116,20 @@ def rows_of(
     _check(allowed, relation, numbers, "names no tuple that belongs to such a change")
     has_before = is_old & (kind == _UPDATE)
     updates = np.flatnonzero(has_before)
-    before = _before(source, relation, numbers[updates], at[updates], end[updates])
+    before = _walk_old_tuples(source, relation, numbers[updates], at[updates], end[updates])
     at[updates] = before.end
-    after = _tuples(source, relation, numbers, at, end)
+    after = _walk_tuples(source, relation, numbers, at, end)
     _check(after.end == end, relation, numbers, "holds a tuple that does not end where the message ends")
     _fill_unchanged(after, before, updates)
     for c in after.unchanged:
         sent = (after.tag[c] != UNCHANGED) | (kind == _UPDATE)
         _check(sent, relation, numbers, f"does not send column {relation.columns[c].name!r}, and is no update")
-    return Rows(relation, kind, *commits, after.cells(), before.cells(), has_before)
+    return Rows(relation, kind, commits.lsn, commits.at, after.cells(), before.cells(), has_before)
 
 
-def _before(source: Bytes, relation: Relation, numbers: np.ndarray, at: np.ndarray, end: np.ndarray) -> Tuples:
+def _walk_old_tuples(source: Bytes, relation: Relation, numbers: np.ndarray, at: np.ndarray, end: np.ndarray) -> Tuples:
     """The old tuples of updates; another tuple with its count of columns follows each."""
-    before = _tuples(source, relation, numbers, at, end)
+    before = _walk_tuples(source, relation, numbers, at, end)
     _check(before.end + 3 <= end, relation, numbers, "ends within an old tuple")
     _check(source.uint8(before.end) == _NEW, relation, numbers, "has no new tuple after the old one")
     for c in before.unchanged:
@@ -124,8 +138,8 @@ def _before(source: Bytes, relation: Relation, numbers: np.ndarray, at: np.ndarr
     return before
 
 
-def _tuples(source: Bytes, relation: Relation, numbers: np.ndarray, at: np.ndarray, end: np.ndarray) -> Tuples:
-    """The tuples whose K, O or N is at `at`."""
+def _walk_tuples(source: Bytes, relation: Relation, numbers: np.ndarray, at: np.ndarray, end: np.ndarray) -> Tuples:
+    """The tuples whose letter (K, O or N) is at `at`."""
     columns = len(relation.columns)
     _check(source.uint16(at + 1) == columns, relation, numbers, f"holds a tuple that has not {columns} columns")
     _check(at + 3 + columns <= end, relation, numbers, "is cut off")  # before memory is taken for so many columns
@@ -133,7 +147,7 @@ def _tuples(source: Bytes, relation: Relation, numbers: np.ndarray, at: np.ndarr
 
 
 def _fill_unchanged(after: Tuples, before: Tuples, updates: np.ndarray) -> None:
-    """Unchanged values are taken from the old tuple where that has them.
+    """Take unchanged values from the old tuple, where it has them.
 
     A NULL of the old tuple is no such value: it means that this column is not part of what was logged. That happens
     under `publish_via_partition_root` when the root says FULL and the partition does not.

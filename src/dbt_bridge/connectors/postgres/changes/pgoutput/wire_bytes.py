@@ -1,6 +1,6 @@
-"""The bytes of pgoutput's messages, read without trust: by vectors of positions, or field by field.
+"""The bytes of pgoutput's messages, read by vectors of positions, or field by field.
 
-All integers are big-endian and lie anywhere; nothing that a message claims leads outside of its buffer.
+All integers are big-endian and not aligned. No claim of a message is trusted: none leads outside of its buffer.
 """
 
 from __future__ import annotations

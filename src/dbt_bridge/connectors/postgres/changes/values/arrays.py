@@ -8,6 +8,7 @@ delimiter is one of the array's own, and the elements are what lies between two 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,9 @@ import pyarrow as pa
 from dbt_bridge.connectors.postgres.changes.values.cells import (
     Unfit,
     Values,
-    bitmap,
-    gathered,
-    loaded,
+    gather,
+    load_numbers,
+    make_bitmap,
 )
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType
 
@@ -30,7 +31,38 @@ class _Malformed(Exception):
     """One of several arrays is no list."""
 
 
-def lists(values: Values, element: OriginType, wanted: pa.DataType, decode: Decode) -> pa.Array:
+@dataclass(frozen=True, slots=True)
+class _Elements:
+    """The elements of all arrays, one array's after the other's, and how many each array has."""
+
+    values: Values
+    counts: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Letters:
+    """The bytes of all arrays.
+
+    Attributes:
+        escaped: bool[n]: before which of them a backslash stood; empty where there is none at all.
+        bounds: int64[arrays + 1]: where each array begins, and where the last one ends.
+    """
+
+    letters: np.ndarray
+    escaped: np.ndarray
+    bounds: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """Where elements lie, quotes included, and how many each array has."""
+
+    start: np.ndarray
+    length: np.ndarray
+    counts: np.ndarray
+
+
+def decode_lists(values: Values, element: OriginType, wanted: pa.DataType, decode: Decode) -> pa.Array:
     """Arrays of one dimension that begin at 1, as lists.
 
     Args:
@@ -43,47 +75,47 @@ def lists(values: Values, element: OriginType, wanted: pa.DataType, decode: Deco
     delimiter = ord(";") if element.name == "box" else ord(",")  # pg_type.typdelim
     arrays = values if values.valid is None else values.take(np.flatnonzero(values.valid))
     try:
-        elements, found = _elements(arrays, delimiter)
+        elements = _split_elements(arrays, delimiter)
     except _Malformed:
-        raise _refusal(arrays, delimiter) from None
-    counts = found
+        raise _find_refusal(arrays, delimiter) from None
+    counts = elements.counts
     if values.valid is not None:
         counts = np.zeros(len(values), np.int64)
-        counts[values.valid] = found
+        counts[values.valid] = elements.counts
     offsets = np.zeros(len(values) + 1, np.int32)  # elements have bytes of their own, so 2 GiB of text hold no more
     np.cumsum(counts, out=offsets[1:])
-    inner = decode(elements, element, wanted.value_type)
-    return pa.Array.from_buffers(wanted, len(values), [bitmap(values.valid), pa.py_buffer(offsets)], children=[inner])
+    inner = decode(elements.values, element, wanted.value_type)
+    buffers = [make_bitmap(values.valid), pa.py_buffer(offsets)]
+    return pa.Array.from_buffers(wanted, len(values), buffers, children=[inner])
 
 
-def _refusal(arrays: Values, delimiter: int) -> Unfit:
-    """Of the first array that is malformed, found by halving."""
+def _find_refusal(arrays: Values, delimiter: int) -> Unfit:
+    """The refusal of the first array that is malformed, found by halving."""
     rows = np.arange(len(arrays))
     while len(rows) > 1:
         half = rows[: len(rows) // 2]
         try:
-            _elements(arrays.take(half), delimiter)
+            _split_elements(arrays.take(half), delimiter)
         except _Malformed:
             rows = half
         else:
             rows = rows[len(rows) // 2 :]
-    return Unfit(f"{arrays.shown(int(rows[0]))} (not an array of one dimension that begins at 1)")
+    return Unfit(f"{arrays.format_value(int(rows[0]))} (not an array of one dimension that begins at 1)")
 
 
-def _elements(arrays: Values, delimiter: int) -> tuple[Values, np.ndarray]:
-    """The elements of all arrays, without quotes and escapes, and how many each array has."""
+def _split_elements(arrays: Values, delimiter: int) -> _Elements:
+    """The elements of all arrays, without quotes and escapes."""
     if not len(arrays):
-        return arrays, np.empty(0, np.int64)
-    text = gathered(arrays, pa.binary())
-    bounds = np.frombuffer(text.buffers()[1], np.int32)[: len(text) + 1].astype(np.int64)
+        return _Elements(arrays, np.empty(0, np.int64))
+    gathered = gather(arrays, pa.binary())
+    bounds = np.frombuffer(gathered.buffers()[1], np.int32)[: len(gathered) + 1].astype(np.int64)
     if (bounds[1:] == bounds[:-1]).any():
         raise _Malformed
-    letters = np.frombuffer(text.buffers()[2], np.uint8)[: bounds[-1]]
-    if (letters == _BACKSLASH).any():
-        letters, escaped, bounds = _unescaped(letters, bounds)
-        quote = (letters == _QUOTE) & ~escaped
-    else:
-        escaped, quote = np.zeros(0, bool), letters == _QUOTE
+    text = _unescape(np.frombuffer(gathered.buffers()[2], np.uint8)[: bounds[-1]], bounds)
+    letters, escaped = text.letters, text.escaped
+    quote = letters == _QUOTE
+    if len(escaped):
+        quote &= ~escaped
     mark = (letters == delimiter) | (letters == _OPEN) | (letters == _CLOSE)
     odd = (letters == ord(" ")) | ((letters >= 9) & (letters <= 13))  # white space; array_out quotes it
     if len(escaped):
@@ -94,24 +126,27 @@ def _elements(arrays: Values, delimiter: int) -> tuple[Values, np.ndarray]:
         odd &= outside
     if odd.any():
         raise _Malformed
-    start, length, counts = _between(letters, np.flatnonzero(mark), bounds)
-    return _bare(letters, start, length, quote if quotes else None), counts
+    spans = _split_at_marks(text, np.flatnonzero(mark))
+    return _Elements(_strip_quotes(letters, spans, quote if quotes else None), spans.counts)
 
 
-def _unescaped(letters: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Without the backslashes that escape; which letters one stood before; the arrays' new bounds."""
+def _unescape(letters: np.ndarray, bounds: np.ndarray) -> _Letters:
+    """The letters without the backslashes that escape others."""
     slash = letters == _BACKSLASH
+    if not slash.any():
+        return _Letters(letters, np.zeros(0, bool), bounds)
     places = np.arange(len(letters))
-    other = np.maximum.accumulate(np.where(slash, -1, places))  # the last letter that is none, up to here
-    kept = ~(slash & ((places - other) % 2 == 1))  # the first, third... of a run escape
-    if not kept[bounds[1:] - 1].all():
+    other = np.maximum.accumulate(np.where(slash, -1, places))  # the last letter up to here that is no backslash
+    stays = ~(slash & ((places - other) % 2 == 1))  # the first, third... of a run escape
+    if not stays[bounds[1:] - 1].all():
         raise _Malformed
-    escaped = np.concatenate([[False], ~kept[:-1]])
-    return letters[kept], escaped[kept], np.concatenate([[0], np.cumsum(kept)])[bounds]
+    escaped = np.concatenate([[False], ~stays[:-1]])
+    return _Letters(letters[stays], escaped[stays], np.concatenate([[0], np.cumsum(stays)])[bounds])
 
 
-def _between(letters: np.ndarray, marks: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Start and length of what lies between the marks of each array, and how many that are."""
+def _split_at_marks(arrays: _Letters, marks: np.ndarray) -> _Spans:
+    """What lies between the marks (braces and delimiters outside of quotes) of each array."""
+    letters, bounds = arrays.letters, arrays.bounds
     kind = letters[marks]
     closing = kind == _CLOSE
     closes = np.flatnonzero(closing)
@@ -133,11 +168,16 @@ def _between(letters: np.ndarray, marks: np.ndarray, bounds: np.ndarray) -> tupl
             raise _Malformed
         start, length = start[~empty], length[~empty]
         counts = np.where(bounds[1:] - bounds[:-1] == 2, 0, counts)
-    return start, length, counts
+    return _Spans(start, length, counts)
 
 
-def _bare(letters: np.ndarray, start: np.ndarray, length: np.ndarray, quote: np.ndarray | None) -> Values:
-    """The elements without their quotes; NULL where it stands unquoted."""
+def _strip_quotes(letters: np.ndarray, spans: _Spans, quote: np.ndarray | None) -> Values:
+    """The elements without their quotes; no value where NULL stands unquoted.
+
+    Args:
+        quote: bool[n]: which letters are quotes; None where there are none.
+    """
+    start, length = spans.start, spans.length
     word = length == 4
     if quote is not None:
         quoted, ends = quote[start], quote[start + length - 1]
@@ -148,5 +188,5 @@ def _bare(letters: np.ndarray, start: np.ndarray, length: np.ndarray, quote: np.
         start, length = start + quoted, length - 2 * quoted
     elements = Values(letters, start, length)
     if word.any():
-        word &= (loaded(elements, ">u4") & 0xDFDFDFDF) == int.from_bytes(b"NULL")  # array_in takes it in any case
+        word &= (load_numbers(elements, ">u4") & 0xDFDFDFDF) == int.from_bytes(b"NULL")  # array_in takes it in any case
     return elements.where(~word) if word.any() else elements

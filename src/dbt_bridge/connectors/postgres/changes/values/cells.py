@@ -1,4 +1,4 @@
-"""Cells of one column as bytes in a buffer: gathered into one Arrow array, or read as numbers. No Python per value."""
+"""The bytes of one column's cells: gathered into one Arrow array, or read as numbers. No Python code runs per value."""
 
 from __future__ import annotations
 
@@ -38,52 +38,52 @@ class Values:
         return len(self.start)
 
     def where(self, chosen: np.ndarray) -> Values:
-        """The same positions, with a value only where `chosen` is True (and there was one)."""
+        """The same positions, with a value only where `chosen` is True and there was one."""
         valid = chosen if self.valid is None else chosen & self.valid
         return Values(self.buffer, self.start, np.where(valid, self.length, 0), valid)
 
     def take(self, rows: np.ndarray) -> Values:
-        """Those rows; all of them must have a value."""
+        """The values of these rows, which must all have one."""
         return Values(self.buffer, self.start[rows], self.length[rows])
 
-    def inner(self, skipped: int, end: int = 0) -> Values:
-        """The values without so many bytes at the beginning and at the end; each must have as many."""
+    def strip(self, skipped: int, end: int = 0) -> Values:
+        """The values without this many bytes at the beginning and at the end; each must have as many."""
         start, length = self.start + skipped, self.length - (skipped + end)
         if self.valid is not None:
             start, length = np.where(self.valid, start, self.start), np.where(self.valid, length, 0)
         return Values(self.buffer, start, length, self.valid)
 
-    def among(self, condition: np.ndarray) -> np.ndarray:
+    def where_valid(self, condition: np.ndarray) -> np.ndarray:
         """Where the condition holds and there is a value."""
         return condition if self.valid is None else condition & self.valid
 
-    def are(self, text: bytes) -> np.ndarray:
-        """Which of them are exactly this text."""
-        found: np.ndarray = (self.length == len(text)) & (loaded(self, f"S{len(text)}") == text)
+    def equal(self, text: bytes) -> np.ndarray:
+        """Which values are exactly this text."""
+        found: np.ndarray = (self.length == len(text)) & (load_numbers(self, f"S{len(text)}") == text)
         return found
 
     def bytes(self, row: int) -> bytes:
         start = int(self.start[row])
         return bytes(self.buffer[start : start + int(self.length[row])])
 
-    def shown(self, row: int) -> str:
+    def format_value(self, row: int) -> str:
         """For a message."""
         value = self.bytes(row)[: 4 * _SHOWN]
         return repr(value.decode("utf-8", "backslashreplace")[:_SHOWN])
 
-    def refuse(self, wrong: np.ndarray, why: str = "") -> None:
+    def refuse_where(self, wrong: np.ndarray, why: str = "") -> None:
         """Raise Unfit for the first value for which `wrong` is True."""
-        wrong = self.among(wrong)
+        wrong = self.where_valid(wrong)
         if wrong.any():
-            raise Unfit(self.shown(int(wrong.argmax())) + (f" ({why})" if why else ""))
+            raise Unfit(self.format_value(int(wrong.argmax())) + (f" ({why})" if why else ""))
 
-    def need(self, width: int) -> None:
+    def require_width(self, width: int) -> None:
         """Raise Unfit for a value that does not have so many bytes."""
-        self.refuse(self.length != width, f"not of {width} bytes")
+        self.refuse_where(self.length != width, f"not of {width} bytes")
 
 
-def inside(values: Values) -> Values:
-    """The values, once it is certain that they lie inside of the buffer.
+def check_bounds(values: Values) -> Values:
+    """The same values, all of which lie inside of the buffer.
 
     Raises:
         OriginError: one does not.
@@ -102,8 +102,8 @@ def inside(values: Values) -> Values:
     return values
 
 
-def gathered(values: Values, type_: pa.DataType) -> pa.Array:
-    """One string or binary array of the values. The bytes are not looked at: see `validated`.
+def gather(values: Values, type_: pa.DataType) -> pa.Array:
+    """One string or binary array of the values. That they are UTF-8 is not checked: `gather_texts` does.
 
     `take` copies every second element of an array that borrows the buffer: value, gap, value, gap...
 
@@ -133,48 +133,48 @@ def gathered(values: Values, type_: pa.DataType) -> pa.Array:
     places = np.arange(0, 2 * n - 1, 2, dtype=np.int64)
     if order is not None:
         places[order] = places.copy()
-    taken = pieces.take(primitive(pa.int64(), places, None))  # pa.array would import pandas
+    taken = pieces.take(make_primitive(pa.int64(), places, None))  # pa.array would import pandas
     if wide:
         taken = taken.cast(pa.binary())
     parts = taken.buffers()
-    return pa.Array.from_buffers(type_, n, [bitmap(values.valid), parts[1], parts[2]])
+    return pa.Array.from_buffers(type_, n, [make_bitmap(values.valid), parts[1], parts[2]])
 
 
-def validated(values: Values) -> pa.Array:
+def gather_texts(values: Values) -> pa.Array:
     """One string array of the values.
 
     Raises:
         Unfit: one is not UTF-8.
     """
-    array = gathered(values, pa.string())
+    array = gather(values, pa.string())
     try:
         array.validate(full=True)
     except pa.ArrowInvalid:
-        refuse_first(array, lambda part: part.validate(full=True), values.shown)
+        refuse_first(array, lambda part: part.validate(full=True), values.format_value)
     return array
 
 
-def cast(values: Values, decode: Callable[[pa.Array], pa.Array]) -> pa.Array:
+def cast_texts(values: Values, decode: Callable[[pa.Array], pa.Array]) -> pa.Array:
     """The texts through a decoding that raises pa.ArrowInvalid or ValueError.
 
     Raises:
         Unfit: one does not fit.
     """
-    return fitted(gathered(values, pa.string()), decode, values.shown)
+    return apply_decode(gather(values, pa.string()), decode, values.format_value)
 
 
-def fitted(
-    array: pa.Array, decode: Callable[[pa.Array], pa.Array], shown: Callable[[int], str] | None = None
+def apply_decode(
+    array: pa.Array, decode: Callable[[pa.Array], pa.Array], format_value: Callable[[int], str] | None = None
 ) -> pa.Array:
     """The decoded array. Raises Unfit for the first value that does not fit."""
     try:
         return decode(array)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        refuse_first(array, decode, shown or (lambda row: repr(str(array[row].as_py())[:_SHOWN])))
+        refuse_first(array, decode, format_value or (lambda row: repr(str(array[row].as_py())[:_SHOWN])))
         raise Unfit(str(error)[:_SHOWN]) from error
 
 
-def refuse_first(array: pa.Array, decode: Callable[[pa.Array], object], shown: Callable[[int], str]) -> None:
+def refuse_first(array: pa.Array, decode: Callable[[pa.Array], object], format_value: Callable[[int], str]) -> None:
     """Raise Unfit for the first value that `decode` refuses, found by halving."""
     first, last = 0, len(array)
     while last - first > 1:
@@ -185,31 +185,31 @@ def refuse_first(array: pa.Array, decode: Callable[[pa.Array], object], shown: C
             last = middle
         else:
             first = middle
-    raise Unfit(shown(first))
+    raise Unfit(format_value(first))
 
 
-def loaded(values: Values, dtype: str, skipped: int = 0) -> np.ndarray:
-    """What stands at the beginning of each value (after `skipped` bytes), as `dtype`, in the machine's byte order.
+def load_numbers(values: Values, dtype: str, skipped: int = 0) -> np.ndarray:
+    """The first bytes of each value (after `skipped` bytes), read as `dtype`, in the machine's byte order.
 
-    Rows without a value, or with a shorter one, give whatever stands there; zeros after the end of the buffer.
+    Rows without a value, or with a shorter one, give the bytes that follow; zeros after the end of the buffer.
     """
     type_ = np.dtype(dtype)
     at = values.start + skipped if skipped else values.start
     last = len(values.buffer) - type_.itemsize
     if last < 0:
-        return _padded(values.buffer, at, type_)
+        return _load_near_end(values.buffer, at, type_)
     view: np.ndarray = np.ndarray((last + 1,), type_, values.buffer.data, strides=(1,))
     if len(at) and at.max() > last:
         found = view[np.minimum(at, last)]
         beyond = np.flatnonzero(at > last)
-        found[beyond] = _padded(values.buffer[last:], at[beyond] - last, type_)
+        found[beyond] = _load_near_end(values.buffer[last:], at[beyond] - last, type_)
     else:
         found = view[at]
     native: np.ndarray = found if type_.kind in "VS" else found.astype(type_.newbyteorder("="), copy=False)
     return native
 
 
-def _padded(buffer: np.ndarray, at: np.ndarray, type_: np.dtype) -> np.ndarray:
+def _load_near_end(buffer: np.ndarray, at: np.ndarray, type_: np.dtype) -> np.ndarray:
     """The same near the end of the buffer."""
     longer = np.concatenate([buffer, np.zeros(2 * type_.itemsize, np.uint8)])
     view: np.ndarray = np.ndarray((len(longer) - type_.itemsize + 1,), type_, longer.data, strides=(1,))
@@ -217,36 +217,36 @@ def _padded(buffer: np.ndarray, at: np.ndarray, type_: np.dtype) -> np.ndarray:
     return found
 
 
-def bitmap(valid: np.ndarray | None) -> pa.Buffer | None:
+def make_bitmap(valid: np.ndarray | None) -> pa.Buffer | None:
     return None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
-def primitive(type_: pa.DataType, data: np.ndarray, valid: np.ndarray | None) -> pa.Array:
+def make_primitive(type_: pa.DataType, data: np.ndarray, valid: np.ndarray | None) -> pa.Array:
     """An array of a type of fixed width, over the numbers as they are."""
-    return pa.Array.from_buffers(type_, len(data), [bitmap(valid), pa.py_buffer(np.ascontiguousarray(data))])
+    return pa.Array.from_buffers(type_, len(data), [make_bitmap(valid), pa.py_buffer(np.ascontiguousarray(data))])
 
 
-def numbers(array: pa.Array) -> np.ndarray:
-    """The numbers of an array of integers or booleans, whatever stands where it is NULL; `to_numpy` imports pandas."""
+def to_numpy(array: pa.Array) -> np.ndarray:
+    """The numbers of an array of integers or booleans; arbitrary ones where it is NULL. Arrow's own imports pandas."""
     if pa.types.is_boolean(array.type):
-        return numbers(pc.cast(array, pa.uint8())).astype(bool)
+        return to_numpy(pc.cast(array, pa.uint8())).astype(bool)
     kind = "u" if pa.types.is_unsigned_integer(array.type) else "i"
     found: np.ndarray = np.frombuffer(array.buffers()[1], f"{kind}{array.type.bit_width // 8}")
     return found[array.offset : array.offset + len(array)]
 
 
-def booleans(data: np.ndarray, valid: np.ndarray | None) -> pa.Array:
-    return pa.Array.from_buffers(pa.bool_(), len(data), [bitmap(valid), bitmap(data)])
+def make_booleans(data: np.ndarray, valid: np.ndarray | None) -> pa.Array:
+    return pa.Array.from_buffers(pa.bool_(), len(data), [make_bitmap(valid), make_bitmap(data)])
 
 
-def wrapped(storage: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """As the extension type that `wanted` is, if it is one."""
+def wrap_extension(storage: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """The array as `wanted`, where that is an extension type over this storage."""
     if isinstance(wanted, pa.BaseExtensionType) and storage.type != wanted:
         return pa.ExtensionArray.from_storage(wanted, storage)
     return storage
 
 
-def combined(first: pa.Array, second: pa.Array, rows: np.ndarray, missing: np.ndarray) -> pa.Array:
-    """Row i is entry `rows[i]` of both arrays one after the other; NULL where `missing`."""
+def combine(first: pa.Array, second: pa.Array, rows: np.ndarray, missing: np.ndarray) -> pa.Array:
+    """An array whose row i is entry `rows[i]` of the two arrays joined; NULL where `missing`."""
     both = pa.concat_arrays([first, second])
-    return pc.take(both, primitive(pa.int64(), rows, ~missing))
+    return pc.take(both, make_primitive(pa.int64(), rows, ~missing))

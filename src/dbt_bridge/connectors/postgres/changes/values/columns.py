@@ -1,6 +1,5 @@
-"""The cells of pgoutput's tuples to Arrow arrays, exactly as the initial copy lands the same values.
-
-Cells of one column may mix text and binary: in binary mode, a type without a send function comes as text.
+"""One column of cells to an Arrow array. Cells may mix text and binary: in binary mode, a type without a send function
+comes as text.
 """
 
 from __future__ import annotations
@@ -9,21 +8,21 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_bridge.connectors.postgres.changes.messages import BINARY, TEXT, Cells
-from dbt_bridge.connectors.postgres.changes.values.binary import decodes_binary, from_binary
+from dbt_bridge.connectors.postgres.changes.values.binary import decode_binary, is_binary_decodable
 from dbt_bridge.connectors.postgres.changes.values.cells import (
     Unfit,
     Values,
-    combined,
-    inside,
-    wrapped,
+    check_bounds,
+    combine,
+    wrap_extension,
 )
-from dbt_bridge.connectors.postgres.changes.values.text import from_text
+from dbt_bridge.connectors.postgres.changes.values.text import decode_text
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType
 
-__all__ = ["Unfit", "column", "decodes_binary"]
+__all__ = ["Unfit", "decode_column", "is_binary_decodable"]
 
 
-def column(cells: Cells, origin: OriginType, wanted: pa.DataType) -> pa.Array:
+def decode_column(cells: Cells, origin: OriginType, wanted: pa.DataType) -> pa.Array:
     """The cells' values.
 
     Args:
@@ -44,18 +43,18 @@ def column(cells: Cells, origin: OriginType, wanted: pa.DataType) -> pa.Array:
     if not of_text + of_binary:
         return pa.nulls(n, wanted)
     if not of_text or not of_binary:
-        form, decode = (text, from_text) if of_text else (binary, from_binary)
-        return decode(inside(_values(cells, form if of_text + of_binary < n else None)), origin, wanted)
+        form, decode = (text, decode_text) if of_text else (binary, decode_binary)
+        return decode(check_bounds(_make_values(cells, form if of_text + of_binary < n else None)), origin, wanted)
     arrays: list[pa.Array] = []
-    place = np.zeros(n, np.int64)
-    for form, decode in ((text, from_text), (binary, from_binary)):
+    place = np.zeros(n, np.int64)  # of each row in both arrays, one after the other
+    for form, decode in ((text, decode_text), (binary, decode_binary)):
         rows = np.flatnonzero(form)
         place[rows] = np.arange(len(rows)) + sum(len(array) for array in arrays)
-        arrays.append(decode(inside(_values(cells, None).take(rows)), origin, wanted))
+        arrays.append(decode(check_bounds(_make_values(cells, None).take(rows)), origin, wanted))
     storage = [array.storage if isinstance(array, pa.ExtensionArray) else array for array in arrays]
-    return wrapped(combined(storage[0], storage[1], place, ~(text | binary)), wanted)
+    return wrap_extension(combine(storage[0], storage[1], place, ~(text | binary)), wanted)
 
 
-def _values(cells: Cells, valid: np.ndarray | None) -> Values:
+def _make_values(cells: Cells, valid: np.ndarray | None) -> Values:
     length = cells.length if valid is None else np.where(valid, cells.length, 0)
     return Values(cells.buffer, cells.start, length, valid)

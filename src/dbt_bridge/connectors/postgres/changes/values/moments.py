@@ -1,6 +1,6 @@
 """Dates, times, timestamps and intervals from Postgres's text, under DateStyle ISO, UTC and IntervalStyle postgres.
 
-Arrow's parser takes the years 1 to 9999. Infinities, years BC and later years are done apart, on just those rows.
+Arrow's parser takes the years 1 to 9999. Rows with infinities, years BC and later years are parsed apart.
 https://www.postgresql.org/docs/current/datatype-datetime.html
 """
 
@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from dbt_bridge.connectors.postgres.changes.values.cells import (
     Unfit,
     Values,
-    fitted,
-    gathered,
-    loaded,
-    numbers,
-    primitive,
+    apply_decode,
+    gather,
+    load_numbers,
+    make_primitive,
+    to_numpy,
 )
 
 INFINITE_US, INFINITE_DAYS = 2**63 - 1, 2**31 - 1  # as column_types.py has infinity
@@ -38,57 +38,57 @@ _INTERVAL = (
 )
 
 
-def dates(values: Values) -> pa.Array:
-    odd = values.among((values.length != 10) | (loaded(values, ">u4") == _YEAR_0))
+def decode_dates(values: Values) -> pa.Array:
+    odd = values.where_valid((values.length != 10) | (load_numbers(values, ">u4") == _YEAR_0))
     if not odd.any():
-        return _parsed(values, pa.date32())
-    days = np.frombuffer(_parsed(values.where(~odd), pa.date32()).buffers()[1], np.int32).copy()
+        return _parse_plain(values, pa.date32())
+    days = np.frombuffer(_parse_plain(values.where(~odd), pa.date32()).buffers()[1], np.int32).copy()
     rows = np.flatnonzero(odd)
-    days[rows] = _odd(values, rows, _odd_day, INFINITE_DAYS)
-    return primitive(pa.date32(), days, values.valid)
+    days[rows] = _parse_odd(values, rows, _parse_odd_day, INFINITE_DAYS)
+    return make_primitive(pa.date32(), days, values.valid)
 
 
-def timestamps(values: Values, type_: pa.DataType) -> pa.Array:
+def decode_timestamps(values: Values, type_: pa.DataType) -> pa.Array:
     """`type_` is timestamp[us], with UTC for timestamptz."""
     zoned = type_.tz is not None
-    head, tail = loaded(values, ">u8"), loaded(_shifted(values, -4), ">u4")
+    head, tail = load_numbers(values, ">u8"), load_numbers(_shift(values, -4), ">u4")
     plain = (values.length >= (22 if zoned else 19)) & (head >> np.uint64(32) != _YEAR_0)
     plain &= head >> np.uint64(24) & np.uint64(0xFF) == ord("-")  # after four digits
     plain &= (tail & 0xFFFFFF == _IN_UTC) if zoned else (tail & 0xFF != ord("C"))  # of BC
-    odd = values.among(~plain)
+    odd = values.where_valid(~plain)
     if not odd.any():
-        return _parsed(values, type_)
-    moments = np.frombuffer(_parsed(values.where(~odd), type_).buffers()[1], np.int64).copy()
+        return _parse_plain(values, type_)
+    moments = np.frombuffer(_parse_plain(values.where(~odd), type_).buffers()[1], np.int64).copy()
     rows = np.flatnonzero(odd)
-    moments[rows] = _odd(values, rows, lambda text: _odd_moment(text, zoned), INFINITE_US)
-    return primitive(type_, moments, values.valid)
+    moments[rows] = _parse_odd(values, rows, lambda text: _parse_odd_moment(text, zoned), INFINITE_US)
+    return make_primitive(type_, moments, values.valid)
 
 
-def times(values: Values) -> pa.Array:
+def decode_times(values: Values) -> pa.Array:
     """HH:MM:SS[.f], 24:00:00 included."""
-    values.refuse(~_is_clock(values))
-    micros = _clock(values)
-    values.refuse(micros > DAY_US)
-    return primitive(pa.time64("us"), micros, values.valid)
+    values.refuse_where(~_is_clock(values))
+    micros = _decode_clock(values)
+    values.refuse_where(micros > DAY_US)
+    return make_primitive(pa.time64("us"), micros, values.valid)
 
 
 def _is_clock(values: Values) -> np.ndarray:
     """Which values can be HH:MM:SS[.f], by their length and first colon."""
     length = values.length
     fits: np.ndarray = (length == 8) | ((length >= 10) & (length <= 15))
-    fits &= loaded(values, "u1", 2) == ord(":")
+    fits &= load_numbers(values, "u1", 2) == ord(":")
     return fits
 
 
-def _clock(values: Values) -> np.ndarray:
+def _decode_clock(values: Values) -> np.ndarray:
     """Microseconds of HH:MM:SS[.f]."""
     length = values.length
-    raw = np.ascontiguousarray(loaded(values, "V15")).view(np.uint8).reshape(-1, 15)
+    raw = np.ascontiguousarray(load_numbers(values, "V15")).view(np.uint8).reshape(-1, 15)
     digits = raw - np.uint8(ord("0"))  # wraps around for what comes before it
     digits[:, 9:][np.arange(9, 15) >= length[:, None]] = 0
     right = (raw[:, 5] == ord(":")) & ((length == 8) | (raw[:, 8] == ord(".")))
     right &= (digits[:, 3] < 6) & (digits[:, 6] < 6) & (digits[:, _DIGITS] <= 9).all(axis=1)
-    values.refuse(~right)
+    values.refuse_where(~right)
     micros: np.ndarray = digits[:, _DIGITS] @ _WEIGHTS
     return micros
 
@@ -100,76 +100,77 @@ _WEIGHTS = np.array(
 )
 
 
-def intervals(values: Values) -> pa.Array:
+def decode_intervals(values: Values) -> pa.Array:
     """Raises Unfit for more than 2,562,046 hours, and for infinity."""
-    is_clock = values.among(_is_clock(values))  # most durations; the regular expression takes ten times as long
+    is_clock = values.where_valid(_is_clock(values))  # most durations; the regular expression takes ten times as long
     parts = np.zeros((3, len(values)), np.int64)  # months, days, nanoseconds
     if is_clock.any():
-        parts[2] = np.where(is_clock, _clock(values.where(is_clock)) * 1000, 0)
-    rows = np.flatnonzero(values.among(~is_clock))
+        parts[2] = np.where(is_clock, _decode_clock(values.where(is_clock)) * 1000, 0)
+    rows = np.flatnonzero(values.where_valid(~is_clock))
     if len(rows):
-        parts[:, rows] = _long_intervals(values.take(rows))
-    return interval_array(values, *parts)
+        parts[:, rows] = _decode_long_intervals(values.take(rows))
+    return make_intervals(values, *parts)
 
 
-def _long_intervals(values: Values) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Months, days and nanoseconds of any interval's text."""
-    found = pc.extract_regex(gathered(values, pa.string()), _INTERVAL)
-    values.refuse(numbers(pc.is_null(found)) | (values.length == 0))
+def _decode_long_intervals(values: Values) -> np.ndarray:
+    """Months, days and nanoseconds (int64[3, n]) of any interval's text."""
+    found = pc.extract_regex(gather(values, pa.string()), _INTERVAL)
+    values.refuse_where(to_numpy(pc.is_null(found)) | (values.length == 0))
 
     def number(name: str) -> np.ndarray:
         part = pc.struct_field(found, name)
         part = pc.utf8_lpad(part, 1, "0")  # a group that was not there is empty
-        return numbers(fitted(part, lambda a: pc.cast(a, pa.int32()), values.shown)).astype(np.int64)
+        return to_numpy(apply_decode(part, lambda a: pc.cast(a, pa.int32()), values.format_value)).astype(np.int64)
 
-    micros = numbers(pc.cast(pc.utf8_rpad(pc.struct_field(found, "fraction"), 6, "0"), pa.int64()))
+    micros = to_numpy(pc.cast(pc.utf8_rpad(pc.struct_field(found, "fraction"), 6, "0"), pa.int64()))
     hours, months, days = number("hours"), number("years") * 12 + number("months"), number("days")
-    values.refuse(hours > MOST_HOURS)
+    values.refuse_where(hours > MOST_HOURS)
     nanos = (((hours * 60 + number("minutes")) * 60 + number("seconds")) * 1_000_000 + micros) * 1000
-    negative = numbers(pc.starts_with(pc.struct_field(found, "sign"), "-"))
-    return months, days, np.where(negative, -nanos, nanos)
+    negative = to_numpy(pc.starts_with(pc.struct_field(found, "sign"), "-"))
+    return np.stack([months, days, np.where(negative, -nanos, nanos)])
 
 
-def interval_array(values: Values, months: np.ndarray, days: np.ndarray, nanoseconds: np.ndarray) -> pa.Array:
+def make_intervals(values: Values, months: np.ndarray, days: np.ndarray, nanoseconds: np.ndarray) -> pa.Array:
     for part in (months, days):
-        values.refuse((part > 2**31 - 1) | (part < -(2**31)))
+        values.refuse_where((part > 2**31 - 1) | (part < -(2**31)))
     out = np.zeros(len(values), INTERVAL)
     out["months"], out["days"], out["nanoseconds"] = months, days, nanoseconds
-    return primitive(pa.month_day_nano_interval(), out, values.valid)
+    return make_primitive(pa.month_day_nano_interval(), out, values.valid)
 
 
-def _parsed(values: Values, type_: pa.DataType) -> pa.Array:
-    return fitted(gathered(values, pa.string()), lambda array: pc.cast(array, type_, safe=True), values.shown)
+def _parse_plain(values: Values, type_: pa.DataType) -> pa.Array:
+    text = gather(values, pa.string())
+    return apply_decode(text, lambda array: pc.cast(array, type_, safe=True), values.format_value)
 
 
-def _shifted(values: Values, by: int) -> Values:
-    """Begins so far from each value's end."""
+def _shift(values: Values, by: int) -> Values:
+    """The values from so many bytes after their end on (before it, where negative)."""
     return Values(values.buffer, np.maximum(values.start + values.length + by, 0), values.length, values.valid)
 
 
-def _odd(values: Values, rows: np.ndarray, parse, infinite: int) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Numbers of the rows that Arrow cannot parse; infinities are often many, the others few."""
+def _parse_odd(values: Values, rows: np.ndarray, parse, infinite: int) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """The numbers of the rows that Arrow cannot parse: infinities, of which there may be many, and a few others."""
     found = values.take(rows)
-    plus, minus = found.are(b"infinity"), found.are(b"-infinity")
+    plus, minus = found.equal(b"infinity"), found.equal(b"-infinity")
     numbers = np.where(plus, infinite, np.where(minus, -infinite, 0))
     for i in np.flatnonzero(~(plus | minus)):
         number = parse(found.bytes(int(i)))
         if number is None:
-            raise Unfit(found.shown(int(i)))
+            raise Unfit(found.format_value(int(i)))
         numbers[i] = number
     return numbers
 
 
-def _odd_day(text: bytes) -> int | None:
+def _parse_odd_day(text: bytes) -> int | None:
     match = _ODD_DAY.fullmatch(text.decode("ascii", "replace"))
-    return _days(match[1], match[2], match[3], match[4] is not None) if match else None
+    return _to_days(match[1], match[2], match[3], match[4] is not None) if match else None
 
 
-def _odd_moment(text: bytes, zoned: bool) -> int | None:
+def _parse_odd_moment(text: bytes, zoned: bool) -> int | None:
     match = _ODD_MOMENT.fullmatch(text.decode("ascii", "replace"))
     if match is None or (match[8] is not None) != zoned:
         return None
-    days = _days(match[1], match[2], match[3], match[9] is not None)
+    days = _to_days(match[1], match[2], match[3], match[9] is not None)
     hours, minutes, seconds = int(match[4]), int(match[5]), int(match[6])
     if days is None or hours > 23 or minutes > 59 or seconds > 59:
         return None
@@ -178,7 +179,7 @@ def _odd_moment(text: bytes, zoned: bool) -> int | None:
     return moment if moment < INFINITE_US else None  # after the year 294246
 
 
-def _days(year_text: str, month_text: str, day_text: str, before_christ: bool) -> int | None:
+def _to_days(year_text: str, month_text: str, day_text: str, before_christ: bool) -> int | None:
     """Days since 1970 in the proleptic Gregorian calendar.
 
     A cycle of 400 years has 146,097 days (https://howardhinnant.github.io/date_algorithms.html, days_from_civil).

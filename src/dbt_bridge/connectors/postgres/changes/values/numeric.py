@@ -15,8 +15,8 @@ import pyarrow as pa
 from dbt_bridge.connectors.postgres.changes.values.cells import (
     Unfit,
     Values,
-    loaded,
-    primitive,
+    load_numbers,
+    make_primitive,
 )
 
 _POSITIVE, _NEGATIVE = 0x0000, 0x4000  # NaN is 0xC000, the infinities 0xD000 and 0xF000
@@ -37,14 +37,30 @@ class _Header:
 
     @classmethod
     def of(cls, values: Values) -> _Header:
-        words = loaded(values, ">i8")
+        words = load_numbers(values, ">i8")
         unsigned = words >> 48 & 0xFFFF, words >> 16 & 0xFFFF, words & 0xFFFF
         return cls(unsigned[0], (words << 16) >> 48, unsigned[1], unsigned[2])
 
 
-def decimals(values: Values, type_: pa.DataType) -> pa.Array:
+@dataclass(frozen=True, slots=True)
+class _Wide:
+    """Numbers of 128 bits: their low and their high 64 bits."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """`quotient` in groups, the lowest first."""
+
+    quotient: list[np.ndarray]
+    rest: np.ndarray
+
+
+def decode_decimals(values: Values, type_: pa.DataType) -> pa.Array:
     """Raises Unfit for a value that has more digits than the type on either side of the point, and for NaN."""
-    values.refuse(values.length < 8)
+    values.refuse_where(values.length < 8)
     header = _Header.of(values)
     count, scale = header.count, header.scale
     _refuse(values, ((header.sign != _POSITIVE) & (header.sign != _NEGATIVE)) | (scale > _MOST_SCALE))
@@ -57,15 +73,17 @@ def decimals(values: Values, type_: pa.DataType) -> pa.Array:
     _refuse(values, (count > highest + 1) | (highest > 11))
     _refuse_beyond_scale(values, np.flatnonzero((scale < type_.scale) & (count > 0)), header)
     few = bool(count.max() <= 4 and highest.max() <= 3)
-    groups = [_group(values, count, highest)] if few else _groups(values, count, highest)
+    groups = [_read_one_group(values, count, highest)] if few else _read_groups(values, count, highest)
     if over := 4 * after - type_.scale:
-        groups, rest = _divided(groups, 10**over)
-        _refuse(values, rest != 0)
-    return _signed(values, *_joined(groups), header.sign == _NEGATIVE, type_)
+        division = _divide(groups, 10**over)
+        groups = division.quotient
+        _refuse(values, division.rest != 0)
+    return _apply_sign(values, _join_groups(groups), header.sign == _NEGATIVE, type_)
 
 
-def _signed(values: Values, low: np.ndarray, high: np.ndarray, negative: np.ndarray, type_: pa.DataType) -> pa.Array:
+def _apply_sign(values: Values, number: _Wide, negative: np.ndarray, type_: pa.DataType) -> pa.Array:
     """Two's complement, once it is certain that the type has so many digits."""
+    low, high = number.low, number.high
     limit = 10**type_.precision
     limit_high, limit_low = np.uint64(limit >> 64), np.uint64(limit & (2**64 - 1))
     _refuse(values, (high > limit_high) | ((high == limit_high) & (low >= limit_low)))
@@ -74,7 +92,7 @@ def _signed(values: Values, low: np.ndarray, high: np.ndarray, negative: np.ndar
     if negative.any():
         both[negative, 0] = ~low[negative] + np.uint64(1)
         both[negative, 1] = ~high[negative] + (low[negative] == 0)
-    return primitive(type_, both, values.valid)
+    return make_primitive(type_, both, values.valid)
 
 
 def _refuse_beyond_scale(values: Values, rows: np.ndarray, header: _Header) -> None:
@@ -83,14 +101,14 @@ def _refuse_beyond_scale(values: Values, rows: np.ndarray, header: _Header) -> N
         return
     count, weight = header.count[rows], header.weight[rows]
     start = values.start[rows] + 8 + 2 * (count - 1)
-    last = loaded(Values(values.buffer, start, values.length[rows]), ">u2")
+    last = load_numbers(Values(values.buffer, start, values.length[rows]), ">u2")
     zeros = (last % 10 == 0).astype(np.int64) + (last % 100 == 0) + (last % 1000 == 0)
     wrong = np.zeros(len(values), bool)
     wrong[rows] = 4 * (count - 1 - weight) - zeros > header.scale[rows]
     _refuse(values, wrong)
 
 
-def as_text(value: bytes) -> str:
+def format_numeric(value: bytes) -> str:
     """One value as numeric_out writes it."""
     if len(value) < 8:
         return "no numeric"
@@ -105,10 +123,10 @@ def as_text(value: bytes) -> str:
     return ("-" if sign else "") + before + ("." + after[:scale].ljust(scale, "0") if scale else "")
 
 
-def _group(values: Values, count: np.ndarray, highest: np.ndarray) -> np.ndarray:
-    """The same as `_groups` where up to four digits in up to four places make one group: they are read at once."""
+def _read_one_group(values: Values, count: np.ndarray, highest: np.ndarray) -> np.ndarray:
+    """The same as `_read_groups` where up to four digits in up to four places make one group: they are read at once."""
     beyond = (16 * (4 - count)).astype(np.uint64)  # bits of what is no digit any more
-    four = loaded(values, ">u8", 8)
+    four = load_numbers(values, ">u8", 8)
     four = np.where(count > 0, four >> np.minimum(beyond, _HALF + np.uint64(16)) << beyond, 0)
     total = np.zeros(len(values), np.uint64)
     for shift in (48, 32, 16, 0):
@@ -122,7 +140,7 @@ def _group(values: Values, count: np.ndarray, highest: np.ndarray) -> np.ndarray
 _PLACES = np.uint64(10_000) ** np.arange(5, dtype=np.uint64)
 
 
-def _groups(values: Values, count: np.ndarray, highest: np.ndarray) -> list[np.ndarray]:
+def _read_groups(values: Values, count: np.ndarray, highest: np.ndarray) -> list[np.ndarray]:
     """The digits' value in base 10 ** 16, the lowest group first; as many groups as the greatest value needs."""
     places = int(np.where(count > 0, highest, -1).max(initial=-1)) + 1
     groups = []
@@ -135,19 +153,19 @@ def _groups(values: Values, count: np.ndarray, highest: np.ndarray) -> list[np.n
                 total *= np.uint64(10_000)
                 continue
             at = Values(values.buffer, values.start + np.where(there, 8 + 2 * index, 0), values.length, values.valid)
-            digit = np.where(there, loaded(at, ">u2"), 0)
+            digit = np.where(there, load_numbers(at, ">u2"), 0)
             _refuse(values, digit > 9999)
             total = total * np.uint64(10_000) + digit.astype(np.uint64)
         groups.append(total)
     return groups
 
 
-def _divided(groups: list[np.ndarray], divisor: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Quotient and remainder; `divisor` is at most 1000, so that a remainder before a group fits 64 bits."""
+def _divide(groups: list[np.ndarray], divisor: int) -> _Division:
+    """`divisor` is at most 1000, so that a remainder before a group fits 64 bits."""
     by = np.uint64(divisor)
     if len(groups) == 1:
         quotient = groups[0] // by
-        return [quotient], groups[0] - quotient * by
+        return _Division([quotient], groups[0] - quotient * by)
     rest = np.zeros(len(groups[0]), np.uint64)
     quotients = []
     for group in reversed(groups):
@@ -155,39 +173,39 @@ def _divided(groups: list[np.ndarray], divisor: int) -> tuple[list[np.ndarray], 
         quotient = part // by
         rest = part - quotient * by
         quotients.append(quotient)
-    return quotients[::-1], rest
+    return _Division(quotients[::-1], rest)
 
 
-def _joined(groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The low and high 64 bits. Three groups hold up to 10 ** 48, of which 128 bits hold less: that gives the top."""
+def _join_groups(groups: list[np.ndarray]) -> _Wide:
+    """The number of all groups. A number that 128 bits cannot hold (three groups hold up to 10 ** 48) is the top."""
     if len(groups) == 1:
-        return groups[0], np.zeros_like(groups[0])
-    low, high = _product(groups[1], _GROUP)
-    low = low + groups[0]
-    high = high + (low < groups[0])
+        return _Wide(groups[0], np.zeros_like(groups[0]))
+    product = _multiply(groups[1], _GROUP)
+    low = product.low + groups[0]
+    high = product.high + (low < groups[0])
     if len(groups) == 2:
-        return low, high
+        return _Wide(low, high)
     too_large = groups[2] >= np.uint64(10**7)  # 10 ** 39 and more: no decimal128 has so many digits
     top = np.where(too_large, 0, groups[2]).astype(np.uint64)
     unit = 10**32
-    top_low, carried = _product(top, np.uint64(unit & (2**64 - 1)))
-    high = high + carried + top * np.uint64(unit >> 64)
-    low = low + top_low
-    high = high + (low < top_low)
-    return low, np.where(too_large, np.uint64(2**64 - 1), high)
+    product = _multiply(top, np.uint64(unit & (2**64 - 1)))
+    high = high + product.high + top * np.uint64(unit >> 64)
+    low = low + product.low
+    high = high + (low < product.low)
+    return _Wide(low, np.where(too_large, np.uint64(2**64 - 1), high))
 
 
-def _product(many: np.ndarray, one: np.uint64) -> tuple[np.ndarray, np.ndarray]:
-    """The low and high 64 bits of 64 times 64 bits, by halves."""
+def _multiply(many: np.ndarray, one: np.uint64) -> _Wide:
+    """64 times 64 bits, by halves."""
     many_low, many_high = many & _LOW, many >> _HALF
     one_low, one_high = one & _LOW, one >> _HALF
     first = many_low * one_low
     second = many_high * one_low + (first >> _HALF)
     third = many_low * one_high + (second & _LOW)
-    return (first & _LOW) | (third << _HALF), many_high * one_high + (second >> _HALF) + (third >> _HALF)
+    return _Wide((first & _LOW) | (third << _HALF), many_high * one_high + (second >> _HALF) + (third >> _HALF))
 
 
 def _refuse(values: Values, wrong: np.ndarray) -> None:
-    wrong = values.among(wrong)
+    wrong = values.where_valid(wrong)
     if wrong.any():
-        raise Unfit(f"'{as_text(values.bytes(int(wrong.argmax())))[:80]}'")
+        raise Unfit(f"'{format_numeric(values.bytes(int(wrong.argmax())))[:80]}'")
