@@ -19,7 +19,7 @@ from dbt_bridge.cli.output import Output
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.parity import Difference, Parity
 from dbt_bridge.nouns.project import DbtOptions
-from dbt_bridge.nouns.receipt import now, opened
+from dbt_bridge.nouns.receipt import now, start_receipt
 from dbt_bridge.run.outcomes import BuildOutcome, CompareOutcome, DeliverOutcome, Parities, Receipts
 from dbt_bridge.run.selected_nothing import MOVED, nothing_compared, require_compared
 
@@ -115,7 +115,9 @@ def test_a_report_replaces_the_last_one_whole(tmp_path: Path, capsys: pytest.Cap
 
 def test_quiet_tells_what_a_gate_held_back(capsys: pytest.CaptureFixture[str]) -> None:
     names = {"table_name": "crm.loyal", "origin": "main.loyal", "destination": "crm", "write_disposition": "merge"}
-    held = replace(opened("load", "deliver", "exposure.shop.loyal", **names), status="skipped", error="fct differs")
+    held = replace(
+        start_receipt("load", "deliver", "exposure.shop.loyal", **names), status="skipped", error="fct differs"
+    )
     assert Output(quiet=True).outcome(DeliverOutcome(Receipts([held]))) == 1
     assert capsys.readouterr().err == "crm.loyal: fct differs\n"
     assert Output(quiet=True).outcome(BuildOutcome(Receipts([held]))) == 0

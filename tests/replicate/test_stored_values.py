@@ -8,7 +8,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.replicate.stored_values import Keys, in_type
+from dbt_bridge.replicate.stored_values import Keys, cast_exactly
 
 NAN, INFINITY = float("nan"), float("inf")
 KEPT = [
@@ -32,13 +32,13 @@ CHANGED = [
 
 @pytest.mark.parametrize(("held", "wanted", "given"), KEPT, ids=str)
 def test_a_value_that_fits_is_given_back_as_it_is(held: pa.Array, wanted: pa.DataType, given: list[object]) -> None:
-    assert in_type(held, wanted).to_pylist() == given
+    assert cast_exactly(held, wanted).to_pylist() == given
 
 
 @pytest.mark.parametrize(("held", "wanted"), CHANGED, ids=str)
 def test_a_value_that_would_change_is_refused(held: pa.Array, wanted: pa.DataType) -> None:
     with pytest.raises(ValueError):
-        in_type(held, wanted)
+        cast_exactly(held, wanted)
 
 
 UUIDS = pa.array([b"a" * 16, b"b" * 16], pa.binary(16)).cast(pa.uuid())

@@ -64,7 +64,7 @@ def test_pauses_grow_to_the_longest_and_stay_there() -> None:
 
 def test_jitter_keeps_a_pause_within_its_shares() -> None:
     for policy, least, most in ((STREAM, 7.5, 12.5), (CONFLICT, 0.0, 10.0), (SLOT, 10.0, 10.0)):
-        assert all(least <= policy.jittered(10.0) <= most for _ in range(200))
+        assert all(least <= policy.add_jitter(10.0) <= most for _ in range(200))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dbt_bridge.errors import BridgeError
-from dbt_bridge.system.temporary_files import shared_folder, temporary_folder
-from dbt_bridge.verify import compare
+from dbt_bridge.system.temporary_files import find_shared_folder, temporary_folder
+from dbt_bridge.verify.rows.workspace import open_workspace
 
 HOLDER = """
 import time
@@ -34,7 +34,7 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tempora
     holder = subprocess.Popen([sys.executable, "-c", HOLDER], text=True, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     theirs = Path(holder.stdout.readline().strip())
-    assert theirs.parent == shared_folder("verify") and theirs.parent.stat().st_mode & 0o777 == 0o700
+    assert theirs.parent == find_shared_folder("verify") and theirs.parent.stat().st_mode & 0o777 == 0o700
     with temporary_folder("verify") as ours:
         assert ours != theirs and (theirs / "rows").exists()
         holder.kill()
@@ -45,7 +45,7 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tempora
 
 
 def test_a_comparison_without_room_for_temporary_files_says_so(temporary: Path) -> None:
-    (temporary / shared_folder("verify").name).write_text("in the way")
-    with pytest.raises(BridgeError, match="no room for temporary files") as refused, compare._folder():
+    (temporary / find_shared_folder("verify").name).write_text("in the way")
+    with pytest.raises(BridgeError, match="no room for temporary files") as refused, open_workspace(256):
         pass
     assert "TMPDIR" in refused.value.mend

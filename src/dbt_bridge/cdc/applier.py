@@ -210,7 +210,7 @@ class Applier:
         except (TypeRefused, KeyRefused) as error:
             raise GivenUp({copy.tracked.node: error}, {}) from error
         self._tracked[copy.tracked.node] = copy.tracked
-        return record.closed(copy.receipt, loaded)
+        return record.finish_receipt(copy.receipt, loaded)
 
     def _open(self) -> Application:
         if self._application is None:
@@ -229,7 +229,7 @@ class Applier:
         receipts = []
         for node, counts in self._counts.items():
             tracked = self._tracked[node]
-            receipt = record.opened(
+            receipt = record.start_receipt(
                 self.source.load_id,
                 "cdc",
                 node,
@@ -240,7 +240,9 @@ class Applier:
                 checkpoint_from=str(max(self.standing.position, tracked.position)),
                 checkpoint_to=str(upto),
             )
-            receipts.append(_with_lag(record.closed(replace(receipt, started_at=self._began), counts), committed_at))
+            receipts.append(
+                _with_lag(record.finish_receipt(replace(receipt, started_at=self._began), counts), committed_at)
+            )
         return receipts
 
 

@@ -293,7 +293,7 @@ class Capture:
         for node, reason in given_up.lost.items():
             self._source.progress.message(f"{node} is copied anew: {reason}")
         receipts = [
-            record.failed(replace(tracked.wanted.receipt, hop="cdc"), given_up.failed[node])
+            record.fail_receipt(replace(tracked.wanted.receipt, hop="cdc"), given_up.failed[node])
             for node, tracked in known.items()
             if node in given_up.failed
         ]

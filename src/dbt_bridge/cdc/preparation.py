@@ -113,6 +113,6 @@ class Preparation:
     def _refuse(self, census: Census, points: Mapping[str, Checkpoint]) -> None:
         """Tables that cannot be followed have a failed receipt, and those that were followed are set aside."""
         refused = census.refused.items()
-        failed = [record.failed(replace(wanted.receipt, hop="cdc"), error) for _, (wanted, error) in refused]
+        failed = [record.fail_receipt(replace(wanted.receipt, hop="cdc"), error) for _, (wanted, error) in refused]
         aside = [points[node].put_aside(str(error)) for node, (_, error) in refused if node in points]
         self._receipts.fail(failed, aside)

@@ -58,7 +58,7 @@ class RunReceipts:
         """Tables that were asked for and did not change have a receipt too, which says where they stand."""
         ended = {receipt.node for receipt in self.all}
         receipts = [
-            record.closed(
+            record.finish_receipt(
                 replace(
                     table.wanted.receipt,
                     hop="cdc",
@@ -80,4 +80,4 @@ class RunReceipts:
 
     def _fail_blank(self, nodes: Collection[str], error: BridgeError) -> None:
         blank = [wanted.receipt for wanted in self._source.tables if wanted.table.node in nodes]
-        self.fail([record.failed(replace(receipt, hop="cdc"), error) for receipt in blank], [])
+        self.fail([record.fail_receipt(replace(receipt, hop="cdc"), error) for receipt in blank], [])

@@ -61,7 +61,7 @@ def copy_tables(source: FollowedSource, snapshot: Snapshot, wanted: Sequence[Wan
                 try:
                     arrived.append(_build_copy(snapshot, inside, item, done, at))
                 except BridgeError as error:
-                    failures.append(record.failed(done.plan.receipt, error))
+                    failures.append(record.fail_receipt(done.plan.receipt, error))
                     discard_staged(source.ends, [done.staged] if done.staged else [])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -63,7 +63,7 @@ class Retry:
         self._failures = 1 if time.monotonic() - began > STREAM.longest_pause else self._failures + 1
         pause = STREAM.pause_after(self._failures)
         self.watch.retrying(self.name, error, pause)
-        end = time.monotonic() + STREAM.jittered(pause)
+        end = time.monotonic() + STREAM.add_jitter(pause)
         while (left := end - time.monotonic()) > 0 and not self.stop.is_set() and not is_wanted():
             self.stop.wait(min(left, _LOOK_UP))
 

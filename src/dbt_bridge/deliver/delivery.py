@@ -22,7 +22,7 @@ from dbt_bridge.project.destinations import open_destination
 
 def start_delivery(delivery: Delivery, load_id: str) -> Receipt:
     """The receipt of a delivery that begins now."""
-    return record.opened(
+    return record.start_receipt(
         load_id,
         "deliver",
         delivery.node,
@@ -46,9 +46,9 @@ def deliver_exposure(
             batches = report_batches(_cast(rows, load.table), delivery.node, progress)
             if dry_run:
                 return record.finish_dry_run(receipt, destination.preview(load, batches))
-            return record.closed(receipt, destination.load(load, batches))
+            return record.finish_receipt(receipt, destination.load(load, batches))
     except BridgeError as error:
-        return record.failed(receipt, error)
+        return record.fail_receipt(receipt, error)
 
 
 def plan_load(delivery: Delivery, warehouse: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:

@@ -109,8 +109,8 @@ class Counts(Protocol):
     def bytes(self) -> int: ...
 
 
-def opened(load_id: str, hop: Hop, node: str, **known: Any) -> Receipt:
-    """The receipt of a hop that begins now; failed until it is `closed`."""
+def start_receipt(load_id: str, hop: Hop, node: str, **known: Any) -> Receipt:
+    """The receipt of a hop that begins now; failed until it is `finish_receipt`."""
     started = now()
     blank: dict[str, Any] = dict.fromkeys(
         ("rows_loaded", "rows_inserted", "rows_updated", "rows_deleted", "bytes", "checkpoint_from", "checkpoint_to")
@@ -131,9 +131,9 @@ def opened(load_id: str, hop: Hop, node: str, **known: Any) -> Receipt:
     )
 
 
-def closed(receipt: Receipt, counts: Counts) -> Receipt:
+def finish_receipt(receipt: Receipt, counts: Counts) -> Receipt:
     """The hop arrived."""
-    return _ended(
+    return _end(
         receipt,
         "success",
         rows_loaded=counts.rows_loaded,
@@ -146,17 +146,17 @@ def closed(receipt: Receipt, counts: Counts) -> Receipt:
 
 def finish_dry_run(receipt: Receipt, counts: Counts) -> Receipt:
     """The hop would have arrived with these counts; `error` tells people and programs that nothing was written."""
-    return replace(closed(receipt, counts), error="dry run: nothing was written")
+    return replace(finish_receipt(receipt, counts), error="dry run: nothing was written")
 
 
-def failed(receipt: Receipt, error: BaseException | str) -> Receipt:
+def fail_receipt(receipt: Receipt, error: BaseException | str) -> Receipt:
     """The hop did not arrive: nothing of it is at the destination."""
-    return _ended(receipt, "failed", **_nothing(receipt), error=scrubbed(str(error) or type(error).__name__))
+    return _end(receipt, "failed", **_nothing(receipt), error=scrubbed(str(error) or type(error).__name__))
 
 
-def skipped(receipt: Receipt, why: str) -> Receipt:
+def skip_receipt(receipt: Receipt, why: str) -> Receipt:
     """The hop was not begun, and this is why."""
-    return _ended(receipt, "skipped", **_nothing(receipt), error=why)
+    return _end(receipt, "skipped", **_nothing(receipt), error=why)
 
 
 def _nothing(receipt: Receipt) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _nothing(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def _ended(receipt: Receipt, status: Status, **changes: Any) -> Receipt:
+def _end(receipt: Receipt, status: Status, **changes: Any) -> Receipt:
     finished = now()
     return replace(
         receipt,

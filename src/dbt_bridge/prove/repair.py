@@ -149,7 +149,7 @@ class _RepairRun:
                 return self._repair_delivery(question, parity, plan, receipt)
             return self._repair_landing(question, parity, plan, receipt)
         except BridgeError as error:
-            self._finish(record.failed(receipt, error), None if self.options.dry_run else question.ledger)
+            self._finish(record.fail_receipt(receipt, error), None if self.options.dry_run else question.ledger)
             return parity
 
     def _refuse_delivery(self, parity: Parity, plan: RepairPlan) -> None:
@@ -201,7 +201,7 @@ class _RepairRun:
             load = Load(replica.table, "merge", parity.load_id)
             keys = pa.concat_tables([plan.missing, plan.wrong, plan.doubled])
             loaded = destination.load(load, question.sides.origin.rows(names, keys))
-            self._finish(record.closed(receipt, loaded), question.ledger)
+            self._finish(record.finish_receipt(receipt, loaded), question.ledger)
             assert isinstance(destination, Readable), "it was compared"
             with destination.open_state() as state:
                 again = _compare_again(question, parity, landed_side(state, replica, parity.destination))
@@ -214,7 +214,9 @@ class _RepairRun:
         if not again.is_equal:
             why = again.error or f"{again.differences} rows still differ after they were repaired"
             mend = f"dbt-bridge sync --full-refresh --select {format_shell_selector(receipt.node)}"
-            self._finish(record.failed(receipt, DestinationError(f"{again.destination}: {why}", mend=mend)), ledger)
+            self._finish(
+                record.fail_receipt(receipt, DestinationError(f"{again.destination}: {why}", mend=mend)), ledger
+            )
 
     def _finish(self, receipt: Receipt, ledger: Ledger | None = None) -> None:
         """Report a receipt.
@@ -276,7 +278,7 @@ def _refuse_moved(question: Question, ends: Ends) -> None:
 
 def _start_receipt(question: Question, parity: Parity) -> Receipt:
     at = None if question.position is None else str(question.position)
-    return record.opened(
+    return record.start_receipt(
         parity.load_id,
         "repair",
         parity.node,
@@ -303,7 +305,7 @@ def _apply(question: Question, ends: Ends, parity: Parity, plan: RepairPlan, rec
         for change in repair_changes.stream_changes(replica, plan, origin, stamp, overwrites=overwrites):
             counts += application.apply(written, change)
         _refuse_moved(question, ends)  # where others could write to the table, it is locked by now
-        done = record.closed(receipt, counts)
+        done = record.finish_receipt(receipt, counts)
         ordinal = question.position.ordinal if question.position else 0
         try:
             application.commit(ordinal, (), [done] if _keeps_receipts(ends) else [])

@@ -169,7 +169,7 @@ class _Transfer:
             raise
         except Exception as error:
             told = _told(error)
-            receipt = record.failed(begun, told)
+            receipt = record.fail_receipt(begun, told)
             self._place.warehouse.record([receipt])
             if tolerate:
                 return [receipt]
@@ -186,7 +186,7 @@ class _Transfer:
         done = []
         for (load, frame), receipt in zip(loads, begun, strict=True):
             loaded = self._nothing(load) or destination.load(load, self._batches(load, frame))
-            done.append(record.closed(receipt, loaded))
+            done.append(record.finish_receipt(receipt, loaded))
             self._place.warehouse.record(done[-1:])
         return done
 
@@ -195,9 +195,9 @@ class _Transfer:
 
         where = f"{self._request.dataset}.{self._request.table or '*'}"
         if _is_relation(data):
-            from dbt_bridge.connectors.duckdb.read import of_relation
+            from dbt_bridge.connectors.duckdb.read import read_relation
 
-            found = [Frame(None, of_relation(data))]
+            found = [Frame(None, read_relation(data))]
         else:
             found = to_frames(data, where)
         if len(found) > 1 and self._request.table is not None:
@@ -246,7 +246,7 @@ class _Transfer:
         def close(loaded: Sequence[Loaded]) -> list[Receipt]:
             answers = iter(loaded)
             return [
-                record.closed(receipt, self._nothing(load) or next(answers))
+                record.finish_receipt(receipt, self._nothing(load) or next(answers))
                 for (load, _), receipt in zip(loads, begun, strict=True)
             ]
 
@@ -271,7 +271,7 @@ class _Transfer:
         return receipts
 
     def _receipt(self, table: str) -> Receipt:
-        return record.opened(
+        return record.start_receipt(
             self._load_id,
             "transfer",
             self._node,

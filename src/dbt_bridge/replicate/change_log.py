@@ -17,9 +17,11 @@ The state of a table without a key is a sum: each row is there as often as it ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.contracts.destination import CHANGE, CHANGE_LSN, COMMITTED_AT
@@ -31,7 +33,7 @@ from dbt_bridge.nouns.changes import (
     Truncated,
 )
 from dbt_bridge.nouns.table import Table
-from dbt_bridge.replicate.compaction import UTC_TIME, moved, with_values_before
+from dbt_bridge.replicate.compaction import UTC_TIME, find_moved, with_values_before
 
 SEQUENCE, UNCHANGED = "_seq", "_unchanged"
 LOG_COLUMNS = {
@@ -44,17 +46,43 @@ LOG_COLUMNS = {
 _WORDS = {INSERT: 0, UPDATE: 1, DELETE: 2}
 
 
-def logged(table: Table, changes: Changes, sequence: int = 0) -> pa.Table:
-    """The rows of the log for a run of changes, in their order.
+@dataclass(slots=True)
+class LogRows:
+    """The rows of one table's log, run after run, also where a transaction comes in several."""
+
+    _lsn: int = -1
+    _rows: int = 0  # that the transaction of this LSN has in the log
+
+    def build(self, table: Table, event: Changes | Truncated) -> pa.Table:
+        """The rows for a run of changes that is not empty, in their order; for a TRUNCATE its one row, which has no
+        other columns than the log's own.
+
+        Raises:
+            KeyRefused: a key is NULL, or has a type without equality.
+        """
+        if isinstance(event, Truncated):
+            last = event.ordinal
+            rows = _build_truncate_row(event, self._sequence(event.ordinal))
+        else:
+            last = int(event.ordinal[-1])
+            rows = _build_change_rows(table, event, self._sequence(int(event.ordinal[0])))
+        of_last = int(pc.sum(pc.equal(rows[CHANGE_LSN], last)).as_py())
+        self._lsn, self._rows = last, of_last + self._sequence(last)
+        return rows
+
+    def _sequence(self, lsn: int) -> int:
+        """How many rows the log has of this transaction."""
+        return self._rows if lsn == self._lsn else 0
+
+
+def _build_change_rows(table: Table, changes: Changes, sequence: int = 0) -> pa.Table:
+    """The rows for a run of changes.
 
     Args:
         sequence: how many rows of the first commit were logged before.
-
-    Raises:
-        KeyRefused: a key is NULL, or has a type without equality.
     """
     changes = with_values_before(changes)
-    replaced = moved(table, changes) if table.key else _has_before(changes)
+    replaced = find_moved(table, changes) if table.key else _has_before(changes)
     event = np.repeat(np.arange(len(changes)), 1 + replaced)
     old = np.zeros(len(event), bool)
     old[np.flatnonzero(replaced) + np.arange(replaced.sum())] = True
@@ -79,7 +107,7 @@ def logged(table: Table, changes: Changes, sequence: int = 0) -> pa.Table:
     return rows
 
 
-def logged_truncate(event: Truncated, sequence: int = 0) -> pa.Table:
+def _build_truncate_row(event: Truncated, sequence: int = 0) -> pa.Table:
     """The one row of the log for a TRUNCATE: it has no other columns."""
     values: Sequence[object] = ("truncate", event.ordinal, sequence, event.committed_at, None)
     arrays = [

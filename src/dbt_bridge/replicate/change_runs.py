@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dbt_bridge.arrow.vectors import to_arrow
-from dbt_bridge.contracts.destination import CHANGE_LSN
 from dbt_bridge.nouns.changes import (
     Changes,
     Event,
@@ -19,7 +16,7 @@ from dbt_bridge.nouns.changes import (
 )
 
 
-def joined(events: Iterable[Event]) -> list[Changes | Truncated]:
+def join_runs(events: Iterable[Event]) -> list[Changes | Truncated]:
     """The events, those between two TRUNCATEs as one run, repairs as they are. All have the same columns."""
     runs: list[Changes | Truncated] = []
     waiting: list[Changes] = []
@@ -63,7 +60,7 @@ def _nulls(like: pa.Table, rows: int) -> pa.Table:
     return pa.Table.from_arrays([pa.nulls(rows, field.type) for field in like.schema], schema=like.schema)
 
 
-def part(run: Changes | Truncated, first: int, end: int | None) -> Changes | Truncated | None:
+def select_part(run: Changes | Truncated, first: int, end: int | None) -> Changes | Truncated | None:
     """What committed at or after `first` and before `end`; None where nothing did. A repair is behind everything."""
     if isinstance(run, Truncated):
         return run if run.ordinal >= first and (end is None or run.ordinal < end) else None
@@ -86,20 +83,3 @@ def part(run: Changes | Truncated, first: int, end: int | None) -> Changes | Tru
         None if run.before is None else run.before.filter(mask),
         None if run.has_before is None else run.has_before[chosen],
     )
-
-
-@dataclass(slots=True)
-class LoggedRows:
-    """How many rows the transaction that is being logged has in the log."""
-
-    ordinal: int = -1
-    rows: int = 0
-
-    def before(self, run: Changes | Truncated) -> int:
-        first = run.ordinal if isinstance(run, Truncated) else int(run.ordinal[0])
-        return self.rows if first == self.ordinal else 0
-
-    def took(self, run: Changes | Truncated, rows: pa.Table) -> None:
-        last = run.ordinal if isinstance(run, Truncated) else int(run.ordinal[-1])
-        of_last = int(pc.sum(pc.equal(rows[CHANGE_LSN], last)).as_py())
-        self.ordinal, self.rows = last, of_last + (self.rows if last == self.ordinal else 0)

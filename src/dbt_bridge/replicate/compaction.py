@@ -166,7 +166,7 @@ class Lineages:
         code[leaves] = old[moves]
         by_key = np.argsort(code, kind="stable")
         stay = _stays(table, code[by_key], kind[by_key], by_key)
-        lineage = _joined(stay, leaves)
+        lineage = _join_stays(stay, leaves)
         by_row = np.argsort(lineage, kind="stable") if len(leaves) else by_key
         first = _starts(lineage[by_row])
         row_start = np.maximum.accumulate(np.where(first, np.arange(len(event)), 0))
@@ -185,7 +185,7 @@ class Lineages:
         gone = self.kind[last] == _LEFT
         if not soft:
             gone |= self.kind[last] == _DIED
-        written = self._written(np.sort(last[~gone]))
+        written = self._build_written(np.sort(last[~gone]))
         if soft:
             touches = np.sort(last[~gone])
             times = self._times(touches, self.kind[touches] == _DIED)
@@ -214,7 +214,7 @@ class Lineages:
             VALID_TO: to_arrow(ends[there][order], mask=~followed[there][order]).cast(UTC_TIME),
             CHANGE_LSN: to_arrow(ordinal[self.event[chosen]]),
         }
-        written = _with_columns(self._written(chosen), columns)
+        written = _with_columns(self._build_written(chosen), columns)
         return Versions(closed, self.keys.take(to_arrow(continued)), written)
 
     def _last_of_key(self) -> _Index:
@@ -227,7 +227,7 @@ class Lineages:
     def _times(self, touches: _Index, chosen: _Mask) -> pa.Array:
         return to_arrow(self.changes.committed_at[self.event[touches]], mask=~chosen).cast(UTC_TIME)
 
-    def _written(self, touches: _Index) -> Written:
+    def _build_written(self, touches: _Index) -> Written:
         """The rows as they are right after these touches."""
         kept: dict[str, _Mask] = {}
         whole = self._sources(None)[touches]
@@ -242,7 +242,7 @@ class Lineages:
             missing = source < 0
             if missing.any():
                 kept[column] = missing
-            arrays.append(_taken(self.changes.rows[column], source, missing))
+            arrays.append(_take(self.changes.rows[column], source, missing))
         root = self._root[touches]
         found = self.keys.take(to_arrow(self.code[root])) if self.moves else None
         rows = pa.Table.from_arrays(arrays, schema=_nullable(self.changes.rows.schema))
@@ -269,7 +269,7 @@ def net(table: Table, changes: Changes, *, soft: bool = False) -> Net:
     return Lineages.of(table, changes).net(soft=soft)
 
 
-def moved(table: Table, changes: Changes) -> _Mask:
+def find_moved(table: Table, changes: Changes) -> _Mask:
     """bool: updates that changed the key of their row.
 
     Raises:
@@ -324,7 +324,7 @@ def _stays(table: Table, code: _Index, kind: _Index, by_key: _Index) -> _Index:
     return stay
 
 
-def _joined(stay: _Index, leaves: _Index) -> _Index:
+def _join_stays(stay: _Index, leaves: _Index) -> _Index:
     """The number of each touch's lineage: stays that one row made one after the other are joined."""
     if not len(leaves):
         return stay
@@ -337,7 +337,7 @@ def _joined(stay: _Index, leaves: _Index) -> _Index:
         before = further
 
 
-def _taken(column: pa.ChunkedArray, source: _Index, missing: _Mask) -> pa.ChunkedArray:
+def _take(column: pa.ChunkedArray, source: _Index, missing: _Mask) -> pa.ChunkedArray:
     """The values at these places, NULL where they are missing."""
     if len(source) == len(column) and not missing.any() and (source == np.arange(len(source))).all():
         return column

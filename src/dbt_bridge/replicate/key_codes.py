@@ -30,7 +30,7 @@ def key_codes(table: Table, changes: Changes) -> tuple[_Index, _Index, pa.Table]
         if before is not None and len(with_old):
             after = pa.chunked_array([*after.chunks, *before[name].take(to_arrow(with_old)).chunks], after.type)
         columns.append(after)
-        codes = _combined(codes, _codes(table, name, after))
+        codes = _combine(codes, _codes(table, name, after))
     assert codes is not None, "a keyed table"
     dense = _dense(codes)
     representative = np.empty(dense.max(initial=-1) + 1, np.int64)
@@ -61,7 +61,7 @@ def _codes(table: Table, name: str, column: pa.ChunkedArray) -> _Index:
     return encoded.indices.to_numpy().astype(np.int64)
 
 
-def _combined(codes: _Index | None, more: _Index) -> _Index:
+def _combine(codes: _Index | None, more: _Index) -> _Index:
     if codes is None:
         return more
     # Both are below the number of rows, so the product stays below 2**63.

@@ -121,7 +121,7 @@ def select_state(replica: Replica, log: LogRelation, scalar: Callable[[str], Any
         return f"({_last_partial(log.sql, key, names) if is_partial else _last_whole(log.sql, key)})"
     if not scalar(f"SELECT count(*) FROM {log.sql} WHERE \"{CHANGE}\" = 'delete'"):
         return log.sql
-    alike = _told_apart({name: log.columns[name] for name in names})
+    alike = _tell_apart({name: log.columns[name] for name in names})
     refuse_owing(replica, int(scalar(count_owing(log.sql, alike))))
     return f"({sum_log(log.sql, alike)})"
 
@@ -150,7 +150,7 @@ def _last_sent(name: str, known: str) -> str:
     return f"first({quote_identifier(name)} ORDER BY {ORDER}) FILTER (WHERE {sent}) AS {quote_identifier(name)}"
 
 
-def _told_apart(columns: Mapping[str, str]) -> list[str]:
+def _tell_apart(columns: Mapping[str, str]) -> list[str]:
     """DuckDB takes 30 days for a month, and one time of day for the same in another zone."""
     return [
         f"CAST({quote_identifier(name)} AS VARCHAR)"

@@ -47,7 +47,7 @@ class Staging:
         return (*self.columns, *self.more)
 
 
-def staging_of(replica: Replica, own: Sequence[Column], written: Written, gone: pa.Table, do: Any) -> Staging:
+def build_staging(replica: Replica, own: Sequence[Column], written: Written, gone: pa.Table, do: Any) -> Staging:
     """The written rows, and the keys of the gone ones, as one table to stage.
 
     Args:
@@ -76,7 +76,7 @@ def staging_of(replica: Replica, own: Sequence[Column], written: Written, gone: 
     return Staging(rows, columns, kept, found, tuple(more))
 
 
-def moved(replica: Replica, written: Written) -> Any:
+def find_moved(replica: Replica, written: Written) -> Any:
     """bool per written row: the landing table has it under another key."""
     mask = np.zeros(len(written), bool)
     if written.found_under is None:
@@ -87,7 +87,7 @@ def moved(replica: Replica, written: Written) -> Any:
     return mask & written.continues
 
 
-def actions(written: Written, moved_rows: Any) -> Any:
+def choose_actions(written: Written, moved_rows: Any) -> Any:
     """What is to be done with each written row."""
     do = np.where(written.continues, WHOLE, FRESH)
     do[written.needing()] = KEEPING
@@ -96,7 +96,7 @@ def actions(written: Written, moved_rows: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class Effects:
     """What became of the table's rows. A row that got the time of its delete counts as deleted."""
 
     inserted: int
@@ -104,13 +104,13 @@ class Counted:
     deleted: int
 
 
-def counted(replica: Replica, net: Net, inserted: int, updated: int, deleted: int) -> Counted:
+def count_effects(replica: Replica, net: Net, inserted: int, updated: int, deleted: int) -> Effects:
     """From what the destination counted. A row that moved to another key is neither inserted nor deleted."""
     written = net.written
     buried = 0
     if replica.deletes == "soft":
         buried = int((written.rows[DELETED_AT].is_valid().to_numpy(zero_copy_only=False) & written.continues).sum())
-    if not moved(replica, written).any():
-        return Counted(inserted, updated - buried, deleted + buried)
+    if not find_moved(replica, written).any():
+        return Effects(inserted, updated - buried, deleted + buried)
     new = int((~written.continues).sum())
-    return Counted(new, int(written.continues.sum()) - buried, max(0, new + deleted - inserted) + buried)
+    return Effects(new, int(written.continues.sum()) - buried, max(0, new + deleted - inserted) + buried)

@@ -16,7 +16,7 @@ from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 
 
-def copied_anew(node: str) -> str:
+def recopy_command(node: str) -> str:
     """The command that copies one table anew."""
     return f"dbt-bridge sync --full-refresh --select {format_shell_selector(node)}"
 
@@ -27,7 +27,7 @@ def refuse_hidden(replica: Replica) -> None:
         raise KeyRefused(
             f"{replica.table.name} is a log of changes without its key column {hidden[0]!r}, from which no state can be"
             " rebuilt",
-            mend=f"take {hidden[0]!r} into `columns`, then: {copied_anew(replica.node)}",
+            mend=f"take {hidden[0]!r} into `columns`, then: {recopy_command(replica.node)}",
         )
 
 
@@ -37,7 +37,7 @@ def refuse_owing(replica: Replica, rows: int) -> None:
         raise DestinationError(
             f"{replica.table.name} is a log in which {rows} rows went more often than they came, so their state cannot"
             " be told: somebody changed it, or an earlier version wrote it",
-            mend=copied_anew(replica.node),
+            mend=recopy_command(replica.node),
         )
 
 
@@ -47,7 +47,7 @@ def refuse_unsent(replica: Replica, rows: int) -> None:
         raise DestinationError(
             f"{replica.table.name} is a log in which {rows} rows kept a large value that was not sent again, while"
             " their key or that column's name changed, so their state cannot be rebuilt",
-            mend=copied_anew(replica.node),
+            mend=recopy_command(replica.node),
         )
 
 

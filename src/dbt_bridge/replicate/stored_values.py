@@ -12,10 +12,10 @@ from dbt_bridge.arrow import decimals
 from dbt_bridge.contracts.destination import Replica
 from dbt_bridge.errors import DestinationError, TypeRefused
 from dbt_bridge.nouns.table import TableName
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.replica_checks import recopy_command
 
 
-def wanted_keys(replica: Replica, keys: pa.Table) -> pa.Table:
+def check_keys(replica: Replica, keys: pa.Table) -> pa.Table:
     """The keys that are asked for, once each, after a look at whether the replica has their columns.
 
     Raises:
@@ -23,7 +23,7 @@ def wanted_keys(replica: Replica, keys: pa.Table) -> pa.Table:
     """
     for name in keys.column_names:
         if replica.table.column(name) is None:
-            raise missing(replica.table.name, name, replica)
+            raise missing_column(replica.table.name, name, replica)
     return keys.group_by(keys.column_names).aggregate([]) if _is_grouped(keys) else keys
 
 
@@ -32,11 +32,11 @@ def _is_grouped(keys: pa.Table) -> bool:
     return keys.num_columns > 0 and all(any(kind(field.type) for kind in plain) for field in keys.schema)
 
 
-def missing(name: TableName, column: str, replica: Replica) -> DestinationError:
-    return DestinationError(f"{name} has no column {column!r}", mend=copied_anew(replica.node))
+def missing_column(name: TableName, column: str, replica: Replica) -> DestinationError:
+    return DestinationError(f"{name} has no column {column!r}", mend=recopy_command(replica.node))
 
 
-def in_types(arrays: list[pa.Array], schema: pa.Schema, name: TableName) -> pa.RecordBatch:
+def cast_columns(arrays: list[pa.Array], schema: pa.Schema, name: TableName) -> pa.RecordBatch:
     """A batch of these columns in the schema's types.
 
     Raises:
@@ -45,7 +45,7 @@ def in_types(arrays: list[pa.Array], schema: pa.Schema, name: TableName) -> pa.R
     fitted = []
     for array, field in zip(arrays, schema, strict=True):
         try:
-            fitted.append(in_type(array, field.type))
+            fitted.append(cast_exactly(array, field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, ValueError) as error:
             raise TypeRefused(
                 f"{name}, column {field.name!r} holds a value that is no {field.type}, as which it came: {error}",
@@ -54,7 +54,7 @@ def in_types(arrays: list[pa.Array], schema: pa.Schema, name: TableName) -> pa.R
     return pa.RecordBatch.from_arrays(fitted, schema=schema)
 
 
-def in_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def cast_exactly(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """The same values as another type; raises pa.ArrowInvalid where one would change."""
     if array.type == wanted and not is_.is_list(wanted):  # lists are the same whatever their elements are called
         return array
@@ -64,18 +64,18 @@ def in_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
             wanted
         )
     if isinstance(array.type, pa.BaseExtensionType):
-        return in_type(array.storage, wanted)
+        return cast_exactly(array.storage, wanted)
     if isinstance(wanted, pa.BaseExtensionType):
-        return pa.ExtensionArray.from_storage(wanted, in_type(array, wanted.storage_type))
+        return pa.ExtensionArray.from_storage(wanted, cast_exactly(array, wanted.storage_type))
     if is_.is_list(wanted) and is_.is_list(array.type):
-        values = in_type(array.values, wanted.value_type)
+        values = cast_exactly(array.values, wanted.value_type)
         return pa.ListArray.from_buffers(
             wanted, len(array), array.buffers()[:2], array.null_count, array.offset, children=[values]
         )
     if _is_rounded(array.type, wanted):
-        return _unrounded(array, wanted)
+        return _cast_unrounded(array, wanted)
     if is_.is_dictionary(wanted):
-        return pc.dictionary_encode(in_type(array, wanted.value_type)).cast(wanted)
+        return pc.dictionary_encode(cast_exactly(array, wanted.value_type)).cast(wanted)
     return decimals.cast(array, wanted)
 
 
@@ -93,7 +93,7 @@ def _is_rounded(own: pa.DataType, wanted: pa.DataType) -> bool:
     return any(test(own) for test in rounded)
 
 
-def _unrounded(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def _cast_unrounded(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     cast = pc.cast(array, wanted)
     if is_.is_time(wanted):
         raise ValueError("a moment is no time of a day")

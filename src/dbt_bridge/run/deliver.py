@@ -57,7 +57,7 @@ def deliver(
         for item in chosen:
             receipt = start_delivery(item, load_id)
             if why := find_refusal(item, statuses, unproven):
-                receipt = record.skipped(receipt, why)
+                receipt = record.skip_receipt(receipt, why)
             else:
                 receipt = deliver_exposure(item, warehouse, project.root, receipt, progress, dry_run=dry_run)
             if not dry_run:

@@ -170,10 +170,10 @@ def _refuse_doubles(wanted: Sequence[Wanted]) -> None:
 def _fail_all(run: _Run, sources: Sequence[LandingSource], error: BridgeError) -> list[Receipt]:
     """The origin or the destination of these sources could not be reached."""
     wanted = [w for source in sources for w in wanted_tables(source, None, run.project.needs, run.load_id)]
-    receipts = [record.failed(item.receipt, error) for item in wanted]
+    receipts = [record.fail_receipt(item.receipt, error) for item in wanted]
     if not receipts:  # `tables: "*"` alone: there is no table to name
         source = sources[0]
-        blank = record.opened(
+        blank = record.start_receipt(
             run.load_id,
             source.defaults.replication,
             source.defaults.node,
@@ -182,7 +182,7 @@ def _fail_all(run: _Run, sources: Sequence[LandingSource], error: BridgeError) -
             table_name=f"{source.landing_schema}.*",
             write_disposition="replace",
         )
-        receipts = [record.failed(blank, error)]
+        receipts = [record.fail_receipt(blank, error)]
     run.warehouse.record(receipts)
     for receipt in receipts:
         run.progress.finished(receipt)

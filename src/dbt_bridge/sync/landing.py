@@ -106,7 +106,7 @@ def _matches(name: str, source: LandingSource) -> bool:
 
 
 def _opened(source: LandingSource, table: LandingTable, load_id: str) -> Receipt:
-    return record.opened(
+    return record.start_receipt(
         load_id,
         table.replication,
         table.node,
@@ -181,7 +181,7 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
             return Arrived(plan, staged=ends.destination.stage(plan.load, batches))
         return Arrived(plan, loaded=ends.destination.load(plan.load, batches))
     except BridgeError as error:
-        return record.failed(receipt, error)
+        return record.fail_receipt(receipt, error)
 
 
 def _masks(plan: Plan) -> dict[str, str]:
@@ -325,7 +325,7 @@ def _publish(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
     staged = [a.staged for a in arrived if a.staged is not None]
 
     def receipted(counts: Sequence[Loaded]) -> list[Receipt]:
-        receipts[:] = [record.closed(a.plan.receipt, c) for a, c in zip(arrived, counts, strict=True)]
+        receipts[:] = [record.finish_receipt(a.plan.receipt, c) for a, c in zip(arrived, counts, strict=True)]
         return receipts
 
     try:
@@ -334,7 +334,7 @@ def _publish(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
         else:
             receipted(ends.destination.publish(staged))
     except BridgeError as error:
-        return [record.failed(a.plan.receipt, error) for a in arrived]
+        return [record.fail_receipt(a.plan.receipt, error) for a in arrived]
     if ends.destination is not ends.ledger:
         ends.ledger.save(_checkpoints(arrived), receipts)
     return receipts
@@ -342,7 +342,7 @@ def _publish(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
 
 def _saved(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
     """Without transactions over many tables each is visible already: save the checkpoints after them."""
-    receipts = [record.closed(a.plan.receipt, a.loaded) for a in arrived if a.loaded is not None]
+    receipts = [record.finish_receipt(a.plan.receipt, a.loaded) for a in arrived if a.loaded is not None]
     ends.ledger.save(_checkpoints(arrived), receipts)
     return receipts
 

@@ -45,7 +45,7 @@ class RetryPolicy:
         growth = self.growth ** min(failures - 1, 64)  # beyond that every pause is the longest, and a float overflows
         return min(self.longest_pause, self.first_pause * growth)
 
-    def jittered(self, pause: float) -> float:
+    def add_jitter(self, pause: float) -> float:
         return pause * random.uniform(*self.jitter)
 
     def is_over(self, failures: int, seconds: float) -> bool:
@@ -78,5 +78,5 @@ def retry(work: Callable[[], _T], policy: RetryPolicy, is_worth: Callable[[Excep
         except Exception as error:
             if not is_worth(error) or policy.is_over(failures, time.monotonic() - began):
                 raise
-        time.sleep(policy.jittered(policy.pause_after(failures)))
+        time.sleep(policy.add_jitter(policy.pause_after(failures)))
     raise AssertionError("unreachable")

@@ -21,7 +21,7 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _FULL_WORDS = ("No space left", "File too large", "Disk quota exceeded", "max_temp_directory_size")
 
 
-def shared_folder(purpose: str) -> Path:
+def find_shared_folder(purpose: str) -> Path:
     """Where all processes of a user have such folders: in TMPDIR, or where the system keeps temporary files."""
     user = getattr(os, "getuid", getpass.getuser)()  # Windows has names only
     return Path(tempfile.gettempdir()) / f"dbt-bridge-{purpose}-{user}"
@@ -32,14 +32,14 @@ def is_of_another_user(folder: Path) -> bool:
     return sys.platform != "win32" and folder.lstat().st_uid != os.getuid()
 
 
-def own_folder(parent: Path, prefix: str) -> tuple[Path, IO[bytes]]:
+def make_own_folder(parent: Path, prefix: str) -> tuple[Path, IO[bytes]]:
     """A new folder in `parent`, readable by this user only, and the file by which it is ours until that is closed."""
     with (parent / ".lock").open("ab") as guard:
-        _locked(guard, wait=True)
+        _lock(guard, wait=True)
         _remove_leftovers(parent, prefix)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = (folder / _LOCK).open("ab")
-        _locked(lock)
+        _lock(lock)
     return folder, lock
 
 
@@ -50,11 +50,11 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
     Raises:
         OSError: it cannot be made.
     """
-    parent = shared_folder(purpose)
+    parent = find_shared_folder(purpose)
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if is_of_another_user(parent):
         raise PermissionError(f"{parent} belongs to another user")
-    folder, lock = own_folder(parent, "")
+    folder, lock = make_own_folder(parent, "")
     try:
         yield folder
     finally:
@@ -84,7 +84,7 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
     for folder in [path for path in parent.glob(f"{prefix}*") if path.is_dir()]:
         try:
             with (folder / _LOCK).open("ab") as lock:
-                abandoned = _locked(lock)
+                abandoned = _lock(lock)
         except FileNotFoundError:
             abandoned = True  # made and locked under the parent's lock, so this one was being removed
         if abandoned:
@@ -93,14 +93,14 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
 
 if sys.platform == "win32":
 
-    def _locked(file: IO[bytes], *, wait: bool = False) -> bool:
+    def _lock(file: IO[bytes], *, wait: bool = False) -> bool:
         """Windows does not delete what another process has open: that is lock enough."""
         return True
 
 else:
     import fcntl
 
-    def _locked(file: IO[bytes], *, wait: bool = False) -> bool:
+    def _lock(file: IO[bytes], *, wait: bool = False) -> bool:
         """Whether the file is ours until it is closed; the kernel lets go of it when a process dies."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dbt_bridge.connectors.dlt.destination import DltDestination
-from dbt_bridge.connectors.dlt.naming import folding_of, naming_of, shown
+from dbt_bridge.connectors.dlt.naming import folding_of, name_columns, naming_of
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Table, TableName
@@ -35,9 +35,9 @@ def test_only_where_the_warehouse_raises_names_they_are_raised() -> None:
 
 def test_stored_names_are_told_as_they_are_known() -> None:
     stored = ["ID", "ORDERID", "NOTE", "Exact", "exact too"]
-    told = shown(stored, ["id", "OrderId"], str.upper, ORDERS)
+    told = name_columns(stored, ["id", "OrderId"], str.upper, ORDERS)
     assert list(told.values()) == ["id", "OrderId", "note", "Exact", "exact too"]
-    assert list(shown(["Orders", "orders"], [], str, ORDERS).values()) == ["Orders", "orders"]
+    assert list(name_columns(["Orders", "orders"], [], str, ORDERS).values()) == ["Orders", "orders"]
 
 
 def test_two_columns_that_are_one_to_the_warehouse_are_refused_before_anything_is_written() -> None:
@@ -46,4 +46,4 @@ def test_two_columns_that_are_one_to_the_warehouse_are_refused_before_anything_i
     with pytest.raises(TypeRefused, match=r"'note' and 'Note', which are one name"):
         DltDestination("snow", upper()).load(load, rows.to_reader())
     with pytest.raises(TypeRefused, match="one name to the warehouse"):
-        shown(["NOTE", "Note"], [], str.upper, ORDERS)
+        name_columns(["NOTE", "Note"], [], str.upper, ORDERS)

@@ -30,7 +30,7 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.errors import DestinationError, TypeRefused
 from dbt_bridge.nouns.changes import INSERT, Changes, Reshaped
 from dbt_bridge.nouns.checkpoint import Checkpoint
-from dbt_bridge.nouns.receipt import closed, opened
+from dbt_bridge.nouns.receipt import finish_receipt, start_receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
 
 COLUMNS = (Column("id", pa.int64(), "bigint"), Column("name", pa.string(), "text"))
@@ -80,11 +80,11 @@ def test_rows_checkpoints_and_receipts_are_committed_together_or_not_at_all(ware
     for number, finishes in ((1, False), (2, True)):
         with warehouse.open_application("load-1") as application:
             loaded = application.apply(REPLICA, changes_of(ORDERS, [insert(number)]))
-            receipt = opened(
+            receipt = start_receipt(
                 "load-1", "cdc", REPLICA.node, origin="o", destination="d", table_name="t", write_disposition="merge"
             )
             if finishes:
-                application.commit(16, [point], [closed(receipt, loaded)])
+                application.commit(16, [point], [finish_receipt(receipt, loaded)])
         assert rows(warehouse) == ([(2, "order 2")] if finishes else [])
         assert warehouse.checkpoints() == ([point] if finishes else [])
     assert [row[0] for row in rows(warehouse, "_dbt_bridge.receipts")] == ["load-1"]

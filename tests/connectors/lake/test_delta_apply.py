@@ -47,7 +47,7 @@ from dbt_bridge.nouns.changes import (
     Truncated,
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
-from dbt_bridge.replicate.change_runs import joined, part
+from dbt_bridge.replicate.change_runs import join_runs, select_part
 
 BEFORE = COPY[0]
 STEPS = st.lists(
@@ -227,7 +227,7 @@ def test_a_history_that_is_ahead_of_its_table_gets_nothing_twice(lake: DeltaDest
     with lake.open_application("load-1") as application:  # the process dies after the history's commit
         both = application._of(replica)
         assert both.history is not None
-        history.write(replica, both.landing, both.history, joined(runs[:1]), first)
+        history.write(replica, both.landing, both.history, join_runs(runs[:1]), first)
     assert lake.position(replica) == 0
 
     applied(lake, replica, *runs, upto=int(runs[1].ordinal[-1]) + 1)
@@ -250,7 +250,7 @@ def test_a_table_behind_its_history_catches_up_in_steps(
     with lake.open_application("load-1") as application:
         both = application._of(replica)
         assert both.history is not None
-        history.write(replica, both.landing, both.history, joined(runs), ends[-1])
+        history.write(replica, both.landing, both.history, join_runs(runs), ends[-1])
 
     monkeypatch.setattr(apply, "_MOST_ROWS", most_rows)
     for count in again:
@@ -353,6 +353,6 @@ def test_what_delta_cannot_is_refused_with_the_mend(lake: DeltaDestination) -> N
 def test_it_follows(lake: DeltaDestination) -> None:
     assert isinstance(lake, Follows)
     run = changes_of(orders_(), [Change("insert", BEFORE, n, n) for n in (1, 2, 3)])
-    middle = part(run, 2, 3)
+    middle = select_part(run, 2, 3)
     assert isinstance(middle, Changes)
     assert list(middle.ordinal) == [2]

@@ -50,18 +50,17 @@ from dbt_bridge.replicate.change_log import (
     LOG_COLUMNS,
     SEQUENCE,
     UNCHANGED,
-    logged,
-    logged_truncate,
+    LogRows,
 )
-from dbt_bridge.replicate.change_runs import LoggedRows, joined, part
+from dbt_bridge.replicate.change_runs import join_runs, select_part
 from dbt_bridge.replicate.compaction import Lineages
 from dbt_bridge.replicate.merge_rows import (
     DELETED_AT_COLUMN,
-    actions,
-    moved,
-    staging_of,
+    build_staging,
+    choose_actions,
+    find_moved,
 )
-from dbt_bridge.replicate.replica_checks import check_names, copied_anew
+from dbt_bridge.replicate.replica_checks import check_names, recopy_command
 
 APPLIED = "_dbt_bridge_applied"
 _STAGING = "_dbt_bridge_stage"
@@ -79,7 +78,7 @@ class _Followed:
     position: int
     waiting: list[Event] = field(default_factory=list)
     statements: list[_Statement] = field(default_factory=list)
-    logged: LoggedRows = field(default_factory=LoggedRows)
+    log_rows: LogRows = field(default_factory=LogRows)
 
     def is_full(self) -> bool:
         runs = [event for event in self.waiting if isinstance(event, Changes)]
@@ -165,7 +164,7 @@ class DltApplication:
             _check_kind(replica)
             names = [column.name for column in (*replica.table.columns, *_own(replica))]
             there = self._destination.find_table(name, names)
-            mend = copied_anew(replica.node)
+            mend = recopy_command(replica.node)
             if there is None:
                 raise TypeRefused(f"the table {name} is not there any more", mend=mend)
             for column in names:
@@ -176,7 +175,7 @@ class DltApplication:
 
     def _stage(self, followed: _Followed) -> None:
         """Bring what waits to the warehouse, and note how it will be written."""
-        runs = [part(run, followed.position, None) for run in joined(followed.waiting)]
+        runs = [select_part(run, followed.position, None) for run in join_runs(followed.waiting)]
         followed.waiting = []
         for run in runs:
             if run is not None:
@@ -187,16 +186,16 @@ class DltApplication:
         if replica.change_log:
             return self._log(followed, run)
         if isinstance(run, Truncated):
-            return self._emptied(replica, run)
+            return self._build_truncate(replica, run)
         if replica.table.key:
             return self._net(replica, run)
-        return self._appended(replica, replica.table.columns, run.rows)
+        return self._build_append(replica, replica.table.columns, run.rows)
 
     def _net(self, replica: Replica, run: Changes) -> list[_Statement]:
         net = Lineages.of(replica.table, run).net(soft=replica.deletes == "soft")
-        moves = moved(replica, net.written)
+        moves = find_moved(replica, net.written)
         own = _own(replica)
-        staging = staging_of(replica, own, net.written, net.deleted, actions(net.written, moves))
+        staging = build_staging(replica, own, net.written, net.deleted, choose_actions(net.written, moves))
         rows, columns = staging.rows, list(staging.all_columns)
         names = {c.name for c in staging.columns}
         there = self._destination.find_table(replica.table.name, names)
@@ -207,7 +206,7 @@ class DltApplication:
                 raise CannotReshape(
                     f"rows of {replica.table.name} moved to other keys and keep values that only the landing table has,"
                     f" which {self._destination.name!r} cannot take along without transactions",
-                    mend=copied_anew(replica.node),
+                    mend=recopy_command(replica.node),
                 )
             columns += extra
             for column in extra:
@@ -231,7 +230,7 @@ class DltApplication:
                 statements += [_Statement(settle) for settle in [merge.settle()] if settle]
             return statements + [_Statement(statement) for statement in merge.write()]
 
-    def _emptied(self, replica: Replica, run: Truncated) -> list[_Statement]:
+    def _build_truncate(self, replica: Replica, run: Truncated) -> list[_Statement]:
         with self._sql(replica) as (path, stored, _):
             target = table_of(path(replica.table.name.name))
             if replica.deletes == "hard":
@@ -241,15 +240,14 @@ class DltApplication:
             return [_Statement(update.where(column.is_(exp.null())).sql(self._dialect))]
 
     def _log(self, followed: _Followed, run: Changes | Truncated) -> list[_Statement]:
-        replica, sequence = followed.replica, followed.logged.before(run)
-        rows = logged_truncate(run, sequence) if isinstance(run, Truncated) else logged(replica.table, run, sequence)
-        followed.logged.took(run, rows)
+        replica = followed.replica
+        rows = followed.log_rows.build(replica.table, run)
         unsent = pc.binary_join(rows[UNCHANGED].combine_chunks(), ",") if len(rows) else pa.array([], pa.string())
         rows = rows.set_column(rows.column_names.index(UNCHANGED), UNCHANGED, unsent)
         columns = _LOG if isinstance(run, Truncated) else (*replica.table.columns, *_LOG)
-        return self._appended(replica, columns, rows, once=(CHANGE_LSN, SEQUENCE))
+        return self._build_append(replica, columns, rows, once=(CHANGE_LSN, SEQUENCE))
 
-    def _appended(
+    def _build_append(
         self, replica: Replica, columns: Sequence[Column], rows: pa.Table, once: Sequence[str] = ()
     ) -> list[_Statement]:
         """Rows that are added; those that are there already, by some columns, are not."""
@@ -297,7 +295,7 @@ class DltApplication:
             raise KeyRefused(
                 f"{found[0][0]} rows of {replica.table.name} are not there any more, and changes of them do not bring"
                 " every value",
-                mend=copied_anew(replica.node),
+                mend=recopy_command(replica.node),
             )
 
     def _stands_at(self, applied: Sequence[str], stored: Callable[[str], str], node: str, upto: int) -> list[str]:
@@ -324,7 +322,7 @@ class DltApplication:
         self._destination.load(Load(table, "append", self._load_id), table.arrow_schema.empty_table().to_reader())
 
     def _reshape(self, replica: Replica, event: Reshaped) -> None:
-        mend = copied_anew(replica.node)
+        mend = recopy_command(replica.node)
         there = self._destination.find_table(replica.table.name, [c.name for c in event.columns])
         before = {c.name: c.type for c in replica.table.columns}
         if event.renamed or any(before.get(c.name, c.type) != c.type for c in event.columns):
@@ -368,7 +366,7 @@ def _refuse_whole_rows(replica: Replica, changes: Changes) -> None:
         raise KeyRefused(
             f"{replica.table.name} has no key, and through dlt no single one of equal rows can be changed",
             mend="name a key in primary_key:, or `write_disposition: append` for a log of its changes; until then"
-            f" {copied_anew(replica.node)}",
+            f" {recopy_command(replica.node)}",
         )
 
 

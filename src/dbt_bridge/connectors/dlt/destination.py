@@ -79,7 +79,7 @@ class DltDestination:
             before = 0 if there is None else self.session.count(pipeline, name)
             self._run(pipeline, load, rows, passing)
             after = self.session.count(pipeline, name)
-        return _loaded(load, passing, distinct, before, after)
+        return _count_loaded(load, passing, distinct, before, after)
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """What `load` would do; for a merge the keys of the standing table are read."""
@@ -131,7 +131,7 @@ class DltDestination:
     def _run(self, pipeline: dlt.Pipeline, load: Load, rows: pa.RecordBatchReader, passing: CountedReader) -> None:
         import dlt
 
-        with self.session.translated(load.table.name, passing):
+        with self.session.translate_errors(load.table.name, passing):
             first = next((batch for batch in rows if batch.num_rows), None)
 
         def batches() -> Iterator[Any]:
@@ -149,8 +149,8 @@ class DltDestination:
             primary_key=key,
             columns=_hints(rows.schema),
         )
-        with self.session.translated(load.table.name, passing):
-            _finished(pipeline, resource, self._format(empty=first is None)).raise_on_failed_jobs()
+        with self.session.translate_errors(load.table.name, passing):
+            _run_to_end(pipeline, resource, self._format(empty=first is None)).raise_on_failed_jobs()
 
     def _disposition(self, load: Load) -> Any:
         abilities = self.session.capabilities()
@@ -181,11 +181,11 @@ class DltDestination:
 def _passing(load: Load, batches: pa.RecordBatchReader, there: Table | None) -> CountedReader:
     schema = build_schema(load.table)
     if there is not None:
-        schema = _fitted(there, schema, load.table)
+        schema = _fit_schema(there, schema, load.table)
     return CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
 
 
-def _fitted(there: Table, schema: pa.Schema, table: Table) -> pa.Schema:
+def _fit_schema(there: Table, schema: pa.Schema, table: Table) -> pa.Schema:
     """The schema as the standing table takes it; dlt tells types of a destination only roughly.
 
     Raises:
@@ -212,7 +212,7 @@ def _is_text(type_: pa.DataType) -> bool:
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
-def _finished(pipeline: dlt.Pipeline, resource: Any, file_format: Any) -> Any:
+def _run_to_end(pipeline: dlt.Pipeline, resource: Any, file_format: Any) -> Any:
     """Run to the end. Two loads into a new dataset may create dlt's own tables at once; the loser then goes on."""
     from dlt.pipeline.exceptions import PipelineStepFailed
     from dlt.pipeline.helpers import retry_schema_update
@@ -241,7 +241,9 @@ def _hints(schema: pa.Schema) -> Any:
     }
 
 
-def _loaded(load: Load, passing: CountedReader, distinct: int | None, before: int | None, after: int | None) -> Loaded:
+def _count_loaded(
+    load: Load, passing: CountedReader, distinct: int | None, before: int | None, after: int | None
+) -> Loaded:
     """The counts that follow from the destination's own, before and after."""
     if before is None or after is None:
         return Loaded(passing.rows, None, None, None, passing.bytes)

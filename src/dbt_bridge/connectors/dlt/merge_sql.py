@@ -82,7 +82,7 @@ class MergeSql:
             return self._three()
         same = _and([self._of("t", k).eq(self._of("s", k)) for k in self.key])
         gone, stays = self._do().eq(_number(GONE)), self._do().neq(_number(GONE))
-        names = [*self.columns, *self._brought()]
+        names = [*self.columns, *self._moved_columns()]
         insert = exp.Insert(
             this=exp.Tuple(expressions=[self._name(n) for n in names]),
             expression=exp.Tuple(expressions=[self._of("s", n) for n in names]),
@@ -104,18 +104,18 @@ class MergeSql:
     def _three(self) -> list[str]:
         same = _and([self._of("t", k).eq(self._of("s", k)) for k in self.key])
         delete = exp.Delete(this=self._table(self.target), using=[self._table(self.staged, "s")])
-        statements = [self._sql(delete.where(self._unaliased(_and([self._do().eq(_number(GONE)), same]))))]
+        statements = [self._sql(delete.where(self._strip_alias(_and([self._do().eq(_number(GONE)), same]))))]
         stays = self._do().neq(_number(GONE))
         if values := self._values():
             statements.append(self._update(self.target, self.staged, ("t", "s"), values, _and([stays, same])))
-        names = [*self.columns, *self._brought()]
+        names = [*self.columns, *self._moved_columns()]
         rows = exp.select(*(self._of("s", n) for n in names)).from_(self._table(self.staged, "s"))
         new = rows.where(_and([stays, self._absent({k: k for k in self.key})]))
         into = exp.Schema(this=self._table(self.target), expressions=[self._name(n) for n in names])
         statements.append(self._sql(exp.Insert(this=into, expression=new)))
         return statements
 
-    def _brought(self) -> Sequence[str]:
+    def _moved_columns(self) -> Sequence[str]:
         return self.extra if self.found else ()
 
     def _values(self) -> dict[str, exp.Expression]:
@@ -168,13 +168,13 @@ class MergeSql:
         update = exp.Update(
             this=self._table(into),
             expressions=[
-                exp.EQ(this=self._name(n), expression=self._unaliased(v, names[0], into)) for n, v in values.items()
+                exp.EQ(this=self._name(n), expression=self._strip_alias(v, names[0], into)) for n, v in values.items()
             ],
             from_=exp.From(this=self._table(using, names[1])),
         )
-        return self._sql(update.where(self._unaliased(where, names[0], into)))
+        return self._sql(update.where(self._strip_alias(where, names[0], into)))
 
-    def _unaliased(self, tree: exp.Expression, alias: str = "t", path: Sequence[str] = ()) -> exp.Expression:
+    def _strip_alias(self, tree: exp.Expression, alias: str = "t", path: Sequence[str] = ()) -> exp.Expression:
         """The changed table's columns by its own name: Redshift gives it no alias."""
         name = (path or self.target)[-1]
         tree = tree.copy()

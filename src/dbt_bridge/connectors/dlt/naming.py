@@ -36,7 +36,7 @@ def folding_of(destination: Any) -> Callable[[str], str]:
     return str if able.has_case_sensitive_identifiers and not _is_upper(fold) else fold
 
 
-def shown(
+def name_columns(
     stored: Iterable[str], known: Iterable[str], fold: Callable[[str], str], table: TableName
 ) -> Mapping[str, str]:
     """A stored column's name -> as the bridge says it: as it is known, else in lower case where that is the same.

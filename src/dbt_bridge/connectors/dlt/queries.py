@@ -78,10 +78,12 @@ class DltRows:
             statement = f"SELECT {wanted} FROM {in_parentheses(self.query)}{condition}"  # noqa: S608
             with sql.execute_query(statement) as cur:
                 for rows in cur.iter_arrow(chunk_size=_BATCH_ROWS):
-                    arrays = [self._fitted(column, field) for column, field in zip(rows.columns, schema, strict=True)]
+                    arrays = [
+                        self._cast_column(column, field) for column, field in zip(rows.columns, schema, strict=True)
+                    ]
                     yield pa.table(arrays, schema=schema)
 
-    def _fitted(self, values: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    def _cast_column(self, values: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         try:
             return decimals.cast(values, field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -171,7 +173,7 @@ class DltQueries:
             first = next(iter(cur.iter_arrow(chunk_size=_BATCH_ROWS)), None)
         if first is None:
             return tuple(Column(name, pa.string()) for name in names)
-        return tuple(Column(name, _held(column.type)) for name, column in zip(names, first.columns, strict=True))
+        return tuple(Column(name, _map_type(column.type)) for name, column in zip(names, first.columns, strict=True))
 
 
 def _literal(value: Any) -> str | None:
@@ -183,7 +185,7 @@ def _literal(value: Any) -> str | None:
     return f"= '{value}'" if isinstance(value, str) and _PLAIN.fullmatch(value) else None
 
 
-def _held(found: pa.DataType) -> pa.DataType:
+def _map_type(found: pa.DataType) -> pa.DataType:
     if pa.types.is_null(found):
         return pa.string()
     if pa.types.is_decimal(found):

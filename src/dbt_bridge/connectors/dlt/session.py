@@ -53,7 +53,7 @@ class DltSession:
 
         # Two tables of one dataset have two dlt schemas, so that loads at once do not overwrite each other's.
         token = hashlib.sha256(str(name).encode()).hexdigest()[:12]
-        with tempfile.TemporaryDirectory(prefix="dbt-bridge-dlt-") as folder, self.translated(name):
+        with tempfile.TemporaryDirectory(prefix="dbt-bridge-dlt-") as folder, self.translate_errors(name):
             pipeline = dlt.pipeline(
                 pipeline_name=f"dbt_bridge_{token}",
                 pipelines_dir=folder,
@@ -83,7 +83,7 @@ class DltSession:
         """The table with Arrow types as near as dlt's own types tell; `existing` with a pipeline of its own."""
         from dlt.common.libs.pyarrow import get_py_arrow_datatype
 
-        from dbt_bridge.connectors.dlt.naming import folding_of, shown
+        from dbt_bridge.connectors.dlt.naming import folding_of, name_columns
 
         with pipeline.destination_client() as client:
             if not client.is_storage_initialized() or not hasattr(client, "get_storage_table"):
@@ -92,7 +92,7 @@ class DltSession:
             found, columns = client.get_storage_table(name.name)
             if not found or not columns:
                 return None
-            spelled = shown((c["name"] for c in columns.values()), known, folding_of(self.destination), name)
+            spelled = name_columns((c["name"] for c in columns.values()), known, folding_of(self.destination), name)
             fields = [
                 pa.field(spelled[c["name"]], get_py_arrow_datatype(c, client.capabilities, "UTC"))
                 for c in columns.values()
@@ -118,7 +118,7 @@ class DltSession:
                 return list(cur.fetchall())
 
     @contextmanager
-    def translated(self, name: TableName, passing: CountedReader | None = None) -> Iterator[None]:
+    def translate_errors(self, name: TableName, passing: CountedReader | None = None) -> Iterator[None]:
         """Raise dlt's errors as DestinationError.
 
         Args:

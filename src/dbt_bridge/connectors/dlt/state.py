@@ -15,12 +15,12 @@ from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.replicate.change_log import LOG_COLUMNS, UNCHANGED
 from dbt_bridge.replicate.log_state import fold_log
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.replica_checks import recopy_command
 from dbt_bridge.replicate.stored_values import (
     Keys,
-    in_types,
-    missing,
-    wanted_keys,
+    cast_columns,
+    check_keys,
+    missing_column,
 )
 
 _BATCH_ROWS = 20_000
@@ -34,7 +34,7 @@ class DltState:
 
     def count(self, replica: Replica) -> int:
         if replica.change_log:
-            return sum(batch.num_rows for batch in self._folded(replica))
+            return sum(batch.num_rows for batch in self._fold(replica))
         with self._client(replica) as sql:
             statement = f"SELECT count(*) FROM {_table(sql, replica)}{_alive(sql, replica)}"  # noqa: S608
             with sql.execute_query(statement) as cur:
@@ -43,7 +43,7 @@ class DltState:
     def rows(self, replica: Replica, keys: pa.Table | None = None) -> pa.RecordBatchReader:
         """See `State.rows`. Keys of whole numbers and plain words are searched there, others in what comes."""
         schema = replica.table.arrow_schema
-        asked = None if keys is None else wanted_keys(replica, keys)
+        asked = None if keys is None else check_keys(replica, keys)
         self._check(replica)
         return pa.RecordBatchReader.from_batches(schema, self._batches(replica, schema, asked))
 
@@ -51,8 +51,8 @@ class DltState:
         wanted = None if keys is None else Keys(keys)
         for condition in self._conditions(replica, keys):
             folds = replica.change_log
-            for batch in self._folded(replica) if folds else self._selected(replica, schema.names, condition):
-                whole = in_types(batch.columns, schema, replica.table.name)
+            for batch in self._fold(replica) if folds else self._select(replica, schema.names, condition):
+                whole = cast_columns(batch.columns, schema, replica.table.name)
                 yield whole if wanted is None else wanted.filter(whole)
 
     def _conditions(self, replica: Replica, keys: pa.Table | None) -> Iterator[str]:
@@ -68,7 +68,7 @@ class DltState:
             for condition, _ in queries.conditions(columns, distinct):
                 yield condition
 
-    def _selected(self, replica: Replica, names: Sequence[str], condition: str = "") -> Iterator[pa.RecordBatch]:
+    def _select(self, replica: Replica, names: Sequence[str], condition: str = "") -> Iterator[pa.RecordBatch]:
         with self._client(replica) as sql:
             wanted = ", ".join(sql.escape_column_name(name) for name in names)
             alive = _alive(sql, replica)
@@ -78,7 +78,7 @@ class DltState:
                 for rows in cur.iter_arrow(chunk_size=_BATCH_ROWS):
                     yield from pa.table(rows.columns, names=list(names)).to_batches()
 
-    def _folded(self, replica: Replica) -> Iterator[pa.RecordBatch]:
+    def _fold(self, replica: Replica) -> Iterator[pa.RecordBatch]:
         """A table that is copied anew is replaced here, so that all of its log is of its last copy."""
         columns = {c.name: c.type for c in replica.table.columns}
         there = {c.name: c.type for c in self._check(replica)}
@@ -87,11 +87,11 @@ class DltState:
         schema = pa.schema([pa.field(name, types[name]) for name in names])
 
         def log() -> Iterator[pa.RecordBatch]:
-            for batch in self._selected(replica, names):
+            for batch in self._select(replica, names):
                 arrays = list(batch.columns)
                 unsent = names.index(UNCHANGED)  # through dlt a list lands as text, with commas between
                 arrays[unsent] = pc.split_pattern(arrays[unsent].cast(pa.string()), ",")
-                yield in_types(arrays, schema, replica.table.name)
+                yield cast_columns(arrays, schema, replica.table.name)
 
         return fold_log(replica, log(), schema)
 
@@ -101,10 +101,10 @@ class DltState:
         wanted = [*(c.name for c in replica.table.columns), *own]
         there = self._session.find_table(name, wanted)
         if there is None:
-            raise DestinationError(f"there is no table {name}", mend=copied_anew(replica.node))
+            raise DestinationError(f"there is no table {name}", mend=recopy_command(replica.node))
         for column in wanted:
             if there.column(column) is None:
-                raise missing(name, column, replica)
+                raise missing_column(name, column, replica)
         return there.columns
 
     @contextmanager

@@ -16,21 +16,21 @@ import pyarrow.compute as pc
 
 from dbt_bridge.connectors.duckdb import audit, history
 from dbt_bridge.connectors.duckdb import keyless as multiset
-from dbt_bridge.connectors.duckdb.join_copy import instant, join
+from dbt_bridge.connectors.duckdb.join_copy import join, to_datetime
 from dbt_bridge.connectors.duckdb.landing_table import (
     Source,
     Target,
     check_values,
+    complete_rows,
+    describe_types,
     insert,
-    registered,
+    lend_rows,
+    require_columns,
+    require_table,
     reshape,
-    standing,
-    target,
-    types_of,
-    whole_rows,
 )
-from dbt_bridge.connectors.duckdb.relation import CatalogCursor, folded
-from dbt_bridge.connectors.duckdb.session import roll_back, translated
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, fold_case
+from dbt_bridge.connectors.duckdb.session import roll_back, translate_errors
 from dbt_bridge.contracts.destination import (
     DELETED_AT,
     Loaded,
@@ -46,8 +46,7 @@ from dbt_bridge.nouns.changes import (
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import TableName, quote_identifier
-from dbt_bridge.replicate.change_log import logged, logged_truncate
-from dbt_bridge.replicate.change_runs import LoggedRows
+from dbt_bridge.replicate.change_log import LogRows
 from dbt_bridge.replicate.compaction import Lineages, Net
 from dbt_bridge.replicate.full_row import full_rows
 from dbt_bridge.replicate.replica_checks import check_names
@@ -68,21 +67,21 @@ class DuckDBApplication:
         self._over = False
         self._changed: set[TableName] = set()
         self._last: dict[TableName, int] = {}  # the commit that the last piece of a history belongs to
-        self._logged: dict[TableName, LoggedRows] = {}
+        self._log_rows: dict[TableName, LogRows] = {}
 
     def join(self, replica: Replica, staged: Staged | Loaded, copied_at: int) -> Loaded:
         """Show a staged copy, with what the replica keeps beside its columns."""
         assert isinstance(staged, Staged), "DuckDB stages"
-        with translated(replica.table.name):
+        with translate_errors(replica.table.name):
             self._begin()
             self._changed.add(replica.table.name)
             return join(self._on, replica, staged, copied_at)
 
     def apply(self, replica: Replica, event: Event) -> Loaded:
         """Apply a run of changes, a TRUNCATE or a change of the columns."""
-        with translated(replica.table.name):
+        with translate_errors(replica.table.name):
             self._begin()
-            check_names(replica, folded)
+            check_names(replica, fold_case)
             if isinstance(event, Reshaped):
                 return self._reshape(replica, event)
             self._changed.add(replica.table.name)
@@ -92,7 +91,7 @@ class DuckDBApplication:
 
     def commit(self, upto: int, checkpoints: Sequence[Checkpoint] = (), receipts: Sequence[Receipt] = ()) -> None:
         """Make it visible."""
-        with translated("the changes' commit"):
+        with translate_errors("the changes' commit"):
             self._begin()
             audit.save_checkpoints(self._cur, self._catalog, checkpoints)
             audit.append_receipts(self._cur, self._catalog, receipts)
@@ -117,7 +116,7 @@ class DuckDBApplication:
             return self._log(replica, changes)
         soft = replica.deletes == "soft"
         names = [*changes.rows.column_names, *([DELETED_AT] if soft else [])]
-        state = target(self._on, replica, replica.table.name, names)
+        state = require_columns(self._on, replica, replica.table.name, names)
         if not replica.table.key:
             rows = full_rows(replica.table, changes, soft=soft)
             multiset.write(self._on, replica, state, rows)
@@ -134,10 +133,10 @@ class DuckDBApplication:
     def _truncate(self, replica: Replica, event: Truncated) -> Loaded:
         if replica.change_log:
             return self._log(replica, event)
-        at = instant(event.committed_at)
+        at = to_datetime(event.committed_at)
         if replica.history:
             history.truncate(self._on, replica, event.ordinal, at)
-        name = self._on.sql_name(standing(self._on, replica, replica.table.name).name)
+        name = self._on.sql_name(require_table(self._on, replica, replica.table.name).name)
         if replica.deletes == "soft":
             marked = (
                 f"UPDATE {name}\nSET {quote_identifier(DELETED_AT)} = ?\nWHERE {quote_identifier(DELETED_AT)} IS NULL"
@@ -156,16 +155,11 @@ class DuckDBApplication:
         return _NOTHING
 
     def _log(self, replica: Replica, event: Changes | Truncated) -> Loaded:
-        logged_rows = self._logged.setdefault(replica.table.name, LoggedRows())
-        sequence = logged_rows.before(event)
-        if isinstance(event, Truncated):
-            rows, changes, size = logged_truncate(event, sequence), 1, 0
-        else:
-            rows, changes, size = logged(replica.table, event, sequence), len(event), event.rows.nbytes
-        logged_rows.took(event, rows)
-        log = target(self._on, replica, replica.table.name, [*rows.column_names])
-        with registered(self._on, _LOGGED, rows):
-            check_values(self._on, log, _LOGGED, types_of(self._on, _LOGGED))
+        rows = self._log_rows.setdefault(replica.table.name, LogRows()).build(replica.table, event)
+        changes, size = (1, 0) if isinstance(event, Truncated) else (len(event), event.rows.nbytes)
+        log = require_columns(self._on, replica, replica.table.name, [*rows.column_names])
+        with lend_rows(self._on, _LOGGED, rows):
+            check_values(self._on, log, _LOGGED, describe_types(self._on, _LOGGED))
             columns = {log.own[name]: quote_identifier(name) for name in rows.column_names}
             return Loaded(changes, insert(self._on, log, Source(_LOGGED, columns)), 0, 0, size)
 
@@ -177,7 +171,7 @@ def _write(on: CatalogCursor, replica: Replica, state: Target, net: Net) -> tupl
     if DELETED_AT in rows.column_names:
         died = rows[DELETED_AT].is_valid()
         keys, dead = keys.filter(pc.invert(died)), keys.filter(died)
-    with whole_rows(on, replica, state, net.written, state) as sources:
+    with complete_rows(on, replica, state, net.written, state) as sources:
         deleted = _delete(on, state, net.deleted)
         _delete(on, state, dead)
         found = _delete(on, state, keys)
@@ -191,5 +185,5 @@ def _delete(on: CatalogCursor, state: Target, keys: pa.Table) -> int:
         return 0
     matches = " AND ".join(f"t.{state.column(c)} = s.{_KEYS}_{i}" for i, c in enumerate(keys.column_names))
     renamed = keys.rename_columns([f"{_KEYS}_{i}" for i in range(keys.num_columns)])
-    with registered(on, _KEYS, renamed):
+    with lend_rows(on, _KEYS, renamed):
         return int(on.scalar(f"DELETE FROM {state.sql} AS t\nUSING {_KEYS} AS s\nWHERE {matches}"))  # noqa: S608

@@ -1,6 +1,6 @@
 """How Arrow types land in DuckDB, and how a column of an existing table takes a type that changed.
 
-DuckDB reads most Arrow types exactly. Those that it lacks or would round travel in a wider form (`landed_type`), and
+DuckDB reads most Arrow types exactly. Those that it lacks or would round travel in a wider form (`map_type`), and
 those without an exact form are refused. Unlike the database's own implicit casts, nothing here loses a digit.
 """
 
@@ -43,7 +43,7 @@ def map_column(column: Column) -> Column:
         TypeRefused: DuckDB has no exact form (unions, structs without fields, unknown extension types).
     """
     try:
-        return Column(column.name, landed_type(column.type), column.origin_type, column.nullable)
+        return Column(column.name, map_type(column.type), column.origin_type, column.nullable)
     except _NoForm as none:
         raise TypeRefused(
             f"column {column.name!r} has the type {column.origin_type or column.type}, for which DuckDB has no exact"
@@ -56,7 +56,7 @@ class _NoForm(Exception):
     """This part of a type has no exact form in DuckDB."""
 
 
-def landed_type(type_: pa.DataType) -> pa.DataType:
+def map_type(type_: pa.DataType) -> pa.DataType:
     """The Arrow type that carries every value of this one into DuckDB.
 
     Seconds and milliseconds become microseconds, DuckDB's own TIMESTAMP; a zoned timestamp in nanoseconds does too,
@@ -81,33 +81,33 @@ def landed_type(type_: pa.DataType) -> pa.DataType:
         return pa.duration("us")
     if any(exact(type_) for exact in _EXACT):
         return type_
-    return _landed_nested(type_)
+    return _map_nested(type_)
 
 
-def _landed_nested(type_: pa.DataType) -> pa.DataType:
+def _map_nested(type_: pa.DataType) -> pa.DataType:
     if is_.is_dictionary(type_):
-        value = landed_type(type_.value_type)
+        value = map_type(type_.value_type)
         return type_ if value == type_.value_type else value
     if is_.is_run_end_encoded(type_):
-        return landed_type(type_.value_type)
+        return map_type(type_.value_type)
     if is_.is_fixed_size_list(type_):
-        return pa.list_(_landed_field(type_.value_field), type_.list_size)
+        return pa.list_(_map_field(type_.value_field), type_.list_size)
     if is_.is_large_list(type_):
-        return pa.large_list(_landed_field(type_.value_field))
+        return pa.large_list(_map_field(type_.value_field))
     if is_.is_list(type_) or is_.is_list_view(type_) or is_.is_large_list_view(type_):
-        return pa.list_(_landed_field(type_.value_field))
+        return pa.list_(_map_field(type_.value_field))
     if is_.is_map(type_):
-        return pa.map_(_landed_field(type_.key_field), _landed_field(type_.item_field))
+        return pa.map_(_map_field(type_.key_field), _map_field(type_.item_field))
     if is_.is_struct(type_):
         if type_.num_fields == 0:
             raise _NoForm("a struct without fields")
-        return pa.struct([_landed_field(type_.field(i)) for i in range(type_.num_fields)])
+        return pa.struct([_map_field(type_.field(i)) for i in range(type_.num_fields)])
     raise _NoForm(str(type_))
 
 
-def _landed_field(field: pa.Field) -> pa.Field:
+def _map_field(field: pa.Field) -> pa.Field:
     # A NULL type inside a list or struct has no DuckDB column type; its only value, NULL, is also a string's.
-    type_ = pa.string() if is_.is_null(field.type) else landed_type(field.type)
+    type_ = pa.string() if is_.is_null(field.type) else map_type(field.type)
     return field.with_type(type_)
 
 

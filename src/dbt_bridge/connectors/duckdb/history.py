@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from dbt_bridge.connectors.duckdb.landing_table import (
     Target,
+    complete_rows,
     insert,
-    registered,
-    target,
-    whole_rows,
+    lend_rows,
+    require_columns,
 )
 from dbt_bridge.connectors.duckdb.publish import evolve
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor
@@ -36,9 +36,9 @@ _OWN = (VALID_FROM, VALID_TO, CHANGE_LSN)
 _BEGIN, _END, _LSN = map(quote_identifier, _OWN)
 
 
-def history_of(on: CatalogCursor, replica: Replica, columns: list[str]) -> Target:
+def require_history(on: CatalogCursor, replica: Replica, columns: list[str]) -> Target:
     """Raises TypeRefused where it, or one of its columns, is not there any more."""
-    return target(on, replica, replica.history_name, [*columns, *_OWN])
+    return require_columns(on, replica, replica.history_name, [*columns, *_OWN])
 
 
 def write(on: CatalogCursor, replica: Replica, state: Target, versions: Versions, unfinished: int | None) -> None:
@@ -47,8 +47,8 @@ def write(on: CatalogCursor, replica: Replica, state: Target, versions: Versions
     Args:
         unfinished: the LSN of a commit of which an earlier piece was written already, in this same application.
     """
-    history = history_of(on, replica, [c for c in state.own if c != DELETED_AT])
-    with whole_rows(on, replica, state, versions.written, history) as sources:
+    history = require_history(on, replica, [c for c in state.own if c != DELETED_AT])
+    with complete_rows(on, replica, state, versions.written, history) as sources:
         if unfinished is not None and len(versions.continued):  # no other transaction has that LSN
             _with_keys(
                 on,
@@ -73,13 +73,13 @@ def _with_keys(on: CatalogCursor, history: Target, keys: pa.Table, statement: st
         [VALID_TO if n == VALID_TO else f"{_KEYS}_{i}" for i, n in enumerate(keys.column_names)]
     )
     matches = [f"t.{history.column(name)} = s.{_KEYS}_{i}" for i, name in enumerate(names)]
-    with registered(on, _KEYS, renamed):
+    with lend_rows(on, _KEYS, renamed):
         on.execute(f"{statement}\n  AND t.{_END} IS NULL AND {' AND '.join(matches)}")
 
 
 def truncate(on: CatalogCursor, replica: Replica, ordinal: int, at: datetime) -> None:
     """Every open version ends; those of the same commit never were."""
-    history = history_of(on, replica, [])
+    history = require_history(on, replica, [])
     on.execute(f"DELETE FROM {history.sql}\nWHERE {_END} IS NULL AND {_LSN} = {int(ordinal)}")  # noqa: S608
     on.execute(f"UPDATE {history.sql}\nSET {_END} = ?\nWHERE {_END} IS NULL", [at])
 
@@ -98,7 +98,7 @@ def join(on: CatalogCursor, replica: Replica, staged: Staged, at: datetime) -> N
     standing = on.standing(name)
     assert standing is not None
     evolve(on, staged, standing)
-    history = history_of(on, replica, [column.name for column in staged.load.table.columns])
+    history = require_history(on, replica, [column.name for column in staged.load.table.columns])
     equal = [
         f"t.{history.column(c.name)} IS NOT DISTINCT FROM s.{quote_identifier(c.name)}"
         for c in staged.load.table.columns

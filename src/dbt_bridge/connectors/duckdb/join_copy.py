@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from dbt_bridge.connectors.duckdb import history
 from dbt_bridge.connectors.duckdb.publish import evolve, is_kept, publish_one
-from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, folded
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import (
     CHANGE,
     CHANGE_LSN,
@@ -24,7 +24,7 @@ from dbt_bridge.replicate.replica_checks import check_names
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def instant(microseconds: int) -> datetime:
+def to_datetime(microseconds: int) -> datetime:
     """A moment since 1970, without the rounding of a float."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
@@ -36,8 +36,8 @@ def join(on: CatalogCursor, replica: Replica, staged: Staged, copied_at: int) ->
         TypeRefused: a column of the origin has a name that the replica needs, or rows to keep do not fit it.
         KeyRefused: a history of a table without a key.
     """
-    check_names(replica, folded)
-    at = instant(copied_at)
+    check_names(replica, fold_case)
+    at = to_datetime(copied_at)
     if replica.change_log:
         return _join_log(on, replica, staged, at)
     if replica.history:

@@ -8,16 +8,16 @@ from dbt_bridge.connectors.duckdb.landing_table import (
     Source,
     Target,
     check_values,
+    describe_types,
     insert,
-    registered,
-    types_of,
+    lend_rows,
 )
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.full_row import FullRows
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.replica_checks import recopy_command
 
 _ADDED, _OLD, _FOUND = "_dbt_bridge_added", "_dbt_bridge_old", "_dbt_bridge_matched"
 _NUMBER = "_dbt_bridge_number"
@@ -29,8 +29,8 @@ def write(on: CatalogCursor, replica: Replica, state: Target, rows: FullRows) ->
     Raises:
         KeyRefused: a row is not there that should be.
     """
-    with registered(on, _ADDED, rows.added):
-        check_values(on, state, _ADDED, types_of(on, _ADDED))
+    with lend_rows(on, _ADDED, rows.added):
+        check_values(on, state, _ADDED, describe_types(on, _ADDED))
         insert(on, state, Source(_ADDED, {state.own[c]: quote_identifier(c) for c in rows.added.column_names}))
     _each_once(on, replica, state, rows.removed, f"DELETE FROM {state.sql} AS t\nUSING {_FOUND} AS f")  # noqa: S608
     deleted_at = quote_identifier(DELETED_AT)
@@ -49,8 +49,8 @@ def _each_once(on: CatalogCursor, replica: Replica, state: Target, old: pa.Table
     names = ", ".join(quote_identifier(c) for c in columns)
     partition = ", ".join(f"t.{state.column(c)}" for c in columns)
     at = f", s.{quote_identifier(DELETED_AT)}" if DELETED_AT in old.column_names else ""
-    with registered(on, _OLD, old):
-        check_values(on, state, _OLD, types_of(on, _OLD))
+    with lend_rows(on, _OLD, old):
+        check_values(on, state, _OLD, describe_types(on, _OLD))
         # The n-th of several equal old rows takes the n-th equal row of the table.
         on.execute(
             f"CREATE OR REPLACE TEMP TABLE {_FOUND} AS\n"  # noqa: S608
@@ -72,5 +72,5 @@ def _each_once(on: CatalogCursor, replica: Replica, state: Target, old: pa.Table
         raise KeyRefused(
             f"{len(old) - found} rows of {replica.table.name} that its origin changed or deleted are not there:"
             " somebody changed them here",
-            mend=copied_anew(replica.node),
+            mend=recopy_command(replica.node),
         )

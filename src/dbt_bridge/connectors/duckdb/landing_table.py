@@ -17,14 +17,14 @@ import pyarrow as pa
 from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.connectors.duckdb.column_types import wider
 from dbt_bridge.connectors.duckdb.publish import is_kept
-from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, folded
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import DELETED_AT, CannotReshape, Replica
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.changes import Reshaped
 from dbt_bridge.nouns.table import Table, TableName, quote_identifier
 from dbt_bridge.replicate.compaction import Written
 from dbt_bridge.replicate.loads import type_changed
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.replica_checks import recopy_command
 
 _PLAIN, _PARTIAL, _FILLED = "_dbt_bridge_plain", "_dbt_bridge_partial", "_dbt_bridge_filled"
 _KEPT, _FOUND = "_dbt_bridge_kept_", "_dbt_bridge_found_"
@@ -53,7 +53,7 @@ class Target:
         return self.relation.columns[self.own[name]]
 
 
-def standing(on: CatalogCursor, replica: Replica, name: TableName) -> Relation:
+def require_table(on: CatalogCursor, replica: Replica, name: TableName) -> Relation:
     """The table that follows its origin.
 
     Raises:
@@ -61,26 +61,26 @@ def standing(on: CatalogCursor, replica: Replica, name: TableName) -> Relation:
     """
     found = on.standing(name)
     if found is None:
-        raise TypeRefused(f"{name} follows its origin, and it is not there any more", mend=copied_anew(replica.node))
+        raise TypeRefused(f"{name} follows its origin, and it is not there any more", mend=recopy_command(replica.node))
     return found
 
 
-def target(on: CatalogCursor, replica: Replica, name: TableName, columns: Sequence[str]) -> Target:
+def require_columns(on: CatalogCursor, replica: Replica, name: TableName, columns: Sequence[str]) -> Target:
     """The table with these columns.
 
     Raises:
         TypeRefused: it, or one of its columns, is not there any more.
     """
-    found = standing(on, replica, name)
-    spelled = {folded(column): column for column in found.columns}
-    missing = [column for column in columns if folded(column) not in spelled]
+    found = require_table(on, replica, name)
+    spelled = {fold_case(column): column for column in found.columns}
+    missing = [column for column in columns if fold_case(column) not in spelled]
     if missing:
         raise TypeRefused(
             f"{name} follows its origin, and has no column {missing[0]!r} any more, whose earlier values no change"
             " brings again",
-            mend=copied_anew(replica.node),
+            mend=recopy_command(replica.node),
         )
-    own = {column: spelled[folded(column)] for column in columns}
+    own = {column: spelled[fold_case(column)] for column in columns}
     extras = tuple(column for column in found.columns if column not in own.values())
     return Target(found, on.sql_name(found.name), own, extras)
 
@@ -112,7 +112,7 @@ class _Lent:
 
 
 @contextmanager
-def registered(on: CatalogCursor, name: str, rows: pa.Table) -> Iterator[str]:
+def lend_rows(on: CatalogCursor, name: str, rows: pa.Table) -> Iterator[str]:
     """Arrow rows under a name that this cursor's statements can use, inside a transaction. After an error it is left
     to the rollback to forget the name: a transaction that failed takes no other statement."""
     lent = _Lent(rows)
@@ -124,7 +124,7 @@ def registered(on: CatalogCursor, name: str, rows: pa.Table) -> Iterator[str]:
         lent.rows = None
 
 
-def types_of(on: CatalogCursor, rows: str) -> dict[str, str]:
+def describe_types(on: CatalogCursor, rows: str) -> dict[str, str]:
     """The SQL types of a registered table's columns."""
     return {row[0]: row[1] for row in on.execute(f"DESCRIBE FROM {quote_identifier(rows)}").fetchall()}
 
@@ -145,7 +145,7 @@ def insert(on: CatalogCursor, into: Target, source: Source) -> int:
 
 
 @contextmanager
-def whole_rows(
+def complete_rows(
     on: CatalogCursor, replica: Replica, state: Target, written: Written, into: Target
 ) -> Iterator[list[Source]]:
     """The written rows with the values that they keep, read from the state as it is now, to be put into a table.
@@ -159,8 +159,8 @@ def whole_rows(
     needing = written.needing(everything=bool(extras))
     plain = written.take(~needing)
     columns = {into.own[name]: quote_identifier(name) for name in written.rows.column_names}
-    with registered(on, _PLAIN, plain.rows):
-        check_values(on, into, _PLAIN, types_of(on, _PLAIN))
+    with lend_rows(on, _PLAIN, plain.rows):
+        check_values(on, into, _PLAIN, describe_types(on, _PLAIN))
         if not needing.any():
             yield [Source(_PLAIN, columns)]
             return
@@ -187,8 +187,8 @@ def _fill(on: CatalogCursor, replica: Replica, state: Target, written: Written, 
     selected = [_value(state, c, flags.get(c)) for c in written.rows.column_names]
     selected += [f"t.{quote_identifier(extra)}" for extra in extras]
     matches = " AND ".join(f"t.{state.column(c)} = s.{_FOUND}{i}" for i, c in enumerate(key))
-    with registered(on, _PARTIAL, rows):
-        check_values(on, state, _PARTIAL, {c: t for c, t in types_of(on, _PARTIAL).items() if c in state.own})
+    with lend_rows(on, _PARTIAL, rows):
+        check_values(on, state, _PARTIAL, {c: t for c, t in describe_types(on, _PARTIAL).items() if c in state.own})
         count = on.scalar(
             f"CREATE OR REPLACE TEMP TABLE {_FILLED} AS\n"
             f"SELECT {', '.join(selected)}, s.{_NEEDS} AND t.rowid IS NULL AS {_MISSES}\n"
@@ -198,13 +198,13 @@ def _fill(on: CatalogCursor, replica: Replica, state: Target, written: Written, 
     if count > len(written):
         raise KeyRefused(
             f"{replica.table.name} holds several rows with the same key ({', '.join(key)})",
-            mend=copied_anew(replica.node),
+            mend=recopy_command(replica.node),
         )
     if on.scalar(f"SELECT count(*) FROM {_FILLED} WHERE {_MISSES}"):  # noqa: S608
         raise KeyRefused(
             f"a row of {replica.table.name} whose large value did not change is not there any more, so that value is"
             " not known",
-            mend=copied_anew(replica.node),
+            mend=recopy_command(replica.node),
         )
 
 
@@ -230,20 +230,20 @@ def reshape(on: CatalogCursor, replica: Replica, event: Reshaped, name: TableNam
         CannotReshape: values would be lost, or made up.
         TypeRefused: the table is not there any more.
     """
-    spelled = {folded(column): column for column in standing(on, replica, name).columns}
-    known = {folded(event.renamed.get(c.name, c.name)) for c in replica.table.columns}
+    spelled = {fold_case(column): column for column in require_table(on, replica, name).columns}
+    known = {fold_case(event.renamed.get(c.name, c.name)) for c in replica.table.columns}
     renamed = {old: new for old, new in event.renamed.items() if old != new}
-    staying = spelled.keys() - {folded(old) for old in renamed}
-    for column in [*renamed.values(), *(c.name for c in event.columns if folded(c.name) not in known)]:
-        if folded(column) in staying:
+    staying = spelled.keys() - {fold_case(old) for old in renamed}
+    for column in [*renamed.values(), *(c.name for c in event.columns if fold_case(c.name) not in known)]:
+        if fold_case(column) in staying:
             raise CannotReshape(
                 f"the origin of {replica.table.name} now has a column {column!r}, and {name} has another one of that"
                 " name, from before",
                 mend=f"ALTER TABLE {on.sql_name(name)} DROP COLUMN {quote_identifier(column)}",
             )
-    here = {spelled[folded(old)]: new for old, new in renamed.items() if folded(old) in spelled}
+    here = {spelled[fold_case(old)]: new for old, new in renamed.items() if fold_case(old) in spelled}
     _rename(on, on.sql_name(name), here)
-    altered = _altered(on, replica, event, name)
+    altered = _list_alterations(on, replica, event, name)
     if altered and changed:
         _rebuild(on, replica, name)
     for alteration in altered:
@@ -254,7 +254,7 @@ def reshape(on: CatalogCursor, replica: Replica, event: Reshaped, name: TableNam
 def _rebuild(on: CatalogCursor, replica: Replica, name: TableName) -> None:
     """Put a copy in the table's place. A transaction that deleted rows of a table and then adds a column to it cannot
     be committed (DuckDB 1.5.5: "another transaction has altered this table"); one that replaced the table can."""
-    found = standing(on, replica, name)
+    found = require_table(on, replica, name)
     if not on.is_bare(found.name):
         raise CannotReshape(
             f"the columns of {name} changed at its origin, and it has an index or a constraint that would be lost",
@@ -274,12 +274,12 @@ def _rename(on: CatalogCursor, table: str, renamed: dict[str, str]) -> None:
         on.execute(f"ALTER TABLE {table} RENAME COLUMN _dbt_bridge_renamed_{number} TO {quote_identifier(new)}")
 
 
-def _altered(on: CatalogCursor, replica: Replica, event: Reshaped, name: TableName) -> list[str]:
+def _list_alterations(on: CatalogCursor, replica: Replica, event: Reshaped, name: TableName) -> list[str]:
     """Add what is missing, and widen what is too narrow."""
     schema = Table(name, tuple(event.columns)).arrow_schema
-    with registered(on, "_dbt_bridge_shape", pa.Table.from_batches([], schema)):
-        wanted = types_of(on, "_dbt_bridge_shape")
-    found = standing(on, replica, name)
+    with lend_rows(on, "_dbt_bridge_shape", pa.Table.from_batches([], schema)):
+        wanted = describe_types(on, "_dbt_bridge_shape")
+    found = require_table(on, replica, name)
     altered = []
     for column, type_ in wanted.items():
         there = found.column(column)

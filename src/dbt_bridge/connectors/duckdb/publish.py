@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dbt_bridge.connectors.duckdb.column_types import wider
-from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, folded
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import (
     Load,
     Loaded,
@@ -27,7 +27,7 @@ def refuse_one_place(staged: Sequence[Staged]) -> None:
     """
     seen: dict[tuple[str, str], TableName] = {}
     for name in (one.load.table.name for one in staged):
-        other = seen.setdefault((folded(name.schema), folded(name.name)), name)
+        other = seen.setdefault((fold_case(name.schema), fold_case(name.name)), name)
         if other != name:
             raise DestinationError(
                 f"{other} and {name} are one table to DuckDB, which does not tell upper from lower case",
@@ -144,12 +144,12 @@ def evolve(on: CatalogCursor, staged: Staged, standing: Relation) -> None:
         if there is None:
             on.execute(f"ALTER TABLE {target} ADD COLUMN {quote_identifier(column)} {incoming}")
             continue
-        type_ = evolved_type(on, staged, standing, column, incoming)
+        type_ = resolve_type(on, staged, standing, column, incoming)
         if type_ != standing.columns[there]:
             on.execute(f"ALTER TABLE {target} ALTER COLUMN {quote_identifier(there)} TYPE {type_}")
 
 
-def evolved_type(on: CatalogCursor, staged: Staged, standing: Relation, column: str, incoming: str) -> str:
+def resolve_type(on: CatalogCursor, staged: Staged, standing: Relation, column: str, incoming: str) -> str:
     """The SQL type that keeps the standing and the staged values of a column, each checked.
 
     Raises:

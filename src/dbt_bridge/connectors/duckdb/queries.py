@@ -45,7 +45,7 @@ class DuckDBRows:
             self._reading.interrupt()
 
     def count(self) -> int:
-        with _asking(self.connection, self.name) as cur:
+        with _open_cursor(self.connection, self.name) as cur:
             return int(cur.execute(f"SELECT count(*) FROM {in_parentheses(self.query)}").fetchone()[0])  # noqa: S608
 
     def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader:
@@ -55,8 +55,8 @@ class DuckDBRows:
             DestinationError: DuckDB broke off, or a value has no Arrow form.
         """
         cur = self._reading = self.connection.cursor()
-        with _told(self.name):
-            statement = _selected(self.query, {name: self.types[name] for name in self.types})
+        with _translate_errors(self.name):
+            statement = _select_all(self.query, {name: self.types[name] for name in self.types})
             wanted = ", ".join(quote_identifier(name) for name in columns)
             statement = f"SELECT {wanted}\nFROM (\n{statement}\n) AS held"
             if keys is not None:
@@ -98,7 +98,7 @@ class DuckDBQueries:
         return list(self._types(f"SELECT * FROM {rows}"))  # noqa: S608
 
     def key(self, name: TableName) -> tuple[str, ...]:
-        with _asking(self._connection, self.name) as cur:
+        with _open_cursor(self._connection, self.name) as cur:
             found = cur.execute(
                 "SELECT constraint_column_names FROM duckdb_constraints()\n"
                 "WHERE constraint_type = 'PRIMARY KEY' AND database_name = $1\n"
@@ -120,18 +120,18 @@ class DuckDBQueries:
 
     def _rows(self, name: str, query: str, key: tuple[str, ...] = ()) -> DuckDBRows:
         types = self._types(query)
-        with _asking(self._connection, name) as cur:
-            schema = reading.schema_of(cur, _selected(query, types), types)
+        with _open_cursor(self._connection, name) as cur:
+            schema = reading.schema_of(cur, _select_all(query, types), types)
         columns = tuple(Column(f.name, f.type, sql) for f, sql in zip(schema, types.values(), strict=True))
         return DuckDBRows(name, self._connection, Table(TableName(self.name, "query"), columns, key), query, types)
 
     def _types(self, query: str) -> dict[str, str]:
-        with _asking(self._connection, self.name) as cur:
+        with _open_cursor(self._connection, self.name) as cur:
             return {row[0]: row[1] for row in cur.execute(f"DESCRIBE SELECT * FROM {in_parentheses(query)}").fetchall()}  # noqa: S608
 
 
-def _selected(query: str, types: Mapping[str, str]) -> str:
-    parts = ", ".join(reading.expression(name, sql) for name, sql in types.items())
+def _select_all(query: str, types: Mapping[str, str]) -> str:
+    parts = ", ".join(reading.select_exactly(name, sql) for name, sql in types.items())
     return f"SELECT {parts}\nFROM {in_parentheses(query)}"
 
 
@@ -147,13 +147,13 @@ def _plain(keys: pa.Table) -> pa.Table:
 
 
 @contextmanager
-def _asking(connection: Any, where: str) -> Iterator[Any]:
-    with closing(connection.cursor()) as cur, _told(where):
+def _open_cursor(connection: Any, where: str) -> Iterator[Any]:
+    with closing(connection.cursor()) as cur, _translate_errors(where):
         yield cur
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
+def _translate_errors(where: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:

@@ -26,7 +26,7 @@ _SENT_AS = {
 _LIST = re.compile(r"(?P<element>.*?)(?P<dimensions>(\[\d*\])*)", re.DOTALL)
 
 
-def expression(column: str, sql_type: str, *, as_text: bool = False) -> str:
+def select_exactly(column: str, sql_type: str, *, as_text: bool = False) -> str:
     """The select expression whose Arrow form keeps every value."""
     name = quote_identifier(column)
     if as_text:
@@ -35,11 +35,11 @@ def expression(column: str, sql_type: str, *, as_text: bool = False) -> str:
         return f"unhex(replace(CAST({name} AS VARCHAR), '-', '')) AS {name}"
     if sql_type == "JSON" or sql_type.startswith("ENUM("):
         return f"CAST({name} AS VARCHAR) AS {name}"
-    sent_as = sent(name, sql_type)
+    sent_as = cast_for_arrow(name, sql_type)
     return name if sent_as == name else f"{sent_as} AS {name}"
 
 
-def sent(column: str, sql_type: str) -> str:
+def cast_for_arrow(column: str, sql_type: str) -> str:
     """A quoted column, cast where Arrow has no such type and DuckDB's export would lose something."""
     shape = _LIST.fullmatch(sql_type)
     if shape and shape["element"] in _SENT_AS:
@@ -48,7 +48,7 @@ def sent(column: str, sql_type: str) -> str:
 
 
 def read_type(arrow: pa.DataType, sql_type: str) -> pa.DataType:
-    """The Arrow type of a column of this SQL type, given that of its `expression`."""
+    """The Arrow type of a column of this SQL type, given that of its `select_exactly`."""
     if sql_type == "UUID":
         return pa.uuid()
     if sql_type == "JSON":
@@ -64,7 +64,7 @@ def schema_of(cur: Any, query: str, columns: Mapping[str, str]) -> pa.Schema:
 
 
 def read(cur: Any, where: object, query: str, columns: Mapping[str, str]) -> pa.RecordBatchReader:
-    """Stream a query over `expression`s of these columns (name -> SQL type); closes the cursor at the end.
+    """Stream a query over `select_exactly`s of these columns (name -> SQL type); closes the cursor at the end.
 
     Args:
         where: what is read, for messages.
@@ -77,13 +77,13 @@ def read(cur: Any, where: object, query: str, columns: Mapping[str, str]) -> pa.
     return pa.RecordBatchReader.from_batches(schema, _batches(cur, where, source, schema))
 
 
-def of_relation(relation: Any) -> pa.RecordBatchReader:
+def read_relation(relation: Any) -> pa.RecordBatchReader:
     """A DuckDB relation's rows as a stream, on the relation's own connection."""
     columns = {name: str(type_) for name, type_ in zip(relation.columns, relation.types, strict=True)}
-    projected = relation.project(", ".join(expression(name, sql) for name, sql in columns.items()))
+    projected = relation.project(", ".join(select_exactly(name, sql) for name, sql in columns.items()))
     source = stream_relation(projected)
     schema = _schema(source.schema, columns)
-    return pa.RecordBatchReader.from_batches(schema, _retyped(source, schema))
+    return pa.RecordBatchReader.from_batches(schema, _cast_batches(source, schema))
 
 
 def _schema(arrow: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:
@@ -94,7 +94,7 @@ def _schema(arrow: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:
 def _batches(cur: Any, where: object, source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with closing(cur):
         try:
-            yield from _retyped(source, schema)
+            yield from _cast_batches(source, schema)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise DestinationError(
                 f"DuckDB broke off while {where} was read: {scrubbed(' '.join(str(error).split()))}",
@@ -102,7 +102,7 @@ def _batches(cur: Any, where: object, source: pa.RecordBatchReader, schema: pa.S
             ) from error
 
 
-def _retyped(source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _cast_batches(source: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for batch in source:
         arrays = [_as(array, field.type) for array, field in zip(batch.columns, schema, strict=True)]
         yield pa.record_batch(arrays, schema=schema)

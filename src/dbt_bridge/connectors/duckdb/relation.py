@@ -12,7 +12,7 @@ from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.table import GHOST_MARK, TableName, quote_identifier
 
 
-def folded(identifier: str) -> str:
+def fold_case(identifier: str) -> str:
     """An identifier as DuckDB compares it: without regard to the case of ASCII letters."""
     return re.sub("[A-Z]", lambda letter: letter[0].lower(), identifier)
 
@@ -34,7 +34,7 @@ class Relation:
 
     def column(self, name: str) -> str | None:
         """The catalog's spelling of a column."""
-        return next((c for c in self.columns if folded(c) == folded(name)), None)
+        return next((c for c in self.columns if fold_case(c) == fold_case(name)), None)
 
 
 class CatalogCursor:

@@ -58,7 +58,7 @@ def roll_back(cur: Any) -> None:
 
 
 @contextmanager
-def translated(where: object) -> Iterator[None]:
+def translate_errors(where: object) -> Iterator[None]:
     """Tell DuckDB's errors as DestinationError, naming the table, without secrets."""
     try:
         yield

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, folded
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import Column, TableName, quote_identifier
@@ -32,7 +32,7 @@ def check(load: Load) -> None:
                 f"{table.name} has a column named {column.name!r}, which DuckDB cannot take",
                 mend="rename the column at the origin, or read a view that does",
             )
-        other = seen.setdefault(folded(column.name), column.name)
+        other = seen.setdefault(fold_case(column.name), column.name)
         if other is not column.name:
             raise TypeRefused(
                 f"{table.name} has the columns {other!r} and {column.name!r}, which are one name to DuckDB",
@@ -54,9 +54,9 @@ class Counter:
         schema = self._load.table.arrow_schema
         if self._load.keeps_last:
             schema = schema.append(pa.field(ROW, pa.int64()))
-        return pa.RecordBatchReader.from_batches(_nullable(schema), self._counted())
+        return pa.RecordBatchReader.from_batches(_nullable(schema), self._count_batches())
 
-    def _counted(self) -> Iterator[pa.RecordBatch]:
+    def _count_batches(self) -> Iterator[pa.RecordBatch]:
         try:
             for batch in self._batches:
                 self._check_key(batch)
@@ -89,9 +89,9 @@ def _nullable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in schema])
 
 
-def create_from(cur: Any, publication: CatalogCursor, staging: TableName, load: Load, counter: Counter) -> None:
+def create_staging(cur: Any, publication: CatalogCursor, staging: TableName, load: Load, counter: Counter) -> None:
     standing = publication.standing(load.table.name)
-    columns = [_staged_expression(c, standing) for c in load.table.columns]
+    columns = [_select_staged(c, standing) for c in load.table.columns]
     if load.keeps_last:
         columns.append(quote_identifier(ROW))
     cur.register("_dbt_bridge_batches", counter.reader())
@@ -103,7 +103,7 @@ def create_from(cur: Any, publication: CatalogCursor, staging: TableName, load: 
         cur.unregister("_dbt_bridge_batches")
 
 
-def _staged_expression(column: Column, standing: Relation | None) -> str:
+def _select_staged(column: Column, standing: Relation | None) -> str:
     """A column of NULLs has no type of its own: it has that of the standing table, or is text until values come."""
     name = quote_identifier(column.name)
     if not pa.types.is_null(column.type):

@@ -12,16 +12,16 @@ import pyarrow as pa
 
 from dbt_bridge.arrow.duckdb_rows import interruptible, stream_query
 from dbt_bridge.connectors.duckdb import read as reading
-from dbt_bridge.connectors.duckdb.landing_table import registered
+from dbt_bridge.connectors.duckdb.landing_table import lend_rows
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation
-from dbt_bridge.connectors.duckdb.session import roll_back, translated
+from dbt_bridge.connectors.duckdb.session import roll_back, translate_errors
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 from dbt_bridge.replicate.log_state import LogRelation, select_state, since_copied
-from dbt_bridge.replicate.replica_checks import copied_anew
-from dbt_bridge.replicate.stored_values import in_types, missing, wanted_keys
+from dbt_bridge.replicate.replica_checks import recopy_command
+from dbt_bridge.replicate.stored_values import cast_columns, check_keys, missing_column
 
 _WANTED = "_dbt_bridge_wanted"
 
@@ -55,7 +55,7 @@ class DuckDBState:
         """See `State.rows`."""
         with self._next(replica):
             standing = self._standing(replica)
-        wanted = None if keys is None else wanted_keys(replica, keys)
+        wanted = None if keys is None else check_keys(replica, keys)
         schema = replica.table.arrow_schema
         return pa.RecordBatchReader.from_batches(schema, self._batches(replica, standing, wanted))
 
@@ -70,13 +70,13 @@ class DuckDBState:
                 f"{replica.table.name} was asked for while the rows of {self._streaming} were still being read",
                 mend="this is a mistake in dbt-bridge: please report it",
             )
-        with translated(replica.table.name):
+        with translate_errors(replica.table.name):
             yield
 
     def _batches(self, replica: Replica, standing: _Standing, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
         name, schema = replica.table.name, replica.table.arrow_schema
         selected = ", ".join(
-            _expression(f"t.{quote_identifier(spelled)}", type_, quote_identifier(column))
+            _select_exactly(f"t.{quote_identifier(spelled)}", type_, quote_identifier(column))
             for column, (spelled, type_) in standing.columns.items()
         )
         query = f"SELECT {selected}\nFROM {standing.sql} AS t"
@@ -84,14 +84,14 @@ class DuckDBState:
         if keys is not None:
             query += f"\nSEMI JOIN {_WANTED} AS k ON {_same_key(standing, keys.column_names)}"
             renamed = keys.rename_columns([f"k{place}" for place in range(keys.num_columns)])
-            lent = registered(self._on, _WANTED, renamed)
+            lent = lend_rows(self._on, _WANTED, renamed)
         with self._next(replica):
             pass
         self._streaming = str(name)
         try:
             with lent:
                 for batch in stream_query(self._cur, query):
-                    yield in_types(batch.columns, schema, name)
+                    yield cast_columns(batch.columns, schema, name)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise DestinationError(
                 f"DuckDB broke off while {name} was read: {scrubbed(' '.join(str(error).split()))}",
@@ -103,34 +103,35 @@ class DuckDBState:
     def _standing(self, replica: Replica) -> _Standing:
         found = self._on.relation(replica.table.name)
         if found is None or found.is_ghost:
-            raise DestinationError(f"there is no table {replica.table.name}", mend=copied_anew(replica.node))
-        columns = {c.name: _spelled(found, c.name, replica) for c in replica.table.columns}
+            raise DestinationError(f"there is no table {replica.table.name}", mend=recopy_command(replica.node))
+        columns = {c.name: _require_column(found, c.name, replica) for c in replica.table.columns}
         table = self._on.sql_name(found.name)
         if replica.change_log:
             return _Standing(self._log_state(replica, found, table), columns)
         if replica.deletes == "soft":
-            deleted_at = quote_identifier(_spelled(found, DELETED_AT, replica)[0])
+            deleted_at = quote_identifier(_require_column(found, DELETED_AT, replica)[0])
             return _Standing(f"(SELECT * FROM {table} WHERE {deleted_at} IS NULL)", columns)  # noqa: S608
         return _Standing(table, columns)
 
     def _log_state(self, replica: Replica, found: Relation, table: str) -> str:
         for column in LOG_COLUMNS:
-            _spelled(found, column, replica)
+            _require_column(found, column, replica)
         names = {
-            name: _spelled(found, name, replica)[0] for name in (*replica.table.arrow_schema.names, *replica.table.key)
+            name: _require_column(found, name, replica)[0]
+            for name in (*replica.table.arrow_schema.names, *replica.table.key)
         }
         log = LogRelation(f"({since_copied(table, 'rowid')})", found.columns, names)
         return select_state(replica, log, self._on.scalar)
 
 
-def _spelled(found: Relation, name: str, replica: Replica) -> tuple[str, str]:
+def _require_column(found: Relation, name: str, replica: Replica) -> tuple[str, str]:
     own = found.column(name)
     if own is None:
-        raise missing(replica.table.name, name, replica)
+        raise missing_column(replica.table.name, name, replica)
     return own, found.columns[own]
 
 
-def _expression(column: str, type_: str, name: str) -> str:
+def _select_exactly(column: str, type_: str, name: str) -> str:
     """What is selected so that Arrow has every value; see `read.expression`."""
     if type_ == "UUID":
         return f"CAST({column} AS BLOB) AS {name}"  # its 16 bytes; twice as fast as by text
@@ -138,7 +139,7 @@ def _expression(column: str, type_: str, name: str) -> str:
         return f"CAST({column} AS VARCHAR{type_[type_.index('[') :]}) AS {name}" if "'" not in type_ else column
     if type_ == "JSON" or type_.startswith("ENUM("):
         return f"CAST({column} AS VARCHAR) AS {name}"
-    return f"{reading.sent(column, type_)} AS {name}"
+    return f"{reading.cast_for_arrow(column, type_)} AS {name}"
 
 
 def _same_key(standing: _Standing, names: Sequence[str]) -> str:
@@ -153,11 +154,11 @@ def _same_key(standing: _Standing, names: Sequence[str]) -> str:
 
 
 @contextmanager
-def held(connection: Any, catalog: str) -> Iterator[DuckDBState]:
+def open_state(connection: Any, catalog: str) -> Iterator[DuckDBState]:
     """A state from now on, until the context ends. Writers go on meanwhile."""
     cur = connection.cursor()
     try:
-        with translated("a state to read"):
+        with translate_errors("a state to read"):
             cur.execute("BEGIN")
             # The transaction of an attached database begins with the first look at its catalog.
             cur.execute("SELECT count(*) FROM duckdb_tables() WHERE database_name = ?", [catalog]).fetchall()

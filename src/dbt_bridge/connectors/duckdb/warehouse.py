@@ -27,15 +27,15 @@ from dbt_bridge.connectors.duckdb.profile import file_of
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor
-from dbt_bridge.connectors.duckdb.session import in_transaction, translated
+from dbt_bridge.connectors.duckdb.session import in_transaction, translate_errors
 from dbt_bridge.connectors.duckdb.stage import (
     ROW,
     Counter,
     check,
-    create_from,
+    create_staging,
     sql_types,
 )
-from dbt_bridge.connectors.duckdb.state import DuckDBState, held
+from dbt_bridge.connectors.duckdb.state import DuckDBState, open_state
 from dbt_bridge.contracts.connector import OriginSettings
 from dbt_bridge.contracts.destination import (
     Application,
@@ -116,7 +116,7 @@ class DuckDBWarehouse:
         try:
             connection = duckdb.connect(str(path), config=tuned)
             for statement in prepare:
-                _prepared(connection, statement)
+                _run_preparation(connection, statement)
         except duckdb.Error as error:
             raise ConnectionFailed(
                 f"the DuckDB file {path} cannot be opened: {error}",
@@ -217,7 +217,7 @@ class DuckDBWarehouse:
             check_types(publication, load, sql_types(cur, load.table.arrow_schema))
             publication.create_schema(name.schema)
             try:
-                create_from(cur, publication, staging, load, counter)
+                create_staging(cur, publication, staging, load, counter)
                 if load.keeps_last:
                     publication.keep_last(staging, load.table.key, ROW)
             except BaseException:
@@ -251,7 +251,7 @@ class DuckDBWarehouse:
     @contextmanager
     def open_state(self) -> Iterator[DuckDBState]:
         """See `state`. Over a connection of somebody else, what that wrote and did not commit is not seen."""
-        with held(self._connection, self._catalog) as state:
+        with open_state(self._connection, self._catalog) as state:
             yield state
 
     @contextmanager
@@ -311,7 +311,7 @@ class DuckDBWarehouse:
             DestinationError: no such relation or column.
         """
         cur = self._connection.cursor()
-        with translated(name):
+        with translate_errors(name):
             found = CatalogCursor(cur, self._catalog).relation(name)
             if found is None:
                 raise DestinationError(f"there is no table {name} in DuckDB", mend="dbt build, or dbt-bridge sync")
@@ -330,15 +330,15 @@ class DuckDBWarehouse:
 
     @contextmanager
     def _cursor(self, where: object) -> Iterator[Any]:
-        with closing(self._connection.cursor()) as cur, interruptible(cur), translated(where):
+        with closing(self._connection.cursor()) as cur, interruptible(cur), translate_errors(where):
             yield cur
 
     def _select(self, name: TableName, columns: Mapping[str, str], as_text: Collection[str] = ()) -> str:
-        parts = ", ".join(reading.expression(c, sql, as_text=c in as_text) for c, sql in columns.items())
+        parts = ", ".join(reading.select_exactly(c, sql, as_text=c in as_text) for c, sql in columns.items())
         return f"SELECT {parts}\nFROM {quote_identifier(self._catalog)}.{quote_table_name(name)}"
 
 
-def _prepared(connection: Any, statement: str) -> None:
+def _run_preparation(connection: Any, statement: str) -> None:
     """DuckDB quotes a statement that it refuses; that of a secret is not passed on."""
     try:
         connection.execute(statement)

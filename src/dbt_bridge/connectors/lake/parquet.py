@@ -64,10 +64,10 @@ class ParquetDestination:
         """The table that the newest file has."""
         import pyarrow.parquet as pq
 
-        files = self._listed(name)
+        files = self._list_files(name)
         if not files:
             return None
-        with self._told(name), self._files.open(files[-1], "rb") as file:
+        with self._translate_errors(name), self._files.open(files[-1], "rb") as file:
             return Table.of_schema(name, pq.read_schema(file))
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
@@ -80,12 +80,12 @@ class ParquetDestination:
         """
         passing = self._passing(load, batches)
         name = load.table.name
-        before = self._listed(name)
+        before = self._list_files(name)
         deleted = self._rows(name, before) if load.write_disposition == "replace" else 0
         self._remove_hidden(name)
         self._write(name, f"{load.load_id}-{uuid.uuid4().hex[:8]}.parquet", passing)
         if load.write_disposition == "replace" and before:
-            with self._told(name):
+            with self._translate_errors(name):
                 self._files.rm(before)
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
 
@@ -94,7 +94,7 @@ class ParquetDestination:
         for _ in passing.reader():
             pass
         name = load.table.name
-        deleted = self._rows(name, self._listed(name)) if load.write_disposition == "replace" else 0
+        deleted = self._rows(name, self._list_files(name)) if load.write_disposition == "replace" else 0
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
 
     @contextmanager
@@ -126,7 +126,7 @@ class ParquetDestination:
         import pyarrow.dataset as ds
         import pyarrow.parquet as pq
 
-        paths = self._listed(name)
+        paths = self._list_files(name)
         if not paths:
             return None
         with self._files.open(paths[-1], "rb") as file:
@@ -136,21 +136,21 @@ class ParquetDestination:
     def _folder(self, name: TableName) -> str:
         return str(self._files._strip_protocol(self._lake.folder(name)))
 
-    def _listed(self, name: TableName) -> list[str]:
+    def _list_files(self, name: TableName) -> list[str]:
         """The complete files, oldest load first: a load id sorts by time."""
         return [path for path in self._all(name) if not path.rsplit("/", 1)[-1].startswith(".")]
 
     def _all(self, name: TableName) -> list[str]:
         folder = self._folder(name)
-        with self._told(name):
+        with self._translate_errors(name):
             self._files.invalidate_cache()
             if not self._files.exists(folder):
                 return []
             return sorted(path for path in self._files.ls(folder, detail=False) if path.endswith(".parquet"))
 
     def _remove_hidden(self, name: TableName) -> None:
-        left = set(self._all(name)) - set(self._listed(name))
-        with self._told(name):
+        left = set(self._all(name)) - set(self._list_files(name))
+        with self._translate_errors(name):
             for path in left:
                 self._files.rm(path)
 
@@ -159,7 +159,7 @@ class ParquetDestination:
 
         rows = 0
         for path in files:
-            with self._told(name), self._files.open(path, "rb") as file:
+            with self._translate_errors(name), self._files.open(path, "rb") as file:
                 rows += pq.read_metadata(file).num_rows
         return rows
 
@@ -168,7 +168,7 @@ class ParquetDestination:
 
         folder = self._folder(name)
         hidden = f"{folder}/.{file}" if self._lake.is_local else f"{folder}/{file}"
-        with self._told(name, passing):
+        with self._translate_errors(name, passing):
             self._files.makedirs(folder, exist_ok=True)
             reader = passing.reader()
             out = self._files.open(hidden, "wb")
@@ -192,8 +192,8 @@ class ParquetDestination:
             out.discard()
             out.closed = True  # fsspec closes, and so uploads, what is collected open
 
-    def _told(self, name: TableName, passing: CountedReader | None = None) -> _Told:
-        return _Told(name, passing)
+    def _translate_errors(self, name: TableName, passing: CountedReader | None = None) -> _TranslatedErrors:
+        return _TranslatedErrors(name, passing)
 
 
 def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
@@ -209,7 +209,7 @@ def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
     yield pa.Table.from_batches(held, reader.schema)
 
 
-class _Told:
+class _TranslatedErrors:
     """Errors of the store, told as DestinationError."""
 
     def __init__(self, name: TableName, passing: CountedReader | None) -> None:

@@ -16,12 +16,12 @@ from dbt_bridge.errors import BridgeError, DestinationError, is_interruption, sc
 from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 from dbt_bridge.replicate.log_state import fold_log
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.replica_checks import recopy_command
 from dbt_bridge.replicate.stored_values import (
     Keys,
-    in_types,
-    missing,
-    wanted_keys,
+    cast_columns,
+    check_keys,
+    missing_column,
 )
 from dbt_bridge.system.temporary_files import full
 
@@ -41,29 +41,29 @@ class DatasetState:
 
     def count(self, replica: Replica) -> int:
         dataset = self._dataset(replica)
-        with _told(replica.table.name):
+        with _translate_errors(replica.table.name):
             if replica.change_log:
-                return sum(batch.num_rows for batch in _folded(replica, dataset, replica.table.columns))
+                return sum(batch.num_rows for batch in _fold(replica, dataset, replica.table.columns))
             if _is_soft(replica):
-                return sum(batch.num_rows for batch in _alive(dataset, []))
+                return sum(batch.num_rows for batch in _scan_alive(dataset, []))
             return int(dataset.count_rows())
 
     def rows(self, replica: Replica, keys: pa.Table | None = None) -> pa.RecordBatchReader:
         """See `State.rows`."""
         dataset = self._dataset(replica)
-        wanted = None if keys is None else Keys(wanted_keys(replica, keys))
+        wanted = None if keys is None else Keys(check_keys(replica, keys))
         schema, name = replica.table.arrow_schema, replica.table.name
 
         def batches() -> Iterator[pa.RecordBatch]:
             if keys is not None and not keys.num_rows:
                 return
-            with _told(name):
+            with _translate_errors(name):
                 if replica.change_log:
-                    found = _folded(replica, dataset, replica.table.columns)
+                    found = _fold(replica, dataset, replica.table.columns)
                 else:
-                    found = (_alive if _is_soft(replica) else _scanned)(dataset, schema.names)
+                    found = (_scan_alive if _is_soft(replica) else _scan)(dataset, schema.names)
                 for batch in found:
-                    whole = in_types(batch.columns, schema, name)
+                    whole = cast_columns(batch.columns, schema, name)
                     yield whole if wanted is None else wanted.filter(whole)
 
         return pa.RecordBatchReader.from_batches(schema, batches())
@@ -71,15 +71,15 @@ class DatasetState:
     def _dataset(self, replica: Replica) -> Any:
         name = replica.table.name
         if name not in self._held:
-            with _told(name):
+            with _translate_errors(name):
                 self._held[name] = self._open(name)
         dataset = self._held[name]
         if dataset is None:
-            raise DestinationError(f"there is no table {name}", mend=copied_anew(replica.node))
+            raise DestinationError(f"there is no table {name}", mend=recopy_command(replica.node))
         own = LOG_COLUMNS if replica.change_log else [DELETED_AT] if replica.deletes == "soft" else []
         for column in (*(c.name for c in replica.table.columns), *own):
             if column not in dataset.schema.names:
-                raise missing(name, column, replica)
+                raise missing_column(name, column, replica)
         return dataset
 
 
@@ -87,28 +87,28 @@ def _is_soft(replica: Replica) -> bool:
     return replica.deletes == "soft" and not replica.change_log
 
 
-def _alive(dataset: Any, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _scan_alive(dataset: Any, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Rows that were not deleted. The filter is not given to the scan: files from before the column was added have no
     statistics of it, and deltalake 1.x then takes none of their rows for NULL."""
-    for batch in _scanned(dataset, [*columns, DELETED_AT]):
+    for batch in _scan(dataset, [*columns, DELETED_AT]):
         alive = batch.filter(pc.is_null(batch.column(len(columns))))
         yield alive.select(list(columns)) if columns else alive
 
 
-def _scanned(dataset: Any, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _scan(dataset: Any, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Few batches wait: a scan would otherwise read ahead of whoever is slower."""
     scanner = dataset.scanner(columns=list(columns), batch_size=_BATCH_ROWS, batch_readahead=4, fragment_readahead=1)
     yield from scanner.to_batches()
 
 
-def _folded(replica: Replica, dataset: Any, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+def _fold(replica: Replica, dataset: Any, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
     """The state of a log. A table that is copied anew is replaced here, so that all of it is of its last copy."""
     names = list(dict.fromkeys([*(c.name for c in columns), *replica.table.key, *LOG_COLUMNS]))
-    return fold_log(replica, _scanned(dataset, names), pa.schema([dataset.schema.field(n) for n in names]))
+    return fold_log(replica, _scan(dataset, names), pa.schema([dataset.schema.field(n) for n in names]))
 
 
 @contextmanager
-def _told(name: TableName) -> Iterator[None]:
+def _translate_errors(name: TableName) -> Iterator[None]:
     """Errors of files and stores in the bridge's words; they are of several libraries."""
     try:
         yield

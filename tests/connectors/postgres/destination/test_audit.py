@@ -10,7 +10,7 @@ import pytest
 
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.nouns.checkpoint import Checkpoint
-from dbt_bridge.nouns.receipt import opened
+from dbt_bridge.nouns.receipt import start_receipt
 
 ORDERS = Checkpoint("source.shop.shop.orders", "shop_pg", "", "16/B374D848", "7301/shop", '{"id": 23}', "type refused")
 
@@ -38,7 +38,7 @@ def test_tables_of_an_earlier_version_are_read_and_get_the_new_columns(
     origin.execute("ALTER TABLE _dbt_bridge.checkpoints DROP COLUMN slot, DROP COLUMN shape, DROP COLUMN set_aside")
     assert warehouse.checkpoints() == [Checkpoint("source.a", "shop_pg", "id", "7")]
 
-    receipt = opened(
+    receipt = start_receipt(
         "load-1",
         "cdc",
         ORDERS.node,

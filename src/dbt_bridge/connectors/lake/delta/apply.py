@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from dbt_bridge.arrow.file_types import build_schema, fit_schema
 from dbt_bridge.connectors.lake.delta import history
-from dbt_bridge.connectors.lake.delta.landing_table import FollowedTable, chunks, moment
+from dbt_bridge.connectors.lake.delta.landing_table import FollowedTable, format_moment, regroup
 from dbt_bridge.connectors.lake.delta.net_effect import NetMerge
 from dbt_bridge.connectors.lake.delta.session import DeltaSession, query
 from dbt_bridge.contracts.destination import (
@@ -51,13 +51,12 @@ from dbt_bridge.nouns.table import (
 from dbt_bridge.replicate.change_log import (
     LOG_COLUMNS,
     SEQUENCE,
-    logged,
-    logged_truncate,
+    LogRows,
 )
-from dbt_bridge.replicate.change_runs import LoggedRows, joined, part
+from dbt_bridge.replicate.change_runs import join_runs, select_part
 from dbt_bridge.replicate.compaction import Lineages
 from dbt_bridge.replicate.merge_rows import DELETED_AT_COLUMN
-from dbt_bridge.replicate.replica_checks import check_names, copied_anew
+from dbt_bridge.replicate.replica_checks import check_names, recopy_command
 
 _LOG = tuple(Column(name, type_) for name, type_ in LOG_COLUMNS.items())
 _MOST_ROWS, _MOST_BYTES = 1_200_000, 256 << 20  # that wait in memory for a table
@@ -71,7 +70,7 @@ class _Followed:
     landing: FollowedTable
     history: FollowedTable | None
     waiting: list[Event] = field(default_factory=list)
-    logged: LoggedRows = field(default_factory=LoggedRows)
+    log_rows: LogRows = field(default_factory=LogRows)
 
     @property
     def tables(self) -> list[FollowedTable]:
@@ -163,7 +162,7 @@ class DeltaApplication:
     def _open(self, name: TableName, replica: Replica, *, anew: bool = False) -> FollowedTable:
         delta = self._session.open(name)
         if delta is None:
-            raise TypeRefused(f"the Delta table {name} is not there any more", mend=copied_anew(replica.node))
+            raise TypeRefused(f"the Delta table {name} is not there any more", mend=recopy_command(replica.node))
         return FollowedTable(name, delta, self._load_id, anew=anew)
 
     def _write(self, followed: _Followed, upto: int | None = None) -> None:
@@ -172,23 +171,23 @@ class DeltaApplication:
         The history goes first, for it needs values of the rows that stand. After a crash between the two it is ahead:
         what it has already is then for the landing table alone, however many batches or pieces bring that again.
         """
-        runs = joined(followed.waiting)
+        runs = join_runs(followed.waiting)
         followed.waiting = []
         stands = ahead = followed.landing.position
         if followed.history is not None:
             ahead = max(stands, followed.history.position)
         if ahead > stands:
-            behind = [part(run, stands, ahead) for run in runs]
+            behind = [select_part(run, stands, ahead) for run in runs]
             self._land(followed, behind, None if upto is None else min(upto, ahead))
         if followed.history is not None:
             history.write(followed.replica, followed.landing, followed.history, runs, upto)
-        self._land(followed, [part(run, ahead, None) for run in runs], upto)
+        self._land(followed, [select_part(run, ahead, None) for run in runs], upto)
 
     def _land(self, followed: _Followed, parts: Sequence[Changes | Truncated | None], upto: int | None) -> None:
         runs = [run for run in parts if run is not None]
         table = followed.landing
         for i, run in enumerate(runs):
-            write = _step(followed, run)
+            write = _build_step(followed, run)
             if upto is not None and i + 1 == len(runs):
                 table.last_step(write, upto)
             else:
@@ -207,7 +206,7 @@ def _log_copy(log: FollowedTable, copied_at: int) -> None:
         first = pa.table({CHANGE: ["truncate"], SEQUENCE: [0], COMMITTED_AT: pa.array([copied_at])})
         log.append(_as_written(first, schema))
         number = 1
-    for chunk in chunks(unsaid):
+    for chunk in regroup(unsaid):
         rows = chunk.drop_columns(list(LOG_COLUMNS))
         rows = rows.append_column(CHANGE, pa.repeat("insert", len(rows)))
         rows = rows.append_column(SEQUENCE, pa.array(np.arange(number, number + len(rows))))
@@ -222,27 +221,25 @@ def _as_written(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
-def _step(followed: _Followed, run: Changes | Truncated) -> Any:
+def _build_step(followed: _Followed, run: Changes | Truncated) -> Any:
     """What writes a run to its landing table, given the properties of the commit."""
     replica, table = followed.replica, followed.landing
     if replica.change_log:
-        sequence = followed.logged.before(run)
-        rows = logged_truncate(run, sequence) if isinstance(run, Truncated) else logged(replica.table, run, sequence)
-        followed.logged.took(run, rows)
+        rows = followed.log_rows.build(replica.table, run)
         columns = _LOG if isinstance(run, Truncated) else (*replica.table.columns, *_LOG)
-        return table.appending(table.written(columns, rows.select([c.name for c in columns])))
+        return table.build_append(table.cast_rows(columns, rows.select([c.name for c in columns])))
     if isinstance(run, Truncated):
-        return _emptied(replica, table, run)
+        return _build_truncate(replica, table, run)
     if not replica.table.key:
-        return table.appending(table.written(replica.table.columns, run.rows))
+        return table.build_append(table.cast_rows(replica.table.columns, run.rows))
     return NetMerge(replica, table, Lineages.of(replica.table, run).net(soft=replica.deletes == "soft")).step
 
 
-def _emptied(replica: Replica, table: FollowedTable, run: Truncated) -> Any:
+def _build_truncate(replica: Replica, table: FollowedTable, run: Truncated) -> Any:
     if replica.deletes == "hard":
         return lambda properties: table.delta.delete(commit_properties=properties)
     alive = f"{quote_identifier(DELETED_AT)} IS NULL"
-    died = {quote_identifier(DELETED_AT): moment(run.committed_at)}
+    died = {quote_identifier(DELETED_AT): format_moment(run.committed_at)}
     return lambda properties: table.delta.update(updates=died, predicate=alive, commit_properties=properties)
 
 
@@ -258,7 +255,7 @@ def _refuse_whole_rows(replica: Replica, changes: Changes) -> None:
 
 def _check(replica: Replica, landing: FollowedTable, past: FollowedTable | None) -> None:
     """Raises TypeRefused where a column is missing or has a type that does not take the changes."""
-    mend = copied_anew(replica.node)
+    mend = recopy_command(replica.node)
     own = _LOG if replica.change_log else (DELETED_AT_COLUMN,) if replica.deletes == "soft" else ()
     wanted = [(landing, own), *([(past, history.OWN)] if past is not None else [])]
     for table, more in wanted:
@@ -276,7 +273,7 @@ def _reshape(followed: _Followed, event: Reshaped) -> None:
         CannotReshape: a column was renamed, which Delta can only by rewriting its protocol, or changed its type.
     """
     replica = followed.replica
-    mend = copied_anew(replica.node)
+    mend = recopy_command(replica.node)
     if event.renamed:
         raise CannotReshape(f"columns of the Delta table {replica.table.name} cannot be renamed", mend=mend)
     before = {column.name for column in replica.table.columns}

@@ -91,9 +91,9 @@ class DeltaDestination:
             kept = last_per_key(load, passing.reader().read_all())
             written = CountedReader(kept.to_reader(), schema, lambda batch: batch)
         before = 0 if there is None else there.count()
-        predicate = _predicate(load.window, schema_of(there), load.table.name) if load.window and there else None
+        predicate = _build_predicate(load.window, schema_of(there), load.table.name) if load.window and there else None
         self._write(load, written, predicate, replace=there is None or load.write_disposition == "replace")
-        after = self._counted(load.table.name)
+        after = self._count_rows(load.table.name)
         if load.write_disposition == "replace":
             return Loaded(passing.rows, after, 0, before, passing.bytes)
         return Loaded(passing.rows, passing.rows, 0, before + passing.rows - after, passing.bytes)
@@ -108,7 +108,7 @@ class DeltaDestination:
         passing = CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
         if load.write_disposition == "merge":
             rows = last_per_key(load, passing.reader().read_all())
-            updated = 0 if there is None else matching(there, rows, load.table.key)
+            updated = 0 if there is None else count_matching(there, rows, load.table.key)
             return Loaded(passing.rows, len(rows) - updated, updated, 0, passing.bytes)
         for _ in passing.reader():
             pass
@@ -116,7 +116,7 @@ class DeltaDestination:
         if there is not None and load.write_disposition == "replace":
             deleted = there.count()
         elif there is not None and load.window is not None:
-            inside = _predicate(load.window, schema_of(there), load.table.name)
+            inside = _build_predicate(load.window, schema_of(there), load.table.name)
             counted = query(there, f"SELECT count(*) AS n FROM t WHERE {inside}").read_all()  # noqa: S608
             deleted = int(counted["n"][0].as_py())
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
@@ -151,7 +151,7 @@ class DeltaDestination:
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    def _counted(self, name: TableName) -> int:
+    def _count_rows(self, name: TableName) -> int:
         table = self.session.open(name)
         return 0 if table is None else int(table.count())
 
@@ -185,7 +185,7 @@ class DeltaDestination:
             self._write(load, all_new, None, replace=True)
             return Loaded(passing.rows, len(rows), 0, 0, passing.bytes)
         _refuse_doubles(there, rows, load)
-        counted = self._committing(load, passing, lambda: _merged(there, rows, load))
+        counted = self._committing(load, passing, lambda: _merge_rows(there, rows, load))
         return Loaded(
             passing.rows, counted["num_target_rows_inserted"], counted["num_target_rows_updated"], 0, passing.bytes
         )
@@ -199,7 +199,7 @@ class DeltaDestination:
             raise translate(error, load.table.name) from error
 
 
-def _merged(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
+def _merge_rows(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
     """Columns that the load does not bring keep their values in updated rows."""
     values = {quote_identifier(c): f"s.{quote_identifier(c)}" for c in rows.column_names}
     keys = [quote_identifier(c) for c in load.table.key]
@@ -221,7 +221,7 @@ def _properties(load: Load) -> Any:
     return CommitProperties(custom_metadata={"dbt_bridge_load_id": load.load_id})
 
 
-def _predicate(window: Window, schema: pa.Schema, name: TableName) -> str:
+def _build_predicate(window: Window, schema: pa.Schema, name: TableName) -> str:
     """`cursor >= at_least` in delta-rs's SQL."""
     index = schema.get_field_index(window.cursor)
     check_cursor(name, window.cursor, None if index < 0 else str(schema.field(index).type), _TEXTS)
@@ -246,7 +246,7 @@ def _predicate(window: Window, schema: pa.Schema, name: TableName) -> str:
 
 
 def _refuse_doubles(there: Any, rows: pa.Table, load: Load) -> None:
-    if matching(there, rows, load.table.key) > len(rows):
+    if count_matching(there, rows, load.table.key) > len(rows):
         raise KeyRefused(
             f"{load.table.name} already holds several rows with the same key ({', '.join(load.table.key)}), so a"
             " merge cannot leave one row per key",
@@ -254,7 +254,7 @@ def _refuse_doubles(there: Any, rows: pa.Table, load: Load) -> None:
         )
 
 
-def matching(there: Any, rows: pa.Table, key: tuple[str, ...]) -> int:
+def count_matching(there: Any, rows: pa.Table, key: tuple[str, ...]) -> int:
     """How many rows of the table have a key of the new rows."""
     keys = rows.select(list(key))
     columns = ", ".join(quote_identifier(k) for k in key)

@@ -11,10 +11,10 @@ import pyarrow as pa
 from dbt_bridge.arrow.file_types import build_schema, fit_schema
 from dbt_bridge.connectors.lake.delta.landing_table import (
     FollowedTable,
-    chunks,
-    moment,
+    format_moment,
     prunes_exactly,
     refuse_missing,
+    regroup,
 )
 from dbt_bridge.connectors.lake.delta.session import DeltaSession, query
 from dbt_bridge.contracts.destination import (
@@ -27,10 +27,10 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.changes import Changes, Truncated
 from dbt_bridge.nouns.table import Column, Table, quote_identifier
-from dbt_bridge.replicate.change_runs import part
+from dbt_bridge.replicate.change_runs import select_part
 from dbt_bridge.replicate.compaction import UTC_TIME, Lineages, Versions
-from dbt_bridge.replicate.merge_rows import DO, staging_of
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.merge_rows import DO, build_staging
+from dbt_bridge.replicate.replica_checks import recopy_command
 
 OWN = (Column(VALID_FROM, UTC_TIME), Column(VALID_TO, UTC_TIME), Column(CHANGE_LSN, pa.int64()))
 _CLOSED, _CONTINUED, _VERSION = 0, 1, 2
@@ -48,9 +48,9 @@ def write(
     Several runs are several commits, and between them the landing table has not moved: a run after a TRUNCATE begins
     with no rows, so it needs none of its values.
     """
-    left = [run for run in (part(run, past.position, None) for run in runs) if run is not None]
+    left = [run for run in (select_part(run, past.position, None) for run in runs) if run is not None]
     for i, run in enumerate(left):
-        step = _emptied(past, run) if isinstance(run, Truncated) else _versions(replica, landing, past, run)
+        step = _build_truncate(past, run) if isinstance(run, Truncated) else _versions(replica, landing, past, run)
         if upto is not None and i + 1 == len(left):
             past.last_step(step, upto)
         else:
@@ -59,7 +59,7 @@ def write(
         past.last_step(None, upto)
 
 
-def _emptied(past: FollowedTable, run: Truncated) -> Any:
+def _build_truncate(past: FollowedTable, run: Truncated) -> Any:
     """Every open version ends; one that the same transaction wrote was never committed."""
     is_open = f"t.{quote_identifier(VALID_TO)} IS NULL"
     one = pa.table({DO: pa.array([_CLOSED], pa.int16())})
@@ -67,14 +67,14 @@ def _emptied(past: FollowedTable, run: Truncated) -> Any:
     def step(properties: Any) -> Any:
         merger = past.delta.merge(one, is_open, "s", "t", commit_properties=properties)
         merger = merger.when_matched_delete(f"t.{quote_identifier(CHANGE_LSN)} = {run.ordinal}")
-        return merger.when_matched_update({quote_identifier(VALID_TO): moment(run.committed_at)}).execute()
+        return merger.when_matched_update({quote_identifier(VALID_TO): format_moment(run.committed_at)}).execute()
 
     return step
 
 
 def _versions(replica: Replica, landing: FollowedTable, past: FollowedTable, run: Changes) -> Any:
     versions = Lineages.of(replica.table, run).versions()
-    return _merge(replica, past, _staged(replica, landing, past, versions), int(run.ordinal[0]))
+    return _merge(replica, past, _stage_versions(replica, landing, past, versions), int(run.ordinal[0]))
 
 
 def _merge(replica: Replica, past: FollowedTable, rows: pa.Table, first_lsn: int) -> Any:
@@ -99,18 +99,18 @@ def _merge(replica: Replica, past: FollowedTable, rows: pa.Table, first_lsn: int
     return step
 
 
-def _staged(replica: Replica, landing: FollowedTable, past: FollowedTable, versions: Versions) -> pa.Table:
+def _stage_versions(replica: Replica, landing: FollowedTable, past: FollowedTable, versions: Versions) -> pa.Table:
     """The new versions with all their values, and the keys whose open version ends or (continued) never was."""
     do = np.full(len(versions.closed), _CLOSED)
     do[_places(versions.closed, versions.continued)] = _CONTINUED
     closed = versions.closed.append_column(DO, pa.array(do, pa.int16()))
-    staging = staging_of(replica, OWN, versions.written, closed, np.full(len(versions.written), _VERSION))
+    staging = build_staging(replica, OWN, versions.written, closed, np.full(len(versions.written), _VERSION))
     columns = (*staging.columns, Column(DO, pa.int16()))
-    rows = past.written(columns, staging.rows.select([c.name for c in columns]))
+    rows = past.cast_rows(columns, staging.rows.select([c.name for c in columns]))
     needing = versions.written.needing()
     if not needing.any():
         return rows
-    return _with_kept(replica, landing, versions, needing, rows)
+    return _fill_kept(replica, landing, versions, needing, rows)
 
 
 def _places(closed: pa.Table, continued: pa.Table) -> Any:
@@ -119,16 +119,16 @@ def _places(closed: pa.Table, continued: pa.Table) -> Any:
     return place.join(continued, keys=continued.column_names, join_type="left semi")["_place"].to_numpy()
 
 
-def _with_kept(replica: Replica, landing: FollowedTable, versions: Versions, needing: Any, rows: pa.Table) -> pa.Table:
+def _fill_kept(replica: Replica, landing: FollowedTable, versions: Versions, needing: Any, rows: pa.Table) -> pa.Table:
     """Values that no change brought are those of the landing table, under the key that the row has there."""
     written = versions.written
     columns = [c for c in replica.table.columns if c.name in replica.table.key]
     names = [c.name for c in columns]
     under = written.found_under if written.found_under is not None else written.rows.select(names)
-    keys = landing.written(columns, under.select(names).filter(pa.array(needing)))
+    keys = landing.cast_rows(columns, under.select(names).filter(pa.array(needing)))
     distinct = keys.group_by(names).aggregate([]).select(names)
-    there = landing.found(distinct, list(written.kept))
-    refuse_missing(landing.name, len(distinct), len(there), copied_anew(replica.node))
+    there = landing.find_rows(distinct, list(written.kept))
+    refuse_missing(landing.name, len(distinct), len(there), recopy_command(replica.node))
     numbered = there.select(names).append_column("_there", pa.array(np.arange(len(there))))
     asked = keys.append_column("_asked", pa.array(np.flatnonzero(needing)))
     matched = asked.join(numbered, keys=names, join_type="inner")
@@ -166,7 +166,7 @@ def join(
         return _go_on(replica, landing, past, copied_at)
 
     # A commit for each chunk: delta-rs cannot write what it reads at the same time.
-    for chunk in chunks(query(landing.delta, f"SELECT {listed} FROM t{alive(replica)}")):  # noqa: S608
+    for chunk in regroup(query(landing.delta, f"SELECT {listed} FROM t{alive(replica)}")):  # noqa: S608
         at = pa.array(np.full(len(chunk), copied_at)).cast(UTC_TIME)
         rows = chunk.append_column(VALID_FROM, at).append_column(VALID_TO, pa.nulls(len(chunk), UTC_TIME))
         past.append(rows.append_column(CHANGE_LSN, pa.nulls(len(rows), pa.int64())).cast(build_schema(table)))

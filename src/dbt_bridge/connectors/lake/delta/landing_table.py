@@ -61,7 +61,7 @@ class FollowedTable:
 
     def step(self, write: Step) -> Any:
         """A commit that belongs to no LSN yet."""
-        return self._committed(write, {UNFINISHED: self._version + 1})
+        return self._commit(write, {UNFINISHED: self._version + 1})
 
     def last_step(self, write: Step | None, upto: int) -> Any:
         """The commit that ends at an LSN; without anything to write, the log alone says so."""
@@ -71,9 +71,9 @@ class FollowedTable:
                 return None
             write = self._nothing
         marks = {STANDS_AT: max(upto, self.position), UNFINISHED: 0}
-        counted = self._committed(write, marks)
+        counted = self._commit(write, marks)
         if self.delta.transaction_version(UNFINISHED):  # a delete or MERGE that met no row made no commit
-            self._committed(self._nothing, marks)
+            self._commit(self._nothing, marks)
         self._version, self._anew = int(self.delta.version()), False
         return counted
 
@@ -95,7 +95,7 @@ class FollowedTable:
     def _nothing(self, properties: Any) -> None:
         self.delta.create_write_transaction([], "append", self.delta.schema(), commit_properties=properties)
 
-    def _committed(self, write: Step, marks: dict[str, int]) -> Any:
+    def _commit(self, write: Step, marks: dict[str, int]) -> Any:
         try:
             counted = write(self._properties(marks))
             self.delta.update_incremental()
@@ -113,7 +113,7 @@ class FollowedTable:
 
     # --- reading and writing -----------------------------------------------------------------------------------
 
-    def written(self, columns: Sequence[Column], rows: pa.Table) -> pa.Table:
+    def cast_rows(self, columns: Sequence[Column], rows: pa.Table) -> pa.Table:
         """Rows in the types of the standing table.
 
         Raises:
@@ -124,7 +124,7 @@ class FollowedTable:
         batches = [cast_batch(batch, table, schema) for batch in rows.to_batches()]
         return pa.Table.from_batches(batches, schema)
 
-    def found(self, keys: pa.Table, columns: Sequence[str]) -> pa.Table:
+    def find_rows(self, keys: pa.Table, columns: Sequence[str]) -> pa.Table:
         """The rows with these keys, as far as they are there: the key columns, and those that are named.
 
         Args:
@@ -134,7 +134,7 @@ class FollowedTable:
         statement = f"SELECT {', '.join(quote_identifier(n) for n in names)} FROM t WHERE {_between(keys)}"  # noqa: S608
         wanted = keys.append_column(_PLACE, to_arrow(np.arange(len(keys))))
         parts, places = [], []
-        for chunk in chunks(query(self.delta, statement)):
+        for chunk in regroup(query(self.delta, statement)):
             theirs = chunk.cast(pa.schema([_as_in(self.schema, field) for field in chunk.schema]))
             hits = (
                 theirs.select(keys.column_names)
@@ -152,9 +152,9 @@ class FollowedTable:
 
     def append(self, rows: pa.Table) -> None:
         """Add rows, by a commit that belongs to no LSN yet."""
-        self.step(self.appending(rows))
+        self.step(self.build_append(rows))
 
-    def appending(self, rows: pa.Table) -> Step:
+    def build_append(self, rows: pa.Table) -> Step:
         """A step that adds rows."""
         from deltalake import write_deltalake
 
@@ -181,7 +181,7 @@ def _between(keys: pa.Table) -> str:
     return " AND ".join(parts) or "true"
 
 
-def chunks(batches: pa.RecordBatchReader) -> Iterator[pa.Table]:
+def regroup(batches: pa.RecordBatchReader) -> Iterator[pa.Table]:
     """Larger tables, for each join costs as much as the wanted keys are many."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
@@ -221,6 +221,6 @@ def prunes_exactly(rows: pa.Table, key: tuple[str, ...]) -> bool:
     return all(pa.types.is_integer(rows.schema.field(name).type) for name in key)
 
 
-def moment(microseconds: int) -> str:
+def format_moment(microseconds: int) -> str:
     """A moment in DataFusion's SQL."""
     return f"arrow_cast({microseconds}, 'Timestamp(Microsecond, Some(\"UTC\"))')"

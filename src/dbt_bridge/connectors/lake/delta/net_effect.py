@@ -18,13 +18,13 @@ from dbt_bridge.replicate.merge_rows import (
     GONE,
     KEEPING,
     MOVED,
-    Counted,
-    actions,
-    counted,
-    moved,
-    staging_of,
+    Effects,
+    build_staging,
+    choose_actions,
+    count_effects,
+    find_moved,
 )
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.replica_checks import recopy_command
 
 
 class NetMerge:
@@ -38,37 +38,37 @@ class NetMerge:
     def __init__(self, replica: Replica, table: FollowedTable, net: Net) -> None:
         own = (DELETED_AT_COLUMN,) if replica.deletes == "soft" else ()
         names = {c.name for c in (*replica.table.columns, *own)}
-        moves = moved(replica, net.written)
+        moves = find_moved(replica, net.written)
         self._replica = replica
         self._table = table
         self._net = net
-        self._do = actions(net.written, moves)
+        self._do = choose_actions(net.written, moves)
         self._extra = [name for name in table.schema.names if name not in names]
-        staging = staging_of(replica, own, net.written, net.deleted, self._do)
+        staging = build_staging(replica, own, net.written, net.deleted, self._do)
         self._kept = staging.kept
         columns = [c for c in staging.all_columns if c.name not in staging.found.values()]
         self._columns = [c.name for c in staging.columns]
-        self._rows = table.written(columns, staging.rows.select([c.name for c in columns]))
+        self._rows = table.cast_rows(columns, staging.rows.select([c.name for c in columns]))
         if moves.any():
             self._take_along(moves)
         self._expect_kept()
 
-    def step(self, properties: Any) -> Counted:
+    def step(self, properties: Any) -> Effects:
         """Write it in one commit."""
         if not len(self._net.deleted) and (self._do == FRESH).all() and not self._stand(self._do == FRESH):
             return self._append(properties)
-        done = self._merged(properties)
+        done = self._merge(properties)
         inserted, updated, deleted = (done[f"num_target_rows_{what}"] for what in ("inserted", "updated", "deleted"))
-        return counted(self._replica, self._net, inserted, updated, deleted)
+        return count_effects(self._replica, self._net, inserted, updated, deleted)
 
-    def _append(self, properties: Any) -> Counted:
+    def _append(self, properties: Any) -> Effects:
         from deltalake import write_deltalake
 
         rows = self._rows.select(self._columns)
         write_deltalake(self._table.delta, rows, mode="append", schema_mode="merge", commit_properties=properties)
-        return Counted(len(rows), 0, 0)
+        return Effects(len(rows), 0, 0)
 
-    def _merged(self, properties: Any) -> dict[str, Any]:
+    def _merge(self, properties: Any) -> dict[str, Any]:
         key = [quote_identifier(name) for name in self._replica.table.key]
         do = f"s.{quote_identifier(DO)}"
         updates = {
@@ -105,12 +105,12 @@ class NetMerge:
         written = self._net.written
         assert written.found_under is not None
         columns = [c for c in self._replica.table.columns if c.name in self._replica.table.key]
-        keys = self._table.written(
+        keys = self._table.cast_rows(
             columns, written.found_under.filter(pa.array(moves)).select([c.name for c in columns])
         )
         names = [*self._kept, *self._extra]
-        there = self._table.found(keys, names)
-        refuse_missing(self._table.name, len(keys), len(there), copied_anew(self._replica.node))
+        there = self._table.find_rows(keys, names)
+        refuse_missing(self._table.name, len(keys), len(there), recopy_command(self._replica.node))
         moving, rows = np.flatnonzero(moves), self._rows
         for name in names:
             if name in self._extra:
@@ -133,10 +133,10 @@ class NetMerge:
     def _expect_kept(self) -> None:
         keeping = self._do == KEEPING
         if keeping.any():
-            mend = copied_anew(self._replica.node)
+            mend = recopy_command(self._replica.node)
             refuse_missing(self._table.name, int(keeping.sum()), self._stand(keeping), mend)
 
     def _stand(self, chosen: Any) -> int:
         """How many of these written rows the table has."""
         keys = self._rows.slice(0, len(self._do)).select(list(self._replica.table.key)).filter(pa.array(chosen))
-        return len(self._table.found(keys, []))
+        return len(self._table.find_rows(keys, []))

@@ -40,7 +40,7 @@ from dbt_bridge.errors import BridgeError, OriginError
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.nouns.table import Column, TableName
-from dbt_bridge.system.temporary_files import shared_folder
+from dbt_bridge.system.temporary_files import find_shared_folder
 
 T = TypeVar("T")
 _FORGOTTEN = 30.0  # seconds without a look, after which a connection may be gone without our knowing
@@ -187,7 +187,7 @@ class PostgresChangeSource:
                 self._publications,
                 start.ordinal,
                 binary=binary,
-                spool_folder=shared_folder("spool"),
+                spool_folder=find_shared_folder("spool"),
             ) as stream,
             closing(_Catalog(self.name, self._url)) as catalog,
             Feed(stream, Following(tables, catalog, binary=binary), barriers, pace) as feed,

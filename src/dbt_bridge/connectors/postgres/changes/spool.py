@@ -19,7 +19,7 @@ import numpy as np
 
 from dbt_bridge.connectors.postgres.changes.messages import SLACK, Messages
 from dbt_bridge.errors import OriginError
-from dbt_bridge.system.temporary_files import is_of_another_user, own_folder
+from dbt_bridge.system.temporary_files import is_of_another_user, make_own_folder
 
 _START, _STOP, _COMMIT, _ABORT, _ORIGIN = b"SEcAO"
 _CONTROL = np.array([_START, _STOP, _COMMIT, _ABORT], np.uint8)
@@ -54,7 +54,7 @@ class Spool:
         with self._writing():
             self._parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
-            self._folder, self._lock = own_folder(self._parent, _PREFIX)
+            self._folder, self._lock = make_own_folder(self._parent, _PREFIX)
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -18,9 +18,9 @@ from psycopg import Cursor, sql
 from dbt_bridge.connectors.postgres.destination import audit, change_log, history, keyless
 from dbt_bridge.connectors.postgres.destination.join_copy import join
 from dbt_bridge.connectors.postgres.destination.landing_table import (
-    checked,
     ensure_key,
     own_columns,
+    require_table,
     reshape,
 )
 from dbt_bridge.connectors.postgres.destination.net_effect import NetWriter
@@ -42,11 +42,10 @@ from dbt_bridge.nouns.changes import (
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, TableName
-from dbt_bridge.replicate.change_log import logged, logged_truncate
-from dbt_bridge.replicate.change_runs import LoggedRows
+from dbt_bridge.replicate.change_log import LogRows
 from dbt_bridge.replicate.compaction import Lineages
 from dbt_bridge.replicate.full_row import full_rows
-from dbt_bridge.replicate.merge_rows import Counted
+from dbt_bridge.replicate.merge_rows import Effects
 from dbt_bridge.replicate.replica_checks import check_names
 
 
@@ -77,7 +76,7 @@ class PostgresApplication:
         self._new_staging = new_staging
         self._lock = lock
         self._tables: dict[TableName, _Tables] = {}
-        self._logged: dict[TableName, LoggedRows] = {}
+        self._log_rows: dict[TableName, LogRows] = {}
         self.staged: list[TableName] = []
         # The planner's defaults are of spinning disks: it reads 5 million rows rather than look for 30,000 by index.
         connection.execute("SET LOCAL random_page_cost = 1.1")
@@ -128,33 +127,27 @@ class PostgresApplication:
         lineages = Lineages.of(replica.table, changes)
         if tables.history is not None:
             versions = lineages.versions()
-            how = history.staging(replica, versions)
+            how = history.stage_versions(replica, versions)
             with self._staging(cur, replica, how.all_columns, how.rows) as staged:
                 both = (tables.landing, tables.history)
                 history.write(cur, replica, both, staged, (how, int(changes.ordinal[0])))
         writer = NetWriter(cur, replica, tables.landing, lineages.net(soft=replica.deletes == "soft"))
         what = writer.staging
         with self._staging(cur, replica, what.all_columns, what.rows) as staged:
-            return _loaded(changes, writer.write(staged))
+            return _count_loaded(changes, writer.write(staged))
 
     def _whole_rows(self, cur: Cursor[Any], replica: Replica, tables: _Tables, changes: Changes) -> Loaded:
         what = full_rows(replica.table, changes, soft=replica.deletes == "soft")
-        rows, columns = keyless.signed(replica, what)
+        rows, columns = keyless.sign_rows(replica, what)
         with self._staging(cur, replica, columns, rows) as staged:
             keyless.write_signed(cur, replica, tables.landing, staged, rows)
-        return _loaded(changes, Counted(what.inserts, what.updates, what.deletes))
+        return _count_loaded(changes, Effects(what.inserts, what.updates, what.deletes))
 
     def _log(self, cur: Cursor[Any], replica: Replica, event: Changes | Truncated) -> Loaded:
         name = replica.table.name
-        into = checked(cur, replica, name, change_log.OWN_TYPES)
-        logged_rows = self._logged.setdefault(name, LoggedRows())
-        sequence = logged_rows.before(event)
-        columns = change_log.OWN
-        if isinstance(event, Truncated):
-            rows = logged_truncate(event, sequence)
-        else:
-            rows, columns = logged(replica.table, event, sequence), (*replica.table.columns, *columns)
-        logged_rows.took(event, rows)
+        into = require_table(cur, replica, name, change_log.OWN_TYPES)
+        rows = self._log_rows.setdefault(name, LogRows()).build(replica.table, event)
+        columns = change_log.OWN if isinstance(event, Truncated) else (*replica.table.columns, *change_log.OWN)
         with self._staging(cur, replica, columns, rows) as staged:
             inserted = change_log.append(cur, into, columns, staged)
         return Loaded(1 if isinstance(event, Truncated) else len(event), inserted, 0, 0, rows.nbytes)
@@ -163,10 +156,10 @@ class PostgresApplication:
         name = replica.table.name
         if name not in self._tables:
             self._lock(cur, name)
-            landing = checked(cur, replica, name, own_columns(replica))
+            landing = require_table(cur, replica, name, own_columns(replica))
             if replica.table.key:
                 ensure_key(cur, replica, landing)
-            past = history.standing_history(cur, replica) if replica.history else None
+            past = history.require_history(cur, replica) if replica.history else None
             self._tables[name] = _Tables(landing, past)
         return self._tables[name]
 
@@ -193,7 +186,7 @@ class PostgresApplication:
             ) from error
 
 
-def _loaded(changes: Changes, counted: Counted) -> Loaded:
+def _count_loaded(changes: Changes, counted: Effects) -> Loaded:
     size = int(changes.rows.nbytes)
     return Loaded(len(changes), counted.inserted, counted.updated, counted.deleted, size)
 
@@ -206,7 +199,10 @@ def _truncate(cur: Cursor[Any], replica: Replica, tables: _Tables, event: Trunca
     if replica.deletes == "soft":
         cur.execute(
             sql.SQL("UPDATE {} SET {} = {} WHERE {} IS NULL").format(
-                target, sql.Identifier(DELETED_AT), history.moment(event.committed_at), sql.Identifier(DELETED_AT)
+                target,
+                sql.Identifier(DELETED_AT),
+                history.moment_literal(event.committed_at),
+                sql.Identifier(DELETED_AT),
             )
         )
         return cur.rowcount

@@ -14,11 +14,11 @@ from typing import Any
 from psycopg import Cursor, sql
 
 from dbt_bridge.connectors.postgres.destination.column_types import base, landing_type
-from dbt_bridge.connectors.postgres.destination.history import moment
+from dbt_bridge.connectors.postgres.destination.history import moment_literal
 from dbt_bridge.connectors.postgres.destination.keyless import EXACT
-from dbt_bridge.connectors.postgres.destination.landing_table import identifiers, listed, value
+from dbt_bridge.connectors.postgres.destination.landing_table import join_list, quote_identifiers, value
 from dbt_bridge.connectors.postgres.destination.publish import publish_one
-from dbt_bridge.connectors.postgres.destination.relation import Relation, identifier, standing
+from dbt_bridge.connectors.postgres.destination.relation import Relation, find_table, identifier
 from dbt_bridge.contracts.destination import (
     CHANGE,
     CHANGE_LSN,
@@ -31,7 +31,7 @@ from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.table import Column, TableName, quote_identifier, quote_literal
 from dbt_bridge.replicate.change_log import LOG_COLUMNS, SEQUENCE, UNCHANGED
 from dbt_bridge.replicate.log_state import ORDER, change_before, count_owing, sum_log
-from dbt_bridge.replicate.replica_checks import copied_anew, refuse_owing, refuse_unsent
+from dbt_bridge.replicate.replica_checks import recopy_command, refuse_owing, refuse_unsent
 
 Row = Callable[[str], tuple[object, ...]]
 """Runs a query, answers its first row."""
@@ -42,13 +42,13 @@ OWN_TYPES = {column.name: landing_type(column) for column in OWN}
 def join(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> Loaded:
     """Begin the log with a copy's rows; a log that stands goes on, with a truncate before them."""
     name = replica.table.name
-    there = standing(cur, name)
+    there = find_table(cur, name)
     goes_on = there is not None and CHANGE in there.columns
     names: dict[str, sql.Composable] = {
         "target": identifier(name),
         "change": sql.Identifier(CHANGE),
         "at": sql.Identifier(COMMITTED_AT),
-        "copied_at": moment(copied_at),
+        "copied_at": moment_literal(copied_at),
     }
     if goes_on:
         cur.execute(
@@ -83,8 +83,8 @@ def append(cur: Cursor[Any], into: Relation, columns: Sequence[Column], staged: 
     cur.execute(
         sql.SQL("INSERT INTO {} ({})\nSELECT {}\nFROM {} AS s").format(
             identifier(into.name),
-            identifiers([c.name for c in columns]),
-            listed([value(c, into) for c in columns]),
+            quote_identifiers([c.name for c in columns]),
+            join_list([value(c, into) for c in columns]),
             identifier(staged),
         )
     )
@@ -94,7 +94,7 @@ def append(cur: Cursor[Any], into: Relation, columns: Sequence[Column], staged: 
 # --- its state ------------------------------------------------------------------------------------------------------
 
 
-def folded(replica: Replica, table: str, columns: Mapping[str, str], row: Row) -> str:
+def select_state(replica: Replica, table: str, columns: Mapping[str, str], row: Row) -> str:
     """SQL, in brackets, of the state of a log.
 
     Args:
@@ -112,10 +112,10 @@ def folded(replica: Replica, table: str, columns: Mapping[str, str], row: Row) -
         raise DestinationError(
             f"{replica.table.name} is a log of several copies whose order its rows do not tell any more, as the table"
             " was rewritten",
-            mend=copied_anew(replica.node),
+            mend=recopy_command(replica.node),
         )
     if not replica.table.key:
-        return _summed(replica, log, columns, row)
+        return _sum_rows(replica, log, columns, row)
     keys = ", ".join(quote_identifier(name) for name in replica.table.key)
     names = _unsent(replica, log, keys, columns, row) if unsent else []
     parts = [
@@ -128,7 +128,7 @@ def folded(replica: Replica, table: str, columns: Mapping[str, str], row: Row) -
     return f"(SELECT * FROM ({numbered}) AS numbered WHERE _dbt_bridge_age = 1 AND \"{CHANGE}\" <> 'delete')"
 
 
-def _summed(replica: Replica, log: str, columns: Mapping[str, str], row: Row) -> str:
+def _sum_rows(replica: Replica, log: str, columns: Mapping[str, str], row: Row) -> str:
     """The state without a key. Values are told apart as `keyless` does."""
     removed = f"count(*) FILTER (WHERE \"{CHANGE}\" = 'delete')"
     unsent = f'count(*) FILTER (WHERE cardinality("{UNCHANGED}") > 0)'

@@ -80,12 +80,12 @@ def map_column(column: Column) -> Column:
         return column.as_text()  # Arrow's nanoseconds end at 292 years
     if _is_own(column):
         return column
-    return replace(column, type=_landed_type(column, column.type))
+    return replace(column, type=_map_type(column, column.type))
 
 
-def _landed_type(column: Column, type_: pa.DataType) -> pa.DataType:
+def _map_type(column: Column, type_: pa.DataType) -> pa.DataType:
     if is_.is_dictionary(type_) or is_.is_run_end_encoded(type_):
-        return _landed_type(column, type_.value_type)
+        return _map_type(column, type_.value_type)
     if is_.is_timestamp(type_):
         return pa.timestamp("us", type_.tz)
     if is_.is_time(type_):
@@ -96,7 +96,7 @@ def _landed_type(column: Column, type_: pa.DataType) -> pa.DataType:
         inner = type_.value_type
         if is_.is_nested(inner) or isinstance(inner, pa.BaseExtensionType):
             return pa.string()
-        return pa.list_(_landed_type(column, inner))
+        return pa.list_(_map_type(column, inner))
     if is_.is_struct(type_) or is_.is_map(type_) or is_.is_null(type_):
         return pa.string()
     if is_.is_union(type_) or (
@@ -216,9 +216,9 @@ def _encoder(type_: pa.DataType) -> Encode:
         return lambda array: array.storage
     if is_.is_timestamp(type_):
         # As the server's own numbers: the driver refuses infinity.
-        return lambda array: _shifted(pc.cast(array, pa.timestamp("us", type_.tz)).view(pa.int64()), _EPOCH_US)
+        return lambda array: _shift(pc.cast(array, pa.timestamp("us", type_.tz)).view(pa.int64()), _EPOCH_US)
     if is_.is_date(type_):
-        return lambda array: _shifted(pc.cast(array, pa.date32()).view(pa.int32()), _EPOCH_DAYS)
+        return lambda array: _shift(pc.cast(array, pa.date32()).view(pa.int32()), _EPOCH_DAYS)
     if is_.is_time(type_):
         return lambda array: pc.cast(array, pa.time64("us")).view(pa.int64())
     other = _WIDENED.get(type_)
@@ -229,7 +229,7 @@ def _encoder(type_: pa.DataType) -> Encode:
     return (lambda array: pc.cast(array, other)) if other is not None else _as_is
 
 
-def _shifted(numbers: pa.Array, epoch: int) -> pa.Array:
+def _shift(numbers: pa.Array, epoch: int) -> pa.Array:
     """From 1970 to 2000; plus and minus the type's maximum is infinity, there as here."""
     width = 64 if numbers.type == pa.int64() else 32
     most = 2 ** (width - 1) - 1

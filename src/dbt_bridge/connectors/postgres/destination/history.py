@@ -11,14 +11,14 @@ from psycopg import Cursor, sql
 from dbt_bridge.connectors.postgres.destination.column_types import landing_type
 from dbt_bridge.connectors.postgres.destination.landing_table import (
     TIME,
-    checked,
     ensure_key,
-    identifiers,
-    listed,
+    join_list,
+    quote_identifiers,
+    require_table,
     same_key,
     value,
 )
-from dbt_bridge.connectors.postgres.destination.relation import Relation, find, identifier
+from dbt_bridge.connectors.postgres.destination.relation import Relation, find_relation, identifier
 from dbt_bridge.contracts.destination import (
     CHANGE_LSN,
     DELETED_AT,
@@ -30,8 +30,8 @@ from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.changes import Truncated
 from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.replicate.compaction import UTC_TIME, Versions
-from dbt_bridge.replicate.merge_rows import DO, Staging, staging_of
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.merge_rows import DO, Staging, build_staging
+from dbt_bridge.replicate.replica_checks import recopy_command
 
 OWN = (
     Column(VALID_FROM, UTC_TIME, TIME),
@@ -42,19 +42,19 @@ _OPEN = f' WHERE "{VALID_TO}" IS NULL'
 _CLOSED, _CONTINUED, _VERSION = 0, 1, 2
 
 
-def standing_history(cur: Cursor[Any], replica: Replica) -> Relation:
+def require_history(cur: Cursor[Any], replica: Replica) -> Relation:
     """The history as it must stand; see `landing_table.checked`."""
-    history = checked(cur, replica, replica.history_name, {c.name: c.origin_type for c in OWN})
+    history = require_table(cur, replica, replica.history_name, {c.name: c.origin_type for c in OWN})
     ensure_key(cur, replica, history, _OPEN)
     return history
 
 
-def staging(replica: Replica, versions: Versions) -> Staging:
+def stage_versions(replica: Replica, versions: Versions) -> Staging:
     """The new versions, and the keys whose open version ends, as one table to stage."""
     closed = versions.closed.append_column(DO, pa.array(np.full(len(versions.closed), _CLOSED), pa.int16()))
     continued = versions.continued.append_column(DO, pa.array(np.full(len(versions.continued), _CONTINUED), pa.int16()))
     ended = pa.concat_tables([closed, continued], promote_options="default")
-    return staging_of(replica, OWN, versions.written, ended, np.full(len(versions.written), _VERSION))
+    return build_staging(replica, OWN, versions.written, ended, np.full(len(versions.written), _VERSION))
 
 
 def write(
@@ -115,8 +115,8 @@ def _insert(
     cur.execute(
         sql.SQL("INSERT INTO {history} ({columns})\nSELECT {values}\nFROM {source}\nWHERE {do} = {version}").format(
             **names,
-            columns=identifiers([c.name for c in how.columns]),
-            values=listed(values),
+            columns=quote_identifiers([c.name for c in how.columns]),
+            values=join_list(values),
             source=source,
             version=sql.Literal(_VERSION),
         )
@@ -136,7 +136,7 @@ def _refuse_missing(
     if cur.fetchone() is not None:
         raise KeyRefused(
             f"rows of {into.name} are not there any more, and changes of them do not bring every value",
-            mend=copied_anew(replica.node),
+            mend=recopy_command(replica.node),
         )
 
 
@@ -150,12 +150,12 @@ def truncate(cur: Cursor[Any], history: Relation, event: Truncated) -> None:
     )
     cur.execute(
         sql.SQL("UPDATE {history} SET {to} = {time} WHERE {to} IS NULL").format(
-            **names, time=moment(event.committed_at)
+            **names, time=moment_literal(event.committed_at)
         )
     )
 
 
-def moment(microseconds: int) -> sql.Composable:
+def moment_literal(microseconds: int) -> sql.Composable:
     """A moment as Postgres reads it exactly: a float would lose microseconds."""
     return sql.SQL("(timestamptz '1970-01-01 00:00:00+00' + {} * interval '1 microsecond')").format(
         sql.Literal(microseconds)
@@ -167,18 +167,18 @@ def join(cur: Cursor[Any], replica: Replica, into: Relation, copied_at: int) -> 
     names: dict[str, sql.Composable] = {
         "history": identifier(replica.history_name),
         "target": identifier(into.name),
-        "columns": identifiers([c.name for c in replica.table.columns]),
+        "columns": quote_identifiers([c.name for c in replica.table.columns]),
         "from": sql.Identifier(VALID_FROM),
         "to": sql.Identifier(VALID_TO),
         "lsn": sql.Identifier(CHANGE_LSN),
-        "at": moment(copied_at),
+        "at": moment_literal(copied_at),
         "alive": sql.SQL("t.{} IS NULL").format(sql.Identifier(DELETED_AT))
         if replica.deletes == "soft"
         else sql.SQL("true"),
         "same": sql.SQL(" AND ").join([sql.SQL("t.{0} = h.{0}").format(sql.Identifier(k)) for k in replica.table.key]),
     }
     _create(cur, replica, names)
-    history = standing_history(cur, replica)
+    history = require_history(cur, replica)
     cur.execute(
         sql.SQL(
             "UPDATE {history} AS h\nSET {to} = {at}\nWHERE h.{to} IS NULL AND NOT EXISTS (\n"
@@ -205,9 +205,11 @@ def _alike(replica: Replica, history: Relation) -> sql.Composable:
 def _create(cur: Cursor[Any], replica: Replica, names: dict[str, sql.Composable]) -> None:
     columns = (*replica.table.columns, *OWN)
     definitions = [sql.SQL("{} {}").format(sql.Identifier(c.name), sql.SQL(_type(c))) for c in columns]
-    there = find(cur, replica.history_name)
+    there = find_relation(cur, replica.history_name)
     if there is None:
-        cur.execute(sql.SQL("CREATE TABLE {history} ({definitions})").format(**names, definitions=listed(definitions)))
+        cur.execute(
+            sql.SQL("CREATE TABLE {history} ({definitions})").format(**names, definitions=join_list(definitions))
+        )
         return
     for column, definition in zip(columns, definitions, strict=True):
         if column.name not in there.columns:

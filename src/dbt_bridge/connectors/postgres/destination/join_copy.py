@@ -10,23 +10,23 @@ from typing import Any
 from psycopg import Cursor, sql
 
 from dbt_bridge.connectors.postgres.destination import change_log, history
-from dbt_bridge.connectors.postgres.destination.history import moment
+from dbt_bridge.connectors.postgres.destination.history import moment_literal
 from dbt_bridge.connectors.postgres.destination.landing_table import (
     TIME,
-    checked,
     ensure_key,
-    identifiers,
     index_name,
-    listed,
+    join_list,
     own_columns,
+    quote_identifiers,
     refuse_null_keys,
+    require_table,
 )
 from dbt_bridge.connectors.postgres.destination.publish import publish_one
 from dbt_bridge.connectors.postgres.destination.relation import (
     Relation,
-    find,
+    find_relation,
+    find_table,
     identifier,
-    standing,
 )
 from dbt_bridge.contracts.destination import DELETED_AT, Loaded, Replica, Staged
 from dbt_bridge.nouns.table import TableName
@@ -46,7 +46,7 @@ def join(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> 
     if replica.deletes == "soft":
         _keep_deleted(cur, replica, staged, copied_at)
     loaded = publish_one(cur, staged)
-    into = checked(cur, replica, name, own_columns(replica))
+    into = require_table(cur, replica, name, own_columns(replica))
     if replica.table.key:
         ensure_key(cur, replica, into)
         refuse_null_keys(cur, replica, into)
@@ -58,7 +58,7 @@ def join(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> 
 
 def _drop_own_index(cur: Cursor[Any], name: TableName) -> None:
     """Rows come faster into a table without it; it is made again after them."""
-    if standing(cur, name) is not None:
+    if find_table(cur, name) is not None:
         index = sql.Identifier(name.schema, index_name(name))
         cur.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(index))
 
@@ -70,7 +70,7 @@ def _keep_deleted(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at:
             identifier(staged.staging), sql.Identifier(DELETED_AT), sql.SQL(TIME)
         )
     )
-    there, copy = standing(cur, replica.table.name), find(cur, staged.staging)
+    there, copy = find_table(cur, replica.table.name), find_relation(cur, staged.staging)
     assert copy is not None
     if there is None or any(name not in there.columns for name in replica.table.key):
         return 0
@@ -80,9 +80,9 @@ def _keep_deleted(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at:
     cur.execute(
         sql.SQL("INSERT INTO {} ({}, {})\n{}").format(
             identifier(staged.staging),
-            identifiers(columns),
+            quote_identifiers(columns),
             sql.Identifier(DELETED_AT),
-            absent(replica, (there, copy), columns, dead, moment(copied_at)),
+            absent(replica, (there, copy), columns, dead, moment_literal(copied_at)),
         )
     )
     return cur.rowcount
@@ -90,7 +90,7 @@ def _keep_deleted(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at:
 
 def _old(copy: Relation, columns: list[str]) -> sql.Composed:
     """The standing table's values in the copy's types."""
-    return listed(
+    return join_list(
         [sql.SQL("CAST({} AS {})").format(sql.Identifier("t", name), sql.SQL(copy.columns[name])) for name in columns]
     )
 
@@ -119,9 +119,9 @@ def _absent_by_row(
     """Equal rows are counted, and compared as the server prints them: not every type has an equality."""
     there, copy = tables
 
-    def numbered(name: TableName, alias: str, where: sql.Composable) -> sql.Composable:
+    def number_rows(name: TableName, alias: str, where: sql.Composable) -> sql.Composable:
         row = sql.SQL("CAST(ROW({}) AS text)").format(
-            listed([sql.Identifier(alias, column) for column in columns]) if alias == "s" else _old(copy, columns)
+            join_list([sql.Identifier(alias, column) for column in columns]) if alias == "s" else _old(copy, columns)
         )
         return sql.SQL(
             "SELECT {alias}.*, {row} AS _dbt_bridge_text, row_number() OVER (PARTITION BY {row}) AS _dbt_bridge_n\n"
@@ -136,8 +136,8 @@ def _absent_by_row(
     ).format(
         old=_old(copy, columns),
         at=at,
-        alive_rows=numbered(there.name, "t", alive),
-        copied=numbered(copy.name, "s", sql.SQL("true")),
+        alive_rows=number_rows(there.name, "t", alive),
+        copied=number_rows(copy.name, "s", sql.SQL("true")),
         dead=dead if isinstance(dead, sql.Identifier) else sql.SQL("CAST(NULL AS timestamptz)"),
         there=identifier(there.name),
         alive=alive,

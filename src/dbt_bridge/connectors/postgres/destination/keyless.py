@@ -14,7 +14,7 @@ import pyarrow as pa
 from psycopg import Cursor, sql
 
 from dbt_bridge.connectors.postgres.destination.column_types import base
-from dbt_bridge.connectors.postgres.destination.landing_table import identifiers, listed, value
+from dbt_bridge.connectors.postgres.destination.landing_table import join_list, quote_identifiers, value
 from dbt_bridge.connectors.postgres.destination.relation import Relation, identifier
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import KeyRefused
@@ -22,7 +22,7 @@ from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.replicate.compaction import UTC_TIME
 from dbt_bridge.replicate.full_row import FullRows
 from dbt_bridge.replicate.merge_rows import DELETED_AT_COLUMN
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.replica_checks import recopy_command
 
 SIGN = "_dbt_bridge_sign"
 _TIMES, _ROW = "_dbt_bridge_times", "_dbt_bridge_row"
@@ -34,7 +34,7 @@ EXACT = {
 }  # fmt: skip
 
 
-def signed(replica: Replica, rows: FullRows) -> tuple[pa.Table, tuple[Column, ...]]:
+def sign_rows(replica: Replica, rows: FullRows) -> tuple[pa.Table, tuple[Column, ...]]:
     """The rows that went (-1) and came (+1), with their columns; a soft delete goes and comes with its time."""
     soft = replica.deletes == "soft"
     dead = rows.died.drop_columns([DELETED_AT])
@@ -62,14 +62,14 @@ def write_signed(cur: Cursor[Any], replica: Replica, into: Relation, staged: Tab
     columns = [*replica.table.columns, *((DELETED_AT_COLUMN,) if replica.deletes == "soft" else ())]
     _sum_up(cur, into, staged, columns)
     _delete(cur, replica, into, columns, rows)
-    names = identifiers([c.name for c in columns])
+    names = quote_identifiers([c.name for c in columns])
     cur.execute(
         sql.SQL(
             "INSERT INTO {} ({})\nOVERRIDING SYSTEM VALUE\nSELECT {}\nFROM pg_temp.{} AS s, generate_series(1, s.{})"
         ).format(
             identifier(into.name),
             names,
-            listed([sql.Identifier("s", c.name) for c in columns]),
+            join_list([sql.Identifier("s", c.name) for c in columns]),
             sql.Identifier(_ROW),
             sql.Identifier(_TIMES),
         )
@@ -96,12 +96,12 @@ def _sum_up(cur: Cursor[Any], into: Relation, staged: TableName, columns: list[C
             "HAVING sum({sign}) <> 0"
         ).format(
             row=sql.Identifier(_ROW),
-            first=listed(first),
+            first=join_list(first),
             sign=sql.Identifier(SIGN),
             times=sql.Identifier(_TIMES),
-            named=listed(named),
+            named=join_list(named),
             staged=identifier(staged),
-            groups=listed(groups),
+            groups=join_list(groups),
         )
     )
 
@@ -131,7 +131,7 @@ def _delete(cur: Cursor[Any], replica: Replica, into: Relation, columns: list[Co
     if cur.rowcount != wanted:
         raise KeyRefused(
             f"{wanted - cur.rowcount} rows that the origin changed or deleted are not in {into.name}",
-            mend=copied_anew(replica.node),
+            mend=recopy_command(replica.node),
         )
 
 
@@ -146,6 +146,6 @@ def _same(into: Relation, columns: list[Column], rows: pa.Table) -> sql.Composab
             rest.append((t, s))
     alike = [sql.SQL("{} IS NOT DISTINCT FROM {}").format(t, s) for t, s in rest]
     if not solid:
-        both = [listed([pair[side] for pair in rest]) for side in (0, 1)]
+        both = [join_list([pair[side] for pair in rest]) for side in (0, 1)]
         solid = [sql.SQL("CAST(ROW({}) AS text) = CAST(ROW({}) AS text)").format(*both)]
     return sql.SQL(" AND ").join([*solid, *alike])

@@ -20,12 +20,12 @@ from dbt_bridge.connectors.postgres.destination.column_types import (
     wider,
     wire,
 )
-from dbt_bridge.connectors.postgres.destination.relation import Relation, find, identifier
+from dbt_bridge.connectors.postgres.destination.relation import Relation, find_relation, identifier
 from dbt_bridge.contracts.destination import DELETED_AT, CannotReshape, Replica
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.changes import Reshaped
 from dbt_bridge.nouns.table import Column, TableName
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.replica_checks import recopy_command
 
 _LONGEST_NAME = 63
 TIME = "timestamp with time zone"
@@ -36,7 +36,7 @@ def own_columns(replica: Replica) -> dict[str, str]:
     return {DELETED_AT: TIME} if replica.deletes == "soft" else {}
 
 
-def checked(cur: Cursor[Any], replica: Replica, name: TableName, own: Mapping[str, str]) -> Relation:
+def require_table(cur: Cursor[Any], replica: Replica, name: TableName, own: Mapping[str, str]) -> Relation:
     """The table, after a look at whether it can take the replica's changes.
 
     Args:
@@ -46,8 +46,8 @@ def checked(cur: Cursor[Any], replica: Replica, name: TableName, own: Mapping[st
     Raises:
         TypeRefused: the table or a column is not there any more, or has a type that does not take the values.
     """
-    mend = copied_anew(replica.node)
-    found = find(cur, name)
+    mend = recopy_command(replica.node)
+    found = find_relation(cur, name)
     if found is None or found.is_ghost or found.kind not in ("r", "p"):
         raise TypeRefused(f"the table {name} is not there any more, so changes cannot be applied to it", mend=mend)
     wanted = {**{c.name: landing_type(c) for c in replica.table.columns}, **own}
@@ -103,12 +103,12 @@ def _with(relation: Relation, column: str, type_: str) -> Relation:
     )
 
 
-def listed(parts: Sequence[sql.Composable]) -> sql.Composed:
+def join_list(parts: Sequence[sql.Composable]) -> sql.Composed:
     return sql.SQL(", ").join(parts)
 
 
-def identifiers(names: Sequence[str]) -> sql.Composed:
-    return listed([sql.Identifier(name) for name in names])
+def quote_identifiers(names: Sequence[str]) -> sql.Composed:
+    return join_list([sql.Identifier(name) for name in names])
 
 
 # A unique index whose columns are exactly these, which ON CONFLICT can take (indexcmds.c, infer_arbiter_indexes).
@@ -151,7 +151,7 @@ def ensure_key(cur: Cursor[Any], replica: Replica, table: Relation, where: str =
     if cur.fetchone() is not None:
         return
     statement = sql.SQL("CREATE UNIQUE INDEX {} ON {} ({}){}").format(
-        sql.Identifier(index_name(table.name)), identifier(table.name), identifiers(key), sql.SQL(where)
+        sql.Identifier(index_name(table.name)), identifier(table.name), quote_identifiers(key), sql.SQL(where)
     )
     try:
         with cur.connection.transaction():
@@ -187,7 +187,7 @@ def reshape(cur: Cursor[Any], replica: Replica, event: Reshaped) -> None:
     """
     names = [replica.table.name, *([replica.history_name] if replica.history else [])]
     for name in names:
-        found = find(cur, name)
+        found = find_relation(cur, name)
         if found is None:
             raise _cannot(replica, name, "it is not there any more")
         _rename(cur, replica, found, event.renamed)
@@ -206,7 +206,7 @@ def _rename(cur: Cursor[Any], replica: Replica, table: Relation, renamed: Mappin
 
 
 def _add(cur: Cursor[Any], replica: Replica, name: TableName, event: Reshaped) -> None:
-    there = find(cur, name)
+    there = find_relation(cur, name)
     assert there is not None
     before = {event.renamed.get(c.name, c.name) for c in replica.table.columns}
     for column in event.columns:
@@ -247,5 +247,5 @@ def _alter(cur: Cursor[Any], replica: Replica, name: TableName, change: sql.Comp
 
 def _cannot(replica: Replica, name: TableName, why: str) -> CannotReshape:
     return CannotReshape(
-        f"the columns of {name} cannot follow those of its origin: {why}", mend=copied_anew(replica.node)
+        f"the columns of {name} cannot follow those of its origin: {why}", mend=recopy_command(replica.node)
     )

@@ -15,8 +15,8 @@ from psycopg import Cursor, sql
 
 from dbt_bridge.connectors.postgres.destination.landing_table import (
     as_staged,
-    identifiers,
-    listed,
+    join_list,
+    quote_identifiers,
     same_key,
     value,
 )
@@ -33,13 +33,13 @@ from dbt_bridge.replicate.merge_rows import (
     KEEPING,
     MOVED,
     WHOLE,
-    Counted,
-    actions,
-    counted,
-    moved,
-    staging_of,
+    Effects,
+    build_staging,
+    choose_actions,
+    count_effects,
+    find_moved,
 )
-from dbt_bridge.replicate.replica_checks import copied_anew
+from dbt_bridge.replicate.replica_checks import recopy_command
 
 
 class NetWriter:
@@ -53,11 +53,11 @@ class NetWriter:
         self._own = (DELETED_AT_COLUMN,) if replica.deletes == "soft" else ()
         names = {c.name for c in (*replica.table.columns, *self._own)}
         self._extra = [name for name in into.columns if name not in names]
-        self._moved = moved(replica, net.written)
-        self._do = actions(net.written, self._moved)
-        self.staging = staging_of(replica, self._own, net.written, net.deleted, self._do)
+        self._moved = find_moved(replica, net.written)
+        self._do = choose_actions(net.written, self._moved)
+        self.staging = build_staging(replica, self._own, net.written, net.deleted, self._do)
 
-    def write(self, staged: TableName) -> Counted:
+    def write(self, staged: TableName) -> Effects:
         """From the staging table, in this order: read what stays under old keys, delete, update, insert."""
         names = {
             "target": identifier(self._into.name),
@@ -70,7 +70,7 @@ class NetWriter:
         deleted = self._delete(names)
         updated = self._update_keeping(names)
         inserted, overwritten = self._insert(names)
-        return counted(self._replica, self._net, inserted, updated + overwritten, deleted)
+        return count_effects(self._replica, self._net, inserted, updated + overwritten, deleted)
 
     def _fill_moved(self, names: Mapping[str, sql.Composable]) -> None:
         """Rows that come to another key take along what the changes do not bring."""
@@ -94,7 +94,7 @@ class NetWriter:
         cur.execute(
             sql.SQL("UPDATE {staged} AS s\nSET {set}\nFROM {target} AS t\nWHERE {do} = {moved} AND {found}").format(
                 **names,
-                set=listed(changes),
+                set=join_list(changes),
                 moved=sql.Literal(MOVED),
                 found=same_key(self._replica, self._into, self.staging.found),
             )
@@ -109,7 +109,7 @@ class NetWriter:
             return 0
         self._cur.execute(
             sql.SQL("DELETE FROM {target} AS t\nUSING {staged} AS s\nWHERE {do} IN ({gone}) AND {same}").format(
-                **names, gone=listed([sql.Literal(one) for one in gone])
+                **names, gone=join_list([sql.Literal(one) for one in gone])
             )
         )
         return self._cur.rowcount
@@ -130,7 +130,7 @@ class NetWriter:
             changes.append(sql.SQL("{} = {}").format(name, new))
         self._cur.execute(
             sql.SQL("UPDATE {target} AS t\nSET {set}\nFROM {staged} AS s\nWHERE {do} = {keeping} AND {same}").format(
-                **names, set=listed(changes), keeping=sql.Literal(KEEPING)
+                **names, set=join_list(changes), keeping=sql.Literal(KEEPING)
             )
         )
         self._expect(expected)
@@ -156,7 +156,7 @@ class NetWriter:
         over: sql.Composable = sql.SQL("NOTHING")
         if rest:
             over = sql.SQL("UPDATE SET {}").format(
-                listed([sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in rest])
+                join_list([sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in rest])
             )
         # A row that was updated carries the lock of the update as xmax; partitioned tables do not tell it.
         told = sql.SQL("xmax = 0" if self._into.kind == "r" else "true")
@@ -175,10 +175,10 @@ class NetWriter:
                 "FROM written"
             ).format(
                 **names,
-                columns=identifiers(columns),
-                values=listed(values),
-                which=listed([sql.Literal(one) for one in do]),
-                key=identifiers(self._replica.table.key),
+                columns=quote_identifiers(columns),
+                values=join_list(values),
+                which=join_list([sql.Literal(one) for one in do]),
+                key=quote_identifiers(self._replica.table.key),
                 over=over,
                 told=told,
             )
@@ -196,5 +196,5 @@ class NetWriter:
             raise KeyRefused(
                 f"{rows - self._cur.rowcount} rows of {self._into.name} are not there any more, and changes of them"
                 " do not bring every value",
-                mend=copied_anew(self._replica.node),
+                mend=recopy_command(self._replica.node),
             )

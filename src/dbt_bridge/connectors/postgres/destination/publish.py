@@ -15,10 +15,10 @@ from psycopg import Cursor, errors, sql
 from dbt_bridge.connectors.postgres.destination.column_types import base, fits, wider
 from dbt_bridge.connectors.postgres.destination.relation import (
     Relation,
-    find,
+    find_relation,
+    find_table,
     identifier,
     is_bare,
-    standing,
 )
 from dbt_bridge.contracts.destination import Loaded, Staged, Window
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
@@ -29,7 +29,7 @@ from dbt_bridge.replicate.loads import type_changed
 def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
     """Put one staged table in its place."""
     load, name = staged.load, staged.load.table.name
-    there = standing(cur, name)
+    there = find_table(cur, name)
     if there is None:
         _drop_ghost(cur, name)
         _rename(cur, staged)
@@ -38,7 +38,7 @@ def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
     cur.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(identifier(name)))
     if load.write_disposition == "replace":
         return _replace(cur, staged, there)
-    there = _evolved(cur, staged, there)
+    there = _evolve(cur, staged, there)
     if load.write_disposition == "merge":
         inserted, updated = _merge(cur, staged, there)
         loaded = Loaded(staged.rows, inserted, updated, 0, staged.bytes)
@@ -56,7 +56,7 @@ def _replace(cur: Cursor[Any], staged: Staged, there: Relation) -> Loaded:
         cur.execute(sql.SQL("DROP TABLE {}").format(identifier(name)))
         _rename(cur, staged)
         return Loaded(staged.rows, _count(cur, name), 0, deleted, staged.bytes)
-    there = _evolved(cur, staged, there)
+    there = _evolve(cur, staged, there)
     _empty(cur, there)
     inserted = _insert(cur, staged, there)
     cur.execute(sql.SQL("DROP TABLE {}").format(identifier(staged.staging)))
@@ -84,7 +84,7 @@ def _rename(cur: Cursor[Any], staged: Staged) -> None:
 
 
 def _drop_ghost(cur: Cursor[Any], name: TableName) -> None:
-    found = find(cur, name)
+    found = find_relation(cur, name)
     if found is None:
         return
     try:
@@ -98,7 +98,7 @@ def _drop_ghost(cur: Cursor[Any], name: TableName) -> None:
 
 
 def _staging(cur: Cursor[Any], staged: Staged) -> Relation:
-    found = find(cur, staged.staging)
+    found = find_relation(cur, staged.staging)
     if found is None:
         raise DestinationError(
             f"the staged rows of {staged.load.table.name} are gone", mend="run the same command again"
@@ -179,7 +179,7 @@ def _refuse_doubles(cur: Cursor[Any], staged: Staged, into: Relation, names: dic
         )
 
 
-def _evolved(cur: Cursor[Any], staged: Staged, there: Relation) -> Relation:
+def _evolve(cur: Cursor[Any], staged: Staged, there: Relation) -> Relation:
     """Give the standing table the new columns and the wider types that the staged rows need."""
     new = _staging(cur, staged)
     for column, incoming in new.columns.items():
@@ -187,17 +187,17 @@ def _evolved(cur: Cursor[Any], staged: Staged, there: Relation) -> Relation:
             _alter(cur, there, sql.SQL("ADD COLUMN {} {}").format(sql.Identifier(column), sql.SQL(incoming)))
             continue
         existing = there.columns[column]
-        type_ = _evolved_type(cur, new, there, column)
+        type_ = _resolve_type(cur, new, there, column)
         if type_ != existing:
             _alter(
                 cur, there, sql.SQL("ALTER COLUMN {} TYPE {}").format(sql.Identifier(column), sql.SQL(type_)), column
             )
-    found = standing(cur, there.name)
+    found = find_table(cur, there.name)
     assert found is not None
     return found
 
 
-def _evolved_type(cur: Cursor[Any], new: Relation, there: Relation, column: str) -> str:
+def _resolve_type(cur: Cursor[Any], new: Relation, there: Relation, column: str) -> str:
     existing, incoming = there.columns[column], new.columns[column]
     if existing == incoming or _only_nulls(cur, new.name, column):
         return existing

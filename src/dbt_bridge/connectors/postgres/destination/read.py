@@ -77,12 +77,12 @@ def read_relation(
             mend="correct `columns:`, or build the model again: dbt-bridge build",
         )
     wanted = [known[c] for c in columns] if columns else list(table.columns)
-    selected = [_selected(c.as_text() if c.name in as_text else c) for c in wanted]
+    selected = [_select(c.as_text() if c.name in as_text else c) for c in wanted]
     schema = pa.schema([pa.field(s.column.name, s.column.type) for s in selected])
     return pa.RecordBatchReader.from_batches(schema, _rows(conninfo, table, selected, schema))
 
 
-def _selected(column: Column) -> _Selected:
+def _select(column: Column) -> _Selected:
     name = quote_identifier(column.name)
     if base(column.origin_type) == "inet" and not column.origin_type.endswith("[]"):
         return _Selected(column, f"inet_out({name})::text")  # inet::text appends /32
@@ -104,7 +104,7 @@ def _rows(conninfo: str, table: Table, selected: Sequence[_Selected], schema: pa
             cur.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": _BATCH_BYTES})
             cur.execute(statement)
             for batch in cur.fetch_record_batch():
-                arrays = [_decoded(a, s.column, table) for a, s in zip(batch.columns, selected, strict=True)]
+                arrays = [_decode(a, s.column, table) for a, s in zip(batch.columns, selected, strict=True)]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
     except (adbc.Error, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
         raise DestinationError(
@@ -113,7 +113,7 @@ def _rows(conninfo: str, table: Table, selected: Sequence[_Selected], schema: pa
         ) from error
 
 
-def _decoded(array: pa.Array, column: Column, table: Table) -> pa.Array:
+def _decode(array: pa.Array, column: Column, table: Table) -> pa.Array:
     """adbc_driver_postgresql 1.13 lets infinity and far dates wrap around to before Postgres's first moment."""
     try:
         array = array if array.type == column.type else decimals.cast(array, column.type)
@@ -166,7 +166,7 @@ def as_text(name: str, stored: str) -> str:
     return f"{name}::text"
 
 
-def decoder(type_: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+def make_decoder(type_: pa.DataType) -> Callable[[pa.Array], pa.Array]:
     """Turns what the driver reads for `select_exactly` into the column's own values."""
     if is_.is_list(type_) and (is_.is_timestamp(type_.value_type) or is_.is_date(type_.value_type)):
         values = repair_moments(type_.value_type)

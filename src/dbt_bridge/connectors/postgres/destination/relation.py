@@ -35,7 +35,7 @@ def identifier(name: TableName) -> sql.Identifier:
     return sql.Identifier(name.schema, name.name)
 
 
-def find(cur: Cursor[Any], name: TableName) -> Relation | None:
+def find_relation(cur: Cursor[Any], name: TableName) -> Relation | None:
     """The relation under exactly this name."""
     cur.execute(
         "SELECT c.oid, c.relkind::text,\n"
@@ -71,13 +71,13 @@ def find(cur: Cursor[Any], name: TableName) -> Relation | None:
     )
 
 
-def standing(cur: Cursor[Any], name: TableName) -> Relation | None:
+def find_table(cur: Cursor[Any], name: TableName) -> Relation | None:
     """The table to be changed, or None; a ghost view counts as none.
 
     Raises:
         DestinationError: a view that is not ours has the name.
     """
-    found = find(cur, name)
+    found = find_relation(cur, name)
     if found is None or found.is_ghost:
         return None
     if found.kind in ("v", "m"):

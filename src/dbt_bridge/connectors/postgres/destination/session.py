@@ -14,7 +14,7 @@ WRITING = "USAGE, CREATE on the schema (and ownership of the table)"
 READING = "USAGE on the schema and SELECT on the table"
 
 
-def connected(conninfo: str, name: str) -> psycopg.Connection:
+def connect(conninfo: str, name: str) -> psycopg.Connection:
     """A connection, in autocommit.
 
     Args:
@@ -30,7 +30,7 @@ def connected(conninfo: str, name: str) -> psycopg.Connection:
 
 
 @contextmanager
-def translated(where: object, rights: str = WRITING) -> Iterator[None]:
+def translate_errors(where: object, rights: str = WRITING) -> Iterator[None]:
     """Tell Postgres's errors as ours.
 
     Args:
@@ -46,7 +46,7 @@ def translated(where: object, rights: str = WRITING) -> Iterator[None]:
         raise DestinationError(f"Postgres failed on {where}: {text}", mend=_mend(error, rights)) from error
 
 
-def lacking(said: str, rights: str) -> str:
+def advise_grant(said: str, rights: str) -> str:
     """What to do where a privilege is missing; empty where the server's sentence says something else.
 
     Args:
@@ -59,7 +59,7 @@ def lacking(said: str, rights: str) -> str:
 
 def _mend(error: psycopg.Error, rights: str) -> str:
     if isinstance(error, errors.InsufficientPrivilege):
-        return lacking(str(error), rights) or f"GRANT {rights} to the user of the connection"
+        return advise_grant(str(error), rights) or f"GRANT {rights} to the user of the connection"
     if isinstance(error, errors.DiskFull):
         return "free disk space at the Postgres server, then run the same command again"
     if isinstance(error, errors.UniqueViolation | errors.ForeignKeyViolation | errors.NotNullViolation):

@@ -73,9 +73,9 @@ class Encoded:
         if self._numbered:
             fields.append(pa.field(ROW, pa.int64()))
         schema = pa.schema(fields)
-        return pa.RecordBatchReader.from_batches(schema, self._encoded(schema))
+        return pa.RecordBatchReader.from_batches(schema, self._encode_batches(schema))
 
-    def _encoded(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def _encode_batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         try:
             for batch in self._batches:
                 columns = [
@@ -131,7 +131,7 @@ def copy_in(conninfo: str, staging: TableName, encoded: Encoded) -> None:
     except adbc.Error as error:
         if encoded.failure is not None:
             raise encoded.failure from None
-        raise told(str(error), getattr(error, "sqlstate", None), staging, encoded) from error
+        raise translate_error(str(error), getattr(error, "sqlstate", None), staging, encoded) from error
 
 
 def copy_raw(cur: Cursor[Any], staging: TableName, load: Load, stream: Iterator[bytes]) -> tuple[int, int]:
@@ -146,7 +146,7 @@ def copy_raw(cur: Cursor[Any], staging: TableName, load: Load, stream: Iterator[
     return cur.rowcount, size
 
 
-def told(text: str, sqlstate: str | None, staging: TableName, encoded: Encoded) -> Exception:
+def translate_error(text: str, sqlstate: str | None, staging: TableName, encoded: Encoded) -> Exception:
     """The driver's error as one of ours, naming the table that the user knows."""
     name = encoded._load.table.name
     text = scrubbed(text).replace(staging.name, name.name).strip()
@@ -249,7 +249,7 @@ class Carrier:
             self.close()  # it may be broken; the next rows open another one
             if encoded.failure is not None:
                 raise encoded.failure from None
-            raise told(str(error), getattr(error, "sqlstate", None), staging, encoded) from error
+            raise translate_error(str(error), getattr(error, "sqlstate", None), staging, encoded) from error
 
     def _open(self) -> Any:
         import adbc_driver_postgresql.dbapi as adbc

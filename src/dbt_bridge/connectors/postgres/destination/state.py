@@ -17,13 +17,13 @@ from pyarrow import types as is_
 
 from dbt_bridge.connectors.postgres.destination import change_log
 from dbt_bridge.connectors.postgres.destination.column_types import base
-from dbt_bridge.connectors.postgres.destination.read import as_text, decoder, select_exactly
-from dbt_bridge.connectors.postgres.destination.relation import Relation, find
+from dbt_bridge.connectors.postgres.destination.read import as_text, make_decoder, select_exactly
+from dbt_bridge.connectors.postgres.destination.relation import Relation, find_relation
 from dbt_bridge.connectors.postgres.destination.session import (
     READING,
-    connected,
-    lacking,
-    translated,
+    advise_grant,
+    connect,
+    translate_errors,
 )
 from dbt_bridge.connectors.postgres.wire import bulk, key_search
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
@@ -46,8 +46,8 @@ from dbt_bridge.nouns.table import (
     quote_table_name,
 )
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
-from dbt_bridge.replicate.replica_checks import copied_anew
-from dbt_bridge.replicate.stored_values import in_types, missing
+from dbt_bridge.replicate.replica_checks import recopy_command
+from dbt_bridge.replicate.stored_values import cast_columns, missing_column
 
 # As an origin's connections have them (`connectors/postgres/origin/connection.py`): digests and texts depend on them.
 _SETTINGS = {
@@ -113,7 +113,7 @@ class PostgresState:
             lookups = {key: _lookup(replica, found, key, keys.schema.field(key).type) for key in keys.column_names}
             queries = (f"{query} WHERE {part}" for part in key_search.build_conditions(keys, lookups.__getitem__))
         schema = replica.table.arrow_schema
-        decoders = [decoder(field.type) for field in schema]
+        decoders = [make_decoder(field.type) for field in schema]
 
         def batches() -> Iterator[pa.RecordBatch]:
             for one in queries:
@@ -121,8 +121,8 @@ class PostgresState:
                     try:
                         arrays = [decode(array) for decode, array in zip(decoders, batch.columns, strict=True)]
                     except ValueError as error:
-                        raise DestinationError(f"{name}: {error}", mend=copied_anew(replica.node)) from error
-                    yield in_types(arrays, schema, name)
+                        raise DestinationError(f"{name}: {error}", mend=recopy_command(replica.node)) from error
+                    yield cast_columns(arrays, schema, name)
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 
@@ -139,25 +139,25 @@ class PostgresState:
             DestinationError: no such table or column, or a log from which no state can be told.
         """
         name = replica.table.name
-        with translated(name, READING), self._control.transaction(), self._control.cursor() as cur:
-            found = find(cur, name)
+        with translate_errors(name, READING), self._control.transaction(), self._control.cursor() as cur:
+            found = find_relation(cur, name)
         if found is None or found.is_ghost:
-            raise DestinationError(f"there is no table {name}", mend=copied_anew(replica.node))
+            raise DestinationError(f"there is no table {name}", mend=recopy_command(replica.node))
         own = [DELETED_AT] if replica.deletes == "soft" and not replica.change_log else []
         own += list(LOG_COLUMNS) if replica.change_log else []
         for column in (*(c.name for c in replica.table.columns), *own):
             if column not in found.columns:
-                raise missing(name, column, replica)
+                raise missing_column(name, column, replica)
         table = quote_table_name(name)
         if replica.change_log:
-            return Standing(f"{change_log.folded(replica, table, found.columns, self.row)} AS state", found)
+            return Standing(f"{change_log.select_state(replica, table, found.columns, self.row)} AS state", found)
         if own:
             return Standing(f"(SELECT * FROM {table} WHERE {quote_identifier(DELETED_AT)} IS NULL) AS state", found)  # noqa: S608
         return Standing(table, found)
 
     def row(self, query: str) -> tuple[Any, ...]:
         """The first row of a query in the snapshot, which one that fails leaves usable."""
-        with translated("a state", READING), self._control.transaction():
+        with translate_errors("a state", READING), self._control.transaction():
             row = self._control.execute(query.encode()).fetchone()
         assert row is not None, "it has one"
         return tuple(row)
@@ -165,7 +165,7 @@ class PostgresState:
     def stream(self, query: str, where: TableName) -> Iterator[pa.RecordBatch]:
         """The batches of a query, on a connection of its own in the snapshot."""
         try:
-            connection = self._idle.pop() if self._idle else self._opened()
+            connection = self._idle.pop() if self._idle else self._open_connection()
             self._reading.append(connection)
             try:
                 yield from connection.stream(query)
@@ -179,7 +179,7 @@ class PostgresState:
             said = scrubbed(" ".join(str(error).split()))
             raise DestinationError(
                 f"Postgres broke off while {where} was read: {said}",
-                mend=lacking(said, READING) or "run the same command again",
+                mend=advise_grant(said, READING) or "run the same command again",
             ) from error
 
     def cancel(self) -> None:
@@ -195,7 +195,7 @@ class PostgresState:
             connection.close()
         self._idle.clear()
 
-    def _opened(self) -> BulkConnection:
+    def _open_connection(self) -> BulkConnection:
         connection = BulkConnection(self._conninfo)
         try:
             for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", _SET):
@@ -223,7 +223,7 @@ class ReplicaDigests:
         self, key: Sequence[Digested], values: Sequence[Digested], within: BucketSelection | None = None
     ) -> pa.RecordBatchReader:
         """See `Digests.digests`."""
-        standing = self._checked()
+        standing = self._check_standing()
         keys = [d.column for d in key]
         selected = [select_exactly(column, standing.relation.columns[column.name]) for column in keys]
         own = Column(ROW, pa.int64(), nullable=False)
@@ -232,19 +232,19 @@ class ReplicaDigests:
         query = build_digest_select(
             standing.sql, _own(key, standing), _own(values, standing), selected=selected, within=within
         )
-        decoders = [decoder(field.type) for field in schema]
+        decoders = [make_decoder(field.type) for field in schema]
 
         def batches() -> Iterator[pa.RecordBatch]:
             for batch in self._state.stream(query, name):
                 self.wire_bytes += batch.nbytes
                 arrays = [decode(array) for decode, array in zip(decoders, batch.columns, strict=True)]
-                yield in_types(arrays, schema, name)
+                yield cast_columns(arrays, schema, name)
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 
     def buckets(self, key: Sequence[Digested], values: Sequence[Digested], buckets: int) -> pa.Table:
         """See `Digests.buckets`."""
-        standing = self._checked()
+        standing = self._check_standing()
         sums = build_bucket_select(standing.sql, _own(key, standing), _own(values, standing), buckets)
         query = f"SELECT bucket, rows, total::text AS total FROM ({sums}) AS sums"  # noqa: S608
         found = []
@@ -258,7 +258,7 @@ class ReplicaDigests:
         """See `Digests.transfer_rate`."""
         return measure_transfer_rate(self._state.row)
 
-    def _checked(self) -> Standing:
+    def _check_standing(self) -> Standing:
         standing = self._state.standing(self._replica)
         if self._is_checked:
             return standing
@@ -277,14 +277,14 @@ def _own(digested: Sequence[Digested], standing: Standing) -> tuple[Digested, ..
 
 
 @contextmanager
-def held(conninfo: str, name: str) -> Iterator[PostgresState]:
+def open_state(conninfo: str, name: str) -> Iterator[PostgresState]:
     """A state from now on, until the context ends. Writers go on meanwhile.
 
     Args:
         name: the destination's, for messages.
     """
-    with closing(connected(conninfo, name)) as control:
-        with translated("a state to read", READING):
+    with closing(connect(conninfo, name)) as control:
+        with translate_errors("a state to read", READING):
             control.execute(_BEGIN.encode())
             control.execute(_SET.encode())
             row = control.execute("SELECT pg_export_snapshot()").fetchone()
@@ -295,11 +295,13 @@ def held(conninfo: str, name: str) -> Iterator[PostgresState]:
 
 def _lookup(replica: Replica, found: Relation, name: str, wanted: pa.DataType) -> Lookup:
     if replica.table.column(name) is None:
-        raise missing(replica.table.name, name, replica)
-    return Lookup(_compared(quote_identifier(name), found.columns[name], wanted), f"{quote_identifier(name)} IS NULL")
+        raise missing_column(replica.table.name, name, replica)
+    return Lookup(
+        _build_comparisons(quote_identifier(name), found.columns[name], wanted), f"{quote_identifier(name)} IS NULL"
+    )
 
 
-def _compared(column: str, stored: str, wanted: pa.DataType) -> Sequence[Comparison]:
+def _build_comparisons(column: str, stored: str, wanted: pa.DataType) -> Sequence[Comparison]:
     plain = base(stored)
     by_text = Comparison(f'({as_text(column, stored)}) COLLATE "C"', '{} COLLATE "C"')
     if is_.is_duration(wanted):

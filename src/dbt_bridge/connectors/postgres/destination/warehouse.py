@@ -27,14 +27,14 @@ from dbt_bridge.connectors.postgres.destination.publish import publish_one
 from dbt_bridge.connectors.postgres.destination.read import read_relation, relation_table
 from dbt_bridge.connectors.postgres.destination.relation import (
     Relation,
-    find,
+    find_relation,
+    find_table,
     identifier,
     is_bare,
-    standing,
 )
-from dbt_bridge.connectors.postgres.destination.session import connected, translated
+from dbt_bridge.connectors.postgres.destination.session import connect, translate_errors
 from dbt_bridge.connectors.postgres.destination.stage import Carrier
-from dbt_bridge.connectors.postgres.destination.state import PostgresState, held
+from dbt_bridge.connectors.postgres.destination.state import PostgresState, open_state
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.connectors.postgres.wire.bulk import RAW_FORMAT
 from dbt_bridge.contracts.destination import Load, Loaded, Staged
@@ -93,7 +93,7 @@ class PostgresWarehouse:
     def find_table(self, name: TableName) -> Table | None:
         """The table (or a view that is not a ghost) as `read` would give it, with Postgres's types in `origin_type`."""
         with self._transaction(name) as cur:
-            found = find(cur, name)
+            found = find_relation(cur, name)
             return None if found is None or found.is_ghost else relation_table(cur, found)
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
@@ -141,12 +141,12 @@ class PostgresWarehouse:
         """
         staging_area.check(load)
 
-        def copied(stream: Iterator[bytes]) -> tuple[int, int]:
+        def copy_stream(stream: Iterator[bytes]) -> tuple[int, int]:
             with self._transaction(load.table.name) as cur:
                 return staging_area.copy_raw(cur, staging, load, stream)
 
         with self._staging(load, raw=True) as staging, ThreadPoolExecutor(max(1, len(streams))) as pool:
-            counted = list(pool.map(copied, streams))
+            counted = list(pool.map(copy_stream, streams))
             self._finish(load, staging, raw=True)
         return Staged(load, staging, sum(rows for rows, _ in counted), sum(size for _, size in counted))
 
@@ -174,9 +174,9 @@ class PostgresWarehouse:
     def discard(self, staged: Sequence[Staged] = ()) -> None:
         """Drop these staging tables and those of killed runs; live runs keep theirs."""
         mine = {s.staging for s in staged}
-        with self._connected("staging tables") as connection:
-            for name, token in _left(connection):
-                if name in mine or (token != self._token and _abandoned(connection, token)):
+        with self._connect("staging tables") as connection:
+            for name, token in _list_staging(connection):
+                if name in mine or (token != self._token and _is_abandoned(connection, token)):
                     connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(identifier(name)))
 
     def checkpoint(self, node: str) -> Checkpoint | None:
@@ -211,7 +211,7 @@ class PostgresWarehouse:
     def read(self, name: TableName, columns: Sequence[str] = (), as_text: Collection[str] = ()) -> pa.RecordBatchReader:
         """Stream a table's or view's rows; see `read`."""
         with self._transaction(name) as cur:
-            found = find(cur, name)
+            found = find_relation(cur, name)
             if found is None:
                 raise DestinationError(f"there is no table {name} in Postgres", mend="dbt build, or dbt-bridge sync")
             table = relation_table(cur, found)
@@ -220,7 +220,7 @@ class PostgresWarehouse:
     @contextmanager
     def open_state(self) -> Iterator[PostgresState]:
         """See `state`."""
-        with held(self._conninfo, self.name) as state:
+        with open_state(self._conninfo, self.name) as state:
             yield state
 
     # --- Follows -----------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ class PostgresWarehouse:
     def open_application(self, load_id: str) -> Iterator[PostgresApplication]:
         """Apply changes in one transaction; see `apply`."""
         self._hold_token()
-        with self._connected("changes") as connection:
+        with self._connect("changes") as connection:
             connection.autocommit = False
             application = PostgresApplication(connection, self._carrier, self._new_staging, _lock_table)
             try:
@@ -252,7 +252,7 @@ class PostgresWarehouse:
         staging = self._new_staging(name.schema)
         with self._transaction(name) as cur:
             _create_schema(cur, name.schema)
-            there = standing(cur, name)
+            there = find_table(cur, name)
             if there is not None and load.window is not None:
                 type_ = there.columns.get(load.window.cursor)
                 check_cursor(name, load.window.cursor, type_ and base(type_), TEXTS)
@@ -276,17 +276,17 @@ class PostgresWarehouse:
     def _hold_token(self) -> None:
         with self._lock:
             if self._alive is None or self._alive.closed:
-                self._alive = connected(self._conninfo, self.name)
+                self._alive = connect(self._conninfo, self.name)
                 self._alive.execute("SELECT pg_advisory_lock(%s, %s)", [_CLASS, self._token])
 
     @contextmanager
-    def _connected(self, where: object) -> Iterator[psycopg.Connection]:
-        with connected(self._conninfo, self.name) as connection, translated(where):
+    def _connect(self, where: object) -> Iterator[psycopg.Connection]:
+        with connect(self._conninfo, self.name) as connection, translate_errors(where):
             yield connection
 
     @contextmanager
     def _transaction(self, where: object) -> Iterator[Cursor[Any]]:
-        with self._connected(where) as connection, connection.transaction(), connection.cursor() as cur:
+        with self._connect(where) as connection, connection.transaction(), connection.cursor() as cur:
             yield cur
 
 
@@ -313,7 +313,7 @@ def _create_schema(cur: Cursor[Any], schema: str) -> None:
         cur.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
 
 
-def _left(connection: psycopg.Connection) -> list[tuple[TableName, int]]:
+def _list_staging(connection: psycopg.Connection) -> list[tuple[TableName, int]]:
     """Every staging table that this user may drop, with the token of its run."""
     rows = connection.execute(
         "SELECT n.nspname, c.relname\n"
@@ -329,7 +329,7 @@ def _left(connection: psycopg.Connection) -> list[tuple[TableName, int]]:
     return found
 
 
-def _abandoned(connection: psycopg.Connection, token: int) -> bool:
+def _is_abandoned(connection: psycopg.Connection, token: int) -> bool:
     row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [_CLASS, token]).fetchone()
     if row == (True,):
         connection.execute("SELECT pg_advisory_unlock(%s, %s)", [_CLASS, token])
