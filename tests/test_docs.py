@@ -5,7 +5,7 @@ A fenced block's first word says what is done with it, page by page, in order, i
     shell            run by bash; `cd` lasts until the page ends
     sql              asked of the page's warehouse
     yaml, toml       read; every `bridge` is checked as the project's own would be
-    python           compiled
+    python           compiled; on the page on Python also run, all blocks of the page as one script
     console, text    only shown
 
 A second word is a file, relative to the page's folder, that the block is written to first.
@@ -63,6 +63,7 @@ class Reader:
     folder: Path
     server: Server
     commands: Path
+    script: str = ""
 
     def follows(self, block: Block) -> None:
         text = _DATABASE.sub(lambda match: self.server.url(match[1]), block.text)
@@ -80,6 +81,11 @@ class Reader:
             tomllib.loads(text)
         elif block.language == "python":
             compile(text, "<block>", "exec")
+            self.script += f"{text}\n"
+
+    def runs_the_python(self) -> None:
+        (self.folder / "blocks.py").write_text(self.script, encoding="utf-8")
+        self._runs("python blocks.py")
 
     def _runs(self, script: str) -> None:
         here = self.folder / ".here"
@@ -169,6 +175,8 @@ def test_a_reader_can_follow_the_page(
             reader.follows(block)
         except Exception as error:
             raise AssertionError(f"{page.name}:{block.line}: {error}") from error
+    if page.name == "python.md":
+        reader.runs_the_python()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import dbt_bridge
+from dbt_bridge.cli import cli
 
 _HEAVY = {"dbt", "dlt", "duckdb", "pyarrow", "psycopg", "rich", "pydantic", "pandas", "sqlalchemy", "deltalake", "yaml"}
 
@@ -36,11 +40,38 @@ def test_dbt_does_not_start_slower_with_the_package_installed() -> None:
 
 
 def test_the_public_names_are_there() -> None:
-    assert set(dbt_bridge.__all__) == {"__version__", "api_to_df", "transfer"}
+    assert {"__version__", "api_to_df", "transfer", "open_project", "BridgeError"} <= set(dbt_bridge.__all__)
+    assert set(dbt_bridge.__all__) <= set(dir(dbt_bridge))
+    for name in dbt_bridge.__all__:
+        assert getattr(dbt_bridge, name) is getattr(dbt_bridge, name)
     for _ in range(2):  # the module `transfer` must not take its function's place when it is imported
         assert callable(dbt_bridge.api_to_df)
         assert callable(dbt_bridge.transfer)
     assert not hasattr(dbt_bridge, "nonsense")
+
+
+def test_the_page_on_python_has_every_public_name_method_and_parameter() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    code = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`\n]+`", page))))
+    methods = {name: method for name, method in vars(dbt_bridge.OpenProject).items() if inspect.isfunction(method)}
+    public = {name: method for name, method in methods.items() if not name.startswith("_")}
+    parameters = {
+        parameter
+        for method in (*public.values(), dbt_bridge.open_project)
+        for parameter in inspect.signature(method).parameters
+        if parameter not in ("self", "path", "progress")
+    }
+    assert {*dbt_bridge.__all__, *public, *parameters} - code == set()
+    assert set(re.findall(r"\bdbt_bridge\.(\w+)", page)) - set(dbt_bridge.__all__) == set()
+
+
+def test_every_command_of_the_interface_is_a_method() -> None:
+    elsewhere = {"demo", "init", "simulate"}  # which need no project
+    assert set(cli.commands) - elsewhere <= set(dir(dbt_bridge.OpenProject))
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(dbt_bridge.__file__).parent / "py.typed").exists()
 
 
 def test_the_version_is_the_distributions() -> None:
