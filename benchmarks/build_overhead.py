@@ -23,7 +23,7 @@ from pathlib import Path
 import psycopg
 
 from dbt_bridge.demo import shop
-from dbt_bridge.demo.guard import guarded_server
+from dbt_bridge.demo.guard import open_guarded_server
 from dbt_bridge.scaffold import template
 
 BIN = Path(sys.executable).parent
@@ -36,7 +36,7 @@ COMMANDS = {
 
 def main(scale: float, rounds: int) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    with guarded_server() as (server, _), tempfile.TemporaryDirectory() as folder:
+    with open_guarded_server() as (server, _), tempfile.TemporaryDirectory() as folder:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("CREATE DATABASE shop")
         rows = shop.fill(server.url("shop"), shop.Sizes.of_scale(scale))

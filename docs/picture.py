@@ -16,7 +16,7 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from dbt_bridge.demo import shop
-from dbt_bridge.demo.guard import guarded_server
+from dbt_bridge.demo.guard import open_guarded_server
 from dbt_bridge.scaffold import template
 from dbt_bridge.simulate.mix import simulate
 
@@ -26,7 +26,7 @@ SELECTION = "source:shop.orders source:shop.payments stg_orders stg_payments int
 
 
 def main() -> None:
-    with guarded_server() as (server, _), tempfile.TemporaryDirectory() as folder:
+    with open_guarded_server() as (server, _), tempfile.TemporaryDirectory() as folder:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("CREATE DATABASE shop")
         sizes = shop.Sizes.of_scale(1)
@@ -36,7 +36,7 @@ def main() -> None:
         )
         command = [str(Path(sys.executable).with_name("dbt-bridge")), "build", "--select", *SELECTION.split()]
         subprocess.run(command[:2], cwd=folder, check=True, capture_output=True)
-        simulate(server.url("shop"), shop.business(sizes))  # so that the picture shows changes that are merged
+        simulate(server.url("shop"), shop.make_business(sizes))  # so that the picture shows changes that are merged
         shown = _in_a_terminal(command, folder)
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     console.print(f"$ dbt-bridge build --select {SELECTION}", style="bold", highlight=False)

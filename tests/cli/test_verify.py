@@ -118,9 +118,9 @@ def test_quiet_tells_what_a_gate_held_back(capsys: pytest.CaptureFixture[str]) -
     held = replace(
         start_receipt("load", "deliver", "exposure.shop.loyal", **names), status="skipped", error="fct differs"
     )
-    assert Output(quiet=True).outcome(DeliverOutcome(Receipts([held]))) == 1
+    assert Output(quiet=True).print_outcome(DeliverOutcome(Receipts([held]))) == 1
     assert capsys.readouterr().err == "crm.loyal: fct differs\n"
-    assert Output(quiet=True).outcome(BuildOutcome(Receipts([held]))) == 0
+    assert Output(quiet=True).print_outcome(BuildOutcome(Receipts([held]))) == 0
     assert capsys.readouterr().err == ""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from dbt_bridge.demo.postgres import free_port
+from dbt_bridge.demo.postgres import find_free_port
 
 _numbers = itertools.count(1)
 _LIMITS = (
@@ -56,7 +56,7 @@ def mariadb_server() -> Iterator[MariaDb]:
     as_root = ["--user=root"] if os.geteuid() == 0 else []
     initialise = [install, "--no-defaults", *as_root, f"--datadir={data}", "--auth-root-authentication-method=normal"]
     subprocess.run([*initialise, "--skip-test-db"], check=True, capture_output=True, timeout=120)
-    found = MariaDb(free_port())
+    found = MariaDb(find_free_port())
     password = folder / "password.sql"
     password.write_text(
         f"ALTER USER root@localhost IDENTIFIED BY '{found.password}';"

@@ -11,7 +11,7 @@ from dbt_bridge.demo import postgres
 
 
 def test_a_port_that_somebody_takes_meanwhile_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = postgres.free_port
+    free = postgres.find_free_port
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [taken.getsockname()[1]]
         monkeypatch.setattr(postgres, "free_port", lambda: ports.pop() if ports else free())

@@ -138,7 +138,7 @@ def test_a_project_that_dbt_cannot_read_is_a_fault(root: Path, capsys: pytest.Ca
 
 
 def test_secrets_that_git_would_take_are_a_fault(root: Path) -> None:
-    from dbt_bridge.run.doctor import _secrets
+    from dbt_bridge.run.doctor import _check_secrets
 
     git = shutil.which("git")
     if git is None:
@@ -146,15 +146,15 @@ def test_secrets_that_git_would_take_are_a_fault(root: Path) -> None:
     (root / ".dlt" / "secrets.toml").write_text("")
     subprocess.run([git, "init", "-q", str(root)], check=True)
 
-    (open_,) = _secrets(root)
+    (open_,) = _check_secrets(root)
     assert (open_.status, open_.mend) == ("fault", "echo .dlt/secrets.toml >> .gitignore")
 
     (root / ".gitignore").write_text(".dlt/secrets.toml\n")
-    (ignored,) = _secrets(root)
+    (ignored,) = _check_secrets(root)
     assert ignored.status == "ok"
 
     subprocess.run([git, "-C", str(root), "add", "-f", ".dlt/secrets.toml"], check=True)
-    (committed,) = _secrets(root)
+    (committed,) = _check_secrets(root)
     assert committed.status == "fault"
     assert "git rm --cached" in committed.mend
 

@@ -45,7 +45,7 @@ _SELECTORS = {
 }
 
 
-def _spread(arguments: Iterable[str]) -> list[str]:
+def _spread_selectors(arguments: Iterable[str]) -> list[str]:
     """dbt takes several selectors after one flag: `--select a b` is `--select a --select b`."""
     spread: list[str] = []
     flag: str | None = None
@@ -65,21 +65,21 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command; every failure becomes a message and an exit code."""
     output = Output("--json" in arguments, debug="--debug" in arguments)
     try:
-        return cli.main(args=_spread(arguments), prog_name="dbt-bridge", standalone_mode=False) or 0
+        return cli.main(args=_spread_selectors(arguments), prog_name="dbt-bridge", standalone_mode=False) or 0
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "dbt-bridge"
-        return output.failure(error.format_message(), f"{command} --help", USAGE)
+        return output.report_failure(error.format_message(), f"{command} --help", USAGE)
     except click.Abort as answer:
         if answer.__cause__ is None:  # click makes one of Ctrl-C too, outside of its questions
-            return output.failure("nothing was touched", "answer yes, or add --yes", FAILED)
+            return output.report_failure("nothing was touched", "answer yes, or add --yes", FAILED)
         return _report_interruption(output, answer.__cause__)
     except KeyboardInterrupt as interruption:
         return _report_interruption(output, interruption)
     except UsageError as error:
-        return output.failure(error.what, error.mend, USAGE)
+        return output.report_failure(error.what, error.mend, USAGE)
     except BridgeError as error:
-        return output.failure(error.what, error.mend, FAILED)
+        return output.report_failure(error.what, error.mend, FAILED)
     except BrokenPipeError:  # `dbt-bridge plan | head`
         sys.stderr.close()
         return FAILED
@@ -89,11 +89,13 @@ def run_command(arguments: Sequence[str]) -> int:
         if output.debug:
             click.echo(scrubbed(traceback.format_exc()), err=True)
         what = f"this is a bug in dbt-bridge: {type(error).__name__}: {scrubbed(str(error))}"
-        return output.failure(what, "run it again with --debug, and report the traceback", FAILED)
+        return output.report_failure(what, "run it again with --debug, and report the traceback", FAILED)
 
 
 def _report_interruption(output: Output, by: BaseException) -> int:
-    return output.interrupted(by.parities, by.receipts) if isinstance(by, Interrupted) else output.interrupted((), ())
+    if isinstance(by, Interrupted):
+        return output.report_interruption(by.parities, by.receipts)
+    return output.report_interruption((), ())
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def present(outcome: CompareOutcome, how: Presentation) -> int:
         document = outcome.document()
         if unwritten is not None:
             document |= {"status": "failed", "error": {"what": unwritten.what, "mend": unwritten.mend}}
-        output.document(**document)
+        output.print_document(**document)
     else:
         _print_comparison(outcome.parities, how)
         if unwritten is not None:

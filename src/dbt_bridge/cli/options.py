@@ -129,7 +129,7 @@ def count_shown(given: Mapping[str, Any]) -> int:
     return SHOWN if given["show"] is None else int(given["show"])
 
 
-def takes(*options: Callable[..., Any]) -> Callable[..., Any]:
+def add_options(*options: Callable[..., Any]) -> Callable[..., Any]:
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
             command = option(command)
@@ -138,7 +138,7 @@ def takes(*options: Callable[..., Any]) -> Callable[..., Any]:
     return add
 
 
-def output_of(given: dict[str, Any]) -> Output:
+def make_output(given: dict[str, Any]) -> Output:
     return Output(given["as_json"], given["quiet"], given["debug"])
 
 

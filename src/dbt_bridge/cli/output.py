@@ -29,28 +29,30 @@ class Output:
     quiet: bool = False
     debug: bool = False
 
-    def document(self, **parts: Any) -> None:
+    def print_document(self, **parts: Any) -> None:
         """The one JSON document."""
         from dbt_bridge.nouns.outcome import format_document, make_document
 
         click.echo(format_document(make_document(**parts)))
 
     @contextmanager
-    def reporter(self) -> Iterator[Reporter]:
+    def open_reporter(self) -> Iterator[Reporter]:
         """Who tells a person what happens, while the context is open."""
         from dbt_bridge.observe.progress import make_reporter
 
-        with self.reserved(), make_reporter(silent=self.as_json or self.quiet) as progress:
+        with self.reserve_stdout(), make_reporter(silent=self.as_json or self.quiet) as progress:
             yield progress
 
-    def reserved(self) -> AbstractContextManager[Any]:
+    def reserve_stdout(self) -> AbstractContextManager[Any]:
         """What dbt prints meanwhile goes to standard error where standard output is for the document."""
         return redirect_stdout(sys.stderr) if self.as_json else nullcontext()
 
-    def outcome(self, outcome: SyncOutcome | BuildOutcome | DeliverOutcome, parities: Sequence[Parity] = ()) -> int:
+    def print_outcome(
+        self, outcome: SyncOutcome | BuildOutcome | DeliverOutcome, parities: Sequence[Parity] = ()
+    ) -> int:
         """Print what moved; answers the exit code."""
         if self.as_json:
-            self.document(**outcome.document())
+            self.print_document(**outcome.document())
         elif not self.quiet:
             self._print_moved(outcome.receipts, parities)
         else:
@@ -79,7 +81,7 @@ class Output:
 
             print_parities(unequal, sys.stderr)
 
-    def interrupted(self, parities: Sequence[Parity], receipts: Sequence[Receipt]) -> int:
+    def report_interruption(self, parities: Sequence[Parity], receipts: Sequence[Receipt]) -> int:
         """What was done before the interruption stays, and is reported; nothing is said of what was to come."""
         number = f" after {len(parities)} comparison{'' if len(parities) == 1 else 's'}" if parities else ""
         parts: dict[str, Any] = {"receipts": [receipt.as_json() for receipt in receipts]} if receipts else {}
@@ -91,11 +93,11 @@ class Output:
                 shown = [parity for parity in parities if not parity.is_equal] if self.quiet else parities
                 print_parities(shown, sys.stderr if self.quiet else sys.stdout, ReportOptions(whole=False))
         mend = "run the same command again: what had landed stays"
-        return self.failure(f"interrupted{number}", mend, INTERRUPTED, **parts)
+        return self.report_failure(f"interrupted{number}", mend, INTERRUPTED, **parts)
 
-    def failure(self, what: str, mend: str, code: int, **parts: Any) -> int:
+    def report_failure(self, what: str, mend: str, code: int, **parts: Any) -> int:
         """Print why a command failed; answers its exit code."""
         if self.as_json:
-            self.document(status="failed", error={"what": what, "mend": mend}, **parts)
+            self.print_document(status="failed", error={"what": what, "mend": mend}, **parts)
         click.echo(f"{what}\n  -> {mend}" if mend else what, err=True)
         return code

@@ -105,7 +105,7 @@ CHECKS: Sequence[Check] = (
 )
 
 
-def answers(urls: Mapping[str, str], warehouse: Path) -> list[Answer]:
+def ask_both_ends(urls: Mapping[str, str], warehouse: Path) -> list[Answer]:
     """Ask every check at both ends.
 
     Args:

@@ -20,14 +20,14 @@ _WATCHDOG = Path(__file__).with_name("watchdog.py")
 
 
 @contextmanager
-def guarded_server() -> Iterator[tuple[Server, Callable[[], None]]]:
+def open_guarded_server() -> Iterator[tuple[Server, Callable[[], None]]]:
     """A new server with a password of its own, and a function that lets it live on after the block.
 
     The watchdog starts first, so that there is no moment in which only this process knows of the server.
     """
     data = Path(tempfile.mkdtemp(prefix="dbt-bridge-demo-"))
     try:
-        watchdog = _watchdog(data)
+        watchdog = _start_watchdog(data)
     except OSError:
         data.rmdir()
         raise
@@ -52,7 +52,7 @@ def guarded_server() -> Iterator[tuple[Server, Callable[[], None]]]:
             shutil.rmtree(data, ignore_errors=True)
 
 
-def _watchdog(data: Path) -> subprocess.Popen[bytes]:
+def _start_watchdog(data: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(_WATCHDOG), str(data)],
         stdin=subprocess.PIPE,

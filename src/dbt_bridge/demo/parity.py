@@ -39,7 +39,7 @@ PLANTED = {"products": 1, "customers": 1, "orders": 1}
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
+class Proof:
     """What `verify` found while the shop was written to.
 
     Attributes:
@@ -60,21 +60,21 @@ class Proven:
         return {table: count for table, count in found.items() if count}
 
     @property
-    def failed(self) -> list[str]:
+    def failures(self) -> list[str]:
         """Why tables could not be compared."""
         return [f"{parity.node}: {parity.error}" for parity in self.parities if parity.status == "failed"]
 
 
-def proven(project: Project, url: str) -> Proven:
+def verify_while_writing(project: Project, url: str) -> Proof:
     """Verify while the shop is written to, one transaction after the other."""
-    with _writing(url) as count:
+    with _write_meanwhile(url) as count:
         parities = verify(project, VerifyOptions(), Silent(), deliveries=False)
-        return Proven(parities, count())
+        return Proof(parities, count())
 
 
-def found_now(project: Project) -> Proven:
+def verify_now(project: Project) -> Proof:
     """Verify while nobody writes."""
-    return Proven(verify(project, VerifyOptions(), Silent(), deliveries=False), 0)
+    return Proof(verify(project, VerifyOptions(), Silent(), deliveries=False), 0)
 
 
 def corrupt(project: Project, warehouse: Path) -> None:
@@ -90,11 +90,11 @@ class _Enough(Exception):
 
 
 @contextmanager
-def _writing(url: str) -> Iterator[Callable[[], int]]:
+def _write_meanwhile(url: str) -> Iterator[Callable[[], int]]:
     """A writer beside what runs in the context, from its first transaction on; answers how many it has made."""
     made, began, stop, failures = [0], threading.Event(), threading.Event(), []
 
-    def told(done: int, of: int) -> None:
+    def count(done: int, of: int) -> None:
         made[0] = done
         began.set()
         if stop.is_set():
@@ -102,7 +102,7 @@ def _writing(url: str) -> Iterator[Callable[[], int]]:
 
     def write() -> None:
         try:
-            simulate(url, _BUSINESS, progress=told)
+            simulate(url, _BUSINESS, progress=count)
         except _Enough:
             pass
         except BaseException as failure:

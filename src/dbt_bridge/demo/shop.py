@@ -34,15 +34,15 @@ def fill(url: str, sizes: Sizes) -> int:
     """Create and fill the schema `shop`; answers the number of rows."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sizes.in_sql("shop.sql"))
-        return _rows(connection)
+        return _count_rows(connection)
 
 
-def business(sizes: Sizes) -> Mix:
+def make_business(sizes: Sizes) -> Mix:
     """A day of it: orders come, go on their way and are erased; customers move, prices change."""
     return Mix(inserts=sizes.orders // 20, updates=sizes.orders // 20, deletes=sizes.orders // 100)
 
 
-def _rows(connection: psycopg.Connection) -> int:
+def _count_rows(connection: psycopg.Connection) -> int:
     row = connection.execute(_ROWS).fetchone()
     assert row is not None
     return int(row[0])

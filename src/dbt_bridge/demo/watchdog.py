@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 
-def postmaster(data: Path) -> int | None:
+def read_postmaster(data: Path) -> int | None:
     """The process id in the first line of `postmaster.pid` (PostgreSQL manual, 66.1 "Database File Layout")."""
     try:
         return int((data / "postmaster.pid").read_text().split("\n", 1)[0])
@@ -26,12 +26,12 @@ def postmaster(data: Path) -> int | None:
 def stop(data: Path, seconds: float = 20) -> None:
     """Fast shutdown; immediate when that takes too long. Waits until the server is gone."""
     end = time.monotonic() + seconds
-    pid = postmaster(data)
+    pid = read_postmaster(data)
     if pid is None:  # the owner may have died between starting the server and the server's first line
         time.sleep(2)
-        pid = postmaster(data)
+        pid = read_postmaster(data)
     asked = False
-    while pid is not None and postmaster(data) == pid:  # the server removes the file as its last act
+    while pid is not None and read_postmaster(data) == pid:  # the server removes the file as its last act
         late = time.monotonic() > end
         try:
             if late or not asked:

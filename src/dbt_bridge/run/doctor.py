@@ -76,27 +76,27 @@ def stream_findings(load: Callable[[], Project]) -> Iterator[Finding]:
     Args:
         load: reads the project; what it raises is a finding too.
     """
-    yield _versions()
+    yield _report_versions()
     try:
         project = load()
     except BridgeError as error:
         yield _make_fault("dbt project", error)
         return
     yield Finding("dbt project", "ok", f"{project.name}: dbt parses it, and its profile is complete")
-    yield from _secrets(project.root)
+    yield from _check_secrets(project.root)
     try:
         warehouse = open_warehouse(project.warehouse, project_root=project.root)
     except BridgeError as error:
         yield _make_fault(f"warehouse ({project.warehouse.adapter})", error)
         return
     with closing(warehouse):
-        yield _writable(f"warehouse ({project.warehouse.adapter})", warehouse, AUDIT_SCHEMA)
-        yield from _sources(project, warehouse)
+        yield _check_writable(f"warehouse ({project.warehouse.adapter})", warehouse, AUDIT_SCHEMA)
+        yield from _check_sources(project, warehouse)
         for delivery in project.deliveries:
             if project.selected is None or delivery.node in project.selected:
-                yield from _delivery(delivery, project, warehouse)
+                yield from _check_delivery(delivery, project, warehouse)
         if project.reconciliations:
-            yield from _reconciliations(project, warehouse)
+            yield from _check_reconciliations(project, warehouse)
 
 
 def print_findings(findings: Iterable[Finding], out: IO[str]) -> Findings:
@@ -121,7 +121,7 @@ def _make_fault(subject: str, error: BridgeError) -> Finding:
     return Finding(subject, "fault", error.what, error.mend)
 
 
-def _versions() -> Finding:
+def _report_versions() -> Finding:
     known = []
     for package in _PACKAGES:
         try:
@@ -131,7 +131,7 @@ def _versions() -> Finding:
     return Finding("versions", "ok", ", ".join(known))
 
 
-def _secrets(root: Path) -> Iterator[Finding]:
+def _check_secrets(root: Path) -> Iterator[Finding]:
     """The file of secrets: readable, and kept out of git."""
     file = root / ".dlt" / "secrets.toml"
     if not file.exists():
@@ -143,23 +143,23 @@ def _secrets(root: Path) -> Iterator[Finding]:
         yield Finding(".dlt/secrets.toml", "fault", f"cannot be read: {error.strerror}", f"chmod u+r {file}")
         return
     git = shutil.which("git")
-    if git is None or _git(git, root, "rev-parse", "--is-inside-work-tree"):
+    if git is None or _run_git(git, root, "rev-parse", "--is-inside-work-tree"):
         yield Finding(".dlt/secrets.toml", "ok", "is readable; the project is not in a git repository")
-    elif not _git(git, root, "ls-files", "--error-unmatch", ".dlt/secrets.toml"):
+    elif not _run_git(git, root, "ls-files", "--error-unmatch", ".dlt/secrets.toml"):
         mend = "git rm --cached .dlt/secrets.toml && echo .dlt/secrets.toml >> .gitignore; then change the passwords"
         yield Finding(".dlt/secrets.toml", "fault", "is committed to git, with its passwords", mend)
-    elif _git(git, root, "check-ignore", "-q", ".dlt/secrets.toml"):
+    elif _run_git(git, root, "check-ignore", "-q", ".dlt/secrets.toml"):
         yield Finding(".dlt/secrets.toml", "fault", "is not ignored by git", "echo .dlt/secrets.toml >> .gitignore")
     else:
         yield Finding(".dlt/secrets.toml", "ok", "is readable, and git ignores it")
 
 
-def _git(git: str, root: Path, *arguments: str) -> int:
+def _run_git(git: str, root: Path, *arguments: str) -> int:
     """git's exit code."""
     return subprocess.run([git, "-C", str(root), *arguments], check=False, capture_output=True).returncode
 
 
-def _writable(subject: str, destination: Destination, schema: str) -> Finding:
+def _check_writable(subject: str, destination: Destination, schema: str) -> Finding:
     """Load an empty table as far as a dry run goes: reachable, logged in, allowed to create tables there."""
     table = Table(TableName(schema, _PROBE), (Column("one", pa.int64()),))
     try:
@@ -169,7 +169,7 @@ def _writable(subject: str, destination: Destination, schema: str) -> Finding:
     return Finding(subject, "ok", f"reachable, and its schema {schema} is writable")
 
 
-def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
+def _check_sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
     def ends(source: LandingSource) -> tuple[str, str]:
         return source.origin, source.destination or ""
 
@@ -186,15 +186,15 @@ def _sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
             except BridgeError as error:
                 yield _make_fault(subject, error)
                 continue
-            yield from _origin(sources, origin, destination, project)
+            yield from _check_origin(sources, origin, destination, project)
             for source in sources:
                 yield from _check_capture(source, origin, project.root)
             place = f"destination {landing}" if landing else f"warehouse ({project.warehouse.adapter})"
             for schema in dict.fromkeys(source.landing_schema for source in sources):
-                yield _writable(f"{place}, schema {schema}", destination, schema)
+                yield _check_writable(f"{place}, schema {schema}", destination, schema)
 
 
-def _reconciliations(project: Project, warehouse: Ledger) -> Iterator[Finding]:
+def _check_reconciliations(project: Project, warehouse: Ledger) -> Iterator[Finding]:
     """Legacy systems answer, and the columns that the YAML names are there."""
     try:
         with require_extra("verify", "comparing rows"):
@@ -210,7 +210,7 @@ def _reconciliations(project: Project, warehouse: Ledger) -> Iterator[Finding]:
             yield Finding(subject, "ok", f"{declared.legacy}: {found}")
 
 
-def _origin(
+def _check_origin(
     sources: Sequence[LandingSource], origin: Origin, destination: Destination, project: Project
 ) -> Iterator[Finding]:
     subject = f"origin {origin.name}"
@@ -223,10 +223,10 @@ def _origin(
     yield Finding(subject, "ok", f"reachable; {schemas}")
     for source in sources:
         for wanted in wanted_tables(source, origin, project.needs, "doctor"):
-            yield _table(wanted, origin, destination)
+            yield _check_table(wanted, origin, destination)
 
 
-def _table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
+def _check_table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
     """Readable, with the columns that the YAML names, a cursor that orders, and a key where a merge needs one."""
     table = wanted.table
     subject = table.node
@@ -282,11 +282,11 @@ def _check_capture(source: LandingSource, origin: Origin, root: Path) -> Iterato
         yield _make_fault(subject, error)
 
 
-def _delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> Iterator[Finding]:
+def _check_delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> Iterator[Finding]:
     subject = delivery.node
     try:
         with closing(open_destination(delivery.destination, project_root=project.root)) as destination:
-            yield _writable(f"destination {delivery.destination}", destination, delivery.schema)
+            yield _check_writable(f"destination {delivery.destination}", destination, delivery.schema)
         relation = warehouse.find_table(TableName(delivery.relation_schema, delivery.relation_name))
         if relation is None:
             what = f"{delivery.relation_schema}.{delivery.relation_name} is not built yet"

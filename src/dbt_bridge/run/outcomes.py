@@ -76,7 +76,7 @@ class DeliverOutcome(Outcome):
         return tuple(_list_failed(self.receipts, but=("success",)))
 
     def document(self) -> dict[str, Any]:
-        return self._document(receipts=[r.as_json() for r in self.receipts], **_parity(self.parities))
+        return self._document(receipts=[r.as_json() for r in self.receipts], **_parity_part(self.parities))
 
     def to_arrow(self) -> pa.Table:
         """The receipts, as in `_dbt_bridge.receipts`."""
@@ -114,7 +114,7 @@ class BuildOutcome(Outcome):
 
     def document(self) -> dict[str, Any]:
         receipts = [r.as_json() for r in self.receipts]
-        return self._document(receipts=receipts, dbt=_dbt_as_json(self.dbt), **_parity(self.parities))
+        return self._document(receipts=receipts, dbt=_dbt_as_json(self.dbt), **_parity_part(self.parities))
 
     def to_arrow(self) -> pa.Table:
         """The receipts, as in `_dbt_bridge.receipts`."""
@@ -223,7 +223,7 @@ def _list_unequal(parities: Iterable[Parity]) -> Iterator[str]:
     return (f"{p.destination}: {p.error or p.status}" for p in parities if not p.is_equal)
 
 
-def _parity(parities: Parities) -> dict[str, Any]:
+def _parity_part(parities: Parities) -> dict[str, Any]:
     """That part of a document which only a run that compared something has."""
     return {"parity": [parity.as_json() for parity in parities]} if parities else {}
 

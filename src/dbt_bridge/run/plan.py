@@ -103,10 +103,10 @@ class Plan(Outcome):
 
     def to_arrow(self) -> pa.Table:
         """A row for each thing to do, in order: step (land, build, deliver, reconcile), node, what; all texts."""
-        rows = [("land", one.node, _landing_line(one)) for one in self.landings]
-        rows += [("build", one.unique_id, _node_line(one)) for one in self.nodes]
-        rows += [("deliver", one.node, _delivery_line(one)) for one in self.deliveries]
-        rows += [("reconcile", one.node, _comparison_line(one)) for one in self.reconciliations]
+        rows = [("land", one.node, _format_landing(one)) for one in self.landings]
+        rows += [("build", one.unique_id, _format_node(one)) for one in self.nodes]
+        rows += [("deliver", one.node, _format_delivery(one)) for one in self.deliveries]
+        rows += [("reconcile", one.node, _format_comparison(one)) for one in self.reconciliations]
         return rows_to_arrow(_Step, [_Step(*row) for row in rows])
 
 
@@ -117,35 +117,35 @@ def make_plan(project: Project) -> Plan:
     assert project.manifest is not None, "load_project reads the manifest"
     return Plan(
         project=project.name,
-        landings=tuple(landing for source in project.sources for landing in _landings(source, project)),
+        landings=tuple(landing for source in project.sources for landing in _list_landings(source, project)),
         nodes=list_build_order(project.manifest, project.selected),
         deliveries=tuple(
-            _outgoing(delivery)
+            _make_outgoing(delivery)
             for delivery in project.deliveries
             if project.selected is None or delivery.node in project.selected
         ),
         reconciliations=tuple(
-            _comparison(declared)
+            _make_comparison(declared)
             for declared in project.reconciliations
             if project.selected is None or declared.node in project.selected
         ),
     )
 
 
-def _landings(source: LandingSource, project: Project) -> list[Landing]:
-    landings = [_landing(source, table, project) for table in source.tables if project.needs(table.node)]
+def _list_landings(source: LandingSource, project: Project) -> list[Landing]:
+    landings = [_make_landing(source, table, project) for table in source.tables if project.needs(table.node)]
     prefix = source.defaults.node
     globs = ("*",) if project.needed is None else project.needed_undeclared
     named = [glob for glob in globs if glob == "*" or glob.startswith(prefix)]
     left_out = tuple(glob.removeprefix(prefix) for glob in project.not_needed_undeclared if glob.startswith(prefix))
     if source.every_table and named:
-        every = _landing(source, source.defaults, project)
+        every = _make_landing(source, source.defaults, project)
         include = tuple(glob.removeprefix(prefix) for glob in named if glob not in ("*", f"{prefix}*"))
         landings.append(replace(every, include=include or source.include, exclude=(*source.exclude, *left_out)))
     return landings
 
 
-def _landing(source: LandingSource, table: LandingTable, project: Project) -> Landing:
+def _make_landing(source: LandingSource, table: LandingTable, project: Project) -> Landing:
     incremental = table.replication == "incremental"
     name = table.identifier or "*"
     return Landing(
@@ -162,7 +162,7 @@ def _landing(source: LandingSource, table: LandingTable, project: Project) -> La
     )
 
 
-def _outgoing(delivery: Delivery) -> Outgoing:
+def _make_outgoing(delivery: Delivery) -> Outgoing:
     made = (node for node in delivery.ancestors if node.startswith(("model.", "seed.", "snapshot.")))
     return Outgoing(
         node=delivery.node,
@@ -176,7 +176,7 @@ def _outgoing(delivery: Delivery) -> Outgoing:
     )
 
 
-def _comparison(declared: Reconciliation) -> Comparison:
+def _make_comparison(declared: Reconciliation) -> Comparison:
     return Comparison(
         node=declared.node,
         legacy=declared.legacy,
@@ -196,18 +196,19 @@ def print_plan(plan: Plan, out: IO[str]) -> None:
     required = [one for one in plan.reconciliations if one.required]
     others = [one for one in plan.reconciliations if not one.required]
     steps = [
-        (f"land {_tables(plan.landings)}", [_landing_line(one) for one in plan.landings]),
-        (f"dbt build: {_count(len(plan.nodes), 'node')}", [_node_line(one) for one in plan.nodes]),
+        (f"land {_format_tables(plan.landings)}", [_format_landing(one) for one in plan.landings]),
+        (f"dbt build: {_format_count(len(plan.nodes), 'node')}", [_format_node(one) for one in plan.nodes]),
         (
-            f"deliver {_count(len(plan.deliveries), 'exposure')}",
-            [_delivery_line(one) for one in plan.deliveries],
+            f"deliver {_format_count(len(plan.deliveries), 'exposure')}",
+            [_format_delivery(one) for one in plan.deliveries],
         ),
     ]
     if required:
-        steps.insert(2, (f"reconcile {_count(len(required), 'model')}", [_comparison_line(one) for one in required]))
+        title = f"reconcile {_format_count(len(required), 'model')}"
+        steps.insert(2, (title, [_format_comparison(one) for one in required]))
     titled = [(f"{number}. {title}", lines) for number, (title, lines) in enumerate(steps, 1)]
     if others:
-        titled.append(("only with dbt-bridge reconcile", [_comparison_line(one) for one in others]))
+        titled.append(("only with dbt-bridge reconcile", [_format_comparison(one) for one in others]))
     for title, lines in titled:
         branch = tree.add(Text(title, style="bold"))
         for line in lines:
@@ -215,13 +216,13 @@ def print_plan(plan: Plan, out: IO[str]) -> None:
     Console(file=out, width=None if out.isatty() else 10_000, highlight=False).print(tree)
 
 
-def _tables(landings: tuple[Landing, ...]) -> str:
+def _format_tables(landings: tuple[Landing, ...]) -> str:
     every = sum(landing.node.endswith(".*") for landing in landings)
-    declared = _count(len(landings) - every, "table")
-    return f"{declared}, and all others of {_count(every, 'schema')}" if every else declared
+    declared = _format_count(len(landings) - every, "table")
+    return f"{declared}, and all others of {_format_count(every, 'schema')}" if every else declared
 
 
-def _landing_line(landing: Landing) -> str:
+def _format_landing(landing: Landing) -> str:
     facts = [landing.replication.replace("_", " ")]
     if landing.cursor:
         facts.append(f"from cursor {landing.cursor}" + (f" with lag {landing.lag:g}" if landing.lag else ""))
@@ -235,30 +236,30 @@ def _landing_line(landing: Landing) -> str:
     return f"{landing.origin}: {landing.table} -> {landing.destination}: {landing.lands_in} ({'; '.join(facts)})"
 
 
-def _node_line(node: BuildNode) -> str:
-    tests = f", then {_count(len(node.tests), 'test')}" if node.tests else ""
+def _format_node(node: BuildNode) -> str:
+    tests = f", then {_format_count(len(node.tests), 'test')}" if node.tests else ""
     made = f" ({node.materialized})" if node.materialized != node.kind else ""
     return f"{node.kind} {node.name}{made}{tests}"
 
 
-def _comparison_line(comparison: Comparison) -> str:
-    metrics = [_count(len(comparison.metrics), "metric")] if comparison.metrics else []
+def _format_comparison(comparison: Comparison) -> str:
+    metrics = [_format_count(len(comparison.metrics), "metric")] if comparison.metrics else []
     compared = f" ({', '.join([*comparison.levels, *metrics])})" if comparison.levels else ""
-    return f"{_short(comparison.node)}: against {comparison.legacy}{compared}"
+    return f"{_shorten(comparison.node)}: against {comparison.legacy}{compared}"
 
 
-def _delivery_line(delivery: Outgoing) -> str:
+def _format_delivery(delivery: Outgoing) -> str:
     by = f" by {', '.join(delivery.primary_key)}" if delivery.write_disposition == "merge" else ""
-    gates = f"{_count(len(delivery.models), 'node')} and {_count(len(delivery.gates), 'test')}"
+    gates = f"{_format_count(len(delivery.models), 'node')} and {_format_count(len(delivery.gates), 'test')}"
     return (
-        f"{_short(delivery.node)}: {_short(delivery.model)} -> {delivery.destination}: {delivery.table} "
+        f"{_shorten(delivery.node)}: {_shorten(delivery.model)} -> {delivery.destination}: {delivery.table} "
         f"({delivery.write_disposition}{by}; when {gates} pass)"
     )
 
 
-def _short(unique_id: str) -> str:
+def _shorten(unique_id: str) -> str:
     return unique_id.split(".", 2)[-1]
 
 
-def _count(number: int, noun: str) -> str:
+def _format_count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import BOUNDS, FULL_REFRESH, OPTIONS, OUTPUT, open_given, output_of, takes
+from dbt_bridge.cli.options import BOUNDS, FULL_REFRESH, OPTIONS, OUTPUT, add_options, make_output, open_given
 
 
 @cli.command(short_help="Land, run `dbt build`, deliver what passed.")
 @click.option(
     "--verify", is_flag=True, help="Compare what landed with its origins; deliver only what comes from equal."
 )
-@takes(*OPTIONS, FULL_REFRESH, *BOUNDS, *OUTPUT)
+@add_options(*OPTIONS, FULL_REFRESH, *BOUNDS, *OUTPUT)
 def build(verify: bool, **given: Any) -> int:
     """Land what the selection needs, run `dbt build`, deliver what passed.
 
@@ -26,8 +26,8 @@ def build(verify: bool, **given: Any) -> int:
       dbt-bridge build --select source:shop.orders+ --target prod
       dbt-bridge build --verify
     """
-    output = output_of(given)
-    with output.reporter() as progress:
+    output = make_output(given)
+    with output.open_reporter() as progress:
         outcome = open_given(given, progress).build(
             verify=verify,
             full_refresh=given["full_refresh"],
@@ -35,4 +35,4 @@ def build(verify: bool, **given: Any) -> int:
             max_seconds=given["max_seconds"],
             dbt_output=not output.quiet,
         )
-    return output.outcome(outcome, outcome.parities)
+    return output.print_outcome(outcome, outcome.parities)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import DEBUG, JSON, takes
+from dbt_bridge.cli.options import DEBUG, JSON, add_options
 from dbt_bridge.cli.output import FAILED, Output
 from dbt_bridge.errors import require_extra
 
@@ -31,7 +31,7 @@ from dbt_bridge.errors import require_extra
     help="1 is about 200,000 rows.",
 )
 @click.option("--keep", is_flag=True, help="Let the PostgreSQL run on, to try other commands.")
-@takes(JSON, DEBUG)
+@add_options(JSON, DEBUG)
 def demo(directory: Path, scale: float, *, keep: bool, as_json: bool, debug: bool) -> int:
     """See it work: a shop in a real PostgreSQL, built into DuckDB, delivered back, checked at both ends.
 
@@ -47,5 +47,5 @@ def demo(directory: Path, scale: float, *, keep: bool, as_json: bool, debug: boo
     if as_json:
         status = "success" if shown.ok else "failed"
         receipts, parities = [r.as_json() for r in shown.receipts], [p.as_json() for p in shown.parities]
-        Output().document(status=status, receipts=receipts, checks=shown.checks, parity=parities)
+        Output().print_document(status=status, receipts=receipts, checks=shown.checks, parity=parities)
     return 0 if shown.ok else FAILED

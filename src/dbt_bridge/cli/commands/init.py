@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OUTPUT, output_of, takes
+from dbt_bridge.cli.options import OUTPUT, add_options, make_output
 
 
 @cli.command(short_help="Write a dbt project that works.")
@@ -30,7 +30,7 @@ from dbt_bridge.cli.options import OUTPUT, output_of, takes
     show_default=True,
     help="The demo's shop in DuckDB, or in Delta tables kept by change data capture.",
 )
-@takes(*OUTPUT)
+@add_options(*OUTPUT)
 def init(
     directory: Path, name: str | None, origin_url: str | None, origin_schema: str | None, template: str, **given: Any
 ) -> int:
@@ -46,7 +46,7 @@ def init(
       dbt-bridge init my_lake --template lakehouse
       cd my_project && dbt-bridge doctor
     """
-    output = output_of(given)
+    output = make_output(given)
     from dbt_bridge.scaffold.template import Answers, write_project
 
     name = name or re.sub(r"\W+", "_", directory.resolve().name, flags=re.ASCII).lower()
@@ -61,7 +61,7 @@ def init(
     else:
         files = write_project(directory, answers)
     if output.as_json:
-        output.document(files=[str(file) for file in files])
+        output.print_document(files=[str(file) for file in files])
     elif not output.quiet:
         click.echo(f"{len(files)} files are in {directory}")
         first = "" if origin_url else f"put the origin's URL into {directory / '.dlt' / 'secrets.toml'}, then: "

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, OUTPUT, open_given, output_of, takes
+from dbt_bridge.cli.options import OPTIONS, OUTPUT, add_options, make_output, open_given
 
 
 @cli.command(short_help="Show what `build` would do, in order.")
-@takes(*OPTIONS, *OUTPUT)
+@add_options(*OPTIONS, *OUTPUT)
 def plan(**given: Any) -> int:
     """Show what `build` would do, in order, without connecting to anything.
 
@@ -21,13 +21,13 @@ def plan(**given: Any) -> int:
       dbt-bridge plan
       dbt-bridge plan --select source:shop.orders+ --json
     """
-    output, project = output_of(given), open_given(given)
+    output, project = make_output(given), open_given(given)
     from dbt_bridge.run.plan import print_plan
     from dbt_bridge.run.selected_nothing import SELECTING, format_selection
 
     found = project.plan()
     if output.as_json:
-        output.document(**found.document())
+        output.print_document(**found.document())
     else:
         print_plan(found, sys.stdout)
     if found.is_empty and (selection := format_selection(project.options)):

@@ -8,7 +8,17 @@ import click
 
 from dbt_bridge.cli.comparison_output import make_presentation, present
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import FOUND, METHOD, OPTIONS, REPORT, SHOW, count_shown, open_given, output_of, takes
+from dbt_bridge.cli.options import (
+    FOUND,
+    METHOD,
+    OPTIONS,
+    REPORT,
+    SHOW,
+    add_options,
+    count_shown,
+    make_output,
+    open_given,
+)
 
 
 @cli.command(short_help="Compare models with what they replace.")
@@ -17,7 +27,7 @@ from dbt_bridge.cli.options import FOUND, METHOD, OPTIONS, REPORT, SHOW, count_s
     type=click.Choice(["counts", "aggregates", "rows"]),
     help="How closely, instead of the levels that the models declare.",
 )
-@takes(METHOD, SHOW, REPORT, *OPTIONS, *FOUND)
+@add_options(METHOD, SHOW, REPORT, *OPTIONS, *FOUND)
 def reconcile(*, level: str | None, method: str, **given: Any) -> int:
     """Compare models with what they replace: relations, queries and metrics of a legacy system.
 
@@ -30,8 +40,8 @@ def reconcile(*, level: str | None, method: str, **given: Any) -> int:
       dbt-bridge reconcile --select fct_orders --report orders.html
       dbt-bridge reconcile --level counts --json
     """
-    output = output_of(given)
+    output = make_output(given)
     how: Any = {"level": level, "method": method, "shown": count_shown(given)}
-    with output.reporter() as progress:
+    with output.open_reporter() as progress:
         outcome = open_given(given, progress).reconcile(**how)
     return present(outcome, make_presentation(output, "Reconciliation", outcome.project, given))

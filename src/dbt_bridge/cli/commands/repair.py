@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, OUTPUT, open_given, output_of, takes
+from dbt_bridge.cli.options import OPTIONS, OUTPUT, add_options, make_output, open_given
 from dbt_bridge.cli.output import FAILED
 
 
@@ -33,7 +33,7 @@ class Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
     metavar="SHARE",
     help="Touch at most this share of a table's rows, like 5%; by default 1%, or 100 rows.",
 )
-@takes(*OPTIONS, *OUTPUT)
+@add_options(*OPTIONS, *OUTPUT)
 def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
     """Compare as `verify` does, copy the rows that differ again, and compare these once more.
 
@@ -46,11 +46,11 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
       dbt-bridge repair --select source:shop.orders
       dbt-bridge repair --select source:shop.orders --max-share 5%
     """
-    output = output_of(given)
-    with output.reporter() as progress:
+    output = make_output(given)
+    with output.open_reporter() as progress:
         outcome = open_given(given, progress).repair(max_share=max_share, dry_run=dry_run)
     if output.as_json:
-        output.document(**outcome.document())
+        output.print_document(**outcome.document())
     elif output.quiet:
         from dbt_bridge.observe.progress import group_by_error
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OUTPUT, Span, output_of, takes
+from dbt_bridge.cli.options import OUTPUT, Span, add_options, make_output
 from dbt_bridge.errors import UsageError, require_extra, scrubbed
 
 _DEMO = "dbt-bridge-demo"
@@ -46,7 +46,7 @@ _POSTGRES = ("postgres", "postgresql")  # the only databases that are written to
     help="Folder of the demo or the project; the working directory or one above it by default.",
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before writing to an origin that is not the demo's.")
-@takes(*OUTPUT)
+@add_options(*OUTPUT)
 def simulate(
     inserts: int, updates: int, deletes: int, *, url: str | None, tables: tuple[str, ...], yes: bool, **given: Any
 ) -> int:
@@ -62,7 +62,7 @@ def simulate(
       dbt-bridge simulate 70 20 10 --rate 1000 --for 60s
       dbt-bridge simulate 5 5 5 --url postgresql://me:secret@localhost:5432/dev --tables 'public.*'
     """  # fmt: skip
-    output = output_of(given)
+    output = make_output(given)
     with require_extra("postgres", "simulate"):
         from dbt_bridge.simulate.mix import Mix
         from dbt_bridge.simulate.mix import simulate as make
@@ -77,7 +77,7 @@ def simulate(
             click.confirm(f"Write {inserts + updates + deletes} transactions to {scrubbed(url)}?", abort=True, err=True)
     made = make(url, mix, tables, _make_bar(silent=output.as_json or output.quiet))
     if output.as_json:
-        output.document(simulated={**made.as_json(), "seed": seed})
+        output.print_document(simulated={**made.as_json(), "seed": seed})
     elif not output.quiet:
         total = made.inserts + made.updates + made.deletes
         click.echo(

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import OPTIONS, OUTPUT, open_given, output_of, takes
+from dbt_bridge.cli.options import OPTIONS, OUTPUT, add_options, make_output, open_given
 from dbt_bridge.cli.output import FAILED
 from dbt_bridge.errors import UsageError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @cli.group(invoke_without_command=True, short_help="Show what the origins keep for this project.")
-@takes(*OPTIONS, *OUTPUT)
+@add_options(*OPTIONS, *OUTPUT)
 def slots(**given: Any) -> int:
     """Show the replication slots of the cdc sources: lag, log that they retain, and what mends a fault.
 
@@ -34,10 +34,10 @@ def slots(**given: Any) -> int:
     """
     if click.get_current_context().invoked_subcommand is not None:
         return 0
-    output = output_of(given)
+    output = make_output(given)
     found = open_given(given).slots()
     if output.as_json:
-        output.document(**found.document())
+        output.print_document(**found.document())
     elif not output.quiet:
         print_reports(found, sys.stdout)
     return 0 if found.ok else FAILED
@@ -46,7 +46,7 @@ def slots(**given: Any) -> int:
 @slots.command(short_help="Give up slots, with their publications.")
 @click.argument("name", required=False)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@takes(*OPTIONS, *OUTPUT)
+@add_options(*OPTIONS, *OUTPUT)
 def drop(name: str | None, *, yes: bool, **given: Any) -> int:
     """Drop the slot NAME of a cdc source, or those of all of them, with the publications.
 
@@ -57,7 +57,7 @@ def drop(name: str | None, *, yes: bool, **given: Any) -> int:
       dbt-bridge slots drop
       dbt-bridge slots drop dbt_bridge_shop_shop_dev --yes
     """
-    output = output_of(given)
+    output = make_output(given)
 
     def confirm(sources: Sequence[LandingSource]) -> None:
         if yes:
@@ -77,7 +77,7 @@ def drop(name: str | None, *, yes: bool, **given: Any) -> int:
     if not dropped:
         raise UsageError("no source of this project has replication: cdc, so it has no slots", mend="dbt-bridge plan")
     if output.as_json:
-        output.document(dropped=[one.as_json() for one in dropped])
+        output.print_document(dropped=[one.as_json() for one in dropped])
     return 0
 
 

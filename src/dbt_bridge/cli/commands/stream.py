@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import DEBUG, FULL_REFRESH, MAX_SECONDS, OPTIONS, Span, open_given, output_of, takes
+from dbt_bridge.cli.options import DEBUG, FULL_REFRESH, MAX_SECONDS, OPTIONS, Span, add_options, make_output, open_given
 
 if TYPE_CHECKING:
     from dbt_bridge.observe.stream_progress import Watcher
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 )
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics; 0 takes a free port.")
 @click.option("--metrics-address", default="127.0.0.1", show_default=True, help="Where they are served.")
-@takes(*OPTIONS, FULL_REFRESH, MAX_SECONDS)
+@add_options(*OPTIONS, FULL_REFRESH, MAX_SECONDS)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document per batch, each on a line.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
-@takes(DEBUG)
+@add_options(DEBUG)
 def stream(*, with_build: bool, every: float, metrics_port: int | None, metrics_address: str, **given: Any) -> int:
     """Follow the cdc sources until stopped: changes land within seconds.
 
@@ -51,7 +51,7 @@ def stream(*, with_build: bool, every: float, metrics_port: int | None, metrics_
       dbt-bridge stream --build --every 10s
       dbt-bridge stream --metrics-port 9187 --json
     """  # fmt: skip
-    output = output_of(given)
+    output = make_output(given)
     prepared = open_given(given).prepare_stream(
         every=every, build=with_build, full_refresh=given["full_refresh"], max_seconds=given["max_seconds"]
     )
@@ -64,7 +64,7 @@ def stream(*, with_build: bool, every: float, metrics_port: int | None, metrics_
         from dbt_bridge.observe.prometheus import Metrics
 
         watches.append(metrics := Metrics(metrics_port, metrics_address))
-    with stop_by_signals() as stop, output.reserved(), Watches(watches) as watch:
+    with stop_by_signals() as stop, output.reserve_stdout(), Watches(watches) as watch:
         if metrics_port is not None:
             watch.message(f"metrics are at {metrics.url}")
         prepared.run(watch, stop)

@@ -8,7 +8,17 @@ import click
 
 from dbt_bridge.cli.comparison_output import make_presentation, present
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.options import FOUND, METHOD, OPTIONS, REPORT, SHOW, count_shown, open_given, output_of, takes
+from dbt_bridge.cli.options import (
+    FOUND,
+    METHOD,
+    OPTIONS,
+    REPORT,
+    SHOW,
+    add_options,
+    count_shown,
+    make_output,
+    open_given,
+)
 
 
 @cli.command(short_help="Prove that both ends hold the same rows.")
@@ -19,7 +29,7 @@ from dbt_bridge.cli.options import FOUND, METHOD, OPTIONS, REPORT, SHOW, count_s
     show_default=True,
     help="How closely: numbers of rows, aggregates of each column, or every value of every row.",
 )
-@takes(METHOD)
+@add_options(METHOD)
 @click.option(
     "--bound",
     default="auto",
@@ -27,7 +37,7 @@ from dbt_bridge.cli.options import FOUND, METHOD, OPTIONS, REPORT, SHOW, count_s
     metavar="auto|none|VALUE",
     help="For tables with a cursor: leave out rows beyond the checkpoint, none, or those beyond a value of the cursor.",
 )
-@takes(SHOW, REPORT, *OPTIONS, *FOUND)
+@add_options(SHOW, REPORT, *OPTIONS, *FOUND)
 def verify(*, level: str, method: str, bound: str, **given: Any) -> int:
     """Prove that the landing tables hold what their origins hold, and delivered tables what their models hold.
 
@@ -41,8 +51,8 @@ def verify(*, level: str, method: str, bound: str, **given: Any) -> int:
       dbt-bridge verify --level aggregates --json
       dbt-bridge verify --report parity.html
     """
-    output = output_of(given)
+    output = make_output(given)
     how: Any = {"level": level, "method": method, "bound": bound, "shown": count_shown(given)}
-    with output.reporter() as progress:
+    with output.open_reporter() as progress:
         outcome = open_given(given, progress).verify(**how)
     return present(outcome, make_presentation(output, "Verification", outcome.project, given))
