@@ -22,17 +22,9 @@ import psycopg
 import pytest
 from tests.connectors.postgres.changes.runs import join_messages
 
-from dbt_bridge.connectors.postgres.changes.messages import (
-    BINARY,
-    NULL,
-    UNCHANGED,
-    Cells,
-    Decoded,
-    Relation,
-    Rows,
-    Truncation,
-)
+from dbt_bridge.connectors.postgres.changes.messages import BINARY, NULL, UNCHANGED, Cells, Decoded, Rows, Truncation
 from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
+from dbt_bridge.connectors.postgres.wire.relation import Relation
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import OriginError
 

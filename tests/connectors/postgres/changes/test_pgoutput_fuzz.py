@@ -19,13 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.connectors.postgres.changes.runs import join_messages
 
-from dbt_bridge.connectors.postgres.changes.messages import (
-    Cells,
-    Decoded,
-    Relation,
-    Rows,
-)
+from dbt_bridge.connectors.postgres.changes.messages import Cells, Decoded, Rows
 from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
+from dbt_bridge.connectors.postgres.wire.relation import Relation
 from dbt_bridge.errors import OriginError
 
 TO_1970 = 946_684_800_000_000

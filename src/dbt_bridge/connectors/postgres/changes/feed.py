@@ -16,8 +16,9 @@ import numpy as np
 
 from dbt_bridge.connectors.postgres.changes.following import Following
 from dbt_bridge.connectors.postgres.changes.lsn import position_of
-from dbt_bridge.connectors.postgres.changes.messages import Messages, Relation, Rows
+from dbt_bridge.connectors.postgres.changes.messages import Messages, Rows
 from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
+from dbt_bridge.connectors.postgres.wire.relation import Relation
 from dbt_bridge.contracts.change_feed import Chunk, Pace
 from dbt_bridge.nouns.position import Position
 

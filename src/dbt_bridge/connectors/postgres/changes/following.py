@@ -11,16 +11,11 @@ import pyarrow as pa
 
 from dbt_bridge.arrow.mask import mask_array
 from dbt_bridge.arrow.vectors import to_arrow
-from dbt_bridge.connectors.postgres.changes.messages import (
-    UNCHANGED,
-    Cells,
-    Relation,
-    Rows,
-    Truncation,
-)
+from dbt_bridge.connectors.postgres.changes.messages import UNCHANGED, Cells, Rows, Truncation
 from dbt_bridge.connectors.postgres.changes.values import columns as values
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType
 from dbt_bridge.connectors.postgres.origin.shape import Shape, Verdict, compare_shapes
+from dbt_bridge.connectors.postgres.wire.relation import Relation
 from dbt_bridge.contracts.change_feed import FollowedTable, TableEvents
 from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, TypeRefused
 from dbt_bridge.nouns.changes import (

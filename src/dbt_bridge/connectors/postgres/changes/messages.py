@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbt_bridge.nouns.table import TableName
+from dbt_bridge.connectors.postgres.wire.relation import Relation
 
 NULL, UNCHANGED, TEXT, BINARY = b"nutb"  # how TupleData says what a value is
 
@@ -45,35 +45,6 @@ class Messages:
     def slice(self, first: int, last: int) -> Messages:
         """The messages from `first` to before `last`; shares the buffer."""
         return Messages(self.buffer, self.kind[first:last], self.body[first:last], self.end[first:last], self.sent)
-
-
-@dataclass(frozen=True, slots=True)
-class RelationColumn:
-    """A column of a Relation message.
-
-    Attributes:
-        type_oid, modifier: `pg_attribute.atttypid` and `atttypmod`; of a domain its own oid.
-        is_key: part of the replica identity.
-    """
-
-    name: str
-    type_oid: int
-    modifier: int
-    is_key: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """A Relation message: what the tuples that follow it are made of.
-
-    Attributes:
-        identity: `pg_class.relreplident`: d(efault), n(othing), f(ull), i(ndex).
-    """
-
-    oid: int
-    name: TableName
-    identity: str
-    columns: tuple[RelationColumn, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from dbt_bridge.connectors.postgres.changes.messages import Relation, RelationColumn
 from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.wire.relation import Relation, RelationColumn
 from dbt_bridge.nouns.table import TableName
 
 _COLUMNS = """

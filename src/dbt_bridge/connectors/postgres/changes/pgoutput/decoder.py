@@ -14,14 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from dbt_bridge.connectors.postgres.changes.messages import (
-    Decoded,
-    Messages,
-    Relation,
-    RelationColumn,
-    Rows,
-    Truncation,
-)
+from dbt_bridge.connectors.postgres.changes.messages import Decoded, Messages, Rows, Truncation
 from dbt_bridge.connectors.postgres.changes.pgoutput.tuples import Commits, read_rows
 from dbt_bridge.connectors.postgres.changes.pgoutput.wire_bytes import (
     Bytes,
@@ -29,6 +22,7 @@ from dbt_bridge.connectors.postgres.changes.pgoutput.wire_bytes import (
     check,
     refuse,
 )
+from dbt_bridge.connectors.postgres.wire.relation import Relation, RelationColumn
 from dbt_bridge.nouns.table import TableName
 
 _BEGIN, _COMMIT, _ORIGIN, _RELATION, _TYPE, _INSERT, _UPDATE, _DELETE, _TRUNCATE, _MESSAGE = b"BCORYIUDTM"

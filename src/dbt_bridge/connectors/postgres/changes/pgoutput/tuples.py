@@ -11,17 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbt_bridge.connectors.postgres.changes.messages import (
-    BINARY,
-    NULL,
-    TEXT,
-    UNCHANGED,
-    Cells,
-    Messages,
-    Relation,
-    Rows,
-)
+from dbt_bridge.connectors.postgres.changes.messages import BINARY, NULL, TEXT, UNCHANGED, Cells, Messages, Rows
 from dbt_bridge.connectors.postgres.changes.pgoutput.wire_bytes import Bytes, check
+from dbt_bridge.connectors.postgres.wire.relation import Relation
 
 _INSERT, _UPDATE, _DELETE = b"IUD"
 _KEY, _OLD, _NEW = b"KON"
