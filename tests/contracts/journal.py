@@ -224,27 +224,28 @@ class JournalFeed:
     def chunks(self, go_on: Callable[[], bool]) -> Iterator[Chunk]:
         for barrier in self._barriers:
             while barrier is None or self._at < barrier:
-                commits = list(self._source.journal.commits(_place(self._at)))
-                for commit in commits[: _left(self._at, barrier)]:
+                commits = list(self._source.journal.commits(_place(self._at)))[: _left(self._at, barrier)]
+                for number, commit in enumerate(commits, 1):
                     if not go_on():
                         return
-                    yield from self._pieces(commit)
+                    yield from self._pieces(commit, is_last=number == len(commits))
                 if not commits:
                     if not go_on():
                         return
                     time.sleep(0.02)
             yield Chunk(TableEvents(), upto=barrier)
 
-    def _pieces(self, commit: Commit) -> Iterator[Chunk]:
+    def _pieces(self, commit: Commit, *, is_last: bool) -> Iterator[Chunk]:
+        """A commit that is larger than a chunk comes in several; small ones wait for others that are there."""
         ordinal = self._at.ordinal
         for change in commit.changes:
             self._part.take(change, ordinal, commit.time)
             if self._part.rows >= self._pace.rows:
-                count = self._part.rows
-                yield Chunk(self._part.content(), count)
+                yield self._part.chunk()
         self._at = _position(commit.next, ordinal + 2)
-        count = self._part.rows
-        yield Chunk(self._part.content(), count, self._at, commit.time, 1)
+        self._part.transactions += 1
+        if is_last or self._part.rows >= self._pace.least:
+            yield replace(self._part.chunk(), upto=self._at, committed_at=commit.time)
 
 
 class _Part:
@@ -255,13 +256,14 @@ class _Part:
         self._begin()
 
     def _begin(self) -> None:
-        self.rows = 0
+        self.rows = self.transactions = 0
         self._events: list[tuple[str, Event]] = []
         self._altered: dict[str, FollowedTable] = {}
         self._failed: dict[str, BridgeError] = {}
 
-    def content(self) -> TableEvents:
-        answer = TableEvents(tuple(self._events), 0, self._altered, {}, self._failed)
+    def chunk(self) -> Chunk:
+        content = TableEvents(tuple(self._events), 0, self._altered, {}, self._failed)
+        answer = Chunk(content, self.rows, transactions=self.transactions)
         self._begin()
         return answer
 
