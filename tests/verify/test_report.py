@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import (
     DELIVERED,
     Aggregate,
@@ -390,13 +391,13 @@ def test_a_value_is_spelled_so_that_it_is_taken_for_no_other(value: str | None, 
 
 
 def test_of_two_long_values_the_place_is_shown_where_they_part() -> None:
-    origin, destination = format_both("a" * 5000 + "X" + "b" * 5000, "a" * 5000 + "Y" + "b" * 5000, 20)
+    origin, destination = format_both(Both("a" * 5000 + "X" + "b" * 5000, "a" * 5000 + "Y" + "b" * 5000), 20)
     assert origin == '…"aaaaaXbbbbbbbbbbbbbb"… (10,001 characters)'
     assert destination == '…"aaaaaYbbbbbbbbbbbbbb"… (10,001 characters)'
 
 
 def test_two_values_that_look_alike_are_told_apart() -> None:
-    assert format_both("caf\u00e9", "cafe\u0301", 20) == ('"caf\\xe9"', '"cafe\\u0301"')
+    assert tuple(format_both(Both("caf\u00e9", "cafe\u0301"), 20)) == ('"caf\\xe9"', '"cafe\\u0301"')
 
 
 TEXTS = st.one_of(st.none(), st.text(st.sampled_from('aA "\\…\n\t\0é\u0301\u200b\u202e1(N'), max_size=30), st.text())
@@ -404,8 +405,8 @@ TEXTS = st.one_of(st.none(), st.text(st.sampled_from('aA "\\…\n\t\0é\u0301\u2
 
 @given(TEXTS, TEXTS, st.integers(4, 40))
 def test_values_that_differ_are_never_spelled_the_same(one: str | None, other: str | None, width: int) -> None:
-    told = format_both(one, other, width)
-    assert (told[0] == told[1]) == (one == other)
+    told = format_both(Both(one, other), width)
+    assert (told.origin == told.destination) == (one == other)
     assert all(text.isprintable() for text in told)
 
 

@@ -23,7 +23,7 @@ from dbt_bridge.nouns.parity import (
     Parity,
 )
 from dbt_bridge.verify.report.html import as_html
-from dbt_bridge.verify.report.lookup_sql import write_lookups
+from dbt_bridge.verify.report.lookup_sql import Lookup, write_lookups
 
 BEGAN = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
 EQUAL = Parity(
@@ -259,21 +259,21 @@ def test_the_sql_finds_just_the_rows_that_were_told() -> None:
     with duckdb.connect() as connection:
         connection.execute('CREATE TABLE orders (id int, "na""me" text, x int)')
         connection.executemany("INSERT INTO orders VALUES (?, ?, 1)", [*keys, ("2", "it's"), ("2", None)])
-        ((origin, _), (destination, sql)) = write_lookups(told)
-        found = connection.execute(sql).fetchall()
+        origin, destination = write_lookups(told)
+        found = connection.execute(destination.sql).fetchall()
         connection.execute("CREATE OR REPLACE TABLE orders AS SELECT id FROM orders")
-        ((_, sql),) = write_lookups(replace(told, key=("id",), origin="shop_pg: (a query)"))
-        assert len(connection.execute(sql).fetchall()) == 5
-    assert (origin, destination) == ("origin", "destination")
+        (lookup,) = write_lookups(replace(told, key=("id",), origin="shop_pg: (a query)"))
+        assert len(connection.execute(lookup.sql).fetchall()) == 5
+    assert (origin.side, destination.side) == ("origin", "destination")
     assert sorted(found, key=str) == sorted([(int(a), b, 1) for a, b in keys], key=str)
 
 
 def test_there_is_no_sql_that_could_mean_other_rows() -> None:
-    def told(**given: Any) -> list[tuple[str, str]]:
+    def told(**given: Any) -> list[Lookup]:
         return write_lookups(replace(ORDERS, **given))
 
     assert len(told()) == 2
     assert told(key=()) == []
     assert told(words=("legacy", "new")) == []
     assert told(examples=(Difference("different", {"id": "a\\b"}), Difference("different", {"id": "a\nb"}))) == []
-    assert [side for side, _ in told(origin="pg: a.b.c", destination="duckdb: x.y")] == ["destination"]
+    assert [lookup.side for lookup in told(origin="pg: a.b.c", destination="duckdb: x.y")] == ["destination"]

@@ -1,7 +1,7 @@
 """The report of a verification as one HTML file: a verdict for a manager, differences and next steps for an engineer.
 
 The file loads nothing, and its own policy allows nothing but its own style and script. Every text goes through jinja2's
-autoescape; values are spelled as in the terminal (`spelled`).
+autoescape; values are written as in the terminal (`display`).
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import LANDED, Aggregate, Parity
-from dbt_bridge.verify.report.display import format_both, format_message, format_name
-from dbt_bridge.verify.report.lookup_sql import write_lookups
-from dbt_bridge.verify.report.terminal import (
+from dbt_bridge.verify.report.differences import (
+    DifferenceLine,
     format_column,
     format_difference,
     format_percent,
     is_exact,
+    words_of,
 )
+from dbt_bridge.verify.report.display import format_both, format_count, format_message, format_name
+from dbt_bridge.verify.report.lookup_sql import Lookup, write_lookups
 from dbt_bridge.verify.report.verdict import (
     count_kinds,
     distinguish_origins,
@@ -50,14 +53,14 @@ def as_html(parities: Sequence[Parity], *, title: str, about: Mapping[str, str] 
     """The whole report.
 
     Args:
-        about: what else the reader should know of the run: project, target, selection.
+        about: what else the reader should know about the run: project, target, selection.
     """
     sides, parities = parities, distinguish_origins(parities)
     sections = [
         _Section.of(number, parity, _facts(known))
         for number, (parity, known) in enumerate(zip(parities, sides, strict=True), 1)
     ]
-    style, script = (_part(file) for file in ("report.css", "report.js"))
+    style, script = (_read_part(file) for file in ("report.css", "report.js"))
     return _template().render(
         title=format_name(title),
         verdict=format_name(" ".join(map(format_verdict, group_by_words(parities))) or format_verdict([])),
@@ -65,7 +68,7 @@ def as_html(parities: Sequence[Parity], *, title: str, about: Mapping[str, str] 
         caveats=[format_name(caveat) for caveat in list_caveats(parities)],
         tiles=_tiles(parities),
         sections=sections,
-        words=_words(parities),
+        words=_common_words(parities),
         about={
             format_name(key): format_name(value)
             for key, value in {**_about(parities), **(about or {})}.items()
@@ -91,54 +94,73 @@ class _Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class _Tile:
+    """A number at the top of the report."""
+
+    kind: str
+    number: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class _AggregateLine:
+    column: str
+    what: str
+    values: Both[str]
+    variance: str
+    tolerance: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Section:
-    """One comparison, as the template shows it: texts that are spelled already, and not yet escaped."""
+    """One comparison, as the template shows it: texts as `display` writes them, not yet escaped."""
 
     anchor: str
     table: str
     status: str
     found: str
-    words: tuple[str, str]
+    words: Both[str]
     facts: Mapping[str, str]
     counts: Sequence[str]
     segments: Sequence[_Segment]
     columns: Mapping[str, int]
-    aggregates: Sequence[tuple[str, ...]]
-    examples: Sequence[tuple[str, ...]]
+    aggregates: Sequence[_AggregateLine]
+    examples: Sequence[DifferenceLine]
     more: int
     error: str
-    sql: Sequence[tuple[str, str]]
+    lookups: Sequence[Lookup]
     command: str
 
     @classmethod
     def of(cls, number: int, parity: Parity, facts: Mapping[str, str]) -> _Section:
-        told = len(parity.examples)
+        shown, words = len(parity.examples), words_of(parity)
         return cls(
             anchor=f"table-{number}",
             table=format_name(format_table(parity)),
             status=parity.status,
             found=format_finding(parity),
-            words=parity.words,
+            words=words,
             facts=facts,
             counts=[
-                *map(_count, (parity.rows_origin, parity.rows_destination)),
-                *map(_count, list(count_kinds(parity).values())),
+                *map(format_count, (parity.rows_origin, parity.rows_destination)),
+                *map(format_count, list(count_kinds(parity).values())),
             ],
             segments=_segments(parity),
             columns={
                 format_name(c): n for c, n in sorted(parity.columns.items(), key=lambda item: (-item[1], item[0]))
             },
-            aggregates=[_aggregate(a) for a in parity.aggregates],
-            examples=[line for d in parity.examples for line in format_difference(d, parity.words, _WIDTH)],
-            more=max(0, (parity.differences or told) - told) if told else 0,
+            aggregates=[_aggregate_line(aggregate) for aggregate in parity.aggregates],
+            examples=[line for d in parity.examples for line in format_difference(d, words, _WIDTH)],
+            more=max(0, (parity.differences or shown) - shown) if shown else 0,
             error=format_message(parity.error or "") if parity.status == "failed" else "",
-            sql=[(side, format_message(text)) for side, text in write_lookups(parity)],
+            lookups=[replace(lookup, sql=format_message(lookup.sql)) for lookup in write_lookups(parity)],
             command=format_name(suggest_command(parity)),
         )
 
 
 def _facts(parity: Parity) -> dict[str, str]:
-    """What was compared and how; what is empty or zero is not told."""
+    """What was compared and how; what is empty or zero is left out."""
     origin, destination = parity.words
     facts = {
         origin: parity.origin,
@@ -150,9 +172,9 @@ def _facts(parity: Parity) -> dict[str, str]:
         "why": parity.why,
         "key": ", ".join(parity.key)
         or ("" if parity.level != "rows" or parity.status == "failed" else "none: whole rows are compared"),
-        "matching rows": _count(same) if (same := parity.matching) is not None else "",
-        "rows in flight, left out": _count(parity.in_flight) if parity.in_flight else "",
-        f"only in {destination}, allowed": _count(parity.allowed) if parity.allowed else "",
+        "matching rows": format_count(same) if (same := parity.matching) is not None else "",
+        "rows in flight, left out": format_count(parity.in_flight) if parity.in_flight else "",
+        f"only in {destination}, allowed": format_count(parity.allowed) if parity.allowed else "",
         "read over the wires": f"{parity.bytes:,} bytes" if parity.bytes is not None else "",
         "seconds": f"{parity.duration_seconds:,.1f}",
     }
@@ -175,41 +197,38 @@ def _segments(parity: Parity) -> list[_Segment]:
     return [_Segment(*one, start, width) for one, start, width in zip(seen, starts, widths, strict=True)]
 
 
-def _aggregate(a: Aggregate) -> tuple[str, ...]:
-    both = format_both(a.origin, a.destination, _WIDTH)
-    status = "different" if not a.same else "equal" if is_exact(a) else "within tolerance"
-    return (
-        format_column(a),
-        format_name(a.what),
-        *both,
-        format_percent(a.variance),
-        format_name(a.tolerance) or "-",
-        status,
+def _aggregate_line(aggregate: Aggregate) -> _AggregateLine:
+    return _AggregateLine(
+        format_column(aggregate),
+        format_name(aggregate.what),
+        format_both(Both(aggregate.origin, aggregate.destination), _WIDTH),
+        format_percent(aggregate.variance),
+        format_name(aggregate.tolerance) or "-",
+        "different" if not aggregate.same else "equal" if is_exact(aggregate) else "within tolerance",
     )
 
 
 def _status(parities: Sequence[Parity]) -> str:
-    """Of the whole run: a failure is never told as a match."""
+    """Of the whole run: a failure is never shown as a match."""
     statuses = {p.status for p in parities}
     return next((s for s in ("failed", "different", "equal") if s in statuses), "failed")
 
 
-def _tiles(parities: Sequence[Parity]) -> list[tuple[str, str, str]]:
-    """(class, number, label)"""
+def _tiles(parities: Sequence[Parity]) -> list[_Tile]:
     counts = {status: sum(p.status == status for p in parities) for status in ("equal", "different", "failed")}
     rows = sum(p.rows_origin or 0 for p in parities if p.status != "failed")
     apart = sum(p.differences or 0 for p in parities)
     return [
-        *((status if number else "", str(number), f"tables {status}") for status, number in counts.items()),
-        ("", f"{rows:,}", f"rows in {_words(parities)[0]}"),
-        ("different" if apart else "", f"{apart:,}", "rows that differ"),
+        *(_Tile(status if number else "", str(number), f"tables {status}") for status, number in counts.items()),
+        _Tile("", f"{rows:,}", f"rows in {_common_words(parities).origin}"),
+        _Tile("different" if apart else "", f"{apart:,}", "rows that differ"),
     ]
 
 
-def _words(parities: Sequence[Parity]) -> tuple[str, str]:
-    """What both sides are called in what is told of all."""
-    words = {p.words for p in parities}
-    return words.pop() if len(words) == 1 else LANDED
+def _common_words(parities: Sequence[Parity]) -> Both[str]:
+    """What both sides are called where all comparisons are shown."""
+    words = {words_of(p) for p in parities}
+    return words.pop() if len(words) == 1 else Both(*LANDED)
 
 
 def _about(parities: Sequence[Parity]) -> dict[str, str]:
@@ -218,36 +237,32 @@ def _about(parities: Sequence[Parity]) -> dict[str, str]:
     began, ended = min(p.started_at for p in parities), max(p.finished_at for p in parities)
     return {
         "run": ", ".join(sorted({p.load_id for p in parities})),
-        "started": _moment(began),
-        "finished": _moment(ended),
+        "started": _format_moment(began),
+        "finished": _format_moment(ended),
         "dbt-bridge": version("dbt-bridge"),
     }
 
 
-def _moment(at: datetime) -> str:
+def _format_moment(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _count(number: int | None) -> str:
-    return "-" if number is None else f"{number:,}"
 
 
 def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["broken_at_signs"] = _broken_at_signs
-    return environment.from_string(_part("report.html.jinja"))
+    environment.filters["break_at_signs"] = _break_at_signs
+    return environment.from_string(_read_part("report.html.jinja"))
 
 
-def _broken_at_signs(text: str) -> Markup:
+def _break_at_signs(text: str) -> Markup:
     """A long name, which a narrow page breaks after a dot or an underscore rather than anywhere."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"(?<=[._])(?=\w)", "<wbr>", str(escape(text))))
 
 
-def _part(file: str) -> str:
+def _read_part(file: str) -> str:
     return files(__package__).joinpath(file).read_text(encoding="utf-8")
 
 

@@ -9,10 +9,11 @@ from datetime import UTC
 
 from dbt_bridge.nouns.parity import Level, Parity
 from dbt_bridge.nouns.selector import format_shell_selector
+from dbt_bridge.verify.report.display import format_count
 
-NOT_COMPARED = "not compared: "  # begins in `Parity.why` what has no counterpart at the other side
+NOT_COMPARED = "not compared: "  # in `Parity.why`, before the columns that have no counterpart at the other side
 _LEGIBLE = 48  # characters of what stands beside a table's name
-_NAMED = 3  # tables that are named in a verdict; the others are counted
+_MOST_NAMES = 3  # tables that are named in a verdict; the others are counted
 _SAME: dict[Level, str] = {
     "rows": "the same rows as",
     "aggregates": "the same counts and aggregates as",
@@ -27,39 +28,40 @@ def format_verdict(parities: Sequence[Parity]) -> str:
     equal = [p for p in parities if p.status == "equal"]
     different = [p for p in parities if p.status == "different"]
     failed = [p for p in parities if p.status == "failed"]
-    told = []
+    parts = []
     if equal or different:
-        told.append(_hold(len(equal), parities))
+        parts.append(_format_equal(len(equal), parities))
     if different:
-        told.append(_differ(different))
+        parts.append(_format_different(different))
     if failed:
-        told.append(f"{format_tables(failed)} could not be compared")
-    return f"{'; '.join(told)}."
+        parts.append(f"{format_tables(failed)} could not be compared")
+    return f"{'; '.join(parts)}."
 
 
 def list_caveats(parities: Sequence[Parity]) -> list[str]:
     """What the verdict leaves out, in sentences."""
-    told = []
+    sentences = []
     if flying := sum(p.in_flight for p in parities):
-        told.append(f"{_rows(flying)} in flight {_were(flying)} left out: they are newer than what was compared.")
+        left_out = f"{_format_rows(flying)} in flight {_were(flying)} left out"
+        sentences.append(f"{left_out}: they are newer than what was compared.")
     if allowed := sum(p.allowed for p in parities):
         words = parities[0].words
-        told.append(
-            f"{_rows(allowed)} {_were(allowed)} only in the {words[1]}, which the write disposition allows: "
+        sentences.append(
+            f"{_format_rows(allowed)} {_were(allowed)} only in the {words[1]}, which the write disposition allows: "
             "it never deletes."
         )
     for p in parities:
         if p.level != "counts" and (left := p.why.partition(NOT_COMPARED)[2]):
-            told.append(f"Not compared in {format_table(p)}: {left}.")
+            sentences.append(f"Not compared in {format_table(p)}: {left}.")
         if p.duplicates and p.node.partition(".")[0] not in ("source", "exposure"):  # those are repaired
             keys = "1 key stands" if p.duplicates == 1 else f"{p.duplicates:,} keys stand"
-            told.append(
+            sentences.append(
                 f"{keys} for several rows of {format_table(p)} or of what it replaces, whose values were not compared:"
                 " declare another `key:`, of all columns that make a row one."
             )
     if levels := {p.level for p in parities} - {"rows"}:
-        told.append(f"Values were not compared row by row where the level is {' or '.join(sorted(levels))}.")
-    return told
+        sentences.append(f"Values were not compared row by row where the level is {' or '.join(sorted(levels))}.")
+    return sentences
 
 
 def format_finding(parity: Parity) -> str:
@@ -67,18 +69,19 @@ def format_finding(parity: Parity) -> str:
     if parity.status == "failed":
         return "could not be compared"
     if parity.is_equal:
-        rows = "" if parity.rows_origin is None else f": {_rows(parity.rows_origin)}"
+        rows = "" if parity.rows_origin is None else f": {_format_rows(parity.rows_origin)}"
         return f"equal{rows}"
-    told = []
-    if apart := _rows_apart(parity):
+    parts = []
+    if apart := _count_rows_apart(parity):
         kinds = {kind: count for kind, count in count_kinds(parity).items() if count}
-        which = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-        told.append(f"{_rows(apart)} differ{_s(apart)}{'' if list(kinds) == ['different'] else f': {which}'}")
-    if apart := _aggregates_apart(parity):
-        told.append(f"{apart:,} of {len(parity.aggregates):,} aggregates differ{_s(apart)}")
+        by_kind = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        which = "" if list(kinds) == ["different"] else f": {by_kind}"
+        parts.append(f"{_format_rows(apart)} differ{_verb_ending(apart)}{which}")
+    if apart := _count_aggregates_apart(parity):
+        parts.append(f"{apart:,} of {len(parity.aggregates):,} aggregates differ{_verb_ending(apart)}")
     origin, destination = parity.words
-    rows = f"{_count(parity.rows_origin)} rows in {origin}, {_count(parity.rows_destination)} in {destination}"
-    return "; ".join(told) or rows
+    counts = format_count(parity.rows_origin), format_count(parity.rows_destination)
+    return "; ".join(parts) or f"{counts[0]} rows in {origin}, {counts[1]} in {destination}"
 
 
 def count_kinds(parity: Parity) -> dict[str, int | None]:
@@ -104,7 +107,7 @@ def distinguish_origins(parities: Sequence[Parity]) -> list[Parity]:
     """The parities, with the origin beside the table where several are of one table."""
     several = {table for table, number in Counter(map(format_table, parities)).items() if number > 1}
     return [
-        replace(p, destination=f"{p.destination} ({p.words[0]} {_short(p.origin)})")
+        replace(p, destination=f"{p.destination} ({p.words[0]} {_shorten(p.origin)})")
         if format_table(p) in several
         else p
         for p in parities
@@ -112,19 +115,19 @@ def distinguish_origins(parities: Sequence[Parity]) -> list[Parity]:
 
 
 def group_by_cause(parities: Sequence[Parity]) -> list[list[Parity]]:
-    """Each alone, but those that failed for one and the same reason together: a missing privilege is told once."""
-    told: dict[object, list[Parity]] = {}
+    """Each alone, but those that failed for the same reason together: a missing privilege is reported once."""
+    groups: dict[object, list[Parity]] = {}
     for place, parity in enumerate(parities):
-        told.setdefault(parity.error if parity.status == "failed" else place, []).append(parity)
-    return list(told.values())
+        groups.setdefault(parity.error if parity.status == "failed" else place, []).append(parity)
+    return list(groups.values())
 
 
 def format_tables(parities: Sequence[Parity]) -> str:
     """`landing.orders, landing.items, landing.payments and 3 more`."""
-    names = [format_table(p) for p in parities[:_NAMED]]
-    if (more := len(parities) - _NAMED) > 0:
+    names = [format_table(p) for p in parities[:_MOST_NAMES]]
+    if (more := len(parities) - _MOST_NAMES) > 0:
         names.append(f"{more} more")
-    return _listed(names)
+    return _format_list(names)
 
 
 def format_table(parity: Parity) -> str:
@@ -140,29 +143,29 @@ def format_state(parity: Parity) -> str:
 
 
 def suggest_command(parity: Parity) -> str:
-    """What to run where they are not equal; empty where they are, or there is nothing more to find out.
+    """What to run where the sides differ; empty where they are equal, or there is nothing more to find out.
 
-    A failure's message has its own.
+    The message of a failure has a command of its own.
     """
     if parity.status != "different":
         return ""
-    chosen = format_shell_selector(parity.node)
+    selection = format_shell_selector(parity.node)
     kind = parity.node.partition(".")[0]
     command = "verify" if kind in ("source", "exposure") else "reconcile"
     if parity.level != "rows" and parity.rows_origin is None:
         return ""  # metrics, which have no rows
     if parity.level != "rows":
-        return f"dbt-bridge {command} --select {chosen} --level rows"
+        return f"dbt-bridge {command} --select {selection} --level rows"
     if kind == "source":
-        return f"dbt-bridge repair --select {chosen} --dry-run"
+        return f"dbt-bridge repair --select {selection} --dry-run"
     if kind == "exposure":
-        return f"dbt-bridge deliver --select {chosen} --dry-run"
+        return f"dbt-bridge deliver --select {selection} --dry-run"
     if (parity.differences or 0) <= len(parity.examples):
-        return ""  # all is told: what comes next is people's to decide
-    return f"dbt-bridge {command} --select {chosen} --show 1000 --report {command}.html"
+        return ""  # all differences are shown: what comes next is for people to decide
+    return f"dbt-bridge {command} --select {selection} --show 1000 --report {command}.html"
 
 
-def _hold(equal: int, parities: Sequence[Parity]) -> str:
+def _format_equal(equal: int, parities: Sequence[Parity]) -> str:
     number, word = len(parities), parities[0].words[0]
     tables = "delivered tables" if word == "model" else "tables"
     if number == 1:
@@ -175,7 +178,7 @@ def _hold(equal: int, parities: Sequence[Parity]) -> str:
     levels = {p.level for p in compared}
     same = _SAME[levels.pop()] if len(levels) == 1 else "the same as"
     states = {format_state(p) for p in compared}
-    state = f", {states.pop()}" if len(states) == 1 else _between(compared)
+    state = f", {states.pop()}" if len(states) == 1 else _format_times(compared)
     if word == "model":
         other = "its model" if number == 1 else "their models"
     else:
@@ -183,61 +186,57 @@ def _hold(equal: int, parities: Sequence[Parity]) -> str:
     return f"{who} {same} {other}{state}"
 
 
-def _between(parities: Sequence[Parity]) -> str:
-    """When tables were compared one after the other, as they were then; empty where they have states of their own."""
+def _format_times(parities: Sequence[Parity]) -> str:
+    """From when to when tables were compared one after the other; empty where their states have names."""
     if any(p.at != "now" for p in parities):
         return ""
     began, ended = min(p.started_at for p in parities), max(p.finished_at for p in parities)
     return f", between {began.astimezone(UTC):%Y-%m-%d %H:%M:%S} and {ended.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _differ(parities: Sequence[Parity]) -> str:
-    told = [_of(p) for p in parities[:_NAMED]]
-    if (more := len(parities) - _NAMED) > 0:
-        told.append(f"those of {more} more")
-    things = sum(max(1, _rows_apart(p) + _aggregates_apart(p)) for p in parities)
-    return f"{_listed(told)} differ{_s(things)}"
+def _format_different(parities: Sequence[Parity]) -> str:
+    parts = [_format_apart(p) for p in parities[:_MOST_NAMES]]
+    if (more := len(parities) - _MOST_NAMES) > 0:
+        parts.append(f"those of {more} more")
+    things = sum(max(1, _count_rows_apart(p) + _count_aggregates_apart(p)) for p in parities)
+    return f"{_format_list(parts)} differ{_verb_ending(things)}"
 
 
-def _of(parity: Parity) -> str:
+def _format_apart(parity: Parity) -> str:
     """`20 rows and 1 aggregate of landing.orders`."""
-    told = []
-    if apart := _rows_apart(parity):
-        told.append(_rows(apart))
-    if apart := _aggregates_apart(parity):
-        told.append(f"{apart:,} aggregate{'' if apart == 1 else 's'}")
-    return f"{' and '.join(told) or 'the number of rows'} of {format_table(parity)}"
+    parts = []
+    if apart := _count_rows_apart(parity):
+        parts.append(_format_rows(apart))
+    if apart := _count_aggregates_apart(parity):
+        parts.append(f"{apart:,} aggregate{'' if apart == 1 else 's'}")
+    return f"{' and '.join(parts) or 'the number of rows'} of {format_table(parity)}"
 
 
-def _rows_apart(parity: Parity) -> int:
+def _count_rows_apart(parity: Parity) -> int:
     return parity.differences or 0 if parity.level == "rows" else 0
 
 
-def _aggregates_apart(parity: Parity) -> int:
+def _count_aggregates_apart(parity: Parity) -> int:
     return sum(not aggregate.same for aggregate in parity.aggregates)
 
 
-def _s(number: int) -> str:
-    """The ending of a verb."""
+def _verb_ending(number: int) -> str:
+    """Of one thing: it differs. Of several: they differ."""
     return "s" if number == 1 else ""
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     """A query is known by how it begins."""
     return text if len(text) <= _LEGIBLE else f"{text[: _LEGIBLE - 3].rstrip()}..."
 
 
-def _listed(words: Sequence[str]) -> str:
+def _format_list(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
 
 
-def _rows(number: int) -> str:
+def _format_rows(number: int) -> str:
     return f"{number:,} row{'' if number == 1 else 's'}"
 
 
 def _were(number: int) -> str:
     return "was" if number == 1 else "were"
-
-
-def _count(number: int | None) -> str:
-    return "-" if number is None else f"{number:,}"
