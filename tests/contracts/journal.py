@@ -33,8 +33,9 @@ from dbt_bridge.contracts.change_feed import (
     TableVersion,
 )
 from dbt_bridge.contracts.change_source import ChangeSource, DroppedLog, LogHealth, Readiness
-from dbt_bridge.contracts.connector import ChangeSourceSettings, Connector, OriginSettings
+from dbt_bridge.contracts.connector import Connector
 from dbt_bridge.contracts.origin import Described, Increment
+from dbt_bridge.contracts.settings import ChangeSourceSettings, OriginSettings
 from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.nouns.changes import DELETE, INSERT, UPDATE, Changes, Event, Reshaped, Truncated
 from dbt_bridge.nouns.position import Position

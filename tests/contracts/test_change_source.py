@@ -13,7 +13,7 @@ from tests.contracts.journal import Journal, JournalSource
 
 from dbt_bridge.connectors.postgres.changes.source import PostgresChangeSource
 from dbt_bridge.contracts.change_source import ChangeSource
-from dbt_bridge.contracts.connector import ChangeSourceSettings, OriginSettings
+from dbt_bridge.contracts.settings import ChangeSourceSettings, OriginSettings
 from dbt_bridge.testing.change_source import Bench, ChangeSourceTests, Write
 
 _numbers = itertools.count(1)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dbt_bridge.contracts.connector import ANY, GROUP, Connector, OriginSettings, require_extra
+from dbt_bridge.contracts.connector import ANY, GROUP, Connector, require_extra
+from dbt_bridge.contracts.settings import OriginSettings
 from dbt_bridge.errors import MissingExtra, UsageError
 from dbt_bridge.project import connectors
 from dbt_bridge.project.connectors import ORIGINS, WAREHOUSES, Registry, registry

@@ -15,100 +15,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dbt_bridge.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from dbt_bridge.contracts.change_source import ChangeSource
     from dbt_bridge.contracts.destination import Destination, Ledger
+    from dbt_bridge.contracts.model_session import ModelSession
     from dbt_bridge.contracts.origin import Origin
-    from dbt_bridge.nouns.project import WarehouseProfile
+    from dbt_bridge.contracts.settings import (
+        ChangeSourceSettings,
+        DestinationSettings,
+        OriginSettings,
+        SessionSettings,
+        WarehouseSettings,
+    )
     from dbt_bridge.nouns.reconciliation import Queries
 
 GROUP = "dbt_bridge.connectors"
 ANY = "*"
 """A fall-back's word: it opens what no other connector names."""
-
-
-@dataclass(frozen=True, slots=True)
-class OriginSettings:
-    """The credentials of `[sources.NAME]`.
-
-    Attributes:
-        name: as in `origin: NAME` of the dbt YAML.
-        url: `drivername://user:password@host:port/database?query`, with its password.
-        drivername: as written, such as `mysql+pymysql`.
-        project_root: the folder of `dbt_project.yml`, where relative paths start.
-    """
-
-    name: str
-    url: str
-    drivername: str
-    project_root: Path
-
-    @property
-    def scheme(self) -> str:
-        """The drivername without the driver: `mysql` of `mysql+pymysql`."""
-        return self.drivername.partition("+")[0]
-
-    def with_drivername(self, drivername: str) -> str:
-        """The URL with another drivername."""
-        return f"{drivername}{self.url.removeprefix(self.drivername)}"
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeSourceSettings:
-    """What a dbt source with `replication: cdc` says of the log that it is followed through.
-
-    Attributes:
-        source: dbt's name of it.
-        slot: the name under which the origin keeps the log for this source; no other source has it.
-        max_wal: bytes of log that the origin may keep; None for no bound.
-        tell: takes sentences for a person: whom the origin waits for, how near the bound is.
-    """
-
-    origin: OriginSettings
-    source: str
-    slot: str
-    max_wal: int | None = None
-    tell: Callable[[str], None] = lambda _: None
-
-
-@dataclass(frozen=True, slots=True)
-class DestinationSettings:
-    """What `[destination.NAME]` says; looked up when asked, so that a connector pays only for what it reads.
-
-    Attributes:
-        destination_type: the setting of this name without its module; NAME itself where there is none.
-        project_root: the folder of `dbt_project.yml`; None where dlt's own working folder counts.
-        find_setting: key -> text, from the environment or `.dlt/`; None where it is not set.
-        dlt_destination: dlt's destination object. Raises UsageError for a type that dlt does not know.
-        dlt_configuration: dlt's configuration with its credentials. Raises UsageError where a setting is missing.
-    """
-
-    name: str
-    destination_type: str
-    project_root: Path | None
-    find_setting: Callable[[str], str | None]
-    dlt_destination: Callable[[], Any]
-    dlt_configuration: Callable[[], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class WarehouseSettings:
-    """dbt's profile.
-
-    Attributes:
-        is_configured: whether `[destination.ADAPTER]` is there too, for what the profile does not say.
-        destination: what it says; with nothing but its type where it is not there.
-    """
-
-    profile: WarehouseProfile
-    project_root: Path | None
-    is_configured: Callable[[], bool]
-    destination: Callable[[], DestinationSettings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +54,7 @@ class Connector:
         open_change_source: the same database, whose log is followed (`replication: cdc`).
         open_destination: where rows are delivered or landed.
         open_warehouse: dbt's warehouse, which keeps the audit tables too.
+        open_session: the same over the connection of a Python model that dbt runs.
     """
 
     name: str
@@ -140,6 +68,7 @@ class Connector:
     open_change_source: Callable[[ChangeSourceSettings], ChangeSource] | None = None
     open_destination: Callable[[DestinationSettings], Destination] | None = None
     open_warehouse: Callable[[WarehouseSettings], Ledger] | None = None
+    open_session: Callable[[SessionSettings], ModelSession] | None = None
 
 
 @contextmanager

@@ -15,18 +15,17 @@ from typing import Generic, TypeVar
 
 from dbt_bridge import connectors as ours
 from dbt_bridge.contracts.change_source import ChangeSource
-from dbt_bridge.contracts.connector import (
-    ANY,
-    GROUP,
+from dbt_bridge.contracts.connector import ANY, GROUP, Connector, require_extra
+from dbt_bridge.contracts.destination import Destination, Ledger
+from dbt_bridge.contracts.model_session import ModelSession
+from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.contracts.settings import (
     ChangeSourceSettings,
-    Connector,
     DestinationSettings,
     OriginSettings,
+    SessionSettings,
     WarehouseSettings,
-    require_extra,
 )
-from dbt_bridge.contracts.destination import Destination, Ledger
-from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.reconciliation import Queries
 
@@ -63,6 +62,9 @@ DESTINATIONS: Opening[DestinationSettings, Destination] = Opening(
 )
 WAREHOUSES: Opening[WarehouseSettings, Ledger] = Opening(
     "a warehouse with dbt's adapter", lambda c: c.adapters, lambda c: c.open_warehouse
+)
+SESSIONS: Opening[SessionSettings, ModelSession] = Opening(
+    "the Python models of dbt's adapter", lambda c: c.adapters, lambda c: c.open_session
 )
 
 

@@ -16,8 +16,8 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_bridge.contracts.connector import DestinationSettings, WarehouseSettings
 from dbt_bridge.contracts.destination import Destination, Ledger
+from dbt_bridge.contracts.settings import DestinationSettings, WarehouseSettings
 from dbt_bridge.errors import MissingExtra, UsageError
 from dbt_bridge.project.connectors import DESTINATIONS, WAREHOUSES, registry
 
@@ -39,7 +39,11 @@ def open_destination(destination: Any, *, project_root: Path | None) -> Destinat
         UsageError: not configured, or not a destination.
         MissingExtra: its driver is not installed.
     """
-    settings = destination_settings(destination, project_root=project_root)
+    return open_settings(destination_settings(destination, project_root=project_root))
+
+
+def open_settings(settings: DestinationSettings) -> Destination:
+    """As `open_destination`, of settings that were looked up before."""
     needed_for = f"the {{}} destination {settings.name!r}"
     return registry().open(DESTINATIONS, settings.destination_type, settings, needed_for)
 
@@ -51,16 +55,8 @@ def open_warehouse(profile: WarehouseProfile, *, project_root: Path | None = Non
         UsageError: dlt has no destination of this kind, or its settings are missing.
         MissingExtra: its driver is not installed.
     """
-
-    def is_configured() -> bool:
-        use_project(project_root)
-        return profile.adapter in configured_destinations()
-
     settings = WarehouseSettings(
-        profile,
-        project_root,
-        is_configured,
-        lambda: destination_settings(profile.adapter, project_root=project_root),
+        profile, project_root, lambda: destination_settings(profile.adapter, project_root=project_root)
     )
     return registry().open(WAREHOUSES, profile.adapter, settings, "the {} warehouse")
 
@@ -93,6 +89,7 @@ def destination_settings(destination: Any, *, project_root: Path | None) -> Dest
         name,
         type_.rsplit(".", 1)[-1],
         project_root,
+        lambda: name in configured_destinations(),
         lambda key: find_setting(name, key),
         in_dlt,
         lambda: resolve_configuration(in_dlt(), project_root),

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_bridge.contracts.change_source import ChangeSource
-from dbt_bridge.contracts.connector import ChangeSourceSettings, OriginSettings
 from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.contracts.settings import ChangeSourceSettings, OriginSettings
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import LandingSource
 from dbt_bridge.nouns.reconciliation import Queries

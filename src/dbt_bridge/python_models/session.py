@@ -8,17 +8,22 @@ from typing import Any
 
 from dbt_bridge.errors import UsageError
 
+_ADAPTER = "duckdb"
+"""The only adapter that runs Python models in dbt's own process; the others send them to a cluster."""
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
     """The session of the Python model that is running.
 
     Attributes:
-        connection: the model's own DuckDB connection; a relation that the model returns must come from it.
+        adapter: dbt's type of the warehouse.
+        connection: the model's own; a relation that the model returns must come from it.
         project_root: the folder of `dbt_project.yml`.
         node: dbt's unique_id of the model; its relation's name where dbt does not tell.
     """
 
+    adapter: str
     connection: Any
     project_root: Path
     node: str
@@ -34,7 +39,8 @@ def session(dbt: Any, given: Any = None) -> Session:
     Raises:
         UsageError: called outside of a dbt-duckdb Python model without `session=`.
     """
-    return Session(_connection(given if given is not None else _of_this_thread()), project_root(), _node(dbt))
+    connection = _unwrap(given if given is not None else _find_connection())
+    return Session(_ADAPTER, connection, project_root(), _node(dbt))
 
 
 def refuse_partial_run(what: str) -> None:
@@ -55,11 +61,11 @@ def refuse_partial_run(what: str) -> None:
             )
 
 
-def _of_this_thread() -> Any:
+def _find_connection() -> Any:
     """The connection that dbt opened for this thread (the one that dbt-duckdb hands to the model)."""
     from dbt.adapters.factory import FACTORY
 
-    adapter = FACTORY.adapters.get("duckdb")
+    adapter = FACTORY.adapters.get(_ADAPTER)
     connection = adapter.connections.get_if_exists() if adapter is not None else None
     if connection is None:
         raise UsageError(
@@ -69,7 +75,7 @@ def _of_this_thread() -> Any:
     return connection.handle.cursor()
 
 
-def _connection(given: Any) -> Any:
+def _unwrap(given: Any) -> Any:
     """dbt-duckdb hands wrappers to models (for retries and errors); the connection is inside."""
     while hasattr(given, "_cursor"):
         given = given._cursor

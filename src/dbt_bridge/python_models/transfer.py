@@ -11,8 +11,8 @@ def model(dbt, session):
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ from dbt_bridge.contracts.destination import (
     Warehouse,
     WriteDisposition,
 )
+from dbt_bridge.contracts.settings import SessionSettings
 from dbt_bridge.errors import BridgeError, DestinationError, UsageError, scrubbed
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.receipt import Receipt, as_arrow, new_load_id
@@ -33,7 +34,7 @@ from dbt_bridge.nouns.table import Column, Table, TableName
 
 if TYPE_CHECKING:
     from dbt_bridge.arrow.python_frames import Frame
-    from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+    from dbt_bridge.contracts.model_session import ModelSession
     from dbt_bridge.python_models.session import Session
 
 OnError = Literal["raise", "receipt"]
@@ -79,9 +80,9 @@ def transfer(  # noqa: PLR0913 - the names that a dbt model reads; the values be
     request = _checked(_Request(dataset_name, table_name, write_disposition, _key(primary_key)), on_error)
     here = running(dbt, session)
     refuse_partial_run(f"transfer into {dataset_name}.{table_name or '*'}")
-    with _opened(target_destination, here) as place:
+    with _open_place(target_destination, here) as place:
         receipts = _Transfer(place, request, here.node).run(source_data, tolerate=on_error == "receipt")
-    return here.connection.from_arrow(as_arrow(receipts))
+    return place.session.to_relation(as_arrow(receipts))
 
 
 def api_to_df(data: Any, schema: pa.Schema | None = None) -> Any:
@@ -115,10 +116,14 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where rows go, and dbt's warehouse, where receipts go: often the same."""
+    """Where rows go, and the session whose warehouse keeps the receipts: often the same."""
 
     destination: Destination
-    warehouse: DuckDBWarehouse
+    session: ModelSession
+
+    @property
+    def warehouse(self) -> Warehouse:
+        return self.session.warehouse
 
     @property
     def is_warehouse(self) -> bool:
@@ -194,12 +199,8 @@ class _Transfer:
         from dbt_bridge.arrow.python_frames import Frame, to_frames
 
         where = f"{self._request.dataset}.{self._request.table or '*'}"
-        if _is_relation(data):
-            from dbt_bridge.connectors.duckdb.read import read_relation
-
-            found = [Frame(None, read_relation(data))]
-        else:
-            found = to_frames(data, where)
+        rows = self._place.session.find_rows(data)
+        found = to_frames(data, where) if rows is None else [Frame(None, rows)]
         if len(found) > 1 and self._request.table is not None:
             raise UsageError(
                 f"transfer: table_name={self._request.table!r} was given for a source of {len(found)} tables:"
@@ -302,96 +303,23 @@ def _told(error: Exception) -> BridgeError:
     )
 
 
-def _is_relation(data: Any) -> bool:
-    return any(c.__name__ == "DuckDBPyRelation" for c in type(data).__mro__)
-
-
 @contextmanager
-def _opened(target: Any, here: Session) -> Iterator[_Place]:
+def _open_place(target: Any, here: Session) -> Iterator[_Place]:
     """The destination and dbt's warehouse, closed afterwards where they were opened here."""
     # Whole, and first: pyarrow and dlt import it when they need it, and threads that come to it from its parts and
     # from pyarrow's at once find it partially initialized.
     with suppress(ImportError):
         import pandas  # type: ignore[import-untyped]  # noqa: F401
-    from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+    from dbt_bridge.project.connectors import SESSIONS, registry
+    from dbt_bridge.project.destinations import destination_settings, open_settings
 
-    name = _name(target)
-    warehouse = DuckDBWarehouse.over(here.connection, name=name)
-    catalog = _catalog_of_dbt(target, here)
-    if catalog == warehouse.catalog:
-        yield _Place(warehouse, warehouse)
-        return
-    if catalog is not None:
-        yield _Place(DuckDBWarehouse.over(here.connection, name=name, catalog=catalog), warehouse)
-        return
-    from dbt_bridge.project.destinations import open_destination
-
-    destination = open_destination(target, project_root=here.project_root)
-    try:
-        yield _Place(destination, warehouse)
-    finally:
-        destination.close()
-
-
-def _name(target: Any) -> str:
-    return str(getattr(target, "destination_name", None) or target)
-
-
-def _catalog_of_dbt(target: Any, here: Session) -> str | None:
-    """The catalog of dbt's own connection that a DuckDB destination means, or None for any other destination.
-
-    A file that dbt has open cannot be opened again with other options, so it is reached through dbt's connection.
-    """
-    from dbt_bridge.project.destinations import (
-        configured_destinations,
-        named_destination,
-        resolve_configuration,
-        use_project,
+    settings = destination_settings(target, project_root=here.project_root)
+    session = registry().open(
+        SESSIONS, here.adapter, SessionSettings(here.connection, settings.name), "transfer in the {} session"
     )
-
-    use_project(here.project_root)
-    databases = _databases(here.connection)
-    if isinstance(target, str):
-        if target == "duckdb" and "duckdb" not in configured_destinations():
-            return _current(here.connection)
-        target = named_destination(target, here.project_root)
-    elif isinstance(target, type):
-        target = target()
-    if str(getattr(target, "destination_type", "")).rsplit(".", 1)[-1] != "duckdb":
-        return None
-    given: Mapping[str, Any] = getattr(target, "config_params", {})
-    if given.get("credentials") is None and target.destination_name not in configured_destinations():
-        return _current(here.connection)
-    credentials = resolve_configuration(target, here.project_root).credentials
-    connection = credentials.external_conn()
-    if connection is not None:
-        return next((n for n, path in databases.items() if path and path == _path_of(connection)), None)
-    return next((n for n, path in databases.items() if path and path == _real(credentials.database)), None)
-
-
-def _current(connection: Any) -> str:
-    cur = connection.cursor()
-    try:
-        return str(cur.execute("SELECT current_database()").fetchone()[0])
-    finally:
-        cur.close()
-
-
-def _path_of(connection: Any) -> str | None:
-    return _databases(connection).get(_current(connection))
-
-
-def _databases(connection: Any) -> dict[str, str | None]:
-    """Catalog name -> the real path of its file; None for one in memory."""
-    cur = connection.cursor()
-    try:
-        rows = cur.execute("SELECT database_name, path FROM duckdb_databases() WHERE NOT internal").fetchall()
-    finally:
-        cur.close()
-    return {name: _real(path) if path else None for name, path in rows}
-
-
-def _real(path: str) -> str:
-    from os.path import realpath
-
-    return realpath(path)
+    inside = session.find_destination(settings)
+    if inside is not None:
+        yield _Place(inside, session)
+        return
+    with closing(open_settings(settings)) as destination:
+        yield _Place(destination, session)

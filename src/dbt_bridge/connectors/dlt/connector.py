@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_bridge.contracts.connector import ANY, Connector, DestinationSettings, WarehouseSettings
+from dbt_bridge.contracts.connector import ANY, Connector
+from dbt_bridge.contracts.settings import DestinationSettings, WarehouseSettings
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.dlt.destination import DltDestination

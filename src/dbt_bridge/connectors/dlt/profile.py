@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_bridge.contracts.connector import WarehouseSettings
+from dbt_bridge.contracts.settings import WarehouseSettings
 from dbt_bridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,18 +47,18 @@ def open_dlt_warehouse(settings: WarehouseSettings) -> DltWarehouse:
         UsageError: dlt has no destination of this kind, or its settings are missing; names the lines to add.
         MissingExtra: its driver is not installed.
     """
-    adapter, is_configured = settings.profile.adapter, settings.is_configured()
+    adapter, configured = settings.profile.adapter, settings.destination()
     from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
 
-    if is_configured:
-        return DltWarehouse(adapter, settings.destination().dlt_destination())
+    if configured.is_configured():
+        return DltWarehouse(adapter, configured.dlt_destination())
     if adapter not in _CREDENTIALS:
         raise UsageError(
             f"the credentials of a dbt profile of type {adapter!r} are not known to dlt",
             mend=f"name them for dlt too, in .dlt/secrets.toml: [destination.{adapter}] with a"
             " `destination_type` (https://dlthub.com/docs/dlt-ecosystem/destinations) and its credentials",
         )
-    destination = settings.destination().dlt_destination()
+    destination = configured.dlt_destination()
     made: Any = type(destination)(credentials=dlt_credentials(settings.profile), destination_name=adapter)
     return DltWarehouse(adapter, made)
 

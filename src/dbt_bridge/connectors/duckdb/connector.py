@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_bridge.contracts.connector import Connector, DestinationSettings, OriginSettings, WarehouseSettings
+from dbt_bridge.contracts.connector import Connector
+from dbt_bridge.contracts.settings import DestinationSettings, OriginSettings, SessionSettings, WarehouseSettings
 from dbt_bridge.errors import ConnectionFailed
 
 if TYPE_CHECKING:
+    from dbt_bridge.connectors.duckdb.model_session import DuckDBModelSession
     from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
     from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 
@@ -51,6 +53,12 @@ def _open_warehouse(settings: WarehouseSettings) -> DuckDBWarehouse:
     )
 
 
+def _open_session(settings: SessionSettings) -> DuckDBModelSession:
+    from dbt_bridge.connectors.duckdb.model_session import DuckDBModelSession
+
+    return DuckDBModelSession(settings.connection, settings.name)
+
+
 DUCKDB = Connector(
     name="duckdb",
     title="DuckDB",
@@ -61,4 +69,5 @@ DUCKDB = Connector(
     open_queries=_open_queries,
     open_destination=_open_destination,
     open_warehouse=_open_warehouse,
+    open_session=_open_session,
 )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dbt_bridge.contracts.connector import OriginSettings
+from dbt_bridge.contracts.settings import OriginSettings
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import quote_literal
 

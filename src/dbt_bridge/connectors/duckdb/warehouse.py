@@ -36,13 +36,13 @@ from dbt_bridge.connectors.duckdb.stage import (
     sql_types,
 )
 from dbt_bridge.connectors.duckdb.state import DuckDBState, open_state
-from dbt_bridge.contracts.connector import OriginSettings
 from dbt_bridge.contracts.destination import (
     Application,
     Load,
     Loaded,
     Staged,
 )
+from dbt_bridge.contracts.settings import OriginSettings
 from dbt_bridge.errors import ConnectionFailed, DestinationError
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.parity_row import ParityRow

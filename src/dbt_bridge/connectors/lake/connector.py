@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_bridge.contracts.connector import Connector, DestinationSettings, require_extra
+from dbt_bridge.contracts.connector import Connector, require_extra
+from dbt_bridge.contracts.settings import DestinationSettings
 from dbt_bridge.errors import UsageError
 
 if TYPE_CHECKING:

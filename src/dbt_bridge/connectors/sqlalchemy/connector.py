@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbt_bridge.contracts.connector import ANY, Connector, OriginSettings
+from dbt_bridge.contracts.connector import ANY, Connector
+from dbt_bridge.contracts.settings import OriginSettings
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin

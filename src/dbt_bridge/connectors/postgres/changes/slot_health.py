@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dbt_bridge.connectors.postgres.changes.lsn import format_lsn
 from dbt_bridge.connectors.postgres.changes.slot import Replication, SlotState, misfit
 from dbt_bridge.contracts.change_source import LogHealth
-from dbt_bridge.contracts.connector import ChangeSourceSettings
+from dbt_bridge.contracts.settings import ChangeSourceSettings
 from dbt_bridge.errors import OriginError, UsageError
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.quantities import format_bytes

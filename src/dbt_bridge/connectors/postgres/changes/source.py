@@ -35,7 +35,7 @@ from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.shape import Shape
 from dbt_bridge.contracts.change_feed import DeclaredTable, FollowedTable, Pace, TableEvents, TableFinding
 from dbt_bridge.contracts.change_source import DroppedLog, LogHealth, Readiness
-from dbt_bridge.contracts.connector import ChangeSourceSettings
+from dbt_bridge.contracts.settings import ChangeSourceSettings
 from dbt_bridge.errors import BridgeError, OriginError
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.selector import format_shell_selector
