@@ -1,1 +1,1 @@
-"""Changes on their way to a table, without any database: compaction, merge keys, runs, logs."""
+"""Loads and changes on their way to a table, wherever it lies: checks, keys, compaction, runs, logs, audit tables."""

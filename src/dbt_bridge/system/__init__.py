@@ -1,1 +1,1 @@
-"""What the operating system keeps for a process: temporary files, memory. Knows nothing of data."""
+"""What a process needs of its system: temporary files, memory, and trying again. Knows nothing of data."""

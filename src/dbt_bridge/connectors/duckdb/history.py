@@ -91,11 +91,11 @@ def join(on: CatalogCursor, replica: Replica, staged: Staged, at: datetime) -> N
     begun = (
         f"SELECT {', '.join(columns)}, ?::TIMESTAMPTZ AS {_BEGIN}, NULL::TIMESTAMPTZ AS {_END}, NULL::BIGINT AS {_LSN}"
     )
-    if on.standing(name) is None:
+    if on.find_table(name) is None:
         on.execute(f"DROP VIEW IF EXISTS {on.sql_name(name)}")
         on.execute(f"CREATE TABLE {on.sql_name(name)} AS\n{begun}\nFROM {copy}", [at])
         return
-    standing = on.standing(name)
+    standing = on.find_table(name)
     assert standing is not None
     evolve(on, staged, standing)
     history = require_history(on, replica, [column.name for column in staged.load.table.columns])

@@ -52,10 +52,10 @@ def _keep_deleted(on: CatalogCursor, replica: Replica, staged: Staged, at: datet
     """Rows that the standing table has and the copy has not stay, as deleted; answers how many."""
     copy, deleted_at = on.sql_name(staged.staging), quote_identifier(DELETED_AT)
     on.execute(f"ALTER TABLE {copy} ADD COLUMN {deleted_at} TIMESTAMPTZ")
-    standing = on.standing(replica.table.name)
+    standing = on.find_table(replica.table.name)
     if standing is None or any(standing.column(c) is None for c in replica.table.key):
         return 0
-    source = on.relation(staged.staging)
+    source = on.find_relation(staged.staging)
     assert source is not None
     pairs = {c: standing.column(c) for c in source.columns if c != DELETED_AT and standing.column(c)}
     marked = standing.column(DELETED_AT) is not None
@@ -96,9 +96,9 @@ def _check_dead(on: CatalogCursor, standing: Relation, pairs: dict[str, str | No
 def _join_log(on: CatalogCursor, replica: Replica, staged: Staged, at: datetime) -> Loaded:
     """Log the copy: inserts, after a truncate where there is a log already."""
     name, copy = on.sql_name(replica.table.name), on.sql_name(staged.staging)
-    standing = on.standing(replica.table.name)
+    standing = on.find_table(replica.table.name)
     logs = standing is not None and all(standing.column(c) for c in LOG_COLUMNS)
-    source = on.relation(staged.staging)
+    source = on.find_relation(staged.staging)
     assert source is not None
     columns = ", ".join(quote_identifier(c) for c in source.columns)
     own = ", ".join(quote_identifier(c) for c in (CHANGE, CHANGE_LSN, SEQUENCE, COMMITTED_AT, UNCHANGED))

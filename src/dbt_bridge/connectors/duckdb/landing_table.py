@@ -59,7 +59,7 @@ def require_table(on: CatalogCursor, replica: Replica, name: TableName) -> Relat
     Raises:
         TypeRefused: it is not there any more.
     """
-    found = on.standing(name)
+    found = on.find_table(name)
     if found is None:
         raise TypeRefused(f"{name} follows its origin, and it is not there any more", mend=recopy_command(replica.node))
     return found

@@ -38,7 +38,7 @@ def refuse_one_place(staged: Sequence[Staged]) -> None:
 def publish_one(on: CatalogCursor, staged: Staged) -> Loaded:
     """Put one staged table in its place."""
     load = staged.load
-    standing = on.standing(load.table.name)
+    standing = on.find_table(load.table.name)
     if standing is not None and load.write_disposition == "replace" and not on.is_bare(standing.name):
         return _replace_rows(on, staged, standing)
     if standing is None or load.write_disposition == "replace":
@@ -46,7 +46,7 @@ def publish_one(on: CatalogCursor, staged: Staged) -> Loaded:
         inserted = on.scalar(f"SELECT count(*) FROM {on.sql_name(load.table.name)}")  # noqa: S608
         return Loaded(staged.rows, inserted, 0, deleted, staged.bytes)
     evolve(on, staged, standing)
-    into = on.standing(load.table.name)
+    into = on.find_table(load.table.name)
     assert into is not None
     if load.write_disposition == "merge":
         inserted, updated = _merge(on, staged, into)
@@ -73,7 +73,7 @@ def _replace(on: CatalogCursor, staged: Staged, standing: Relation | None) -> in
 def _replace_rows(on: CatalogCursor, staged: Staged, standing: Relation) -> Loaded:
     """Replace the rows in place, so that what somebody put on the table stays."""
     evolve(on, staged, standing)
-    into = on.standing(standing.name)
+    into = on.find_table(standing.name)
     assert into is not None
     deleted = on.scalar(f"DELETE FROM {on.sql_name(into.name)}")  # noqa: S608
     inserted = _append(on, staged, into)
@@ -82,7 +82,7 @@ def _replace_rows(on: CatalogCursor, staged: Staged, standing: Relation) -> Load
 
 
 def _append(on: CatalogCursor, staged: Staged, into: Relation) -> int:
-    source = on.relation(staged.staging)
+    source = on.find_relation(staged.staging)
     assert source is not None
     columns = [(c, into.column(c)) for c in source.columns]
     targets = ", ".join(quote_identifier(target) for _, target in columns if target)
@@ -108,7 +108,7 @@ def _delete_window(on: CatalogCursor, into: Relation, window: Window) -> int:
 
 def _merge(on: CatalogCursor, staged: Staged, into: Relation) -> tuple[int, int]:
     """Rows inserted and updated. Columns that the load does not bring keep their values in updated rows."""
-    source = on.relation(staged.staging)
+    source = on.find_relation(staged.staging)
     assert source is not None
     pairs = [(quote_identifier(into.column(c) or c), f"s.{quote_identifier(c)}") for c in source.columns]
     keys = [(quote_identifier(into.column(k) or k), f"s.{quote_identifier(k)}") for k in staged.load.table.key]
@@ -136,7 +136,7 @@ def _merge(on: CatalogCursor, staged: Staged, into: Relation) -> tuple[int, int]
 
 def evolve(on: CatalogCursor, staged: Staged, standing: Relation) -> None:
     """Give the standing table the new columns and the wider types that the staged rows need."""
-    source = on.relation(staged.staging)
+    source = on.find_relation(staged.staging)
     assert source is not None
     target = on.sql_name(standing.name)
     for column, incoming in source.columns.items():
@@ -192,9 +192,9 @@ def is_kept(on: CatalogCursor, table: str, column: str, before: str, after: str)
 def check_types(on: CatalogCursor, load: Load, incoming: Mapping[str, str]) -> None:
     """Refuse, before any row moves, types between which there is no lossless way at all."""
     if load.write_disposition == "replace":
-        on.standing(load.table.name)
+        on.find_table(load.table.name)
         return
-    standing = on.standing(load.table.name)
+    standing = on.find_table(load.table.name)
     if standing is None:
         return
     if load.window is not None:

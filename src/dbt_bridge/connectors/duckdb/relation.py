@@ -72,7 +72,7 @@ class CatalogCursor:
     def drop_staging(self, name: TableName) -> None:
         retry_conflicts(lambda: self.execute(f"DROP TABLE IF EXISTS {self.sql_name(name)}"))
 
-    def tables_like(self, prefix: str) -> list[TableName]:
+    def list_tables(self, prefix: str) -> list[TableName]:
         rows = self.execute(
             "SELECT schema_name, table_name FROM duckdb_tables()\n"
             "WHERE database_name = ? AND starts_with(table_name, ?)",
@@ -80,7 +80,7 @@ class CatalogCursor:
         ).fetchall()
         return [TableName(*row) for row in rows]
 
-    def relation(self, name: TableName) -> Relation | None:
+    def find_relation(self, name: TableName) -> Relation | None:
         """The table or view under a name, or None."""
         found = self.row(
             "SELECT schema_name, name, view FROM (\n"
@@ -102,13 +102,13 @@ class CatalogCursor:
         ).fetchall()
         return Relation(TableName(schema, table), dict(columns), bool(view), GHOST_MARK in view)
 
-    def standing(self, name: TableName) -> Relation | None:
+    def find_table(self, name: TableName) -> Relation | None:
         """The table to be changed, or None (a ghost view counts as none).
 
         Raises:
             DestinationError: a view that is not ours has the name.
         """
-        found = self.relation(name)
+        found = self.find_relation(name)
         if found is None or found.is_ghost:
             return None
         if found.is_view:

@@ -89,16 +89,14 @@ def _nullable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in schema])
 
 
-def create_staging(cur: Any, publication: CatalogCursor, staging: TableName, load: Load, counter: Counter) -> None:
-    standing = publication.standing(load.table.name)
+def create_staging(cur: Any, on: CatalogCursor, staging: TableName, load: Load, counter: Counter) -> None:
+    standing = on.find_table(load.table.name)
     columns = [_select_staged(c, standing) for c in load.table.columns]
     if load.keeps_last:
         columns.append(quote_identifier(ROW))
     cur.register("_dbt_bridge_batches", counter.reader())
     try:
-        cur.execute(
-            f"CREATE TABLE {publication.sql_name(staging)} AS\nSELECT {', '.join(columns)}\nFROM _dbt_bridge_batches"
-        )
+        cur.execute(f"CREATE TABLE {on.sql_name(staging)} AS\nSELECT {', '.join(columns)}\nFROM _dbt_bridge_batches")
     finally:
         cur.unregister("_dbt_bridge_batches")
 

@@ -101,7 +101,7 @@ class DuckDBState:
             self._streaming = ""
 
     def _standing(self, replica: Replica) -> _Standing:
-        found = self._on.relation(replica.table.name)
+        found = self._on.find_relation(replica.table.name)
         if found is None or found.is_ghost:
             raise DestinationError(f"there is no table {replica.table.name}", mend=recopy_command(replica.node))
         columns = {c.name: _require_column(found, c.name, replica) for c in replica.table.columns}

@@ -173,7 +173,7 @@ class DuckDBWarehouse:
     def find_table(self, name: TableName) -> Table | None:
         """The table (or a view that is not a ghost) as it stands, with DuckDB's types in `origin_type`."""
         with closing(self._connection.cursor()) as cur:
-            found = CatalogCursor(cur, self._catalog).relation(name)
+            found = CatalogCursor(cur, self._catalog).find_relation(name)
             if found is None or found.is_ghost:
                 return None
             schema = reading.schema_of(cur, self._select(found.name, found.columns), found.columns)
@@ -213,15 +213,15 @@ class DuckDBWarehouse:
         staging = TableName(name.schema, f"{STAGING_PREFIX}{_PROCESS}_{next(_numbers)}")
         counter = Counter(load, batches)
         with self._cursor(name) as cur:
-            publication = CatalogCursor(cur, self._catalog)
-            check_types(publication, load, sql_types(cur, load.table.arrow_schema))
-            publication.create_schema(name.schema)
+            on = CatalogCursor(cur, self._catalog)
+            check_types(on, load, sql_types(cur, load.table.arrow_schema))
+            on.create_schema(name.schema)
             try:
-                create_staging(cur, publication, staging, load, counter)
+                create_staging(cur, on, staging, load, counter)
                 if load.keeps_last:
-                    publication.keep_last(staging, load.table.key, ROW)
+                    on.keep_last(staging, load.table.key, ROW)
             except BaseException:
-                publication.drop_staging(staging)
+                on.drop_staging(staging)
                 counter.raise_own_error()
                 raise
         return Staged(load, staging, counter.rows, counter.bytes)
@@ -235,8 +235,8 @@ class DuckDBWarehouse:
         """Show all staged tables, with checkpoints and receipts, in one transaction; retry_conflicts on conflicts."""
 
         def work(cur: Any) -> list[Loaded]:
-            publication = CatalogCursor(cur, self._catalog)
-            loaded = [publish_one(publication, one) for one in staged]
+            on = CatalogCursor(cur, self._catalog)
+            loaded = [publish_one(on, one) for one in staged]
             audit.save_checkpoints(cur, self._catalog, checkpoints)
             if receipts is not None:
                 audit.append_receipts(cur, self._catalog, receipts(loaded))
@@ -268,11 +268,11 @@ class DuckDBWarehouse:
     def discard(self, staged: Sequence[Staged] = ()) -> None:
         """Drop these staging tables and those of killed processes; live loads of this process keep theirs."""
         with self._cursor("staging tables") as cur:
-            publication = CatalogCursor(cur, self._catalog)
+            on = CatalogCursor(cur, self._catalog)
             mine = {s.staging for s in staged}
-            for name in publication.tables_like(STAGING_PREFIX):
+            for name in on.list_tables(STAGING_PREFIX):
                 if name in mine or not name.name.startswith(f"{STAGING_PREFIX}{_PROCESS}_"):
-                    publication.drop_staging(name)
+                    on.drop_staging(name)
 
     def checkpoint(self, node: str) -> Checkpoint | None:
         with self._cursor("checkpoints") as cur:
@@ -312,7 +312,7 @@ class DuckDBWarehouse:
         """
         cur = self._connection.cursor()
         with translate_errors(name):
-            found = CatalogCursor(cur, self._catalog).relation(name)
+            found = CatalogCursor(cur, self._catalog).find_relation(name)
             if found is None:
                 raise DestinationError(f"there is no table {name} in DuckDB", mend="dbt build, or dbt-bridge sync")
             missing = [c for c in columns if c not in found.columns]
