@@ -145,7 +145,7 @@ def finish_receipt(receipt: Receipt, counts: Counts) -> Receipt:
 
 
 def finish_dry_run(receipt: Receipt, counts: Counts) -> Receipt:
-    """The hop would have arrived with these counts; `error` tells people and programs that nothing was written."""
+    """The hop would have arrived with these counts; `error` says to people and programs that nothing was written."""
     return replace(finish_receipt(receipt, counts), error="dry run: nothing was written")
 
 

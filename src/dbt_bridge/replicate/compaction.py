@@ -66,7 +66,7 @@ class Written:
         return int(self.rows.num_rows)
 
     def needing(self, *, everything: bool = False) -> _Mask:
-        """bool: rows that continue and of which values are kept; with `everything` all that continue."""
+        """A mask: rows that go on from a standing one and keep some of its values; with `everything` all that go on."""
         if everything:
             return self.continues
         wanted = np.zeros(len(self), bool)

@@ -17,7 +17,7 @@ from dbt_bridge.errors import BridgeError
 
 _LOCK = "lock"
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-# DuckDB tells the system's words, or that its own limit is reached, which is a share of what was free.
+# DuckDB repeats the system's words, or says that its own limit is reached, which is a share of what was free.
 _FULL_WORDS = ("No space left", "File too large", "Disk quota exceeded", "max_temp_directory_size")
 
 

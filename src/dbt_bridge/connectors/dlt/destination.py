@@ -186,7 +186,7 @@ def _passing(load: Load, batches: pa.RecordBatchReader, there: Table | None) -> 
 
 
 def _fit_schema(there: Table, schema: pa.Schema, table: Table) -> pa.Schema:
-    """The schema as the standing table takes it; dlt tells types of a destination only roughly.
+    """The schema as the standing table takes it; dlt knows a destination's types only roughly.
 
     Raises:
         TypeRefused: text meets a number, or the like. dlt cannot change a column's type, not even with replace.

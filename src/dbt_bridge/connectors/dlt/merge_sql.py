@@ -128,7 +128,7 @@ class MergeSql:
             if name in self.kept:
                 new = exp.case().when(self._of("s", self.kept[name]), self._of("t", name)).else_(new)
             values[name] = new
-        for name in self.extra:  # of a new row in an old one's place nobody has added anything
+        for name in self.extra:  # a new row in an old one's place has no values that somebody added
             case = exp.case().when(self._do().eq(_number(FRESH)), exp.null())
             if self.found:
                 case = case.when(self._do().eq(_number(MOVED)), self._of("s", name))

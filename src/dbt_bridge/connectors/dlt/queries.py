@@ -1,6 +1,6 @@
 """Queries of a warehouse that is reached through dlt's SQL client: Snowflake, BigQuery, Redshift, and the rest.
 
-dlt tells the types of a relation's columns only roughly and those of expressions not at all: types are what the first
+dlt gives the types of a relation's columns only roughly and those of expressions not at all: types are what the first
 rows come in, and a later value that does not fit them is refused while it is read.
 """
 
@@ -26,7 +26,7 @@ from dbt_bridge.nouns.reconciliation import (
 from dbt_bridge.nouns.table import Column, Table, TableName
 
 _BATCH_ROWS = 20_000
-_DECIMAL_SCALE = 9  # of values whose scale nobody tells
+_DECIMAL_SCALE = 9  # where neither dlt nor the warehouse gives a scale
 _KEYS_PER_QUERY = 200
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -115,7 +115,7 @@ class DltQueries:
             ) from error
 
     def quote_identifier(self, identifier: str) -> str:
-        """A name as the warehouse stores it: `names` tells them."""
+        """A name, quoted, as the warehouse stores it; `names` answers such names."""
         with self.client() as sql:
             return str(sql.escape_column_name(identifier, casefold=False))
 

@@ -34,7 +34,7 @@ class DltSession:
         self.destination = destination
 
     def capabilities(self) -> Any:
-        """What the destination can, as dlt tells."""
+        """What the destination can do, as dlt describes it."""
         return self.destination.capabilities()
 
     @contextmanager
@@ -139,7 +139,7 @@ class DltSession:
 
 
 def _know_old_types(client: Any) -> None:
-    """BigQuery tells columns of a hidden dataset (`_dbt_bridge`) by their older types, which dlt 1.31 takes for text.
+    """BigQuery gives columns of a hidden dataset (`_dbt_bridge`) their older types, which dlt 1.31 takes for text.
 
     https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#TableFieldSchema
     """

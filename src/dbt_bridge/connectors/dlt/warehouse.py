@@ -71,7 +71,7 @@ class DltWarehouse(DltDestination):
             self.load(Load(table, "replace", new_load_id()), table.arrow_schema.empty_table().to_reader())
 
     def save_ledger(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
-        """After the changes: a crash in between leaves checkpoints behind, and `position` tells."""
+        """After the changes: a crash in between leaves checkpoints behind the tables, whose own LSN `position` has."""
         if checkpoints or receipts:
             self.save(checkpoints, receipts)
 
@@ -92,7 +92,7 @@ class DltWarehouse(DltDestination):
         self.load(Load(CHECKPOINTS, "replace", new_load_id()), _checkpoint_rows(left))
 
     def save(self, checkpoints: Sequence[Checkpoint], receipts: Sequence[Receipt]) -> None:
-        """Keep checkpoints, then receipts: a receipt is never there before the checkpoint that it tells of."""
+        """Keep checkpoints, then receipts: a receipt is never there before its checkpoint."""
         if checkpoints:
             self.load(Load(CHECKPOINTS, "merge", new_load_id()), _checkpoint_rows(checkpoints))
         self.record(receipts)

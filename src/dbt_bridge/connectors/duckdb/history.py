@@ -45,7 +45,7 @@ def write(on: CatalogCursor, replica: Replica, state: Target, versions: Versions
     """Add versions, while the state still is as it was before them.
 
     Args:
-        unfinished: the LSN of a commit of which an earlier piece was written already, in this same application.
+        unfinished: the LSN of a commit whose earlier piece this same application has written.
     """
     history = require_history(on, replica, [c for c in state.own if c != DELETED_AT])
     with complete_rows(on, replica, state, versions.written, history) as sources:

@@ -1,4 +1,4 @@
-"""Transactions of several threads on one DuckDB file: which errors are tried again, and how errors are told."""
+"""Transactions of several threads on one DuckDB file: which errors are tried again, and what they become."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class FollowedTable:
     """One Delta table, from the first change of an application to its commit.
 
     Args:
-        anew: it was just copied: the LSN in its log is of what it held before, perhaps of another server.
+        anew: it was just copied, so the LSN in its log belongs to the rows before, perhaps to another server.
     """
 
     def __init__(self, name: TableName, delta: Any, load_id: str, *, anew: bool = False) -> None:

@@ -73,7 +73,7 @@ def query(there: Any, statement: str) -> pa.RecordBatchReader:
 
 
 def translate(error: Exception, name: TableName) -> BridgeError:
-    """delta-rs's error as one of ours; its message has a Rust backtrace below the first line."""
+    """delta-rs's error as a BridgeError. Its message has a Rust backtrace below the first line, which is left out."""
     if isinstance(error, BridgeError):
         return error
     text = scrubbed(str(error).split("\n   0:")[0].strip().splitlines()[0] if str(error).strip() else repr(error))

@@ -129,7 +129,7 @@ def select_state(replica: Replica, table: str, columns: Mapping[str, str], row: 
 
 
 def _sum_rows(replica: Replica, log: str, columns: Mapping[str, str], row: Row) -> str:
-    """The state without a key. Values are told apart as `keyless` does."""
+    """The state without a key. Values are compared as `keyless` compares them."""
     removed = f"count(*) FILTER (WHERE \"{CHANGE}\" = 'delete')"
     unsent = f'count(*) FILTER (WHERE cardinality("{UNCHANGED}") > 0)'
     deletes, kept = row(f"SELECT {removed}, {unsent} FROM {log} AS log")
@@ -146,7 +146,7 @@ def _sum_rows(replica: Replica, log: str, columns: Mapping[str, str], row: Row) 
 
 
 def _since_copied(table: str) -> str:
-    """The rows from the last copy on: `age` tells in which order transactions wrote, also of frozen rows."""
+    """The rows from the last copy on: `age` gives the order in which transactions wrote, also for frozen rows."""
     copied = f'SELECT min(age(xmin)) FROM {table} WHERE "{CHANGE}" = \'truncate\' AND "{CHANGE_LSN}" IS NULL'
     last = f"SELECT * FROM {table} WHERE age(xmin) <= coalesce(({copied}), 2147483647)"
     emptied = (
@@ -162,7 +162,7 @@ def _since_copied(table: str) -> str:
 
 
 def _unsent(replica: Replica, log: str, keys: str, columns: Mapping[str, str], row: Row) -> list[str]:
-    """The columns of which some values were not sent, after a look at whether the last that were are told."""
+    """The columns that have unsent values, once it is sure that the log has the last sent one of each."""
     before = f"{change_before(keys)} AS before"
     names, moved, unsent = row(
         f'SELECT (SELECT array_agg(DISTINCT name) FROM {log} AS log, unnest("{UNCHANGED}") AS name),\n'

@@ -53,7 +53,7 @@ class Encoded:
 
     Attributes:
         rows, bytes: of what has passed, before encoding.
-        failure: what the batches raised; the driver tells only that reading them failed.
+        failure: what the batches raised; the driver reports only that reading them failed.
     """
 
     def __init__(self, load: Load, batches: pa.RecordBatchReader) -> None:
@@ -147,7 +147,7 @@ def copy_raw(cur: Cursor[Any], staging: TableName, load: Load, stream: Iterator[
 
 
 def translate_error(text: str, sqlstate: str | None, staging: TableName, encoded: Encoded) -> Exception:
-    """The driver's error as one of ours, naming the table that the user knows."""
+    """The driver's error as a BridgeError that names the table which the user knows."""
     name = encoded._load.table.name
     text = scrubbed(text).replace(staging.name, name.name).strip()
     if sqlstate and sqlstate.startswith("22"):
