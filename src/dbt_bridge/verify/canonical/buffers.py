@@ -75,7 +75,7 @@ def to_storage(array: pa.Array | pa.ChunkedArray) -> pa.Array:
             return array
 
 
-def fixed_width(array: pa.Array, type_: type | np.dtype[Any]) -> NDArray[Any]:
+def view_fixed_width(array: pa.Array, type_: type | np.dtype[Any]) -> NDArray[Any]:
     """The values of a fixed width as they lie in memory; anything where NULL."""
     if not len(array):
         return np.zeros(0, type_)
@@ -98,14 +98,14 @@ def to_microseconds(array: pa.Array) -> Moments:
     What does not fit 64 bits is the number next to infinity, which no other side can hold.
     """
     if is_.is_date(array.type):
-        days = fixed_width(pc.cast(array, pa.date32()), np.int32).astype(np.int64)
+        days = view_fixed_width(pc.cast(array, pa.date32()), np.int32).astype(np.int64)
         whole = _multiply(days, _DAY_US)
         whole[days >= INFINITE_DATE] = INFINITY
         whole[days <= -INFINITE_DATE] = -INFINITY
         return Moments(whole)
     if is_.is_time32(array.type):
-        return Moments(fixed_width(array, np.int32).astype(np.int64) * _PER_UNIT[array.type.unit])
-    numbers = fixed_width(array, np.int64)
+        return Moments(view_fixed_width(array, np.int32).astype(np.int64) * _PER_UNIT[array.type.unit])
+    numbers = view_fixed_width(array, np.int64)
     if array.type.unit == "us":
         return Moments(numbers)
     if array.type.unit != "ns":
@@ -117,7 +117,7 @@ def split_intervals(array: pa.Array) -> Intervals:
     if not is_.is_interval(array.type):
         none = np.zeros(len(array), np.int32)
         return Intervals(none, none, to_microseconds(array))
-    parts = fixed_width(array, _INTERVAL)
+    parts = view_fixed_width(array, _INTERVAL)
     return Intervals(parts["months"], parts["days"], _split_nanoseconds(array, parts["nanoseconds"]))
 
 

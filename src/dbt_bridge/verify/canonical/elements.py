@@ -25,11 +25,11 @@ from dbt_bridge.nouns.table import Column
 from dbt_bridge.verify.canonical import json_text, postgres_text
 from dbt_bridge.verify.canonical.buffers import (
     Moments,
-    fixed_width,
     split_intervals,
     split_lists,
     to_microseconds,
     to_storage,
+    view_fixed_width,
 )
 from dbt_bridge.verify.canonical.hash_numeric import format_number
 
@@ -117,15 +117,15 @@ def _float(array: pa.Array, _: Canon) -> pa.Array:
         array = _with_validity(integers.astype(np.float64), pa.float64(), array)
     elif not is_.is_float64(array.type):
         array = pc.cast(array, pa.float64())
-    values = fixed_width(array, np.float64) + 0.0  # -0 becomes 0
+    values = view_fixed_width(array, np.float64) + 0.0  # -0 becomes 0
     values[np.isnan(values)] = np.nan
     return _with_validity(values, pa.float64(), array)
 
 
 def _integers(array: pa.Array) -> NDArray[Any]:
     if is_.is_uint64(array.type):
-        return fixed_width(array, np.uint64)
-    return fixed_width(pc.cast(array, pa.int64()), np.int64)
+        return view_fixed_width(array, np.uint64)
+    return view_fixed_width(pc.cast(array, pa.int64()), np.int64)
 
 
 def _text(array: pa.Array, canon: Canon) -> pa.Array:
@@ -236,7 +236,7 @@ def _as_postgres_text(array: pa.Array, kind: str) -> pa.Array:
     if is_.is_decimal(type_):
         return _decimal(array, Canon("decimal", scale=type_.scale))
     if is_.is_date(type_):
-        days = fixed_width(pc.cast(array, pa.date32()), np.int32)
+        days = view_fixed_width(pc.cast(array, pa.date32()), np.int32)
         return _format_each(array, lambda row: postgres_text.format_date(int(days[row])))
     if is_.is_interval(type_) or is_.is_duration(type_) or kind == "interval":
         return _interval(array, Canon("interval"))
@@ -265,9 +265,9 @@ def _own_canon(type_: pa.DataType) -> Canon:
 
 def _format_floats(array: pa.Array) -> pa.Array:
     if not is_.is_float64(array.type):
-        singles = fixed_width(pc.cast(array, pa.float32()), np.float32)
+        singles = view_fixed_width(pc.cast(array, pa.float32()), np.float32)
         return _format_each(array, lambda row: _format_single(singles[row]))
-    doubles = fixed_width(array, np.float64)
+    doubles = view_fixed_width(array, np.float64)
     size = np.abs(doubles)
     otherwise = ~((size >= 1e-4) & (size < 1e9))  # there Arrow writes what PostgreSQL does, in a tenth of the time
     if array.null_count:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pyarrow import types as is_
 
 from dbt_bridge.arrow import decimals
-from dbt_bridge.verify.canonical.buffers import fixed_width
+from dbt_bridge.verify.canonical.buffers import view_fixed_width
 from dbt_bridge.verify.canonical.lookup3 import U64, hash_bytes, hash_uint32
 
 _SIGNS = hash_uint32(np.arange(3, dtype=np.uint32))
@@ -49,9 +49,9 @@ def hash_numerics(array: pa.Array, scale: int) -> NumericElements:
     if is_.is_boolean(array.type):
         array = pc.cast(array, pa.int8())
     if is_.is_uint64(array.type):
-        return _hash_words(fixed_width(array, np.uint64), np.zeros(len(array), bool), 0)
+        return _hash_words(view_fixed_width(array, np.uint64), np.zeros(len(array), bool), 0)
     if is_.is_integer(array.type):
-        return _hash_signed(fixed_width(pc.cast(array, pa.int64()), np.int64), 0)
+        return _hash_signed(view_fixed_width(pc.cast(array, pa.int64()), np.int64), 0)
     if is_.is_decimal(array.type):
         return _hash_decimals(array)
     if is_.is_string_view(array.type):

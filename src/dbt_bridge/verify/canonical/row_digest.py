@@ -19,12 +19,12 @@ from dbt_bridge.verify.canonical.buffers import (
     INFINITE_DATE,
     INFINITY,
     Moments,
-    fixed_width,
     offsets_of,
     split_intervals,
     split_lists,
     to_microseconds,
     to_storage,
+    view_fixed_width,
 )
 from dbt_bridge.verify.canonical.elements import to_canonical, to_text
 from dbt_bridge.verify.canonical.hash_numeric import hash_numerics
@@ -108,12 +108,12 @@ def _network_words(values: NDArray[np.int64] | U64) -> tuple[U32, ...]:
 
 
 def _int(array: pa.Array, canon: Canon) -> U64:
-    values = fixed_width(array, np.int64)
+    values = view_fixed_width(array, np.int64)
     return hash_uint32(values.astype(np.uint32)) if canon.bits == 32 else hash_words(*_network_words(values))
 
 
 def _float(array: pa.Array, _: Canon) -> U64:
-    return hash_words(*_network_words(fixed_width(array, np.uint64)))  # canonical: there is no -0, and one NaN
+    return hash_words(*_network_words(view_fixed_width(array, np.uint64)))  # canonical: there is no -0, and one NaN
 
 
 def _bytes(array: pa.Array, _: Canon) -> U64:
@@ -131,12 +131,12 @@ def _bytes(array: pa.Array, _: Canon) -> U64:
 
 
 def _uuid(array: pa.Array, _: Canon) -> U64:
-    words = fixed_width(array, np.dtype("V16")).view(np.uint32).reshape(-1, 4)
+    words = view_fixed_width(array, np.dtype("V16")).view(np.uint32).reshape(-1, 4)
     return hash_words(words[:, 0], words[:, 1], words[:, 2], words[:, 3])
 
 
 def _date(array: pa.Array, _: Canon) -> U64:
-    days = fixed_width(array, np.int32)
+    days = view_fixed_width(array, np.int32)
     since_2000 = days - np.int32(_EPOCH_DAYS)
     since_2000[days == INFINITE_DATE] = INFINITE_DATE
     since_2000[days <= -INFINITE_DATE] = -INFINITE_DATE - 1

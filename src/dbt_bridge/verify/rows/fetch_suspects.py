@@ -48,7 +48,7 @@ def _fetch_by_key(comparison: Comparison, suspects: Suspects) -> Both[Partitions
     if suspects.keys is None or not _can_find_by_key(comparison, suspects):
         return None
     keys = suspects.keys.map(lambda tables: pa.concat_tables(tables) if tables else None)
-    group = _unused_name(comparison)
+    group = _choose_group_name(comparison)
 
     def stream(sender: Sender) -> Stream:
         return lambda: _stream_by_key(sender, keys.at(sender.end), suspects.digests, group)
@@ -109,7 +109,7 @@ def _append_column(batch: pa.RecordBatch, name: str, numbers: Numbers) -> pa.Rec
 def _fetch_by_reading(comparison: Comparison, suspects: Suspects) -> Both[Partitions]:
     """The suspects among all rows, in partitions by a digest (`group`) that equal rows (of one key) share."""
     wanted = _Wanted(suspects)
-    group = _unused_name(comparison)
+    group = _choose_group_name(comparison)
 
     def stream(sender: Sender) -> Stream:
         return lambda: _stream_wanted(sender, wanted, group)
@@ -164,7 +164,7 @@ def _are_among(wanted: Numbers, digests: Numbers) -> NDArray[np.bool_]:
     return np.equal(wanted[places], digests)
 
 
-def _unused_name(comparison: Comparison) -> str:
+def _choose_group_name(comparison: Comparison) -> str:
     """A name for `group` that no column has."""
     taken = {column.name for end in ENDS for column in comparison.sides.at(end).table.columns}
     name = "_group"

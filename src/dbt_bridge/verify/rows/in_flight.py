@@ -38,7 +38,7 @@ class CursorLimit:
     """A bound in the type of its cursor.
 
     Attributes:
-        at_most: in the type of `_as_ordered`; the number itself for a decimal.
+        at_most: in the type of `_as_sortable`; the number itself for a decimal.
     """
 
     cursor: ColumnPair
@@ -51,7 +51,7 @@ class CursorLimit:
             numbers = to_canonical(array, self.cursor.canon).to_pylist()
             above = [v is not None and _is_above(v, self.at_most) for v in numbers]
             return pa.array(above, pa.bool_()).cast(pa.int8())
-        values = _as_ordered(array, self.cursor)
+        values = _as_sortable(array, self.cursor)
         return pc.fill_null(pc.greater(values, self.at_most), False).cast(pa.int8())
 
 
@@ -78,7 +78,7 @@ def resolve_bound(pairs: ColumnPairs, bound: Bound | None, engine: DuckDBPyConne
         raise UsageError(
             f"{bound.at_most!r} is no value of the cursor {bound.cursor}", mend="give it as the origin spells it"
         ) from error
-    return CursorLimit(cursor, pa.scalar(value, _ordered_type(cursor)))
+    return CursorLimit(cursor, pa.scalar(value, _sortable_type(cursor)))
 
 
 def _parse_number(text: str) -> Decimal:
@@ -116,13 +116,13 @@ def _parse_microseconds(text: str) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
-def _as_ordered(array: pa.Array, cursor: ColumnPair) -> pa.Array:
+def _as_sortable(array: pa.Array, cursor: ColumnPair) -> pa.Array:
     """The cursor's values in a type that Arrow orders as the database does; moments in whole microseconds."""
     if cursor.canon.fine:
         whole = to_microseconds(to_storage(array)).microseconds
         return pa.array(whole, mask=np.asarray(array.is_null()))
-    return as_engine_values(to_canonical(array, cursor.canon)).cast(_ordered_type(cursor))
+    return as_engine_values(to_canonical(array, cursor.canon)).cast(_sortable_type(cursor))
 
 
-def _ordered_type(cursor: ColumnPair) -> pa.DataType:
+def _sortable_type(cursor: ColumnPair) -> pa.DataType:
     return {"float": pa.float64(), "text": pa.string()}.get(cursor.canon.kind, pa.int64())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -35,7 +35,7 @@ def judge(sides: Meeting, pairs: ColumnPairs, engine: DuckDBPyConnection, findin
     counts = ENDS.map(lambda end: met.column(count_column(end)).to_numpy())
     once = (counts.origin == 1) & (counts.destination == 1)
     unequal = {pair: np.zeros(len(met), np.bool_) for pair in pairs.beside_key} if pairs.key else {}
-    for pair, flags in _find_unequal(met.filter(pa.array(once)), sides, tuple(unequal), engine):
+    for pair, flags in _find_unequal(met.filter(pa.array(once)), sides, tuple(unequal), engine).items():
         unequal[pair][once] = flags
     conditions: dict[Kind, Flags]
     if pairs.key:
@@ -78,21 +78,22 @@ def _group_by_identity(sides: Meeting, pairs: ColumnPairs, engine: DuckDBPyConne
 
 def _find_unequal(
     once: pa.Table, sides: Meeting, pairs: Sequence[ColumnPair], engine: DuckDBPyConnection
-) -> Iterator[tuple[ColumnPair, Flags]]:
+) -> dict[ColumnPair, Flags]:
     """In which of these rows, which each side has once, each column differs; columns that never do are left out."""
     if not len(once):
-        return
+        return {}
     tables = ENDS.map(lambda end: cast("pa.Table", sides.at(end)).take(once.column(place_column(end))))
     candidates = {pair: flags for pair in pairs if (flags := _may_differ(tables, pair)).any()}
+    unequal: dict[ColumnPair, Flags] = {}
     left = tuple(candidates)
     for start in range(0, len(left), _COLUMNS_AT_ONCE):
         some = left[start : start + _COLUMNS_AT_ONCE]
         rows = np.logical_or.reduce([candidates[pair] for pair in some])
         differing = Both(*(table.filter(pa.array(rows)) for table in tables))
-        for pair, column in _compare_columns(differing, some, engine):
-            flags = np.zeros(len(once), np.bool_)
-            flags[rows] = column
-            yield pair, flags
+        for pair, flags in _compare_columns(differing, some, engine).items():
+            unequal[pair] = np.zeros(len(once), np.bool_)
+            unequal[pair][rows] = flags
+    return unequal
 
 
 def _may_differ(tables: Both[pa.Table], pair: ColumnPair) -> Flags:
@@ -110,7 +111,7 @@ def _may_differ(tables: Both[pa.Table], pair: ColumnPair) -> Flags:
 
 def _compare_columns(
     tables: Both[pa.Table], pairs: Sequence[ColumnPair], engine: DuckDBPyConnection
-) -> Iterator[tuple[ColumnPair, Flags]]:
+) -> dict[ColumnPair, Flags]:
     """In which rows of two tables each column differs. DuckDB plans few columns at once: the time of a plan grows with
     the square of their number."""
     columns = {_PLACE: pa.array(np.arange(len(tables.origin)))}
@@ -124,8 +125,7 @@ def _compare_columns(
     )
     unequal = engine.sql(f"SELECT {flags} FROM once ORDER BY {_PLACE}").to_arrow_table()  # noqa: S608
     engine.unregister("once")
-    for pair, column in zip(pairs, unequal.columns, strict=True):
-        yield pair, np.asarray(column)
+    return {pair: np.asarray(column) for pair, column in zip(pairs, unequal.columns, strict=True)}
 
 
 def _engine_column(table: pa.Table, end: End, pair: ColumnPair) -> pa.Array:
