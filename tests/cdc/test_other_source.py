@@ -262,12 +262,12 @@ def test_it_is_verified_at_one_position_and_repaired_there(
 
 def test_people_see_its_log_and_drop_it(journal: Journal, sync: Sync, tmp_path: Path) -> None:
     project = project_of(tmp_path, table("orders"))
-    assert [report.problem for report in slots.reports(project)] == ["there is no slot of this name yet"]
+    assert [report.problem for report in slots.list_reports(project)] == ["there is no slot of this name yet"]
     sync()
     journal.commit(change("update", 3, "later"))
-    (report,) = slots.reports(project)
+    (report,) = slots.list_reports(project)
     assert (report.is_fault, report.wal_status, (report.lag_bytes or 0) > 0) == (False, "kept", True)
-    (dropped,) = slots.drop(project, list(project.sources))
+    (dropped,) = slots.drop_slots(project, list(project.sources))
     assert (dropped.slot, dropped.nodes) == (SLOT, (f"{NODE}orders",))
     assert sync()[0].hop == "initial_copy"
 

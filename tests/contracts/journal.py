@@ -197,7 +197,7 @@ class JournalSnapshot:
     origin: Callable[[], JournalOrigin]
     at: int
 
-    def taken_at(self) -> int:
+    def read_clock(self) -> int:
         return self.at
 
     def open_origin(self) -> JournalOrigin:

@@ -202,7 +202,7 @@ class Applier:
         self._counts[node] = self._counts.get(node, _NOTHING) + loaded
         self.source.progress.advanced(node, loaded.rows_loaded, loaded.bytes)
         if isinstance(event, Reshaped):
-            self._tracked[node] = _reshaped(tracked, event)
+            self._tracked[node] = _reshape(tracked, event)
 
     def _join(self, application: Application, copy: Copy) -> Receipt:
         try:
@@ -253,7 +253,7 @@ def _with_lag(receipt: Receipt, committed_at: int) -> Receipt:
     return replace(receipt, last_commit_at=last, lag_seconds=(receipt.finished_at - last).total_seconds())
 
 
-def _reshaped(tracked: Tracked, event: Reshaped) -> Tracked:
+def _reshape(tracked: Tracked, event: Reshaped) -> Tracked:
     table = tracked.replica.table
     key = tuple(event.renamed.get(column, column) for column in table.key)
     landing = Table(table.name, tuple(event.columns), key)

@@ -120,7 +120,7 @@ class Capture:
         return bool(self._standing.tracked)
 
     @property
-    def asked(self) -> Mapping[str, Wanted]:
+    def wanted(self) -> Mapping[str, Wanted]:
         """The tables that the selection needs, by node."""
         return {w.table.node: w for w in self._source.tables if w.table.node in self._source.asked}
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dbt_bridge.cdc.followed_source import declared_table
+from dbt_bridge.cdc.followed_source import make_declared_table
 from dbt_bridge.contracts.change_feed import FollowedTable, TableFinding, TableVersion
 from dbt_bridge.contracts.change_source import ChangeSource
 from dbt_bridge.contracts.destination import (
@@ -62,7 +62,7 @@ class Tracked:
 
     def checkpoint(self, identity: str) -> Checkpoint:
         """Where the table stands, and in which shape."""
-        memory = TableMemory(self.followed.shape, fingerprint(self.wanted), hidden(self.wanted))
+        memory = TableMemory(self.followed.shape, fingerprint(self.wanted), list_hidden(self.wanted))
         origin = self.wanted.source.origin
         return Checkpoint(self.node, origin, "", str(self.position), identity, memory.as_text())
 
@@ -117,7 +117,7 @@ def take_census(
     to_copy: dict[str, tuple[Wanted, str]] = {}
     refused: dict[str, tuple[Wanted, BridgeError]] = {}
     findings: dict[str, TableFinding] = {}
-    found = changes.census([declared_table(item, checkpoints.get(item.table.node)) for item in wanted])
+    found = changes.census([make_declared_table(item, checkpoints.get(item.table.node)) for item in wanted])
     for item in wanted:
         node, point = item.table.node, checkpoints.get(item.table.node)
         try:
@@ -212,7 +212,7 @@ def fingerprint(wanted: Wanted) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
-def hidden(wanted: Wanted) -> tuple[str, ...]:
+def list_hidden(wanted: Wanted) -> tuple[str, ...]:
     """What of the declaration hides values: each mask, and each choice of columns."""
     table = wanted.table
     chosen = [f"include {glob}" for glob in table.columns.include] + [
@@ -224,7 +224,7 @@ def hidden(wanted: Wanted) -> tuple[str, ...]:
 def _newly_hidden(wanted: Wanted, point: Checkpoint | None) -> set[str]:
     """What of the declaration hides values that the table's last copy showed."""
     before = point.memory if point is not None else None
-    return set() if before is None else set(hidden(wanted)).difference(before.hidden)
+    return set() if before is None else set(list_hidden(wanted)).difference(before.hidden)
 
 
 def _refuse_hidden_renamed(wanted: Wanted, point: Checkpoint | None, finding: TableFinding) -> None:
@@ -234,7 +234,7 @@ def _refuse_hidden_renamed(wanted: Wanted, point: Checkpoint | None, finding: Ta
         UsageError: it would land as it is.
     """
     before = point.memory if point is not None else None
-    if before is not None and before.hidden == hidden(wanted):
+    if before is not None and before.hidden == list_hidden(wanted):
         _refuse_shown(finding.name, finding.renamed, wanted.table)
 
 

@@ -59,7 +59,7 @@ class FollowedSource:
         return Pace(rows, least=rows, bytes=_LARGE, seconds=seconds or 60)
 
 
-def declared_table(wanted: Wanted, point: Checkpoint | None = None) -> DeclaredTable:
+def make_declared_table(wanted: Wanted, point: Checkpoint | None = None) -> DeclaredTable:
     """A table as the change source is asked about it."""
     memory = point.memory if point is not None else None
     return DeclaredTable(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dbt_bridge.cdc.census import Census, Chosen, Tracked, take_census
 from dbt_bridge.cdc.checkpoints import read_checkpoints
-from dbt_bridge.cdc.followed_source import FollowedSource, declared_table
+from dbt_bridge.cdc.followed_source import FollowedSource, make_declared_table
 from dbt_bridge.cdc.run_receipts import RunReceipts
 from dbt_bridge.cdc.snapshot_copy import Copy, copy_tables
 from dbt_bridge.contracts.change_feed import TableFinding
@@ -76,7 +76,7 @@ class Preparation:
         """The log has the changes of every table that is followed or copied; what it missed is copied anew."""
         followed = [tracked.wanted for tracked in census.tracked.values()]
         copied = [wanted for wanted, _ in census.to_copy.values()]
-        missed = self._source.changes.ensure([*map(declared_table, followed)], [*map(declared_table, copied)])
+        missed = self._source.changes.ensure([*map(make_declared_table, followed)], [*map(make_declared_table, copied)])
         return replace(
             census,
             tracked={node: tracked for node, tracked in census.tracked.items() if node not in missed},

@@ -77,17 +77,17 @@ class Dropped:
         return asdict(self)
 
 
-def followed_sources(project: Project) -> list[LandingSource]:
+def list_followed_sources(project: Project) -> list[LandingSource]:
     """The sources that have a table with `replication: cdc` and that the selection needs."""
     return [source for source in project.sources if _is_followed(source) and project.needs_source(source)]
 
 
-def reports(project: Project) -> list[SlotReport]:
+def list_reports(project: Project) -> list[SlotReport]:
     """One per cdc source; an origin that cannot be asked is a problem of its own."""
-    found = [(source, _report(project.root, source)) for source in followed_sources(project)]
+    found = [(source, _report(project.root, source)) for source in list_followed_sources(project)]
     if not any(report.problem == _NOT_YET for _, report in found):
         return [report for _, report in found]
-    points = _known_checkpoints(project)
+    points = _read_checkpoints(project)
     return [
         replace(
             report,
@@ -100,7 +100,7 @@ def reports(project: Project) -> list[SlotReport]:
     ]
 
 
-def _known_checkpoints(project: Project) -> list[Checkpoint]:
+def _read_checkpoints(project: Project) -> list[Checkpoint]:
     """What the warehouse remembers; nothing where it is not there yet, and is not made by looking."""
     path = str(project.warehouse.credentials.get("path", ""))
     is_file = project.warehouse.adapter == "duckdb" and not re.match(r"\w\w+:", path)
@@ -110,13 +110,13 @@ def _known_checkpoints(project: Project) -> list[Checkpoint]:
         return warehouse.checkpoints()
 
 
-def named(project: Project, name: str | None) -> list[LandingSource]:
+def find_sources(project: Project, name: str | None) -> list[LandingSource]:
     """The sources whose slot is meant: all of them without a name.
 
     Raises:
         UsageError: no source of the project has a slot of this name.
     """
-    sources = followed_sources(project)
+    sources = list_followed_sources(project)
     if name is None:
         return sources
     chosen = [source for source in sources if name in (source.slot, source.name)]
@@ -131,7 +131,7 @@ def named(project: Project, name: str | None) -> list[LandingSource]:
     return chosen
 
 
-def drop(project: Project, sources: list[LandingSource]) -> Iterator[Dropped]:
+def drop_slots(project: Project, sources: list[LandingSource]) -> Iterator[Dropped]:
     """Drop the slots and publications of sources, and forget how far their tables had come.
 
     Nothing of a source is touched while somebody reads its slot. The landing tables stay as they are.

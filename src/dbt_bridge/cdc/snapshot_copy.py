@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from dbt_bridge.cdc.census import Tracked, track
-from dbt_bridge.cdc.followed_source import FollowedSource, declared_table
+from dbt_bridge.cdc.followed_source import FollowedSource, make_declared_table
 from dbt_bridge.contracts.change_source import Snapshot
 from dbt_bridge.contracts.destination import Loaded, Staged, Warehouse
 from dbt_bridge.errors import BridgeError
@@ -49,7 +49,7 @@ def copy_tables(source: FollowedSource, snapshot: Snapshot, wanted: Sequence[Wan
         closing(snapshot.open_origin()) as origin,
         ThreadPoolExecutor(max_workers=max(1, source.threads), thread_name_prefix="dbt-bridge-copy") as pool,
     ):
-        at = snapshot.taken_at()
+        at = snapshot.read_clock()
         inside = replace(source.ends, origin=origin)
         try:
             jobs += [(item, pool.submit(arrive, inside, item, source.progress, True)) for item in wanted]
@@ -71,7 +71,7 @@ def copy_tables(source: FollowedSource, snapshot: Snapshot, wanted: Sequence[Wan
 
 
 def _build_copy(snapshot: Snapshot, ends: Ends, wanted: Wanted, done: Arrived, at: int) -> Copy:
-    version = snapshot.describe(declared_table(wanted))
+    version = snapshot.describe(make_declared_table(wanted))
     tracked = track(ends.destination, wanted, version, snapshot.position)
     rows = done.staged or done.loaded
     assert rows is not None, "what arrived is staged or loaded"

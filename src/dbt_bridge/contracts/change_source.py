@@ -110,7 +110,7 @@ class Snapshot(Protocol):
     def position(self) -> Position:
         """The rows are the tables' at this position."""
 
-    def taken_at(self) -> int:
+    def read_clock(self) -> int:
         """When it was, by the origin's clock, as the commits after it: microseconds since 1970."""
 
     def open_origin(self) -> Origin:

@@ -38,7 +38,7 @@ class TableMemory:
 
     def as_text(self) -> str:
         """As JSON."""
-        return _compact({"shape": _nested(self.shape), "landing": self.declaration, "hidden": list(self.hidden)})
+        return _compact({"shape": _nest(self.shape), "landing": self.declaration, "hidden": list(self.hidden)})
 
     @classmethod
     def of_text(cls, text: str) -> TableMemory:
@@ -121,7 +121,7 @@ def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _nested(shape: str) -> object:
+def _nest(shape: str) -> object:
     """A shape that is a JSON object itself goes in as one, so that people can read it; any other as a string."""
     if not shape.startswith("{"):
         return shape

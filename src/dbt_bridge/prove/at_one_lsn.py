@@ -58,7 +58,7 @@ def prove_source(project: Project, proof: Proof, threads: int) -> list[Parity]:
         capture = open_capture(project, proof.source, proof.ends, options, proof.run.recorder.progress)
         if capture is None:
             return []
-        asked = capture.asked
+        asked = capture.wanted
         why: BridgeError | str = "it was copied anew, truncated or rewritten each time: run the same again"
         try:
             with capture:
@@ -81,14 +81,15 @@ def _compare_at_new_point(capture: Capture, proof: Proof, done: dict[str, Parity
         capture.catch_up(Bounds(until=str(point.position)), tell_unchanged=False)
         standing = {node: table for node, table in capture.tracked.items() if table.position == point.position}
         _record_failed(capture, proof, done, standing)
-        _compare_tables(point, proof, {n: t for n, t in standing.items() if n in capture.asked and n not in done}, done)
-    return capture.asked.keys() - done.keys()
+        due = {node: table for node, table in standing.items() if node in capture.wanted and node not in done}
+        _compare_tables(point, proof, due, done)
+    return capture.wanted.keys() - done.keys()
 
 
 def _record_failed(capture: Capture, proof: Proof, done: dict[str, Parity], standing: Mapping[str, Tracked]) -> None:
     for receipt in capture.receipts:
-        if receipt.status == "failed" and receipt.node in capture.asked and receipt.node not in {*done, *standing}:
-            blank = _blank(proof, capture.asked[receipt.node])
+        if receipt.status == "failed" and receipt.node in capture.wanted and receipt.node not in {*done, *standing}:
+            blank = _blank(proof, capture.wanted[receipt.node])
             done[receipt.node] = proof.run.fail(blank, f"it did not land: {receipt.error}")
 
 

@@ -333,12 +333,10 @@ class OpenProject:
 
     def slots(self, *, select: Selectors | None = None, exclude: Selectors | None = None) -> SlotReports:
         """The replication slots of the cdc sources: lag, log that they retain, and what mends a fault."""
+        from dbt_bridge.cdc.slots import list_reports
         from dbt_bridge.run.outcomes import SlotReports
 
-        project = self._read(select, exclude)
-        from dbt_bridge.cdc.slots import reports
-
-        return SlotReports(reports(project))
+        return SlotReports(list_reports(self._read(select, exclude)))
 
     def drop_slots(
         self,
@@ -360,13 +358,13 @@ class OpenProject:
             OriginError: somebody reads a slot; names the server process.
         """
         project = self._read(None, None)
-        from dbt_bridge.cdc.slots import drop, named
+        from dbt_bridge.cdc.slots import drop_slots, find_sources
 
-        sources = named(project, name)
+        sources = find_sources(project, name)
         if sources:
             confirm(sources)
         dropped: list[Dropped] = []
-        for one in drop(project, sources):
+        for one in drop_slots(project, sources):
             dropped.append(one)
             report(one)
         return tuple(dropped)

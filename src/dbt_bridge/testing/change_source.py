@@ -232,7 +232,7 @@ class ChangeSourceTests:
             taken = follower.chunks(point.position)
             assert taken[-1].upto == point.position
             assert sorted(follower.notes("orders")) == [1, 2]
-            assert point.taken_at() > 1_600_000_000_000_000
+            assert point.read_clock() > 1_600_000_000_000_000
         follower.chunks(follower.source.now())
         assert sorted(follower.notes("orders")) == [1, 2, 3]
 

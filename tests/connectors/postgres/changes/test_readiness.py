@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from dbt_bridge.connectors.postgres.changes import publication
-from dbt_bridge.connectors.postgres.changes.readiness import Readiness, Wish, readiness
+from dbt_bridge.connectors.postgres.changes.readiness import Readiness, Wish, check_readiness
 from dbt_bridge.connectors.postgres.changes.slot import Replication
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
@@ -20,7 +20,7 @@ ITEMS, LOG = TableName("public", "items"), TableName("public", "log")
 
 def found(url: str, wish: Wish, *, only: str = "fault") -> dict[str, Readiness]:
     with Replication("shop", url) as replication:
-        return {f.subject: f for f in readiness(replication, wish) if f.status == only or not only}
+        return {f.subject: f for f in check_readiness(replication, wish) if f.status == only or not only}
 
 
 @pytest.fixture

@@ -132,12 +132,12 @@ def test_a_slot_that_is_not_ours_is_told_apart(
     server: Server, replication: Replication, origin: psycopg.Connection
 ) -> None:
     with Replication("other", server.url()) as elsewhere, elsewhere.create_slot("elsewhere", temporary=True):
-        for look in (lambda: replication.usable("elsewhere"), replication.create_slot("elsewhere").__enter__):
+        for look in (lambda: replication.require_usable("elsewhere"), replication.create_slot("elsewhere").__enter__):
             with pytest.raises(OriginError, match="of database 'postgres', not"):
                 look()
     origin.execute("SELECT pg_create_logical_replication_slot('others', 'test_decoding')")
     with pytest.raises(OriginError, match="plugin is test_decoding, not pgoutput"):
-        replication.usable("others")
+        replication.require_usable("others")
     origin.execute("SELECT pg_create_physical_replication_slot('standby')")
     try:
         with pytest.raises(OriginError, match="a physical one"), replication.create_slot("standby"):
@@ -149,9 +149,9 @@ def test_a_slot_that_is_not_ours_is_told_apart(
     with pytest.raises(OriginError, match="'ours' exists already") as raised, replication.create_slot("ours"):
         pass
     assert "dbt-bridge slots drop ours" in raised.value.mend
-    assert replication.usable("ours").name == "ours"
+    assert replication.require_usable("ours").name == "ours"
     with pytest.raises(OriginError, match="no replication slot 'absent'"):
-        replication.usable("absent")
+        replication.require_usable("absent")
 
 
 def test_when_all_slots_are_in_use_the_idle_ones_are_named() -> None:

@@ -178,11 +178,11 @@ def test_a_full_disk_is_told_with_the_folder(tmp_path: Path) -> None:
     """The limit on a file's size stands for the disk's: the same call fails in the same way."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Spool("shop", tmp_path) as spool:
-        list(spool.unspooled(_messages([_stream_start(7, first=True)])))
+        list(spool.unspool(_messages([_stream_start(7, first=True)])))
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
         try:
             with pytest.raises(OriginError, match="cannot wait for its commit in") as raised:
-                list(spool.unspooled(_messages([b"I" + (7).to_bytes(4, "big") + b"x" * 9000])))
+                list(spool.unspool(_messages([b"I" + (7).to_bytes(4, "big") + b"x" * 9000])))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert str(tmp_path) in raised.value.mend
@@ -209,7 +209,7 @@ def test_a_commit_of_what_was_never_sent_is_refused(tmp_path: Path) -> None:
     """Else a whole transaction would be missing without a word."""
     commit = b"c" + (7).to_bytes(4, "big") + bytes(25)
     with Spool("shop", tmp_path) as spool, pytest.raises(OriginError, match="streamed transaction 7"):
-        list(spool.unspooled(_messages([commit])))
+        list(spool.unspool(_messages([commit])))
 
 
 # Chunks of several transactions in any order, cut into runs at any place, with gaps between the messages.
@@ -243,7 +243,7 @@ def test_any_chunks_are_put_together_again(tmp_path_factory, chunks, cut, aborte
         else:
             sent.append(b"c" + xid.to_bytes(4, "big") + tail)
     with Spool("shop", tmp_path_factory.mktemp("spool")) as spool:
-        runs = [run for at in range(0, len(sent), cut) for run in spool.unspooled(_messages(sent[at : at + cut]))]
+        runs = [run for at in range(0, len(sent), cut) for run in spool.unspool(_messages(sent[at : at + cut]))]
     found = _inserts(runs)
     plains = found.pop(0, [])
     assert plains == ([b"plain"] * len(chunks) if plain else [])

@@ -60,7 +60,7 @@ def test_a_standby_is_followed(pair: tuple[Server, Server], taken: Callable, unt
         with pytest.raises(OriginError, match="read-only") as raised:
             publication.ensure(at_standby, "shop", [ITEMS], [])
         connection.execute(raised.value.mend.removeprefix("at the primary: ").encode())
-        until(lambda: publication.planned(at_standby, "shop", [ITEMS], []).statements == ())
+        until(lambda: publication.plan_publications(at_standby, "shop", [ITEMS], []).statements == ())
 
         def let_go(said: str) -> None:
             assert said == "the new slot waits for the next record of running transactions"

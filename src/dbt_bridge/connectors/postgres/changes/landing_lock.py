@@ -92,7 +92,7 @@ class _Session:
     def pgconn(self) -> pq.abc.PGconn:
         return self._connection.pgconn
 
-    def broken(self, why: str) -> ConnectionFailed:
+    def make_broken_error(self, why: str) -> ConnectionFailed:
         return ConnectionFailed(f"origin {self._connections.name!r}: {why}", mend="see whether the server is up")
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class LandingLease:
         except BaseException as error:
             self.let_go()
             if isinstance(error, psycopg.Error):
-                raise session.broken("the connection that says who wants the landing broke off") from error
+                raise session.make_broken_error("the connection that says who wants the landing broke off") from error
             raise
 
     def let_go(self) -> None:
@@ -171,13 +171,13 @@ class LandingLease:
         session.pgconn.consume_input()
         if session.pgconn.is_busy():
             if now - self._asked_at > _SILENCE:
-                raise session.broken(f"no answer for {_SILENCE:.0f} s")
+                raise session.make_broken_error(f"no answer for {_SILENCE:.0f} s")
             return False
         self._asked_at = None
         free = True
         while (result := session.pgconn.get_result()) is not None:
             if result.status != pq.ExecStatus.TUPLES_OK:
-                raise session.broken(result.error_message.decode(errors="replace").strip())
+                raise session.make_broken_error(result.error_message.decode(errors="replace").strip())
             free = result.get_value(0, 0) == b"t"
         return not free
 

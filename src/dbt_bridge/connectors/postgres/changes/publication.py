@@ -137,7 +137,7 @@ class _Existing:
     is_ours: bool
 
 
-def publishable(replication: Replication, names: Sequence[TableName]) -> dict[TableName, Publishable]:
+def describe_publishable(replication: Replication, names: Sequence[TableName]) -> dict[TableName, Publishable]:
     """Each table that exists, with what publishing it takes."""
     wanted = {"schemas": [name.schema for name in names], "names": [name.name for name in names]}
     found: dict[TableName, Publishable] = {}
@@ -171,14 +171,14 @@ def ensure(
         OriginError: a table cannot be added or is not published as it must be; with the SQL that mends it.
     """
     _check_identified(replication, everything)
-    found = planned(replication, name, everything, inserts)
+    found = plan_publications(replication, name, everything, inserts)
     _execute(replication, found.statements)
     return found
 
 
 def _check_identified(replication: Replication, tables: Sequence[TableName]) -> None:
     """Never publish the updates of a table that has no replica identity: its owners' updates would fail."""
-    for table in publishable(replication, tables).values():
+    for table in describe_publishable(replication, tables).values():
         if not table.identifies:
             lacking = ", ".join(map(str, table.unidentified))
             statements = " ".join(
@@ -191,16 +191,16 @@ def _check_identified(replication: Replication, tables: Sequence[TableName]) -> 
             )
 
 
-def planned(
+def plan_publications(
     replication: Replication, name: str, everything: Sequence[TableName], inserts: Sequence[TableName]
 ) -> Ensured:
     """What `ensure` would do; raises what it would, before it writes."""
     version = int(replication.query("SHOW server_version_num")[0][0])
     first = _existing(replication, name)
-    parts = [_planned(replication, name, first, (_EVERYTHING, everything), version)]
+    parts = [_plan_publication(replication, name, first, (_EVERYTHING, everything), version)]
     second = _existing(replication, inserts_name(name))
     if second is not None or inserts or first is None or first.is_ours:  # else our role makes none, and none is needed
-        parts.append(_planned(replication, inserts_name(name), second, (_INSERTS, inserts), version))
+        parts.append(_plan_publication(replication, inserts_name(name), second, (_INSERTS, inserts), version))
     added = tuple(table for part in parts for table in part.added)
     return Ensured(
         tuple(name for part in parts for name in part.names),
@@ -211,7 +211,7 @@ def planned(
     )
 
 
-def _planned(
+def _plan_publication(
     replication: Replication,
     name: str,
     existing: _Existing | None,
@@ -232,16 +232,17 @@ def _planned(
         return Ensured((name,))
     else:
         members = _members(replication, existing.oid)
-        whole = members - set(_restricted(replication, existing.oid))
+        whole = members - set(_list_restricted(replication, existing.oid))
         if existing.operations != operations or not existing.via_root:  # something was not sent, of any of them
             whole = set()
         if not _is_as_made(existing, operations, version):
             statements.append(f"ALTER PUBLICATION {quote_identifier(name)} SET ({options})")
         removed = sorted(members - (whole & set(tables)))
-        statements += [f"ALTER PUBLICATION {quote_identifier(name)} DROP TABLE {_listed(removed)}"] if removed else []
+        if removed:
+            statements.append(f"ALTER PUBLICATION {quote_identifier(name)} DROP TABLE {_format_tables(removed)}")
         members = whole
     added = tuple(table for table in tables if table not in members)
-    statements += [f"ALTER PUBLICATION {quote_identifier(name)} ADD TABLE {_listed(added)}"] if added else []
+    statements += [f"ALTER PUBLICATION {quote_identifier(name)} ADD TABLE {_format_tables(added)}"] if added else []
     return Ensured((name,), added, tuple(removed), existing is None, tuple(statements))
 
 
@@ -290,7 +291,7 @@ def _check_foreign(
     """Somebody's publication publishes every row, column and operation of the tables, under their own names."""
     place = f"origin {replication.name!r}: publication {name!r}, which dbt-bridge did not make,"
     altered = f"ALTER PUBLICATION {quote_identifier(name)}"
-    for restricted, is_filter in _restricted(replication, existing.oid).items():
+    for restricted, is_filter in _list_restricted(replication, existing.oid).items():
         if restricted in tables:
             what = "leaves out rows of" if is_filter else "leaves out columns of"
             name = quote_table_name(restricted)
@@ -302,18 +303,18 @@ def _check_foreign(
             f"{place} does not publish {', '.join(silent)}", mend=f"{altered} SET (publish = '{operations}');"
         )
     covered = {TableName(*row) for row in replication.query(_COVERED, {"name": name})}
-    known = publishable(replication, [table for table in tables if table not in covered])
+    known = describe_publishable(replication, [table for table in tables if table not in covered])
     roots = [table for table in known.values() if table.kind == "p"]
     missing = [name for name in known if not roots or existing.via_root or known[name].kind != "p"]
     if missing:
-        mend = f"{altered} ADD TABLE {_listed(missing)};"
+        mend = f"{altered} ADD TABLE {_format_tables(missing)};"
         raise OriginError(f"{place} lacks {', '.join(map(str, missing))}", mend=mend)
     if roots:
         mend = f"{altered} SET (publish_via_partition_root = true);"
         raise OriginError(f"{place} publishes partitions under their own names", mend=mend)
 
 
-def _restricted(replication: Replication, oid: int) -> dict[TableName, bool]:
+def _list_restricted(replication: Replication, oid: int) -> dict[TableName, bool]:
     """Tables of which not every row (True) or column (False) is published."""
     rows = replication.query(_RESTRICTED, {"oid": oid})
     return {TableName(schema, table): is_filter for schema, table, is_filter in rows}
@@ -335,6 +336,6 @@ def _execute(replication: Replication, statements: Sequence[str]) -> None:
         raise
 
 
-def _listed(names: Sequence[TableName]) -> str:
+def _format_tables(names: Sequence[TableName]) -> str:
     """ONLY: tables that inherit are their own; partitions follow their root all the same."""
     return ", ".join(f"ONLY {quote_table_name(name)}" for name in names)

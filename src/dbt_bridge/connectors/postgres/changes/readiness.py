@@ -11,7 +11,7 @@ from dbt_bridge.connectors.postgres.changes.slot import (
     MARK,
     Replication,
     SlotState,
-    misfit,
+    find_misfit,
 )
 from dbt_bridge.contracts.change_source import Readiness
 from dbt_bridge.errors import BridgeError
@@ -71,7 +71,7 @@ class _Settings:
     may_mark: bool
 
 
-def readiness(replication: Replication, wish: Wish) -> Iterator[Readiness]:
+def check_readiness(replication: Replication, wish: Wish) -> Iterator[Readiness]:
     """Look at everything that following these tables needs. Writes nothing.
 
     Raises:
@@ -82,7 +82,7 @@ def readiness(replication: Replication, wish: Wish) -> Iterator[Readiness]:
     state = replication.slot(wish.slot)
     yield from _room(state, settings)
     yield from _slot(replication, state, wish, settings)
-    tables = publication.publishable(replication, wish.tables)
+    tables = publication.describe_publishable(replication, wish.tables)
     yield from _tables(tables, wish)
     yield from _publications(replication, tables, wish, settings)
 
@@ -141,7 +141,7 @@ def _slot(replication: Replication, state: SlotState | None, wish: Wish, setting
                 place, "note", f"a new slot has to wait for {who}, which has been open for {seconds} s", end
             )
         return
-    if (problem := misfit(state, settings.database)) is not None:
+    if (problem := find_misfit(state, settings.database)) is not None:
         yield Readiness(place, "fault", problem, "give the source another `slot:` name")
         return
     if state.is_lost:
@@ -201,7 +201,7 @@ def _publications(
     everything = [n for n, t in rows.items() if t.identifies]
     inserts = [n for n, t in rows.items() if not t.identifies and n in wish.logs]
     try:
-        plan = publication.planned(replication, wish.slot, everything, inserts)
+        plan = publication.plan_publications(replication, wish.slot, everything, inserts)
     except BridgeError as error:
         yield Readiness(place, "fault", error.what, error.mend)
         return

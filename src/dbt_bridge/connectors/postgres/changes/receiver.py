@@ -138,10 +138,10 @@ class Receiver:
         self._bytes = 0
         self._begun = 0.0  # when its first message came
         self._sent = 0
-        self._told_consumer = 0
+        self._sent_to_consumer = 0
         self._news_from = 0.0  # another database may write thousands of commits per second, which are no news
-        self._told_server = 0
-        self._told = self._heard = time.monotonic()
+        self._reported = 0
+        self._reported_at = self._heard = time.monotonic()
         self._asked = False  # whether the server owes an answer
         self._wakers = selectors.DefaultSelector()
         self._wakers.register(runs.woken, selectors.EVENT_READ)
@@ -189,7 +189,7 @@ class Receiver:
 
     def _has_news(self) -> bool:
         """Whether the consumer would learn from an empty run that the log went on."""
-        return not self._pieces and self._sent > self._told_consumer and self._runs.is_empty()
+        return not self._pieces and self._sent > self._sent_to_consumer and self._runs.is_empty()
 
     def _drain(self) -> None:
         """Messages out of libpq's buffer: nothing is done with each but taking it."""
@@ -209,9 +209,9 @@ class Receiver:
                 elif n == 0:
                     break
                 else:
-                    raise self._ended()
+                    raise self._make_end_error()
         except psycopg.Error as error:
-            raise self._walsender.broken() from error
+            raise self._walsender.make_broken_error() from error
         finally:
             self._bytes = size
 
@@ -232,14 +232,14 @@ class Receiver:
         self._pieces.clear()
         self._bytes = 0
         last: Messages | None = None
-        for part in self._spool.unspooled(run) if self._spool is not None else (run,):
+        for part in self._spool.unspool(run) if self._spool is not None else (run,):
             if last is not None:
-                self._put(last, self._told_consumer)
+                self._put(last, self._sent_to_consumer)
             if self._runs.stopping:  # nobody takes the rest of a large transaction
                 return
             last = part
         if last is not None:
-            self._sent = max(self._sent, _committed_upto(last))
+            self._sent = max(self._sent, _find_commit_end(last))
             self._put(last, self._sent)
 
     def _put(self, run: Messages, sent: int) -> None:
@@ -249,7 +249,7 @@ class Receiver:
             self._heard, self._asked = now, False  # nobody listens
             self._report(now)
             self._sleep(self._pause(now), reading=False)
-        self._told_consumer = sent
+        self._sent_to_consumer = sent
         self._runs.put(Messages(run.buffer, run.kind, run.body, run.end, sent))
 
     def _sleep(self, seconds: float, *, reading: bool = True) -> bool:
@@ -276,14 +276,14 @@ class Receiver:
             )
         if quiet >= self._patience.status_every and not self._asked:
             self._tell(ask=True)
-        elif self._runs.acknowledged > self._told_server or now - self._told >= self._patience.status_every:
+        elif self._runs.acknowledged > self._reported or now - self._reported_at >= self._patience.status_every:
             self._tell()
         self._walsender.flush()
 
     def _pause(self, now: float) -> float:
         """Seconds until there is something to report."""
         listened = self._heard + (self._patience.silence if self._asked else self._patience.status_every)
-        wake = min(self._told + self._patience.status_every, listened)
+        wake = min(self._reported_at + self._patience.status_every, listened)
         return (min(wake, self._news_from) if self._has_news() else wake) - now
 
     def _tell(self, *, ask: bool = False) -> None:
@@ -294,9 +294,9 @@ class Receiver:
         try:
             self._pgconn.put_copy_data(status)
         except psycopg.Error as error:
-            raise self._walsender.broken() from error
+            raise self._walsender.make_broken_error() from error
         self._walsender.flush()
-        self._told, self._told_server = time.monotonic(), acknowledged
+        self._reported_at, self._reported = time.monotonic(), acknowledged
         self._asked = self._asked or ask
 
     def _say_goodbye(self) -> None:
@@ -328,11 +328,11 @@ class Receiver:
                 return True
         return False
 
-    def _ended(self) -> BridgeError:
+    def _make_end_error(self) -> BridgeError:
         """Why the server ended COPY."""
         result = self._pgconn.get_result()
         if result is not None and result.error_message:
-            return self._walsender.refused(result)
+            return self._walsender.make_refusal(result)
         return OriginError(
             f"origin {self._walsender.name!r}: its server is shutting down",
             mend="run the same command again when the server is up",
@@ -340,7 +340,7 @@ class Receiver:
         )
 
 
-def _committed_upto(run: Messages) -> int:
+def _find_commit_end(run: Messages) -> int:
     """Where the last Commit of a run ends: flags, where the commit record starts, where it ends."""
     commits = np.flatnonzero(run.kind == _COMMIT)
     if not len(commits):

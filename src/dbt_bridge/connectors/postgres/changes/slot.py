@@ -16,7 +16,7 @@ import psycopg
 
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
 from dbt_bridge.connectors.postgres.changes.slot_wait import Blockers
-from dbt_bridge.connectors.postgres.changes.walsender import SET, Walsender, meaning
+from dbt_bridge.connectors.postgres.changes.walsender import SET, Walsender, translate_error
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.nouns.table import quote_identifier
@@ -146,12 +146,12 @@ class Replication:
         """Rows of a statement in a transaction of its own. After a broken connection the next call connects anew."""
         with self._lock:
             try:
-                cur = self._connected().execute(sql.encode(), parameters)
+                cur = self._connect_control().execute(sql.encode(), parameters)
                 return cur.fetchall() if cur.description else []
             except psycopg.Error as error:
                 if self._control is not None and self._control.broken:
                     self.close()
-                raise meaning(self.connections, error) from error
+                raise translate_error(self.connections, error) from error
 
     def identity(self) -> Identity:
         """Asked of a walsender, so it also shows that the role may replicate."""
@@ -195,7 +195,7 @@ class Replication:
         """All slots of the server, also those of other databases, by name."""
         return self._states(None)
 
-    def usable(self, name: str) -> SlotState:
+    def require_usable(self, name: str) -> SlotState:
         """The slot, after looking whether changes of this database can be read from it now.
 
         Raises:
@@ -209,7 +209,7 @@ class Replication:
                 mend="dbt-bridge sync --full-refresh makes it again and copies its tables",
             )
         ((database,),) = self.query("SELECT current_database()")
-        if (problem := misfit(state, database)) is not None:
+        if (problem := find_misfit(state, database)) is not None:
             raise OriginError(f"origin {self.name!r}: {problem}", mend="give the source another `slot:` name")
         if state.is_lost:
             raise OriginError(
@@ -218,10 +218,10 @@ class Replication:
                 mend=f"dbt-bridge slots drop {name}; then dbt-bridge sync --full-refresh",
             )
         if state.active:
-            raise self.in_use(state)
+            raise self.make_in_use_error(state)
         return state
 
-    def in_use(self, state: SlotState) -> OriginError:
+    def make_in_use_error(self, state: SlotState) -> OriginError:
         """The error of a slot that somebody else reads."""
         rows = self.query(_HOLDER, {"pid": state.active_pid})
         application, address = rows[0] if rows else (None, None)
@@ -261,7 +261,7 @@ class Replication:
             try:
                 rows, _ = walsender.command(self._creation(name, temporary, walsender.server_version), waiting=blockers)
             except OriginError as error:
-                raise self._uncreated(name, error) from error
+                raise self._explain_creation(name, error) from error
             _, point, snapshot, _ = rows[0]
             try:
                 yield ExportedSlot(name, parse_lsn(point), snapshot)
@@ -280,7 +280,7 @@ class Replication:
         if state is None:
             return False
         if state.active:
-            raise self.in_use(state)
+            raise self.make_in_use_error(state)
         self.query("SELECT pg_drop_replication_slot(%(name)s)", {"name": name})
         return True
 
@@ -290,11 +290,11 @@ class Replication:
         options = "(SNAPSHOT 'export', FAILOVER true)" if failover else "EXPORT_SNAPSHOT"
         return f"CREATE_REPLICATION_SLOT {quote_identifier(name)} {kind}LOGICAL {PLUGIN} {options}"
 
-    def _uncreated(self, name: str, error: OriginError) -> OriginError:
+    def _explain_creation(self, name: str, error: OriginError) -> OriginError:
         """The error with what the server knows of the slots: which exists, which nobody uses."""
         if "already exists" in error.what and (state := self.slot(name)) is not None:
             ((database,),) = self.query("SELECT current_database()")
-            problem = misfit(state, database) or f"slot {name!r} exists already"
+            problem = find_misfit(state, database) or f"slot {name!r} exists already"
             mend = f"give the source another `slot:` name, or drop it: dbt-bridge slots drop {name}"
             return OriginError(f"origin {self.name!r}: {problem}", mend=mend)
         if "no slot is free" in error.what:
@@ -306,7 +306,7 @@ class Replication:
     def _states(self, name: str | None) -> list[SlotState]:
         return [_state(row) for row in self.query(_SLOTS, {"name": name})]
 
-    def _connected(self) -> psycopg.Connection[Any]:
+    def _connect_control(self) -> psycopg.Connection[Any]:
         if self._control is None:
             try:
                 control = psycopg.connect(self.connections.conninfo(), autocommit=True)
@@ -319,7 +319,7 @@ class Replication:
         return self._control
 
 
-def misfit(state: SlotState, database: str) -> str | None:
+def find_misfit(state: SlotState, database: str) -> str | None:
     """Why a slot of this name is not ours, if it is not."""
     if state.kind != "logical":
         return f"slot {state.name!r} is a physical one, for a standby"

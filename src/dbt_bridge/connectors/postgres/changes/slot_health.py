@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from dbt_bridge.connectors.postgres.changes.lsn import format_lsn
-from dbt_bridge.connectors.postgres.changes.slot import Replication, SlotState, misfit
+from dbt_bridge.connectors.postgres.changes.slot import Replication, SlotState, find_misfit
 from dbt_bridge.contracts.change_source import LogHealth
 from dbt_bridge.contracts.settings import ChangeSourceSettings
 from dbt_bridge.errors import OriginError, UsageError
@@ -55,7 +55,7 @@ def _foreign(replication: Replication, slot: str) -> str | None:
     if state is None:
         return None
     ((database,),) = replication.query("SELECT current_database()")
-    return misfit(state, database)
+    return find_misfit(state, database)
 
 
 def check_slot(replication: Replication, slot: str, positions: Mapping[str, Position]) -> None:
@@ -132,7 +132,7 @@ def describe_health(replication: Replication, settings: ChangeSourceSettings, sy
 
 def _find_problem(state: SlotState, database: str, max_wal: int | None, sync: str) -> tuple[str, str]:
     """What is wrong with a slot, worst first, and the mend."""
-    if foreign := misfit(state, database):
+    if foreign := find_misfit(state, database):
         return foreign, _OTHER_NAME
     if state.is_lost:
         why = state.invalidation_reason or "max_slot_wal_keep_size"
@@ -171,7 +171,7 @@ class WalGuard:
         now = time.monotonic()
         if self._max_wal is not None and now - self._looked >= _LOOK:
             self._looked = now
-            before, retained = self._before, self._retained()
+            before, retained = self._before, self._measure_retained()
             self._before = retained
             if retained > self._max_wal and before is not None and retained >= before:
                 raise self._too_much(retained)
@@ -183,10 +183,10 @@ class WalGuard:
         Raises:
             OriginError: the slot retains more than the bound all the same.
         """
-        if self._max_wal is not None and (retained := self._retained()) > self._max_wal:
+        if self._max_wal is not None and (retained := self._measure_retained()) > self._max_wal:
             raise self._too_much(retained)
 
-    def _retained(self) -> int:
+    def _measure_retained(self) -> int:
         state = self._replication.slot(self._slot)
         retained = 0 if state is None else state.retained_bytes
         assert self._max_wal is not None

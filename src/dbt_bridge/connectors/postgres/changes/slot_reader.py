@@ -27,7 +27,7 @@ def wait_until_free(replication: Replication, slot: str, identity: str) -> None:
     while (state := replication.slot(slot)) is not None and state.active:
         waited = time.monotonic() - began
         if waited >= _BUSY:
-            raise replication.in_use(state)
+            raise replication.make_in_use_error(state)
         if waited >= _LEAVING and _LAST.get(identity) == state.active_pid:
             replication.query("SELECT pg_terminate_backend(%(pid)s)", {"pid": state.active_pid})
         time.sleep(0.1)

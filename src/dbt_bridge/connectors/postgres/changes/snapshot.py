@@ -27,7 +27,7 @@ class SlotSnapshot:
     def position(self) -> Position:
         return position_of(self._exported.consistent_point)
 
-    def taken_at(self) -> int:
+    def read_clock(self) -> int:
         ((at,),) = self._catalog.query(_NOW)
         return int(at)
 

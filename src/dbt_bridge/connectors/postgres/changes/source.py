@@ -13,7 +13,7 @@ from dbt_bridge.connectors.postgres.changes.following import Following
 from dbt_bridge.connectors.postgres.changes.landing_lock import LandingLease, lock_landing, share_landing
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn, position_of
 from dbt_bridge.connectors.postgres.changes.publication import Publishable
-from dbt_bridge.connectors.postgres.changes.readiness import Wish, readiness
+from dbt_bridge.connectors.postgres.changes.readiness import Wish, check_readiness
 from dbt_bridge.connectors.postgres.changes.slot import Replication
 from dbt_bridge.connectors.postgres.changes.slot_health import (
     WalGuard,
@@ -94,7 +94,7 @@ class PostgresChangeSource:
         check_ours(self._replication, self.slot)
         with self._catalog() as now:
             self._names = {table.node: resolve_name(now, table) for table in tables}
-            self._publishable = publication.publishable(self._replication, list(self._names.values()))
+            self._publishable = publication.describe_publishable(self._replication, list(self._names.values()))
             return examine_tables(now, tables, self._publishable)
 
     def has_news(self, seen: Sequence[str]) -> bool:
@@ -222,7 +222,7 @@ class PostgresChangeSource:
 
     def check_readiness(self, tables: Sequence[DeclaredTable]) -> Iterator[Readiness]:
         logs = frozenset(table.name for table in tables if table.log_only)
-        return readiness(
+        return check_readiness(
             self._replication, Wish(self.slot, tuple(t.name for t in tables), logs, self._settings.max_wal)
         )
 

@@ -69,7 +69,7 @@ class Spool:
         self._lock = self._folder = self._current = None
         self._streamed.clear()
 
-    def unspooled(self, run: Messages) -> Iterator[Messages]:
+    def unspool(self, run: Messages) -> Iterator[Messages]:
         """The run without streamed chunks, and each streamed transaction where it commits, in bounded pieces."""
         at = 0
         for index in np.flatnonzero(np.isin(run.kind, _CONTROL)).tolist():
@@ -95,14 +95,14 @@ class Spool:
         xid = int.from_bytes(body[:4], "big")
         if kind == _START:
             if body[4] or xid not in self._streamed:
-                self._streamed[xid] = self._opened(xid)
+                self._streamed[xid] = self._open_transaction(xid)
             self._current = self._streamed[xid]
         elif kind == _ABORT:
-            self._aborted(xid, int.from_bytes(body[4:8], "big"))
+            self._abort(xid, int.from_bytes(body[4:8], "big"))
         else:
-            yield from self._committed(xid, body)
+            yield from self._commit(xid, body)
 
-    def _aborted(self, xid: int, subxid: int) -> None:
+    def _abort(self, xid: int, subxid: int) -> None:
         if xid not in self._streamed:
             return
         if subxid == xid:
@@ -110,7 +110,7 @@ class Spool:
         else:
             self._streamed[xid].aborted.append(subxid)
 
-    def _committed(self, xid: int, body: bytes) -> Iterator[Messages]:
+    def _commit(self, xid: int, body: bytes) -> Iterator[Messages]:
         """Begin, the transaction's messages, Commit.
 
         Stream Commit: xid, flags, where the commit record starts and ends, its time. Begin wants start, time, xid;
@@ -137,7 +137,7 @@ class Spool:
                 mend="set TMPDIR to a folder that only your user can write to",
             )
 
-    def _opened(self, xid: int) -> _Streamed:
+    def _open_transaction(self, xid: int) -> _Streamed:
         assert self._folder is not None, "enter the spool first"
         return _Streamed(self._folder / str(xid))
 
@@ -190,9 +190,9 @@ class _Streamed:
                     piece = np.zeros(size + SLACK, np.uint8)
                     if content.readinto(piece[:size].data) != size:
                         raise OSError(f"{self._bytes.name} is shorter than what was written to it")
-                    kept = _kept(piece, ends[: 2 * fit], aborted)
-                    if len(kept):
-                        yield kept
+                    messages = _drop_aborted(piece, ends[: 2 * fit], aborted)
+                    if len(messages):
+                        yield messages
                     read, ends = read[2 * fit :], ends[2 * fit :] - size
 
     def remove(self) -> None:
@@ -200,7 +200,7 @@ class _Streamed:
         self._positions.unlink()
 
 
-def _kept(buffer: np.ndarray, positions: np.ndarray, aborted: np.ndarray) -> Messages:
+def _drop_aborted(buffer: np.ndarray, positions: np.ndarray, aborted: np.ndarray) -> Messages:
     """The messages of subtransactions that committed; Origin carries no transaction id, and says nothing to us."""
     letter, end = positions[0::2], positions[1::2]
     kind = buffer[letter]

@@ -92,11 +92,11 @@ class ReplicationStream:
 
         A run without messages has a newer `sent`. All that came before an error is given before it is raised.
         """
-        return self._entered().get(wait)
+        return self._require_entered().get(wait)
 
     def acknowledge(self, lsn: int) -> None:
         """Everything that committed below `lsn` is durable at the destination: the server need not keep it."""
-        self._entered().acknowledge(lsn)
+        self._require_entered().acknowledge(lsn)
 
     def close(self) -> None:
         """Tell the server the last acknowledgement, end the stream in order and disconnect, within a few seconds."""
@@ -104,7 +104,7 @@ class ReplicationStream:
             self._runs.stop()
             self._thread.join()
 
-    def _entered(self) -> Runs:
+    def _require_entered(self) -> Runs:
         if self._runs is None:
             raise RuntimeError("enter the stream first")
         return self._runs
@@ -124,8 +124,8 @@ class ReplicationStream:
         except OriginError as error:
             state = replication.slot(self._slot)
             if state is not None and state.active:
-                raise replication.in_use(state) from error
-            replication.usable(self._slot)  # says what is wrong with the slot, if it is the slot
+                raise replication.make_in_use_error(state) from error
+            replication.require_usable(self._slot)  # says what is wrong with the slot, if it is the slot
             raise
 
     def _command(self, version: int) -> str:

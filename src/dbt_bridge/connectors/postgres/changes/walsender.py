@@ -44,7 +44,7 @@ class Walsender:
         try:
             self._connection = psycopg.connect(make_conninfo(**known), autocommit=True)  # type: ignore[arg-type]
         except psycopg.Error as error:
-            raise meaning(connections, error, connecting=True) from error
+            raise translate_error(connections, error, connecting=True) from error
         self.pgconn = self._connection.pgconn
         self.server_version = self.pgconn.server_version
         try:
@@ -86,13 +86,13 @@ class Walsender:
                     raise
         result = self.pgconn.get_result()
         if result is None:
-            raise self.broken()
+            raise self.make_broken_error()
         if result.status == pq.ExecStatus.COPY_BOTH:
             return [], result
         while self.pgconn.get_result() is not None:
             pass
         if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
-            raise self.refused(result)
+            raise self.make_refusal(result)
         rows = [tuple(_text(result.get_value(r, c)) for c in range(result.nfields)) for r in range(result.ntuples)]
         return rows, result
 
@@ -107,29 +107,29 @@ class Walsender:
         try:
             self.pgconn.consume_input()
         except psycopg.Error as error:
-            raise meaning(self._connections, error) from error
+            raise translate_error(self._connections, error) from error
 
     def flush(self) -> None:
         try:
             self.pgconn.flush()
         except psycopg.Error as error:
-            raise meaning(self._connections, error) from error
+            raise translate_error(self._connections, error) from error
 
-    def refused(self, result: pq.abc.PGresult) -> BridgeError:
+    def make_refusal(self, result: pq.abc.PGresult) -> BridgeError:
         """What the server said instead of a result."""
-        return meaning(self._connections, psycopg.errors.error_from_result(result))
+        return translate_error(self._connections, psycopg.errors.error_from_result(result))
 
-    def broken(self) -> BridgeError:
+    def make_broken_error(self) -> BridgeError:
         """What libpq says of a connection that has just failed."""
         said = self.pgconn.get_error_message() or "the server closed the connection"
-        return meaning(self._connections, psycopg.OperationalError(said))
+        return translate_error(self._connections, psycopg.OperationalError(said))
 
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode()
 
 
-def meaning(connections: Connections, error: Exception, *, connecting: bool = False) -> BridgeError:
+def translate_error(connections: Connections, error: Exception, *, connecting: bool = False) -> BridgeError:
     """The error of the tree, with what mends it, that a walsender's or a slot's error stands for."""
     if isinstance(error, BridgeError):
         return error
