@@ -11,7 +11,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.connectors.postgres.origin import initial_copy
+from dbt_bridge.connectors.postgres.origin import ctid_ranges
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.contracts.canon import (
@@ -56,7 +56,7 @@ def digested(rows: pa.Table, columns: list[Digested]) -> list[int]:
 
 
 def test_digests_and_buckets_are_those_of_the_rows(filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initial_copy, "RANGE_PAGES", 16)
+    monkeypatch.setattr(ctid_ranges, "RANGE_PAGES", 16)
     with PostgresOrigin("shop", filled) as origin:
         table = origin.describe(NAME).table
         assert origin.digest_table(NAME, 2)._relation.pages > 32, "it is read in ranges"

@@ -77,7 +77,7 @@ def test_many_keys_use_the_index(origin: psycopg.Connection, database: str) -> N
     keys = pa.table({"a": pa.array(range(1, 300_000, 37), pa.int32())})
     keys = keys.append_column("b", pa.array([f"k{n}" for n in keys["a"].to_pylist()]))
     with PostgresOrigin("o", database) as reading:
-        relation = reading._relation(name)
+        relation = reading._find_relation(name)
         (condition,) = key_search.build_conditions(relation, keys)
         plan = "\n".join(row[0] for row in origin.execute(f"EXPLAIN SELECT v FROM t WHERE {condition}".encode()))  # noqa: S608
         assert "Index" in plan and "Seq Scan on t" not in plan, plan

@@ -11,7 +11,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.connectors.postgres.origin import initial_copy
+from dbt_bridge.connectors.postgres.origin import ctid_ranges
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.errors import ConnectionFailed, OriginError, TypeRefused
@@ -41,7 +41,7 @@ def readers() -> int:
 
 
 def test_parallel_ranges_bring_every_row_once(big: int, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initial_copy, "RANGE_PAGES", 300)
+    monkeypatch.setattr(ctid_ranges, "RANGE_PAGES", 300)
     with PostgresOrigin("pg", database) as reading:
         columns = reading.describe(T).table.columns
         rows = reading.rows(T, columns, workers=3).read_all()
@@ -50,9 +50,9 @@ def test_parallel_ranges_bring_every_row_once(big: int, database: str, monkeypat
 
 
 def test_ranges_cover_every_page() -> None:
-    assert initial_copy.ranges(pages=10, workers=4) == ("",)
-    assert initial_copy.ranges(pages=100_000, workers=1) == ("",)
-    cut = initial_copy.ranges(pages=3 * initial_copy.RANGE_PAGES, workers=2)
+    assert ctid_ranges.split_by_size(pages=10, workers=4) == ("",)
+    assert ctid_ranges.split_by_size(pages=100_000, workers=1) == ("",)
+    cut = ctid_ranges.split_by_size(pages=3 * ctid_ranges.RANGE_PAGES, workers=2)
     assert cut[0].startswith("ctid >= '(0,0)'")
     assert "<" not in cut[-1], "the last range is open"
     ends = [part.split("'")[3] for part in cut[:-1]]

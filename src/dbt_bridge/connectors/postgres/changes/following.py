@@ -13,7 +13,8 @@ from dbt_bridge.arrow.mask import mask_array
 from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.connectors.postgres.changes.messages import UNCHANGED, Cells, Rows, Truncation
 from dbt_bridge.connectors.postgres.changes.values import columns as values
-from dbt_bridge.connectors.postgres.origin.column_types import OriginType
+from dbt_bridge.connectors.postgres.origin.catalog import ResolvedColumns
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, WireColumn
 from dbt_bridge.connectors.postgres.origin.shape import Shape, Verdict, compare_shapes
 from dbt_bridge.connectors.postgres.wire.relation import Relation
 from dbt_bridge.contracts.change_feed import FollowedTable, TableEvents
@@ -33,7 +34,7 @@ class Catalog(Protocol):
     def shape(self, oid: int) -> Shape | None:
         """A table's shape; None when it is gone."""
 
-    def types(self, columns: Sequence[tuple[str, int, int]]) -> tuple[tuple[Column, ...], Mapping[str, OriginType]]:
+    def types(self, columns: Sequence[WireColumn]) -> ResolvedColumns:
         """The natural columns and types of a Relation message's columns (`catalog.resolve_columns`)."""
 
 
@@ -111,9 +112,9 @@ class Following:
             )
             return
         verdict = compare_shapes(one.shape, sent, now)
-        natural, types = self._catalog.types(tuple((c.name, c.type_oid, c.modifier) for c in sent.columns))
+        resolved = self._catalog.types([WireColumn(c.name, c.type_oid, c.modifier) for c in sent.columns])
         try:
-            table = self._reshape(one, verdict, natural)
+            table = self._reshape(one, verdict, resolved.columns)
             _check_key(table, sent)
         except BridgeError as error:
             self._fail(one, error)
@@ -122,12 +123,12 @@ class Following:
             self._lose(one, verdict.lost)
         if verdict.shape is None or table.node in self._lost:
             return
-        if self._binary and not all(values.is_binary_decodable(types[c.name], c.type) for c in table.columns):
+        if self._binary and not all(values.is_binary_decodable(resolved.types[c.name], c.type) for c in table.columns):
             self._lose(one, "it has a column now whose values must be sent as text")
             return
         one = _Followed(table, one.shape).with_shape(verdict.shape)
         self._tables[sent.oid], self._taken_up[table.node] = one, one.table
-        self._versions[sent.oid] = _Version(sent, types, {c.name: i for i, c in enumerate(sent.columns)})
+        self._versions[sent.oid] = _Version(sent, resolved.types, {c.name: i for i, c in enumerate(sent.columns)})
 
     def _reshape(self, one: _Followed, verdict: Verdict, natural: tuple[Column, ...]) -> FollowedTable:
         """The table with the columns that the message tells of; loses it where only a new copy has its values."""

@@ -73,7 +73,7 @@ class _Session:
         try:
             self._connection = psycopg.connect(self._connections.conninfo(), autocommit=True)
         except psycopg.Error as error:
-            raise self._connections.unreachable(error) from error
+            raise self._connections.translate_connect_error(error) from error
         try:
             self.is_lent = self.query("SELECT pg_catalog.pg_backend_pid()") != [(self._connection.info.backend_pid,)]
             if not self.is_lent:  # else whoever has the session next would have its settings
@@ -86,7 +86,7 @@ class _Session:
         try:
             return self._connection.execute(sql.encode(), parameters or None).fetchall()
         except psycopg.Error as error:
-            raise self._connections.meaning(error) from error
+            raise self._connections.translate_error(error) from error
 
     @property
     def pgconn(self) -> pq.abc.PGconn:

@@ -311,7 +311,7 @@ class Replication:
             try:
                 control = psycopg.connect(self.connections.conninfo(), autocommit=True)
             except psycopg.Error as error:
-                raise self.connections.unreachable(error) from error
+                raise self.connections.translate_connect_error(error) from error
             control.execute(SET.encode())
             # Nothing here has to outlive the loss of the server's disk: do not wait for synchronous standbys.
             control.execute("SET synchronous_commit = local")

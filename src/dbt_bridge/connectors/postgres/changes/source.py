@@ -29,8 +29,8 @@ from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
 from dbt_bridge.connectors.postgres.changes.table_census import examine_tables, resolve_name
 from dbt_bridge.connectors.postgres.changes.values.columns import is_binary_decodable
 from dbt_bridge.connectors.postgres.origin import shape as shapes
-from dbt_bridge.connectors.postgres.origin.catalog import resolve_columns
-from dbt_bridge.connectors.postgres.origin.column_types import OriginType
+from dbt_bridge.connectors.postgres.origin.catalog import ResolvedColumns, resolve_columns
+from dbt_bridge.connectors.postgres.origin.column_types import WireColumn
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.shape import Shape
 from dbt_bridge.contracts.change_feed import DeclaredTable, FollowedTable, Pace, TableEvents, TableFinding
@@ -39,7 +39,7 @@ from dbt_bridge.contracts.settings import ChangeSourceSettings
 from dbt_bridge.errors import BridgeError, OriginError
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.selector import format_shell_selector
-from dbt_bridge.nouns.table import Column, TableName
+from dbt_bridge.nouns.table import TableName
 from dbt_bridge.system.temporary_files import find_shared_folder
 
 T = TypeVar("T")
@@ -238,7 +238,7 @@ class PostgresChangeSource:
 
 
 def _travels_binary(now: Connections, table: FollowedTable) -> bool:
-    _, types = resolve_columns(now, [column.wire_column for column in Shape.from_json(table.shape).columns])
+    types = resolve_columns(now, [column.wire_column for column in Shape.from_json(table.shape).columns]).types
     return all(is_binary_decodable(types[column.name], column.type) for column in table.columns)
 
 
@@ -255,7 +255,7 @@ class _Catalog:
     def shape(self, oid: int) -> Shape | None:
         return self._look(lambda now: shapes.describe_shape(now, oid))
 
-    def types(self, columns: Sequence[tuple[str, int, int]]) -> tuple[tuple[Column, ...], Mapping[str, OriginType]]:
+    def types(self, columns: Sequence[WireColumn]) -> ResolvedColumns:
         return self._look(lambda now: resolve_columns(now, columns))
 
     def close(self) -> None:
@@ -269,7 +269,7 @@ class _Catalog:
         now = self._connections = self._connections or Connections(self._name, self._url)
         try:
             answer = look(now)
-            now.let_go()
+            now.end_snapshot()
         except BaseException:
             self.close()
             raise

@@ -56,7 +56,7 @@ def examine_tables(
 
 def describe_version(origin: Connections, table: DeclaredTable, shape: Shape) -> TableVersion:
     """The table in a shape, which need not be its last one, with the types that the catalog knows."""
-    columns, _ = resolve_columns(origin, [column.wire_column for column in shape.columns])
+    columns = resolve_columns(origin, [column.wire_column for column in shape.columns]).columns
     primary = origin.query(PRIMARY_KEY, {"oid": shape.oid})
     key = shapes.resolve_key(shape, table.key, [row[0] for row in primary])
     return TableVersion(shape.table, shape.as_json(), columns, key)

@@ -138,10 +138,10 @@ def translate_error(connections: Connections, error: Exception, *, connecting: b
     place = f"origin {connections.name!r}"
     for pattern, what, mend in _KNOWN:
         if re.search(pattern, said):
-            return OriginError(f"{place}: {what} ({connections.said(error)})", mend=mend)
+            return OriginError(f"{place}: {what} ({connections.format_error(error)})", mend=mend)
     if connecting and not state.startswith(("42", "55", "53")):
-        return connections.unreachable(error)
-    return connections.meaning(error)
+        return connections.translate_connect_error(error)
+    return connections.translate_error(error)
 
 
 _ROLE = "ALTER ROLE <the origin's user> REPLICATION;"

@@ -20,7 +20,7 @@ from pyarrow import types as is_
 from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.postgres.destination.column_types import BY_ARROW, base
 from dbt_bridge.connectors.postgres.destination.relation import Relation
-from dbt_bridge.connectors.postgres.wire.moments import repair_moments
+from dbt_bridge.connectors.postgres.wire.bulk import repair_moments
 from dbt_bridge.errors import DestinationError, TypeRefused, scrubbed
 from dbt_bridge.nouns.table import (
     Column,

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from psycopg.errors import UndefinedColumn
 
-from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
+from dbt_bridge.connectors.postgres.origin.column_types import OriginType, WireColumn, natural_type
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.contracts.change_source import Outdated
 from dbt_bridge.errors import OriginError
@@ -147,7 +147,8 @@ class Relation:
         table: with the natural Arrow types.
         types: of its columns, by name.
         rows: the planner's estimate; None before the first ANALYZE.
-        pages: of 8 kB blocks (`block_size`); 0 where the rows are not all in this relation's own file.
+        pages: its size in blocks of 8 kB (`block_size`), for reading it in ranges of them. 0 where that cannot be done:
+            its rows are not all in its own file, or the server (before PostgreSQL 14) would read all of it each time.
     """
 
     table: Table
@@ -210,6 +211,7 @@ def describe_relation(connections: Connections, name: TableName) -> Relation:
         if isinstance(error.__cause__, UndefinedColumn):
             raise Outdated(error.what, mend="its columns changed in this moment: run the same command again") from error
         raise
+    has_ranges = kind in ("r", "m") and not is_tree and connections.server_version >= 140000
     rows = connections.query(_COLUMNS, {"oid": oid})
     types = {row[0]: _make_origin_type(*row[3:]) for row in rows}
     columns = tuple(Column(row[0], natural_type(types[row[0]]), row[1], not row[2]) for row in rows)
@@ -219,22 +221,33 @@ def describe_relation(connections: Connections, name: TableName) -> Relation:
         types,
         rows=None if estimate is None else int(estimate),
         bytes=size if kind in ("r", "p", "m") else None,
-        pages=pages if kind in ("r", "m") and not is_tree else 0,
+        pages=pages if has_ranges else 0,
     )
 
 
-def resolve_columns(
-    connections: Connections, columns: Sequence[tuple[str, int, int]]
-) -> tuple[tuple[Column, ...], dict[str, OriginType]]:
-    """Columns with their natural Arrow types, from what a Relation message says of them: name, type's oid, modifier.
+@dataclass(frozen=True, slots=True)
+class ResolvedColumns:
+    """Columns with their natural Arrow types, and their types at the origin by name."""
 
-    A type that is gone from the catalog is one that no built-in type is: it travels as text.
+    columns: tuple[Column, ...]
+    types: dict[str, OriginType]
+
+
+def resolve_columns(connections: Connections, columns: Sequence[WireColumn]) -> ResolvedColumns:
+    """What the catalog knows of the types of columns that the server describes by oid and modifier.
+
+    A type that is gone from the catalog travels as text, as any type that is not built in.
     """
-    names, oids, modifiers = (list(part) for part in zip(*columns, strict=True)) if columns else ([], [], [])
+    names = [column.name for column in columns]
+    oids, modifiers = [column.type_oid for column in columns], [column.modifier for column in columns]
     rows = {row[0]: row for row in connections.query(_TYPES, {"names": names, "oids": oids, "modifiers": modifiers})}
-    types = {name: _make_origin_type(*rows[name][3:]) if name in rows else OriginType("") for name in names}
-    spelled = {name: rows[name][1] if name in rows else "" for name in names}
-    return tuple(Column(name, natural_type(types[name]), spelled[name]) for name in names), types
+    resolved = []
+    types = {}
+    for name in names:
+        row = rows.get(name)
+        types[name] = _make_origin_type(*row[3:]) if row else OriginType("")
+        resolved.append(Column(name, natural_type(types[name]), row[1] if row else ""))
+    return ResolvedColumns(tuple(resolved), types)
 
 
 def _make_origin_type(

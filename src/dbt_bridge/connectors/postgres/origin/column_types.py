@@ -24,11 +24,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dbt_bridge.connectors.postgres.origin import adbc_values
-from dbt_bridge.connectors.postgres.wire.moments import repair_moments
+from dbt_bridge.connectors.postgres.origin.casts import Decode, list_decode, strict_cast
+from dbt_bridge.connectors.postgres.wire.bulk import repair_moments
 from dbt_bridge.nouns.table import quote_literal
-
-Decode = Callable[[pa.Array], pa.Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +45,21 @@ class OriginType:
 
 
 @dataclass(frozen=True, slots=True)
+class WireColumn:
+    """A column as the server describes it: in a result's description, or in a Relation message.
+
+    Attributes:
+        type_oid, modifier: `pg_attribute.atttypid` and `atttypmod`; of a domain its own oid.
+    """
+
+    name: str
+    type_oid: int
+    modifier: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
-    """How a column travels.
+    """How a column is read as the type that it travels in.
 
     Attributes:
         expression: from the quoted column to the SQL that is selected.
@@ -118,13 +129,13 @@ def resolve_reading(origin: OriginType, wanted: pa.DataType) -> Reading:
         return Reading(lambda c: f"convert_to({_text_expression(origin)(c)}, 'UTF8')", _unchanged_array)
     if (_is_number(own) and _is_number(wanted)) or (pa.types.is_timestamp(own) and pa.types.is_timestamp(wanted)):
         first = _read_as_natural(origin, own)
-        return Reading(first.expression, lambda a: adbc_values.strict_cast(wanted)(first.decode(a)))
-    return Reading(_text_expression(origin), adbc_values.strict_cast(wanted))
+        return Reading(first.expression, lambda a: strict_cast(wanted)(first.decode(a)))
+    return Reading(_text_expression(origin), strict_cast(wanted))
 
 
 def _read_as_natural(origin: OriginType, own: pa.DataType) -> Reading:
     if pa.types.is_decimal(own):  # the driver decodes numerics slowly; text and Arrow's parser are 3 times as fast
-        return Reading(_cast_expression("text"), adbc_values.strict_cast(own))
+        return Reading(_cast_expression("text"), strict_cast(own))
     if origin.name == "oid":  # unsigned 32 bits, which the driver reads as signed
         return Reading(_cast_expression("int8"), _unchanged_array)
     if origin.name == "interval":
@@ -146,10 +157,10 @@ def _read_as_list(element: OriginType, wanted: pa.DataType) -> Reading:
     if pa.types.is_decimal(inner) or inner != own:
         return Reading(
             _refuse_odd_bounds(_cast_expression("text[]"), "text[]"),
-            adbc_values.list_decode(wanted, adbc_values.strict_cast(inner)),
+            list_decode(wanted, strict_cast(inner)),
         )
     name = "int8[]" if element.name == "oid" else f"{element.name}[]"
-    decode = adbc_values.list_decode(wanted, repair_moments(own))
+    decode = list_decode(wanted, repair_moments(own))
     return Reading(
         _refuse_odd_bounds(_cast_expression(name), name), decode, refused_elsewhere=element.name == "interval"
     )

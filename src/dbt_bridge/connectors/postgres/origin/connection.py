@@ -1,4 +1,4 @@
-"""Connections to a Postgres origin, all in one exported snapshot, and what its errors mean.
+"""Connections to a Postgres origin, all in one exported snapshot.
 
 One psycopg connection controls: it exports the snapshot and asks the catalog. ADBC connections carry the rows; each
 imports the snapshot before its first query (https://www.postgresql.org/docs/current/sql-set-transaction.html).
@@ -16,13 +16,16 @@ import psycopg
 import pyarrow as pa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from dbt_bridge.connectors.postgres.origin import driver_errors
+from dbt_bridge.connectors.postgres.origin.column_types import WireColumn
+from dbt_bridge.connectors.postgres.origin.driver_errors import DriverOrigin
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
-from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, TypeRefused, scrubbed
+from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError
 from dbt_bridge.nouns.table import TableName, quote_table_name
 
-# Text that Postgres writes depends on these; each is set for the transaction only, so that a connection pooler
-# which shares sessions between clients (PgBouncer) keeps none of them. `row_security = off` turns rows that a policy
+# Postgres's text output depends on these. Each is set for the transaction only, so that a connection pooler which
+# shares sessions between clients (PgBouncer) keeps none of them. `row_security = off` turns rows that a policy
 # would hide from us into an error, as pg_dump does. The timeouts of a role are for queries, not for copies.
 SETTINGS = (
     ("DateStyle", "ISO, YMD"),
@@ -48,20 +51,15 @@ _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 _SAVEPOINT = "dbt_bridge"
-_BROKEN = re.compile(
-    "terminating connection|shutting down|starting up|in recovery mode|closed the connection|no connection"
-    "|connection (is |was )?(lost|closed|reset|bad)|connection not open|SSL SYSCALL|could not receive data",
-    re.IGNORECASE,
-)
 
 
 def build_settings_sql(wanted: Iterable[tuple[str, str]], *, for_transaction: bool) -> str:
     """SQL that sets those of the settings that the server's version has.
 
-    It names the catalog, for a role's own search path may put other things before it.
+    Every name in it has its schema, because a role's own search path may put other things before the catalog.
 
     Args:
-        wanted: (name, value) pairs, of this program.
+        wanted: (name, value) pairs. They stand in the SQL as they are, so none may come from a user.
         for_transaction: else for the session.
     """
     return _SET.format("true" if for_transaction else "false", ", ".join(f"('{n}', '{v}')" for n, v in wanted))
@@ -82,6 +80,7 @@ class Connections:
         self.default_schema = "public"
         self.server_version = 0
         self._url = re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", url)
+        self._origin = DriverOrigin(name, self._url)
         self._control: psycopg.Connection[Any] | None = None
         self._imported = snapshot
         settings = [(name, value) for name, value in SETTINGS if not own_path or name != "search_path"]
@@ -95,28 +94,28 @@ class Connections:
     def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Rows of a query in the snapshot; one thread at a time. A query that fails leaves the snapshot usable."""
         with self._lock:
-            control = self._connected()
+            control = self._connect()
             try:
                 return control.execute(sql.encode(), parameters).fetchall()
             except psycopg.Error as error:
-                self._back(control)
-                raise self.meaning(error) from error
+                self._roll_back(control)
+                raise self.translate_error(error) from error
 
-    def described(self, sql: str) -> list[tuple[str, int, int]]:
-        """The columns of a query: name, type's oid and modifier. No row is read."""
+    def describe_query(self, sql: str) -> list[WireColumn]:
+        """The columns of a query. No row is read."""
         with self._lock:
-            control = self._connected()
+            control = self._connect()
             try:
                 cur = control.execute(f"SELECT * FROM (\n{sql}\n) AS described LIMIT 0".encode())  # noqa: S608
             except psycopg.Error as error:
-                self._back(control)
-                raise self.meaning(error) from error
+                self._roll_back(control)
+                raise self.translate_error(error) from error
             result, columns = cur.pgresult, cur.description
             assert result is not None and columns is not None, "a SELECT has columns"
-            return [(c.name, result.ftype(place), result.fmod(place)) for place, c in enumerate(columns)]
+            return [WireColumn(c.name, result.ftype(place), result.fmod(place)) for place, c in enumerate(columns)]
 
-    def let_go(self) -> None:
-        """End the snapshot. The connection stays, and the next query is in a new snapshot."""
+    def end_snapshot(self) -> None:
+        """End the snapshot. The connection stays open, and the next query begins another snapshot."""
         with self._lock:
             if self._control is None or not self._snapshot:
                 return
@@ -124,48 +123,48 @@ class Connections:
             try:
                 self._control.execute(b"ROLLBACK")
             except psycopg.Error as error:
-                raise self.meaning(error) from error
+                raise self.translate_error(error) from error
 
     def lock(self, name: TableName) -> None:
         """Keep a table (and those that inherit from it) from being dropped or rewritten until `close`."""
         with self._lock:
-            control = self._connected()
+            control = self._connect()
             try:
                 # Rolling back to a savepoint gives up later locks, so the savepoint moves behind this one.
                 control.execute(f"LOCK TABLE {quote_table_name(name)} IN ACCESS SHARE MODE".encode())
                 control.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}; SAVEPOINT {_SAVEPOINT}".encode())
             except psycopg.Error as error:
-                self._back(control)
-                raise self.meaning(error, name) from error
+                self._roll_back(control)
+                raise self.translate_error(error, name) from error
 
-    def borrow(self) -> BulkConnection:
-        """An ADBC connection in the snapshot, for one thread. Give it back, or `drop` it after an error."""
+    def borrow_bulk(self) -> BulkConnection:
+        """An ADBC connection in the snapshot, for one thread. `return_bulk` it, or `drop_bulk` it after an error."""
         with self._lock:
-            self._connected()
+            self._connect()
             if self._idle:
                 return self._idle.pop()
         try:
             connection = BulkConnection(self.conninfo())
         except bulk.Error as error:
-            raise self.unreachable(error) from error
+            raise self.translate_connect_error(error) from error
         try:
             for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", self._set):
                 connection.execute(statement)
         except (bulk.Error, OSError, pa.ArrowException) as error:
-            self.drop(connection)
-            raise self.meaning(error) from error
+            self.drop_bulk(connection)
+            raise self.translate_error(error) from error
         return connection
 
     @contextlib.contextmanager
-    def copying(self) -> Iterator[psycopg.Connection[Any]]:
+    def open_copy(self) -> Iterator[psycopg.Connection[Any]]:
         """A connection in the snapshot for one COPY; `close` breaks it off."""
         with self._lock:
-            self._connected()
+            self._connect()
             snapshot = self._snapshot
         try:
             connection = psycopg.connect(self.conninfo(), autocommit=True)
         except psycopg.Error as error:
-            raise self.unreachable(error) from error
+            raise self.translate_connect_error(error) from error
 
         def stop() -> None:
             with contextlib.suppress(psycopg.Error):  # the COPY has ended, or the server is gone
@@ -174,34 +173,34 @@ class Connections:
         with contextlib.closing(connection):
             for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{snapshot}'", self._set):
                 connection.execute(statement.encode())
-            self.on_close(stop)
+            self.stop_on_close(stop)
             try:
                 yield connection
             finally:
-                self.forget(stop)
+                self.forget_stop(stop)
 
-    def give_back(self, connection: BulkConnection) -> None:
+    def return_bulk(self, connection: BulkConnection) -> None:
         with self._lock:
             if self._control is not None:
                 self._idle.append(connection)
                 return
-        self.drop(connection)
+        self.drop_bulk(connection)
 
-    def drop(self, connection: BulkConnection) -> None:
+    def drop_bulk(self, connection: BulkConnection) -> None:
         with contextlib.suppress(bulk.Error):  # it may be broken already; nothing is lost with it
             connection.close()
 
-    def on_close(self, stop: Callable[[], None]) -> None:
+    def stop_on_close(self, stop: Callable[[], None]) -> None:
         """Call `stop` when the origin is closed."""
         with self._lock:
             self._stops.append(stop)
 
-    def forget(self, stop: Callable[[], None]) -> None:
+    def forget_stop(self, stop: Callable[[], None]) -> None:
         with self._lock, contextlib.suppress(ValueError):  # closed already
             self._stops.remove(stop)
 
     def close(self) -> None:
-        """Also from another thread while a query waits (for a lock, say): it is cancelled until it lets go."""
+        """May be called while another thread's query waits, for a lock say: that query is cancelled."""
         self._closed = True  # a thread between two queries must not begin another snapshot
         while not self._lock.acquire(timeout=0.1):
             if (control := self._control) is not None:
@@ -212,7 +211,7 @@ class Connections:
                 stop()
             self._stops.clear()
             for connection in self._idle:
-                self.drop(connection)
+                self.drop_bulk(connection)
             self._idle.clear()
             if self._control is not None:
                 self._control.close()
@@ -220,54 +219,16 @@ class Connections:
         finally:
             self._lock.release()
 
-    def meaning(self, error: Exception, table: TableName | None = None) -> BridgeError:
-        """The error of the tree that a driver's error stands for."""
-        if isinstance(error, BridgeError):
-            return error
-        state = getattr(error, "sqlstate", None) or ""  # the driver has none for an error in the middle of a read
-        said = self.said(error)
-        place = f"origin {self.name!r}" + (f", table {table}" if table else "")
-        if "row-level security" in said:
-            return OriginError(
-                f"{place}: a row-level security policy hides rows from the origin's user ({said})",
-                mend="ALTER ROLE <the origin's user> BYPASSRLS; or land a view that shows the rows you mean",
-            )
-        if state == "42501" or "permission denied" in said:
-            mend = (
-                f"GRANT SELECT ON {quote_table_name(table)} TO <the origin's user>;" if table else "grant the privilege"
-            )
-            return OriginError(f"{place}: {said}", mend=mend)
-        if state == "55P03":
-            return OriginError(
-                f"{place}: another session has locked it for longer than a minute",
-                mend="run again when that session has ended; SELECT * FROM pg_locks WHERE mode = 'AccessExclusiveLock'",
-            )
-        if state == "57014":  # by `close`, by a timeout, or by an administrator
-            return OriginError(f"{place}: reading was broken off: {said}", mend="run the same command again")
-        if state.startswith(("08", "57P")) or _BROKEN.search(said):
-            again = "run the same command again when the server is up"
-            return OriginError(f"{place} broke off: {said}", mend=again, broke_off=True)
-        if state.startswith("22") or "overflow" in said or "invalid input syntax" in said:
-            return TypeRefused(f"{place}: {said}", mend="add `types: {<column>: text}` to the table's bridge")
-        return OriginError(f"{place}: {said}", mend="see the message of the origin's server, and its log")
+    def translate_error(self, error: Exception, table: TableName | None = None) -> BridgeError:
+        """The bridge's error for one of the drivers', of this origin."""
+        return driver_errors.translate_error(error, self._origin, table)
 
-    def unreachable(self, error: Exception) -> ConnectionFailed:
-        target = conninfo_to_dict(self.conninfo())
-        at = f"{target.get('host', 'the local socket')}:{target.get('port', 5432)}/{target.get('dbname', '')}"
-        said = self.said(error)
-        mend = f"check [sources.{self.name}] credentials in .dlt/secrets.toml"
-        if re.search("refused|timeout|timed out|host|unreachable", said):
-            mend = f"check that the server listens on {at} and that a firewall lets you through"
-        return ConnectionFailed(f"origin {self.name!r} at {at}: {said}", mend=mend)
+    def translate_connect_error(self, error: Exception) -> ConnectionFailed:
+        return driver_errors.translate_connect_error(error, self._origin, self.conninfo())
 
-    def said(self, error: Exception) -> str:
+    def format_error(self, error: Exception) -> str:
         """The driver's message on one line, without the password."""
-        text = re.sub(r"\s+", " ", str(error)).strip()
-        with contextlib.suppress(psycopg.ProgrammingError):
-            password = conninfo_to_dict(self._url).get("password")
-            if password and len(str(password)) > 2:
-                text = text.replace(str(password), "***")
-        return scrubbed(text)
+        return driver_errors.format_error(error, self._origin)
 
     def conninfo(self) -> str:
         """What libpq connects with; its own defaults for what the URL leaves open."""
@@ -282,11 +243,11 @@ class Connections:
                 mend=f"write postgresql://user:password@host:port/database in [sources.{self.name}] credentials",
             ) from None
 
-    def _back(self, control: psycopg.Connection[Any]) -> None:
+    def _roll_back(self, control: psycopg.Connection[Any]) -> None:
         with contextlib.suppress(psycopg.Error):  # the connection may be gone; the first error is the one that matters
             control.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}".encode())
 
-    def _connected(self) -> psycopg.Connection[Any]:
+    def _connect(self) -> psycopg.Connection[Any]:
         if self._control is not None and self._snapshot:
             return self._control
         if self._closed:
@@ -294,7 +255,7 @@ class Connections:
         try:
             control = self._control or psycopg.connect(self.conninfo(), autocommit=True)
         except psycopg.Error as error:
-            raise self.unreachable(error) from error
+            raise self.translate_connect_error(error) from error
         try:
             row = control.execute("SELECT current_schema()").fetchone()
             self.default_schema = (row and row[0]) or "public"
@@ -308,7 +269,7 @@ class Connections:
         except psycopg.Error as error:
             control.close()
             self._control = None
-            raise self.meaning(error) from error
+            raise self.translate_error(error) from error
         self._snapshot = str(row[0]) if row else ""
         self._control = control
         return control

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from dbt_bridge.connectors.postgres.origin.catalog import Relation
 from dbt_bridge.connectors.postgres.origin.column_types import Reading, resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
-from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, open_reader, ranges
+from dbt_bridge.connectors.postgres.origin.ctid_ranges import EVERYTHING, split_by_size, split_evenly
+from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, open_reader
 from dbt_bridge.connectors.postgres.wire.digest_sql import (
     build_bucket_select,
     build_digest_select,
@@ -38,7 +39,7 @@ class DigestCopy(Copy):
     values: tuple[Digested, ...] = ()
     within: BucketSelection | None = None
 
-    def select(self, ctid: str) -> str:
+    def build_select(self, range_: str) -> str:
         selected = [
             f"{_key_expression(digested, reading)} AS {quote_identifier(digested.column.name)}"
             for digested, reading in zip(self.key, self.readings, strict=False)
@@ -48,7 +49,7 @@ class DigestCopy(Copy):
             self.key,
             self.values,
             selected=selected,
-            condition=ctid,
+            condition=range_,
             within=self.within,
         )
 
@@ -69,9 +70,9 @@ class BucketCopy(Copy):
     values: tuple[Digested, ...] = ()
     buckets: int = 1
 
-    def select(self, ctid: str) -> str:
+    def build_select(self, range_: str) -> str:
         rows = self.rows or quote_table_name(self.name)
-        sums = build_bucket_select(rows, self.key, self.values, self.buckets, condition=ctid)
+        sums = build_bucket_select(rows, self.key, self.values, self.buckets, condition=range_)
         return f"SELECT bucket, rows, total::text AS total FROM ({sums}) AS sums"  # noqa: S608
 
 
@@ -98,29 +99,32 @@ class TableDigests:
         self, key: Sequence[Digested], values: Sequence[Digested], within: BucketSelection | None = None
     ) -> pa.RecordBatchReader:
         """See `Digests.digests`; in no order."""
-        self._check()
+        self._check_server()
         relation = self._relation
         keys = tuple(d.column for d in key)
         own = Column(ROW, pa.int64(), nullable=False)
         readings = (*(resolve_reading(relation.types[c.name], c.type) for c in keys), _AS_IT_IS)
         copy = DigestCopy(
             relation.table.name, (*keys, own), readings,
-            ranges=ranges(self._pages, self._workers), rows=self._rows,
-            key=self._own(key), values=self._own(values), within=within,
+            ranges=split_by_size(self._pages, self._workers), rows=self._rows,
+            key=self._as_cataloged(key), values=self._as_cataloged(values), within=within,
         )  # fmt: skip
-        copy.select("")  # what cannot be hashed is told before anything is read
-        return self._counted(open_reader(self._connections, copy, self._workers))
+        copy.build_select("")  # raises for a column that cannot be hashed, before anything is read
+        return self._count_bytes(open_reader(self._connections, copy, self._workers))
 
     def buckets(self, key: Sequence[Digested], values: Sequence[Digested], buckets: int) -> pa.Table:
         """See `Digests.buckets`. Each worker sends its sums; they are added here."""
-        self._check()
+        self._check_server()
         columns = (Column("bucket", pa.int64()), Column("rows", pa.int64()), Column("total", pa.string()))
+        # One range per worker, for each range sends every bucket.
+        is_big = len(split_by_size(self._pages, self._workers)) > 1
+        ranges = split_evenly(self._pages, self._workers) if is_big else EVERYTHING
         copy = BucketCopy(
-            self._relation.table.name, columns, (_AS_IT_IS,) * 3, ranges=_shares(self._pages, self._workers),
-            rows=self._rows, key=self._own(key), values=self._own(values), buckets=buckets,
+            self._relation.table.name, columns, (_AS_IT_IS,) * 3, ranges=ranges,
+            rows=self._rows, key=self._as_cataloged(key), values=self._as_cataloged(values), buckets=buckets,
         )  # fmt: skip
-        copy.select("")
-        sums = self._counted(open_reader(self._connections, copy, self._workers)).read_all()
+        copy.build_select("")
+        sums = self._count_bytes(open_reader(self._connections, copy, self._workers)).read_all()
         sums = sums.set_column(2, "total", pc.cast(sums["total"], pa.decimal128(38, 0)))
         added = sums.group_by("bucket").aggregate([("rows", "sum"), ("total", "sum")])
         added = added.select(["bucket", "rows_sum", "total_sum"]).rename_columns(["bucket", "rows", "total"])
@@ -134,7 +138,7 @@ class TableDigests:
     def _pages(self) -> int:
         return self._relation.pages
 
-    def _check(self) -> None:
+    def _check_server(self) -> None:
         if self._is_checked:
             return
         self._connections.query("SELECT 1")
@@ -147,27 +151,15 @@ class TableDigests:
             raise NoDigests(f"{self._relation.table.name} has a column {ROW}, as which digests are sent")
         self._is_checked = True
 
-    def _own(self, digested: Sequence[Digested]) -> tuple[Digested, ...]:
+    def _as_cataloged(self, digested: Sequence[Digested]) -> tuple[Digested, ...]:
         """The columns as the catalog has them: an override or a mask does not change what is hashed."""
         known = {column.name: column for column in self._relation.table.columns}
         return tuple(replace(d, column=known[d.column.name]) for d in digested)
 
-    def _counted(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    def _count_bytes(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
         def batches() -> Iterator[pa.RecordBatch]:
             for batch in rows:
                 self.wire_bytes += batch.nbytes
                 yield batch
 
         return pa.RecordBatchReader.from_batches(rows.schema, batches())
-
-
-def _shares(pages: int, workers: int) -> tuple[str, ...]:
-    """One range per worker: each range sends every bucket."""
-    if len(ranges(pages, workers)) < 2:
-        return ("",)
-    ends = [pages * share // workers for share in range(1, workers)]
-    starts = [0, *ends]
-    return tuple(
-        f"ctid >= '({start},0)'::tid" + (f" AND ctid < '({end},0)'::tid" if end is not None else "")
-        for start, end in zip(starts, [*ends, None], strict=True)
-    )

@@ -1,4 +1,4 @@
-"""Rows of one table as a stream of Arrow batches: reader threads, ctid ranges, a bounded queue."""
+"""Rows of one table as a stream of Arrow batches: threads read its ranges into a bounded queue."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dbt_bridge.connectors.postgres.origin.adbc_values import describe_first_failure
+from dbt_bridge.connectors.postgres.origin.casts import describe_first_failure
 from dbt_bridge.connectors.postgres.origin.column_types import UNFIT, Reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.origin.ctid_ranges import EVERYTHING
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
 from dbt_bridge.errors import BridgeError, OriginError, TypeRefused
@@ -25,7 +26,6 @@ from dbt_bridge.nouns.table import (
 )
 
 QUEUE_BATCHES = 3
-RANGE_PAGES = 4096  # 32 MB of a table's file: small enough to end together, large enough to start seldom
 
 _REFUSED_ELSEWHERE = re.compile(
     r"invalid input syntax for (type \w+.*)"  # Postgres, of a text cast to json or uuid
@@ -34,51 +34,49 @@ _REFUSED_ELSEWHERE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Which rows, and in which order: SQL after WHERE and after ORDER BY; empty for all rows, and for no order."""
+
+    condition: str = ""
+    order: str = ""
+
+    def build_clauses(self, range_: str) -> str:
+        """WHERE and ORDER BY for the part's rows in one range of the table; empty where neither is needed."""
+        where = " AND ".join(condition for condition in (range_, self.condition) if condition)
+        return (f" WHERE {where}" if where else "") + (f" ORDER BY {self.order}" if self.order else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Copy:
     """What is read of one table.
 
     Attributes:
         columns: in the order and types of the batches.
-        readings: how each of them readings.
-        condition: SQL after WHERE; empty for all rows.
-        order: SQL after ORDER BY; empty for no order.
-        ranges: conditions on ctid that together cover the table; one empty string for one scan.
+        readings: how each of them is read.
+        ranges: conditions of one query each: on ctid, together covering the table, or on keys; one empty string for
+            one scan of all rows.
         rows: SQL after FROM; empty for the table of this name.
     """
 
     name: TableName
     columns: tuple[Column, ...]
     readings: tuple[Reading, ...]
-    condition: str = ""
-    order: str = ""
-    ranges: tuple[str, ...] = ("",)
+    part: Part = Part()
+    ranges: tuple[str, ...] = EVERYTHING
     rows: str = ""
 
     @property
     def schema(self) -> pa.Schema:
         return pa.schema([pa.field(c.name, c.type, c.nullable) for c in self.columns])
 
-    def select(self, ctid: str) -> str:
+    def build_select(self, range_: str) -> str:
         """The query of one range."""
         wanted = ", ".join(
             f"{reading.expression(quote_identifier(column.name))} AS {quote_identifier(column.name)}"
             for column, reading in zip(self.columns, self.readings, strict=True)
         )
-        where = " AND ".join(part for part in (ctid, self.condition) if part)
-        rest = (f" WHERE {where}" if where else "") + (f" ORDER BY {self.order}" if self.order else "")
-        return f"SELECT {wanted} FROM {self.rows or quote_table_name(self.name)}{rest}"  # noqa: S608
-
-
-def ranges(pages: int, workers: int) -> tuple[str, ...]:
-    """Conditions on ctid that cut a table of so many pages; the last one is open."""
-    if workers < 2 or pages < 2 * RANGE_PAGES:
-        return ("",)
-    starts = range(0, pages, RANGE_PAGES)
-    return tuple(
-        f"ctid >= '({start},0)'::tid"
-        + (f" AND ctid < '({start + RANGE_PAGES},0)'::tid" if start + RANGE_PAGES < pages else "")
-        for start in starts
-    )
+        rows = self.rows or quote_table_name(self.name)
+        return f"SELECT {wanted} FROM {rows}{self.part.build_clauses(range_)}"  # noqa: S608
 
 
 def open_reader(connections: Connections, copy: Copy, workers: int) -> pa.RecordBatchReader:
@@ -89,10 +87,10 @@ def open_reader(connections: Connections, copy: Copy, workers: int) -> pa.Record
 def _stream_batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.RecordBatch]:
     if not copy.columns:
         return
-    reading = _Readers(connections, copy)
-    connections.on_close(reading.stop)
+    readers = _Readers(connections, copy)
+    connections.stop_on_close(readers.stop)
     threads = [
-        threading.Thread(target=reading.run, name=f"dbt-bridge {copy.name}", daemon=True)
+        threading.Thread(target=readers.run, name=f"dbt-bridge {copy.name}", daemon=True)
         for _ in range(min(workers, len(copy.ranges)))
     ]
     for thread in threads:
@@ -100,7 +98,7 @@ def _stream_batches(connections: Connections, copy: Copy, workers: int) -> Itera
     try:
         running = len(threads)
         while running:
-            item = reading.next()
+            item = readers.next()
             if isinstance(item, pa.RecordBatch):
                 yield item
             elif item is None:
@@ -108,8 +106,8 @@ def _stream_batches(connections: Connections, copy: Copy, workers: int) -> Itera
             else:
                 raise item
     finally:
-        reading.stop()
-        connections.forget(reading.stop)
+        readers.stop()
+        connections.forget_stop(readers.stop)
         for thread in threads:
             thread.join(timeout=10)  # a server that no longer answers cannot be cancelled; the threads are daemons
 
@@ -122,14 +120,14 @@ class _Readers:
         self._connections = connections
         self._copy = copy
         self._ranges: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for ctid in copy.ranges:
-            self._ranges.put(ctid)
+        for range_ in copy.ranges:
+            self._ranges.put(range_)
         self._stopped = threading.Event()
         self._reading: set[BulkConnection] = set()
         self._lock = threading.Lock()
 
     def stop(self) -> None:
-        """Cancel the queries and let the threads see it."""
+        """Cancel the queries, and tell the threads to end."""
         self._stopped.set()
         with self._lock:
             for connection in self._reading:
@@ -152,36 +150,37 @@ class _Readers:
         """A thread: ranges one after the other until none is left."""
         connection = None
         try:
-            connection = self._connections.borrow()
+            connection = self._connections.borrow_bulk()
             while not self._stopped.is_set():
                 try:
-                    ctid = self._ranges.get_nowait()
+                    range_ = self._ranges.get_nowait()
                 except queue.Empty:
                     break
-                self._read(connection, ctid)
+                self._read(connection, range_)
             if self._stopped.is_set():
-                self._connections.drop(connection)
+                self._connections.drop_bulk(connection)
             else:
-                self._connections.give_back(connection)
-            self._put(None)
+                self._connections.return_bulk(connection)
+            self._enqueue(None)
         except Exception as error:
             if connection is not None:
-                self._connections.drop(connection)
-            self._put(find_refusal(self._copy, str(error)) or self._connections.meaning(error, self._copy.name))
+                self._connections.drop_bulk(connection)
+            refusal = find_refusal(self._copy, str(error))
+            self._enqueue(refusal or self._connections.translate_error(error, self._copy.name))
 
-    def _read(self, connection: BulkConnection, ctid: str) -> None:
+    def _read(self, connection: BulkConnection, range_: str) -> None:
         with self._lock:
             self._reading.add(connection)
         try:
-            with contextlib.closing(connection.stream(self._copy.select(ctid))) as batches:
+            with contextlib.closing(connection.stream(self._copy.build_select(range_))) as batches:
                 for batch in batches:
-                    if not self._put(decode_batch(self._copy, batch)):
+                    if not self._enqueue(decode_batch(self._copy, batch)):
                         return
         finally:
             with self._lock:
                 self._reading.discard(connection)
 
-    def _put(self, item: pa.RecordBatch | BridgeError | None) -> bool:
+    def _enqueue(self, item: pa.RecordBatch | BridgeError | None) -> bool:
         """False when nobody reads any more."""
         while not self._stopped.is_set():
             try:
@@ -193,7 +192,7 @@ class _Readers:
 
 
 def decode_batch(copy: Copy, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch in the types that its columns travel in.
+    """The driver's batch in the types that its columns travel in.
 
     Raises:
         TypeRefused: a value does not fit; names table, column and value.
@@ -216,16 +215,16 @@ def build_refusal(table: TableName, column: Column, value: str) -> TypeRefused:
     )
 
 
-def find_refusal(copy: Copy, said: str) -> TypeRefused | None:
-    """The refusal that a message of the server stands for, if it is one."""
-    said = " ".join(said.split())
-    if UNFIT in said:
+def find_refusal(copy: Copy, message: str) -> TypeRefused | None:
+    """The refusal that a message of the server stands for; None where it says something else."""
+    message = " ".join(message.split())
+    if UNFIT in message:
         for column in copy.columns:
             mark = f"{UNFIT} {quote_identifier(column.name)}: "
-            if mark in said:
-                value = re.sub(r'"( DETAIL.*)?$', "", said.split(mark, 1)[1])
+            if mark in message:
+                value = re.sub(r'"( DETAIL.*)?$', "", message.split(mark, 1)[1])
                 return build_refusal(copy.name, column, f"the value {value}")
-    if found := _REFUSED_ELSEWHERE.search(said):
+    if found := _REFUSED_ELSEWHERE.search(message):
         unnamed = [c for c, reading in zip(copy.columns, copy.readings, strict=True) if reading.refused_elsewhere]
         if len(unnamed) == 1:
             return build_refusal(copy.name, unnamed[0], f"the value ({found[1] or found[2]})")

@@ -10,11 +10,12 @@ from difflib import get_close_matches
 import pyarrow as pa
 
 from dbt_bridge.connectors.postgres.origin import catalog, cursor, key_search
-from dbt_bridge.connectors.postgres.origin.binary_copy import Part, copy_binary
+from dbt_bridge.connectors.postgres.origin.binary_copy import copy_binary
 from dbt_bridge.connectors.postgres.origin.column_types import resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.origin.ctid_ranges import split_by_size
 from dbt_bridge.connectors.postgres.origin.digests import TableDigests
-from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, open_reader, ranges
+from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, Part, open_reader
 from dbt_bridge.connectors.postgres.origin.shape import describe_shape, find_oid
 from dbt_bridge.connectors.postgres.wire.bulk import RAW_FORMAT
 from dbt_bridge.contracts.origin import Described, Increment
@@ -79,7 +80,7 @@ class PostgresOrigin:
         return catalog.list_tables(self._connections, schema or self._connections.default_schema)
 
     def describe(self, name: TableName) -> Described:
-        relation = self._relation(name)
+        relation = self._find_relation(name)
         table = relation.table
         if self._for_changes and (oid := find_oid(self._connections, table.name)) is not None:
             shape = describe_shape(self._connections, oid)
@@ -91,49 +92,42 @@ class PostgresOrigin:
         self, name: TableName, columns: Sequence[Column], increment: Increment | None = None, *, workers: int = 1
     ) -> pa.RecordBatchReader:
         """See `Origin.rows`. Partitioned, inherited and foreign tables and views are read by one worker."""
-        relation = self._relation(name)
-        self._check(relation, [c.name for c in columns])
-        condition, order = self._asked(relation, increment)
-        workers = 1 if order else workers
-        copy = Copy(
-            relation.table.name,
-            tuple(columns),
-            tuple(resolve_reading(relation.types[c.name], c.type) for c in columns),
-            condition,
-            order,
-            ranges(relation.pages if self._connections.server_version >= 140000 else 0, workers),
-        )
+        relation = self._find_relation(name)
+        self._require_columns(relation, [c.name for c in columns])
+        part = self._build_part(relation, increment)
+        workers = 1 if part.order else workers
+        readings = tuple(resolve_reading(relation.types[c.name], c.type) for c in columns)
+        ranges = split_by_size(relation.pages, workers)
+        copy = Copy(relation.table.name, tuple(columns), readings, part, ranges)
         return open_reader(self._connections, copy, workers)
 
     def rows_of(self, name: TableName, columns: Sequence[Column], keys: pa.Table) -> pa.RecordBatchReader:
-        """See `Origin.rows_of` and `keyed`."""
-        relation = self._relation(name)
-        self._check(relation, [*(c.name for c in columns), *keys.column_names])
+        """See `Origin.rows_of` and key_search.py."""
+        relation = self._find_relation(name)
+        self._require_columns(relation, [*(c.name for c in columns), *keys.column_names])
         readings = tuple(resolve_reading(relation.types[c.name], c.type) for c in columns)
         wanted = tuple(key_search.build_conditions(relation, keys))
-        return open_reader(
-            self._connections, Copy(relation.table.name, tuple(columns), readings, ranges=wanted), workers=1
-        )
+        copy = Copy(relation.table.name, tuple(columns), readings, ranges=wanted)
+        return open_reader(self._connections, copy, workers=1)
 
     def count(self, name: TableName) -> int:
-        relation = self._relation(name)
+        relation = self._find_relation(name)
         return int(self._connections.query(f"SELECT count(*) FROM {quote_table_name(relation.table.name)}")[0][0])  # noqa: S608
 
     def digest_table(self, name: TableName, workers: int = 1) -> TableDigests:
-        """The digests of a table, computed by the server; see `digests`."""
-        return TableDigests(self._connections, self._relation(name), workers)
+        """The digests of a table, computed by the server; see digests.py."""
+        return TableDigests(self._connections, self._find_relation(name), workers)
 
     def copy_raw(
         self, name: TableName, columns: Sequence[str], casts: Mapping[str, str], increment: Increment | None = None,
         *, workers: int = 1,
     ) -> list[Iterator[bytes]]:  # fmt: skip
-        """The same rows for another Postgres; see `binary_copy`."""
-        relation = self._relation(name)
-        condition, order = self._asked(relation, increment)
-        part = Part(condition, order)
-        return copy_binary(self._connections, relation, columns, casts, part, workers=1 if order else workers)
+        """The same rows for another Postgres; see binary_copy.py."""
+        relation = self._find_relation(name)
+        part = self._build_part(relation, increment)
+        return copy_binary(self._connections, relation, columns, casts, part, workers=1 if part.order else workers)
 
-    def _check(self, relation: catalog.Relation, columns: Sequence[str]) -> None:
+    def _require_columns(self, relation: catalog.Relation, columns: Sequence[str]) -> None:
         for column in columns:
             if column not in relation.types:
                 near = get_close_matches(column, relation.types, n=1)
@@ -142,21 +136,21 @@ class PostgresOrigin:
                     mend=f"did you mean {near[0]!r}?" if near else "take it out of the table's columns",
                 )
 
-    def _asked(self, relation: catalog.Relation, increment: Increment | None) -> tuple[str, str]:
-        """What stands after WHERE and after ORDER BY."""
+    def _build_part(self, relation: catalog.Relation, increment: Increment | None) -> Part:
+        """The rows that an increment wants; all of them without one."""
         if increment is None:
-            return "", ""
+            return Part()
         bound = cursor.compute_lower_bound(self._connections, relation, increment)
         order = quote_identifier(increment.cursor) if increment.ordered else ""
-        return cursor.build_condition(relation, increment, bound), order
+        return Part(cursor.build_condition(relation, increment, bound), order)
 
     def lower_bound(self, name: TableName, increment: Increment) -> str | None:
-        return cursor.compute_lower_bound(self._connections, self._relation(name), increment)
+        return cursor.compute_lower_bound(self._connections, self._find_relation(name), increment)
 
     def newest(self, name: TableName, cursor_name: str) -> str | None:
-        return cursor.read_newest(self._connections, self._relation(name), cursor_name)
+        return cursor.read_newest(self._connections, self._find_relation(name), cursor_name)
 
-    def _relation(self, name: TableName) -> catalog.Relation:
+    def _find_relation(self, name: TableName) -> catalog.Relation:
         with self._lock:
             self._connections.query("SELECT 1")
             known = name if name.schema else TableName(self._connections.default_schema, name.name)

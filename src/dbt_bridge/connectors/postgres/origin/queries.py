@@ -61,12 +61,12 @@ class PostgresRows(TableDigests):
         """
         wanted = tuple(_find_column(self.table, name) for name in columns)
         ranges = ("",) if keys is None else tuple(key_search.build_conditions(self._relation, keys))
-        return self._read(wanted, ranges)
+        return self._open(wanted, ranges)
 
-    def _read(self, columns: tuple[Column, ...], ranges: tuple[str, ...]) -> pa.RecordBatchReader:
+    def _open(self, columns: tuple[Column, ...], ranges: tuple[str, ...]) -> pa.RecordBatchReader:
         readings = tuple(resolve_reading(self._relation.types[c.name], c.type) for c in columns)
         copy = Copy(self.table.name, columns, readings, ranges=ranges, rows=self._rows)
-        return self._counted(open_reader(self._connections, copy, workers=1))
+        return self._count_bytes(open_reader(self._connections, copy, workers=1))
 
 
 class PostgresQueries:
@@ -87,8 +87,8 @@ class PostgresQueries:
         return quote_table_name(name) if name.schema else quote_identifier(name.name)
 
     def names(self, rows: str) -> list[str]:
-        found = self._connections.described(f"SELECT * FROM {rows}")  # noqa: S608
-        return require_distinct([name for name, _, _ in found], self.name)
+        columns = self._connections.describe_query(f"SELECT * FROM {rows}")  # noqa: S608
+        return require_distinct([column.name for column in columns], self.name)
 
     def key(self, name: TableName) -> tuple[str, ...]:
         """The primary key of a table, as the catalog has it; a view has none."""
@@ -97,21 +97,22 @@ class PostgresQueries:
         return catalog.describe_relation(self._connections, where).table.key
 
     def side(self, name: str, selection: Selection) -> PostgresRows:
-        return self._rows(name, selection.sql(quote_identifier), selection.key)
+        return self._open_rows(name, selection.sql(quote_identifier), selection.key)
 
     def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
-        rows = self._rows(self.name, strip_semicolon(sql))
+        rows = self._open_rows(self.name, strip_semicolon(sql))
         return rows.table.columns, rows.rows([c.name for c in rows.table.columns]).read_all()
 
     def close(self) -> None:
         self._connections.close()
 
-    def _rows(self, name: str, query: str, key: tuple[str, ...] = ()) -> PostgresRows:
-        described = self._connections.described(query)
-        require_distinct([name for name, _, _ in described], self.name)
-        columns, types = catalog.resolve_columns(self._connections, described)
-        table = Table(TableName(self.name, "query"), columns, key)
-        return PostgresRows(name, self._connections, catalog.Relation(table, types, None, None, 0), query)
+    def _open_rows(self, name: str, query: str, key: tuple[str, ...] = ()) -> PostgresRows:
+        described = self._connections.describe_query(query)
+        require_distinct([column.name for column in described], self.name)
+        resolved = catalog.resolve_columns(self._connections, described)
+        table = Table(TableName(self.name, "query"), resolved.columns, key)
+        relation = catalog.Relation(table, resolved.types, rows=None, bytes=None, pages=0)
+        return PostgresRows(name, self._connections, relation, query)
 
 
 def _find_column(table: Table, name: str) -> Column:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+from dbt_bridge.connectors.postgres.origin.column_types import WireColumn
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.wire.relation import Relation, RelationColumn
 from dbt_bridge.nouns.table import TableName
@@ -104,9 +105,9 @@ class ShapeColumn:
     generated: str = ""
 
     @property
-    def wire_column(self) -> tuple[str, int, int]:
+    def wire_column(self) -> WireColumn:
         """What a Relation message says of it."""
-        return self.name, self.type_oid, self.modifier
+        return WireColumn(self.name, self.type_oid, self.modifier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Shape:
     def relation(self) -> Relation:
         """The Relation message that pgoutput would send of it."""
         keys = {c.name for c in self.columns} if self.identity == "f" else set(self.identity_columns)
-        columns = tuple(RelationColumn(*c.wire_column, c.name in keys) for c in self.columns)
+        columns = tuple(RelationColumn(c.name, c.type_oid, c.modifier, c.name in keys) for c in self.columns)
         return Relation(self.oid, self.table, self.identity, columns)
 
     def as_json(self) -> str:
@@ -201,7 +202,7 @@ def compare_shapes(known: Shape, sent: Relation, now: Shape | None) -> Verdict:
         now: the catalog's, which may be further than the log; None when the table is gone.
     """
     was = [column.wire_column for column in known.columns]
-    here = [(column.name, column.type_oid, column.modifier) for column in sent.columns]
+    here = [WireColumn(column.name, column.type_oid, column.modifier) for column in sent.columns]
     if now is None:
         return Verdict(known) if was == here else _copy_anew("it changed, and was dropped since")
     if why := find_rewrite(known, now):

@@ -1,22 +1,33 @@
-"""A connection that carries rows as Arrow: ADBC's driver for Postgres, without its DBAPI layer.
+"""Rows in bulk: a connection that carries them as Arrow, and what its driver makes of infinity and far moments.
 
-`adbc_driver_manager.dbapi` imports pandas and polars where they are installed (1.13): seconds of start and 70 MB.
+The connection is ADBC's driver for Postgres without its DBAPI layer: `adbc_driver_manager.dbapi` imports pandas and
+polars where they are installed (1.13), which takes seconds of start and 70 MB.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 import adbc_driver_manager
 import adbc_driver_postgresql
 import pyarrow as pa
+import pyarrow.compute as pc
 
 BATCH_BYTES = 4_000_000
 RAW_FORMAT = "PostgreSQL COPY, format binary"
 """What `SendsRawCopy` and `TakesRawCopy` say of this connector's origin and destination."""
 
 Error = adbc_driver_manager.Error
+
+# adbc_driver_postgresql 1.13 adds the 30 years from 2000 to 1970 to Postgres's own numbers and lets them wrap around.
+_EPOCH_US = 946_684_800_000_000
+_EPOCH_DAYS = 10_957
+_WRAP64, _WRAP32 = 2**64, 2**32
+_MAX64, _MAX32 = 2**63 - 1, 2**31 - 1
+_FIRST_US = -210_866_803_200_000_000  # 4714-11-24 BC, the first moment that Postgres has
+_FIRST_DAY = -2_440_588
 
 
 class BulkConnection:
@@ -38,7 +49,7 @@ class BulkConnection:
         self._lock = threading.Lock()
 
     def execute(self, sql: str) -> None:
-        """A statement whose answer nobody needs."""
+        """Run a statement, and ignore its answer."""
         for _ in self.stream(sql):
             pass
 
@@ -66,3 +77,49 @@ class BulkConnection:
     def close(self) -> None:
         self._connection.close()
         self._database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """The numbers of a type of moments.
+
+    Attributes:
+        first: the least one that Postgres has.
+        infinity: infinity as it travels; -infinity is its negative.
+        wrapped: what the driver makes of infinity; of -infinity it makes one more.
+    """
+
+    integer: pa.DataType
+    first: int
+    infinity: int
+    wrapped: int
+
+
+_TIMESTAMPS = _Limits(pa.int64(), _FIRST_US, _MAX64, _MAX64 + _EPOCH_US - _WRAP64)
+_DATES = _Limits(pa.int32(), _FIRST_DAY, _MAX32, _MAX32 + _EPOCH_DAYS - _WRAP32)
+
+
+def repair_moments(own: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+    """A decoder of the driver's arrays of this type: infinities as DuckDB has them, values that it wrapped refused."""
+    if pa.types.is_timestamp(own):
+        return lambda array: _unwrap(array, _TIMESTAMPS)
+    if pa.types.is_date(own):
+        return lambda array: _unwrap(array, _DATES)
+    return lambda array: array
+
+
+def _unwrap(array: pa.Array, limits: _Limits) -> pa.Array:
+    integer, first, most = limits.integer, limits.first, limits.infinity
+    numbers = array.view(integer)
+    bounds = pc.min_max(numbers)
+    least, greatest = bounds["min"].as_py(), bounds["max"].as_py()
+    if least is None or (least >= first and greatest < most):
+        return array
+    plus = pc.equal(numbers, pa.scalar(limits.wrapped, integer))
+    minus = pc.equal(numbers, pa.scalar(limits.wrapped + 1, integer))
+    finite = pc.filter(numbers, pc.invert(pc.or_(plus, minus)))
+    left = pc.min_max(finite)
+    if left["min"].as_py() is not None and (left["min"].as_py() < first or left["max"].as_py() >= most):
+        raise ValueError("a moment after the year 294246, which Arrow cannot hold")
+    numbers = pc.if_else(plus, pa.scalar(most, integer), pc.if_else(minus, pa.scalar(-most, integer), numbers))
+    return numbers.view(array.type)

@@ -26,7 +26,7 @@ from dbt_bridge.connectors.postgres.changes.values.moments import (
     make_intervals,
 )
 from dbt_bridge.connectors.postgres.changes.values.text import decode_text, is_converted_by_value
-from dbt_bridge.connectors.postgres.origin.adbc_values import strict_cast
+from dbt_bridge.connectors.postgres.origin.casts import strict_cast
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
 
 _EPOCH_US = 946_684_800_000_000  # 2000-01-01, where Postgres begins to count

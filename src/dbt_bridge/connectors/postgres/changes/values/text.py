@@ -27,7 +27,7 @@ from dbt_bridge.connectors.postgres.changes.values.cells import (
     make_primitive,
     wrap_extension,
 )
-from dbt_bridge.connectors.postgres.origin.adbc_values import strict_cast
+from dbt_bridge.connectors.postgres.origin.casts import strict_cast
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type
 
 

@@ -1,4 +1,4 @@
-"""From the arrays that the ADBC driver gives to the arrays that travel: strict casts (see also `postgres_moments`)."""
+"""Strict casts: from the arrays that the ADBC driver gives to arrays of the wanted type, or refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Decode = Callable[[pa.Array], pa.Array]
 
 
 def strict_cast(wanted: pa.DataType) -> Decode:
-    """A cast that raises pa.ArrowInvalid or ValueError where a value would change."""
+    """A decoder that casts, and raises pa.ArrowInvalid or ValueError where a value would change."""
     if pa.types.is_time(wanted):
         return lambda array: _cast_time(array, wanted)
     if pa.types.is_float32(wanted):
@@ -30,11 +30,11 @@ def _cast_time(text: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def _cast_float32(array: pa.Array) -> pa.Array:
-    """Arrow rounds doubles silently, and reads text to the nearest float, which is what was asked for."""
+    """Arrow rounds doubles silently, so these are compared afterwards; of a text the nearest float is wanted."""
     short = pc.cast(array, pa.float32(), safe=True)
     if pa.types.is_float64(array.type):
-        kept = pc.or_kleene(pc.equal(pc.cast(short, pa.float64()), array), pc.is_nan(array))
-        if pc.any(pc.invert(kept)).as_py():
+        same = pc.or_kleene(pc.equal(pc.cast(short, pa.float64()), array), pc.is_nan(array))
+        if pc.any(pc.invert(same)).as_py():
             raise ValueError("a double with more digits than a float has")
     return short
 
@@ -51,13 +51,13 @@ def _refuse_overflow(array: pa.Array, floats: pa.Array) -> pa.Array:
 def list_decode(wanted: pa.DataType, decode: Decode) -> Decode:
     """The same decoding for the elements of a list array."""
 
-    def decoded(array: pa.Array) -> pa.Array:
+    def decode_list(array: pa.Array) -> pa.Array:
         values = decode(array.values)
         return pa.ListArray.from_buffers(
             wanted, len(array), array.buffers()[:2], array.null_count, array.offset, children=[values]
         )
 
-    return decoded
+    return decode_list
 
 
 def describe_first_failure(array: pa.Array, decode: Decode) -> str:
