@@ -340,10 +340,9 @@ def test_a_wider_type_widens_the_landing_and_another_one_is_refused(shop: Shop) 
 
 _CHILD = """
 import os, pickle, signal, sys
-from dbt_bridge import receipt
+from dbt_bridge.nouns import receipt
 from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run.sync import SyncOptions
-from dbt_bridge.run.sync import sync
+from dbt_bridge.run.sync import SyncOptions, sync
 
 class Killing(Silent):
     def advanced(self, node, rows, bytes):
@@ -354,7 +353,7 @@ def killing(receipt, counts):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.argv[2] == "publishing":
-    receipt.closed = killing  # called in the transaction, between the rows and the commit
+    receipt.finish_receipt = killing  # called in the transaction, between the rows and the commit
 with open(sys.argv[1], "rb") as file:
     sync(pickle.load(file), SyncOptions(), Killing())
 """
