@@ -68,12 +68,12 @@ def open_capture(
     """
     every = wanted_tables(source, ends.origin, lambda _: True, options.load_id)
     tables = [wanted for wanted in every if wanted.table.replication == "cdc"]
-    asked = frozenset(wanted.table.node for wanted in tables if project.needs(wanted.table.node))
-    if not asked:
+    needed = frozenset(wanted.table.node for wanted in tables if project.needs(wanted.table.node))
+    if not needed:
         return None
     changes = open_change_source(source, project_root=project.root, tell=progress.message)
-    anew = asked if options.full_refresh else frozenset()
-    followed = FollowedSource(changes, ends, tables, asked, anew, options.threads, progress, options.load_id)
+    anew = needed if options.full_refresh else frozenset()
+    followed = FollowedSource(changes, ends, tables, needed, anew, options.threads, progress, options.load_id)
     return Capture(followed)
 
 
@@ -88,7 +88,7 @@ class Capture:
         self.changes = source.changes
         self._source = source
         self._receipts = RunReceipts(source)
-        self._chosen = Chosen(source.asked, source.anew)
+        self._chosen = Chosen(source.needed, source.anew)
         self._prepared = Prepared("", {}, (), {})
         self._standing = Standing({}, (), source.changes.beginning)
 
@@ -122,7 +122,7 @@ class Capture:
     @property
     def wanted(self) -> Mapping[str, Wanted]:
         """The tables that the selection needs, by node."""
-        return {w.table.node: w for w in self._source.tables if w.table.node in self._source.asked}
+        return {w.table.node: w for w in self._source.tables if w.table.node in self._source.needed}
 
     def catch_up(
         self,
@@ -135,8 +135,8 @@ class Capture:
         """Bring every followed table to one position: copies what is to be copied, applies everything below it.
 
         Args:
-            go_on: asked between chunks.
-            on_commit: told of everything that became visible.
+            go_on: called between chunks; False ends it at the next commit.
+            on_commit: called with everything that became visible.
             tell_unchanged: whether tables without changes have a receipt too.
 
         Raises:
@@ -197,8 +197,8 @@ class Capture:
         """Apply everything below the target (for ever without one); True when tables must be looked at anew.
 
         Args:
-            go_on: asked between chunks.
-            on_commit: told of everything that became visible.
+            go_on: called between chunks; False ends it at the next commit.
+            on_commit: called with everything that became visible.
         """
         try:
             while True:
@@ -306,7 +306,7 @@ class Capture:
         self._receipts.fail(receipts, points)
         if not receipts:
             self._source.ends.ledger.save(points, [])
-        self._chosen = replace(self._chosen, asked=self._chosen.asked | given_up.lost.keys())
+        self._chosen = replace(self._chosen, needed=self._chosen.needed | given_up.lost.keys())
         return bool(given_up.lost)
 
     def _discard_unjoined(self) -> None:

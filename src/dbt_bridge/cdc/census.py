@@ -72,11 +72,11 @@ class Chosen:
     """Tables by node.
 
     Attributes:
-        asked: that are copied where they have not landed: those that the selection needs.
+        needed: that are copied where they have not landed: those that the selection needs, and those that were lost.
         anew: those of them that are copied whether or not they have.
     """
 
-    asked: frozenset[str]
+    needed: frozenset[str]
     anew: frozenset[str]
 
 
@@ -107,11 +107,11 @@ def take_census(
     """Decide for each table.
 
     Args:
-        wanted: every table of the source that is declared, asked for or not: all that are followed move together.
+        wanted: every table of the source that is declared, needed or not: all that are followed move together.
         checkpoints: of the tables that have one for this log.
 
     Raises:
-        ConnectionFailed, OriginError, DestinationError: one of the ends could not be asked.
+        ConnectionFailed, OriginError, DestinationError: one of the ends did not answer.
     """
     tracked: dict[str, Tracked] = {}
     to_copy: dict[str, tuple[Wanted, str]] = {}
@@ -133,14 +133,14 @@ def take_census(
             verdict = "full refresh" if node in chosen.anew else _go_on(changes, destination, item, point, finding)
             if isinstance(verdict, Tracked):
                 tracked[node] = verdict
-            elif node in chosen.asked or (is_followed and node not in chosen.anew):
+            elif node in chosen.needed or (is_followed and node not in chosen.anew):
                 to_copy[node] = (item, verdict)
         except (DestinationError, ConnectionFailed):
             raise  # of an end, not of this table: nothing has to be copied anew for it
         except BridgeError as error:
             if is_transient(error):
                 raise
-            if point is not None or node in chosen.asked:
+            if point is not None or node in chosen.needed:
                 refused[node] = (item, error)
     return Census(tracked, to_copy, refused, findings)
 
@@ -254,9 +254,9 @@ def _refuse_what_was_kept(destination: Destination, replica: Replica, newly: set
     Raises:
         UsageError: values are to be hidden that a history, soft deletes or a log hold in the open.
     """
-    kept = [replica.history_name] if replica.history else []
-    kept += [replica.table.name] if replica.deletes == "soft" or replica.change_log else []
-    standing = [name for name in kept if destination.find_table(name) is not None]
+    lasting = [replica.history_name] if replica.history else []
+    lasting += [replica.table.name] if replica.deletes == "soft" or replica.change_log else []
+    standing = [name for name in lasting if destination.find_table(name) is not None]
     if newly and standing:
         raise UsageError(
             f"{', '.join(sorted(newly))}: {', '.join(map(str, standing))} keeps values from before, and would go on"

@@ -24,14 +24,14 @@ class FollowedSource:
         changes: the origin's log.
         tables: every declared cdc table of it, needed by the selection or not: they all move together, as the log
             passes each change once.
-        asked: unique_ids of those that the selection needs.
+        needed: unique_ids of those that the selection needs.
         anew: unique_ids of those that are copied whatever their checkpoints say (full refresh).
     """
 
     changes: ChangeSource
     ends: Ends
     tables: Sequence[Wanted]
-    asked: frozenset[str]
+    needed: frozenset[str]
     anew: frozenset[str]
     threads: int
     progress: Progress

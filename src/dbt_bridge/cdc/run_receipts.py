@@ -1,4 +1,4 @@
-"""The receipts of one run of capture: kept in the ledger, told to whoever watches, and remembered to the end."""
+"""The receipts of one run of capture: written to the ledger, reported to whoever watches, and remembered."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class RunReceipts:
         self._source = source
 
     def add(self, receipts: Iterable[Receipt]) -> None:
-        """Those of a commit, which has kept and told them."""
+        """Those of a commit, which has written and reported them."""
         self.all += receipts
 
     def fail(self, receipts: Sequence[Receipt], points: Sequence[Checkpoint]) -> None:
-        """Keep failed receipts with the checkpoints that say why their tables do not go on."""
+        """Write and report failed receipts, with the checkpoints that say why their tables do not go on."""
         if receipts:
             self._source.ends.ledger.save(points, receipts)
         self.all += receipts
@@ -42,20 +42,20 @@ class RunReceipts:
             self._source.progress.finished(receipt)
 
     def fail_all(self, error: BridgeError) -> None:
-        """A failed receipt for each table that was asked for."""
-        self._fail_blank(self._source.asked, error)
+        """A failed receipt for each table that the selection needs."""
+        self._fail_blank(self._source.needed, error)
 
     def fail_unjoined(self, tracked: Collection[str]) -> None:
-        """Tables that were asked for and are not followed: nothing may be built on them."""
+        """Tables that the selection needs and are not followed: nothing may be built on them."""
         why = OriginError(
             "it could not join the others before --max-seconds were over, or the run was stopped, or its columns"
             " changed again and again",
             mend="dbt-bridge sync, with more time",
         )
-        self._fail_blank(self._source.asked - self.failed_nodes - set(tracked), why)
+        self._fail_blank(self._source.needed - self.failed_nodes - set(tracked), why)
 
     def add_unchanged(self, tracked: Collection[Tracked], position: Position) -> None:
-        """Tables that were asked for and did not change have a receipt too, which says where they stand."""
+        """Tables that the selection needs and did not change have a receipt too, which says where they stand."""
         ended = {receipt.node for receipt in self.all}
         receipts = [
             record.finish_receipt(
@@ -70,7 +70,7 @@ class RunReceipts:
                 Loaded(0, 0, 0, 0, 0),
             )
             for table in tracked
-            if table.node in self._source.asked and table.node not in ended
+            if table.node in self._source.needed and table.node not in ended
         ]
         if receipts:
             self._source.ends.ledger.record(receipts)

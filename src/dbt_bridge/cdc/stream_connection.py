@@ -55,7 +55,7 @@ class Retry:
         """Raises the error where trying again does not help.
 
         Args:
-            is_wanted: asked now and then, whether something else is to be done first.
+            is_wanted: called now and then: whether something else is to be done first.
         """
         if not is_transient(error):
             raise error
