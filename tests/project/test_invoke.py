@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +35,8 @@ def test_each_node_has_its_status_and_the_file_is_free_afterwards(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    built = invoke.build(project.options, project.manifest, to_stderr=True)
+    with redirect_stdout(sys.stderr):  # as the command line does with --json
+        built = invoke.build(project.options, project.manifest)
     captured = capsys.readouterr()
 
     assert not built.success
@@ -57,9 +60,9 @@ def test_each_node_has_its_status_and_the_file_is_free_afterwards(
 
 def test_a_selection_of_what_works_succeeds_and_one_of_nothing_too(project: Project) -> None:
     good = replace(project.options, select=("good",), exclude=("test_type:data",))
-    assert invoke.build(good, project.manifest, to_stderr=True).statuses == {"model.shop.good": "success"}
+    assert invoke.build(good, project.manifest).statuses == {"model.shop.good": "success"}
     nothing = replace(project.options, select=("source:none",))
-    assert invoke.build(nothing, project.manifest, to_stderr=True) == invoke.BuildResult(True, ())
+    assert invoke.build(nothing, project.manifest) == invoke.BuildResult(True, ())
 
 
 @pytest.mark.parametrize("name", ["empty", "sample"])
@@ -69,7 +72,7 @@ def test_a_run_without_the_real_rows_is_no_success_for_a_delivery(
     """dbt takes both options from its environment too, where `dbt-bridge build` does not see them."""
     monkeypatch.setenv(f"DBT_{name.upper()}", {"empty": "true", "sample": "3 days"}[name])
     good = replace(project.options, select=("good",), exclude=("test_type:data",))
-    built = invoke.build(good, project.manifest, to_stderr=True)
+    built = invoke.build(good, project.manifest)
     assert built.nodes[0].status == "success"
     for statuses in (built.statuses, invoke.read_last_statuses(project)):
         assert statuses["model.shop.good"].startswith(f"success, but dbt ran with --{name}: dbt-bridge build")
@@ -92,7 +95,7 @@ def test_a_warehouse_that_is_locked_is_said(project: Project) -> None:
     held = duckdb.connect(str(project.root / "warehouse.duckdb"), config={"threads": 1})
     try:
         with pytest.raises(DbtFailed, match="different configuration") as failed:
-            invoke.build(project.options, project.manifest, to_stderr=True)
+            invoke.build(project.options, project.manifest)
     finally:
         held.close()
     assert "dbt.log" in failed.value.mend

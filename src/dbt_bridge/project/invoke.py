@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -97,14 +96,11 @@ def list_selected(options: DbtOptions, manifest: Manifest) -> frozenset[str]:
     return frozenset(json.loads(name)["unique_id"] for name in names)
 
 
-def build(
-    options: DbtOptions, manifest: Manifest | None = None, *, to_stderr: bool = False, quiet: bool = False
-) -> BuildResult:
+def build(options: DbtOptions, manifest: Manifest | None = None, *, quiet: bool = False) -> BuildResult:
     """Run `dbt build`, printing what dbt prints; afterwards the warehouse's file is free again.
 
     Args:
         manifest: from `parse`, to save parsing again.
-        to_stderr: dbt's output goes to standard error, so that standard output stays a JSON document.
         quiet: dbt prints errors only.
 
     Raises:
@@ -116,9 +112,7 @@ def build(
         arguments.append("--full-refresh")
     if options.threads is not None:
         arguments += ["--threads", str(options.threads)]
-    redirected = contextlib.redirect_stdout(sys.stderr) if to_stderr else contextlib.nullcontext()
-    with redirected:
-        done = _invoke(arguments, manifest)
+    done = _invoke(arguments, manifest)
     results = getattr(done.result, "results", None)
     if results is None:
         if done.success:  # nothing was selected

@@ -1,8 +1,8 @@
-"""build = sync -> dbt build -> verify -> deliver; nothing is delivered on what did not pass."""
+"""build = sync -> (verify what landed) -> dbt build -> (reconcile what is required) -> deliver what passed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dbt_bridge.errors import UsageError, require_extra
@@ -46,18 +46,12 @@ def build(
     if any(receipt.status == "failed" for receipt in landed):
         progress.message("dbt was not run: not every table landed")
         return BuildOutcome(Receipts(landed))
-    parities = _verify_landings(project, options, progress) if verify else []
+    landings = _verify_landings(project, options, progress) if verify else []
     dbt = dbt_build()
-    required = reconcile_built(project, dbt.statuses, progress)
-    unproven = {
-        parity.node: "it is not what its origin has (verify)"
-        if parity.status == "different"
-        else "it could not be compared with its origin (verify)"
-        for parity in parities
-        if not parity.is_equal
-    }
-    delivered = deliver(project, dbt.statuses, progress, load_id=load_id, unproven=unproven | list_unproven(required))
-    return BuildOutcome(Receipts((*landed, *delivered)), Parities((*parities, *required)), dbt)
+    models = reconcile_built(project, dbt.statuses, progress)
+    unproven = _list_unproven_landings(landings) | list_unproven(models)
+    delivered = deliver(project, dbt.statuses, progress, load_id=load_id, unproven=unproven)
+    return BuildOutcome(Receipts((*landed, *delivered)), Parities((*landings, *models)), dbt)
 
 
 def _verify_landings(project: Project, options: SyncOptions, progress: Progress) -> list[Parity]:
@@ -65,3 +59,12 @@ def _verify_landings(project: Project, options: SyncOptions, progress: Progress)
         from dbt_bridge.prove.recorder import VerifyOptions
         from dbt_bridge.prove.verify import verify
     return verify(project, VerifyOptions(threads=options.threads), progress, deliveries=False)
+
+
+def _list_unproven_landings(parities: Iterable[Parity]) -> dict[str, str]:
+    """Source tables on which nothing may be delivered -> why."""
+    reasons = {
+        "different": "it is not what its origin has (verify)",
+        "failed": "it could not be compared with its origin (verify)",
+    }
+    return {p.node: reasons[p.status] for p in parities if not p.is_equal}
