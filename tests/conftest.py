@@ -35,7 +35,7 @@ _LONG = (
     "cdc/test_kill.py", "cdc/test_workload.py", "test_docs.py", "demo/test_demo.py", "cdc/test_landing_lock.py",
     "prove/test_verify_destinations.py", "prove/test_verify.py", "prove/test_repair.py", "prove/test_repair_kill.py",
     "scaffold/test_lakehouse.py", "prove/test_verify_interrupted.py",
-    "cdc/test_faults.py", "cdc/test_capture.py", "verify/test_oracle.py", "contracts/test_applying.py",
+    "cdc/test_faults.py", "cdc/test_capture.py", "verify/test_oracle.py", "contracts/test_application.py",
     "connectors/dlt/test_apply.py", "connectors/duckdb/test_warehouse.py", "contracts/test_state.py",
     "dbt/test_transfer.py",
     "connectors/postgres/changes/test_stream.py", "cdc/test_destinations.py", "prove/test_reconcile.py",

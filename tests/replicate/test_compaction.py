@@ -12,12 +12,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.contracts.changes import (
-    Change,
-    Model,
-    Row,
-    changes_of,
-)
 
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.changes import INSERT, UPDATE, Changes
@@ -27,6 +21,12 @@ from dbt_bridge.replicate.compaction import (
     Net,
     Written,
     net,
+)
+from dbt_bridge.testing.changes import (
+    Change,
+    Model,
+    Row,
+    changes_of,
 )
 
 # Four keys of each type, some of them alike but for their last digit or byte.

@@ -7,21 +7,6 @@ from pathlib import Path
 
 import dlt
 import pytest
-from tests.contracts.changes import (
-    Change,
-    Model,
-    Row,
-    changes_of,
-    instant,
-    rows_of,
-)
-from tests.contracts.test_applying import (
-    COPIED_AT,
-    COPY,
-    ordered,
-    orders,
-    replica_of,
-)
 
 from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
 from dbt_bridge.contracts.destination import (
@@ -33,6 +18,21 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.errors import BridgeError, KeyRefused
 from dbt_bridge.nouns.changes import Event, Reshaped, Truncated
 from dbt_bridge.nouns.table import Column, TableName
+from dbt_bridge.testing.changes import (
+    Change,
+    Model,
+    Row,
+    changes_of,
+    instant,
+    rows_of,
+)
+from dbt_bridge.testing.workload import (
+    COPIED_AT,
+    COPY,
+    ordered,
+    orders,
+    replica_of,
+)
 
 
 @pytest.fixture(params=["postgres", "duckdb"])

@@ -1,4 +1,4 @@
-"""Changes arrive in DuckDB: what only DuckDB has; what every destination must do is in test_applying.py."""
+"""Changes arrive in DuckDB: what only DuckDB has; what every destination must do is in testing/application.py."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.contracts.changes import (
-    Change,
-    Row,
-    changes_of,
-    rows_of,
-)
 
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.contracts.destination import (
@@ -32,6 +26,12 @@ from dbt_bridge.nouns.changes import INSERT, Changes, Reshaped
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.receipt import finish_receipt, start_receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.testing.changes import (
+    Change,
+    Row,
+    changes_of,
+    rows_of,
+)
 
 COLUMNS = (Column("id", pa.int64(), "bigint"), Column("name", pa.string(), "text"))
 ORDERS = Table(TableName("landing", "orders"), COLUMNS, ("id",))

@@ -11,23 +11,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.contracts.changes import (
-    Change,
-    Model,
-    Row,
-    changes_of,
-    instant,
-    rows_of,
-)
-from tests.contracts.test_applying import (
-    COPIED_AT,
-    COPY,
-    KEYS,
-    ordered,
-    play,
-    replica_of,
-)
-from tests.contracts.test_applying import orders as orders_
 
 from dbt_bridge.connectors.lake.delta import apply, history
 from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
@@ -48,6 +31,23 @@ from dbt_bridge.nouns.changes import (
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.replicate.change_runs import join_runs, select_part
+from dbt_bridge.testing.changes import (
+    Change,
+    Model,
+    Row,
+    changes_of,
+    instant,
+    rows_of,
+)
+from dbt_bridge.testing.workload import (
+    COPIED_AT,
+    COPY,
+    KEYS,
+    ordered,
+    play,
+    replica_of,
+)
+from dbt_bridge.testing.workload import orders as orders_
 
 BEFORE = COPY[0]
 STEPS = st.lists(

@@ -1,4 +1,4 @@
-"""Changes arrive in Postgres: what only Postgres has; what every destination must do is in test_applying.py."""
+"""Changes arrive in Postgres: what only Postgres has; what every destination must do is in testing/application.py."""
 
 from __future__ import annotations
 

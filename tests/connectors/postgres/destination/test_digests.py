@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.contracts.changes import Change, changes_of, rows_of
-from tests.contracts.test_applying import COPIED_AT, orders, replica_of
 
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.contracts.canon import Digested, NoDigests, agreed
@@ -17,6 +15,8 @@ from dbt_bridge.contracts.destination import Load, Replica
 from dbt_bridge.contracts.side import Digests
 from dbt_bridge.nouns.table import Column, Table
 from dbt_bridge.prove.sides import landed_side
+from dbt_bridge.testing.changes import Change, changes_of, rows_of
+from dbt_bridge.testing.workload import COPIED_AT, orders, replica_of
 from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
 
 ROWS = [{"id": n, "part": f"p{n % 3}", "note": None, "big": f"b'{n}", "amount": n} for n in range(500)]
