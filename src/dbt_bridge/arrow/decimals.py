@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types as is_
 
 _WIDEST = 76  # digits of 256 bits
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -20,8 +20,6 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 def cast(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """Arrow's safe cast, for decimals `cast_exactly`; raises pa.ArrowInvalid where a value would change."""
-    import pyarrow.compute as pc
-
     if is_decimal_cast(array.type, wanted):
         return cast_exactly(array, wanted)
     if _is_list(array.type) and _is_list(wanted) and _holds_decimals(wanted):
@@ -31,8 +29,6 @@ def cast(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | p
 
 def is_decimal_cast(own: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether a cast between these types has to be done by `cast_exactly`."""
-    from pyarrow import types as is_
-
     text = is_.is_string(own) or is_.is_large_string(own) or is_.is_string_view(own)
     return bool(is_.is_decimal(wanted) and (text or is_.is_decimal(own)))
 
@@ -43,10 +39,6 @@ def cast_exactly(array: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.A
     Args:
         array: texts or decimals.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyarrow import types as is_
-
     if array.type == wanted:
         return array
     if is_.is_string_view(array.type):
@@ -69,8 +61,6 @@ def is_plain(texts: pa.Array, wanted: pa.DataType) -> bool:
     Args:
         texts: strings, or large ones.
     """
-    import pyarrow.compute as pc
-
     whole = wanted.precision - wanted.scale
     plain = rf"^[+-]?([0-9]{{1,{whole}}}(\.[0-9]{{0,{wanted.scale}}})?|\.[0-9]{{1,{wanted.scale}}})$"
     if not wanted.scale:
@@ -81,27 +71,19 @@ def is_plain(texts: pa.Array, wanted: pa.DataType) -> bool:
 
 
 def _is_list(type_: pa.DataType) -> bool:
-    from pyarrow import types as is_
-
     return bool(is_.is_list(type_) or is_.is_large_list(type_) or is_.is_fixed_size_list(type_))
 
 
 def _holds_decimals(type_: pa.DataType) -> bool:
-    from pyarrow import types as is_
-
     return _holds_decimals(type_.value_type) if _is_list(type_) else bool(is_.is_decimal(type_))
 
 
 def _cast_one_by_one(texts: Sequence[str | None], wanted: pa.DataType) -> pa.Array:
     """Arrow's own reading of Python's decimals wraps around too, unless they have the wanted scale."""
-    import pyarrow as pa
-
     return pa.array([None if text is None else _parse_decimal(text, wanted) for text in texts], wanted)
 
 
 def _parse_decimal(text: str, wanted: pa.DataType) -> Decimal:
-    import pyarrow as pa
-
     if not _NUMBER.fullmatch(text):
         raise pa.ArrowInvalid(f"the text {text[:80]!r} is no decimal number")
     try:

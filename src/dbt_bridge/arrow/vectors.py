@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
+import numpy as np
+import pyarrow as pa
 
 
 def to_arrow(vector: np.ndarray, mask: np.ndarray | None = None) -> pa.Array:
@@ -18,18 +15,13 @@ def to_arrow(vector: np.ndarray, mask: np.ndarray | None = None) -> pa.Array:
     Args:
         mask: bool: True for NULL, as in `pa.array`.
     """
-    import numpy as np
-    import pyarrow as pa
-
-    valid = None if mask is None else _pack_bits(~mask)
+    valid = None if mask is None else pack_bits(~mask)
     if vector.dtype == np.bool_:
-        return pa.Array.from_buffers(pa.bool_(), len(vector), [valid, _pack_bits(vector)])
+        return pa.Array.from_buffers(pa.bool_(), len(vector), [valid, pack_bits(vector)])
     values = pa.py_buffer(np.ascontiguousarray(vector))
     return pa.Array.from_buffers(pa.from_numpy_dtype(vector.dtype), len(vector), [valid, values])
 
 
-def _pack_bits(flags: np.ndarray) -> pa.Buffer:
-    import numpy as np
-    import pyarrow as pa
-
+def pack_bits(flags: np.ndarray) -> pa.Buffer:
+    """Booleans as Arrow stores them, one bit each."""
     return pa.py_buffer(np.packbits(flags, bitorder="little"))

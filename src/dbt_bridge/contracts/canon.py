@@ -1,5 +1,7 @@
 """The canonical form of a value: what two engines must agree on before rows can be compared.
 
+The last of the four acts in which a column's type is decided; arrow/__init__.py lists them with their files.
+
 Two columns are compared in one `Canon`, which both sides are brought to: in SQL where an engine computes digests
 itself, and in Arrow arrays everywhere else. The digest of a row is defined by PostgreSQL (14 and later):
 

@@ -176,7 +176,7 @@ def list_tables(connections: Connections, schema: str) -> list[TableName]:
 
 
 def describe_relation(connections: Connections, name: TableName) -> Relation:
-    """One table, locked against being dropped or rewritten while the snapshot lives.
+    """One table, which is locked so that it is neither dropped nor rewritten until the snapshot ends.
 
     Raises:
         OriginError: no such table, or no privilege to read it.

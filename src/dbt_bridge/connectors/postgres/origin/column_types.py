@@ -115,18 +115,18 @@ def natural_type(origin: OriginType) -> pa.DataType:
 def resolve_reading(origin: OriginType, wanted: pa.DataType) -> Reading:
     """How a column of this type travels as `wanted`."""
     if pa.types.is_string(wanted):
-        return Reading(_text_expression(origin), _unchanged_array)
+        return Reading(_text_expression(origin), _keep_array)
     if origin.element is not None and pa.types.is_list(wanted):
         return _read_as_list(origin.element, wanted)
     own = natural_type(origin)
     if wanted == own:
         return _read_as_natural(origin, own)
     if isinstance(wanted, pa.UuidType):
-        return Reading(_cast_expression("text", "uuid"), _unchanged_array, refused_elsewhere=True)
+        return Reading(_cast_expression("text", "uuid"), _keep_array, refused_elsewhere=True)
     if isinstance(wanted, pa.JsonType):
-        return Reading(_cast_expression("text", "json"), _unchanged_array, refused_elsewhere=True)
+        return Reading(_cast_expression("text", "json"), _keep_array, refused_elsewhere=True)
     if pa.types.is_binary(wanted):
-        return Reading(lambda c: f"convert_to({_text_expression(origin)(c)}, 'UTF8')", _unchanged_array)
+        return Reading(lambda c: f"convert_to({_text_expression(origin)(c)}, 'UTF8')", _keep_array)
     if (_is_number(own) and _is_number(wanted)) or (pa.types.is_timestamp(own) and pa.types.is_timestamp(wanted)):
         first = _read_as_natural(origin, own)
         return Reading(first.expression, lambda a: strict_cast(wanted)(first.decode(a)))
@@ -137,10 +137,10 @@ def _read_as_natural(origin: OriginType, own: pa.DataType) -> Reading:
     if pa.types.is_decimal(own):  # the driver decodes numerics slowly; text and Arrow's parser are 3 times as fast
         return Reading(_cast_expression("text"), strict_cast(own))
     if origin.name == "oid":  # unsigned 32 bits, which the driver reads as signed
-        return Reading(_cast_expression("int8"), _unchanged_array)
+        return Reading(_cast_expression("int8"), _keep_array)
     if origin.name == "interval":
-        return Reading(_refuse_long_interval, _unchanged_array)
-    return Reading(_unchanged_expression, repair_moments(own))
+        return Reading(_refuse_long_interval, _keep_array)
+    return Reading(_plain_expression, repair_moments(own))
 
 
 def _is_number(type_: pa.DataType) -> bool:
@@ -153,7 +153,7 @@ def _read_as_list(element: OriginType, wanted: pa.DataType) -> Reading:
     own = natural_type(element)
     if pa.types.is_string(inner) and element.name not in _RAW_TEXT:
         casts = ("text", "text[]") if element.name in _BY_OUTPUT else ("text[]",)  # the array's output
-        return Reading(_refuse_odd_bounds(_cast_expression(*casts), "text[]"), _unchanged_array)
+        return Reading(_refuse_odd_bounds(_cast_expression(*casts), "text[]"), _keep_array)
     if pa.types.is_decimal(inner) or inner != own:
         return Reading(
             _refuse_odd_bounds(_cast_expression("text[]"), "text[]"),
@@ -188,13 +188,13 @@ def _refuse_in_sql(unfit: str, column: str, type_: str, otherwise: str) -> str:
 
 def _text_expression(origin: OriginType) -> Callable[[str], str]:
     if origin.name in _RAW_TEXT:
-        return _unchanged_expression
+        return _plain_expression
     if origin.name in _BY_OUTPUT:
         return lambda column: f"{origin.name}_out({column})::text"
     return _cast_expression("text")
 
 
-def _unchanged_expression(column: str) -> str:
+def _plain_expression(column: str) -> str:
     return column
 
 
@@ -202,7 +202,7 @@ def _cast_expression(*names: str) -> Callable[[str], str]:
     return lambda column: f"{column}" + "".join(f"::{name}" for name in names)
 
 
-def _unchanged_array(array: pa.Array) -> pa.Array:
+def _keep_array(array: pa.Array) -> pa.Array:
     return array
 
 

@@ -1,4 +1,4 @@
-"""The ordering column of incremental loading: its greatest value, and where to begin again."""
+"""The cursor (the ordering column of incremental loading): its greatest value, and where to begin again."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _round_lag(lag: float, column: Column | None) -> Decimal:
 
 
 def build_condition(relation: Relation, increment: Increment, bound: str | None) -> str:
-    """The WHERE of an increment. The bound is a literal of the cursor's own type, quoted as Postgres quotes."""
+    """What stands after WHERE for an increment. The bound is a literal of the cursor's own type."""
     name = resolve_cursor_type(relation, increment.cursor)
     if bound is None:
         return ""

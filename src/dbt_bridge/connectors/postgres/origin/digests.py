@@ -33,7 +33,7 @@ _AS_IT_IS = Reading(lambda column: column, lambda array: array)
 
 @dataclass(frozen=True, slots=True)
 class DigestCopy(Copy):
-    """A row per row: key columns and `_row`."""
+    """One row for each row of the table: the key's columns, and `_row`, the digest of the others."""
 
     key: tuple[Digested, ...] = ()
     values: tuple[Digested, ...] = ()
@@ -55,7 +55,7 @@ class DigestCopy(Copy):
 
 
 def _key_expression(digested: Digested, reading: Reading) -> str:
-    """A key column as it is sent: of a masked one the hash alone leaves the server."""
+    """The expression of a key column; of a masked one only the hash leaves the server."""
     column = quote_identifier(digested.column.name)
     if digested.mask:
         return build_element(column, resolve_builtin(digested.column), digested.canon, digested.mask)
@@ -64,7 +64,7 @@ def _key_expression(digested: Digested, reading: Reading) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BucketCopy(Copy):
-    """A row per bucket and range: `bucket`, `rows` and `total` as text."""
+    """One row for each bucket and range: `bucket`, `rows` and `total` as text."""
 
     key: tuple[Digested, ...] = ()
     values: tuple[Digested, ...] = ()

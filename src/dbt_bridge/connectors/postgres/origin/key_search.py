@@ -1,4 +1,4 @@
-"""How each type of a Postgres origin is searched for keys; see `postgres_keyed`."""
+"""How a column of each type of a Postgres origin is searched for keys. The queries are built in wire/key_search.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BY_BOTH = {"text", "varchar", "bpchar", "name", "numeric", "interval"}
 
 
 def build_conditions(relation: Relation, keys: pa.Table) -> Iterator[str]:
-    """What stands after WHERE, query by query; see `postgres_keyed.conditions`."""
+    """What stands after WHERE, query by query; see `wire.key_search.build_conditions`."""
 
     def lookup(name: str) -> Lookup:
         wanted = keys.schema.field(name).type
@@ -50,7 +50,7 @@ def _comparisons(relation: Relation, name: str, wanted: pa.DataType) -> list[Com
     if origin.name in _BY_VALUE and (wanted == natural_type(origin) or pa.types.is_string(wanted)):
         return [by_value]
     if origin.name in _BY_BOTH and (wanted == natural_type(origin) or pa.types.is_string(wanted)):
-        # A decimal has been given its column's scale, so its text is the stored value's.
+        # A decimal travels with its column's scale, so that its text is that of the stored value.
         exact = {
             "interval": _compare_output(column, "interval"),
             "bpchar": Comparison(f'{column} COLLATE "C"', '{}::bpchar COLLATE "C"'),
@@ -62,12 +62,12 @@ def _comparisons(relation: Relation, name: str, wanted: pa.DataType) -> list[Com
 
 
 def _compare_output(column: str, type_: str) -> Comparison:
-    """The texts that the server itself writes of both."""
+    """Compares the texts that the server writes of the stored value and of the key."""
     return Comparison(f'{column}::text COLLATE "C"', f'{{}}::{type_}::text COLLATE "C"')
 
 
 def _compare_override(column: str, origin: OriginType, wanted: pa.DataType) -> Comparison:
-    """A column that travels as another type than its own: the server reads its text as that type too."""
+    """For a column that travels as another type than its own: the server too reads its text as that type."""
     type_ = next((name for matches, name in _SERVER_TYPES if matches(wanted)), "text")
     text = resolve_reading(origin, pa.string()).expression(column)
     if type_ == "bytea":

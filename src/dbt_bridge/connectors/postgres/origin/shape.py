@@ -1,7 +1,7 @@
-"""A table's shape: what a checkpoint remembers of it, and what became of it since.
+"""A table's shape: what a checkpoint remembers of it, and how the table changed since.
 
 pgoutput says the names and types of columns, and nothing else of an ALTER TABLE: not that a column was added with a
-default (rows that stand get it without a message), nor that a column was dropped and another one of its name added, nor
+default (existing rows get it without a message), nor that a column was dropped and another one of its name added, nor
 that values were rewritten (`ALTER COLUMN ... TYPE ... USING`). The catalog says the rest: a column keeps its number for
 ever, its row in pg_attribute is new after each ALTER of it, and a rewritten table has a new file.
 """
@@ -178,11 +178,11 @@ def describe_shape(connections: Connections, oid: int) -> Shape | None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a table between two of its shapes.
+    """How a table changed between two of its shapes.
 
     Attributes:
-        shape: what the table has now; None when only a new copy tells.
-        lost: why the rows that stand can only be had by copying the table anew; empty when they are as they were.
+        shape: what the table has now; None when the table must be copied anew.
+        lost: why it must: the stored rows may have changed without a message; empty when they did not.
         is_changed: columns came, went or have another name or type.
         renames: old name -> new name.
     """

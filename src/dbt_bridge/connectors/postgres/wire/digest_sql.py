@@ -68,7 +68,7 @@ PROBE: tuple[bool | int, ...] = (
     -6228730915972576227,
     -3419389425418856899,
 )
-"""What `verify.digest` answers for the values of `PROBE_SQL` (tests/verify/test_digest.py computes it)."""
+"""What verify/canonical/row_digest.py computes for the values of `PROBE_SQL` (tests/verify/test_digest_postgres.py)."""
 
 _MOST_ELEMENTS = 1664  # of ROW(...): MaxTupleAttributeNumber of htup_details.h
 _LAST_DAY = "date '294276-12-31'"  # of a timestamp

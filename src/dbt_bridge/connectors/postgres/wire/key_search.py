@@ -20,7 +20,7 @@ KEYS_PER_QUERY = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One thing that must be equal: SQL over the table, and over a key's text `{}`."""
+    """Two expressions that must be equal: one over the table's columns, and one over a key's text, written `{}`."""
 
     stored: str
     key: str
@@ -38,8 +38,8 @@ def build_conditions(keys: pa.Table, lookup: Callable[[str], Lookup]) -> Iterato
     """What stands after WHERE, query by query; no row fulfils two of them.
 
     Args:
-        keys: columns of the table in the types in which they travel; NULL equals NULL.
-        lookup: from a column's name.
+        keys: values of some columns, in the types in which they travel; NULL equals NULL.
+        lookup: from a column's name to how it is searched.
     """
     written = pa.table({name: to_texts(_single_array(keys[name])) for name in keys.column_names})
     distinct = written.group_by(written.column_names).aggregate([]).combine_chunks()
@@ -60,26 +60,28 @@ def _single_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _find_null_patterns(keys: pa.Table) -> pa.Array:
-    """Which columns are NULL, a 0 or 1 for each: `IS NOT DISTINCT FROM` uses no index, `IS NULL` does."""
+    """Which columns of each key are NULL, as text of 0 and 1. Keys of one pattern are searched together: `IS NULL` uses
+    an index, which `IS NOT DISTINCT FROM` does not.
+    """
     flags = [pc.if_else(_single_array(keys[name]).is_null(), "1", "0") for name in keys.column_names]
     return pc.binary_join_element_wise(*flags, "")
 
 
 def _build_condition(lookups: dict[str, Lookup], keys: pa.Table, nulls: Sequence[str]) -> str:
     parts = [lookups[name].is_null for name in nulls]
-    given = [name for name in keys.column_names if name not in nulls]
-    if given:
-        compared = [(one, f"k.c{place}") for place, name in enumerate(given) for one in lookups[name].compared]
-        stored = ", ".join(one.stored for one, _ in compared)
-        selected = ", ".join(one.key.replace("{}", key) for one, key in compared)
-        arrays = ", ".join(_quote_array(_single_array(keys[name])) for name in given)
-        names = ", ".join(f"c{place}" for place in range(len(given)))
+    present = [name for name in keys.column_names if name not in nulls]
+    if present:
+        comparisons = [(one, f"k.c{place}") for place, name in enumerate(present) for one in lookups[name].compared]
+        stored = ", ".join(one.stored for one, _ in comparisons)
+        selected = ", ".join(one.key.replace("{}", key) for one, key in comparisons)
+        arrays = ", ".join(_quote_array(_single_array(keys[name])) for name in present)
+        names = ", ".join(f"c{place}" for place in range(len(present)))
         parts.append(f"({stored}) IN (SELECT {selected} FROM unnest({arrays}) AS k ({names}))")  # noqa: S608
     return " AND ".join(parts)
 
 
 def _quote_array(values: pa.Array) -> str:
-    """An array of texts, right whatever `standard_conforming_strings` is."""
+    """A literal of an array of texts, with any setting of `standard_conforming_strings`."""
     escaped = pc.replace_substring(pc.replace_substring(values, "\\", "\\\\"), '"', '\\"')
     body = "{" + ",".join(f'"{text}"' for text in escaped.to_pylist()) + "}"
     return "E'" + body.replace("\\", "\\\\").replace("'", "''") + "'::text[]"

@@ -1,4 +1,4 @@
-"""Arrow values as texts that Postgres reads back as exactly these values, and what its driver makes of infinity.
+"""Arrow values as texts that Postgres reads back as exactly these values.
 
 The largest microsecond (day) that Arrow has, and its negative, stand for +-infinity, as in DuckDB.
 """

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge.arrow.vectors import pack_bits
 from dbt_bridge.errors import OriginError
 
 _SHOWN = 80
@@ -218,7 +219,7 @@ def _load_near_end(buffer: np.ndarray, at: np.ndarray, type_: np.dtype) -> np.nd
 
 
 def make_bitmap(valid: np.ndarray | None) -> pa.Buffer | None:
-    return None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return None if valid is None else pack_bits(valid)
 
 
 def make_primitive(type_: pa.DataType, data: np.ndarray, valid: np.ndarray | None) -> pa.Array:
