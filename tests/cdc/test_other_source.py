@@ -276,7 +276,7 @@ def test_a_journal_of_another_folder_is_another_origin(
     journal: Journal, sync: Sync, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync()
-    monkeypatch.setattr(JournalSource, "identity", lambda self: f"another/{SLOT}")
+    monkeypatch.setattr(JournalSource, "read_identity", lambda self: f"another/{SLOT}")
     (receipt,) = sync()
     assert "another server" in (receipt.error or "")
     (again,) = sync(full_refresh=True)

@@ -321,14 +321,14 @@ class JournalSource(ChangeSource):
             raise UsageError(f"{text!r} is no place in a journal", mend="write it as `slots` does")
         return _position(place, int(ordinal))
 
-    def identity(self) -> str:
+    def read_identity(self) -> str:
         return f"{self.journal.folder.name}/{self.slot}"
 
-    def now(self) -> Position:
+    def find_end(self) -> Position:
         """Counted from where the journal is kept."""
         return self._end(self._kept() or self.beginning)
 
-    def census(self, tables: Sequence[DeclaredTable]) -> Mapping[str, TableFinding | BridgeError]:
+    def take_census(self, tables: Sequence[DeclaredTable]) -> Mapping[str, TableFinding | BridgeError]:
         origin = JournalOrigin(self.name, self.journal.folder)
         return {table.node: self._examine(origin, table) for table in tables}
 
@@ -350,7 +350,7 @@ class JournalSource(ChangeSource):
         return TableEvents()
 
     def require_log(self, positions: Mapping[str, Position]) -> None:
-        kept, end = self._kept(), self.now()
+        kept, end = self._kept(), self.find_end()
         for node, position in positions.items():
             if kept is None or position < kept or position > end:
                 raise OriginError(
@@ -358,12 +358,12 @@ class JournalSource(ChangeSource):
                     mend="dbt-bridge sync --full-refresh",
                 )
 
-    def ensure(self, followed: Sequence[DeclaredTable], copied: Sequence[DeclaredTable]) -> Mapping[str, str]:
+    def ensure_log(self, followed: Sequence[DeclaredTable], copied: Sequence[DeclaredTable]) -> Mapping[str, str]:
         return {}  # a journal holds every table
 
     @contextmanager
     def open_snapshot(self, label: str, *, begins: bool = False) -> Iterator[JournalSnapshot]:
-        at = self.now()
+        at = self.find_end()
         if begins and self._kept() is None:
             self.keep_from(at)
         folder = self.journal.folder
@@ -375,10 +375,7 @@ class JournalSource(ChangeSource):
     ) -> Iterator[JournalFeed]:
         yield JournalFeed(self, tables, start, barriers, pace)
 
-    def is_backlog_bearable(self) -> bool:
-        return True
-
-    def check_backlog(self) -> None:
+    def check_backlog(self, *, is_caught_up: bool) -> None:
         """A journal has no bound."""
 
     def release_log(self, upto: Position) -> None:
@@ -402,7 +399,7 @@ class JournalSource(ChangeSource):
     def lease_landing(self) -> JournalLease:
         return JournalLease(self._settings.source, self._file)
 
-    def health(self, sync: str) -> LogHealth:
+    def check_health(self, sync: str) -> LogHealth:
         kept = self._kept()
         if kept is None:
             return LogHealth(exists=False)

@@ -100,5 +100,5 @@ class TestJournal(ChangeSourceTests):
     def test_its_positions_fit_in_no_64_bits(self, bench: Bench) -> None:
         bench.create("orders")
         with bench.open() as source:
-            place, _, ordinal = str(source.now()).partition("@")
-            assert int(place, 16) > 1 << 64 and int(ordinal) == source.now().ordinal
+            place, _, ordinal = str(source.find_end()).partition("@")
+            assert int(place, 16) > 1 << 64 and int(ordinal) == source.find_end().ordinal

@@ -153,7 +153,7 @@ class Capture:
 
         for _ in range(_ROUNDS):
             self._prepare()
-            target = self.changes.now() if until is None else until
+            target = self.changes.find_end() if until is None else until
             again = self.follow(target, self.pace(), in_time, on_commit)
             settles = until is None and in_time()  # else the log may not have come to those columns
             if not in_time() or not ((settles and self._settle()) or again):
@@ -163,7 +163,7 @@ class Capture:
         self._receipts.fail_unjoined(self.tracked.keys())
         if tell_unchanged:
             self._receipts.add_unchanged(self.tracked.values(), self.position)
-        self.changes.check_backlog()
+        self.changes.check_backlog(is_caught_up=True)
         return self.receipts
 
     def pace(self, seconds: float | None = None) -> Pace:
@@ -276,11 +276,19 @@ class Capture:
             barriers.append(target)
         if not barriers:
             return
+
+        def is_going() -> bool:
+            if applier.is_inside:  # a transaction that has begun here is finished: it would take as long the next time
+                return True
+            if not go_on():
+                return False
+            self.changes.check_backlog(is_caught_up=False)
+            return True
+
         tables = [table.followed for table in standing.every_table.values()]
         with self.changes.follow(tables, standing.position, barriers, pace) as feed:
             applier.acknowledge = feed.acknowledge
-            # A transaction that has begun here is finished: it would take as long the next time.
-            for chunk in feed.chunks(lambda: applier.is_inside or (go_on() and self.changes.is_backlog_bearable())):
+            for chunk in feed.chunks(is_going):
                 committed = applier.take(chunk)
                 if committed is not None:
                     self._receipts.add(committed.receipts)

@@ -117,7 +117,7 @@ def take_census(
     to_copy: dict[str, tuple[Wanted, str]] = {}
     refused: dict[str, tuple[Wanted, BridgeError]] = {}
     findings: dict[str, TableFinding] = {}
-    found = changes.census([make_declared_table(item, checkpoints.get(item.table.node)) for item in wanted])
+    found = changes.take_census([make_declared_table(item, checkpoints.get(item.table.node)) for item in wanted])
     for item in wanted:
         node, point = item.table.node, checkpoints.get(item.table.node)
         try:

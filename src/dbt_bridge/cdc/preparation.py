@@ -60,7 +60,7 @@ class Preparation:
                 f"the destination {source.ends.destination.name!r} cannot follow changes",
                 mend="land the source in the warehouse or in a Delta destination, or `replication: incremental`",
             )
-        identity = source.changes.identity()
+        identity = source.changes.read_identity()
         points = read_checkpoints(source, identity, chosen.anew)
         tables = [wanted for wanted in source.tables if wanted.table.node not in self._receipts.failed_nodes]
         census = take_census(source.changes, source.ends.destination, tables, points, chosen)
@@ -76,7 +76,9 @@ class Preparation:
         """The log has the changes of every table that is followed or copied; what it missed is copied anew."""
         followed = [tracked.wanted for tracked in census.tracked.values()]
         copied = [wanted for wanted, _ in census.to_copy.values()]
-        missed = self._source.changes.ensure([*map(make_declared_table, followed)], [*map(make_declared_table, copied)])
+        missed = self._source.changes.ensure_log(
+            [*map(make_declared_table, followed)], [*map(make_declared_table, copied)]
+        )
         return replace(
             census,
             tracked={node: tracked for node, tracked in census.tracked.items() if node not in missed},

@@ -157,7 +157,7 @@ def _report(root: Path, source: LandingSource) -> SlotReport:
     blank = SlotReport(source.name, source.origin, source.slot, max_wal=source.max_wal)
     try:
         with open_change_source(source, project_root=root) as changes:
-            health = changes.health(f"dbt-bridge sync --select {_selector(source)}")
+            health = changes.check_health(f"dbt-bridge sync --select {_selector(source)}")
     except BridgeError as error:
         return replace(blank, problem=error.what, mend=error.mend)
     if not health.exists:

@@ -5,12 +5,12 @@ commands has to be changed. `dbt_bridge.testing.change_source` has the tests tha
 
 A sync calls, in this order and in one thread:
 
-    identity        whose checkpoints count
-    census          how each declared table stands: capture decides whether it goes on, is copied anew or is refused
+    read_identity   whose checkpoints count
+    take_census     how each declared table stands: capture decides whether it goes on, is copied anew or is refused
     require_log     refuses to go on where changes are missing
-    ensure          the log is kept and has the changes of these tables (slot, publication, capture instance)
+    ensure_log      the log is kept and has the changes of these tables (slot, publication, capture instance)
     open_snapshot   only where tables are copied: their rows and the position at which these are the table's
-    now             where the log ends: that is how far a sync goes
+    find_end        where the log ends: that is how far a sync goes
     follow          a feed of chunks from the least position on, acknowledged as they are committed
     settle          columns that changed without a row after them
 
@@ -20,8 +20,9 @@ Three guarantees are all that correctness stands on:
     the feed        gives every commit at or above a table's position once, in commit order, and whole
     the log         is kept from the last acknowledged position on; where it was not, `require_log` says so
 
-Everything may raise ConnectionFailed or OriginError; what is worth another try is marked transient. The rest of the
-contract is how people operate it: `health`, `check_readiness`, `drop_log`, and the lock on the landing.
+Everything may raise ConnectionFailed or OriginError; worth another try are the first, and the second where it
+`broke_off`. The rest of the contract is how people operate it: `check_health`, `check_readiness`, `drop_log`, and the
+lock on the landing.
 """
 
 from __future__ import annotations
@@ -177,22 +178,22 @@ class ChangeSource(Protocol):
             UsageError: it is none.
         """
 
-    def identity(self) -> str:
+    def read_identity(self) -> str:
         """What positions are valid for: the server and, after a `/`, the slot; so that a checkpoint of another server
         is noticed."""
 
-    def now(self) -> Position:
+    def find_end(self) -> Position:
         """A position behind every commit which a client saw acknowledged before this call, and to which the feed
         comes without further commits."""
 
     # --- how the tables stand --------------------------------------------------------------------------------------
 
-    def census(self, tables: Sequence[DeclaredTable]) -> Mapping[str, TableFinding | BridgeError]:
+    def take_census(self, tables: Sequence[DeclaredTable]) -> Mapping[str, TableFinding | BridgeError]:
         """How each table stands, by node: compared with its checkpoint's shape, or why it cannot be followed.
 
         Raises:
             OriginError: the log of this name is another program's.
-            BridgeError: transient, or of the origin as a whole; errors of one table are answered, not raised.
+            BridgeError: worth another try, or of the origin as a whole; an error of one table is answered, not raised.
         """
 
     def has_news(self, shapes: Sequence[str]) -> bool:
@@ -201,8 +202,8 @@ class ChangeSource(Protocol):
     def settle(self, tables: Sequence[tuple[FollowedTable, TableFinding]]) -> TableEvents:
         """Take up columns that changed without a row after them, of tables whose finding `is_late`.
 
-        Called when all that the log has up to `now` was applied. A table of which the log has told meanwhile is left
-        as it is.
+        Called when everything was applied up to where the log ended. A table of which the log has told meanwhile is
+        left as it is.
 
         Args:
             tables: as they are followed now, each with what the census found.
@@ -218,7 +219,7 @@ class ChangeSource(Protocol):
             OriginError: names the tables that must be copied again.
         """
 
-    def ensure(self, followed: Sequence[DeclaredTable], copied: Sequence[DeclaredTable]) -> Mapping[str, str]:
+    def ensure_log(self, followed: Sequence[DeclaredTable], copied: Sequence[DeclaredTable]) -> Mapping[str, str]:
         """From here on the log has the changes of exactly these tables.
 
         Returns:
@@ -251,18 +252,11 @@ class ChangeSource(Protocol):
             OriginError: somebody else reads the log.
         """
 
-    def is_backlog_bearable(self) -> bool:
-        """True; asked between chunks, and looks seldom.
+    def check_backlog(self, *, is_caught_up: bool) -> None:
+        """Called between chunks, where it looks seldom, and when everything was applied.
 
         Raises:
-            OriginError: the origin keeps more log than `max_wal`, and it does not get less.
-        """
-
-    def check_backlog(self) -> None:
-        """After everything was applied.
-
-        Raises:
-            OriginError: the origin keeps more log than `max_wal` all the same.
+            OriginError: the origin keeps more log than `max_wal`; and, between chunks, it does not get less.
         """
 
     def release_log(self, upto: Position) -> None:
@@ -289,7 +283,7 @@ class ChangeSource(Protocol):
 
     # --- operation -------------------------------------------------------------------------------------------------
 
-    def health(self, sync: str) -> LogHealth:
+    def check_health(self, sync: str) -> LogHealth:
         """How the log stands, for `slots`.
 
         Args:

@@ -117,9 +117,10 @@ class Replica:
             the whole row is matched, one row per change (REPLICA IDENTITY FULL).
         deletes: `soft` keeps a deleted row, with the commit's time in `_deleted_at`; a row that comes again has NULL.
         history: beside the current state, `<table>_history` keeps every committed version of each row, with
-            `valid_from` and `valid_to` (NULL for the current one) from the commits' times, and the commit's `_lsn`.
+            `valid_from` and `valid_to` (NULL for the current one) from the commits' times, and the commit's ordinal as
+            `_lsn`.
         change_log: there is no state; every change is appended, with `_change` (insert, update, delete, truncate),
-            `_lsn` (bigint), `_committed_at` and what else `change_log.LOG_COLUMNS` names.
+            `_lsn` (the ordinal, bigint), `_committed_at` and what else `change_log.LOG_COLUMNS` names.
     """
 
     node: str
@@ -152,7 +153,10 @@ class NotApplied(Exception):
 
 
 class Application(Protocol):
-    """What becomes visible together: the changes of several tables up to one LSN, with checkpoints and receipts.
+    """What becomes visible together: the changes of several tables up to one position, with checkpoints and receipts.
+
+    A destination knows positions by their ordinals (`nouns/position`), as changes have them too. One without
+    transactions keeps the ordinal at which each table stands, and passes over what comes again below it.
 
     Used by one thread. One transaction where the destination has them: leaving the context without `commit` undoes
     everything. May take any number of calls, so that one huge transaction of the origin arrives in pieces.
@@ -179,6 +183,7 @@ class Application(Protocol):
         """Make it visible. Every table that was touched, and every one in `checkpoints`, then stands at `upto`.
 
         Args:
+            upto: the position's ordinal.
             receipts: appended in the same transaction, where this destination is the ledger.
 
         Raises:

@@ -110,9 +110,9 @@ class Follower:
     def begin(cls, source: ChangeSource, *tables: str) -> Follower:
         """Copy the tables in the snapshot with which the log begins."""
         declared = [DeclaredTable(table, TableName("", table)) for table in tables]
-        for finding in source.census(declared).values():
+        for finding in source.take_census(declared).values():
             assert isinstance(finding, TableFinding), finding
-        assert source.ensure([], declared) == {}
+        assert source.ensure_log([], declared) == {}
         with source.open_snapshot("copy_one", begins=True) as snapshot, closing(snapshot.open_origin()) as origin:
             landings = {}
             for table in declared:
@@ -130,10 +130,10 @@ class Follower:
     def again(self, source: ChangeSource) -> Follower:
         """From where it stands, as another process goes on from the checkpoints."""
         declared = [DeclaredTable(n, one.table.name, shape=one.table.shape) for n, one in self.landings.items()]
-        for finding in source.census(declared).values():
+        for finding in source.take_census(declared).values():
             assert isinstance(finding, TableFinding) and not finding.lost, finding
         source.require_log({node: one.table.position for node, one in self.landings.items()})
-        assert source.ensure(declared, []) == {}
+        assert source.ensure_log(declared, []) == {}
         return Follower(source, self.landings, source.parse_position(str(self.position)))
 
     def chunks(self, *barriers: Position, pace: Pace = PACE, acknowledge: bool = True) -> list[Chunk]:
@@ -191,7 +191,7 @@ class ChangeSourceTests:
         source, positions = follower.source, [follower.source.beginning, follower.position]
         for id_ in (2, 3):
             bench.commit(*inserts("orders", id_))
-            positions.append(source.now())
+            positions.append(source.find_end())
         for position in positions:
             again = source.parse_position(str(position))
             assert (again.ordinal, again.text) == (position.ordinal, position.text)
@@ -203,8 +203,8 @@ class ChangeSourceTests:
     def test_the_identity_is_the_same_in_every_process(
         self, follower: Follower, opened: Callable[[], ChangeSource]
     ) -> None:
-        assert follower.source.identity() == opened().identity()
-        assert follower.source.identity().endswith(f"/{follower.source.slot}")
+        assert follower.source.read_identity() == opened().read_identity()
+        assert follower.source.read_identity().endswith(f"/{follower.source.slot}")
 
     # --- snapshot and feed -----------------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class ChangeSourceTests:
         assert follower.notes("orders") == {1: "n1", 2: "n2", 3: "n3"}
         bench.commit(*inserts("orders", 4), Write("update", "orders", 1, None))
         bench.commit(Write("delete", "orders", 2))
-        follower.chunks(follower.source.now())
+        follower.chunks(follower.source.find_end())
         assert follower.notes("orders") == {1: None, 3: "n3", 4: "n4"}
         assert len(follower.landings["orders"].seen) == 3
 
@@ -233,7 +233,7 @@ class ChangeSourceTests:
             assert taken[-1].upto == point.position
             assert sorted(follower.notes("orders")) == [1, 2]
             assert point.read_clock() > 1_600_000_000_000_000
-        follower.chunks(follower.source.now())
+        follower.chunks(follower.source.find_end())
         assert sorted(follower.notes("orders")) == [1, 2, 3]
 
     def test_commits_come_whole_in_their_order_and_two_apart(self, bench: Bench, follower: Follower) -> None:
@@ -241,7 +241,7 @@ class ChangeSourceTests:
         bench.commit(Write("update", "orders", 2, "again"))
         bench.commit(Write("truncate", "orders"))
         bench.commit(*inserts("orders", 2))
-        taken = follower.chunks(until := follower.source.now())
+        taken = follower.chunks(until := follower.source.find_end())
         seen = follower.landings["orders"].seen
         assert [(kind, id_) for _, kind, id_ in seen] == [("I", 2), ("I", 3), ("U", 2), ("T", 0), ("I", 2)]
         commits = sorted({ordinal for ordinal, _, _ in seen})
@@ -254,9 +254,9 @@ class ChangeSourceTests:
 
     def test_a_chunk_ends_at_each_barrier(self, bench: Bench, follower: Follower) -> None:
         bench.commit(*inserts("orders", 2))
-        first = follower.source.now()
+        first = follower.source.find_end()
         bench.commit(*inserts("orders", 3))
-        taken = follower.chunks(first, second := follower.source.now())
+        taken = follower.chunks(first, second := follower.source.find_end())
         below = [chunk for chunk in taken if chunk.upto is not None and chunk.upto <= first]
         assert [first, second] == [below[-1].upto, taken[-1].upto]
         assert sum(chunk.changes for chunk in below) == 1 == sum(chunk.changes for chunk in taken) - 1
@@ -265,7 +265,7 @@ class ChangeSourceTests:
 
     def test_a_transaction_larger_than_a_chunk_has_one_end(self, bench: Bench, follower: Follower) -> None:
         bench.commit(*inserts("orders", *range(10, 500)))
-        taken = follower.chunks(follower.source.now(), pace=replace(PACE, rows=50))
+        taken = follower.chunks(follower.source.find_end(), pace=replace(PACE, rows=50))
         ends = [number for number, chunk in enumerate(taken) if chunk.upto is not None]
         last = max(number for number, chunk in enumerate(taken) if chunk.changes)
         assert min(ends) >= last, "no position inside of it"
@@ -278,11 +278,11 @@ class ChangeSourceTests:
             bench.create(table)
         follower = Follower.begin(opened(), "orders", "items")
         bench.commit(*inserts("orders", 1), *inserts("items", 1))
-        between = follower.source.now()
+        between = follower.source.find_end()
         items = follower.landings["items"]
         items.table = replace(items.table, position=between)
         bench.commit(*inserts("orders", 2), *inserts("items", 2))
-        follower.chunks(follower.source.now())
+        follower.chunks(follower.source.find_end())
         assert (sorted(follower.notes("orders")), sorted(follower.notes("items"))) == ([1, 2], [2])
 
     # --- the log ---------------------------------------------------------------------------------------------------
@@ -292,11 +292,11 @@ class ChangeSourceTests:
     ) -> None:
         """What was committed at the destination and not acknowledged is found again by it, in whichever process."""
         bench.commit(*inserts("orders", 2))
-        follower.chunks(follower.source.now())
+        follower.chunks(follower.source.find_end())
         stood, position = replace(follower.landings["orders"].table), follower.position
         for id_ in (3, 4):
             bench.commit(*inserts("orders", id_))
-        until = follower.source.now()
+        until = follower.source.find_end()
         follower.chunks(until, acknowledge=False)
         first = follower.landings["orders"].seen[1:]
         follower.source.close()
@@ -312,7 +312,7 @@ class ChangeSourceTests:
     ) -> None:
         begun = follower.position
         bench.commit(*inserts("orders", 2))
-        follower.chunks(follower.source.now())
+        follower.chunks(follower.source.find_end())
         follower.source.close()
         source = opened()
         source.require_log({"orders": follower.position})
@@ -323,13 +323,13 @@ class ChangeSourceTests:
 
     def test_a_log_that_nobody_needs_is_let_go_of(self, bench: Bench, follower: Follower) -> None:
         bench.commit(*inserts("orders", 2))
-        follower.source.release_log(follower.source.now())
+        follower.source.release_log(follower.source.find_end())
         with pytest.raises(OriginError):
             follower.source.require_log({"orders": follower.position})
 
     def test_a_backlog_without_a_bound_is_bearable(self, follower: Follower) -> None:
-        assert follower.source.is_backlog_bearable()
-        follower.source.check_backlog()
+        follower.source.check_backlog(is_caught_up=False)
+        follower.source.check_backlog(is_caught_up=True)
 
     # --- tables ----------------------------------------------------------------------------------------------------
 
@@ -338,7 +338,7 @@ class ChangeSourceTests:
     ) -> None:
         stood = follower.landings["orders"].table
         known = DeclaredTable("orders", TableName("", "orders"), shape=stood.shape)
-        found = follower.source.census([known, DeclaredTable("x", TableName("", "x"))])
+        found = follower.source.take_census([known, DeclaredTable("x", TableName("", "x"))])
         finding = found["orders"]
         assert isinstance(finding, TableFinding)
         assert (finding.name, finding.version.name) == (stood.name, stood.name)
@@ -351,7 +351,7 @@ class ChangeSourceTests:
         bench.commit(*inserts("orders", 2))
         bench.add_column("orders", "tag")
         bench.commit(*inserts("orders", 3))
-        follower.chunks(follower.source.now())
+        follower.chunks(follower.source.find_end())
         rows = follower.landings["orders"].rows
         assert list(rows[3]) == ["id", "note", "tag"] and rows[3]["tag"] is None
         assert list(rows[2]) == ["id", "note"], "the destination adds it to the rows that stand"
@@ -360,10 +360,10 @@ class ChangeSourceTests:
         landing = follower.landings["orders"]
         bench.add_column("orders", "tag")
         declared = DeclaredTable("orders", landing.table.name, shape=landing.table.shape)
-        finding = follower.source.census([declared])["orders"]
+        finding = follower.source.take_census([declared])["orders"]
         assert isinstance(finding, TableFinding) and not finding.lost
-        assert follower.source.ensure([declared], []) == {}
-        follower.chunks(follower.source.now())
+        assert follower.source.ensure_log([declared], []) == {}
+        follower.chunks(follower.source.find_end())
         if finding.is_late:
             content = follower.source.settle([(landing.table, finding)])
             assert content.lost == {} and content.failed == {}
@@ -386,10 +386,10 @@ class ChangeSourceTests:
     def test_health_is_of_the_log_and_ends_with_it(
         self, bench: Bench, follower: Follower, opened: Callable[[], ChangeSource]
     ) -> None:
-        health = follower.source.health("dbt-bridge sync")
+        health = follower.source.check_health("dbt-bridge sync")
         assert health.exists and not health.problem
         assert follower.source.drop_log().existed
-        assert not opened().health("dbt-bridge sync").exists
+        assert not opened().check_health("dbt-bridge sync").exists
         assert not opened().drop_log().existed
         with pytest.raises(OriginError):
             opened().require_log({"orders": follower.position})
@@ -397,7 +397,7 @@ class ChangeSourceTests:
     def test_what_is_ready_has_no_fault(self, bench: Bench, opened: Callable[[], ChangeSource]) -> None:
         bench.create("orders")
         source = opened()
-        finding = source.census([DeclaredTable("orders", TableName("", "orders"))])["orders"]
+        finding = source.take_census([DeclaredTable("orders", TableName("", "orders"))])["orders"]
         assert isinstance(finding, TableFinding)
         looked: Sequence[Any] = list(source.check_readiness([DeclaredTable("orders", finding.name)]))
         assert [found for found in looked if found.status == "fault"] == []

@@ -162,8 +162,8 @@ class WalGuard:
         self._looked = 0.0
         self._before: int | None = None
 
-    def is_bearable(self) -> bool:
-        """True; looks every few seconds, and minds a backlog only while it does not shrink.
+    def check_progress(self) -> None:
+        """Look every few seconds, and mind a backlog only while it does not shrink.
 
         Raises:
             OriginError: the slot retains more than the bound, and more than at the last look.
@@ -175,7 +175,6 @@ class WalGuard:
             self._before = retained
             if retained > self._max_wal and before is not None and retained >= before:
                 raise self._too_much(retained)
-        return True
 
     def check(self) -> None:
         """After everything was applied.

@@ -81,16 +81,16 @@ class PostgresChangeSource:
     def parse_position(self, text: str) -> Position:
         return position_of(parse_lsn(text))
 
-    def identity(self) -> str:
+    def read_identity(self) -> str:
         """`system identifier/slot`."""
         return f"{self._replication.identity().system_identifier}/{self.slot}"
 
-    def now(self) -> Position:
+    def find_end(self) -> Position:
         return position_of(self._replication.current_lsn())
 
     # --- how the tables stand --------------------------------------------------------------------------------------
 
-    def census(self, tables: Sequence[DeclaredTable]) -> Mapping[str, TableFinding | BridgeError]:
+    def take_census(self, tables: Sequence[DeclaredTable]) -> Mapping[str, TableFinding | BridgeError]:
         check_ours(self._replication, self.slot)
         with self._catalog() as now:
             self._names = {table.node: resolve_name(now, table) for table in tables}
@@ -122,7 +122,7 @@ class PostgresChangeSource:
     def require_log(self, positions: Mapping[str, Position]) -> None:
         check_slot(self._replication, self.slot, positions)
 
-    def ensure(self, followed: Sequence[DeclaredTable], copied: Sequence[DeclaredTable]) -> Mapping[str, str]:
+    def ensure_log(self, followed: Sequence[DeclaredTable], copied: Sequence[DeclaredTable]) -> Mapping[str, str]:
         """Every table is in a publication, and none that is neither followed nor copied."""
         names = [self._names[table.node] for table in [*followed, *copied]]
         if not names:
@@ -175,7 +175,7 @@ class PostgresChangeSource:
     def follow(
         self, tables: Sequence[FollowedTable], start: Position, barriers: Sequence[Position | None], pace: Pace
     ) -> Iterator[Feed]:
-        identity = self.identity()
+        identity = self.read_identity()
         wait_until_free(self._replication, self.slot, identity)
         with self._catalog() as now:
             binary = all(_travels_binary(now, table) for table in tables)
@@ -195,11 +195,11 @@ class PostgresChangeSource:
             remember_reader(self._replication, self.slot, identity)
             yield feed
 
-    def is_backlog_bearable(self) -> bool:
-        return self._guard.is_bearable()
-
-    def check_backlog(self) -> None:
-        self._guard.check()
+    def check_backlog(self, *, is_caught_up: bool) -> None:
+        if is_caught_up:
+            self._guard.check()
+        else:
+            self._guard.check_progress()
 
     def release_log(self, upto: Position) -> None:
         advance_slot(self._replication, self.slot, upto)
@@ -217,7 +217,7 @@ class PostgresChangeSource:
 
     # --- operation -------------------------------------------------------------------------------------------------
 
-    def health(self, sync: str) -> LogHealth:
+    def check_health(self, sync: str) -> LogHealth:
         return describe_health(self._replication, self._settings, sync)
 
     def check_readiness(self, tables: Sequence[DeclaredTable]) -> Iterator[Readiness]:
