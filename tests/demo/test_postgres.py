@@ -14,7 +14,7 @@ def test_a_port_that_somebody_takes_meanwhile_is_exchanged(monkeypatch: pytest.M
     free = postgres.find_free_port
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [taken.getsockname()[1]]
-        monkeypatch.setattr(postgres, "free_port", lambda: ports.pop() if ports else free())
+        monkeypatch.setattr(postgres, "find_free_port", lambda: ports.pop() if ports else free())
         server = postgres.start(settings={"fsync": "off"})
         try:
             assert server.port != taken.getsockname()[1]
