@@ -226,7 +226,7 @@ class Capture:
         self._chosen = replace(self._chosen, anew=frozenset())
 
     def _settle(self) -> bool:
-        """Take up columns that changed without a row after them, of which the log says nothing.
+        """Take up columns that changed without a row after them: the log says nothing of those.
 
         They were seen before the target was read, so everything stands behind them; what the log said of them since
         is newer. True when tables must be copied anew.

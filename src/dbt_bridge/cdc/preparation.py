@@ -74,11 +74,9 @@ class Preparation:
 
     def _ensure_log(self, census: Census) -> Census:
         """The log has the changes of every table that is followed or copied; what it missed is copied anew."""
-        followed = [tracked.wanted for tracked in census.tracked.values()]
-        copied = [wanted for wanted, _ in census.to_copy.values()]
-        missed = self._source.changes.ensure_log(
-            [*map(make_declared_table, followed)], [*map(make_declared_table, copied)]
-        )
+        followed = [make_declared_table(tracked.wanted) for tracked in census.tracked.values()]
+        copied = [make_declared_table(wanted) for wanted, _ in census.to_copy.values()]
+        missed = self._source.changes.ensure_log(followed, copied)
         return replace(
             census,
             tracked={node: tracked for node, tracked in census.tracked.items() if node not in missed},

@@ -32,7 +32,7 @@ Rebuild = Callable[[frozenset[str]], bool]
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """What the turns of one stream share: who is told, and whether to go on."""
+    """What the turns of one stream share: where they report, and whether to go on."""
 
     watch: Watch
     go_on: Callable[[], bool]

@@ -21,7 +21,7 @@ MapColumns = Callable[[Table, Mapping[str, str]], tuple[Column, ...]]
 It is the one call that goes from the feed back up: when the log says that a table's columns changed, the feed must know
 in which types they land before it can decode what comes next. It is called in the feed's own thread, asks the
 destination for its types, does no other I/O, and may raise TypeRefused or UsageError (a column that is hidden by its
-name was renamed, and would land as it is), of which the feed makes a failed table.
+name was renamed, and would land as it is): the feed answers such an error as one of the table.
 """
 
 
@@ -117,7 +117,7 @@ class TableEvents:
     Attributes:
         events: per table (dbt's unique_id), in order.
         bytes: of the changes, in Arrow's memory format.
-        tables: those whose columns or shape the log told of, as they are from here on.
+        tables: those whose columns or shape changed in the log, as they are from here on.
         lost: table -> why it can only be copied anew.
         failed: table -> the error that its messages gave.
     """
@@ -181,7 +181,7 @@ class ChangeFeed(Protocol):
         """Every chunk until the last barrier, or until `go_on` says no between two of them.
 
         `go_on` is asked at least every second while nothing comes. A chunk ends exactly at each barrier, which is its
-        `upto` then. A transaction that is larger than a chunk comes in several, of which only the last has an `upto`.
+        `upto` then. A transaction that is larger than a chunk comes in several; only the last one has an `upto`.
 
         Raises:
             ConnectionFailed, OriginError: the log broke off; everything that came before it was given.

@@ -197,13 +197,13 @@ class ChangeSource(Protocol):
         """
 
     def has_news(self, shapes: Sequence[str]) -> bool:
-        """Whether a table's shape is another now, of which the log may say nothing."""
+        """Whether a table's shape is another now; of some changes the log says nothing."""
 
     def settle(self, tables: Sequence[tuple[FollowedTable, TableFinding]]) -> TableEvents:
         """Take up columns that changed without a row after them, of tables whose finding `is_late`.
 
-        Called when everything was applied up to where the log ended. A table of which the log has told meanwhile is
-        left as it is.
+        Called when everything was applied up to where the log ended. A table whose new columns the log has
+        brought meanwhile is left as it is.
 
         Args:
             tables: as they are followed now, each with what the census found.

@@ -256,7 +256,7 @@ def _before(
     places = np.flatnonzero(has_before)
     if table.key and all(_equal(old[c.name], new[c.name].take(to_arrow(places))) for c in wanted):
         return None, None
-    if table.key and table.log_only:  # what is told of a row's old key is logged, and full identity tells it each time
+    if table.key and table.log_only:  # an old key is logged where it differs; under full identity every update sends it
         left = np.any([_differ(old[c.name], new[c.name].take(to_arrow(places))) for c in wanted], axis=0)
         has_before = np.zeros(len(rows), bool)
         has_before[places[left]] = True

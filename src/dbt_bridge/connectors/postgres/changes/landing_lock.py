@@ -29,7 +29,7 @@ from dbt_bridge.errors import ConnectionFailed, OriginError
 PATIENCE = 600.0  # seconds to wait for a mover to let go: it finishes its transaction, its copy or its dbt build
 _LOOK = 1.0  # seconds between looks of a mover
 _SILENCE = 60.0  # seconds without an answer, after which the server counts as gone (as for a replication stream)
-_TELL = 3.0  # seconds after which a person is told who is waited for
+_TELL = 3.0  # seconds of waiting, after which a person hears for whom
 
 # Nobody waits for a lock here but by trying again, and the session may be idle for hours. The server is to notice
 # soon when its peer is gone without a word. What a role's own search path holds is not to be taken for the catalog's.

@@ -218,7 +218,7 @@ def _plan_publication(
     wanted: tuple[str, Sequence[TableName]],
     version: int,
 ) -> Ensured:
-    """One publication: the operations that it publishes, of which tables."""
+    """One publication: which operations it publishes, and for which tables."""
     operations, tables = wanted
     options = _options(operations, version)
     statements: list[str] = []
@@ -315,7 +315,7 @@ def _check_foreign(
 
 
 def _list_restricted(replication: Replication, oid: int) -> dict[TableName, bool]:
-    """Tables of which not every row (True) or column (False) is published."""
+    """Tables that are published without some of their rows (True) or columns (False)."""
     rows = replication.query(_RESTRICTED, {"oid": oid})
     return {TableName(schema, table): is_filter for schema, table, is_filter in rows}
 

@@ -303,7 +303,7 @@ class Receiver:
         """The last acknowledgement, and the end of COPY from both sides, which shows that the server has taken it.
 
         In the middle of a large transaction the server ends only after it: then it is left without its answer. It has
-        read the acknowledgement by then or not, which only means that it may send again what was acknowledged.
+        read the acknowledgement or not; if not, it may send again what was acknowledged.
         """
         with contextlib.suppress(BridgeError, psycopg.Error):
             self._tell()

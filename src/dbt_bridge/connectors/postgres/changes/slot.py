@@ -249,7 +249,7 @@ class Replication:
 
         Args:
             timeout: seconds to wait for transactions that were open before.
-            on_wait: told after a few seconds, and each time that it changes, whom the server waits for.
+            on_wait: called after a few seconds, and each time that it changes, with whom the server waits for.
 
         Raises:
             UsageError: the name is no slot's name.

@@ -7,7 +7,7 @@ import time
 from dbt_bridge.connectors.postgres.changes.slot import Replication
 
 _BUSY = 10.0  # seconds in which a slot's last reader may still be on its way out
-_LEAVING = 1.0  # seconds in which one that was told to end ends by itself
+_LEAVING = 1.0  # seconds in which a reader that was ended may leave by itself
 
 # `system identifier/slot` -> the server process that sent to this process last. After a connection that went silent
 # the server does not know that nobody listens, and keeps the slot for wal_sender_timeout (a minute by default).

@@ -20,7 +20,7 @@ class Blockers:
         query: of another connection than the one that waits.
         pid: of the server process that waits.
         timeout: seconds.
-        on_wait: told once per set of transactions, after a few seconds.
+        on_wait: called once per set of transactions, after a few seconds.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Blockers:
         self._pid = pid
         self._timeout = timeout
         self._on_wait = on_wait
-        self._told = ""
+        self._reported = ""
 
     def __call__(self, seconds: float) -> None:
         if seconds < min(3.0, self._timeout):
@@ -39,8 +39,8 @@ class Blockers:
         who, mend = self._blockers()
         if seconds >= self._timeout:
             raise OriginError(f"origin {self._name!r}: its new slot waited {seconds:.0f} s for {who}", mend=mend)
-        if self._on_wait is not None and who != self._told:
-            self._told = who
+        if self._on_wait is not None and who != self._reported:
+            self._reported = who
             self._on_wait(f"the new slot waits for {who}")
 
     def _blockers(self) -> tuple[str, str]:

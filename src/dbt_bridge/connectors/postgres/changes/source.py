@@ -43,7 +43,7 @@ from dbt_bridge.nouns.table import TableName
 from dbt_bridge.system.temporary_files import find_shared_folder
 
 T = TypeVar("T")
-_FORGOTTEN = 30.0  # seconds without a look, after which a connection may be gone without our knowing
+_FORGOTTEN = 30.0  # seconds without a look, after which a connection is not trusted: it may be gone unnoticed
 
 
 class PostgresChangeSource:
