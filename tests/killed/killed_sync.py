@@ -67,7 +67,7 @@ REPAIRING: Mapping[str, Step] = {
     "applied, not committed": Step("dbt_bridge.prove.repair:_refuse_moved", after=True),
     "inside of the commit": Step("dbt_bridge.connectors.duckdb.audit:append_receipts", after=True),
     "a step of Delta's commit": Step(
-        "dbt_bridge.connectors.lake.delta.landing_table:FollowedTable._committed", after=True
+        "dbt_bridge.connectors.lake.delta.landing_table:FollowedTable._commit", after=True
     ),
     "committed": Step("dbt_bridge.prove.repair:_compare_again"),
     "compared again": Step("dbt_bridge.prove.repair:_update_parity", after=True),
