@@ -161,6 +161,6 @@ def test_problems_name_what_failed_and_what_only_a_delivery_may_skip() -> None:
     assert BuildOutcome(Receipts([whole, skipped])).ok
     assert not BuildOutcome(Receipts([skipped]), dbt=BuildResult(True, (), partial="--empty")).ok
     assert BuildOutcome(Receipts(), dbt=BuildResult(False, (), error="boom")).problems == ("dbt build: boom",)
-    assert BuildOutcome(Receipts(), dbt=BuildResult(False, ())).document()["dbt"] == {
+    assert BuildOutcome(Receipts(), dbt=BuildResult(False, ())).as_document()["dbt"] == {
         "success": False, "error": None, "nodes": [],
     }  # fmt: skip

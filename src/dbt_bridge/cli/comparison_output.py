@@ -53,7 +53,7 @@ def present(outcome: CompareOutcome, how: Presentation) -> int:
     unwritten = _write_report(outcome.parities, how)
     output = how.output
     if output.as_json:
-        document = outcome.document()
+        document = outcome.as_document()
         if unwritten is not None:
             document |= {"status": "failed", "error": {"what": unwritten.what, "mend": unwritten.mend}}
         output.print_document(**document)

@@ -52,7 +52,7 @@ class Output:
     ) -> int:
         """Print what moved; answers the exit code."""
         if self.as_json:
-            self.print_document(**outcome.document())
+            self.print_document(**outcome.as_document())
         elif not self.quiet:
             self._print_moved(outcome.receipts, parities)
         else:

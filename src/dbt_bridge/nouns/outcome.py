@@ -49,13 +49,13 @@ class Outcome(Tabular):
         """What failed or differs, a line for each."""
         raise NotImplementedError
 
-    def document(self) -> dict[str, Any]:
+    def as_document(self) -> dict[str, Any]:
         """The JSON document of `--json`, as a dictionary."""
         raise NotImplementedError
 
     def to_json(self) -> str:
         """The JSON document of `--json`, as text."""
-        return format_document(self.document())
+        return format_document(self.as_document())
 
     def require_ok(self) -> Self:
         """This outcome, where all is well; for orchestrators, whose tasks fail by an exception.
@@ -67,7 +67,7 @@ class Outcome(Tabular):
             raise BridgeError("\n".join(self.problems) or "not everything went well")
         return self
 
-    def _document(self, **parts: Any) -> dict[str, Any]:
+    def _make_document(self, **parts: Any) -> dict[str, Any]:
         return make_document(status="success" if self.ok else "failed", **parts)
 
 

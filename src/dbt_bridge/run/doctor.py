@@ -62,8 +62,8 @@ class Findings(Outcome, tuple[Finding, ...]):
     def problems(self) -> tuple[str, ...]:
         return tuple(f"{finding.subject}: {finding.what}" for finding in self if finding.status == "fault")
 
-    def document(self) -> dict[str, Any]:
-        return self._document(checks=[asdict(finding) for finding in self])
+    def as_document(self) -> dict[str, Any]:
+        return self._make_document(checks=[asdict(finding) for finding in self])
 
     def to_arrow(self) -> pa.Table:
         """Columns subject, status (ok, note, fault), what, mend: texts."""

@@ -287,8 +287,14 @@ class OpenProject:
             max_seconds: stop after this time.
             stop: set it from another thread to stop.
         """
-        how: Any = {"select": select, "exclude": exclude, "every": every, "build": build}
-        prepared = self.prepare_stream(**how, full_refresh=full_refresh, max_seconds=max_seconds)
+        prepared = self.prepare_stream(
+            select=select,
+            exclude=exclude,
+            every=every,
+            build=build,
+            full_refresh=full_refresh,
+            max_seconds=max_seconds,
+        )
         return prepared.run(as_watch(self.progress), stop or threading.Event())
 
     def prepare_stream(

@@ -52,8 +52,8 @@ class SyncOutcome(Outcome):
     def problems(self) -> tuple[str, ...]:
         return tuple(_list_failed(self.receipts, but=("success",)))
 
-    def document(self) -> dict[str, Any]:
-        return self._document(receipts=[r.as_json() for r in self.receipts])
+    def as_document(self) -> dict[str, Any]:
+        return self._make_document(receipts=[r.as_json() for r in self.receipts])
 
     def to_arrow(self) -> pa.Table:
         """The receipts, as in `_dbt_bridge.receipts`."""
@@ -75,8 +75,8 @@ class DeliverOutcome(Outcome):
     def problems(self) -> tuple[str, ...]:
         return tuple(_list_failed(self.receipts, but=("success",)))
 
-    def document(self) -> dict[str, Any]:
-        return self._document(receipts=[r.as_json() for r in self.receipts], **_parity_part(self.parities))
+    def as_document(self) -> dict[str, Any]:
+        return self._make_document(receipts=[r.as_json() for r in self.receipts], **_parity_part(self.parities))
 
     def to_arrow(self) -> pa.Table:
         """The receipts, as in `_dbt_bridge.receipts`."""
@@ -112,9 +112,9 @@ class BuildOutcome(Outcome):
             problems.append(f"dbt build: {self.dbt.error or 'not every node and test passed'}")
         return (*problems, *_list_unequal(self.parities))
 
-    def document(self) -> dict[str, Any]:
+    def as_document(self) -> dict[str, Any]:
         receipts = [r.as_json() for r in self.receipts]
-        return self._document(receipts=receipts, dbt=_dbt_as_json(self.dbt), **_parity_part(self.parities))
+        return self._make_document(receipts=receipts, dbt=_dbt_as_json(self.dbt), **_parity_part(self.parities))
 
     def to_arrow(self) -> pa.Table:
         """The receipts, as in `_dbt_bridge.receipts`."""
@@ -136,8 +136,8 @@ class CompareOutcome(Outcome):
     def problems(self) -> tuple[str, ...]:
         return tuple(_list_unequal(self.parities))
 
-    def document(self) -> dict[str, Any]:
-        return self._document(parity=[p.as_json() for p in self.parities])
+    def as_document(self) -> dict[str, Any]:
+        return self._make_document(parity=[p.as_json() for p in self.parities])
 
     def to_arrow(self) -> pa.Table:
         """The comparisons, as in `_dbt_bridge.parity`."""
@@ -169,8 +169,8 @@ class RepairOutcome(Outcome):
     def problems(self) -> tuple[str, ...]:
         return () if self.repaired.ok else tuple(_list_unequal(self.parities))
 
-    def document(self) -> dict[str, Any]:
-        return self._document(
+    def as_document(self) -> dict[str, Any]:
+        return self._make_document(
             parity=[parity.as_json() for parity in self.parities],
             before=[parity.as_json() for parity in self.before.values()],
             receipts=[receipt.as_json() for receipt in self.receipts],
@@ -203,8 +203,8 @@ class SlotReports(Outcome, tuple["SlotReport", ...]):
     def problems(self) -> tuple[str, ...]:
         return tuple(f"{report.source}: {report.problem}\n  -> {report.mend}" for report in self if report.is_fault)
 
-    def document(self) -> dict[str, Any]:
-        return self._document(slots=[report.as_json() for report in self])
+    def as_document(self) -> dict[str, Any]:
+        return self._make_document(slots=[report.as_json() for report in self])
 
     def to_arrow(self) -> pa.Table:
         """A row for each source, with the fields of its report."""

@@ -98,8 +98,8 @@ class Plan(Outcome):
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def document(self) -> dict[str, Any]:
-        return self._document(plan=self.as_json())
+    def as_document(self) -> dict[str, Any]:
+        return self._make_document(plan=self.as_json())
 
     def to_arrow(self) -> pa.Table:
         """A row for each thing to do, in order: step (land, build, deliver, reconcile), node, what; all texts."""

@@ -26,7 +26,7 @@ def doctor(**given: Any) -> int:
     findings = open_given(given).stream_findings()
     found = Findings(findings) if output.as_json or output.quiet else print_findings(findings, sys.stdout)
     if output.as_json:
-        output.print_document(**found.document())
+        output.print_document(**found.as_document())
     elif output.quiet:
         print_findings((finding for finding in found if finding.status == "fault"), sys.stderr)
     return 0 if found.ok else FAILED

@@ -27,7 +27,7 @@ def plan(**given: Any) -> int:
 
     found = project.plan()
     if output.as_json:
-        output.print_document(**found.document())
+        output.print_document(**found.as_document())
     else:
         print_plan(found, sys.stdout)
     if found.is_empty and (selection := format_selection(project.options)):

@@ -50,7 +50,7 @@ def repair(*, dry_run: bool, max_share: float | None, **given: Any) -> int:
     with output.open_reporter() as progress:
         outcome = open_given(given, progress).repair(max_share=max_share, dry_run=dry_run)
     if output.as_json:
-        output.print_document(**outcome.document())
+        output.print_document(**outcome.as_document())
     elif output.quiet:
         from dbt_bridge.observe.progress import group_by_error
 

@@ -37,7 +37,7 @@ def slots(**given: Any) -> int:
     output = make_output(given)
     found = open_given(given).slots()
     if output.as_json:
-        output.print_document(**found.document())
+        output.print_document(**found.as_document())
     elif not output.quiet:
         print_reports(found, sys.stdout)
     return 0 if found.ok else FAILED
