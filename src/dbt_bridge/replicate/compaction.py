@@ -34,7 +34,7 @@ from dbt_bridge.nouns.changes import (
     Changes,
 )
 from dbt_bridge.nouns.table import Table
-from dbt_bridge.replicate.key_codes import key_codes
+from dbt_bridge.replicate.key_codes import encode_keys
 
 UTC_TIME = pa.timestamp("us", "UTC")
 _Mask = Any  # numpy array of bool
@@ -154,7 +154,8 @@ class Lineages:
             KeyRefused: a key is NULL or has a type without equality, or two rows have one key at once.
         """
         changes = with_values_before(changes)
-        old, new, keys = key_codes(table, changes)
+        codes = encode_keys(table, changes)
+        old, new, keys = codes.old, codes.new, codes.keys
         moves = old != new
         event = np.repeat(np.arange(len(changes)), 1 + moves)
         kinds = np.zeros(256, np.int64)
@@ -275,8 +276,8 @@ def find_moved(table: Table, changes: Changes) -> _Mask:
     Raises:
         KeyRefused: see `Lineages.of`.
     """
-    old, new, _ = key_codes(table, changes)
-    return old != new
+    codes = encode_keys(table, changes)
+    return codes.old != codes.new
 
 
 def with_values_before(changes: Changes) -> Changes:

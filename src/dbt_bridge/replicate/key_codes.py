@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,22 @@ from dbt_bridge.nouns.table import Table
 _Index = Any  # numpy array of int64
 
 
-def key_codes(table: Table, changes: Changes) -> tuple[_Index, _Index, pa.Table]:
-    """Codes of the key before and after each change (one of them where there is one), and the key of each code.
+@dataclass(frozen=True, slots=True)
+class KeyCodes:
+    """A number for each key that a run of changes touches.
+
+    Attributes:
+        old, new: codes of the key before and after each change; the same where a change has one key.
+        keys: the key of each code.
+    """
+
+    old: _Index
+    new: _Index
+    keys: pa.Table
+
+
+def encode_keys(table: Table, changes: Changes) -> KeyCodes:
+    """Number the keys.
 
     Raises:
         KeyRefused: a key is NULL, or has a type without equality.
@@ -39,7 +54,7 @@ def key_codes(table: Table, changes: Changes) -> tuple[_Index, _Index, pa.Table]
     new = dense[: len(changes)]
     old = new.copy()
     old[with_old] = dense[len(changes) :]
-    return old, new, keys
+    return KeyCodes(old, new, keys)
 
 
 def _codes(table: Table, name: str, column: pa.ChunkedArray) -> _Index:

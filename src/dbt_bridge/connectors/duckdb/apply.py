@@ -49,6 +49,7 @@ from dbt_bridge.nouns.table import TableName, quote_identifier
 from dbt_bridge.replicate.change_log import LogRows
 from dbt_bridge.replicate.compaction import Lineages, Net
 from dbt_bridge.replicate.full_row import full_rows
+from dbt_bridge.replicate.merge_rows import Effects
 from dbt_bridge.replicate.replica_checks import check_names
 
 _NOTHING = Loaded(0, 0, 0, 0, 0)
@@ -127,8 +128,8 @@ class DuckDBApplication:
             unfinished = first if first == self._last.get(replica.table.name) else None
             history.write(self._on, replica, state, lineages.versions(), unfinished)
             self._last[replica.table.name] = int(changes.ordinal[-1])
-        counts = _write(self._on, replica, state, lineages.net(soft=soft))
-        return Loaded(len(changes), *counts, changes.rows.nbytes)
+        effects = _write(self._on, replica, state, lineages.net(soft=soft))
+        return Loaded(len(changes), effects.inserted, effects.updated, effects.deleted, changes.rows.nbytes)
 
     def _truncate(self, replica: Replica, event: Truncated) -> Loaded:
         if replica.change_log:
@@ -164,8 +165,8 @@ class DuckDBApplication:
             return Loaded(changes, insert(self._on, log, Source(_LOGGED, columns)), 0, 0, size)
 
 
-def _write(on: CatalogCursor, replica: Replica, state: Target, net: Net) -> tuple[int, int, int]:
-    """Rows inserted, updated and deleted; with soft deletes a row that is written as deleted counts as that."""
+def _write(on: CatalogCursor, replica: Replica, state: Target, net: Net) -> Effects:
+    """Write it. With soft deletes a row that is written as deleted counts as that."""
     key, rows = list(replica.table.key), net.written.rows
     keys, dead = rows.select(key), rows.select(key).slice(0, 0)
     if DELETED_AT in rows.column_names:
@@ -177,7 +178,7 @@ def _write(on: CatalogCursor, replica: Replica, state: Target, net: Net) -> tupl
         found = _delete(on, state, keys)
         written = sum(insert(on, state, source) for source in sources)
     updated = min(found, len(keys))  # of several rows with one key, which somebody made here, one stays
-    return len(keys) - updated, updated, deleted + written - len(keys) + found - updated
+    return Effects(len(keys) - updated, updated, deleted + written - len(keys) + found - updated)
 
 
 def _delete(on: CatalogCursor, state: Target, keys: pa.Table) -> int:

@@ -27,11 +27,19 @@ _WANTED = "_dbt_bridge_wanted"
 
 
 @dataclass(frozen=True, slots=True)
+class _StoredColumn:
+    """A column as the catalog spells it, with its SQL type."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Standing:
-    """What is read: SQL after FROM whose rows stand for the origin's, and columns there: name -> (spelling, type)."""
+    """What is read: SQL after FROM whose rows stand for the origin's, and the replica's columns there."""
 
     sql: str
-    columns: Mapping[str, tuple[str, str]]
+    columns: Mapping[str, _StoredColumn]
 
 
 class DuckDBState:
@@ -76,8 +84,8 @@ class DuckDBState:
     def _batches(self, replica: Replica, standing: _Standing, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
         name, schema = replica.table.name, replica.table.arrow_schema
         selected = ", ".join(
-            _select_exactly(f"t.{quote_identifier(spelled)}", type_, quote_identifier(column))
-            for column, (spelled, type_) in standing.columns.items()
+            _select_exactly(f"t.{quote_identifier(stored.name)}", stored.type, quote_identifier(column))
+            for column, stored in standing.columns.items()
         )
         query = f"SELECT {selected}\nFROM {standing.sql} AS t"
         lent: Any = nullcontext()
@@ -109,7 +117,7 @@ class DuckDBState:
         if replica.change_log:
             return _Standing(self._log_state(replica, found, table), columns)
         if replica.deletes == "soft":
-            deleted_at = quote_identifier(_require_column(found, DELETED_AT, replica)[0])
+            deleted_at = quote_identifier(_require_column(found, DELETED_AT, replica).name)
             return _Standing(f"(SELECT * FROM {table} WHERE {deleted_at} IS NULL)", columns)  # noqa: S608
         return _Standing(table, columns)
 
@@ -117,18 +125,18 @@ class DuckDBState:
         for column in LOG_COLUMNS:
             _require_column(found, column, replica)
         names = {
-            name: _require_column(found, name, replica)[0]
+            name: _require_column(found, name, replica).name
             for name in (*replica.table.arrow_schema.names, *replica.table.key)
         }
         log = LogRelation(f"({since_copied(table, 'rowid')})", found.columns, names)
         return select_state(replica, log, self._on.scalar)
 
 
-def _require_column(found: Relation, name: str, replica: Replica) -> tuple[str, str]:
+def _require_column(found: Relation, name: str, replica: Replica) -> _StoredColumn:
     own = found.column(name)
     if own is None:
         raise missing_column(replica.table.name, name, replica)
-    return own, found.columns[own]
+    return _StoredColumn(own, found.columns[own])
 
 
 def _select_exactly(column: str, type_: str, name: str) -> str:
@@ -145,9 +153,9 @@ def _select_exactly(column: str, type_: str, name: str) -> str:
 def _same_key(standing: _Standing, names: Sequence[str]) -> str:
     parts = []
     for place, name in enumerate(names):
-        spelled, type_ = standing.columns[name]
-        there, asked = f"t.{quote_identifier(spelled)}", f"CAST(k.k{place} AS {type_})"
-        if type_ == "INTERVAL":  # DuckDB takes 30 days for a month
+        stored = standing.columns[name]
+        there, asked = f"t.{quote_identifier(stored.name)}", f"CAST(k.k{place} AS {stored.type})"
+        if stored.type == "INTERVAL":  # DuckDB takes 30 days for a month
             there, asked = f"CAST({there} AS VARCHAR)", f"CAST({asked} AS VARCHAR)"
         parts.append(f"{there} IS NOT DISTINCT FROM {asked}")
     return " AND ".join(parts)

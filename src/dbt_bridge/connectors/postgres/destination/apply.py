@@ -129,8 +129,8 @@ class PostgresApplication:
             versions = lineages.versions()
             how = history.stage_versions(replica, versions)
             with self._staging(cur, replica, how.all_columns, how.rows) as staged:
-                both = (tables.landing, tables.history)
-                history.write(cur, replica, both, staged, (how, int(changes.ordinal[0])))
+                waiting = history.StagedVersions(staged, how, int(changes.ordinal[0]))
+                history.write(cur, replica, tables.landing, tables.history, waiting)
         writer = NetWriter(cur, replica, tables.landing, lineages.net(soft=replica.deletes == "soft"))
         what = writer.staging
         with self._staging(cur, replica, what.all_columns, what.rows) as staged:

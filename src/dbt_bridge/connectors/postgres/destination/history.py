@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,20 +58,24 @@ def stage_versions(replica: Replica, versions: Versions) -> Staging:
     return build_staging(replica, OWN, versions.written, ended, np.full(len(versions.written), _VERSION))
 
 
-def write(
-    cur: Cursor[Any], replica: Replica, tables: tuple[Relation, Relation], staged: TableName, what: tuple[Staging, int]
-) -> None:
-    """Add staged versions, before the landing table itself is written: it has the values that were not sent.
+@dataclass(frozen=True, slots=True)
+class StagedVersions:
+    """New versions that wait in a table.
 
-    Args:
-        tables: the landing table and its history.
-        what: how the versions were staged, and the LSN of the run's first transaction.
+    Attributes:
+        first_lsn: of the run's first transaction.
     """
-    into, history = tables
-    how, first_lsn = what
+
+    table: TableName
+    staging: Staging
+    first_lsn: int
+
+
+def write(cur: Cursor[Any], replica: Replica, into: Relation, history: Relation, staged: StagedVersions) -> None:
+    """Add staged versions, before the landing table itself is written: it has the values that were not sent."""
     names = {
         "history": identifier(history.name),
-        "staged": identifier(staged),
+        "staged": identifier(staged.table),
         "same": same_key(replica, history),
         "to": sql.Identifier(VALID_TO),
         "lsn": sql.Identifier(CHANGE_LSN),
@@ -80,7 +85,7 @@ def write(
         sql.SQL(
             "DELETE FROM {history} AS t\nUSING {staged} AS s\n"
             "WHERE {do} = {continued} AND {same} AND t.{to} IS NULL AND t.{lsn} = {first}"
-        ).format(**names, continued=sql.Literal(_CONTINUED), first=sql.Literal(first_lsn))
+        ).format(**names, continued=sql.Literal(_CONTINUED), first=sql.Literal(staged.first_lsn))
     )
     cur.execute(
         sql.SQL(
@@ -88,17 +93,17 @@ def write(
             "WHERE {do} = {closed} AND {same} AND t.{to} IS NULL"
         ).format(**names, closed=sql.Literal(_CLOSED))
     )
-    _insert(cur, replica, (into, history), how, names)
+    _insert(cur, replica, into, history, staged.staging, names)
 
 
 def _insert(
     cur: Cursor[Any],
     replica: Replica,
-    tables: tuple[Relation, Relation],
+    into: Relation,
+    history: Relation,
     how: Staging,
     names: dict[str, sql.Composable],
 ) -> None:
-    into, history = tables
     values = []
     for column in how.columns:
         new = value(column, history)

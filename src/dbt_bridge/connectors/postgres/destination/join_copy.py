@@ -82,7 +82,7 @@ def _keep_deleted(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at:
             identifier(staged.staging),
             quote_identifiers(columns),
             sql.Identifier(DELETED_AT),
-            absent(replica, (there, copy), columns, dead, moment_literal(copied_at)),
+            absent(replica, there, copy, columns, dead, moment_literal(copied_at)),
         )
     )
     return cur.rowcount
@@ -96,9 +96,13 @@ def _old(copy: Relation, columns: list[str]) -> sql.Composed:
 
 
 def _absent_by_key(
-    replica: Replica, tables: tuple[Relation, Relation], columns: list[str], dead: sql.Composable, at: sql.Composable
+    replica: Replica,
+    there: Relation,
+    copy: Relation,
+    columns: list[str],
+    dead: sql.Composable,
+    at: sql.Composable,
 ) -> sql.Composable:
-    there, copy = tables
     same = sql.SQL(" AND ").join([sql.SQL("s.{0} = t.{0}").format(sql.Identifier(k)) for k in replica.table.key])
     return sql.SQL(
         "SELECT {old}, coalesce({dead}, {at})\nFROM {there} AS t\n"
@@ -114,10 +118,14 @@ def _absent_by_key(
 
 
 def _absent_by_row(
-    replica: Replica, tables: tuple[Relation, Relation], columns: list[str], dead: sql.Composable, at: sql.Composable
+    replica: Replica,
+    there: Relation,
+    copy: Relation,
+    columns: list[str],
+    dead: sql.Composable,
+    at: sql.Composable,
 ) -> sql.Composable:
     """Equal rows are counted, and compared as the server prints them: not every type has an equality."""
-    there, copy = tables
 
     def number_rows(name: TableName, alias: str, where: sql.Composable) -> sql.Composable:
         row = sql.SQL("CAST(ROW({}) AS text)").format(
