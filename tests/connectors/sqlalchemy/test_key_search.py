@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.connectors.sqlalchemy.conftest import MakeSqlite
 
 from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin
 from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.table import Table, TableName
-
-Make = Callable[..., SqlOrigin]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    def run(*statements: str) -> SqlOrigin:
-        connection = sqlite3.connect(tmp_path / "keyed.db")
-        for statement in statements:
-            connection.execute(statement)
-        connection.commit()
-        connection.close()
-        return SqlOrigin("lite", f"sqlite:///{tmp_path}/keyed.db")
-
-    return run
 
 
 def assert_each_row_is_found(origin: SqlOrigin, table: Table) -> None:
@@ -56,13 +39,13 @@ SQLITE = (
 )
 
 
-def test_every_sqlite_value_finds_its_row(make: Make) -> None:
+def test_every_sqlite_value_finds_its_row(make: MakeSqlite) -> None:
     with make(*SQLITE) as origin:
         assert_each_row_is_found(origin, origin.describe(TableName("", "t")).table)
         assert origin.count(TableName("", "t")) == 3
 
 
-def test_sqlite_columns_that_travel_as_text_find_their_rows(make: Make) -> None:
+def test_sqlite_columns_that_travel_as_text_find_their_rows(make: MakeSqlite) -> None:
     with make(*SQLITE) as origin:
         table = origin.describe(TableName("", "t")).table
         assert_each_row_is_found(
@@ -70,7 +53,7 @@ def test_sqlite_columns_that_travel_as_text_find_their_rows(make: Make) -> None:
         )
 
 
-def test_many_composite_keys_with_null_and_hostile_names(make: Make) -> None:
+def test_many_composite_keys_with_null_and_hostile_names(make: MakeSqlite) -> None:
     origin = make(
         'CREATE TABLE "t""x" ("a b" INTEGER, "c\'%" TEXT, n INTEGER)',
         "WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 3000)"

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
-from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,33 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.connectors.sqlalchemy.conftest import MakeSqlite
 
 from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin
 from dbt_bridge.contracts.origin import Increment
 from dbt_bridge.errors import ConnectionFailed, OriginError, TypeRefused, UsageError
 from dbt_bridge.nouns.table import TableName
-
-Make = Callable[..., SqlOrigin]
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "shop é.db"
-
-
-@pytest.fixture
-def make(file: Path) -> Make:
-    """Run statements in the file, and open it as an origin."""
-
-    def run(*statements: str) -> SqlOrigin:
-        connection = sqlite3.connect(file)
-        for statement in statements:
-            connection.execute(statement)
-        connection.commit()
-        connection.close()
-        return SqlOrigin("lite", f"sqlite:///{file}")
-
-    return run
 
 
 def read(origin: SqlOrigin, table: str, types: dict[str, pa.DataType] | None = None, **more: Any) -> dict[str, Any]:
@@ -48,7 +25,7 @@ def read(origin: SqlOrigin, table: str, types: dict[str, pa.DataType] | None = N
     return origin.rows(described.name, columns, more.get("increment")).read_all().to_pydict()
 
 
-def test_declared_types_decide_how_values_land(make: Make) -> None:
+def test_declared_types_decide_how_values_land(make: MakeSqlite) -> None:
     with make(
         "CREATE TABLE t (i INTEGER, big BIGINT, b BOOLEAN, r REAL, n NUMERIC, d DECIMAL(10,2), dt DATE, ts DATETIME,"
         " x BLOB, s VARCHAR(10), j JSON, tm TIME)",
@@ -100,7 +77,7 @@ def test_declared_types_decide_how_values_land(make: Make) -> None:
         ("BLOB", "'text'"),
     ],
 )
-def test_a_value_of_another_kind_is_refused_by_name(make: Make, declared: str, literal: str) -> None:
+def test_a_value_of_another_kind_is_refused_by_name(make: MakeSqlite, declared: str, literal: str) -> None:
     with (
         make(f"CREATE TABLE t (id INTEGER, v {declared})", f"INSERT INTO t VALUES (1, NULL), (2, {literal})") as origin,
         pytest.raises(TypeRefused, match=r"main\.t, column 'v'") as refused,
@@ -119,12 +96,14 @@ def test_a_value_of_another_kind_is_refused_by_name(make: Make, declared: str, l
         ("BLOB", "x'c3a9'", "é"),
     ],
 )
-def test_the_override_text_keeps_what_would_be_refused(make: Make, declared: str, literal: str, text: str) -> None:
+def test_the_override_text_keeps_what_would_be_refused(
+    make: MakeSqlite, declared: str, literal: str, text: str
+) -> None:
     with make(f"CREATE TABLE t (v {declared})", f"INSERT INTO t VALUES ({literal}), (NULL)") as origin:
         assert read(origin, "t", {"v": pa.string()})["v"] == [text, None]
 
 
-def test_overrides_cast_strictly(make: Make) -> None:
+def test_overrides_cast_strictly(make: MakeSqlite) -> None:
     with make("CREATE TABLE t (v TEXT, w REAL)", "INSERT INTO t VALUES ('12.50', 3.0), ('7', 4.0)") as origin:
         assert read(origin, "t", {"v": pa.decimal128(6, 2), "w": pa.int64()}) == {
             "v": [Decimal("12.50"), Decimal("7.00")],
@@ -134,7 +113,7 @@ def test_overrides_cast_strictly(make: Make) -> None:
             read(origin, "t", {"v": pa.int64()})
 
 
-def test_hostile_names_are_only_names(make: Make) -> None:
+def test_hostile_names_are_only_names(make: MakeSqlite) -> None:
     name, column = 'a"b; DROP TABLE t; -- %s :x é', "c\"o%l:y'`"
     quote_table_name, quoted_column = name.replace('"', '""'), column.replace('"', '""')
     with make(
@@ -147,7 +126,7 @@ def test_hostile_names_are_only_names(make: Make) -> None:
         assert origin.describe(TableName("", name)).table.key == (column,)
 
 
-def test_keys_sizes_and_views(make: Make) -> None:
+def test_keys_sizes_and_views(make: MakeSqlite) -> None:
     with make(
         "CREATE TABLE t (b INT, a INT, c INT AS (a + b), PRIMARY KEY (a, b)) WITHOUT ROWID",
         "INSERT INTO t (a, b) VALUES (1, 2)",
@@ -162,7 +141,7 @@ def test_keys_sizes_and_views(make: Make) -> None:
         assert read(origin, "v") == {"a": [1, 2, 3]}
 
 
-def test_everything_is_of_one_moment(make: Make, file: Path) -> None:
+def test_everything_is_of_one_moment(make: MakeSqlite, file: Path) -> None:
     with make("PRAGMA journal_mode = WAL", "CREATE TABLE t (a INT)", "INSERT INTO t VALUES (1)") as origin:
         origin.tables(None)
         make("INSERT INTO t VALUES (2)")
@@ -170,7 +149,7 @@ def test_everything_is_of_one_moment(make: Make, file: Path) -> None:
         assert origin.newest(TableName("", "t"), "a") == "1"
 
 
-def test_an_empty_table_has_its_columns(make: Make) -> None:
+def test_an_empty_table_has_its_columns(make: MakeSqlite) -> None:
     with make("CREATE TABLE t (a INT, b TEXT)") as origin:
         described = origin.describe(TableName("", "t")).table
         found = origin.rows(described.name, described.columns).read_all()
@@ -178,7 +157,7 @@ def test_an_empty_table_has_its_columns(make: Make) -> None:
     assert found.num_rows == 0
 
 
-def test_a_missing_file_a_missing_table_and_a_closed_origin(make: Make, tmp_path: Path) -> None:
+def test_a_missing_file_a_missing_table_and_a_closed_origin(make: MakeSqlite, tmp_path: Path) -> None:
     with pytest.raises(ConnectionFailed, match="no SQLite file"):
         SqlOrigin("lite", f"sqlite:///{tmp_path / 'absent.db'}").tables(None)
     assert not (tmp_path / "absent.db").exists()
@@ -191,7 +170,7 @@ def test_a_missing_file_a_missing_table_and_a_closed_origin(make: Make, tmp_path
         origin.tables(None)
 
 
-def test_many_threads_read_at_once_and_one_may_stop_early(make: Make) -> None:
+def test_many_threads_read_at_once_and_one_may_stop_early(make: MakeSqlite) -> None:
     tables = [f"t{n}" for n in range(4)]
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i FROM n"
     with make(*(f"CREATE TABLE {t} AS {numbers}" for t in tables)) as origin:
@@ -211,7 +190,7 @@ def test_many_threads_read_at_once_and_one_may_stop_early(make: Make) -> None:
     assert 0 < found["t0"] < 20000
 
 
-def test_increments_by_number_and_by_time_however_the_time_is_written(make: Make) -> None:
+def test_increments_by_number_and_by_time_however_the_time_is_written(make: MakeSqlite) -> None:
     with make(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, at DATETIME)",
         "INSERT INTO t VALUES (1, '2024-01-01'), (2, '2024-01-02T10:00:00'), (3, '2024-01-02 11:00:00.5'),"
@@ -229,7 +208,7 @@ def test_increments_by_number_and_by_time_however_the_time_is_written(make: Make
         assert origin.lower_bound(name, Increment("at")) is None
 
 
-def test_cursors_that_cannot_be_trusted_are_refused(make: Make) -> None:
+def test_cursors_that_cannot_be_trusted_are_refused(make: MakeSqlite) -> None:
     with make(
         "CREATE TABLE t (n INTEGER, s TEXT, at DATETIME, bad INTEGER)",
         "INSERT INTO t VALUES (1, 'a', 'soon', 'x'), (NULL, 'b', '2024-01-01', 2)",

@@ -31,7 +31,7 @@ def test_ordinary_partitioned_and_foreign_tables_are_listed_and_partitions_are_n
 
 
 def test_partitioned_and_inherited_parents_bring_the_rows_of_their_children(
-    origin: psycopg.Connection, database: str
+    origin: psycopg.Connection, reading: PostgresOrigin
 ) -> None:
     origin.execute("CREATE TABLE t (i int) PARTITION BY LIST (i)")
     origin.execute("CREATE TABLE t_1 PARTITION OF t FOR VALUES IN (1)")
@@ -42,35 +42,32 @@ def test_partitioned_and_inherited_parents_bring_the_rows_of_their_children(
     origin.execute("INSERT INTO parent VALUES (1)")
     origin.execute("INSERT INTO child VALUES (2, 3)")
     origin.execute("ANALYZE")
-    with PostgresOrigin("pg", database) as reading:
-        described = reading.describe(T)
-        assert (described.rows, described.bytes) == (3, 16384)
-        for name, expected in (("t", [1, 2, 3]), ("parent", [1, 2]), ("child", [2])):
-            table = reading.describe(TableName("public", name)).table
-            rows = reading.rows(table.name, table.columns, workers=2).read_all()
-            assert sorted(rows.column("i").to_pylist()) == expected
+    described = reading.describe(T)
+    assert (described.rows, described.bytes) == (3, 16384)
+    for name, expected in (("t", [1, 2, 3]), ("parent", [1, 2]), ("child", [2])):
+        table = reading.describe(TableName("public", name)).table
+        rows = reading.rows(table.name, table.columns, workers=2).read_all()
+        assert sorted(rows.column("i").to_pylist()) == expected
 
 
-def test_key_generated_identity_and_nullable_columns(origin: psycopg.Connection, database: str) -> None:
+def test_key_generated_identity_and_nullable_columns(origin: psycopg.Connection, reading: PostgresOrigin) -> None:
     origin.execute(
         "CREATE TABLE t (b int, a int GENERATED ALWAYS AS IDENTITY, twice int GENERATED ALWAYS AS (b * 2) STORED,"
         " thrice int GENERATED ALWAYS AS (b * 3) VIRTUAL, gone int, PRIMARY KEY (b, a) INCLUDE (twice))"
     )
     origin.execute("ALTER TABLE t DROP COLUMN gone")
     origin.execute("INSERT INTO t (b) VALUES (5)")
-    with PostgresOrigin("pg", database) as reading:
-        table = reading.describe(T).table
-        assert table.key == ("b", "a")
-        assert [(c.name, c.nullable) for c in table.columns] == [
-            ("b", False), ("a", False), ("twice", True), ("thrice", True)
-        ]  # fmt: skip
-        assert reading.rows(T, table.columns).read_all().to_pylist() == [{"b": 5, "a": 1, "twice": 10, "thrice": 15}]
+    table = reading.describe(T).table
+    assert table.key == ("b", "a")
+    assert [(c.name, c.nullable) for c in table.columns] == [
+        ("b", False), ("a", False), ("twice", True), ("thrice", True)
+    ]  # fmt: skip
+    assert reading.rows(T, table.columns).read_all().to_pylist() == [{"b": 5, "a": 1, "twice": 10, "thrice": 15}]
 
 
-def test_a_unique_index_is_no_key(origin: psycopg.Connection, database: str) -> None:
+def test_a_unique_index_is_no_key(origin: psycopg.Connection, reading: PostgresOrigin) -> None:
     origin.execute("CREATE TABLE t (i int NOT NULL UNIQUE)")
-    with PostgresOrigin("pg", database) as reading:
-        assert reading.describe(T).table.key == ()
+    assert reading.describe(T).table.key == ()
 
 
 def test_an_estimate_is_none_before_the_first_analyze(origin: psycopg.Connection, database: str) -> None:
@@ -90,52 +87,51 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_of_schema_table_and_column(origin: psycopg.Connection, database: str, name: str) -> None:
+def test_hostile_names_of_schema_table_and_column(
+    origin: psycopg.Connection, reading: PostgresOrigin, name: str
+) -> None:
     column, table = quote_identifier(name), quote_table_name(TableName(name, name))
     origin.execute(f"CREATE SCHEMA {quote_identifier(name)}".encode())
     origin.execute(f"CREATE TABLE {table} ({column} int[], i int PRIMARY KEY)".encode())
     origin.execute(f"INSERT INTO {table} VALUES ('{{1,2}}', 7)".encode())  # noqa: S608
     table = TableName(name, name)
-    with PostgresOrigin("pg", database) as reading:
-        assert reading.tables(name) == [table]
-        columns = reading.describe(table).table.columns
-        assert reading.rows(table, columns).read_all().to_pylist() == [{name: [1, 2], "i": 7}]
-        assert reading.newest(table, "i") == "7"
+    assert reading.tables(name) == [table]
+    columns = reading.describe(table).table.columns
+    assert reading.rows(table, columns).read_all().to_pylist() == [{name: [1, 2], "i": 7}]
+    assert reading.newest(table, "i") == "7"
 
 
-def test_400_columns_and_none_at_all_and_no_rows(origin: psycopg.Connection, database: str) -> None:
+def test_400_columns_and_none_at_all_and_no_rows(origin: psycopg.Connection, reading: PostgresOrigin) -> None:
     many = ", ".join(f"c{i} numeric(10,2) DEFAULT {i}" for i in range(400))
     origin.execute(f"CREATE TABLE t ({many})".encode())
     origin.execute("INSERT INTO t DEFAULT VALUES")
     origin.execute("CREATE TABLE nothing ()")
     origin.execute("INSERT INTO nothing DEFAULT VALUES")
     origin.execute("CREATE TABLE empty (a uuid, b jsonb, c numeric(5,2)[])")
-    with PostgresOrigin("pg", database) as reading:
-        wide = reading.describe(T).table
-        assert [int(v[0].as_py()) for v in reading.rows(T, wide.columns).read_all().columns] == list(range(400))
-        nothing = TableName("public", "nothing")
-        assert reading.describe(nothing).table.columns == ()
-        assert reading.rows(nothing, ()).read_all().num_columns == 0
-        empty = reading.describe(TableName("public", "empty")).table
-        rows = reading.rows(empty.name, empty.columns).read_all()
-        assert rows.schema == empty.arrow_schema
-        assert rows.num_rows == 0
+    wide = reading.describe(T).table
+    assert [int(v[0].as_py()) for v in reading.rows(T, wide.columns).read_all().columns] == list(range(400))
+    nothing = TableName("public", "nothing")
+    assert reading.describe(nothing).table.columns == ()
+    assert reading.rows(nothing, ()).read_all().num_columns == 0
+    empty = reading.describe(TableName("public", "empty")).table
+    rows = reading.rows(empty.name, empty.columns).read_all()
+    assert rows.schema == empty.arrow_schema
+    assert rows.num_rows == 0
 
 
-def test_missing_names_suggest_the_nearest(origin: psycopg.Connection, database: str) -> None:
+def test_missing_names_suggest_the_nearest(origin: psycopg.Connection, reading: PostgresOrigin) -> None:
     origin.execute("CREATE TABLE customers (i int)")
-    with PostgresOrigin("pg", database) as reading:
-        with pytest.raises(OriginError, match=r"(?s)no table public\.custmers.*did you mean 'customers'"):
-            reading.describe(TableName("public", "custmers"))
-        with pytest.raises(OriginError, match=r"(?s)no table legacy\.customers.*did you mean 'public\.customers'"):
-            reading.describe(TableName("legacy", "customers"))
-        with pytest.raises(OriginError, match=r"(?s)no schema 'publc'.*did you mean 'public'"):
-            reading.tables("publc")
-        name = TableName("public", "customers")
-        column = reading.describe(name).table.columns[0]
-        origin.execute("CREATE TABLE other (total int)")
-        with pytest.raises(OriginError, match=r"(?s)no column 'ii'.*did you mean 'i'"):
-            reading.rows(name, [type(column)("ii", column.type)])
+    with pytest.raises(OriginError, match=r"(?s)no table public\.custmers.*did you mean 'customers'"):
+        reading.describe(TableName("public", "custmers"))
+    with pytest.raises(OriginError, match=r"(?s)no table legacy\.customers.*did you mean 'public\.customers'"):
+        reading.describe(TableName("legacy", "customers"))
+    with pytest.raises(OriginError, match=r"(?s)no schema 'publc'.*did you mean 'public'"):
+        reading.tables("publc")
+    name = TableName("public", "customers")
+    column = reading.describe(name).table.columns[0]
+    origin.execute("CREATE TABLE other (total int)")
+    with pytest.raises(OriginError, match=r"(?s)no column 'ii'.*did you mean 'i'"):
+        reading.rows(name, [type(column)("ii", column.type)])
 
 
 def test_missing_privileges_name_the_grant(origin: psycopg.Connection, database: str) -> None:

@@ -50,11 +50,10 @@ def test_a_checkpoint_reads_back_exactly_its_rows(
         assert reading.rows(T, columns, Increment("the cursor")).read_all().num_rows == 3
 
 
-def test_no_rows_have_no_newest(origin: psycopg.Connection, database: str) -> None:
+def test_no_rows_have_no_newest(origin: psycopg.Connection, reading: PostgresOrigin) -> None:
     origin.execute("CREATE TABLE t (i int)")
-    with PostgresOrigin("pg", database) as reading:
-        assert reading.newest(T, "i") is None
-        assert reading.lower_bound(T, Increment("i")) is None
+    assert reading.newest(T, "i") is None
+    assert reading.lower_bound(T, Increment("i")) is None
 
 
 REFUSED = [
@@ -78,9 +77,8 @@ def test_a_cursor_that_would_lose_rows_is_refused(
         reading.newest(T, cursor)
 
 
-def test_a_hostile_checkpoint_is_a_value_and_not_sql(origin: psycopg.Connection, database: str) -> None:
+def test_a_hostile_checkpoint_is_a_value_and_not_sql(origin: psycopg.Connection, reading: PostgresOrigin) -> None:
     origin.execute("CREATE TABLE t (i timestamp)")
-    with PostgresOrigin("pg", database) as reading:
-        columns = reading.describe(T).table.columns
-        with pytest.raises(Exception, match="invalid input syntax"):
-            reading.rows(T, columns, Increment("i", "x' OR '1'='1")).read_all()
+    columns = reading.describe(T).table.columns
+    with pytest.raises(Exception, match="invalid input syntax"):
+        reading.rows(T, columns, Increment("i", "x' OR '1'='1")).read_all()

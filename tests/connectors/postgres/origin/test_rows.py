@@ -77,21 +77,19 @@ def test_a_reader_that_is_dropped_early_ends_its_threads_and_queries(
     wait_until(lambda: origin.execute(running).fetchone() == (0,))
 
 
-def test_a_reader_that_was_never_read_starts_nothing(big: int, database: str) -> None:
-    with PostgresOrigin("pg", database) as reading:
-        reading.rows(T, reading.describe(T).table.columns, workers=2)
-        assert readers() == 0
+def test_a_reader_that_was_never_read_starts_nothing(big: int, reading: PostgresOrigin) -> None:
+    reading.rows(T, reading.describe(T).table.columns, workers=2)
+    assert readers() == 0
 
 
-def test_the_queue_is_bounded(big: int, database: str) -> None:
+def test_the_queue_is_bounded(big: int, reading: PostgresOrigin) -> None:
     """A slow consumer holds back the readers: a few batches are in memory, not the table."""
-    with PostgresOrigin("pg", database) as reading:
-        before = pa.total_allocated_bytes()
-        stream = reading.rows(T, reading.describe(T).table.columns, workers=1)
-        stream.read_next_batch()
-        time.sleep(0.3)  # long enough for the whole table to arrive, if nothing held it back
-        assert pa.total_allocated_bytes() - before < 8 * bulk.BATCH_BYTES
-        del stream
+    before = pa.total_allocated_bytes()
+    stream = reading.rows(T, reading.describe(T).table.columns, workers=1)
+    stream.read_next_batch()
+    time.sleep(0.3)  # long enough for the whole table to arrive, if nothing held it back
+    assert pa.total_allocated_bytes() - before < 8 * bulk.BATCH_BYTES
+    del stream
 
 
 def test_closing_the_origin_ends_a_stream_with_an_error(big: int, database: str) -> None:
@@ -104,31 +102,33 @@ def test_closing_the_origin_ends_a_stream_with_an_error(big: int, database: str)
     wait_until(lambda: readers() == 0)
 
 
-def test_an_error_of_a_thread_is_raised_where_the_rows_are_read(origin: psycopg.Connection, database: str) -> None:
+def test_an_error_of_a_thread_is_raised_where_the_rows_are_read(
+    origin: psycopg.Connection, reading: PostgresOrigin
+) -> None:
     origin.execute("CREATE TABLE t (n numeric(5,1))")
     origin.execute(
         "INSERT INTO t SELECT CASE WHEN g = 90000 THEN 'NaN'::numeric ELSE 1 END FROM generate_series(1, 100000) g"
     )
-    with PostgresOrigin("pg", database) as reading:
-        stream = reading.rows(T, reading.describe(T).table.columns)
-        with pytest.raises(TypeRefused, match=r"(?s)public\.t\.n: the value 'NaN'.*types: \{n: text\}"):
-            stream.read_all()
-        wait_until(lambda: readers() == 0)
+    stream = reading.rows(T, reading.describe(T).table.columns)
+    with pytest.raises(TypeRefused, match=r"(?s)public\.t\.n: the value 'NaN'.*types: \{n: text\}"):
+        stream.read_all()
+    wait_until(lambda: readers() == 0)
 
 
-def test_an_origin_that_is_cut_off_in_the_middle_says_so(big: int, origin: psycopg.Connection, database: str) -> None:
+def test_an_origin_that_is_cut_off_in_the_middle_says_so(
+    big: int, origin: psycopg.Connection, reading: PostgresOrigin
+) -> None:
     cut = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name = 'dbt-bridge' AND datname = current_database()"
     )
-    with PostgresOrigin("pg", database) as reading:
-        stream = reading.rows(T, reading.describe(T).table.columns)
-        stream.read_next_batch()
-        origin.execute(cut)
-        with pytest.raises(OriginError, match=r"(?s)table public\.t broke off.*run the same command again"):
-            stream.read_all()
-        with pytest.raises(OriginError, match="broke off"):
-            reading.tables(None)
+    stream = reading.rows(T, reading.describe(T).table.columns)
+    stream.read_next_batch()
+    origin.execute(cut)
+    with pytest.raises(OriginError, match=r"(?s)table public\.t broke off.*run the same command again"):
+        stream.read_all()
+    with pytest.raises(OriginError, match="broke off"):
+        reading.tables(None)
 
 
 def test_unreachable_and_refused_logins_do_not_leak_the_password(

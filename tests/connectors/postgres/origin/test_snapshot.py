@@ -71,35 +71,34 @@ def test_a_described_table_cannot_be_dropped_until_close(origin: psycopg.Connect
 
 
 def test_a_table_truncated_after_the_snapshot_is_an_error_and_not_empty(
-    origin: psycopg.Connection, database: str
+    origin: psycopg.Connection, reading: PostgresOrigin
 ) -> None:
     """TRUNCATE is not MVCC-safe: the snapshot would see an empty table."""
     origin.execute("CREATE TABLE a AS SELECT 1 AS i")
-    with PostgresOrigin("pg", database) as reading:
-        reading.tables(None)
-        origin.execute("TRUNCATE a")
-        with pytest.raises(OriginError, match=r"public\.a was truncated or rewritten"):
-            reading.describe(A)
+    reading.tables(None)
+    origin.execute("TRUNCATE a")
+    with pytest.raises(OriginError, match=r"public\.a was truncated or rewritten"):
+        reading.describe(A)
 
 
-def test_a_partition_rewritten_after_the_snapshot_is_an_error(origin: psycopg.Connection, database: str) -> None:
+def test_a_partition_rewritten_after_the_snapshot_is_an_error(
+    origin: psycopg.Connection, reading: PostgresOrigin
+) -> None:
     origin.execute("CREATE TABLE a (i int) PARTITION BY RANGE (i)")
     origin.execute("CREATE TABLE a_1 PARTITION OF a FOR VALUES FROM (0) TO (10)")
-    with PostgresOrigin("pg", database) as reading:
-        reading.tables(None)
-        origin.execute("TRUNCATE a_1")
-        with pytest.raises(OriginError, match="truncated or rewritten"):
-            reading.describe(A)
-
-
-def test_a_question_that_fails_leaves_the_snapshot_usable(origin: psycopg.Connection, database: str) -> None:
-    origin.execute("CREATE TABLE a AS SELECT 1 AS i")
-    with PostgresOrigin("pg", database) as reading:
+    reading.tables(None)
+    origin.execute("TRUNCATE a_1")
+    with pytest.raises(OriginError, match="truncated or rewritten"):
         reading.describe(A)
-        with pytest.raises(OriginError):
-            reading.describe(TableName("public", "missing"))
-        origin.execute("INSERT INTO a VALUES (2)")
-        assert rows_of(reading, A) == 1
+
+
+def test_a_question_that_fails_leaves_the_snapshot_usable(origin: psycopg.Connection, reading: PostgresOrigin) -> None:
+    origin.execute("CREATE TABLE a AS SELECT 1 AS i")
+    reading.describe(A)
+    with pytest.raises(OriginError):
+        reading.describe(TableName("public", "missing"))
+    origin.execute("INSERT INTO a VALUES (2)")
+    assert rows_of(reading, A) == 1
 
 
 def test_constructing_connects_to_nothing() -> None:
