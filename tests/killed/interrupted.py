@@ -21,9 +21,9 @@ import killed_sync
 from killed_sync import Orders, Step
 
 from dbt_bridge import cli
-from dbt_bridge.nouns import project
 from dbt_bridge.nouns.reconciliation import Reconciliation
 from dbt_bridge.nouns.table import TableName
+from dbt_bridge.project import load
 from dbt_bridge.prove import repair_changes
 from dbt_bridge.verify.rows import partitions
 
@@ -81,7 +81,7 @@ def _run(command: Command) -> None:
     tempfile.tempdir = orders.temporary
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
     whole = replace(killed_sync.project(orders), reconciliations=tuple(_landed_model(name) for name in orders.tables))
-    project.load_project = lambda options: whole  # type: ignore[assignment]
+    load.load_project = lambda options: whole  # type: ignore[assignment]
     repair_changes._PIECE = orders.chunk_rows
     if command.spills:
         partitions._SHARE = 1 << 60
