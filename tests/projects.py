@@ -18,7 +18,10 @@ from dbt_bridge.nouns.project import (
     Project,
     WarehouseProfile,
 )
+from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.observe.progress import Silent
 from dbt_bridge.project.invoke import BuildResult, NodeResult
+from dbt_bridge.run.sync import SyncOptions, sync
 
 
 def dbt_result(statuses: Mapping[str, str], *, ok: bool = True) -> BuildResult:
@@ -26,8 +29,39 @@ def dbt_result(statuses: Mapping[str, str], *, ok: bool = True) -> BuildResult:
     return BuildResult(ok, tuple(NodeResult(node, status, None, 0.0) for node, status in statuses.items()))
 
 
+NODE = "source.shop.shop."
+"""How dbt names the tables of the source `shop`."""
+
 MakeSource = Callable[..., LandingSource]
 Rows = list[tuple[Any, ...]]
+SyncTables = Callable[..., dict[str, Receipt]]
+
+
+def table(name: str, replication: Any = "cdc", *, node: str = NODE, **keys: Any) -> LandingTable:
+    """A declared table of the source, which lands under its own name."""
+    return LandingTable(f"{node}{name}", name, name, replication=replication, **keys)
+
+
+def landing_source(
+    *tables: LandingTable | str, replication: Any = "cdc", node: str = NODE, schema: str = "shop_landing", **keys: Any
+) -> LandingSource:
+    """The dbt source `shop`: of the origin `shop_pg`, from `public` to `shop_landing`, where nothing else is said.
+
+    Args:
+        tables: those that are only named have no keys of their own.
+        keys: of `LandingSource`, such as `slot`, `destination`, `origin_schema` or `every_table`.
+    """
+    declared = tuple(t if isinstance(t, LandingTable) else table(t, replication, node=node) for t in tables)
+    defaults = LandingTable(node.removesuffix("."), "", "", replication=replication)
+    named = {"origin": "shop_pg", "origin_schema": "public", "landing_database": None, **keys}
+    return LandingSource(name="shop", landing_schema=schema, tables=declared, defaults=defaults, **named)
+
+
+def cdc_source(
+    *tables: LandingTable | str, schema: str = "landing", slot: str = "dbt_bridge_test", **keys: Any
+) -> LandingSource:
+    """A source that is followed into a schema of its own, under nodes of its name."""
+    return landing_source(*tables, node=f"source.shop.{schema}.", schema=schema, slot=slot, **keys)
 
 
 @pytest.fixture
@@ -49,23 +83,23 @@ def project(tmp_path: Path, warehouse_file: Path, database: str, monkeypatch: py
 
 @pytest.fixture
 def source() -> MakeSource:
-    """Builds the dbt source `shop`, which lands the origin's schema `public` in `shop_landing`."""
+    """Builds the source `shop`, whose tables are copied unless they say otherwise."""
 
     def make(*tables: LandingTable, every: bool = False, exclude: tuple[str, ...] = ()) -> LandingSource:
-        return LandingSource(
-            name="shop",
-            origin="shop_pg",
-            origin_schema="public",
-            landing_schema="shop_landing",
-            landing_database=None,
-            destination=None,
-            tables=tables,
-            defaults=LandingTable("source.shop.shop", "", "", replication="initial_copy"),
-            every_table=every,
-            exclude=exclude,
-        )
+        return landing_source(*tables, replication="initial_copy", every_table=every, exclude=exclude)
 
     return make
+
+
+@pytest.fixture
+def sync_sources(project: Project) -> SyncTables:
+    """One sync of sources; answers the last receipt of each table by its name."""
+
+    def once(*sources: LandingSource, **options: Any) -> dict[str, Receipt]:
+        receipts = sync(replace(project, sources=sources), SyncOptions(**options), Silent())
+        return {receipt.node.rsplit(".", 1)[1]: receipt for receipt in receipts}
+
+    return once
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.projects import NODE, landing_source, table
 
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
-from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
+from dbt_bridge.nouns.project import LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.sync import SyncOptions
@@ -19,12 +20,6 @@ from dbt_bridge.run.sync import sync as run_sync
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 Sync = Callable[..., list[Receipt]]
-
-NODE = "source.shop.shop."
-
-
-def table(name: str, **given: object) -> LandingTable:
-    return LandingTable(f"{NODE}{name}", name, name, replication="cdc", **given)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -43,18 +38,7 @@ def sync(project: Project) -> Sync:
     def once(
         *tables: LandingTable, full_refresh: bool = False, needed: set[str] | None = None, **given: object
     ) -> list[Receipt]:
-        source = LandingSource(
-            name="shop",
-            origin="shop_pg",
-            origin_schema="public",
-            landing_schema="shop_landing",
-            landing_database=None,
-            destination=None,
-            tables=tables,
-            defaults=LandingTable("source.shop.shop", "", "", replication="cdc"),
-            slot="dbt_bridge_test",
-            **given,  # type: ignore[arg-type]
-        )
+        source = landing_source(*tables, slot="dbt_bridge_test", **given)
         nodes = None if needed is None else frozenset(f"{NODE}{name}" for name in needed)
         chosen = replace(project, sources=(source,), needed=nodes)
         return run_sync(chosen, SyncOptions(full_refresh=full_refresh), Silent())

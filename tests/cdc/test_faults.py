@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ import psycopg
 import pytest
 from tests.connectors.postgres.conftest import Proxy
 from tests.killed import killed_sync
+from tests.projects import SyncTables, cdc_source
 
 from dbt_bridge.cdc import preparation
 from dbt_bridge.cdc.applier import Applier
@@ -30,37 +31,7 @@ from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
 from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
 from dbt_bridge.demo import postgres
 from dbt_bridge.errors import ConnectionFailed
-from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
-from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run.sync import SyncOptions
-from dbt_bridge.run.sync import sync as run_sync
-
-Sync = Callable[..., dict[str, Receipt]]
-
-
-def followed(*tables: LandingTable | str, slot: str = "dbt_bridge_test", schema: str = "landing") -> LandingSource:
-    """The source `shop` with these tables."""
-    prefix = f"source.shop.{schema}"
-    made = [
-        t if isinstance(t, LandingTable) else LandingTable(f"{prefix}.{t}", t, t, replication="cdc") for t in tables
-    ]
-    return LandingSource(
-        name="shop", origin="shop_pg", origin_schema="public", landing_schema=schema, landing_database=None,
-        destination=None, tables=tuple(made), defaults=LandingTable(prefix, "", "", replication="cdc"), slot=slot,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def sync(project: Project) -> Sync:
-    """One sync of sources; answers the last receipt of each table by its name."""
-
-    def once(*sources: LandingSource, **options: object) -> dict[str, Receipt]:
-        chosen = replace(project, sources=sources)
-        receipts = run_sync(chosen, SyncOptions(**options), Silent())  # type: ignore[arg-type]
-        return {receipt.node.rsplit(".", 1)[1]: receipt for receipt in receipts}
-
-    return once
+from dbt_bridge.nouns.project import Project
 
 
 @pytest.fixture
@@ -94,43 +65,43 @@ def same(shop: psycopg.Connection, file: Path, name: str) -> None:
 
 
 def test_a_second_process_on_the_slot_is_told_so(
-    shop: psycopg.Connection, sync: Sync, database: str, monkeypatch: pytest.MonkeyPatch
+    shop: psycopg.Connection, sync_sources: SyncTables, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slot_reader, "_BUSY", 0.5)
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     shop.execute("UPDATE orders SET note = 'x' WHERE id = 1")
     with ReplicationStream(
         "shop_pg", database, "dbt_bridge_test", ["dbt_bridge_test"], 0, binary=False, spool_folder=None
     ):
-        error = sync(followed("orders"))["orders"].error or ""
+        error = sync_sources(cdc_source("orders"))["orders"].error or ""
     assert "slot 'dbt_bridge_test'" in error and "in use" in error, error
-    assert sync(followed("orders"))["orders"].status == "success"
+    assert sync_sources(cdc_source("orders"))["orders"].status == "success"
 
 
 def test_a_long_transaction_at_the_origin_is_not_waited_for(
-    shop: psycopg.Connection, sync: Sync, database: str, warehouse_file: Path
+    shop: psycopg.Connection, sync_sources: SyncTables, database: str, warehouse_file: Path
 ) -> None:
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     with psycopg.connect(database) as long:
         long.execute("UPDATE orders SET note = 'long' WHERE id <= 100")
         shop.execute("UPDATE orders SET note = 'short' WHERE id = 200")
-        assert sync(followed("orders"))["orders"].rows_loaded == 1
+        assert sync_sources(cdc_source("orders"))["orders"].rows_loaded == 1
         same(shop, warehouse_file, "orders")
         long.commit()
-    assert sync(followed("orders"))["orders"].rows_loaded == 100
+    assert sync_sources(cdc_source("orders"))["orders"].rows_loaded == 100
     same(shop, warehouse_file, "orders")
 
 
 def test_several_sources_of_one_origin_have_slots_of_their_own(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
 ) -> None:
-    one, two = followed("orders"), followed("orders", slot="dbt_bridge_other", schema="elsewhere")
-    sync(one, two)
+    one, two = cdc_source("orders"), cdc_source("orders", slot="dbt_bridge_other", schema="elsewhere")
+    sync_sources(one, two)
     shop.execute("DELETE FROM orders WHERE id > 10")
-    sync(one)
+    sync_sources(one)
     same(shop, warehouse_file, "orders")
     shop.execute("UPDATE orders SET note = 'again'")
-    sync(two, one)
+    sync_sources(two, one)
     same(shop, warehouse_file, "orders")
     with duckdb.connect(str(warehouse_file), read_only=True) as connection:
         found = connection.execute("SELECT count(*), count(*) FILTER (note = 'again') FROM elsewhere.orders").fetchall()
@@ -139,14 +110,14 @@ def test_several_sources_of_one_origin_have_slots_of_their_own(
 
 def test_a_connection_that_is_reset_in_the_middle_is_said_and_nothing_is_lost(
     shop: psycopg.Connection,
-    sync: Sync,
+    sync_sources: SyncTables,
     database: str,
     warehouse_file: Path,
     proxied: Callable[[str], tuple[str, Proxy]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The reset comes while the first of many chunks is applied."""
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     shop.execute("UPDATE orders SET note = repeat('x', 3000)")
     url, proxy = proxied(database)
     apply, broken = Applier._apply, threading.Event()
@@ -162,16 +133,16 @@ def test_a_connection_that_is_reset_in_the_middle_is_said_and_nothing_is_lost(
     monkeypatch.setattr(feed, "_HUGE", 5)
     monkeypatch.setattr(Applier, "_apply", breaking)
     monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", url)
-    receipt = sync(followed("orders"))["orders"]
+    receipt = sync_sources(cdc_source("orders"))["orders"]
     assert broken.is_set() and receipt.status == "failed" and "origin 'shop_pg'" in (receipt.error or "")
-    receipt = sync(followed("orders"))["orders"]
+    receipt = sync_sources(cdc_source("orders"))["orders"]
     assert (receipt.status, receipt.rows_loaded) == ("success", 500)
     same(shop, warehouse_file, "orders")
 
 
 def test_a_slow_destination_keeps_the_slot_alive_and_the_chunks_that_wait_bounded(
     shop: psycopg.Connection,
-    sync: Sync,
+    sync_sources: SyncTables,
     database: str,
     warehouse_file: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -179,7 +150,7 @@ def test_a_slow_destination_keeps_the_slot_alive_and_the_chunks_that_wait_bounde
     """The destination stands still until the server has waited twice as long as it does for an answer."""
     name = shop.info.dbname
     shop.execute(f"ALTER DATABASE {name} SET wal_sender_timeout = '2s'".encode())
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     for _ in range(40):
         shop.execute("UPDATE orders SET note = note || 'x'")
     apply, slow, decoded = Applier._apply, threading.Event(), []
@@ -205,16 +176,16 @@ def test_a_slow_destination_keeps_the_slot_alive_and_the_chunks_that_wait_bounde
     monkeypatch.setattr(ReplicationStream, "status_every", 0.3)
     monkeypatch.setattr(Decoder, "decode", counted)
     monkeypatch.setattr(Applier, "_apply", waiting)
-    receipt = sync(followed("orders"))["orders"]
+    receipt = sync_sources(cdc_source("orders"))["orders"]
     assert slow.is_set() and receipt.status == "success", receipt.error
     assert sum(decoded) > 20_000
     same(shop, warehouse_file, "orders")
 
 
 def test_a_destination_that_another_process_holds_is_said_and_the_slot_stays_where_it_is(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
 ) -> None:
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'dbt_bridge_test'"
     before = shop.execute(confirmed).fetchall()
     shop.execute("UPDATE orders SET note = 'y'")
@@ -226,24 +197,24 @@ def test_a_destination_that_another_process_holds_is_said_and_the_slot_stays_whe
     ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(ConnectionFailed, match="cannot be opened"):
-            sync(followed("orders"))
+            sync_sources(cdc_source("orders"))
         assert holder.stdin is not None
         holder.stdin.close()
     assert shop.execute(confirmed).fetchall() == before
-    assert sync(followed("orders"))["orders"].rows_loaded == 500
+    assert sync_sources(cdc_source("orders"))["orders"].rows_loaded == 500
     same(shop, warehouse_file, "orders")
 
 
 def test_a_connection_that_goes_silent_is_given_up(
     shop: psycopg.Connection,
-    sync: Sync,
+    sync_sources: SyncTables,
     database: str,
     warehouse_file: Path,
     proxied: Callable[[str], tuple[str, Proxy]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Half-open, as behind a firewall that forgot the connection: nothing comes, and nobody says so."""
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     shop.execute("UPDATE orders SET note = 'x'")
     url, proxy = proxied(database)
     apply = Applier._apply
@@ -258,18 +229,18 @@ def test_a_connection_that_goes_silent_is_given_up(
     monkeypatch.setattr(ReplicationStream, "silence", 2.0)
     monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", f"{url}?connect_timeout=4")
     ahead = shop.execute("SELECT (pg_current_wal_lsn() + 1000000)::text").fetchall()[0][0]
-    receipt = sync(followed("orders"), until_lsn=ahead)["orders"]
+    receipt = sync_sources(cdc_source("orders"), until_lsn=ahead)["orders"]
     assert receipt.status == "failed" and "has sent nothing" in (receipt.error or ""), receipt.error
     proxy.reset()  # the server would notice after its wal_sender_timeout
     monkeypatch.undo()
     monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", database)
-    assert sync(followed("orders"))["orders"].status == "success"
+    assert sync_sources(cdc_source("orders"))["orders"].status == "success"
     same(shop, warehouse_file, "orders")
 
 
 @pytest.mark.parametrize("step", ["copied", "applied"])
 def test_a_server_that_restarts_in_the_middle_is_said_and_the_same_command_goes_on(
-    step: str, project: Project, sync: Sync, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, project: Project, sync_sources: SyncTables, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of the copy nothing shows; in the middle of changes what was committed stays."""
     running = postgres.start(settings={"fsync": "off"})
@@ -279,7 +250,7 @@ def test_a_server_that_restarts_in_the_middle_is_said_and_the_same_command_goes_
             shop.execute("CREATE TABLE orders (id int PRIMARY KEY, amount numeric(10,2), note text)")
             shop.execute("INSERT INTO orders SELECT g, g, repeat('n', 2000) || g FROM generate_series(1, 500) g")
             if step == "applied":
-                sync(followed("orders"))
+                sync_sources(cdc_source("orders"))
                 shop.execute("UPDATE orders SET note = note || 'x'")
         broken = threading.Event()
 
@@ -302,10 +273,10 @@ def test_a_server_that_restarts_in_the_middle_is_said_and_the_same_command_goes_
             monkeypatch.setattr(receiver, "RUN_MESSAGES", 10)
             monkeypatch.setattr(feed, "_HUGE", 5)
             monkeypatch.setattr(Applier, "_apply", crash(Applier._apply))
-        receipt = sync(followed("orders"))["orders"]
+        receipt = sync_sources(cdc_source("orders"))["orders"]
         assert broken.is_set() and receipt.status == "failed", receipt
         until_up(running.url())
-        assert sync(followed("orders"))["orders"].status == "success"
+        assert sync_sources(cdc_source("orders"))["orders"].status == "success"
         with psycopg.connect(running.url()) as shop:
             same(shop, warehouse_file, "orders")
     finally:
@@ -325,10 +296,10 @@ def until_up(url: str, seconds: float = 180) -> None:
 
 
 def test_a_full_disk_at_the_destination_leaves_its_rows_and_the_slot(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path, database: str
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path, database: str
 ) -> None:
     """The limit of the file size stands for it, in a process of its own."""
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'dbt_bridge_test'"
     before = shop.execute(confirmed).fetchall()
     with duckdb.connect(str(warehouse_file), read_only=True) as connection:
@@ -348,5 +319,5 @@ def test_a_full_disk_at_the_destination_leaves_its_rows_and_the_slot(
     assert shop.execute(confirmed).fetchall() == before
     with duckdb.connect(str(warehouse_file), read_only=True) as connection:
         assert connection.execute("SELECT * FROM landing.orders ORDER BY id").fetchall() == rows
-    assert sync(followed("orders"))["orders"].rows_loaded == 28_001
+    assert sync_sources(cdc_source("orders"))["orders"].rows_loaded == 28_001
     same(shop, warehouse_file, "orders")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,42 +11,15 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
+from tests.projects import SyncTables, cdc_source, table
 
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.changes import feed, receiver
 from dbt_bridge.connectors.postgres.origin import shape as shapes
-from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
-from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.nouns.project import Project
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.build import build
 from dbt_bridge.run.sync import SyncOptions
-from dbt_bridge.run.sync import sync as run_sync
-
-Sync = Callable[..., dict[str, Receipt]]
-PREFIX = "source.shop.landing"
-
-
-def followed(*tables: LandingTable | str, slot: str = "dbt_bridge_test") -> LandingSource:
-    """The source `shop` with these tables."""
-    made = [
-        t if isinstance(t, LandingTable) else LandingTable(f"{PREFIX}.{t}", t, t, replication="cdc") for t in tables
-    ]
-    return LandingSource(
-        name="shop", origin="shop_pg", origin_schema="public", landing_schema="landing", landing_database=None,
-        destination=None, tables=tuple(made), defaults=LandingTable(PREFIX, "", "", replication="cdc"), slot=slot,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def sync(project: Project) -> Sync:
-    """One sync of a source; answers the last receipt of each table by its name."""
-
-    def once(source: LandingSource, **options: object) -> dict[str, Receipt]:
-        chosen = replace(project, sources=(source,))
-        receipts = run_sync(chosen, SyncOptions(**options), Silent())  # type: ignore[arg-type]
-        return {receipt.node.rsplit(".", 1)[1]: receipt for receipt in receipts}
-
-    return once
 
 
 @pytest.fixture
@@ -72,10 +45,10 @@ def asked(file: Path, sql: str) -> list[tuple[Any, ...]]:
 
 
 def test_an_origin_that_breaks_off_while_it_is_asked_sets_no_table_aside(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a network's hiccup would have every table copied anew."""
-    sync(followed("orders", "customers"))
+    sync_sources(cdc_source("orders", "customers"))
     describe = shapes.describe_shape
 
     def broken(connections: Any, oid: int) -> Any:
@@ -87,50 +60,50 @@ def test_an_origin_that_breaks_off_while_it_is_asked_sets_no_table_aside(
 
     with monkeypatch.context() as patched:
         patched.setattr(shapes, "describe_shape", broken)
-        receipts = sync(followed("orders", "customers"))
+        receipts = sync_sources(cdc_source("orders", "customers"))
         assert {receipt.status for receipt in receipts.values()} == {"failed"}
     assert asked(warehouse_file, "SELECT DISTINCT set_aside FROM _dbt_bridge.checkpoints") == [("",)]
     shop.execute("UPDATE orders SET note = 'x' WHERE id = 1")
-    assert sync(followed("orders", "customers"))["orders"].hop == "cdc"
+    assert sync_sources(cdc_source("orders", "customers"))["orders"].hop == "cdc"
     same(shop, warehouse_file, "orders", "customers")
 
 
 def test_a_table_that_left_the_project_comes_back_as_a_new_copy(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
 ) -> None:
-    sync(followed("orders", "customers"))
+    sync_sources(cdc_source("orders", "customers"))
     shop.execute("UPDATE customers SET name = 'unseen' WHERE id < 10")
     shop.execute("UPDATE orders SET note = 'seen' WHERE id = 1")
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     shop.execute("DELETE FROM customers WHERE id > 40")
-    receipts = sync(followed("orders", "customers"))
+    receipts = sync_sources(cdc_source("orders", "customers"))
     assert (receipts["customers"].hop, receipts["customers"].status) == ("initial_copy", "success")
     assert (receipts["orders"].hop, receipts["orders"].status) == ("cdc", "success")
     same(shop, warehouse_file, "orders", "customers")
 
 
 def test_nothing_is_built_on_a_table_that_did_not_join_in_time(
-    shop: psycopg.Connection, project: Project, sync: Sync
+    shop: psycopg.Connection, project: Project, sync_sources: SyncTables
 ) -> None:
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
 
     def built() -> tuple[Mapping[str, str], bool]:
         raise AssertionError("dbt was run")
 
-    chosen = replace(project, sources=(followed("orders", "customers"),))
+    chosen = replace(project, sources=(cdc_source("orders", "customers"),))
     outcome = build(chosen, built, SyncOptions(max_seconds=0), Silent())
     receipts = {receipt.node: receipt for receipt in outcome.receipts}
     assert not outcome.ok
-    assert "max-seconds" in (receipts[f"{PREFIX}.customers"].error or "")
+    assert "max-seconds" in (receipts["source.shop.landing.customers"].error or "")
 
 
 def test_a_bounded_run_finishes_the_transaction_that_it_is_in(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a transaction that takes longer than each run would never arrive."""
     from dbt_bridge.cdc.applier import Applier
 
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     shop.execute("UPDATE orders SET note = 'all'")
     monkeypatch.setattr(DuckDBWarehouse, "chunk_rows", 10)
     monkeypatch.setattr(receiver, "RUN_MESSAGES", 10)
@@ -144,27 +117,27 @@ def test_a_bounded_run_finishes_the_transaction_that_it_is_in(
         apply(self, node, event)
 
     monkeypatch.setattr(Applier, "_apply", counted)
-    sync(followed("orders"), max_seconds=600)
+    sync_sources(cdc_source("orders"), max_seconds=600)
     assert pieces > 1
     same(shop, warehouse_file, "orders")
 
 
 def test_columns_that_changed_behind_the_bound_are_left_for_a_later_run(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
 ) -> None:
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     (until,) = shop.execute("SELECT pg_current_wal_lsn()::text").fetchone() or ("0/0",)
     shop.execute("INSERT INTO orders VALUES (1000, 'before')")
     shop.execute("ALTER TABLE orders ADD COLUMN size int")
-    sync(followed("orders"), until_lsn=until)
-    assert sync(followed("orders"))["orders"].hop == "cdc"
+    sync_sources(cdc_source("orders"), until_lsn=until)
+    assert sync_sources(cdc_source("orders"))["orders"].hop == "cdc"
     same(shop, warehouse_file, "orders")
 
 
 def test_columns_that_change_while_another_table_is_copied_are_taken_from_the_log(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     stage = DuckDBWarehouse.stage
 
     def altering(self: DuckDBWarehouse, *given: Any) -> Any:
@@ -174,24 +147,18 @@ def test_columns_that_change_while_another_table_is_copied_are_taken_from_the_lo
         return stage(self, *given)
 
     monkeypatch.setattr(DuckDBWarehouse, "stage", altering)
-    receipts = sync(followed("orders", "customers"))
+    receipts = sync_sources(cdc_source("orders", "customers"))
     assert receipts["customers"].hop == "initial_copy" and receipts["orders"].hop == "cdc"
     same(shop, warehouse_file, "orders", "customers")
 
 
 def test_a_hidden_column_that_is_renamed_between_two_looks_does_not_land(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the source hides it in all of its tables, so that this one need not have it."""
-    orders = LandingTable(
-        f"{PREFIX}.orders",
-        "orders",
-        "orders",
-        replication="cdc",
-        mask={"note": "sha256"},
-        of_source=frozenset(("note",)),
-    )
-    sync(followed(orders))
+    hiding = {"mask": {"note": "sha256"}, "of_source": frozenset(("note",))}
+    orders = table("orders", node="source.shop.landing.", **hiding)
+    sync_sources(cdc_source(orders))
     stage = DuckDBWarehouse.stage
 
     def renaming(self: DuckDBWarehouse, *given: Any) -> Any:
@@ -201,7 +168,7 @@ def test_a_hidden_column_that_is_renamed_between_two_looks_does_not_land(
         return stage(self, *given)
 
     monkeypatch.setattr(DuckDBWarehouse, "stage", renaming)
-    receipts = sync(followed(orders, "customers"))
+    receipts = sync_sources(cdc_source(orders, "customers"))
     assert "renamed to 'remark'" in (receipts["orders"].error or "")
     assert receipts["customers"].status == "success"
     columns = "SELECT column_name FROM duckdb_columns() WHERE table_name = 'orders' AND schema_name = 'landing'"
@@ -209,11 +176,11 @@ def test_a_hidden_column_that_is_renamed_between_two_looks_does_not_land(
 
 
 def test_a_slot_that_is_not_ours_is_refused_before_anything_is_copied(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
 ) -> None:
     shop.execute("SELECT pg_create_physical_replication_slot('dbt_bridge_standby')")
     try:
-        receipts = sync(followed("orders", slot="dbt_bridge_standby"))
+        receipts = sync_sources(cdc_source("orders", slot="dbt_bridge_standby"))
     finally:
         shop.execute("SELECT pg_drop_replication_slot('dbt_bridge_standby')")
     assert "physical" in (receipts["orders"].error or "")
@@ -221,12 +188,12 @@ def test_a_slot_that_is_not_ours_is_refused_before_anything_is_copied(
 
 
 def test_many_tables_need_few_connections(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"t{i}" for i in range(20)]
     for name in names:
         shop.execute(f"CREATE TABLE {name} (id int PRIMARY KEY)".encode())
-    sync(followed(*names))
+    sync_sources(cdc_source(*names))
     for name in names:
         shop.execute(f"INSERT INTO {name} VALUES (1)".encode())  # noqa: S608
     connect, count = psycopg.connect, 0
@@ -237,41 +204,41 @@ def test_many_tables_need_few_connections(
         return connect(*given, **more)
 
     monkeypatch.setattr(psycopg, "connect", counted)
-    receipts = sync(followed(*names))
+    receipts = sync_sources(cdc_source(*names))
     assert {receipt.rows_loaded for receipt in receipts.values()} == {1}
     assert count < 15
     same(shop, warehouse_file, *names)
 
 
-def test_a_view_is_told_from_a_table_that_is_not_there(shop: psycopg.Connection, sync: Sync) -> None:
+def test_a_view_is_told_from_a_table_that_is_not_there(shop: psycopg.Connection, sync_sources: SyncTables) -> None:
     shop.execute("CREATE VIEW recent AS SELECT * FROM orders")
-    receipts = sync(followed("orders", "recent", "nowhere"))
+    receipts = sync_sources(cdc_source("orders", "recent", "nowhere"))
     assert receipts["orders"].status == "success"
     assert "public.recent is no table but a view" in (receipts["recent"].error or "")
     assert "has no table public.nowhere" in (receipts["nowhere"].error or "")
 
 
-def test_a_slot_that_nothing_follows_lets_the_origin_go_on(shop: psycopg.Connection, sync: Sync) -> None:
+def test_a_slot_that_nothing_follows_lets_the_origin_go_on(shop: psycopg.Connection, sync_sources: SyncTables) -> None:
     """Its only table is set aside and copied anew when it is mended: the log until then is of no use."""
     confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'dbt_bridge_test'"
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     shop.execute("ALTER TABLE orders DROP CONSTRAINT orders_pkey")
-    assert sync(followed("orders"))["orders"].status == "failed"
+    assert sync_sources(cdc_source("orders"))["orders"].status == "failed"
     before = shop.execute(confirmed).fetchall()
     shop.execute("UPDATE customers SET name = 'x'")
-    assert sync(followed("orders"))["orders"].status == "failed"
+    assert sync_sources(cdc_source("orders"))["orders"].status == "failed"
     assert shop.execute(confirmed).fetchall() > before
 
 
 def test_a_table_that_was_landed_otherwise_in_between_is_copied_anew(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
 ) -> None:
     """Its rows are newer than its checkpoint; without a key, what came since would be there twice."""
     shop.execute("ALTER TABLE orders DROP CONSTRAINT orders_pkey")
     shop.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     shop.execute("INSERT INTO orders VALUES (1000, 'once')")
-    copied = LandingTable(f"{PREFIX}.orders", "orders", "orders", replication="initial_copy")
-    assert sync(followed(copied))["orders"].hop == "initial_copy"
-    assert sync(followed("orders"))["orders"].status == "success"
+    copied = cdc_source("orders", replication="initial_copy")
+    assert sync_sources(copied)["orders"].hop == "initial_copy"
+    assert sync_sources(cdc_source("orders"))["orders"].status == "success"
     same(shop, warehouse_file, "orders")

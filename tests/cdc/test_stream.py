@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from tests.connectors.postgres.conftest import Proxy
+from tests.projects import landing_source, table
 
 from dbt_bridge.cdc import followed_source
 from dbt_bridge.cdc.stream import stream
@@ -23,14 +24,14 @@ from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import ConnectionFailed, OriginError, UsageError
 from dbt_bridge.nouns.position import Position
-from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
+from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.stream_progress import Batch, WatchSilent
 from dbt_bridge.run.sync import SyncOptions, sync
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 QUICK = StreamOptions(every=0.2)
-ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", replication="cdc")
+ORDERS = table("orders")
 
 
 class Seen(WatchSilent):
@@ -75,17 +76,7 @@ def shop(origin: psycopg.Connection) -> psycopg.Connection:
 
 @pytest.fixture
 def followed(project: Project) -> Project:
-    source = LandingSource(
-        name="shop",
-        origin="shop_pg",
-        origin_schema="public",
-        landing_schema="shop_landing",
-        landing_database=None,
-        destination=None,
-        tables=(ORDERS,),
-        defaults=LandingTable("source.shop.shop", "", "", replication="cdc"),
-        slot="dbt_bridge_stream",
-    )
+    source = landing_source(ORDERS, slot="dbt_bridge_stream")
     return replace(project, sources=(source,))
 
 
@@ -263,7 +254,7 @@ def test_turns_without_news_leave_no_trace_and_a_table_set_aside_is_copied_once(
 ) -> None:
     shop.execute("CREATE TABLE odd (id int PRIMARY KEY, n numeric(10, 2))")
     shop.execute("INSERT INTO odd VALUES (1, 'NaN')")
-    odd = LandingTable("source.shop.shop.odd", "odd", "odd", replication="cdc")
+    odd = table("odd")
     both = replace(followed, sources=(replace(followed.sources[0], tables=(ORDERS, odd)),))
     seen, built = Seen(), []
 
@@ -292,7 +283,7 @@ def test_a_table_set_aside_is_not_copied_again_when_the_tables_are_looked_at(
     monkeypatch.setattr("dbt_bridge.cdc.stream.LOOK", 0.5)
     shop.execute("CREATE TABLE odd (id int PRIMARY KEY, n numeric(10, 2))")
     shop.execute("INSERT INTO odd VALUES (1, 'NaN')")
-    odd = LandingTable("source.shop.shop.odd", "odd", "odd", replication="cdc")
+    odd = table("odd")
     both, seen = replace(followed, sources=(replace(followed.sources[0], tables=(ORDERS, odd)),)), Seen()
     with streaming(both, seen) as (running, _):
         until(lambda: bool(seen.caught), running)

@@ -2,45 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import psycopg
 import pytest
-
-from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
-from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run.sync import SyncOptions
-from dbt_bridge.run.sync import sync as run_sync
-
-Sync = Callable[..., dict[str, Receipt]]
-
-
-def followed(*tables: LandingTable | str, slot: str = "dbt_bridge_test", schema: str = "landing") -> LandingSource:
-    """The source `shop` with these tables."""
-    prefix = f"source.shop.{schema}"
-    made = [
-        t if isinstance(t, LandingTable) else LandingTable(f"{prefix}.{t}", t, t, replication="cdc") for t in tables
-    ]
-    return LandingSource(
-        name="shop", origin="shop_pg", origin_schema="public", landing_schema=schema, landing_database=None,
-        destination=None, tables=tuple(made), defaults=LandingTable(prefix, "", "", replication="cdc"), slot=slot,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def sync(project: Project) -> Sync:
-    """One sync of sources; answers the last receipt of each table by its name."""
-
-    def once(*sources: LandingSource, **options: object) -> dict[str, Receipt]:
-        chosen = replace(project, sources=sources)
-        receipts = run_sync(chosen, SyncOptions(**options), Silent())  # type: ignore[arg-type]
-        return {receipt.node.rsplit(".", 1)[1]: receipt for receipt in receipts}
-
-    return once
+from tests.projects import SyncTables, cdc_source
 
 
 @pytest.fixture
@@ -64,29 +31,29 @@ def staging_tables(file: Path) -> list[str]:
 
 
 def test_a_new_table_joins_although_another_one_is_set_aside(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
 ) -> None:
     shop.execute("CREATE TABLE later (id int PRIMARY KEY)")
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     shop.execute("INSERT INTO orders VALUES (1000, 'NaN')")
     shop.execute("INSERT INTO later VALUES (1)")
-    receipts = sync(followed("orders", "later"))
+    receipts = sync_sources(cdc_source("orders", "later"))
     assert "'amount'" in (receipts["orders"].error or "")
     assert (receipts["later"].hop, receipts["later"].status) == ("initial_copy", "success")
     same(shop, warehouse_file, "later")
     shop.execute("INSERT INTO later VALUES (2)")
-    sync(followed("orders", "later"))
+    sync_sources(cdc_source("orders", "later"))
     same(shop, warehouse_file, "later")
 
 
 def test_a_copy_that_was_not_joined_leaves_no_rows_behind(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
 ) -> None:
     shop.execute("CREATE TABLE later (id int PRIMARY KEY)")
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     shop.execute("ALTER TABLE orders ADD COLUMN x int DEFAULT 5")  # is copied anew, in a second round
     shop.execute("INSERT INTO orders (id) VALUES (1000)")
-    receipts = sync(followed("orders", "later"))
+    receipts = sync_sources(cdc_source("orders", "later"))
     assert {r.status for r in receipts.values()} == {"success"}
     assert staging_tables(warehouse_file) == []
     same(shop, warehouse_file, "orders")
@@ -94,14 +61,14 @@ def test_a_copy_that_was_not_joined_leaves_no_rows_behind(
 
 
 def test_a_table_that_was_renamed_and_renamed_back_goes_on(
-    shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+    shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
 ) -> None:
-    sync(followed("orders"))
+    sync_sources(cdc_source("orders"))
     shop.execute("ALTER TABLE orders RENAME TO elsewhere")
     shop.execute("UPDATE elsewhere SET note = 'there' WHERE id = 1")
     shop.execute("ALTER TABLE elsewhere RENAME TO orders")
     shop.execute("UPDATE orders SET note = 'back' WHERE id = 2")
-    receipts = sync(followed("orders"))
+    receipts = sync_sources(cdc_source("orders"))
     assert (receipts["orders"].hop, receipts["orders"].status, receipts["orders"].rows_loaded) == ("cdc", "success", 2)
     same(shop, warehouse_file, "orders")
 
@@ -121,15 +88,15 @@ def test_a_table_that_was_renamed_and_renamed_back_goes_on(
     ],
 )
 def test_what_is_done_to_a_partition_by_its_own_name_is_noticed(
-    ddl: str, hop: str, shop: psycopg.Connection, sync: Sync, warehouse_file: Path
+    ddl: str, hop: str, shop: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
 ) -> None:
     """pgoutput, which publishes the root, is silent of it."""
     shop.execute("CREATE TABLE parts (id int, region text, PRIMARY KEY (id, region)) PARTITION BY LIST (region)")
     shop.execute("CREATE TABLE parts_a PARTITION OF parts FOR VALUES IN ('a')")
     shop.execute("CREATE TABLE parts_b PARTITION OF parts FOR VALUES IN ('b')")
     shop.execute("INSERT INTO parts VALUES (1, 'a'), (2, 'b'), (3, 'a')")
-    sync(followed("parts"))
+    sync_sources(cdc_source("parts"))
     shop.execute(ddl.encode())
     shop.execute("INSERT INTO parts VALUES (77, 'b')")
-    assert sync(followed("parts"))["parts"].hop == hop
+    assert sync_sources(cdc_source("parts"))["parts"].hop == hop
     same(shop, warehouse_file, "parts")

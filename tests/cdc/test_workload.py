@@ -20,13 +20,14 @@ import psycopg
 import pytest
 from tests.cdc.workload import EVERYTHING, TABLES, Workload
 from tests.chance import seeds
+from tests.projects import landing_source, table
 
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.changes import feed, receiver
 from dbt_bridge.connectors.postgres.changes import source as change_source
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
-from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
+from dbt_bridge.nouns.project import LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.sync import SyncOptions, sync
@@ -69,11 +70,7 @@ class Bridge:
         assert [r.error for r in receipts if r.status != "success"] == []
 
     def _run(self, schema: str, tables: list[LandingTable], options: SyncOptions) -> list[Receipt]:
-        source = LandingSource(
-            name="shop", origin="shop_pg", origin_schema="public", landing_schema=schema, landing_database=None,
-            tables=tuple(tables), defaults=LandingTable("source.shop.shop", "", "", replication="cdc"),
-            slot="dbt_bridge_test",
-        )  # fmt: skip
+        source = landing_source(*tables, schema=schema, slot="dbt_bridge_test")
         return sync(replace(self.project, sources=(source,)), options, Silent())
 
     def check(self) -> None:
@@ -112,7 +109,7 @@ def _same(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 @pytest.fixture
 def bridge(project: Project, warehouse_file: Path) -> Bridge:
-    tables = {name: LandingTable(f"source.shop.shop.{name}", name, name, replication="cdc") for name in TABLES}
+    tables = {name: table(name) for name in TABLES}
     tables["log"] = replace(tables["log"], write_disposition="append")
     tables["gentle"] = replace(tables["gentle"], deletes="soft", history=True)
     tables["chosen"] = replace(tables["chosen"], deletes="soft")

@@ -18,7 +18,8 @@ from tests.clouds.emulators import (
     cloud,
     emulator,
 )
-from tests.prove.spoilt import NODE, Shop, table
+from tests.projects import NODE, table
+from tests.prove.spoilt import Shop
 
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.nouns.parity import Parity

@@ -6,39 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import duckdb
+from tests.projects import landing_source
 
-from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
+from dbt_bridge.nouns.project import LandingTable, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.prove.repair import RepairOptions, repair
 from dbt_bridge.run.sync import SyncOptions, sync
 
-NODE = "source.shop.shop."
 SLOT = "dbt_bridge_repair_test"
-
-
-def table(name: str, replication: str = "cdc", **given: object) -> LandingTable:
-    return LandingTable(f"{NODE}{name}", name, name, replication=replication, **given)  # type: ignore[arg-type]
 
 
 class Shop:
     """The source `shop` of a project, landed."""
 
-    def __init__(self, project: Project, file: Path, *tables: LandingTable, **ends: str | None) -> None:
+    def __init__(self, project: Project, file: Path, *tables: LandingTable, **keys: str | None) -> None:
         self.file = file
-        defaults = LandingTable("source.shop.shop", "", "", replication="cdc")
-        schema, destination = ends.get("schema", "public"), ends.get("destination")
-        source = LandingSource(
-            name="shop",
-            origin="shop_pg",
-            origin_schema=schema,
-            landing_schema="shop_landing",
-            landing_database=None,
-            destination=destination,
-            tables=tables,
-            defaults=defaults,
-            slot=SLOT,
-        )
+        source = landing_source(*tables, slot=SLOT, **keys)
         self.project = replace(project, sources=(source,))
         self.sync()
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from tests.chance import SEED
-from tests.prove.spoilt import NODE, Shop, table
+from tests.projects import NODE, table
+from tests.prove.spoilt import Shop
 
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
 from dbt_bridge.nouns.project import Project
@@ -287,7 +288,7 @@ def test_an_origin_that_is_no_postgres(
         origin.executemany("INSERT INTO customers VALUES (?, ?, ?)", [(i, f"c{i}", i / 4) for i in range(1, 101)])
         origin.commit()
     monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", f"sqlite:///{tmp_path / 'shop.db'}")
-    shop = Shop(project, warehouse_file, table("customers", "initial_copy"), schema=None)
+    shop = Shop(project, warehouse_file, table("customers", "initial_copy"), origin_schema=None)
     before = landed("SELECT * FROM shop_landing.customers ORDER BY ALL")
     shop.spoil(
         "UPDATE shop_landing.customers SET credit = credit + 1 WHERE id = 7",

@@ -12,7 +12,8 @@ import psycopg
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from tests.prove.spoilt import Shop, table
+from tests.projects import table
+from tests.prove.spoilt import Shop
 
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.project import Project, WarehouseProfile

@@ -10,7 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from tests.connectors.postgres.origin.test_golden_types import CASES, SETUP
-from tests.prove.spoilt import Shop, table
+from tests.projects import table
+from tests.prove.spoilt import Shop
 
 from dbt_bridge.nouns.project import Project
 

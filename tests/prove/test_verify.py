@@ -18,11 +18,12 @@ import psycopg
 import pytest
 from tests.chance import SEED
 from tests.connectors.postgres.conftest import Proxy
+from tests.projects import NODE, landing_source, table
 
 from dbt_bridge.connectors.postgres.changes.landing_lock import LandingLease
 from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.parity import Parity
-from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
+from dbt_bridge.nouns.project import LandingTable, Project
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.prove.recorder import VerifyOptions
 from dbt_bridge.prove.verify import verify
@@ -30,12 +31,7 @@ from dbt_bridge.run.sync import SyncOptions, sync
 
 Ask = Callable[[str], list[tuple[object, ...]]]
 RUNS = max(6, int(os.environ.get("DBT_BRIDGE_RUNS", "0")) // 5)
-NODE = "source.shop.shop."
 METHODS = ("digests", "buckets", "values")
-
-
-def table(name: str, replication: str = "cdc", **given: object) -> LandingTable:
-    return LandingTable(f"{NODE}{name}", name, name, replication=replication, **given)  # type: ignore[arg-type]
 
 
 class Shop:
@@ -43,17 +39,7 @@ class Shop:
 
     def __init__(self, project: Project, file: Path, *tables: LandingTable) -> None:
         self.file = file
-        defaults = LandingTable("source.shop.shop", "", "", replication="cdc")
-        source = LandingSource(
-            name="shop",
-            origin="shop_pg",
-            origin_schema="public",
-            landing_schema="shop_landing",
-            landing_database=None,
-            tables=tables,
-            defaults=defaults,
-            slot="dbt_bridge_verify_test",
-        )
+        source = landing_source(*tables, slot="dbt_bridge_verify_test")
         self.project = replace(project, sources=(source,))
 
     def sync(self) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import psycopg
 import pytest
-from tests.projects import dbt_result
+from tests.projects import NODE, dbt_result, table
 from tests.prove import test_verify as landing
-from tests.prove.test_verify import NODE, Shop, table
+from tests.prove.test_verify import Shop
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Delivery

@@ -14,7 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 from deltalake import DeltaTable
-from tests.prove.spoilt import NODE, Shop, table
+from tests.projects import NODE, table
+from tests.prove.spoilt import Shop
 
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project

@@ -16,7 +16,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.prove.test_verify import NODE, Shop, table
+from tests.projects import NODE, table
+from tests.prove.test_verify import Shop
 from tests.prove.test_verify_interrupted import until
 
 from dbt_bridge.nouns.project import Project

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.prove.test_verify import SEED, Shop, table
+from tests.projects import table
+from tests.prove.test_verify import SEED, Shop
 
 from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.project import Project

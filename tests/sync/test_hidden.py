@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from tests.projects import table
 
 from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.project import (
@@ -42,10 +43,6 @@ def people(origin: psycopg.Connection) -> None:
     origin.execute("INSERT INTO people VALUES (2, 'Nobody', NULL, NULL, NULL)")
 
 
-def table(replication: str = "initial_copy", **settings: object) -> LandingTable:
-    return LandingTable("source.shop.shop.people", "people", "people", replication=replication, **settings)  # type: ignore[arg-type]
-
-
 def hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -63,7 +60,9 @@ def landing(project: Project, source: MakeSource, table: LandingTable) -> Receip
 def test_a_hidden_value_is_not_in_the_file_at_all(
     people: None, project: Project, source: MakeSource, landed: Ask, tmp_path: Path
 ) -> None:
-    hiding = table(mask={"email": "sha256", "born": "sha256"}, columns=Columns(exclude=("s*",)))
+    hiding = table(
+        "people", "initial_copy", mask={"email": "sha256", "born": "sha256"}, columns=Columns(exclude=("s*",))
+    )
     receipt = landing(project, source, hiding)
 
     assert (receipt.status, receipt.error) == ("success", None)
@@ -80,6 +79,7 @@ def test_increments_are_masked_too_and_their_key_still_matches(
     people: None, project: Project, origin: psycopg.Connection, source: MakeSource, landed: Ask, tmp_path: Path
 ) -> None:
     hiding = table(
+        "people",
         "incremental",
         cursor="id",
         primary_key=("email",),
@@ -99,11 +99,11 @@ def test_increments_are_masked_too_and_their_key_still_matches(
 def test_a_mask_that_is_added_later_also_hides_the_rows_that_landed_before(
     people: None, project: Project, source: MakeSource, landed: Ask
 ) -> None:
-    landing(project, source, table("incremental", cursor="id"))
-    receipt = landing(project, source, table("incremental", cursor="id", mask={"email": "sha256"}))
+    landing(project, source, table("people", "incremental", cursor="id"))
+    receipt = landing(project, source, table("people", "incremental", cursor="id", mask={"email": "sha256"}))
     assert (receipt.write_disposition, receipt.rows_loaded) == ("replace", 2)
     assert landed("SELECT email FROM shop_landing.people ORDER BY id") == [(hashed(MASKED),), (None,)]
-    receipt = landing(project, source, table("incremental", cursor="id", mask={"email": "sha256"}))
+    receipt = landing(project, source, table("people", "incremental", cursor="id", mask={"email": "sha256"}))
     assert receipt.write_disposition == "merge"
 
 
@@ -118,7 +118,9 @@ def test_changes_are_masked_like_the_copy(
     kept: dict[str, object],
 ) -> None:
     """Inserts, updates, deletes, and old values under REPLICA IDENTITY FULL; in the file, its log and its history."""
-    hiding = table("cdc", mask={"email": "sha256", "born": "sha256"}, columns=Columns(exclude=("ssn",)), **kept)
+    hiding = table(
+        "people", "cdc", mask={"email": "sha256", "born": "sha256"}, columns=Columns(exclude=("ssn",)), **kept
+    )
     slot = f"hidden_{origin.info.dbname}_{len(kept)}"
     followed = replace(project, sources=(replace(source(hiding), slot=slot),))
     origin.execute("ALTER TABLE people REPLICA IDENTITY FULL")
@@ -153,7 +155,7 @@ def test_rows_that_would_travel_undecoded_are_masked_in_a_postgres_warehouse(
     receipt = landing(
         replace(project, warehouse=warehouse),
         source,
-        table(mask={"email": "sha256", "born": "sha256"}, columns=Columns(exclude=("ssn",))),
+        table("people", "initial_copy", mask={"email": "sha256", "born": "sha256"}, columns=Columns(exclude=("ssn",))),
     )
     assert receipt.error is None
     rows = origin.execute("SELECT * FROM shop_landing.people ORDER BY id").fetchall()
@@ -171,7 +173,7 @@ def test_rows_that_would_travel_undecoded_are_masked_in_a_postgres_warehouse(
 def test_a_slip_in_a_name_lets_no_value_through(
     people: None, project: Project, source: MakeSource, landed: Ask, settings: dict[str, object], what: str, mend: str
 ) -> None:
-    receipt = landing(project, source, table(**settings))
+    receipt = landing(project, source, table("people", "initial_copy", **settings))
     assert receipt.status == "failed"
     assert what in (receipt.error or "")
     assert mend in (receipt.error or "")
@@ -183,7 +185,9 @@ def test_what_a_source_hides_in_all_its_tables_need_not_be_in_each(
 ) -> None:
     of_source = frozenset(("email", "ssn", "phone", "card_*"))
     columns = Columns(exclude=("ssn", "card_*"))
-    hiding = table(mask={"email": "sha256", "phone": "sha256"}, columns=columns, of_source=of_source)
+    hiding = table(
+        "people", "initial_copy", mask={"email": "sha256", "phone": "sha256"}, columns=columns, of_source=of_source
+    )
     assert landing(project, source, hiding).error is None
     assert landed("SELECT id, email FROM shop_landing.people WHERE id = 1") == [(1, hashed(MASKED))]
 
@@ -191,9 +195,9 @@ def test_what_a_source_hides_in_all_its_tables_need_not_be_in_each(
 def test_a_key_that_does_not_land_is_refused_where_rows_are_merged_by_it(
     people: None, project: Project, source: MakeSource
 ) -> None:
-    receipt = landing(project, source, table("incremental", cursor="born", columns=Columns(exclude=("id",))))
+    receipt = landing(project, source, table("people", "incremental", cursor="born", columns=Columns(exclude=("id",))))
     assert "`columns` leaves out 'id' of public.people" in (receipt.error or "")
-    assert landing(project, source, table(columns=Columns(exclude=("id",)))).error is None
+    assert landing(project, source, table("people", "initial_copy", columns=Columns(exclude=("id",)))).error is None
 
 
 @pytest.mark.parametrize(
@@ -215,7 +219,7 @@ def test_a_hidden_column_that_is_renamed_at_the_origin_stays_hidden(
     slot, (hiding, mended) = f"renamed_{origin.info.dbname}", declared
 
     def run(**given: object) -> Receipt:
-        people = table("cdc", of_source=frozenset(("email",)), **given)
+        people = table("people", "cdc", of_source=frozenset(("email",)), **given)
         followed = replace(project, sources=(replace(source(people), slot=slot),))
         return sync(followed, SyncOptions(), Silent())[-1]
 

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import duckdb
 import psycopg
 import pytest
+from tests.projects import landing_source, table
 
 from dbt_bridge.errors import KeyRefused, UsageError
 from dbt_bridge.nouns.project import (
-    LandingSource,
     LandingTable,
     Project,
     WarehouseProfile,
@@ -32,7 +32,7 @@ from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.sync import SyncOptions, sync
 
-ORDERS = LandingTable("source.shop.shop.orders", "orders", "orders", replication="incremental", cursor="at")
+ORDERS = table("orders", "incremental", cursor="at")
 DAY = 86400
 Rows = list[tuple[Any, ...]]
 
@@ -121,16 +121,7 @@ def shop(
             "dbname": info["dbname"], "password": "", "schema": "analytics",
         }  # fmt: skip
     profile = WarehouseProfile(to_kind, str(credentials.get("dbname", "warehouse")), "main", 2, credentials)
-    defaults = LandingTable("source.shop.shop", "", "", replication="incremental")
-    source = LandingSource(
-        name="shop",
-        origin="shop",
-        origin_schema=schema,
-        landing_schema="landing",
-        landing_database=None,
-        tables=(),
-        defaults=defaults,
-    )
+    source = landing_source(replication="incremental", origin="shop", origin_schema=schema, schema="landing")
     origin("CREATE TABLE orders (id INTEGER PRIMARY KEY, status VARCHAR(20), at TIMESTAMP)")
     yield Shop(origin, warehouse, Project(tmp_path, "shop", profile, (source,), ()))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
+from tests import projects
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
@@ -19,8 +21,7 @@ Ask = Callable[[str], list[tuple[object, ...]]]
 MakeSource = Callable[..., LandingSource]
 
 
-def table(name: str, **settings: object) -> LandingTable:
-    return LandingTable(f"source.shop.shop.{name}", name, name, replication="initial_copy", **settings)  # type: ignore[arg-type]
+table = partial(projects.table, replication="initial_copy")
 
 
 def test_a_whole_schema_lands_and_its_receipts_tell_the_truth(
