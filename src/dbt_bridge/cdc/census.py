@@ -127,8 +127,7 @@ def take_census(
             findings[node] = finding
             _refuse_hidden_renamed(item, point, finding)
             if newly := _newly_hidden(item, point):
-                replica = track(destination, item, finding.version, changes.beginning).replica
-                _refuse_what_was_kept(destination, replica, newly)
+                _refuse_what_was_kept(destination, _make_replica(item, (), ()), newly)
             is_followed = point is not None and point.state is not TableState.SET_ASIDE
             verdict = "full refresh" if node in chosen.anew else _go_on(changes, destination, item, point, finding)
             if isinstance(verdict, Tracked):
@@ -172,9 +171,14 @@ def track(destination: Destination, wanted: Wanted, version: TableVersion, posit
     followed = FollowedTable(
         node, version.name, version.shape, columns, key, position, map_columns, mask, log_only
     )  # fmt: skip
+    return Tracked(wanted, followed, _make_replica(wanted, columns, key))
+
+
+def _make_replica(wanted: Wanted, columns: Sequence[Column], key: tuple[str, ...]) -> Replica:
+    """What its declaration makes of a table at the destination."""
+    declared, log_only = wanted.table, wanted.table.write_disposition == "append"
     landing = Table(wanted.landing, tuple(_plain(c, wanted) for c in columns), () if log_only else key)
-    replica = Replica(node, landing, wanted.table.deletes, history=wanted.table.history, change_log=log_only)
-    return Tracked(wanted, followed, replica)
+    return Replica(declared.node, landing, declared.deletes, history=declared.history, change_log=log_only)
 
 
 def _plain(column: Column, wanted: Wanted) -> Column:
