@@ -51,6 +51,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/draw_rooms.py
 
 # The only target that needs uv: new versions for everybody.
 lock:
