@@ -21,7 +21,7 @@ from dbt_bridge.nouns.parity import (
     Status,
 )
 from dbt_bridge.nouns.project import Project
-from dbt_bridge.nouns.receipt import new_load_id, now
+from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.nouns.reconciliation import (
     DeclaredTolerance,
     Queries,
@@ -37,7 +37,7 @@ from dbt_bridge.project.origins import open_queries, origin_settings
 from dbt_bridge.prove.pair_columns import Paired, Side, paired
 from dbt_bridge.prove.recorder import ParityRecorder, fail_parity, start_parity
 from dbt_bridge.verify.ab_metrics import Answer, apply_tolerances, compare_metric
-from dbt_bridge.verify.compare import compare
+from dbt_bridge.verify.compare import compare, finish_parity
 from dbt_bridge.verify.request import Tolerance, VerifyRequest
 from dbt_bridge.verify.rows.column_pairs import pair_columns
 
@@ -325,7 +325,7 @@ def _merged(found: Sequence[Parity]) -> Parity:
     aggregates = tuple(aggregate for parity in found for aggregate in parity.aggregates)
     status: Status = "equal" if all(parity.is_equal for parity in found) else "different"
     sent = [parity.bytes for parity in found if parity.bytes is not None]
-    return _ended(replace(deepest, aggregates=aggregates, status=status, bytes=sum(sent) if sent else None))
+    return finish_parity(deepest, aggregates=aggregates, status=status, bytes=sum(sent) if sent else None)
 
 
 def _told_apart(parity: Parity, pairs: Paired) -> Parity:
@@ -354,9 +354,4 @@ def _with_metrics(declared: Reconciliation, ends: tuple[Queries, Queries], found
     if errors:
         return fail_parity(together, "\n".join(errors))
     same = found.is_equal and all(aggregate.same for aggregate in aggregates)
-    return _ended(replace(together, status="equal" if same else "different"))
-
-
-def _ended(parity: Parity) -> Parity:
-    ended = now()
-    return replace(parity, finished_at=ended, duration_seconds=(ended - parity.started_at).total_seconds())
+    return finish_parity(together, status="equal" if same else "different")

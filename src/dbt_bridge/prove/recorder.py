@@ -19,7 +19,7 @@ from dbt_bridge.nouns.table import Column
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.sync.landing import Ends, Wanted
 from dbt_bridge.system.malloc import keep_large_blocks
-from dbt_bridge.verify.compare import compare
+from dbt_bridge.verify.compare import compare, finish_parity
 from dbt_bridge.verify.report.display import format_name
 from dbt_bridge.verify.request import Bound, VerifyRequest
 
@@ -88,14 +88,7 @@ def start_parity(load_id: str, node: str, names: Both[str], level: Level, at: st
 
 def fail_parity(parity: Parity, error: BaseException | str) -> Parity:
     """The parity of a comparison that could not be made: that is a failure, never a match."""
-    ended = now()
-    return replace(
-        parity,
-        status="failed",
-        error=str(error) or type(error).__name__,
-        finished_at=ended,
-        duration_seconds=(ended - parity.started_at).total_seconds(),
-    )
+    return finish_parity(parity, status="failed", error=str(error) or type(error).__name__)
 
 
 class ParityRecorder:

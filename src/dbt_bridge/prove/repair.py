@@ -8,7 +8,6 @@ again. Nothing else of the table is touched, and nothing at all where more diffe
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,6 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
-from dbt_bridge.contracts.capabilities import HasClock
 from dbt_bridge.contracts.destination import (
     Destination,
     Follows,
@@ -39,11 +37,11 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_destination
 from dbt_bridge.prove import repair_changes
 from dbt_bridge.prove.recorder import Question, VerifyOptions, fail_parity
-from dbt_bridge.prove.repair_changes import RepairPlan, Stamp
+from dbt_bridge.prove.repair_changes import RepairPlan, take_stamp
 from dbt_bridge.prove.sides import landed_side
 from dbt_bridge.prove.verify import verify
 from dbt_bridge.sync.landing import Ends
-from dbt_bridge.verify.compare import compare
+from dbt_bridge.verify.compare import compare, finish_parity
 
 MOST_SHARE = 0.01
 _FEW = 100  # rows that may be touched in any table, however small
@@ -301,7 +299,7 @@ def _apply(question: Question, ends: Ends, parity: Parity, plan: RepairPlan, rec
     overwrites = isinstance(ends.destination, Warehouse)
     with ends.destination.open_application(parity.load_id) as application:
         counts = Loaded(0, 0, 0, 0, 0)
-        origin, stamp = question.sides.origin, _stamp(question, ends)
+        origin, stamp = question.sides.origin, take_stamp(question.position, ends.origin)
         for change in repair_changes.stream_changes(replica, plan, origin, stamp, overwrites=overwrites):
             counts += application.apply(written, change)
         _refuse_moved(question, ends)  # where others could write to the table, it is locked by now
@@ -318,16 +316,6 @@ def _keeps_receipts(ends: Ends) -> bool:
     """Whether changes are written where receipts are kept, so that both are committed at once."""
     ledger: object = ends.ledger
     return ends.destination is ledger
-
-
-def _stamp(question: Question, ends: Ends) -> Stamp:
-    """The ordinal (see `Position`) and the time of what a repair does.
-
-    Commits are at least two apart: one below the position is none of theirs, and before all that is to come.
-    """
-    ordinal = 0 if question.position is None else question.position.ordinal - 1
-    moment = ends.origin.read_clock() if isinstance(ends.origin, HasClock) else time.time_ns() // 1000
-    return Stamp(ordinal, moment)
 
 
 def _finish_dry_run(receipt: Receipt, plan: RepairPlan) -> Receipt:
@@ -387,8 +375,7 @@ def _update_parity(parity: Parity, again: Parity, rows: int) -> Parity:
         again: the comparison of the repaired keys.
         rows: how many the destination has now.
     """
-    ended = record.now()
-    return replace(
+    return finish_parity(
         parity,
         status=again.status,
         rows_destination=rows,
@@ -400,6 +387,4 @@ def _update_parity(parity: Parity, again: Parity, rows: int) -> Parity:
         examples=again.examples,
         keys=again.keys,
         error=again.error,
-        finished_at=ended,
-        duration_seconds=(ended - parity.started_at).total_seconds(),
     )

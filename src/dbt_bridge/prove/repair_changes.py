@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from dbt_bridge.contracts.capabilities import HasClock
 from dbt_bridge.contracts.destination import Replica
+from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.errors import KeyRefused, OriginError
 from dbt_bridge.nouns.changes import (
@@ -19,6 +22,7 @@ from dbt_bridge.nouns.changes import (
     UPDATE,
     Changes,
 )
+from dbt_bridge.nouns.position import Position
 from dbt_bridge.verify.rows.findings import DESTINATION_ROWS, KIND, ORIGIN_ROWS
 
 _PIECE = 50_000  # keys that are read and applied at once
@@ -83,6 +87,15 @@ class Stamp:
 
     ordinal: int
     moment: int
+
+
+def take_stamp(position: Position | None, origin: Origin) -> Stamp:
+    """The stamp of a repair at a position; of tables that follow no log, before all commits.
+
+    Commits are at least two apart: one below the position is none of theirs, and before all that is to come.
+    """
+    moment = origin.read_clock() if isinstance(origin, HasClock) else time.time_ns() // 1000
+    return Stamp(0 if position is None else position.ordinal - 1, moment)
 
 
 def keys_alone(keys: pa.Table) -> pa.Table:

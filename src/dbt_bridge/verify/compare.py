@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.errors import BridgeError, is_interruption
 from dbt_bridge.nouns.both import Both
-from dbt_bridge.nouns.parity import Parity
+from dbt_bridge.nouns.parity import Parity, Status
 from dbt_bridge.nouns.receipt import now
 from dbt_bridge.system.temporary_files import full
 from dbt_bridge.verify.aggregates import compare_aggregates
@@ -45,16 +46,15 @@ def compare(blank: Parity, origin: Side, destination: Side, request: VerifyReque
             if is_interruption(error):  # DuckDB 1.5.5 would go on with its query, and closing would wait for it
                 workspace.engine.interrupt()
             raise
+    status: Status = "equal" if _is_equal(found, request) else "different"
+    return finish_parity(found, level=request.level, status=status, error=None, key=request.key)
+
+
+def finish_parity(parity: Parity, **changes: Any) -> Parity:
+    """The parity with these fields changed, finished now."""
     ended = now()
-    return replace(
-        found,
-        level=request.level,
-        status="equal" if _is_equal(found, request) else "different",
-        error=None,
-        key=request.key,
-        finished_at=ended,
-        duration_seconds=(ended - found.started_at).total_seconds(),
-    )
+    seconds = (ended - parity.started_at).total_seconds()
+    return replace(parity, finished_at=ended, duration_seconds=seconds, **changes)
 
 
 def _is_equal(found: Parity, request: VerifyRequest) -> bool:

@@ -1,6 +1,6 @@
 """What comparisons found, in a terminal: a table of all, then what differs, with examples and the next command.
 
-Names and values come from databases. They are printed as `Text`, in which rich reads no markup, and spelled so that
+Names and values come from databases. They are printed as `Text`, in which rich reads no markup, and written so that
 they cannot steer the terminal.
 """
 
