@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from dbt_bridge.connectors.postgres.wire.digest_sql import build_element
-from dbt_bridge.contracts.canon import Canon, agreed
+from dbt_bridge.contracts.canon import Canon, choose_canon
 from dbt_bridge.nouns.table import Column
 
 
@@ -38,8 +38,8 @@ def column(origin_type: str, type_: pa.DataType | None = None) -> Column:
     ],
 )
 def test_both_columns_agree_on_a_form_whichever_comes_first(origin: Column, destination: Column, canon: Canon) -> None:
-    assert agreed(origin, destination) == canon
-    assert agreed(destination, origin) == canon
+    assert choose_canon(origin, destination) == canon
+    assert choose_canon(destination, origin) == canon
 
 
 def test_a_name_with_quotes_stays_one_name_in_sql() -> None:

@@ -14,7 +14,7 @@ from dbt_bridge.arrow.mask import mask_batches
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin
-from dbt_bridge.contracts.canon import Digested, agreed
+from dbt_bridge.contracts.canon import Digested, choose_canon
 from dbt_bridge.contracts.destination import Load, Replica
 from dbt_bridge.contracts.side import Digests
 from dbt_bridge.errors import UsageError
@@ -107,7 +107,7 @@ def test_a_servers_digests_are_of_what_lands_of_a_masked_column(people: TableNam
         table = origin.describe(people).table
         side = origin_side(origin, table, table.columns, MASK, 1, "shop: people")
         assert isinstance(side, Digests)
-        every = [Digested(column, agreed(column, column)) for column in side.table.columns]
+        every = [Digested(column, choose_canon(column, column)) for column in side.table.columns]
         rows = side.rows([d.column.name for d in every]).read_all()
         arrays = [rows[d.column.name].combine_chunks() for d in every]
         sent = side.digests(every[:2], every[2:]).read_all()

@@ -36,7 +36,7 @@ from dbt_bridge.contracts.canon import (
     Canon,
     Digested,
     NoDigests,
-    agreed,
+    choose_canon,
 )
 from dbt_bridge.contracts.side import BucketSelection
 from dbt_bridge.demo.postgres import Server
@@ -198,7 +198,7 @@ def at_server(url: str, *columns: Digested) -> list[tuple[int, ...]]:
 
 def same(column: Column) -> Digested:
     """The column compared with one of its own type."""
-    return Digested(column, agreed(column, replace(column, origin_type="")))
+    return Digested(column, choose_canon(column, replace(column, origin_type="")))
 
 
 FAMILIES = [list(TYPES)[i : i + 7] for i in range(0, len(TYPES), 7)]
@@ -264,7 +264,7 @@ def test_the_same_value_of_another_type_has_the_same_digest(
     url: str, type_: str, values: list[str], landed: pa.Array
 ) -> None:
     (column,), _ = stored(url, [type_], [[value] for value in values])
-    canon = agreed(column, Column("v", landed.type))
+    canon = choose_canon(column, Column("v", landed.type))
     if type_ == "date" and landed.type == pa.timestamp("s"):  # that infinity has no seconds
         landed = pa.array([1709164800000000, -(2**63) + 1, None]).view(pa.timestamp("us"))
     (found,) = at_server(url, Digested(column, canon))
@@ -314,7 +314,7 @@ def test_rows_keys_and_buckets_are_those_of_arrow(url: str) -> None:
     with PostgresOrigin("pg", url) as origin:
         columns = origin.describe(T).table.columns
         rows = origin.rows(T, columns).read_all().sort_by('a "k"')
-    both = [Digested(c, agreed(c, c)) for c in columns]
+    both = [Digested(c, choose_canon(c, c)) for c in columns]
     key, values = both[:2], both[2:]
     keys = compute_digests([rows.column(0), rows.column(1)], [d.canon for d in key])
     of_rows = compute_digests([rows.column(2), rows.column(3)], [d.canon for d in values])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dbt_bridge.contracts.canon import Canon, agreed
+from dbt_bridge.contracts.canon import Canon, choose_canon
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Column
 from dbt_bridge.verify.canonical.elements import to_canonical
@@ -61,7 +61,7 @@ EQUAL = {
 @pytest.mark.parametrize("pair", EQUAL.values(), ids=EQUAL)
 def test_equal_values_of_two_types_have_one_form_and_one_digest(pair: tuple[pa.Array, pa.Array]) -> None:
     one, other = pair
-    canon = agreed(Column("a", one.type), Column("b", other.type))
+    canon = choose_canon(Column("a", one.type), Column("b", other.type))
     assert to_canonical(one, canon).equals(to_canonical(other, canon))
     assert compute_digests([one], [canon]).tolist() == compute_digests([other], [canon]).tolist()
 
@@ -90,13 +90,13 @@ DIFFERENT = {
 @pytest.mark.parametrize("pair", DIFFERENT.values(), ids=DIFFERENT)
 def test_different_values_differ_in_form_and_digest(pair: tuple[pa.Array, pa.Array]) -> None:
     one, other = pair
-    canon = agreed(Column("a", one.type), Column("b", other.type))
+    canon = choose_canon(Column("a", one.type), Column("b", other.type))
     assert not to_canonical(one, canon).equals(to_canonical(other, canon))
     assert compute_digests([one], [canon]).tolist() != compute_digests([other], [canon]).tolist()
 
 
 def test_json_is_compared_by_value_and_a_digest_of_its_text_only_suspects() -> None:
-    canon = agreed(Column("a", pa.json_()), Column("b", pa.string()))
+    canon = choose_canon(Column("a", pa.json_()), Column("b", pa.string()))
     one = pa.array(['{"b": [1.50, null], "a": "é"}', '{"x": 1}', "no json", None], pa.json_(pa.string()))
     other = pa.array(['{"a":"\\u00e9","b":[15e-1,null]}', '{"x": 2}', "no json", None])
     assert to_canonical(one, canon).to_pylist() == ['{"a":"é","b":[1.5,null]}', '{"x":1}', "no json", None]
@@ -106,7 +106,7 @@ def test_json_is_compared_by_value_and_a_digest_of_its_text_only_suspects() -> N
 
 def test_a_struct_is_compared_with_json_by_value() -> None:
     struct = pa.array([{"a": Decimal("1.50"), "t": [True, None]}])
-    canon = agreed(Column("a", struct.type), Column("b", pa.json_()))
+    canon = choose_canon(Column("a", struct.type), Column("b", pa.json_()))
     assert to_canonical(struct, canon).equals(to_canonical(pa.array(['{"t":[true,null],"a":1.5}']), canon))
 
 
@@ -114,7 +114,7 @@ def test_a_struct_is_compared_with_json_by_value() -> None:
     "type_", [pa.string(), pa.binary(), pa.int64(), pa.decimal128(30, 4), pa.list_(pa.int32()), pa.null()]
 )
 def test_columns_of_nulls_and_of_nothing_have_digests(type_: pa.DataType) -> None:
-    canon = agreed(Column("a", type_), Column("b", type_))
+    canon = choose_canon(Column("a", type_), Column("b", type_))
     assert compute_digests([pa.nulls(3, type_)], [canon]).tolist() == [0, 0, 0]
     assert compute_digests([pa.nulls(0, type_)], [canon]).tolist() == []
     assert compute_digests([pa.chunked_array([], type_)], [canon]).tolist() == []
@@ -137,7 +137,7 @@ def test_a_digest_depends_on_the_values_alone_and_not_on_how_they_lie_in_memory(
     rows = data.draw(st.lists(st.none() | values[type_], min_size=1, max_size=30))
     storage = pa.binary(16) if isinstance(type_, pa.UuidType) else type_
     array = pa.array(rows, storage)
-    canon = agreed(Column("a", type_), Column("b", type_))
+    canon = choose_canon(Column("a", type_), Column("b", type_))
     whole = compute_digests([array], [canon]).tolist()
     at = data.draw(st.integers(0, len(rows)))
     assert compute_digests([array.slice(at)], [canon]).tolist() == whole[at:]
@@ -165,7 +165,7 @@ def test_rows_are_cut_into_chunks_without_a_trace() -> None:
 )
 def test_types_without_a_common_form_are_refused(one: pa.DataType, other: pa.DataType) -> None:
     with pytest.raises(TypeRefused, match=r"column 'a' .* cannot be compared with column 'b'"):
-        agreed(Column("a", one), Column("b", other))
+        choose_canon(Column("a", one), Column("b", other))
 
 
 @given(st.lists(st.none() | st.uuids(), min_size=1, max_size=40), st.data())

@@ -8,9 +8,10 @@ itself, and in Arrow arrays everywhere else. The digest of a row is defined by P
     hash_record_extended(ROW(e1, e2, ...), 0)       -- of the columns' elements, below
 
 that is `h = 31 * h + e` modulo 2^64 from 0 on, with e the 64-bit extended hash of each element (hashfn.c, Jenkins's
-lookup3) and 0 for NULL (rowtypes.c). PostgreSQL computes it in a third of the time of an md5, and `verify.digest` the
-same number from Arrow arrays. A digest is a filter: rows that differ in it are fetched, and compared value by value in
-the arrays of `verify.elements.canonical`. Equal digests mean equal values (but for 1 in 2^64).
+lookup3) and 0 for NULL (rowtypes.c). PostgreSQL computes it in a third of the time of an md5, and
+`verify/canonical/row_digest.py` the same number from Arrow arrays. A digest is a filter: rows that differ in it are
+fetched, and compared value by value in the arrays of `verify/canonical/elements.py`. Equal digests mean equal values
+(but for 1 in 2^64).
 
     kind        elements in PostgreSQL                 canonical Arrow array
     int         32 bits: x; 64 bits: int8send(x)       int64
@@ -96,7 +97,7 @@ class Digested:
     mask: str = ""
 
 
-def agreed(origin: Column, destination: Column) -> Canon:
+def choose_canon(origin: Column, destination: Column) -> Canon:
     """The form in which both columns can be compared.
 
     Where types differ, the one that tells less decides: a timestamp without zone is in UTC, a decimal beside a float is
@@ -105,17 +106,17 @@ def agreed(origin: Column, destination: Column) -> Canon:
     Raises:
         TypeRefused: there is none, as for a date and a number.
     """
-    canon = _agreed(_Family.of(origin), _Family.of(destination))
+    canon = _common_canon(_Family.of(origin), _Family.of(destination))
     if canon is None:
         raise TypeRefused(
-            f"column {origin.name!r} ({_spelled(origin)}) cannot be compared with column {destination.name!r}"
-            f" ({_spelled(destination)}): no form of a value is common to both",
+            f"column {origin.name!r} ({_format_type(origin)}) cannot be compared with column {destination.name!r}"
+            f" ({_format_type(destination)}): no form of a value is common to both",
             mend="compare it through an expression that makes one type of both, or leave the column out",
         )
     return canon
 
 
-def _spelled(column: Column) -> str:
+def _format_type(column: Column) -> str:
     return column.origin_type or str(column.type)
 
 
@@ -186,13 +187,13 @@ _NUMBERS = {"bool", "int", "decimal", "float"}
 _WITH_TEXT = {"bool", "float", "date", "time", "timestamp", "interval"}  # compared in PostgreSQL's text form
 
 
-def _agreed(one: _Family, other: _Family) -> Canon | None:
+def _common_canon(one: _Family, other: _Family) -> Canon | None:
     names = {one.name, other.name}
     if "unknown" in names:
         return None
     if "null" in names:
         typed = one if other.name == "null" else other
-        return Canon("text") if typed.name == "null" else _agreed(typed, typed)
+        return Canon("text") if typed.name == "null" else _common_canon(typed, typed)
     if names <= _NUMBERS:
         return _number(one, other)
     if names == {"text"}:
@@ -253,6 +254,6 @@ def _with_text(typed: _Family) -> Canon | None:
 
 
 def _list(one: _Family, other: _Family) -> Canon | None:
-    of = _agreed(one.element, other.element)
+    of = _common_canon(one.element, other.element)
     nested = of is not None and (of.kind == "list" or of.form == "nested")
     return None if of is None else Canon("json", form="nested") if nested else Canon("list", of=of)

@@ -45,7 +45,8 @@ class DeclaredTolerance:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """How one compared column is had on both sides: each a column's name, or SQL; empty for the name itself."""
+    """Where each side's value of one compared column comes from: a column's name or an SQL expression; empty for the
+    column of that name."""
 
     legacy: str = ""
     new: str = ""

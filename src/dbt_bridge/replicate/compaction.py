@@ -1,10 +1,15 @@
 """A run of changes of one keyed table becomes its net effect: at most one row per key, without a loop over rows.
 
-A change touches a key, and a key change two: a row leaves one key and comes to another. The touches of one key, in
-order, are stays of rows that came and left; the stays of one row, over all its keys, are its lineage. A value that an
-update did not send is that of the last change of the same lineage that did send it, and where there is none, that of
-the destination's row under the lineage's first key. So chains and swaps of keys need no steps of their own: first the
-destination's values are read under the old keys (`Written.found_under`), then rows are deleted and written.
+    INSERT 1, UPDATE 1, DELETE 1            nothing is left of key 1: it is deleted, where the destination has it
+    UPDATE 1 -> 2, UPDATE 2                 key 1 is deleted; key 2 is written once, with its last values
+    UPDATE 1 -> 3, 2 -> 1, 3 -> 2           a swap: both keys are written, each from the values under its old key
+
+The words of this file: a change touches one key, and an update that changes the key touches two, since the row leaves
+one and comes to another. Between coming to a key and leaving it a row has a stay there; all stays of one row, under
+whatever keys, are its lineage. A value that an update did not send is that of the last change of the same lineage
+which did send it; where none did, it is the destination's, under the first key of the lineage. So chains and swaps of
+keys need no steps of their own: first the destination's values are read under the old keys (`Written.found_under`),
+then rows are deleted and written.
 
 Keys are compared through dictionary codes, whatever their types are. A key holds one row at any moment: Postgres takes
 no deferrable constraint as a replica identity (RelationGetIndexList), and a run that says otherwise is refused.
@@ -41,7 +46,7 @@ _Mask = Any  # numpy array of bool
 _Index = Any  # numpy array of int64
 
 # What a touch is to its key.
-_NEW, _CAME, _STAYED, _LEFT, _DIED = range(5)
+_INSERTED, _CAME, _STAYED, _LEFT, _DELETED = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,7 @@ class Lineages:
         moves = old != new
         event = np.repeat(np.arange(len(changes)), 1 + moves)
         kinds = np.zeros(256, np.int64)
-        kinds[[INSERT, UPDATE, DELETE]] = _NEW, _STAYED, _DIED
+        kinds[[INSERT, UPDATE, DELETE]] = _INSERTED, _STAYED, _DELETED
         kind = kinds[changes.kind][event]
         code = new[event]
         leaves = np.flatnonzero(moves) + np.arange(moves.sum())
@@ -185,11 +190,11 @@ class Lineages:
         last = self._last_of_key()
         gone = self.kind[last] == _LEFT
         if not soft:
-            gone |= self.kind[last] == _DIED
+            gone |= self.kind[last] == _DELETED
         written = self._build_written(np.sort(last[~gone]))
         if soft:
             touches = np.sort(last[~gone])
-            times = self._times(touches, self.kind[touches] == _DIED)
+            times = self._times(touches, self.kind[touches] == _DELETED)
             written = _with_columns(written, {DELETED_AT: times})
         return Net(self.keys.take(to_arrow(self.code[last[gone]])), written)
 
@@ -207,7 +212,7 @@ class Lineages:
         first = _starts(codes)
         closed = self.keys.take(to_arrow(codes[first])).append_column(VALID_TO, to_arrow(begins[first]).cast(UTC_TIME))
         continued = codes[first & (ordinal[self.event[steps]] == ordinal[0])]
-        there = ~np.isin(self.kind[steps], (_LEFT, _DIED))
+        there = ~np.isin(self.kind[steps], (_LEFT, _DELETED))
         order = np.argsort(steps[there], kind="stable")
         chosen = steps[there][order]
         columns = {
@@ -247,11 +252,11 @@ class Lineages:
         root = self._root[touches]
         found = self.keys.take(to_arrow(self.code[root])) if self.moves else None
         rows = pa.Table.from_arrays(arrays, schema=_nullable(self.changes.rows.schema))
-        return Written(rows, kept, self.kind[root] != _NEW, found)
+        return Written(rows, kept, self.kind[root] != _INSERTED, found)
 
     def _sources(self, unsent: _Mask | None) -> _Index:
         """For each touch the change that holds the value which its row then has; -1 where the destination does."""
-        sent = np.isin(self.kind, (_NEW, _CAME, _STAYED))
+        sent = np.isin(self.kind, (_INSERTED, _CAME, _STAYED))
         if unsent is not None:
             sent &= ~unsent[self.event]
         place = np.where(sent[self.by_row], np.arange(len(self.event)), -1)
@@ -311,9 +316,9 @@ def _starts(ordered: _Index) -> _Mask:
 def _stays(table: Table, code: _Index, kind: _Index, by_key: _Index) -> _Index:
     """The number of the stay that each touch belongs to, given the touches by key."""
     first = _starts(code)
-    comes = (kind == _NEW) | (kind == _CAME)
+    comes = (kind == _INSERTED) | (kind == _CAME)
     empty = np.zeros(len(kind), bool)
-    empty[1:] = (kind[:-1] == _LEFT) | (kind[:-1] == _DIED)
+    empty[1:] = (kind[:-1] == _LEFT) | (kind[:-1] == _DELETED)
     if (~first & (comes != empty)).any():
         raise KeyRefused(
             f"by the changes of {table.name} two rows have one key ({', '.join(table.key)}) at once, or none that"

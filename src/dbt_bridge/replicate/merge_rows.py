@@ -107,10 +107,12 @@ class Effects:
 def count_effects(replica: Replica, net: Net, inserted: int, updated: int, deleted: int) -> Effects:
     """From what the destination counted. A row that moved to another key is neither inserted nor deleted."""
     written = net.written
-    buried = 0
+    soft_deleted = 0
     if replica.deletes == "soft":
-        buried = int((written.rows[DELETED_AT].is_valid().to_numpy(zero_copy_only=False) & written.continues).sum())
+        soft_deleted = int(
+            (written.rows[DELETED_AT].is_valid().to_numpy(zero_copy_only=False) & written.continues).sum()
+        )
     if not find_moved(replica, written).any():
-        return Effects(inserted, updated - buried, deleted + buried)
+        return Effects(inserted, updated - soft_deleted, deleted + soft_deleted)
     new = int((~written.continues).sum())
-    return Effects(new, int(written.continues.sum()) - buried, max(0, new + deleted - inserted) + buried)
+    return Effects(new, int(written.continues.sum()) - soft_deleted, max(0, new + deleted - inserted) + soft_deleted)

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.contracts.canon import Digested, agreed
+from dbt_bridge.contracts.canon import Digested, choose_canon
 from dbt_bridge.contracts.capabilities import HasClock, SendsRawCopy, TakesRawCopy
 from dbt_bridge.contracts.destination import Load, Warehouse
 from dbt_bridge.contracts.origin import Origin
@@ -128,7 +128,7 @@ def digested(side: Side) -> tuple[list[Digested], list[Digested]]:
     """The key's columns and the others, each in the form that a side like it would agree to."""
 
     def of(column: Column) -> Digested:
-        return Digested(column, agreed(column, column))
+        return Digested(column, choose_canon(column, column))
 
     columns = {column.name: of(column) for column in side.table.columns}
     return [columns[n] for n in side.table.key], [d for n, d in columns.items() if n not in side.table.key]

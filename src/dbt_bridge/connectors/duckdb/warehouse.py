@@ -232,7 +232,7 @@ class DuckDBWarehouse:
         checkpoints: Sequence[Checkpoint] = (),
         receipts: Callable[[Sequence[Loaded]], Sequence[Receipt]] | None = None,
     ) -> list[Loaded]:
-        """Show all staged tables, with checkpoints and receipts, in one transaction; retry_conflicts on conflicts."""
+        """Show all staged tables, with checkpoints and receipts, in one transaction, which is retried on conflicts."""
 
         def work(cur: Any) -> list[Loaded]:
             on = CatalogCursor(cur, self._catalog)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types as is_
 
-from dbt_bridge.contracts.canon import Canon, agreed
+from dbt_bridge.contracts.canon import Canon, choose_canon
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Column
 from dbt_bridge.verify.canonical import json_text, postgres_text
@@ -260,7 +260,7 @@ def _format_times(times: Moments, array: pa.Array) -> pa.Array:
 
 def _own_canon(type_: pa.DataType) -> Canon:
     column = Column("element", type_)
-    return agreed(column, column)
+    return choose_canon(column, column)
 
 
 def _format_floats(array: pa.Array) -> pa.Array:

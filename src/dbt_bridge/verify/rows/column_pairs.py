@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pyarrow import types as is_
 
-from dbt_bridge.contracts.canon import Canon, Digested, agreed
+from dbt_bridge.contracts.canon import Canon, Digested, choose_canon
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.both import Both, End
@@ -106,7 +106,9 @@ def pair_columns(sides: Both[Side], request: VerifyRequest) -> ColumnPairs:
 def _pair(sides: Both[Side], names: Both[str], request: VerifyRequest, *, is_compared: bool = True) -> ColumnPair:
     columns = Both(_column(sides.origin, names.origin), _column(sides.destination, names.destination))
     name = names.origin
-    pair = ColumnPair(columns, agreed(*columns), name in request.masked, request.tolerances.get(name), is_compared)
+    pair = ColumnPair(
+        columns, choose_canon(*columns), name in request.masked, request.tolerances.get(name), is_compared
+    )
     if pair.tolerance is not None and (pair.canon.kind not in _MEASURABLE or pair.masked or name in request.key):
         raise UsageError(
             f"column {name} of {sides.origin.name} has a tolerance, and only numbers and moments outside of the key"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
-from dbt_bridge.contracts.canon import Digested, NoDigests, agreed
+from dbt_bridge.contracts.canon import Digested, NoDigests, choose_canon
 from dbt_bridge.contracts.destination import Load, Replica
 from dbt_bridge.contracts.side import Digests
 from dbt_bridge.nouns.table import Column, Table
@@ -48,7 +48,7 @@ def test_digests_are_those_of_the_rows_that_stand_for_the_origins(
     warehouse: PostgresWarehouse, how: dict[str, Any]
 ) -> None:
     replica = landed(warehouse, **how)
-    every = [Digested(column, agreed(column, column)) for column in replica.table.columns]
+    every = [Digested(column, choose_canon(column, column)) for column in replica.table.columns]
     key, values = every[:2], every[2:]
     with warehouse.open_state() as state:
         side = landed_side(state, replica, "postgres: orders")
@@ -83,4 +83,4 @@ def test_a_column_of_the_digests_own_name_is_told(warehouse: PostgresWarehouse) 
     warehouse.load(Load(replica.table, "replace", "1"), replica.table.arrow_schema.empty_table().to_reader())
     column = replica.table.columns[0]
     with warehouse.open_state() as state, pytest.raises(NoDigests, match="has a column _row"):
-        landed_side(state, replica, "p").digests([], [Digested(column, agreed(column, column))])  # type: ignore[attr-defined]
+        landed_side(state, replica, "p").digests([], [Digested(column, choose_canon(column, column))])  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from dbt_bridge.contracts.canon import (
     Canon,
     Digested,
     NoDigests,
-    agreed,
+    choose_canon,
 )
 from dbt_bridge.contracts.side import BucketSelection
 from dbt_bridge.demo.postgres import Server
@@ -46,7 +46,7 @@ def filled(each_database: str) -> str:
 
 
 def halves(table: Table) -> tuple[list[Digested], list[Digested]]:
-    every = [Digested(column, agreed(column, column)) for column in table.columns]
+    every = [Digested(column, choose_canon(column, column)) for column in table.columns]
     return [d for d in every if d.column.name in table.key], [d for d in every if d.column.name not in table.key]
 
 
@@ -119,7 +119,7 @@ def told(database: str, statement: str, column: str = "v", canon: Canon | None =
         name = TableName("public", "t")
         found: Any = reading.describe(name).table.column(column)
         with pytest.raises(NoDigests) as refusal:
-            reading.digest_table(name).digests([], [Digested(found, canon or agreed(found, found))])
+            reading.digest_table(name).digests([], [Digested(found, canon or choose_canon(found, found))])
         return str(refusal.value)
 
 
@@ -140,7 +140,7 @@ def test_a_path_on_which_the_catalog_may_be_shadowed_is_told(database: str) -> N
             connection.execute(f"ALTER DATABASE {name} SET search_path = {path}".encode())
             with closing(PostgresQueries("old", database)) as queries:
                 side = queries.side("old", Selection("t", {"v": "v"}))
-                digesting = [Digested(column, agreed(column, column)) for column in side.table.columns]
+                digesting = [Digested(column, choose_canon(column, column)) for column in side.table.columns]
                 if shadows:
                     with pytest.raises(NoDigests, match="search_path"):
                         side.digests([], digesting)
