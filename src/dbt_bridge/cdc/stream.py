@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
@@ -20,6 +20,7 @@ from dbt_bridge.cdc.stream_connection import (
     wait_for_leases,
 )
 from dbt_bridge.cdc.stream_turns import Rebuild, follow_in_turns
+from dbt_bridge.contracts.change_source import ChangeSource, LandingLease
 from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.errors import BridgeError, ConnectionFailed, UsageError
 from dbt_bridge.nouns.project import LandingSource, Project
@@ -48,20 +49,27 @@ def stream(
             "the selection needs no table with `replication: cdc`, so there is nothing to follow",
             mend="replication: cdc in the bridge block of a source; or dbt-bridge sync",
         )
+    # Before the time runs, as drivers are imported here.
+    logs = {source.name: open_change_source(source, project_root=project.root) for source in sources}
     if options.max_seconds is not None:
         timer = threading.Timer(options.max_seconds, stop.set)
         timer.daemon = True
         timer.start()
     only = replace(project, sources=tuple(sources))
     if rebuild is not None:
-        follow_in_turns(only, options, watch, stop, rebuild)
+        follow_in_turns(only, logs, options, watch, stop, rebuild)
     else:
-        _follow_side_by_side(only, options, watch, stop)
+        _follow_side_by_side(only, logs, options, watch, stop)
 
 
-def _follow_side_by_side(project: Project, options: StreamOptions, watch: Watch, stop: threading.Event) -> None:
+def _follow_side_by_side(
+    project: Project, logs: Mapping[str, ChangeSource], options: StreamOptions, watch: Watch, stop: threading.Event
+) -> None:
     """Without builds: a thread per source, which keeps its connections."""
-    followers = [_Follower(project, source, options, watch, stop) for source in project.sources]
+    followers = [
+        _Follower(project, source, logs[source.name].lease_landing(), options, watch, stop)
+        for source in project.sources
+    ]
     retry = Retry(", ".join(source.name for source in project.sources), watch, stop)
     was_paused = False
     while wait_for_leases([follower.lease for follower in followers], watch, stop):
@@ -107,12 +115,13 @@ class _Follower:
         self,
         project: Project,
         source: LandingSource,
+        lease: LandingLease,
         options: StreamOptions,
         watch: Watch,
         stop: threading.Event,
     ) -> None:
         self.retry = Retry(source.name, watch, stop)
-        self.lease = open_change_source(source, project_root=project.root).lease_landing()
+        self.lease = lease
         self._project = project
         self._source = source
         self._options = options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,6 @@ from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.stream_progress import Batch, Watch
 from dbt_bridge.project.destinations import open_warehouse
-from dbt_bridge.project.origins import open_change_source
 
 Rebuild = Callable[[frozenset[str]], bool]
 """Builds the models downstream of changed source tables (unique_ids); whether all is well."""
@@ -39,13 +38,22 @@ class _Turn:
 
 
 def follow_in_turns(
-    project: Project, options: StreamOptions, watch: Watch, stop: threading.Event, rebuild: Rebuild
+    project: Project,
+    logs: Mapping[str, ChangeSource],
+    options: StreamOptions,
+    watch: Watch,
+    stop: threading.Event,
+    rebuild: Rebuild,
 ) -> None:
+    """Until stopped: catch up, build what changed, again.
+
+    Args:
+        logs: name of a source -> its origin's log.
+    """
     retry = Retry(", ".join(source.name for source in project.sources), watch, stop)
     refreshed: set[str] = set()
     unbuilt: set[str] = set()
-    logs = {source.name: open_change_source(source, project_root=project.root) for source in project.sources}
-    leases = [changes.lease_landing() for changes in logs.values()]
+    leases = [logs[source.name].lease_landing() for source in project.sources]
 
     def go_on() -> bool:
         return not stop.is_set() and not any(lease.is_wanted() for lease in leases)
