@@ -110,7 +110,7 @@ def _format_business(made: Simulation) -> str:
 def _drop_slots(directory: Path, started: float) -> None:
     """A slot that nobody reads would keep the server's log for ever."""
     with chdir(directory):
-        for dropped in open_project(directory, profiles_dir=directory).drop_slots():
+        for dropped in open_project(directory, profiles_dir=directory).drop_slots(None):
             if dropped.slot:
                 say(f"the replication slot {dropped.slot} is dropped (dbt-bridge slots drop)", started)
 

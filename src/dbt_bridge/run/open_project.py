@@ -346,16 +346,17 @@ class OpenProject:
 
     def drop_slots(
         self,
-        name: str | None = None,
+        name: str | None,
         *,
         confirm: Callable[[Sequence[LandingSource]], None] = lambda _: None,
         report: Callable[[Dropped], None] = lambda _: None,
     ) -> tuple[Dropped, ...]:
-        """Drop the slot `name` of a cdc source, or those of all of them, with the publications.
+        """Drop the slot of a cdc source, with its publications, without asking anybody.
 
         The landing tables stay; the next sync copies them anew. A slot that somebody reads is not dropped.
 
         Args:
+            name: of the slot; None for those of all cdc sources of the project, which is never the default.
             confirm: called with the sources before anything is touched; raises to let them be.
             report: called after each slot that was dropped.
 
