@@ -90,15 +90,15 @@ class JsonlDestination:
             DestinationError: another load has the table, or the disk refused.
         """
         check_load(load)
-        name = load.table.name
+        name, arriving = load.table.name, _open_arriving(load, batches)
         folder = folder_of(self._folder, name.schema)
         _check_siblings(folder, check_file_name(name.name))
-        with _own_errors(name):
+        with _own_errors(name, arriving):
             folder.mkdir(parents=True, exist_ok=True)
             with _lock(folder, name):
                 old = self._find(name)
                 _remove_leftovers(folder, name, old)
-                version = _plan_version(load, old, batches)
+                version = _plan_version(load, old, arriving)
                 _show(version, folder)
                 _remove_leftovers(folder, name, self._find(name))
         return version.count()
@@ -106,8 +106,9 @@ class JsonlDestination:
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """What `load` would do."""
         check_load(load)
-        with _own_errors(load.table.name):
-            version = _plan_version(load, self._find(load.table.name), batches)
+        name, arriving = load.table.name, _open_arriving(load, batches)
+        with _own_errors(name, arriving):
+            version = _plan_version(load, self._find(name), arriving)
             for batch in version.rows:
                 _encode_rows(version.table, batch)
         return version.count()
@@ -121,7 +122,7 @@ class JsonlDestination:
             return find_table_file(self._folder, name)
 
 
-def _plan_version(load: Load, old: TableFile | None, batches: pa.RecordBatchReader) -> _Version:
+def _open_arriving(load: Load, batches: pa.RecordBatchReader) -> CountedReader:
     for column in load.table.columns:
         if find_name(column.type) is None:
             raise TypeRefused(
@@ -129,7 +130,10 @@ def _plan_version(load: Load, old: TableFile | None, batches: pa.RecordBatchRead
                 mend=f"types: {{{column.name}: text}}",
             )
     schema = load.table.arrow_schema
-    arriving = CountedReader(batches, schema, lambda batch: pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+    return CountedReader(batches, schema, lambda batch: pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+
+
+def _plan_version(load: Load, old: TableFile | None, arriving: CountedReader) -> _Version:
     if load.write_disposition == "merge" and old is not None:
         return _plan_merge(load, old, arriving)
     if load.write_disposition == "append" and old is not None:
@@ -261,7 +265,8 @@ def _check_siblings(folder: Path, name: str) -> None:
 
 def _remove_leftovers(folder: Path, name: TableName, table: TableFile | None) -> None:
     """The files of versions that are not shown: the ones before, and those of loads that were killed."""
-    for path in [*folder.glob(f"{name.name}.*{ROWS_SUFFIX}"), *folder.glob(f"{name.name}.*.new")]:
+    versions = [*folder.glob(f"{name.name}.*{ROWS_SUFFIX}"), folder / f"{name.name}{ROWS_SUFFIX}"]
+    for path in [*versions, *folder.glob(f"{name.name}.*.new")]:
         if table is None or path != table.rows:
             path.unlink(missing_ok=True)
 
@@ -279,13 +284,15 @@ def _lock(folder: Path, name: TableName) -> Iterator[None]:
 
 
 @contextmanager
-def _own_errors(name: TableName) -> Iterator[None]:
-    """Errors of the disk, and of what is read of the table before, as errors of the destination."""
+def _own_errors(name: TableName, arriving: CountedReader | None = None) -> Iterator[None]:
+    """Errors of the disk, and of reading the table before, are the destination's; those of the new rows stay."""
     try:
         yield
-    except OriginError as error:
-        raise DestinationError(error.what, mend=error.mend) from error
-    except OSError as error:
+    except (OriginError, OSError) as error:
+        if arriving is not None and isinstance(arriving.failure, Exception):
+            raise
+        if isinstance(error, OriginError):
+            raise DestinationError(error.what, mend=error.mend) from error
         raise DestinationError(
             f"{name} was not written: {error.strerror or error}",
             mend="check the space and the rights of the folder, then run the same command again",
