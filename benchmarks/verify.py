@@ -129,7 +129,7 @@ def measured(url: str, table: str, file: str, method: str, *without: str) -> dic
     from dbt_bridge.nouns.both import Both
     from dbt_bridge.nouns.table import Table, TableName
     from dbt_bridge.prove.recorder import start_parity
-    from dbt_bridge.prove.sides import landed_side, origin_side
+    from dbt_bridge.prove.sides import make_landing_side, make_origin_side
     from dbt_bridge.verify.compare import compare
     from dbt_bridge.verify.request import VerifyRequest
 
@@ -139,8 +139,8 @@ def measured(url: str, table: str, file: str, method: str, *without: str) -> dic
         columns = tuple(warehouse.map_column(c) for c in described.table.columns if c.name not in without)
         replica = Replica("bench", Table(TableName("landing", table), columns, described.table.key))
         with warehouse.open_state() as state:
-            there = origin_side(origin, described.table, columns, {}, 2, "origin")
-            here = landed_side(state, replica, "landing")
+            there = make_origin_side(origin, described.table, columns, {}, 2, "origin")
+            here = make_landing_side(state, replica, "landing")
             asked = VerifyRequest(method=method, key=described.table.key, columns={c.name: c.name for c in columns})  # type: ignore[arg-type]
             blank = start_parity("bench", "bench", Both("origin", "landing"), "rows")
             parity = compare(blank, there, here, asked)

@@ -15,11 +15,12 @@ from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.contracts.capabilities import AnswersQueries, OpensOnce
 from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.contracts.queries import Queries
 from dbt_bridge.contracts.settings import OriginSettings
 from dbt_bridge.contracts.side import Side
-from dbt_bridge.nouns.reconciliation import Queries, Selection, in_parentheses
+from dbt_bridge.nouns.reconciliation import Selection, in_parentheses
 from dbt_bridge.nouns.table import TableName
-from dbt_bridge.prove.sides import origin_side
+from dbt_bridge.prove.sides import make_origin_side
 from dbt_bridge.testing.capabilities import CancelsTests, DigestsTests, HasClockTests, RawCopyBench, RawCopyTests
 
 PEOPLE = TableName("public", "people")
@@ -52,7 +53,7 @@ class TestPostgresDigests(DigestsTests):
     @pytest.fixture
     def side(self, origin: Origin) -> Side:
         table = origin.describe(PEOPLE).table
-        return origin_side(origin, table, table.columns, {}, 1, "shop: people")
+        return make_origin_side(origin, table, table.columns, {}, 1, "shop: people")
 
 
 class TestPostgresRawCopy(RawCopyTests):

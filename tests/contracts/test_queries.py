@@ -20,8 +20,8 @@ from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.connectors.sqlalchemy.queries import SqlQueries
+from dbt_bridge.contracts.queries import Queries
 from dbt_bridge.errors import TypeRefused
-from dbt_bridge.nouns.reconciliation import Queries
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.testing.queries import QueriesTests, create_orders
 

@@ -14,7 +14,7 @@ from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import TableName
-from dbt_bridge.project.origins import configured_origins, open_origin
+from dbt_bridge.project.origins import list_origins, open_origin
 
 Settings = Callable[[str], Path]
 
@@ -94,7 +94,7 @@ def test_variables_of_the_shell_that_are_not_meant_do_not_count(
 
 def test_a_name_that_is_not_configured_names_the_nearest_and_the_lines_to_add(settings: Settings) -> None:
     root = settings('[sources.shop_pg]\ncredentials = "postgresql://u:canary@h/d"\n[sources.other]\nkey = 1')
-    assert configured_origins(project_root=root) == ["shop_pg"]
+    assert list_origins(project_root=root) == ["shop_pg"]
     with pytest.raises(UsageError, match="'shop_gp' is not configured; did you mean 'shop_pg'") as unknown:
         open_origin("shop_gp", project_root=root)
     assert f"add to {root / '.dlt' / 'secrets.toml'}:" in unknown.value.mend

@@ -16,11 +16,12 @@ from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.contracts.destination import Replica
+from dbt_bridge.contracts.queries import Queries
 from dbt_bridge.contracts.side import Cancels, Side
 from dbt_bridge.nouns.both import Both
-from dbt_bridge.nouns.reconciliation import Queries, Selection
+from dbt_bridge.nouns.reconciliation import Selection
 from dbt_bridge.nouns.table import Column, Table, TableName
-from dbt_bridge.prove.sides import landed_side
+from dbt_bridge.prove.sides import make_landing_side
 from dbt_bridge.verify.rows.in_parallel import run_side_by_side
 
 LONG = 120  # seconds at least, which nobody waits for
@@ -72,4 +73,4 @@ def test_what_duckdb_holds(tmp_path: Path) -> None:
     with duckdb.connect(str(tmp_path / "w.duckdb")) as connection:
         connection.execute(f"CREATE VIEW long AS {COUNT}")
     with DuckDBWarehouse.open(tmp_path / "w.duckdb") as warehouse, warehouse.open_state() as state:
-        ended(landed_side(state, VIEW, "long"))
+        ended(make_landing_side(state, VIEW, "long"))

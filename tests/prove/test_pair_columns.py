@@ -12,10 +12,10 @@ from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.reconciliation import DeclaredTolerance, Pairing, Reconciliation
 from dbt_bridge.prove.pair_columns import (
+    NamedColumns,
     Paired,
-    Side,
     Value,
-    paired,
+    pair_declared,
 )
 
 
@@ -23,8 +23,8 @@ def pair(legacy: str, new: str, legacy_key: str = "", **declared: Any) -> Paired
     """Columns of both sides, separated by blanks."""
     database = DuckDBQueries("old", duckdb.connect(), "memory")
     model = Reconciliation("model.shop.orders", "orders", "orders", "main.orders", query="q", **declared)
-    sides = Side("legacy", legacy.split(), database), Side("new", new.split(), database)
-    return paired(model, *sides, tuple(legacy_key.split()))
+    sides = NamedColumns("legacy", legacy.split(), database), NamedColumns("new", new.split(), database)
+    return pair_declared(model, *sides, tuple(legacy_key.split()))
 
 
 def test_names_meet_whatever_their_case_and_the_new_ones_are_told() -> None:

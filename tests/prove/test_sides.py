@@ -19,7 +19,7 @@ from dbt_bridge.contracts.destination import Load, Replica
 from dbt_bridge.contracts.side import Digests
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
-from dbt_bridge.prove.sides import landed_side, origin_side
+from dbt_bridge.prove.sides import make_landing_side, make_origin_side
 from dbt_bridge.verify.canonical.row_digest import compute_digests
 
 
@@ -40,7 +40,7 @@ MASK = {"email": "sha256", "born": "sha256"}
 def test_an_origin_gives_the_columns_that_are_asked_for_with_their_masks(people: TableName, database: str) -> None:
     with PostgresOrigin("shop", database) as origin:
         table = origin.describe(people).table
-        side = origin_side(origin, table, table.columns, MASK, 1, "shop: people")
+        side = make_origin_side(origin, table, table.columns, MASK, 1, "shop: people")
         assert side.name == "shop: people" and side.table.key == ("id", "email")
         assert side.table.arrow_schema.field("born").type == pa.string()
         assert side.table.column("born") == Column("born", pa.string(), "")
@@ -57,7 +57,7 @@ def test_an_origin_gives_the_columns_that_are_asked_for_with_their_masks(people:
 def test_rows_are_found_by_plain_and_by_masked_keys(people: TableName, database: str, columns: list[str]) -> None:
     with PostgresOrigin("shop", database) as origin:
         table = origin.describe(people).table
-        side = origin_side(origin, table, table.columns, MASK, 1, "shop: people")
+        side = make_origin_side(origin, table, table.columns, MASK, 1, "shop: people")
         plain = side.rows(columns, pa.table({"id": pa.array([2, 7], pa.int32())})).read_all()
         assert plain.num_rows == 1 and plain.column_names == columns
         keys = pa.table({"email": [hashed("b@x"), "b@x", None], "id": pa.array([1, 1, 1], pa.int32())})
@@ -73,10 +73,10 @@ def test_a_masked_landing_table_is_its_origins_other_side(people: TableName, dat
         columns = tuple(c.as_text() if c.name in MASK else c for c in table.columns)
         landing = Table(TableName("landing", "people"), columns, table.key)
         warehouse.load(Load(landing, "replace", "1"), mask_batches(origin.rows(people, columns), MASK))
-        theirs = origin_side(origin, table, table.columns, MASK, 1, "shop: people")
+        theirs = make_origin_side(origin, table, table.columns, MASK, 1, "shop: people")
         names = ["id", "email", "born"]
         with warehouse.open_state() as state:
-            ours = landed_side(state, Replica("source.p.shop.people", landing), "duckdb: people")
+            ours = make_landing_side(state, Replica("source.p.shop.people", landing), "duckdb: people")
             assert ours.count() == theirs.count()
             assert by_id(ours.rows(names)) == by_id(theirs.rows(names))
             keys = ours.rows(["email"]).read_all().slice(0, 2)
@@ -96,7 +96,7 @@ def test_a_sql_origin_is_a_side(tmp_path: Path) -> None:
     connection.close()
     with SqlOrigin("lite", f"sqlite:///{tmp_path}/o.db") as origin:
         table = origin.describe(TableName("", "t")).table
-        side = origin_side(origin, table, table.columns, {"s": "sha256"}, 1, "lite: t")
+        side = make_origin_side(origin, table, table.columns, {"s": "sha256"}, 1, "lite: t")
         assert side.count() == 2
         assert side.rows(["s"], pa.table({"id": [1]})).read_all()["s"].to_pylist() == [hashed("a")]
         assert side.rows(["id"], pa.table({"s": [hashed("a")]})).read_all()["id"].to_pylist() == [1]
@@ -105,7 +105,7 @@ def test_a_sql_origin_is_a_side(tmp_path: Path) -> None:
 def test_a_servers_digests_are_of_what_lands_of_a_masked_column(people: TableName, database: str) -> None:
     with PostgresOrigin("shop", database) as origin:
         table = origin.describe(people).table
-        side = origin_side(origin, table, table.columns, MASK, 1, "shop: people")
+        side = make_origin_side(origin, table, table.columns, MASK, 1, "shop: people")
         assert isinstance(side, Digests)
         every = [Digested(column, choose_canon(column, column)) for column in side.table.columns]
         rows = side.rows([d.column.name for d in every]).read_all()

@@ -33,7 +33,7 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_table_name,
 )
-from dbt_bridge.prove.sides import landed_side, origin_side
+from dbt_bridge.prove.sides import make_landing_side, make_origin_side
 from dbt_bridge.verify.compare import compare
 from dbt_bridge.verify.request import VerifyRequest
 
@@ -110,8 +110,8 @@ class Landed:
     def compared(self, asked: VerifyRequest) -> Parity:
         described = self._origin.describe(HOSTILE).table
         with self._warehouse.open_state() as state:
-            ours = origin_side(self._origin, described, self.table.columns, {}, 1, "pg: table")
-            theirs = landed_side(state, Replica("source.p.s.t", self.table), "duckdb: table")
+            ours = make_origin_side(self._origin, described, self.table.columns, {}, 1, "pg: table")
+            theirs = make_landing_side(state, Replica("source.p.s.t", self.table), "duckdb: table")
             return compare(OPENED, ours, theirs, asked)
 
     def told_by_sql(self) -> tuple[Counter[int], Counter[int]]:

@@ -11,7 +11,7 @@ from dbt_bridge.cdc.census import Tracked
 from dbt_bridge.cdc.followed_source import FollowedSource
 from dbt_bridge.cdc.snapshot_copy import Copy
 from dbt_bridge.contracts.change_feed import Chunk
-from dbt_bridge.contracts.destination import Application, CannotReshape, Follows, Loaded, NotApplied
+from dbt_bridge.contracts.destination import Application, CannotReshape, Loaded, NotApplied
 from dbt_bridge.errors import BridgeError, KeyRefused, TypeRefused
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.changes import Event, Reshaped
@@ -214,10 +214,9 @@ class Applier:
 
     def _open(self) -> Application:
         if self._application is None:
-            destination = self.source.ends.destination
-            assert isinstance(destination, Follows), "checked before anything moved"
+            follower = self.source.follower
             self._began = record.now()
-            self._application = self._stack.enter_context(destination.open_application(self.source.load_id))
+            self._application = self._stack.enter_context(follower.open_application(self.source.load_id))
         return self._application
 
     def _close(self) -> None:

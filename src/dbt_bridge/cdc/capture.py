@@ -24,7 +24,7 @@ from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.origins import open_change_source
-from dbt_bridge.sync.landing import Ends, Wanted, wanted_tables
+from dbt_bridge.sync.landing import Ends, Wanted, list_wanted_tables
 from dbt_bridge.system.malloc import return_large_blocks
 
 _ROUNDS = 4  # a table that changes its columns again and again while it is copied is not copied for ever
@@ -66,7 +66,7 @@ def open_capture(
     Raises:
         UsageError: the origin has no log that can be followed.
     """
-    every = wanted_tables(source, ends.origin, lambda _: True, options.load_id)
+    every = list_wanted_tables(source, ends.origin, lambda _: True, options.load_id)
     tables = [wanted for wanted in every if wanted.table.replication == "cdc"]
     needed = frozenset(wanted.table.node for wanted in tables if project.needs(wanted.table.node))
     if not needed:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dbt_bridge.contracts.change_feed import DeclaredTable, Pace
 from dbt_bridge.contracts.change_source import ChangeSource
 from dbt_bridge.contracts.destination import Follows, Warehouse
+from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Progress
@@ -42,6 +43,21 @@ class FollowedSource:
         """The origin's."""
         return self.ends.origin.name
 
+    @property
+    def follower(self) -> Follows:
+        """The destination, as what applies changes.
+
+        Raises:
+            UsageError: it does not.
+        """
+        destination = self.ends.destination
+        if not isinstance(destination, Follows):
+            raise UsageError(
+                f"the destination {destination.name!r} cannot follow changes",
+                mend="land the source in the warehouse or in a Delta destination, or `replication: incremental`",
+            )
+        return destination
+
     def pace(self, seconds: float | None = None) -> Pace:
         """How large the pieces are that the destination gets.
 
@@ -51,10 +67,8 @@ class FollowedSource:
         Args:
             seconds: between two of them, at most; None for what suits a catch-up.
         """
-        destination = self.ends.destination
-        assert isinstance(destination, Follows), "checked before anything moves"
-        rows = destination.chunk_rows
-        if isinstance(destination, Warehouse):
+        rows = self.follower.chunk_rows
+        if isinstance(self.ends.destination, Warehouse):
             return Pace(rows, least=rows // 4, seconds=seconds or 5)
         return Pace(rows, least=rows, bytes=_LARGE, seconds=seconds or 60)
 

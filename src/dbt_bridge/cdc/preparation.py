@@ -11,8 +11,7 @@ from dbt_bridge.cdc.followed_source import FollowedSource, make_declared_table
 from dbt_bridge.cdc.run_receipts import RunReceipts
 from dbt_bridge.cdc.snapshot_copy import Copy, copy_tables
 from dbt_bridge.contracts.change_feed import TableFinding
-from dbt_bridge.contracts.destination import Follows, Warehouse
-from dbt_bridge.errors import UsageError
+from dbt_bridge.contracts.destination import Warehouse
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.sync.landing import Wanted
@@ -55,11 +54,7 @@ class Preparation:
             OriginError: the log is gone, lost or not ours, or the checkpoints are of another server.
         """
         source, chosen = self._source, self._chosen
-        if not isinstance(source.ends.destination, Follows):
-            raise UsageError(
-                f"the destination {source.ends.destination.name!r} cannot follow changes",
-                mend="land the source in the warehouse or in a Delta destination, or `replication: incremental`",
-            )
+        _ = source.follower  # a destination that cannot follow is refused before the log is touched
         identity = source.changes.read_identity()
         points = read_checkpoints(source, identity, chosen.anew)
         tables = [wanted for wanted in source.tables if wanted.table.node not in self._receipts.failed_nodes]

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from dbt_bridge.contracts.destination import Load, Replica, Staged
     from dbt_bridge.contracts.origin import Increment
+    from dbt_bridge.contracts.queries import Queries
     from dbt_bridge.contracts.settings import OriginSettings
     from dbt_bridge.contracts.side import Digests
-    from dbt_bridge.nouns.reconciliation import Queries
     from dbt_bridge.nouns.table import TableName
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dbt_bridge.contracts.destination import Destination, Ledger
     from dbt_bridge.contracts.model_session import ModelSession
     from dbt_bridge.contracts.origin import Origin
+    from dbt_bridge.contracts.queries import Queries
     from dbt_bridge.contracts.settings import (
         ChangeSourceSettings,
         DestinationSettings,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
         SessionSettings,
         WarehouseSettings,
     )
-    from dbt_bridge.nouns.reconciliation import Queries
 
 GROUP = "dbt_bridge.connectors"
 ANY = "*"

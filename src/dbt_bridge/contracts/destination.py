@@ -234,6 +234,11 @@ class Readable(Protocol):
 
 
 @runtime_checkable
+class Repairable(Follows, Readable, Protocol):
+    """A destination that takes single rows away, and gives back what is left."""
+
+
+@runtime_checkable
 class Destination(Protocol):
     """Where rows land, one table at a time: a load is all there or not at all."""
 

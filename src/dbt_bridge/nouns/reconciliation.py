@@ -2,7 +2,6 @@
 
 Reconciliation      what was declared beside the model
 Selection           named values of some rows, in one database's own SQL
-Queries             a database that selections are read from: an origin, or the warehouse
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import TableName
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from dbt_bridge.nouns.table import Column, Table
+    pass
 
 Level = Literal["counts", "aggregates", "rows"]
 ROWS = "dbt_bridge_rows"  # the alias of a query that stands after FROM
@@ -142,51 +139,6 @@ class Selection:
         values = ",\n".join(f"{value} AS {quote_identifier(name)}" for name, value in self.values.items())
         where = f"\nWHERE (\n{self.condition}\n)" if self.condition else ""
         return f"SELECT {values}\nFROM {self.rows}{where}"
-
-
-class Rows(Protocol):
-    """What `verify` compares: see `contracts.side.Side`."""
-
-    name: str
-
-    @property
-    def table(self) -> Table: ...
-
-    def count(self) -> int: ...
-
-    def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader: ...
-
-
-class Queries(Protocol):
-    """A database that answers queries in its own SQL, all in one state where it has snapshots.
-
-    Raises (from every method): BridgeError, also for SQL that the database refuses.
-    """
-
-    name: str
-
-    def quote_identifier(self, identifier: str) -> str: ...
-
-    def relation(self, name: TableName) -> str:
-        """A relation as it stands after FROM."""
-
-    def names(self, rows: str) -> list[str]:
-        """The columns of what stands after FROM."""
-
-    def key(self, name: TableName) -> tuple[str, ...]:
-        """A relation's primary key; empty without one."""
-
-    def side(self, name: str, selection: Selection) -> Rows:
-        """The selected rows.
-
-        Args:
-            name: for people.
-        """
-
-    def result(self, sql: str) -> tuple[tuple[Column, ...], pa.Table]:
-        """The few rows of a query, and its columns."""
-
-    def close(self) -> None: ...
 
 
 def strip_semicolon(sql: str) -> str:

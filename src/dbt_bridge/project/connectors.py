@@ -19,6 +19,7 @@ from dbt_bridge.contracts.connector import ANY, GROUP, Connector, require_extra
 from dbt_bridge.contracts.destination import Destination, Ledger
 from dbt_bridge.contracts.model_session import ModelSession
 from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.contracts.queries import Queries
 from dbt_bridge.contracts.settings import (
     ChangeSourceSettings,
     DestinationSettings,
@@ -27,7 +28,6 @@ from dbt_bridge.contracts.settings import (
     WarehouseSettings,
 )
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.reconciliation import Queries
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -83,13 +83,13 @@ def destination_settings(destination: Any, *, project_root: Path | None) -> Dest
         )
 
     def in_dlt() -> DltsDestination[Any, Any]:
-        return named_destination(name, project_root) if isinstance(destination, str) else destination
+        return resolve_destination(name, project_root) if isinstance(destination, str) else destination
 
     return DestinationSettings(
         name,
         type_.rsplit(".", 1)[-1],
         project_root,
-        lambda: name in configured_destinations(),
+        lambda: name in list_destinations(),
         lambda key: find_setting(name, key),
         in_dlt,
         lambda: resolve_configuration(in_dlt(), project_root),
@@ -139,7 +139,7 @@ def settings_folder(root: Path | None) -> Path:
     return Path(os.environ.get("DLT_PROJECT_DIR") or root or Path.cwd()) / ".dlt"
 
 
-def named_destination(name: str, root: Path | None) -> DltsDestination[Any, Any]:
+def resolve_destination(name: str, root: Path | None) -> DltsDestination[Any, Any]:
     """dlt's destination of a configured name, or of a destination type that needs no settings.
 
     Raises:
@@ -210,7 +210,7 @@ def find_setting(name: str, key: str) -> str | None:
     return None if value is None else str(value)
 
 
-def configured_destinations() -> list[str]:
+def list_destinations() -> list[str]:
     """The names under `[destination]`, sorted; those of the environment in lower case."""
     import dlt
 
@@ -234,7 +234,7 @@ def _first_line(error: Exception, name: str) -> str:
 
 
 def _not_configured(name: str, root: Path | None) -> UsageError:
-    configured = configured_destinations()
+    configured = list_destinations()
     what = f"the destination {name!r} is not configured"
     if near := difflib.get_close_matches(name, configured, n=1):
         what += f"; did you mean {near[0]!r}?"

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_bridge.contracts.change_source import ChangeSource
 from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.contracts.queries import Queries
 from dbt_bridge.contracts.settings import ChangeSourceSettings, OriginSettings
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import LandingSource
-from dbt_bridge.nouns.reconciliation import Queries
 from dbt_bridge.project.connectors import CHANGE_SOURCES, ORIGINS, QUERIES, registry
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def find_change_source(
     return registry().open(CHANGE_SOURCES, origin.scheme, settings, f"the {{}} origin {source.origin!r}")
 
 
-def configured_origins(*, project_root: Path | None) -> list[str]:
+def list_origins(*, project_root: Path | None) -> list[str]:
     """The names under `[sources]` that have credentials, sorted; those of the environment in lower case."""
-    return _configured(_providers((project_root or Path.cwd()).resolve()))
+    return _list_configured(_providers((project_root or Path.cwd()).resolve()))
 
 
 def origin_settings(name: str, *, project_root: Path | None) -> OriginSettings:
@@ -109,7 +109,7 @@ def origin_settings(name: str, *, project_root: Path | None) -> OriginSettings:
     providers = _providers(root)
     native, fields = _settings(name, providers)
     if native is None and not fields:
-        raise _not_configured(name, root, _configured(providers))
+        raise _not_configured(name, root, _list_configured(providers))
     credentials = ConnectionStringCredentials()
     try:
         if native is not None:
@@ -197,7 +197,7 @@ def _providers(root: Path) -> list[ConfigProvider]:
         ) from None
 
 
-def _configured(providers: list[ConfigProvider]) -> list[str]:
+def _list_configured(providers: list[ConfigProvider]) -> list[str]:
     names: set[str] = set()
     for provider in providers:
         sources, _ = provider.get_value("sources", dict, "")

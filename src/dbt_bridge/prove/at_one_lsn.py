@@ -22,7 +22,7 @@ from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.prove.recorder import Question, VerifyRun
-from dbt_bridge.prove.sides import landed_side, origin_side
+from dbt_bridge.prove.sides import make_landing_side, make_origin_side
 from dbt_bridge.replicate.replica_checks import refuse_hidden
 from dbt_bridge.sync.landing import Ends, Wanted, workers_for
 
@@ -39,6 +39,20 @@ class Proof:
     ends: Ends
     run: VerifyRun
 
+    def readable(self) -> Readable:
+        """The destination, as what gives back what it holds.
+
+        Raises:
+            UsageError: it does not.
+        """
+        destination = self.ends.destination
+        if not isinstance(destination, Readable):
+            raise UsageError(
+                f"the destination {destination.name!r} cannot be read back",
+                mend="verify a source that lands in DuckDB, Postgres or Delta",
+            )
+        return destination
+
 
 def prove_source(project: Project, proof: Proof, threads: int) -> list[Parity]:
     """Compare the source's cdc tables that the selection needs; empty when it needs none.
@@ -47,11 +61,7 @@ def prove_source(project: Project, proof: Proof, threads: int) -> list[Parity]:
         UsageError: the origin has no log that can be followed, or the destination cannot follow.
         BridgeError: the origin does not say which tables it has.
     """
-    if not isinstance(proof.ends.destination, Readable):
-        raise UsageError(
-            f"the destination {proof.ends.destination.name!r} cannot be read back",
-            mend="verify a source that lands in DuckDB, Postgres or Delta",
-        )
+    proof.readable()
     done: dict[str, Parity] = {}
     options = CaptureOptions(proof.run.load_id, full_refresh=False, threads=threads)
     for _ in range(_ROUNDS):
@@ -96,10 +106,10 @@ def _record_failed(capture: Capture, proof: Proof, done: dict[str, Parity], stan
 def _compare_tables(point: Snapshot, proof: Proof, tables: Mapping[str, Tracked], done: dict[str, Parity]) -> None:
     if not tables:
         return
-    ends = proof.ends
-    assert isinstance(ends.destination, Readable), "checked before"
-    with ends.destination.open_state() as state:
-        stands = {checkpoint.node: checkpoint.value for checkpoint in ends.ledger.checkpoints() if checkpoint.stands}
+    with proof.readable().open_state() as state:
+        stands = {
+            checkpoint.node: checkpoint.value for checkpoint in proof.ends.ledger.checkpoints() if checkpoint.stands
+        }
         for node, tracked in tables.items():
             blank = _blank(proof, tracked.wanted, f"LSN {point.position}")
             try:
@@ -134,8 +144,8 @@ def _ask(blank: Parity, proof: Proof, tracked: Tracked, origin: Origin, state: S
         refuse_hidden(replica)
     mask = {c.name: how for c in columns if (how := tracked.wanted.table.mask.get(c.name))}
     sides = Both[Side](
-        origin_side(origin, found.table, columns, mask, workers_for(found), blank.origin),
-        landed_side(state, replica, blank.destination),
+        make_origin_side(origin, found.table, columns, mask, workers_for(found), blank.origin),
+        make_landing_side(state, replica, blank.destination),
     )
     request = proof.run.request(key, columns, masked=mask)
     return Question(blank, sides, request, replica, proof.ends.ledger, replace(proof.ends, origin=origin))

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+from dbt_bridge.contracts.queries import Queries
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.reconciliation import Queries, Reconciliation
+from dbt_bridge.nouns.reconciliation import Reconciliation
 
 _WORD = re.compile(r"[^\W\d]\w*")  # a column's name as people write it; everything else is SQL
 
@@ -38,7 +39,7 @@ class Paired:
     only_new: tuple[str, ...] = field(default=())
 
 
-class Side:
+class NamedColumns:
     """One side's columns, found by their exact name or, where that is clear, by it in another case."""
 
     def __init__(self, word: str, names: Sequence[str], database: Queries) -> None:
@@ -74,7 +75,9 @@ class Side:
         return UsageError(f"{where}: the {self._word} side has no column {name!r}", mend=hint)
 
 
-def paired(declared: Reconciliation, legacy: Side, new: Side, legacy_key: tuple[str, ...]) -> Paired:
+def pair_declared(
+    declared: Reconciliation, legacy: NamedColumns, new: NamedColumns, legacy_key: tuple[str, ...]
+) -> Paired:
     """Which values are compared, and by which key.
 
     Args:
@@ -103,36 +106,38 @@ def paired(declared: Reconciliation, legacy: Side, new: Side, legacy_key: tuple[
         theirs,
         ours,
         key,
-        _unused(declared, legacy.names, theirs, declared.legacy_filter),
-        _unused(declared, new.names, ours, declared.new_filter),
+        _find_unused(declared, legacy.names, theirs, declared.legacy_filter),
+        _find_unused(declared, new.names, ours, declared.new_filter),
     )
 
 
-def _unused(
+def _find_unused(
     declared: Reconciliation, names: Sequence[str], values: Mapping[str, Value], condition: str
 ) -> tuple[str, ...]:
     """The columns that nothing is said of: not compared, in no expression and no filter, not left out on purpose."""
     if declared.only:
         return ()
-    passed_over = {_folded(name) for name in declared.exclude} | {_folded(v.column) for v in values.values()}
+    passed_over = {_fold(name) for name in declared.exclude} | {_fold(v.column) for v in values.values()}
     said = "\n".join([condition, *(value.sql for value in values.values() if not value.column)])
-    return tuple(name for name in names if _folded(name) not in passed_over and not _mentions(said, name))
+    return tuple(name for name in names if _fold(name) not in passed_over and not _mentions(said, name))
 
 
 def _mentions(sql: str, name: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql, re.IGNORECASE) is not None
 
 
-def _by_name(declared: Reconciliation, legacy: Side, new: Side, where: str) -> dict[str, tuple[Value, Value]]:
+def _by_name(
+    declared: Reconciliation, legacy: NamedColumns, new: NamedColumns, where: str
+) -> dict[str, tuple[Value, Value]]:
     """The columns that both sides have under one name, in the new side's order."""
-    excluded = {_folded(name) for name in declared.exclude}
+    excluded = {_fold(name) for name in declared.exclude}
     for name in declared.only:
         if new.find(name) is None and name not in declared.columns:
             raise new.missing(name, where)
-    only = {_folded(name) for name in declared.only}
+    only = {_fold(name) for name in declared.only}
     found: dict[str, tuple[Value, Value]] = {}
     for name in new.names:
-        if _folded(name) in excluded or (only and _folded(name) not in only):
+        if _fold(name) in excluded or (only and _fold(name) not in only):
             continue
         other = legacy.find(name)
         if other is not None:
@@ -142,7 +147,7 @@ def _by_name(declared: Reconciliation, legacy: Side, new: Side, where: str) -> d
     return found
 
 
-def _same(legacy: Side, name: str, where: str) -> Value:
+def _same(legacy: NamedColumns, name: str, where: str) -> Value:
     found = legacy.find(name)
     if found is None:
         raise legacy.missing(name, where)
@@ -151,8 +156,8 @@ def _same(legacy: Side, name: str, where: str) -> Value:
 
 def _key(
     declared: Reconciliation,
-    legacy: Side,
-    new: Side,
+    legacy: NamedColumns,
+    new: NamedColumns,
     pairs: dict[str, tuple[Value, Value]],
     legacy_key: tuple[str, ...],
 ) -> tuple[str, ...]:
@@ -181,13 +186,13 @@ def _check_names(declared: Reconciliation, known: Sequence[str], compared: Itera
         ("exclude", declared.exclude, known, "which neither side has"),
         ("tolerances", declared.tolerances, list(compared), "which is not compared"),
     ):
-        valid = {_folded(name) for name in choice}
+        valid = {_fold(name) for name in choice}
         for name in names:
-            if _folded(name) not in valid:
+            if _fold(name) not in valid:
                 near = get_close_matches(name, choice, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(dict.fromkeys(choice))}"
                 raise UsageError(f"{where}: `{use}` names {name!r}, {is_not}", mend=hint)
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return name.casefold()

@@ -10,6 +10,8 @@ from pyarrow.types import is_temporal
 
 from dbt_bridge.contracts.capabilities import AnswersQueries, OpensOnce
 from dbt_bridge.contracts.destination import Ledger
+from dbt_bridge.contracts.queries import Queries
+from dbt_bridge.contracts.side import Side
 from dbt_bridge.errors import BridgeError, DestinationError, OriginError, TypeRefused, UsageError
 from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import (
@@ -24,9 +26,7 @@ from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.nouns.reconciliation import (
     DeclaredTolerance,
-    Queries,
     Reconciliation,
-    Rows,
     Selection,
     in_parentheses,
 )
@@ -34,7 +34,7 @@ from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.project.origins import open_queries, origin_settings
-from dbt_bridge.prove.pair_columns import Paired, Side, paired
+from dbt_bridge.prove.pair_columns import NamedColumns, Paired, pair_declared
 from dbt_bridge.prove.recorder import ParityRecorder, fail_parity, start_parity
 from dbt_bridge.verify.ab_metrics import Answer, apply_tolerances, compare_metric
 from dbt_bridge.verify.compare import compare, finish_parity
@@ -64,16 +64,16 @@ def reconcile(project: Project, options: ReconcileOptions, progress: Progress) -
     What could not be compared is a failed parity, whatever the reason.
     """
     chosen = [r for r in project.reconciliations if project.selected is None or r.node in project.selected]
-    return _reconciled(project, chosen, options, progress)
+    return _compare_all(project, chosen, options, progress)
 
 
 def reconcile_required(project: Project, nodes: Collection[str], progress: Progress) -> list[Parity]:
     """Compare these models where it is required of them."""
     due = [declared for declared in project.reconciliations if declared.required and declared.node in nodes]
-    return _reconciled(project, due, ReconcileOptions(), progress)
+    return _compare_all(project, due, ReconcileOptions(), progress)
 
 
-def looked_at(project: Project, warehouse: Ledger) -> Iterator[tuple[Reconciliation, str | BridgeError]]:
+def describe_reconciliations(project: Project, warehouse: Ledger) -> Iterator[tuple[Reconciliation, str | BridgeError]]:
     """What each selected reconciliation would compare, or why it cannot; reads no row."""
     with ExitStack() as stack:
         databases = _Databases(project, warehouse, stack)
@@ -81,47 +81,49 @@ def looked_at(project: Project, warehouse: Ledger) -> Iterator[tuple[Reconciliat
             if project.selected is not None and declared.node not in project.selected:
                 continue
             try:
-                yield declared, _looked_at(declared, (databases.legacy(declared.origin), databases.warehouse()))
+                yield declared, _describe_one(declared, Both(databases.legacy(declared.origin), databases.warehouse()))
             except BridgeError as error:
                 yield declared, _of_yaml(error)
 
 
-def _looked_at(declared: Reconciliation, ends: tuple[Queries, Queries]) -> str:
+def _describe_one(declared: Reconciliation, ends: Both[Queries]) -> str:
     for metric in declared.metrics:
         for end, sql in zip(ends, (metric.legacy, metric.new), strict=True):
             end.names(in_parentheses(sql))
     metrics = f"{len(declared.metrics)} metric{'' if len(declared.metrics) == 1 else 's'}"
     if declared.relation is None and not declared.query:
         return metrics
-    legacy, new, pairs = _selected(declared, ends)
-    for end, selection in zip(ends, (legacy, new), strict=True):
+    selected = _select_both(declared, ends)
+    pairs = selected.pairs
+    for end, selection in zip(ends, selected.selections, strict=True):
         end.names(in_parentheses(selection.sql(end.quote_identifier)))
     if declared.tolerances and not pairs.key and "rows" in declared.levels:
         raise UsageError(
             "rows have no key to meet by, so no tolerance can be kept", mend="declare `key:`, or `levels: [aggregates]`"
         )
     if declared.tolerances and set(declared.levels) != {"counts"}:
-        _check_tolerances(declared, (legacy, new), ends, pairs)
+        _check_tolerances(declared, selected, ends)
     by = f"by {', '.join(pairs.key)}" if pairs.key else "as whole rows, for want of a key"
     return f"{len(pairs.new)} columns, {by}" + (f"; {metrics}" if declared.metrics else "")
 
 
-def _check_tolerances(
-    declared: Reconciliation, selections: tuple[Selection, Selection], ends: tuple[Queries, Queries], pairs: Paired
-) -> None:
+def _check_tolerances(declared: Reconciliation, selected: _Selected, ends: Both[Queries]) -> None:
     """As a comparison does; of columns without a tolerance no type is asked for, as some databases look at values."""
+    pairs = selected.pairs
     folded = {name.casefold() for name in declared.tolerances}
     asked = [name for name in pairs.new if name in pairs.key or name.casefold() in folded]
-    legacy, new = (
-        end.side(word, replace(selection, values={name: selection.values[name] for name in asked}, key=()))
-        for end, word, selection in zip(ends, _WORDS, selections, strict=True)
+    sides = Both[Side](
+        *(
+            end.side(word, replace(selection, values={name: selection.values[name] for name in asked}, key=()))
+            for end, word, selection in zip(ends, _WORDS, selected.selections, strict=True)
+        )
     )
-    tolerances = _tolerances(_allowed(declared, (legacy, new), pairs))
+    tolerances = _tolerances(_match_tolerances(declared, sides, pairs))
     request = VerifyRequest(key=pairs.key, columns={name: name for name in asked}, tolerances=tolerances)
-    pair_columns(Both(legacy, new), request)
+    pair_columns(sides, request)
 
 
-def _reconciled(
+def _compare_all(
     project: Project, chosen: Sequence[Reconciliation], options: ReconcileOptions, progress: Progress
 ) -> list[Parity]:
     if not chosen:
@@ -192,12 +194,12 @@ def _one(
     progress.started(declared.node, blank.destination, None)
     found = blank
     try:
-        legacy, new = databases.legacy(declared.origin), databases.warehouse()
+        ends = Both(databases.legacy(declared.origin), databases.warehouse())
         if declared.relation is not None or declared.query:
-            found = _rows_compared(declared, (legacy, new), found, levels, options, progress)
+            found = _compare_rows(declared, ends, found, levels, options, progress)
         else:
             found = replace(found, status="equal", level="aggregates", error=None)
-        return _with_metrics(declared, (legacy, new), found) if declared.metrics else found
+        return _with_metrics(declared, ends, found) if declared.metrics else found
     except BridgeError as error:
         return fail_parity(found, _of_yaml(error))
 
@@ -212,18 +214,21 @@ def _of_yaml(error: BridgeError) -> BridgeError:
     return error
 
 
-def _rows_compared(
+def _compare_rows(
     declared: Reconciliation,
-    ends: tuple[Queries, Queries],
+    ends: Both[Queries],
     blank: Parity,
     levels: Sequence[Level],
     options: ReconcileOptions,
     progress: Progress,
 ) -> Parity:
-    legacy, new = ends
-    theirs, ours, pairs = _selected(declared, ends)
-    sides = legacy.side(blank.origin, theirs), new.side(blank.destination, ours)
-    allowed = _allowed(declared, sides, pairs)
+    selected = _select_both(declared, ends)
+    pairs, selections = selected.pairs, selected.selections
+    sides = Both[Side](
+        ends.origin.side(blank.origin, selections.origin),
+        ends.destination.side(blank.destination, selections.destination),
+    )
+    allowed = _match_tolerances(declared, sides, pairs)
     asked = VerifyRequest(
         method=options.method,
         key=pairs.key,
@@ -237,12 +242,29 @@ def _rows_compared(
         for level in sorted(set(levels), key=LEVELS.index)
         if level != "counts" or set(levels) == {"counts"}  # the other levels count too
     ]
-    return _told_apart(_merged(found), pairs)
+    return _note_unpaired(_merge_levels(found), pairs)
 
 
-def _selected(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[Selection, Selection, Paired]:
-    """What is read of the legacy side and of the new one, under the same names."""
-    rows, pairs, unique = _paired(declared, ends)
+@dataclass(frozen=True, slots=True)
+class _Selected:
+    """What is read of both sides, under the same names, and how these names came about."""
+
+    selections: Both[Selection]
+    pairs: Paired
+
+
+def _select_both(declared: Reconciliation, ends: Both[Queries]) -> _Selected:
+    legacy = ends.origin
+    rows = legacy.relation(declared.relation) if declared.relation else in_parentheses(declared.query)
+    legacy_key = legacy.key(declared.relation) if declared.relation else ()
+    pairs = pair_declared(
+        declared,
+        NamedColumns("legacy", legacy.names(rows), legacy),
+        NamedColumns("new", _names_of_model(declared, ends.destination), ends.destination),
+        legacy_key,
+    )
+    names = {value.column: name for name, value in pairs.legacy.items() if value.column}
+    unique = tuple(names[column] for column in legacy_key) if set(legacy_key) <= names.keys() else ()
     theirs = Selection(
         rows,
         {n: v.sql for n, v in pairs.legacy.items()},
@@ -251,10 +273,11 @@ def _selected(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[
         {n: v.column for n, v in pairs.legacy.items() if v.column},
         unique,
     )
-    return theirs, Selection(declared.this, {n: v.sql for n, v in pairs.new.items()}, declared.new_filter), pairs
+    ours = Selection(declared.this, {n: v.sql for n, v in pairs.new.items()}, declared.new_filter)
+    return _Selected(Both(theirs, ours), pairs)
 
 
-def _allowed(declared: Reconciliation, sides: Sequence[Rows], pairs: Paired) -> dict[str, DeclaredTolerance]:
+def _match_tolerances(declared: Reconciliation, sides: Both[Side], pairs: Paired) -> dict[str, DeclaredTolerance]:
     """The declared tolerances, by the names of what is compared. Raises UsageError: one is of the wrong unit."""
     names = {name.casefold(): name for name in pairs.new}
     allowed = {names[name.casefold()]: tolerance for name, tolerance in declared.tolerances.items()}
@@ -266,7 +289,7 @@ def _tolerances(allowed: Mapping[str, DeclaredTolerance]) -> dict[str, Tolerance
     return {name: Tolerance(given.amount, given.relative) for name, given in allowed.items()}
 
 
-def _check_units(allowed: Mapping[str, DeclaredTolerance], sides: Sequence[Rows], where: str) -> None:
+def _check_units(allowed: Mapping[str, DeclaredTolerance], sides: Both[Side], where: str) -> None:
     """Moments are apart by a time, numbers by a number or a share: a share of a date says nothing.
 
     Raises:
@@ -286,21 +309,6 @@ def _check_units(allowed: Mapping[str, DeclaredTolerance], sides: Sequence[Rows]
             )
 
 
-def _paired(declared: Reconciliation, ends: tuple[Queries, Queries]) -> tuple[str, Paired, tuple[str, ...]]:
-    """What stands after FROM on the legacy side, which columns belong together, and the names of its primary key."""
-    legacy, new = ends
-    rows = legacy.relation(declared.relation) if declared.relation else in_parentheses(declared.query)
-    legacy_key = legacy.key(declared.relation) if declared.relation else ()
-    pairs = paired(
-        declared,
-        Side("legacy", legacy.names(rows), legacy),
-        Side("new", _names_of_model(declared, new), new),
-        legacy_key,
-    )
-    names = {value.column: name for name, value in pairs.legacy.items() if value.column}
-    return rows, pairs, tuple(names[column] for column in legacy_key) if set(legacy_key) <= names.keys() else ()
-
-
 def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:
     try:
         return new.names(declared.this)
@@ -313,13 +321,13 @@ def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:
 
 
 def _at_level(
-    blank: Parity, sides: tuple[object, object], asked: VerifyRequest, allowed: Mapping[str, DeclaredTolerance]
+    blank: Parity, sides: Both[Side], asked: VerifyRequest, allowed: Mapping[str, DeclaredTolerance]
 ) -> Parity:
-    parity = compare(blank, *sides, asked)  # type: ignore[arg-type]  # `reconciliation.Rows` is `contracts.side.Side`
+    parity = compare(blank, sides.origin, sides.destination, asked)
     return apply_tolerances(replace(parity, error=None), allowed)
 
 
-def _merged(found: Sequence[Parity]) -> Parity:
+def _merge_levels(found: Sequence[Parity]) -> Parity:
     """The deepest level's parity with the aggregates of the other."""
     deepest = found[-1]
     aggregates = tuple(aggregate for parity in found for aggregate in parity.aggregates)
@@ -328,7 +336,7 @@ def _merged(found: Sequence[Parity]) -> Parity:
     return finish_parity(deepest, aggregates=aggregates, status=status, bytes=sum(sent) if sent else None)
 
 
-def _told_apart(parity: Parity, pairs: Paired) -> Parity:
+def _note_unpaired(parity: Parity, pairs: Paired) -> Parity:
     """What has no counterpart is not compared, and that is said."""
     notes = [
         f"only {word} has {', '.join(names)}"
@@ -340,13 +348,13 @@ def _told_apart(parity: Parity, pairs: Paired) -> Parity:
     return replace(parity, why="; ".join(part for part in (parity.why, "not compared: " + ", ".join(notes)) if part))
 
 
-def _with_metrics(declared: Reconciliation, ends: tuple[Queries, Queries], found: Parity) -> Parity:
+def _with_metrics(declared: Reconciliation, ends: Both[Queries], found: Parity) -> Parity:
     """Every metric is asked, also after one that cannot be compared, which makes the whole fail."""
     aggregates: list[Aggregate] = []
     errors: list[str] = []
     for metric in declared.metrics:
         try:
-            answers = Answer(*ends[0].result(metric.legacy)), Answer(*ends[1].result(metric.new))
+            answers = Answer(*ends.origin.result(metric.legacy)), Answer(*ends.destination.result(metric.new))
             aggregates += compare_metric(metric, *answers)
         except BridgeError as error:
             errors.append(f"metric {metric.name!r}: {_of_yaml(error)}".removeprefix(f"metric {metric.name!r}: metric "))

@@ -17,12 +17,12 @@ import pyarrow as pa
 
 from dbt_bridge.contracts.destination import (
     Destination,
-    Follows,
     Ledger,
     Load,
     Loaded,
     NotApplied,
     Readable,
+    Repairable,
     Warehouse,
 )
 from dbt_bridge.contracts.side import Side
@@ -38,7 +38,7 @@ from dbt_bridge.project.destinations import open_destination
 from dbt_bridge.prove import repair_changes
 from dbt_bridge.prove.recorder import Question, VerifyOptions, fail_parity
 from dbt_bridge.prove.repair_changes import RepairPlan, take_stamp
-from dbt_bridge.prove.sides import landed_side
+from dbt_bridge.prove.sides import make_landing_side
 from dbt_bridge.prove.verify import verify
 from dbt_bridge.sync.landing import Ends
 from dbt_bridge.verify.compare import compare, finish_parity
@@ -138,7 +138,7 @@ class _RepairRun:
             if question.ends is None:
                 self._refuse_delivery(parity, plan)
             else:
-                _refuse_destination(question.ends.destination, parity)
+                _require_repairable(question.ends.destination, parity)
             _refuse_large(parity, plan, self.options.max_share)
             if self.options.dry_run:
                 self._finish(_finish_dry_run(receipt, plan))
@@ -174,12 +174,12 @@ class _RepairRun:
         """Apply the changes in one transaction with the receipt, where the destination has them; compare again."""
         ends, replica = question.ends, question.replica
         assert ends is not None, "a landing table has them"
-        assert isinstance(ends.destination, Readable), "it was compared"
+        destination = _require_repairable(ends.destination, parity)
         done = _apply(question, ends, parity, plan, receipt)
         ledger = None if _keeps_receipts(ends) else ends.ledger  # None: the receipt was committed with the changes
         try:
-            with ends.destination.open_state() as state:
-                again = _compare_again(question, parity, landed_side(state, replica, parity.destination))
+            with destination.open_state() as state:
+                again = _compare_again(question, parity, make_landing_side(state, replica, parity.destination))
                 repaired = _update_parity(parity, again, state.count(replica))
         except BridgeError as error:  # what was committed has a receipt all the same
             again, repaired = fail_parity(question.blank, error), fail_parity(parity, error)
@@ -200,9 +200,8 @@ class _RepairRun:
             keys = pa.concat_tables([plan.missing, plan.wrong, plan.doubled])
             loaded = destination.load(load, question.sides.origin.rows(names, keys))
             self._finish(record.finish_receipt(receipt, loaded), question.ledger)
-            assert isinstance(destination, Readable), "it was compared"
-            with destination.open_state() as state:
-                again = _compare_again(question, parity, landed_side(state, replica, parity.destination))
+            with _require_readable(destination).open_state() as state:
+                again = _compare_again(question, parity, make_landing_side(state, replica, parity.destination))
                 repaired = _update_parity(parity, again, state.count(replica))
         self._report_unrepaired(receipt, again, question.ledger)
         return repaired
@@ -231,13 +230,21 @@ class _RepairRun:
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def _refuse_destination(destination: Destination, parity: Parity) -> None:
+def _require_repairable(destination: Destination, parity: Parity) -> Repairable:
     """Raises DestinationError: rows of this destination cannot be repaired one by one."""
-    if not isinstance(destination, Follows) or not isinstance(destination, Readable):
+    if not isinstance(destination, Repairable):
         raise DestinationError(
             f"the destination {destination.name!r} takes no single rows away, so nothing was repaired",
             mend=f"dbt-bridge sync --full-refresh --select {format_shell_selector(parity.node)}",
         )
+    return destination
+
+
+def _require_readable(destination: Destination) -> Readable:
+    """Raises DestinationError: what was delivered cannot be compared again."""
+    if not isinstance(destination, Readable):
+        raise DestinationError(f"the destination {destination.name!r} cannot be read back")
+    return destination
 
 
 def _refuse_large(parity: Parity, plan: RepairPlan, share: float | None) -> None:
@@ -291,13 +298,13 @@ def _start_receipt(question: Question, parity: Parity) -> Receipt:
 
 def _apply(question: Question, ends: Ends, parity: Parity, plan: RepairPlan, receipt: Receipt) -> Receipt:
     """Apply the changes of a landing table and commit them; returns the finished receipt."""
-    assert isinstance(ends.destination, Follows), "others were refused"
+    destination = _require_repairable(ends.destination, parity)
     replica = question.replica
     written = replica
     if replica.change_log:  # it is folded by a key to be compared, and has none as it is written
         written = replace(replica, table=replace(replica.table, key=()))
     overwrites = isinstance(ends.destination, Warehouse)
-    with ends.destination.open_application(parity.load_id) as application:
+    with destination.open_application(parity.load_id) as application:
         counts = Loaded(0, 0, 0, 0, 0)
         origin, stamp = question.sides.origin, take_stamp(question.position, ends.origin)
         for change in repair_changes.stream_changes(replica, plan, origin, stamp, overwrites=overwrites):

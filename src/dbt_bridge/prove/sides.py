@@ -22,7 +22,7 @@ from dbt_bridge.nouns.table import Column, Table
 from dbt_bridge.replicate.stored_values import Keys
 
 
-def origin_side(
+def make_origin_side(
     origin: Origin, described: Table, columns: Sequence[Column], mask: Mapping[str, str], workers: int, label: str
 ) -> Side:
     """A table of an origin.
@@ -40,7 +40,7 @@ def origin_side(
     )
 
 
-def landed_side(state: State, replica: Replica, label: str) -> Side:
+def make_landing_side(state: State, replica: Replica, label: str) -> Side:
     """A table of a destination: one that landed, was delivered, or that dbt built."""
     side = LandedSide(state, replica, label)
     if not isinstance(state, DigestsReplicas):
@@ -49,7 +49,7 @@ def landed_side(state: State, replica: Replica, label: str) -> Side:
 
 
 class OriginSide:
-    """A `Side` over a table of an origin; see `origin_side`."""
+    """A `Side` over a table of an origin; see `make_origin_side`."""
 
     def __init__(
         self, origin: Origin, described: Table, columns: Sequence[Column], mask: Mapping[str, str], workers: int,
@@ -61,7 +61,7 @@ class OriginSide:
         self._workers = workers
         self._travelling = {c.name: c.as_text() if c.name in mask else c for c in columns}
         self.mask = {name: how for name, how in mask.items() if name in self._travelling}
-        shown = tuple(_hashed(c) if c.name in self.mask else c for c in self._travelling.values())
+        shown = tuple(_to_hash(c) if c.name in self.mask else c for c in self._travelling.values())
         key = described.key if all(name in self._travelling for name in described.key) else ()
         self.table = Table(described.name, shown, key)
 
@@ -72,7 +72,7 @@ class OriginSide:
         """See `Side.rows`."""
         if keys is not None and self.mask.keys() & set(keys.column_names):
             return self._filtered(columns, keys)
-        wanted = [_found(self._travelling, name, self.name) for name in columns]
+        wanted = [_find_column(self._travelling, name, self.name) for name in columns]
         if keys is None:
             rows = self._origin.rows(self._table, wanted, workers=self._workers)
         else:
@@ -94,7 +94,7 @@ class OriginSide:
 
 
 class LandedSide:
-    """A `Side` over a table of a destination; see `landed_side`."""
+    """A `Side` over a table of a destination; see `make_landing_side`."""
 
     def __init__(self, state: State, replica: Replica, label: str) -> None:
         self.name = label
@@ -109,7 +109,7 @@ class LandedSide:
         """See `Side.rows`."""
         known = {column.name: column for column in self.table.columns}
         others = [name for name in (keys.column_names if keys is not None else ()) if name not in columns]
-        read = tuple(_found(known, name, self.name) for name in (*columns, *others))
+        read = tuple(_find_column(known, name, self.name) for name in (*columns, *others))
         narrow = replace(self._replica, table=replace(self._replica.table, columns=read))
         rows = self._state.rows(narrow, keys)
         return _first(rows, len(columns)) if others else rows
@@ -162,12 +162,12 @@ class DigestingSide:
         return [self._side.travelling(d) for d in key], [self._side.travelling(d) for d in values]
 
 
-def _hashed(column: Column) -> Column:
+def _to_hash(column: Column) -> Column:
     """A masked column as it lands: text, whatever the origin's type is."""
     return replace(column.as_text(), origin_type="")
 
 
-def _found(columns: Mapping[str, Column], name: str, side: str) -> Column:
+def _find_column(columns: Mapping[str, Column], name: str, side: str) -> Column:
     if name not in columns:
         raise UsageError(f"{side} has no column {name!r} to compare", mend=f"name one of {', '.join(columns)}")
     return columns[name]

@@ -35,14 +35,14 @@ from dbt_bridge.prove.recorder import (
     VerifyRun,
     no_follow_up,
 )
-from dbt_bridge.prove.sides import landed_side, origin_side
+from dbt_bridge.prove.sides import make_landing_side, make_origin_side
 from dbt_bridge.sync.landing import (
     Ends,
     Wanted,
-    described,
+    describe_wanted,
     has_versions,
     landing_table,
-    wanted_tables,
+    list_wanted_tables,
     workers_for,
 )
 from dbt_bridge.sync.landing_columns import landing_columns
@@ -203,16 +203,16 @@ def _fail(scope: _Scope, wanted: Wanted, error: BridgeError) -> Parity:
 
 
 def _list_wanted(scope: _Scope, source: LandingSource, ends: Ends) -> list[Wanted]:
-    return wanted_tables(source, ends.origin, scope.project.needs, scope.run.load_id)
+    return list_wanted_tables(source, ends.origin, scope.project.needs, scope.run.load_id)
 
 
 def _list_known(scope: _Scope, source: LandingSource) -> list[Wanted]:
     """The tables that are known without the origin; and `*`, for those that only it knows with `tables: "*"`."""
     project, load_id = scope.project, scope.run.load_id
-    wanted = wanted_tables(source, None, project.needs, load_id)
+    wanted = list_wanted_tables(source, None, project.needs, load_id)
     every = replace(source.defaults, node=f"{source.defaults.node.removesuffix('.')}.*", name="*", identifier="*")
     if source.every_table and project.needs(every.node):
-        wanted += wanted_tables(replace(source, tables=(every,)), None, lambda _: True, load_id)
+        wanted += list_wanted_tables(replace(source, tables=(every,)), None, lambda _: True, load_id)
     return wanted
 
 
@@ -238,7 +238,7 @@ def _verify_as_now(scope: _Scope, wanted: Sequence[Wanted], ends: Ends) -> list[
 
 
 def _ask_landing(run: VerifyRun, wanted: Wanted, ends: Ends, state: State) -> Question:
-    found = described(ends.origin, wanted)
+    found = describe_wanted(ends.origin, wanted)
     columns = landing_columns(found.table, wanted.table, ends.destination)
     landing = landing_table(found.table, columns, wanted)
     if ends.destination.find_table(landing.name) is None:
@@ -257,8 +257,8 @@ def _ask_landing(run: VerifyRun, wanted: Wanted, ends: Ends, state: State) -> Qu
     mask = {name: how for name, how in wanted.table.mask.items() if landing.column(name) is not None}
     replica = Replica(wanted.table.node, landing)
     sides = Both[Side](
-        origin_side(ends.origin, found.table, columns, mask, workers_for(found), blank.origin),
-        landed_side(state, replica, blank.destination),
+        make_origin_side(ends.origin, found.table, columns, mask, workers_for(found), blank.origin),
+        make_landing_side(state, replica, blank.destination),
     )
     request = run.request(landing.key, landing.columns, masked=mask, bound=bound)
     return Question(blank, sides, request, replica, ends.ledger, ends)
@@ -312,8 +312,8 @@ def _ask_delivery(
     model = Table(name, tuple(c.as_text() if c.name in as_text else c for c in columns), load.table.key)
     replica = Replica(item.node, load.table)
     sides = Both(
-        landed_side(states.origin, Replica(item.node, model), blank.origin),
-        landed_side(states.destination, replica, blank.destination),
+        make_landing_side(states.origin, Replica(item.node, model), blank.origin),
+        make_landing_side(states.destination, replica, blank.destination),
     )
     # Rows that are appended may come again under their key: each row of the model is there, whatever else is.
     key = () if item.write_disposition == "append" else load.table.key

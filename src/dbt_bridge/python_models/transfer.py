@@ -77,7 +77,7 @@ def transfer(  # noqa: PLR0913 - the names that a dbt model reads; the values be
     from dbt_bridge.python_models.session import refuse_partial_run
     from dbt_bridge.python_models.session import session as running
 
-    request = _checked(_Request(dataset_name, table_name, write_disposition, _key(primary_key)), on_error)
+    request = _check(_Request(dataset_name, table_name, write_disposition, _key(primary_key)), on_error)
     here = running(dbt, session)
     refuse_partial_run(f"transfer into {dataset_name}.{table_name or '*'}")
     with _open_place(target_destination, here) as place:
@@ -136,7 +136,7 @@ def _key(primary_key: str | Sequence[str] | None) -> tuple[str, ...]:
     return (primary_key,) if isinstance(primary_key, str) else tuple(primary_key)
 
 
-def _checked(request: _Request, on_error: str) -> _Request:
+def _check(request: _Request, on_error: str) -> _Request:
     """Refuse what is wrong with a call before anything is opened or read."""
     if request.write_disposition not in WRITE_DISPOSITIONS:
         raise UsageError(
@@ -173,7 +173,7 @@ class _Transfer:
         except UsageError:
             raise
         except Exception as error:
-            told = _told(error)
+            told = _to_bridge_error(error)
             receipt = record.fail_receipt(begun, told)
             self._place.warehouse.record([receipt])
             if tolerate:
@@ -289,7 +289,7 @@ def _none(call: Callable[[Sequence[Loaded]], list[Receipt]], loaded: Sequence[Lo
     return []
 
 
-def _told(error: Exception) -> BridgeError:
+def _to_bridge_error(error: Exception) -> BridgeError:
     """The error as this package tells errors: without secrets, and with the line of the user's code that raised it."""
     if isinstance(error, BridgeError):
         error.__cause__ = None

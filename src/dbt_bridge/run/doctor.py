@@ -30,7 +30,7 @@ from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.project.destinations import open_destination, open_warehouse
 from dbt_bridge.project.origins import find_change_source, open_origin
-from dbt_bridge.sync.landing import Wanted, wanted_tables
+from dbt_bridge.sync.landing import Wanted, list_wanted_tables
 
 Status = Literal["ok", "note", "fault"]
 
@@ -198,11 +198,11 @@ def _check_reconciliations(project: Project, warehouse: Ledger) -> Iterator[Find
     """Legacy systems answer, and the columns that the YAML names are there."""
     try:
         with require_extra("verify", "comparing rows"):
-            from dbt_bridge.prove.reconcile import looked_at
+            from dbt_bridge.prove.reconcile import describe_reconciliations
     except BridgeError as error:  # the verify extra is not installed
         yield _make_fault("reconcile", error)
         return
-    for declared, found in looked_at(project, warehouse):
+    for declared, found in describe_reconciliations(project, warehouse):
         subject = f"{declared.node}, reconcile"
         if isinstance(found, BridgeError):
             yield _make_fault(subject, found)
@@ -222,7 +222,7 @@ def _check_origin(
     schemas = ", ".join(f"{schema or 'its default schema'} has {n} tables" for schema, n in count.items())
     yield Finding(subject, "ok", f"reachable; {schemas}")
     for source in sources:
-        for wanted in wanted_tables(source, origin, project.needs, "doctor"):
+        for wanted in list_wanted_tables(source, origin, project.needs, "doctor"):
             yield _check_table(wanted, origin, destination)
 
 
@@ -255,7 +255,7 @@ def _check_table(wanted: Wanted, origin: Origin, destination: Destination) -> Fi
 def _check_capture(source: LandingSource, origin: Origin, root: Path) -> Iterator[Finding]:
     """What change capture needs of the origin; of all tables of the source that have it, as they move together."""
     try:
-        every = wanted_tables(source, origin, lambda _: True, "doctor")
+        every = list_wanted_tables(source, origin, lambda _: True, "doctor")
     except BridgeError:
         return  # said already
     tables = [wanted.table for wanted in every if wanted.table.replication == "cdc"]

@@ -16,7 +16,7 @@ from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import open_destination, open_warehouse
 from dbt_bridge.project.origins import find_change_source, open_origin
-from dbt_bridge.sync.landing import Ends, Wanted, land, wanted_tables
+from dbt_bridge.sync.landing import Ends, Wanted, land, list_wanted_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
         return _fail_all(run, sources, error)
     try:
         with open_origin(sources[0].origin, project_root=root) as origin:
-            wanted = [w for s in sources for w in wanted_tables(s, origin, run.project.needs, run.load_id)]
+            wanted = [w for s in sources for w in list_wanted_tables(s, origin, run.project.needs, run.load_id)]
             _refuse_doubles(wanted)
             ends = Ends(origin, destination, run.warehouse)
             copied = [w for w in wanted if w.table.replication != "cdc"]
@@ -141,7 +141,7 @@ def _check_declarations(project: Project, sources: Sequence[LandingSource], load
             open_origin(origin, project_root=project.root)
     for destination in {source.destination for source in sources}:
         alike = [source for source in sources if source.destination == destination]
-        _refuse_doubles([w for s in alike for w in wanted_tables(s, None, project.needs, load_id)])
+        _refuse_doubles([w for s in alike for w in list_wanted_tables(s, None, project.needs, load_id)])
 
 
 def _check_bound(project: Project, sources: Sequence[LandingSource], until: str | None) -> None:
@@ -169,7 +169,7 @@ def _refuse_doubles(wanted: Sequence[Wanted]) -> None:
 
 def _fail_all(run: _Run, sources: Sequence[LandingSource], error: BridgeError) -> list[Receipt]:
     """The origin or the destination of these sources could not be reached."""
-    wanted = [w for source in sources for w in wanted_tables(source, None, run.project.needs, run.load_id)]
+    wanted = [w for source in sources for w in list_wanted_tables(source, None, run.project.needs, run.load_id)]
     receipts = [record.fail_receipt(item.receipt, error) for item in wanted]
     if not receipts:  # `tables: "*"` alone: there is no table to name
         source = sources[0]

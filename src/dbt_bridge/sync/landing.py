@@ -80,7 +80,7 @@ class Arrived:
     loaded: Loaded | None = None
 
 
-def wanted_tables(
+def list_wanted_tables(
     source: LandingSource, origin: Origin | None, needs: Callable[[str], bool], load_id: str
 ) -> list[Wanted]:
     """The tables of a source that this run lands: the declared ones and, with `tables: "*"`, all others.
@@ -97,7 +97,9 @@ def wanted_tables(
         tables = {k: v for k, v in tables.items() if k not in names or k in taken}
         for name in sorted(taken - tables.keys()):
             tables[name] = replace(source.defaults, node=f"{prefix}.{name}", name=name, identifier=name)
-    return [Wanted(source, table, _opened(source, table, load_id)) for table in tables.values() if needs(table.node)]
+    return [
+        Wanted(source, table, _start_receipt(source, table, load_id)) for table in tables.values() if needs(table.node)
+    ]
 
 
 def _matches(name: str, source: LandingSource) -> bool:
@@ -105,7 +107,7 @@ def _matches(name: str, source: LandingSource) -> bool:
     return included and not any(fnmatchcase(name, glob) for glob in source.exclude)
 
 
-def _opened(source: LandingSource, table: LandingTable, load_id: str) -> Receipt:
+def _start_receipt(source: LandingSource, table: LandingTable, load_id: str) -> Receipt:
     return record.start_receipt(
         load_id,
         table.replication,
@@ -162,8 +164,8 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
     """Bring one table's rows to the destination; a failed receipt when that cannot be done."""
     receipt = replace(wanted.receipt, destination=ends.destination.name)
     try:
-        found = described(ends.origin, wanted)
-        plan = _planned(ends, wanted, found, full_refresh)
+        found = describe_wanted(ends.origin, wanted)
+        plan = _plan_load(ends, wanted, found, full_refresh)
         receipt = plan.receipt
         # The catalog's estimate is of the whole table: it says nothing of an increment.
         is_whole = plan.increment is None or plan.increment.at_least is None
@@ -190,7 +192,7 @@ def _masks(plan: Plan) -> dict[str, str]:
     return {column.name: mask[column.name] for column in plan.columns if column.name in mask}
 
 
-def described(origin: Origin, wanted: Wanted) -> Described:
+def describe_wanted(origin: Origin, wanted: Wanted) -> Described:
     """The origin's description of a table; names the nearest when there is none."""
     schema, name = wanted.source.origin_schema or "", wanted.table.identifier
     try:
@@ -206,7 +208,7 @@ def described(origin: Origin, wanted: Wanted) -> Described:
         raise OriginError(error.what, mend=f"did you mean {nearest[0]!r}? {error.mend}".strip()) from error
 
 
-def _planned(ends: Ends, wanted: Wanted, found: Described, full_refresh: bool) -> Plan:
+def _plan_load(ends: Ends, wanted: Wanted, found: Described, full_refresh: bool) -> Plan:
     """Decide types, key, disposition and increment. Raises before any row is read."""
     columns = landing_columns(found.table, wanted.table, ends.destination)
     landing = landing_table(found.table, columns, wanted)
@@ -320,7 +322,7 @@ def _publish(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
     if not arrived:
         return []
     if not isinstance(ends.destination, Warehouse):
-        return _saved(ends, arrived)
+        return _save(ends, arrived)
     receipts: list[Receipt] = []
     staged = [a.staged for a in arrived if a.staged is not None]
 
@@ -340,7 +342,7 @@ def _publish(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
     return receipts
 
 
-def _saved(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
+def _save(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
     """Without transactions over many tables each is visible already: save the checkpoints after them."""
     receipts = [record.finish_receipt(a.plan.receipt, a.loaded) for a in arrived if a.loaded is not None]
     ends.ledger.save(_checkpoints(arrived), receipts)

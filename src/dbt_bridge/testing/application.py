@@ -27,7 +27,7 @@ from dbt_bridge.errors import BridgeError, KeyRefused, TypeRefused
 from dbt_bridge.nouns.changes import Changes, Event, Reshaped, Truncated
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.testing.changes import Change, Model, Row, changes_of, instant, rows_of
-from dbt_bridge.testing.workload import COPIED_AT, COPY, RANDOM, STEPS, ordered, orders, play, replica_of
+from dbt_bridge.testing.workload import COPIED_AT, COPY, RANDOM, STEPS, orders, play, replica_of, sort_rows
 
 BEFORE = {"id": 1, "part": "a", "note": "first", "big": "B" * 40, "amount": Decimal("1.50")}
 PLAIN = st.fixed_dictionaries(
@@ -60,27 +60,27 @@ class Follower:
 
 
 @contextmanager
-def applied(follower: Follower) -> Iterator[Application]:
+def commit_application(follower: Follower) -> Iterator[Application]:
     with follower.open_application("load-1") as application:
         yield application
         application.commit(0)
 
 
-def joined(follower: Follower, replica: Replica, *rows: Row) -> Loaded:
-    with applied(follower) as application:
+def join_rows(follower: Follower, replica: Replica, *rows: Row) -> Loaded:
+    with commit_application(follower) as application:
         return follower.join(application, replica, rows_of(replica.table, rows))
 
 
 def apply(follower: Follower, replica: Replica, *events: Event) -> list[Loaded]:
-    with applied(follower) as application:
+    with commit_application(follower) as application:
         return [application.apply(replica, event) for event in events]
 
 
-def followed(follower: Follower, replica: Replica, model: Model, ends: list[int]) -> None:
+def follow(follower: Follower, replica: Replica, model: Model, ends: list[int]) -> None:
     """Bring the model's events, some applications of several calls."""
     begin = 0
     for end in ends:
-        with applied(follower) as application:
+        with commit_application(follower) as application:
             for table, event in model.events[begin:end]:
                 now = Replica(replica.node, table, replica.deletes, replica.history, replica.change_log)
                 application.apply(now, event)
@@ -91,8 +91,8 @@ def run(follower: Follower, steps: list[tuple[Any, ...]], **how: Any) -> tuple[M
     replica = replica_of(orders(), **how)
     model = Model(replica.table, COPIED_AT)
     model.copy(COPY)
-    joined(follower, replica, *COPY)
-    followed(follower, replica, model, play(model, steps))
+    join_rows(follower, replica, *COPY)
+    follow(follower, replica, model, play(model, steps))
     return model, replica.table.name
 
 
@@ -104,7 +104,7 @@ class ApplicationTests:
     @example(steps=[("truncate",), ("drop",), ("add",)])
     def test_the_table_is_what_its_origin_is(self, follower: Follower, steps: list[tuple[Any, ...]]) -> None:
         model, name = run(follower, steps)
-        assert ordered(follower.read(name)) == ordered(list(model.state.values()))
+        assert sort_rows(follower.read(name)) == sort_rows(list(model.state.values()))
 
     @RANDOM
     @given(steps=STEPS)
@@ -113,10 +113,10 @@ class ApplicationTests:
     ) -> None:
         model, name = run(follower, steps, deletes="soft", history=True)
         kept = [{**row, "_deleted_at": instant(died)} for row, died in model.soft.values()]
-        assert ordered(follower.read(name)) == ordered(kept)
+        assert sort_rows(follower.read(name)) == sort_rows(kept)
         versions = follower.read(TableName(name.schema, f"{name.name}_history"))
         expected = [{**row, "valid_from": instant(a), "valid_to": instant(b)} for row, a, b in model.history]
-        assert ordered([{k: v for k, v in row.items() if k != "_lsn"} for row in versions]) == ordered(expected)
+        assert sort_rows([{k: v for k, v in row.items() if k != "_lsn"} for row in versions]) == sort_rows(expected)
 
     @RANDOM
     @given(steps=STEPS)
@@ -137,7 +137,7 @@ class ApplicationTests:
         for row in [*found, *expected]:  # a copy has no order
             if row["_lsn"] is None:
                 row["_seq"] = None
-        assert ordered(found) == ordered(expected)
+        assert sort_rows(found) == sort_rows(expected)
 
     @RANDOM
     @given(
@@ -150,7 +150,7 @@ class ApplicationTests:
     ) -> None:
         table = orders(())
         replica = replica_of(table, deletes="soft" if soft else "hard")
-        joined(follower, replica, *copied)
+        join_rows(follower, replica, *copied)
         alive, dead = [dict(row) for row in copied], list[Row]()
         pending: list[Change] = []
         for number, (what, row, which) in enumerate([*steps, ("C", {}, 0)], 1):
@@ -171,24 +171,24 @@ class ApplicationTests:
                     dead.append({**old, "_deleted_at": instant(number)})
                     pending.append(Change("delete", old, number, number))
         expected = [{**row, "_deleted_at": None} for row in alive] + dead if soft else alive
-        assert ordered(follower.read(table.name)) == ordered(expected)
+        assert sort_rows(follower.read(table.name)) == sort_rows(expected)
 
     def test_a_row_that_the_origin_deleted_and_that_is_not_here_is_told(self, follower: Follower) -> None:
         replica = replica_of(orders(()))
-        joined(follower, replica, BEFORE)
+        join_rows(follower, replica, BEFORE)
         with pytest.raises(KeyRefused, match=r"--full-refresh --select source:shop\.orders"):
             apply(follower, replica, changes_of(replica.table, [Change("delete", {**BEFORE, "note": "other"}, 1, 1)]))
         assert follower.read(replica.table.name) == [BEFORE]
 
     def test_without_a_key_and_without_the_old_row_an_update_is_refused(self, follower: Follower) -> None:
         replica = replica_of(orders(()))
-        joined(follower, replica, BEFORE)
+        join_rows(follower, replica, BEFORE)
         with pytest.raises(KeyRefused, match="REPLICA IDENTITY FULL"):
             apply(follower, replica, changes_of(replica.table, [Change("update", BEFORE, 1, 1)]))
 
     def test_counts_are_what_became_of_the_rows(self, follower: Follower) -> None:
         replica = replica_of(orders())
-        joined(follower, replica, BEFORE, {**BEFORE, "id": 2}, {**BEFORE, "id": 3})
+        join_rows(follower, replica, BEFORE, {**BEFORE, "id": 2}, {**BEFORE, "id": 3})
         model = Model(replica.table)
         model.copy([BEFORE, {**BEFORE, "id": 2}, {**BEFORE, "id": 3}])
         model.insert({**BEFORE, "id": 9})
@@ -206,7 +206,7 @@ class ApplicationTests:
 
     def test_what_is_not_committed_never_was(self, follower: Follower) -> None:
         replica = replica_of(orders(), history=True)
-        joined(follower, replica, BEFORE)
+        join_rows(follower, replica, BEFORE)
         with pytest.raises(ZeroDivisionError), follower.open_application("load-1") as application:
             application.apply(replica, changes_of(replica.table, [Change("insert", {**BEFORE, "id": 2}, 1, 1)]))
             raise ZeroDivisionError
@@ -217,7 +217,7 @@ class ApplicationTests:
 
     def test_a_value_that_is_kept_of_a_row_that_is_not_there_is_never_null(self, follower: Follower) -> None:
         replica = replica_of(orders())
-        joined(follower, replica, BEFORE)
+        join_rows(follower, replica, BEFORE)
         change = Change("update", {**BEFORE, "id": 7}, 1, 1, None, frozenset({"big"}))
         with pytest.raises(KeyRefused, match=r"--full-refresh --select source:shop\.orders"):
             apply(follower, replica, changes_of(replica.table, [change]))
@@ -225,7 +225,7 @@ class ApplicationTests:
 
     def test_columns_added_by_hand_keep_their_values_in_rows_that_change(self, follower: Follower) -> None:
         replica = replica_of(orders())
-        joined(follower, replica, BEFORE, {**BEFORE, "id": 2})
+        join_rows(follower, replica, BEFORE, {**BEFORE, "id": 2})
         name = f'"landing"."{replica.table.name.name}"'
         follower.execute(f"ALTER TABLE {name} ADD COLUMN mine integer")
         follower.execute(f"UPDATE {name} SET mine = id * 10")  # noqa: S608
@@ -240,7 +240,7 @@ class ApplicationTests:
     @pytest.mark.parametrize("statement", ["DROP TABLE {}", "ALTER TABLE {} DROP COLUMN note"])
     def test_a_table_or_column_dropped_by_hand_is_told_with_its_mend(self, follower: Follower, statement: str) -> None:
         replica = replica_of(orders())
-        joined(follower, replica, BEFORE)
+        join_rows(follower, replica, BEFORE)
         follower.execute(statement.format(f'"landing"."{replica.table.name.name}"'))
         with pytest.raises(TypeRefused, match=r"--full-refresh --select source:shop\.orders"):
             apply(follower, replica, changes_of(replica.table, [Change("insert", {**BEFORE, "id": 2}, 1, 1)]))
@@ -249,7 +249,7 @@ class ApplicationTests:
         self, follower: Follower
     ) -> None:
         replica = replica_of(orders())
-        joined(follower, replica, BEFORE)
+        join_rows(follower, replica, BEFORE)
         follower.execute(f'ALTER TABLE "landing"."{replica.table.name.name}" ADD COLUMN mine bigint')
         columns = (*replica.table.columns, Column("mine", pa.int64(), "bigint"))
         with pytest.raises(CannotReshape, match="mine"):
@@ -257,7 +257,7 @@ class ApplicationTests:
 
     def test_columns_that_change_their_names_with_each_other(self, follower: Follower) -> None:
         replica = replica_of(orders(), history=True)
-        joined(follower, replica, BEFORE)
+        join_rows(follower, replica, BEFORE)
         columns = {c.name: c for c in replica.table.columns}
         swapped = {"note": "big", "big": "note"}
         new = [Column(swapped.get(n, n), c.type, c.origin_type) for n, c in columns.items()]
@@ -269,9 +269,9 @@ class ApplicationTests:
 
     def test_a_table_that_is_copied_anew_keeps_its_deleted_rows_and_its_history(self, follower: Follower) -> None:
         replica = replica_of(orders(), deletes="soft", history=True)
-        joined(follower, replica, BEFORE, {**BEFORE, "id": 2}, {**BEFORE, "id": 3})
+        join_rows(follower, replica, BEFORE, {**BEFORE, "id": 2}, {**BEFORE, "id": 3})
         apply(follower, replica, changes_of(replica.table, [Change("delete", {**BEFORE, "note": None}, 1, 1000)]))
-        joined(follower, replica, {**BEFORE, "id": 2}, {**BEFORE, "id": 4})
+        join_rows(follower, replica, {**BEFORE, "id": 2}, {**BEFORE, "id": 4})
         rows = {row["id"]: (row["note"], row["_deleted_at"]) for row in follower.read(replica.table.name)}
         assert rows == {
             1: ("first", instant(1000)),
@@ -285,8 +285,8 @@ class ApplicationTests:
 
     def test_a_log_of_a_table_that_is_copied_anew_says_so(self, follower: Follower) -> None:
         replica = replica_of(orders(), change_log=True)
-        joined(follower, replica, BEFORE)
-        joined(follower, replica, {**BEFORE, "id": 2})
+        join_rows(follower, replica, BEFORE)
+        join_rows(follower, replica, {**BEFORE, "id": 2})
         logged = [(row["_change"], row["id"], row["_committed_at"]) for row in follower.read(replica.table.name)]
         at = instant(COPIED_AT)
         assert sorted(logged, key=repr) == [("insert", 1, at), ("insert", 2, at), ("truncate", None, at)]
@@ -306,18 +306,18 @@ class ApplicationTests:
         columns = (Column("id", pa.int64(), "bigint"), Column(column, pa.string(), "text"))
         replica = replica_of(Table(orders().name, columns, key), **how)
         with pytest.raises(BridgeError, match=f"{column!r}|no key"):
-            joined(follower, replica, {"id": 1, column: "x"})
+            join_rows(follower, replica, {"id": 1, column: "x"})
 
     def test_two_rows_with_one_key_at_once_are_refused(self, follower: Follower) -> None:
         replica = replica_of(orders())
-        joined(follower, replica)
+        join_rows(follower, replica)
         twice = [Change("insert", BEFORE, 1, 1), Change("insert", BEFORE, 1, 1)]
         with pytest.raises(KeyRefused, match="two rows have one key"):
             apply(follower, replica, changes_of(replica.table, twice))
 
     def test_nothing_is_nothing(self, follower: Follower) -> None:
         replica = replica_of(orders())
-        joined(follower, replica, BEFORE)
+        join_rows(follower, replica, BEFORE)
         empty = changes_of(replica.table, [Change("insert", BEFORE, 1, 1)])
         none = Changes(empty.rows.slice(0, 0), empty.kind[:0], empty.ordinal[:0], empty.committed_at[:0])
         assert apply(follower, replica, none) == [Loaded(0, 0, 0, 0, 0)]
@@ -326,10 +326,10 @@ class ApplicationTests:
     @pytest.mark.parametrize("how", [{}, {"deletes": "soft", "history": True}, {"change_log": True}])
     def test_a_copy_and_the_changes_after_it_become_visible_at_once(self, follower: Follower, how: Row) -> None:
         replica = replica_of(orders(), **how)
-        joined(follower, replica, BEFORE)
+        join_rows(follower, replica, BEFORE)
         columns = (*replica.table.columns, Column("extra", pa.int64(), "bigint"))
         longer = replica_of(Table(replica.table.name, columns, replica.table.key), **how)
-        with applied(follower) as application:
+        with commit_application(follower) as application:
             follower.join(application, replica, rows_of(replica.table, [BEFORE, {**BEFORE, "id": 2}]))
             application.apply(
                 replica, changes_of(replica.table, [Change("delete", {**BEFORE, "note": None}, 1, 1_000_000)])

@@ -32,14 +32,14 @@ class DigestsTests:
     """Needs the fixture `side`: a `DigestingSide` of more than a hundred rows."""
 
     def test_digests_are_those_of_the_rows_that_it_sends(self, side: DigestingSide) -> None:
-        key, values = digested(side)
+        key, values = split_columns(side)
         sent = side.digests(key, values).read_all()
         rows = side.rows([d.column.name for d in (*key, *values)]).read_all()
         expected = dict(zip(row_keys(rows, key), digests_of(rows, values), strict=True))
         assert dict(zip(row_keys(sent, key), sent["_row"].to_pylist(), strict=True)) == expected
 
     def test_buckets_are_sums_of_their_rows(self, side: DigestingSide) -> None:
-        key, values = digested(side)
+        key, values = split_columns(side)
         buckets = side.buckets(key, values, 8)
         assert sum(buckets["rows"].to_pylist()) == side.count()
         rows = side.rows([d.column.name for d in (*key, *values)]).read_all()
@@ -51,7 +51,7 @@ class DigestsTests:
         assert {bucket: int(total) for bucket, total in found} == totals
 
     def test_some_buckets_are_sent_alone(self, side: DigestingSide) -> None:
-        key, values = digested(side)
+        key, values = split_columns(side)
         whole = side.digests(key, values).read_all()
         parts = [side.digests(key, values, BucketSelection(4, [n])).read_all() for n in range(4)]
         assert sum(map(len, parts)) == len(whole)
@@ -59,7 +59,7 @@ class DigestsTests:
 
     def test_the_wire_has_a_rate_and_what_was_sent_is_counted(self, side: DigestingSide) -> None:
         before = side.wire_bytes
-        side.digests(*digested(side)).read_all()
+        side.digests(*split_columns(side)).read_all()
         assert side.wire_bytes > before
         assert side.transfer_rate() > 0
 
@@ -124,7 +124,7 @@ class RawCopyTests:
             assert as_set(warehouse.read(name).read_all()) == as_set(decoded)
 
 
-def digested(side: Side) -> tuple[list[Digested], list[Digested]]:
+def split_columns(side: Side) -> tuple[list[Digested], list[Digested]]:
     """The key's columns and the others, each in the form that a side like it would agree to."""
 
     def of(column: Column) -> Digested:

@@ -60,7 +60,7 @@ class OriginTests:
             assert origin.tables(bench.schema) == [TableName(bench.schema, "animals"), people]
 
     def test_a_table_has_its_columns_in_order_and_its_key(self, bench: Bench, people: TableName) -> None:
-        table = described(bench, people)
+        table = describe(bench, people)
         assert table.name == people
         assert [column.name for column in table.columns] == TYPES.names
         assert pa.types.is_integer(table.columns[0].type)
@@ -78,7 +78,7 @@ class OriginTests:
             origin.describe(TableName(bench.schema, "nobody"))
 
     def test_rows_come_in_the_types_of_their_columns(self, bench: Bench, people: TableName) -> None:
-        table = described(bench, people)
+        table = describe(bench, people)
         with bench.open() as origin:
             rows = origin.rows(people, table.columns).read_all()
             assert rows.schema.types == [column.type for column in table.columns]
@@ -101,7 +101,7 @@ class OriginTests:
 
     def test_several_workers_read_the_same_rows(self, bench: Bench, people: TableName) -> None:
         with bench.open() as origin:
-            rows = origin.rows(people, described(bench, people).columns, workers=4).read_all()
+            rows = origin.rows(people, describe(bench, people).columns, workers=4).read_all()
         assert by_id(rows) == sorted(PEOPLE, key=lambda row: row["id"])
 
     def test_a_table_without_rows_has_its_columns(self, bench: Bench) -> None:
@@ -117,15 +117,15 @@ class OriginTests:
         known = columns(bench, people)
         with bench.open() as origin:
             keys = pa.table({"id": pa.array([4, 20, 99], known["id"].type)})
-            assert found(origin, people, list(known.values()), keys) == [4, 20]
+            assert find_ids(origin, people, list(known.values()), keys) == [4, 20]
             names = pa.table({"name": pa.array([None, "it's", "absent"], known["name"].type)})
-            assert found(origin, people, [known["id"]], names) == [1, 3]
+            assert find_ids(origin, people, [known["id"]], names) == [1, 3]
             both = pa.table({"id": pa.array([1, 3], known["id"].type), "name": pa.array([None, "other"], pa.string())})
-            assert found(origin, people, [known["id"]], both) == [1]
-            assert found(origin, people, [known["id"]], keys.slice(0, 0)) == []
+            assert find_ids(origin, people, [known["id"]], both) == [1]
+            assert find_ids(origin, people, [known["id"]], keys.slice(0, 0)) == []
 
     def test_an_increment_begins_at_its_checkpoint(self, bench: Bench, people: TableName) -> None:
-        wanted = described(bench, people).columns
+        wanted = describe(bench, people).columns
         with bench.open() as origin:
             newest = origin.newest(people, "id")
             assert newest == "20"
@@ -149,17 +149,17 @@ class OriginTests:
         origin.close()
 
 
-def described(bench: Bench, name: TableName) -> Table:
+def describe(bench: Bench, name: TableName) -> Table:
     with bench.open() as origin:
         table = origin.describe(name).table
     return replace(table, columns=tuple(table.columns))
 
 
 def columns(bench: Bench, name: TableName) -> dict[str, Column]:
-    return {column.name: column for column in described(bench, name).columns}
+    return {column.name: column for column in describe(bench, name).columns}
 
 
-def found(origin: Origin, name: TableName, wanted: list[Column], keys: pa.Table) -> list[int]:
+def find_ids(origin: Origin, name: TableName, wanted: list[Column], keys: pa.Table) -> list[int]:
     return sorted(origin.rows_of(name, wanted, keys).read_all()["id"].to_pylist())
 
 

@@ -15,8 +15,9 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
+from dbt_bridge.contracts.queries import Queries
 from dbt_bridge.errors import BridgeError
-from dbt_bridge.nouns.reconciliation import Queries, Selection, in_parentheses
+from dbt_bridge.nouns.reconciliation import Selection, in_parentheses
 from dbt_bridge.nouns.table import TableName
 
 TABLE = TableName("", 'Or"d`er:s %')

@@ -27,7 +27,7 @@ from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.changes import Changes, Event, Truncated
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.testing.changes import Change, Model, Row, changes_of, rows_of
-from dbt_bridge.testing.workload import COPIED_AT, COPY, STEPS, ordered, orders, play, replica_of
+from dbt_bridge.testing.workload import COPIED_AT, COPY, STEPS, orders, play, replica_of, sort_rows
 from dbt_bridge.testing.workload import RANDOM as MANY
 
 RANDOM = settings(MANY, max_examples=6)
@@ -59,7 +59,7 @@ class Holder:
             return state.rows(replica, keys).read_all()
 
 
-def landed(holder: Holder, how: Row, *rows: Row, key: tuple[str, ...] = ("id", "part")) -> Replica:
+def land(holder: Holder, how: Row, *rows: Row, key: tuple[str, ...] = ("id", "part")) -> Replica:
     replica = replica_of(orders(key), **how)
     holder.copy(replica, rows_of(replica.table, rows), COPIED_AT)
     return replica
@@ -78,7 +78,7 @@ def last_lsn(event: Event) -> int:
     return event.ordinal if isinstance(event, Truncated) else 0
 
 
-def worked(holder: Holder, steps: list[tuple[Any, ...]], **how: Any) -> tuple[Model, Replica]:
+def follow(holder: Holder, steps: list[tuple[Any, ...]], **how: Any) -> tuple[Model, Replica]:
     """The workload, applied; the replica as it is in the end."""
     if not holder.renames:
         steps = [step for step in steps if step[0] != "rename"]
@@ -95,9 +95,9 @@ def worked(holder: Holder, steps: list[tuple[Any, ...]], **how: Any) -> tuple[Mo
     return model, replica_of(model.table, **how)
 
 
-def expected(model: Model) -> list[Row]:
+def list_expected(model: Model) -> list[Row]:
     names = [c.name for c in model.table.columns]
-    return ordered([{name: row[name] for name in names} for row in model.state.values()])
+    return sort_rows([{name: row[name] for name in names} for row in model.state.values()])
 
 
 def row(number: int, part: str | None = "a", **more: Any) -> Row:
@@ -108,24 +108,24 @@ class StateTests:
     """Needs the fixture `holder`."""
 
     def test_a_log_of_a_table_that_was_copied_anew_begins_with_the_last_copy(self, holder: Holder) -> None:
-        replica = landed(holder, {"change_log": True}, row(1), row(2))
+        replica = land(holder, {"change_log": True}, row(1), row(2))
         changes = [Change("insert", row(3), 90, 9 * COPIED_AT), Change("delete", row(1), 90, 9 * COPIED_AT)]
         apply(holder, replica, changes_of(replica.table, changes))
         # By the origin's clock the copy came before changes that it holds already.
         holder.copy(replica, rows_of(replica.table, [row(2), row(4)]), 8 * COPIED_AT)
         apply(holder, replica, changes_of(replica.table, [Change("insert", row(5), 120, 7 * COPIED_AT)]))
-        assert ordered(holder.rows(replica).to_pylist()) == ordered([row(2), row(4), row(5)])
+        assert sort_rows(holder.rows(replica).to_pylist()) == sort_rows([row(2), row(4), row(5)])
         assert holder.count(replica) == 3
 
     def test_a_log_without_a_key_whose_rows_went_more_often_than_they_came_is_refused(self, holder: Holder) -> None:
-        replica = landed(holder, {"change_log": True}, row(1), key=())
+        replica = land(holder, {"change_log": True}, row(1), key=())
         apply(holder, replica, changes_of(replica.table, [Change("delete", row(2), 90, 9)]))
         with pytest.raises(DestinationError, match="1 rows went more often than they came"):
             holder.count(replica)
 
     def test_a_log_without_a_key_that_kept_large_values_unsent_is_refused(self, holder: Holder) -> None:
         """An earlier replica identity of the origin's table may have left them out."""
-        replica = landed(holder, {"change_log": True}, row(1, big="x" * 3000), key=())
+        replica = land(holder, {"change_log": True}, row(1, big="x" * 3000), key=())
         kept = Change("update", row(2, big="x" * 3000), 90, 9, unchanged=frozenset({"big"}))
         apply(holder, replica, changes_of(replica.table, [kept]))
         with pytest.raises(DestinationError, match="kept a large value that was not sent again"):
@@ -134,23 +134,23 @@ class StateTests:
     def test_keys_find_their_rows_and_null_equals_null(self, holder: Holder) -> None:
         hostile = ["it's", 'say "no"', "back\\slash", "{a,b}", "NULL", "", "%s", "a\nb", "naïve 東京"]
         rows = [row(n, text) for n, text in enumerate(hostile)] + [row(99, None), row(100, None, note=None)]
-        replica = landed(holder, {}, *rows, key=())
+        replica = land(holder, {}, *rows, key=())
         found = holder.rows(replica, pa.table({"part": [*hostile[:3], None, None, "absent"]}))
-        assert ordered(found.to_pylist()) == ordered([*rows[:3], *rows[-2:]])
+        assert sort_rows(found.to_pylist()) == sort_rows([*rows[:3], *rows[-2:]])
         both = rows_of(replica.table, [rows[4], rows[-1]]).select(["note", "part"])
-        assert ordered(holder.rows(replica, both).to_pylist()) == ordered([rows[4], rows[-1]])
+        assert sort_rows(holder.rows(replica, both).to_pylist()) == sort_rows([rows[4], rows[-1]])
         assert holder.rows(replica, both.slice(0, 0)).num_rows == 0
         with pytest.raises(DestinationError, match="no column 'z'"):
             holder.rows(replica, pa.table({"z": [1]}))
 
     def test_equal_rows_of_a_table_without_a_key_all_come(self, holder: Holder) -> None:
-        replica = landed(holder, {}, row(1), row(1), row(2), key=())
+        replica = land(holder, {}, row(1), row(1), row(2), key=())
         everything = rows_of(replica.table, [row(1)])
         assert holder.rows(replica, everything).num_rows == 2
         assert holder.count(replica) == 3
 
     def test_a_state_stays_what_it_was_while_others_write(self, holder: Holder) -> None:
-        replica = landed(holder, {}, row(1), row(2))
+        replica = land(holder, {}, row(1), row(2))
         if not holder.holds:
             pytest.skip("it has no state: each answer is of its own moment")
         with holder.destination.open_state() as state:
@@ -162,7 +162,7 @@ class StateTests:
         assert holder.count(replica) == 3
 
     def test_a_table_or_column_that_is_not_there_is_told(self, holder: Holder) -> None:
-        replica = landed(holder, {}, row(1))
+        replica = land(holder, {}, row(1))
         with pytest.raises(DestinationError, match=r"--full-refresh --select source:shop\.orders"):
             holder.rows(replica_of(Table(TableName("landing", "absent"), replica.table.columns)))
         wider = replica_of(Table(replica.table.name, (*replica.table.columns, Column("more", pa.int64()))))
@@ -177,9 +177,9 @@ class RandomStateTests(StateTests):
     @given(steps=STEPS)
     @example(steps=[("truncate",), ("insert", (1, "a")), ("delete", (1, "a"))])
     def test_the_state_is_its_origins(self, holder: Holder, steps: list[tuple[Any, ...]]) -> None:
-        model, replica = worked(holder, steps)
+        model, replica = follow(holder, steps)
         found = holder.rows(replica)
-        assert ordered(found.to_pylist()) == expected(model)
+        assert sort_rows(found.to_pylist()) == list_expected(model)
         assert found.schema == replica.table.arrow_schema
         assert holder.count(replica) == len(model.state)
 
@@ -187,8 +187,8 @@ class RandomStateTests(StateTests):
     @given(steps=STEPS)
     @example(steps=[("truncate",), ("truncate",)])
     def test_rows_that_were_deleted_softly_are_no_rows(self, holder: Holder, steps: list[tuple[Any, ...]]) -> None:
-        model, replica = worked(holder, steps, deletes="soft")
-        assert ordered(holder.rows(replica).to_pylist()) == expected(model)
+        model, replica = follow(holder, steps, deletes="soft")
+        assert sort_rows(holder.rows(replica).to_pylist()) == list_expected(model)
         assert holder.count(replica) == len(model.state)
 
     @RANDOM
@@ -196,17 +196,17 @@ class RandomStateTests(StateTests):
     def test_a_change_log_gives_back_the_state_that_it_tells_of(
         self, holder: Holder, steps: list[tuple[Any, ...]]
     ) -> None:
-        model, replica = worked(holder, steps, change_log=True)
+        model, replica = follow(holder, steps, change_log=True)
         try:
             found = holder.rows(replica)
         except DestinationError as error:
             kept_by_move = any(s[0] == "move" and s[3] for s in steps) or any(s[0] in ("rename", "drop") for s in steps)
             assert kept_by_move and "was not sent again" in str(error)
             return
-        assert ordered(found.to_pylist()) == expected(model)
+        assert sort_rows(found.to_pylist()) == list_expected(model)
         assert holder.count(replica) == len(model.state)
         some = found.slice(0, 2).select(list(replica.table.key))
-        assert ordered(holder.rows(replica, some).to_pylist()) == ordered(found.slice(0, 2).to_pylist())
+        assert sort_rows(holder.rows(replica, some).to_pylist()) == sort_rows(found.slice(0, 2).to_pylist())
 
     @RANDOM
     @given(
@@ -219,7 +219,7 @@ class RandomStateTests(StateTests):
         kinds = [row(1), row(1, None), row(2, "1.0", amount=None), row(2, "1.00", big="x" * 3000)]
         rows, replica = (
             [kinds[0], kinds[0], kinds[1]],
-            landed(holder, {"change_log": True}, *[kinds[0]] * 2, kinds[1], key=()),
+            land(holder, {"change_log": True}, *[kinds[0]] * 2, kinds[1], key=()),
         )
         for lsn, (what, one, other) in enumerate(steps, start=1):
             old, new = rows[one % len(rows)] if rows else None, kinds[other]
@@ -235,7 +235,7 @@ class RandomStateTests(StateTests):
                 change = gone if what == "delete" else Change("update", new, 8 * lsn, COPIED_AT, old)
                 rows += [new] * (what == "update")
                 apply(holder, replica, changes_of(replica.table, [change]))
-        assert ordered(holder.rows(replica).to_pylist()) == ordered(rows)
+        assert sort_rows(holder.rows(replica).to_pylist()) == sort_rows(rows)
         assert holder.count(replica) == len(rows)
         both = rows_of(replica.table, [kinds[0]])
         assert holder.rows(replica, both).num_rows == rows.count(kinds[0])

@@ -64,7 +64,7 @@ def replica_of(table: Table, **how: Any) -> Replica:
     return Replica("source.shop.shop.orders", table, **how)
 
 
-def ordered(rows: list[Row]) -> list[Row]:
+def sort_rows(rows: list[Row]) -> list[Row]:
     return sorted(({k: row[k] for k in sorted(row)} for row in rows), key=repr)
 
 

@@ -29,9 +29,9 @@ from dbt_bridge.testing.changes import (
 from dbt_bridge.testing.workload import (
     COPIED_AT,
     COPY,
-    ordered,
     orders,
     replica_of,
+    sort_rows,
 )
 
 
@@ -99,7 +99,7 @@ def test_a_net_effect_is_merged_and_nothing_twice(warehouse: DltWarehouse, diale
     applied(warehouse, replica, run)
     applied(warehouse, replica, run)
     assert warehouse.position(replica) == 5000
-    assert ordered(read(warehouse, replica.table.name)) == ordered(list(model.state.values()))
+    assert sort_rows(read(warehouse, replica.table.name)) == sort_rows(list(model.state.values()))
     with warehouse.session.sql_client(replica.table.name) as client:
         tables = client.execute_sql("SELECT table_name FROM information_schema.tables WHERE table_schema = 'landing'")
     assert not [name for (name,) in tables if "stage" in name]
@@ -116,7 +116,7 @@ def test_soft_deletes_and_truncate(warehouse: DltWarehouse, dialect: str) -> Non
     model.cut()
     applied(warehouse, replica, *[event for _, event in model.events])
     kept = [{**row, "_deleted_at": instant(died)} for row, died in model.soft.values()]
-    assert ordered(read(warehouse, replica.table.name)) == ordered(kept)
+    assert sort_rows(read(warehouse, replica.table.name)) == sort_rows(kept)
 
 
 def test_a_log_has_no_entry_twice(warehouse: DltWarehouse, dialect: str) -> None:
@@ -134,7 +134,7 @@ def test_a_log_has_no_entry_twice(warehouse: DltWarehouse, dialect: str) -> None
     expected = [{k: row.get(k) for k in keys} for row in model.log]
     for row in expected:
         row["_seq"] = None if row["_lsn"] is None else row["_seq"]
-    assert ordered([{k: row[k] for k in keys} for row in logged]) == ordered(expected)
+    assert sort_rows([{k: row[k] for k in keys} for row in logged]) == sort_rows(expected)
     assert {row["_committed_at"] for row in logged if row["_lsn"] is None} == {instant(COPIED_AT)}
 
 
@@ -159,4 +159,4 @@ def test_what_cannot_be_exact_is_refused(warehouse: DltWarehouse, dialect: str) 
     lost = Change("update", {**COPY[0], "id": 77}, 1, 1, None, frozenset({"big"}))
     with pytest.raises(KeyRefused, match="1 rows"):
         applied(warehouse, keyed, changes_of(keyed.table, [lost]))
-    assert ordered(read(warehouse, keyed.table.name)) == ordered(COPY)
+    assert sort_rows(read(warehouse, keyed.table.name)) == sort_rows(COPY)

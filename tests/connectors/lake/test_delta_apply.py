@@ -43,9 +43,9 @@ from dbt_bridge.testing.workload import (
     COPIED_AT,
     COPY,
     KEYS,
-    ordered,
     play,
     replica_of,
+    sort_rows,
 )
 from dbt_bridge.testing.workload import orders as orders_
 
@@ -119,14 +119,14 @@ def versions_of(model: Model) -> list[Row]:
 
 
 def without_lsn(rows: list[Row]) -> list[Row]:
-    return ordered([{k: v for k, v in row.items() if k != "_lsn"} for row in rows])
+    return sort_rows([{k: v for k, v in row.items() if k != "_lsn"} for row in rows])
 
 
 @RANDOM
 @given(steps=STEPS)
 def test_the_table_is_what_its_origin_is(lake: DeltaDestination, steps: list[tuple[Any, ...]]) -> None:
     model, replica = ran(lake, steps)
-    assert ordered(read(lake, replica.table.name)) == ordered(list(model.state.values()))
+    assert sort_rows(read(lake, replica.table.name)) == sort_rows(list(model.state.values()))
 
 
 @RANDOM
@@ -134,8 +134,8 @@ def test_the_table_is_what_its_origin_is(lake: DeltaDestination, steps: list[tup
 def test_soft_deletes_and_history(lake: DeltaDestination, steps: list[tuple[Any, ...]]) -> None:
     model, replica = ran(lake, steps, deletes="soft", history=True)
     kept = [{**row, "_deleted_at": instant(died)} for row, died in model.soft.values()]
-    assert ordered(read(lake, replica.table.name)) == ordered(kept)
-    assert without_lsn(read(lake, replica.history_name)) == ordered(versions_of(model))
+    assert sort_rows(read(lake, replica.table.name)) == sort_rows(kept)
+    assert without_lsn(read(lake, replica.history_name)) == sort_rows(versions_of(model))
 
 
 @RANDOM
@@ -146,7 +146,7 @@ def test_a_change_log_has_every_change_in_its_order(lake: DeltaDestination, step
     expected = [
         {**dict.fromkeys(names), "_unchanged": None, **row, "_committed_at": instant(row["_at"])} for row in model.log
     ]
-    assert ordered(read(lake, replica.table.name)) == ordered(
+    assert sort_rows(read(lake, replica.table.name)) == sort_rows(
         [{k: v for k, v in row.items() if k != "_at"} for row in expected]
     )
 
@@ -158,8 +158,8 @@ def test_a_transaction_that_is_written_in_pieces_is_the_same(
 ) -> None:
     monkeypatch.setattr(apply, "_MOST_ROWS", 2)
     model, replica = ran(lake, steps, history=True)
-    assert ordered(read(lake, replica.table.name)) == ordered(list(model.state.values()))
-    assert without_lsn(read(lake, replica.history_name)) == ordered(versions_of(model))
+    assert sort_rows(read(lake, replica.table.name)) == sort_rows(list(model.state.values()))
+    assert without_lsn(read(lake, replica.history_name)) == sort_rows(versions_of(model))
 
 
 def a_run(replica: Replica) -> tuple[Model, list[Changes]]:
@@ -197,11 +197,11 @@ def test_pieces_that_were_not_committed_are_taken_back_by_the_next_process(
     if replica.change_log:
         assert len(read(lake, replica.table.name)) == len(model.log)
     elif replica.history:
-        assert ordered(read(lake, replica.table.name)) == ordered(list(model.state.values()))
-        assert without_lsn(read(lake, replica.history_name)) == ordered(versions_of(model))
+        assert sort_rows(read(lake, replica.table.name)) == sort_rows(list(model.state.values()))
+        assert without_lsn(read(lake, replica.history_name)) == sort_rows(versions_of(model))
     else:
         kept = [{**row, "_deleted_at": instant(died)} for row, died in model.soft.values()]
-        assert ordered(read(lake, replica.table.name)) == ordered(kept)
+        assert sort_rows(read(lake, replica.table.name)) == sort_rows(kept)
     assert lake.position(replica) == int(runs[-1].ordinal[-1]) + 1
 
 
@@ -213,9 +213,9 @@ def test_what_is_not_committed_never_was(lake: DeltaDestination, monkeypatch: py
     with pytest.raises(ZeroDivisionError), lake.open_application("load-1") as application:
         for run in runs:
             application.apply(replica, run)
-        assert ordered(read(lake, replica.table.name)) != ordered(COPY)
+        assert sort_rows(read(lake, replica.table.name)) != sort_rows(COPY)
         raise ZeroDivisionError
-    assert ordered(read(lake, replica.table.name)) == ordered(COPY)
+    assert sort_rows(read(lake, replica.table.name)) == sort_rows(COPY)
     assert len(read(lake, replica.history_name)) == len(COPY)
 
 
@@ -232,8 +232,8 @@ def test_a_history_that_is_ahead_of_its_table_gets_nothing_twice(lake: DeltaDest
 
     applied(lake, replica, *runs, upto=int(runs[1].ordinal[-1]) + 1)
 
-    assert ordered(read(lake, replica.table.name)) == ordered(list(model.state.values()))
-    assert without_lsn(read(lake, replica.history_name)) == ordered(versions_of(model))
+    assert sort_rows(read(lake, replica.table.name)) == sort_rows(list(model.state.values()))
+    assert without_lsn(read(lake, replica.history_name)) == sort_rows(versions_of(model))
 
 
 @pytest.mark.parametrize("most_rows", [1, 1_000])
@@ -258,8 +258,8 @@ def test_a_table_behind_its_history_catches_up_in_steps(
         assert lake.position(replica) == ends[count - 1]
         runs, ends = runs[count:], ends[count:]
 
-    assert ordered(read(lake, replica.table.name)) == ordered(list(model.state.values()))
-    assert without_lsn(read(lake, replica.history_name)) == ordered(versions_of(model))
+    assert sort_rows(read(lake, replica.table.name)) == sort_rows(list(model.state.values()))
+    assert without_lsn(read(lake, replica.history_name)) == sort_rows(versions_of(model))
 
 
 def test_what_was_applied_before_a_crash_is_left_out(lake: DeltaDestination) -> None:
@@ -286,7 +286,7 @@ def test_a_table_that_is_copied_anew_forgets_where_it_stood(lake: DeltaDestinati
     _, runs = a_run(replica_of(replica.table))
     applied(lake, replica, runs[0])
     assert {row["id"] for row in read(lake, replica.table.name)} == {9, 3, 5}
-    versions = ordered(
+    versions = sort_rows(
         [{k: v for k, v in row.items() if k in ("id", "part", "note")} for row in read(lake, replica.history_name)]
     )
     assert {"id": 1, "note": "copied anew", "part": "a"} in versions

@@ -92,12 +92,12 @@ def simulate(
 def _find_origin(folder: Path | None) -> tuple[str, bool]:
     """The URL of the demo's database, or of the only Postgres origin of the project; and whether it is the demo's."""
     from dbt_bridge.project.load import nearest_project
-    from dbt_bridge.project.origins import configured_origins, origin_settings
+    from dbt_bridge.project.origins import list_origins, origin_settings
 
     root = folder or nearest_project(Path.cwd())
     if not (root / "dbt_project.yml").is_file() and (root / _DEMO / _MARK).is_file():
         root = root / _DEMO
-    names = configured_origins(project_root=root)
+    names = list_origins(project_root=root)
     if len(names) != 1:
         what = f"several origins are configured: {', '.join(names)}" if names else "no origin is configured here"
         raise UsageError(what, mend="say which database: --url postgresql://...; or first: dbt-bridge demo --keep")

@@ -93,7 +93,7 @@ class DltRows:
 
 
 class DltQueries:
-    """A warehouse that answers queries through dlt. See `reconciliation.Queries`."""
+    """A warehouse that answers queries through dlt. See `contracts.queries.Queries`."""
 
     def __init__(self, session: DltSession, schema: str) -> None:
         self.name = session.name

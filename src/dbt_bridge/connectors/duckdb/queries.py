@@ -70,7 +70,7 @@ class DuckDBRows:
 
 
 class DuckDBQueries:
-    """A DuckDB database that answers queries, each on a cursor of its own. See `reconciliation.Queries`.
+    """A DuckDB database that answers queries, each on a cursor of its own. See `contracts.queries.Queries`.
 
     Args:
         catalog: the attached database in which relations are found.

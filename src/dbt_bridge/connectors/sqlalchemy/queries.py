@@ -72,7 +72,7 @@ class SqlRows:
 
 
 class SqlQueries(SqlOrigin):
-    """A SQLAlchemy database that answers queries. See `reconciliation.Queries`."""
+    """A SQLAlchemy database that answers queries. See `contracts.queries.Queries`."""
 
     @property
     def dialect(self) -> Dialect:

@@ -14,7 +14,7 @@ from dbt_bridge.contracts.canon import Digested, NoDigests, choose_canon
 from dbt_bridge.contracts.destination import Load, Replica
 from dbt_bridge.contracts.side import Digests
 from dbt_bridge.nouns.table import Column, Table
-from dbt_bridge.prove.sides import landed_side
+from dbt_bridge.prove.sides import make_landing_side
 from dbt_bridge.testing.changes import Change, changes_of, rows_of
 from dbt_bridge.testing.workload import COPIED_AT, orders, replica_of
 from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
@@ -51,7 +51,7 @@ def test_digests_are_those_of_the_rows_that_stand_for_the_origins(
     every = [Digested(column, choose_canon(column, column)) for column in replica.table.columns]
     key, values = every[:2], every[2:]
     with warehouse.open_state() as state:
-        side = landed_side(state, replica, "postgres: orders")
+        side = make_landing_side(state, replica, "postgres: orders")
         assert isinstance(side, Digests)
         rows = side.rows([d.column.name for d in every]).read_all()
         assert len(rows) == 499 == side.count()
@@ -83,4 +83,4 @@ def test_a_column_of_the_digests_own_name_is_told(warehouse: PostgresWarehouse) 
     warehouse.load(Load(replica.table, "replace", "1"), replica.table.arrow_schema.empty_table().to_reader())
     column = replica.table.columns[0]
     with warehouse.open_state() as state, pytest.raises(NoDigests, match="has a column _row"):
-        landed_side(state, replica, "p").digests([], [Digested(column, choose_canon(column, column))])  # type: ignore[attr-defined]
+        make_landing_side(state, replica, "p").digests([], [Digested(column, choose_canon(column, column))])  # type: ignore[attr-defined]

@@ -70,7 +70,7 @@ class PostgresRows(TableDigests):
 
 
 class PostgresQueries:
-    """A Postgres database that answers queries; constructing does no I/O. See `reconciliation.Queries`.
+    """A Postgres database that answers queries; constructing does no I/O. See `contracts.queries.Queries`.
 
     Args:
         url: libpq's URL or `key=value` form.
