@@ -22,7 +22,7 @@ import pytest
 
 from dbt_bridge.contracts.connector import GROUP, Connector
 from dbt_bridge.contracts.destination import Destination, Replica
-from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.contracts.origin import Increment, Origin
 from dbt_bridge.contracts.settings import DestinationSettings, OriginSettings
 from dbt_bridge.errors import DestinationError, OriginError, TypeRefused, UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
@@ -288,6 +288,40 @@ def test_a_column_may_travel_as_the_text_that_is_written(connector: Connector, t
     with open_origin(connector, tmp_path) as origin:
         rows = origin.rows(TableName("", "t"), [Column("a", pa.string())]).read_all()
     assert rows["a"].to_pylist() == ["1.50", '{"b": [1e2, true, "é"]}', "it"]
+
+
+@pytest.mark.parametrize(
+    ("type_", "values", "lag", "newest", "bound"),
+    [
+        ("bigint", [7, 10], 2.5, "10", "7"),
+        ("double", [0.1, 1.5], 0.25, "1.5", "1.25"),
+        ("decimal(6,2)", ["9.99", "10.50"], 0.125, "10.50", "10.37"),
+        ("date", ["2024-02-29", "2024-03-01"], 86_400, "2024-03-01", "2024-02-29"),
+        ("timestamp", ["2024-03-01T00:00:00"], 1.5, "2024-03-01 00:00:00.000000", "2024-02-29 23:59:58.500000"),
+        (
+            "timestamptz",
+            ["2024-03-01T00:00:00+01:00"],
+            60,
+            "2024-02-29 23:00:00.000000Z",
+            "2024-02-29 22:59:00.000000Z",
+        ),
+    ],
+)
+def test_a_checkpoint_is_text_that_is_read_back_with_a_lag(
+    connector: Connector, tmp_path: Path, type_: str, values: list[Any], lag: float, newest: str, bound: str
+) -> None:
+    (tmp_path / "t.schema.json").write_text(json.dumps({"columns": [{"name": "at", "type": type_}]}))
+    write_lines(tmp_path / "t.jsonl", [{"at": value} for value in values])
+    name = TableName("", "t")
+    with open_origin(connector, tmp_path) as origin:
+        assert origin.newest(name, "at") == newest
+        increment = Increment("at", newest, lag)
+        assert origin.lower_bound(name, increment) == bound
+        columns = origin.describe(name).table.columns
+        assert origin.rows(name, columns, Increment("at", newest)).read_all().num_rows == 1
+        for late in (0, lag):
+            with pytest.raises(UsageError, match="the checkpoint 'soon' is no value of the cursor 'at'"):
+                origin.rows(name, columns, Increment("at", "soon", late)).read_all()
 
 
 def test_a_file_that_somebody_writes_while_it_is_read_is_refused(connector: Connector, tmp_path: Path) -> None:

@@ -37,9 +37,8 @@ def subtract_lag(column: Column, text: str, lag: float) -> str:
     Args:
         lag: seconds for dates and timestamps, units for numbers.
     """
-    if not lag:
-        return text
-    return format_value(pa.scalar(_subtract(parse_value(column, text).as_py(), lag), column.type))
+    value = parse_value(column, text).as_py()
+    return format_value(pa.scalar(_subtract(value, lag), column.type)) if lag else text
 
 
 def _subtract(value: Any, lag: float) -> Any:
