@@ -121,6 +121,11 @@ def _run(name: str, arguments: list[str]) -> Any:
         from dbt.cli.main import cli
 
         return cli()
+    if arguments[0] == "-c":
+        sys.argv = arguments
+        sys.path.insert(0, "")
+        exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
+        return 0
     sys.argv = arguments  # python SCRIPT ...
     sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
     return runpy.run_path(arguments[0], run_name="__main__") and 0
