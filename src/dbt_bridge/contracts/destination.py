@@ -1,4 +1,4 @@
-"""What a destination is to the rest of the bridge: the request, the answer, and two protocols.
+"""What a destination is to the rest of the bridge: the request, the answer, and a protocol for each of its roles.
 
     Destination     one table becomes visible at once             Delta, Parquet, everything through dlt
     Ledger          also dbt's warehouse: keeps the audit tables   the same through dlt, where there is SQL

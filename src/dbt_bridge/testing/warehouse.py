@@ -153,7 +153,7 @@ class LedgerTests:
         assert (items["status"], items["error"], items["rows_origin"]) == ("failed", "no table 'items' — gone", None)
         assert zones["status"] == "equal"
 
-    def test_no_value_of_a_row_isread_parity(self, ledger: Ledger) -> None:
+    def test_no_value_of_a_row_is_kept(self, ledger: Ledger) -> None:
         ledger.record_parity([ORDERS.as_row()])
 
         (row,) = read_parity(ledger)
