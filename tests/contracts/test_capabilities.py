@@ -13,7 +13,7 @@ from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
-from dbt_bridge.contracts.capabilities import AnswersQueries, OpensOnce
+from dbt_bridge.contracts.destination import Load, Replica
 from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.contracts.queries import Queries
 from dbt_bridge.contracts.settings import OriginSettings
@@ -21,7 +21,19 @@ from dbt_bridge.contracts.side import Side
 from dbt_bridge.nouns.reconciliation import Selection, in_parentheses
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.prove.sides import make_origin_side
-from dbt_bridge.testing.capabilities import CancelsTests, DigestsTests, HasClockTests, RawCopyBench, RawCopyTests
+from dbt_bridge.testing.capabilities import (
+    CancelsTests,
+    DigestsReplicasTests,
+    DigestsTests,
+    HasClockTests,
+    OpensOnceBench,
+    OpensOnceTests,
+    RawCopyBench,
+    RawCopyTests,
+    ReplicaBench,
+)
+from dbt_bridge.testing.changes import Change, changes_of, rows_of
+from dbt_bridge.testing.workload import COPIED_AT, COPY, orders, replica_of
 
 PEOPLE = TableName("public", "people")
 FILL = (
@@ -56,6 +68,27 @@ class TestPostgresDigests(DigestsTests):
         return make_origin_side(origin, table, table.columns, {}, 1, "shop: people")
 
 
+@pytest.fixture
+def replica() -> Replica:
+    return replica_of(orders(), deletes="soft")
+
+
+class TestPostgresReplicaDigests(DigestsReplicasTests):
+    @pytest.fixture
+    def held(self, database: str, replica: Replica) -> Iterator[ReplicaBench]:
+        rows = [{**row, "id": 10 * n + row["id"]} for n in range(50) for row in COPY]
+        deleted = changes_of(replica.table, [Change("delete", row, 1, 1) for row in rows[:7]])
+        with PostgresWarehouse("pg", database) as warehouse:
+            staged = warehouse.stage(Load(replica.table, "replace", "load-1"), rows_of(replica.table, rows).to_reader())
+            with warehouse.open_application("load-1") as application:
+                application.join(replica, staged, COPIED_AT)
+                application.apply(replica, deleted)
+                application.commit(2)
+            with warehouse.open_state() as state:
+                assert state.count(replica) == 143
+                yield ReplicaBench(state, replica)
+
+
 class TestPostgresRawCopy(RawCopyTests):
     @pytest.fixture
     def raw(self, origin: Origin, people: str) -> Iterator[RawCopyBench]:
@@ -82,9 +115,12 @@ class TestDuckDBCancels(CancelsTests):
             yield many(warehouse.queries())
 
 
-def test_a_duckdb_knows_its_own_file(tmp_path: Path) -> None:
-    with DuckDBWarehouse.open(tmp_path / "w.duckdb") as warehouse:
-        assert isinstance(warehouse, OpensOnce) and isinstance(warehouse, AnswersQueries)
-        assert warehouse.is_database_of(OriginSettings("w", "duckdb:///w.duckdb", "duckdb", tmp_path))
-        assert not warehouse.is_database_of(OriginSettings("w", "duckdb:///other.duckdb", "duckdb", tmp_path))
-        assert not warehouse.is_database_of(OriginSettings("w", "sqlite:///w.duckdb", "sqlite", tmp_path))
+class TestDuckDBOpensOnce(OpensOnceTests):
+    @pytest.fixture
+    def once(self, tmp_path: Path) -> Iterator[OpensOnceBench]:
+        def credentials(url: str) -> OriginSettings:
+            return OriginSettings("w", url, url.partition(":")[0], tmp_path)
+
+        others = [credentials("duckdb:///other.duckdb"), credentials("sqlite:///w.duckdb")]
+        with DuckDBWarehouse.open(tmp_path / "w.duckdb") as warehouse:
+            yield OpensOnceBench(warehouse, credentials("duckdb:///w.duckdb"), others)

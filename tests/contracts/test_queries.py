@@ -15,22 +15,30 @@ import psycopg
 import pytest
 from tests.connectors.conftest import MariaDatabase, mariadb, mariadb_server  # noqa: F401 (fixtures)
 
-from dbt_bridge.connectors.dlt.queries import DltQueries
 from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
+from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.connectors.sqlalchemy.queries import SqlQueries
+from dbt_bridge.contracts.capabilities import AnswersQueries
+from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.contracts.queries import Queries
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.testing.queries import QueriesTests, create_orders
 
 
+def ask_warehouse(warehouse: Ledger, schema: str) -> Queries:
+    assert isinstance(warehouse, AnswersQueries)
+    return warehouse.queries(schema)
+
+
 @pytest.fixture
 def postgres_through_dlt(database: str) -> Iterator[Queries]:
     destination = dlt.destinations.postgres(database.replace("postgres@", "postgres:none@"))
     with psycopg.connect(database, autocommit=True) as connection:
-        made = DltQueries(DltWarehouse("redshift", destination).session, "public")
+        made = ask_warehouse(DltWarehouse("redshift", destination), "public")
         create_orders(made, lambda sql: connection.execute(sql.encode()))
     with closing(made):
         yield made
@@ -43,6 +51,17 @@ class TestPostgres(QueriesTests):
             made = create_orders(PostgresQueries("old", database), lambda sql: connection.execute(sql.encode()))
         with closing(made):
             yield made
+
+
+class TestPostgresWarehouse(QueriesTests):
+    @pytest.fixture
+    def queries(self, database: str) -> Iterator[Queries]:
+        with (
+            PostgresWarehouse("pg", database) as warehouse,
+            psycopg.connect(database, autocommit=True) as connection,
+            closing(ask_warehouse(warehouse, "public")) as made,
+        ):
+            yield create_orders(made, lambda sql: connection.execute(sql.encode()))
 
 
 class TestDlt(QueriesTests):
@@ -71,6 +90,16 @@ class TestDuckDB(QueriesTests):
         database = duckdb.connect()
         with closing(create_orders(DuckDBQueries("old", database, "memory"), database.execute)) as made:
             yield made
+
+
+class TestDuckDBWarehouse(QueriesTests):
+    @pytest.fixture
+    def queries(self, tmp_path: Path) -> Iterator[Queries]:
+        with (
+            DuckDBWarehouse.open(tmp_path / "w.duckdb") as warehouse,
+            closing(ask_warehouse(warehouse, "main")) as made,
+        ):
+            yield create_orders(made, warehouse._connection.execute)
 
 
 class TestSqlite(QueriesTests):

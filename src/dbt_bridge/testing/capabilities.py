@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from dbt_bridge.contracts.canon import Digested, choose_canon
-from dbt_bridge.contracts.capabilities import HasClock, SendsRawCopy, TakesRawCopy
-from dbt_bridge.contracts.destination import Load, Warehouse
+from dbt_bridge.contracts.capabilities import DigestsReplicas, HasClock, OpensOnce, SendsRawCopy, TakesRawCopy
+from dbt_bridge.contracts.destination import Load, Replica, State, Warehouse
 from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.contracts.settings import OriginSettings
 from dbt_bridge.contracts.side import BucketSelection, Cancels, Digests, Side
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
@@ -64,18 +67,113 @@ class DigestsTests:
         assert side.transfer_rate() > 0
 
 
+class ReplicaSide:
+    """A replica in a state that digests, with the declared key."""
+
+    def __init__(self, state: State, replica: Replica) -> None:
+        assert isinstance(state, DigestsReplicas)
+        self.name = str(replica.table.name)
+        self.table = replica.table
+        self._state, self._replica = state, replica
+        self._digests = state.digest_replica(replica)
+        self.digests = self._digests.digests
+        self.buckets = self._digests.buckets
+        self.transfer_rate = self._digests.transfer_rate
+
+    @property
+    def wire_bytes(self) -> int:
+        return self._digests.wire_bytes
+
+    def count(self) -> int:
+        return self._state.count(self._replica)
+
+    def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader:
+        known = {column.name: column for column in self.table.columns}
+        part = replace(self.table, columns=tuple(known[name] for name in columns))
+        return self._state.rows(replace(self._replica, table=part), keys)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaBench:
+    """A state of a destination that digests replicas.
+
+    Attributes:
+        replica: with a key, of more than a hundred rows, and with soft-deleted ones where the destination keeps them.
+    """
+
+    state: State
+    replica: Replica
+
+
+class DigestsReplicasTests(DigestsTests):
+    """Needs the fixture `held`: a `ReplicaBench`."""
+
+    @pytest.fixture
+    def side(self, held: ReplicaBench) -> ReplicaSide:
+        return ReplicaSide(held.state, held.replica)
+
+
+@dataclass(slots=True)
+class Reading:
+    """A thread's reading of rows, until they end or break off.
+
+    Attributes:
+        began: set as soon as the first batch arrived; from then on the thread is reading.
+        count: of the rows that arrived.
+        error: what ended the reading; None where it came to its end.
+    """
+
+    rows: pa.RecordBatchReader
+    began: threading.Event = field(default_factory=threading.Event)
+    count: int = 0
+    error: Exception | None = None
+
+    def drain(self) -> None:
+        try:
+            for batch in self.rows:
+                self.count += len(batch)
+                self.began.set()
+        except Exception as error:  # each driver has its own; the test looks at it
+            self.error = error
+
+
 class CancelsTests:
-    """Needs the fixture `side`: a `Side` and `Cancels`, of so many rows that they do not fit one answer."""
+    """Needs the fixture `side`: a `Side` and `Cancels`, of so many rows that reading them takes about a second."""
 
     def test_another_thread_ends_what_is_read(self, side: Side) -> None:
         assert isinstance(side, Cancels)
-        rows = side.rows([column.name for column in side.table.columns])
-        rows.read_next_batch()
-        reading = threading.Thread(target=drain, args=[rows], daemon=True)
+        expected = side.count()
+        reading = Reading(side.rows([column.name for column in side.table.columns]))
+        thread = threading.Thread(target=reading.drain, daemon=True)
+        thread.start()
+        assert reading.began.wait(_LONG), reading.error
         side.cancel()
-        reading.start()
-        reading.join(_LONG)
-        assert not reading.is_alive()
+        thread.join(_LONG)
+        assert not thread.is_alive()
+        assert reading.error is not None or reading.count < expected, "all rows arrived: nothing was cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class OpensOnceBench:
+    """A warehouse that can be opened only once in a process.
+
+    Attributes:
+        own: credentials that mean its database.
+        others: such as mean another one.
+    """
+
+    warehouse: Warehouse
+    own: OriginSettings
+    others: Sequence[OriginSettings]
+
+
+class OpensOnceTests:
+    """Needs the fixture `once`: an `OpensOnceBench`."""
+
+    def test_it_knows_its_own_database(self, once: OpensOnceBench) -> None:
+        assert isinstance(once.warehouse, OpensOnce)
+        assert once.warehouse.is_database_of(once.own)
+        assert not [other for other in once.others if once.warehouse.is_database_of(other)]
 
 
 class HasClockTests:
@@ -145,14 +243,6 @@ def mixes(keys: list[int], values: list[int]) -> list[int]:
 
 def row_keys(rows: pa.Table, key: list[Digested]) -> list[tuple[object, ...]]:
     return list(zip(*(rows[d.column.name].to_pylist() for d in key), strict=True))
-
-
-def drain(rows: pa.RecordBatchReader) -> None:
-    """To its end, or to the error that a cancelled reader gives."""
-    try:
-        rows.read_all()
-    except Exception:  # each driver has its own
-        return
 
 
 def as_set(rows: pa.Table) -> set[str]:
