@@ -252,7 +252,7 @@ def test_it_is_verified_at_one_position_and_repaired_there(
     journal.commit(change("update", 3, "later"))
     project = project_of(tmp_path, table("orders", history=True))
     (parity,) = verify(project, VerifyOptions(), Silent())
-    assert (parity.status, parity.at) == ("equal", f"LSN {journal_end(journal)}")
+    assert (parity.status, parity.at) == ("equal", f"journal position {journal_end(journal)}")
     with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as connection:
         connection.execute("UPDATE landing.orders SET note = 'spoilt' WHERE id = 1")
     done = repair(project, RepairOptions(), Silent())

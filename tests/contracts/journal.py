@@ -297,6 +297,7 @@ class JournalSource(ChangeSource):
     """The change source; see `ChangeSource`."""
 
     beginning = Position(0, f"{_FIRST}@0")
+    position_name = "journal position"
 
     def __init__(self, name: str, folder: Path, settings: ChangeSourceSettings) -> None:
         self.name = name

@@ -98,7 +98,7 @@ def printed(*parities: Parity, **given: Any) -> str:
         ([replace(ORDERS, aggregates=SUMS.aggregates), parity("b")],
          "1 of 2 tables holds the same rows as the origin, at LSN 0/16B3748; "
          "20 rows and 1 aggregate of landing.orders differ."),
-        ([parity(t, level="counts", at="updated_at <= 7") for t in "abc"],
+        ([parity(t, level="counts", at="updated_at <= 7", is_bounded=True) for t in "abc"],
          "All 3 tables hold as many rows as the origin, where updated_at <= 7."),
         ([parity("a", at="now"), parity("b", at="now", started_at=BEGAN + timedelta(seconds=2))],
          "Both tables hold the same rows as the origin, "
@@ -235,7 +235,9 @@ def test_columns_are_no_matter_where_rows_are_counted_only() -> None:
 def test_a_narrow_terminal_tells_states_below_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     out = Terminal()
-    print_parities([parity("customers"), parity("orders", at="updated_at <= 2026-11-21 16:42:41.595715+00")], out)
+    print_parities(
+        [parity("customers"), parity("orders", at="updated_at <= 2026-11-21 16:42:41.595715+00", is_bounded=True)], out
+    )
     lines = out.getvalue().splitlines()
     assert "updated_at <= 2026-11-21 16:42:41.595715+00: landing.orders" in lines
     assert any("landing.customers │ equal: 1,000 rows" in line for line in lines)
@@ -243,7 +245,7 @@ def test_a_narrow_terminal_tells_states_below_the_table(monkeypatch: pytest.Monk
 
 def test_names_stay_whole_where_states_can_be_told_below() -> None:
     long = [parity(f"a_name_that_is_rather_long_{number}", at="now") for number in range(3)]
-    text = printed(*long, parity("cursor", at="updated_at <= 2026-11-21 15:30:00", in_flight=3))
+    text = printed(*long, parity("cursor", at="updated_at <= 2026-11-21 15:30:00", is_bounded=True, in_flight=3))
     assert all(f"│ landing.a_name_that_is_rather_long_{number} │" in text for number in range(3))
     assert "rows in" in text
     assert "updated_at <= 2026-11-21 15:30:00: landing.cursor\nnow: the others\n" in text

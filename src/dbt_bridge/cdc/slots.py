@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.selector import format_shell_selector
-from dbt_bridge.project.destinations import open_warehouse
+from dbt_bridge.project.destinations import find_warehouse_connector, open_warehouse
 from dbt_bridge.project.origins import open_change_source
 
 _NOT_YET = "there is no slot of this name yet"
@@ -102,9 +101,7 @@ def list_reports(project: Project) -> list[SlotReport]:
 
 def _read_checkpoints(project: Project) -> list[Checkpoint]:
     """What the warehouse remembers; nothing where it is not there yet, and is not made by looking."""
-    path = str(project.warehouse.credentials.get("path", ""))
-    is_file = project.warehouse.adapter == "duckdb" and not re.match(r"\w\w+:", path)
-    if is_file and not Path(path).exists():
+    if find_warehouse_connector(project.warehouse).find_missing_file(project.warehouse) is not None:
         return []
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         return warehouse.checkpoints()

@@ -163,11 +163,13 @@ class ChangeSource(Protocol):
         name: the origin's.
         slot: the name under which the origin keeps the log.
         beginning: before everything in the log.
+        position_name: what the database calls a position, for people: `LSN`, `GTID`.
     """
 
     name: str
     slot: str
     beginning: Position
+    position_name: str
 
     # --- positions -------------------------------------------------------------------------------------------------
 

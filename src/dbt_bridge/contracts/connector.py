@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 from dbt_bridge.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dbt_bridge.contracts.change_source import ChangeSource
     from dbt_bridge.contracts.destination import Destination, Ledger
     from dbt_bridge.contracts.model_session import ModelSession
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         SessionSettings,
         WarehouseSettings,
     )
+    from dbt_bridge.nouns.project import WarehouseProfile
 
 GROUP = "dbt_bridge.connectors"
 ANY = "*"
@@ -55,6 +58,8 @@ class Connector:
         open_destination: where rows are delivered or landed.
         open_warehouse: dbt's warehouse, which keeps the audit tables too.
         open_session: the same over the connection of a Python model that dbt runs.
+        is_one_process: the warehouse is a file that one process at a time has open, whatever it reads or writes there.
+        find_missing_file: the warehouse's file, where it has one that is not there yet; opening would make it.
     """
 
     name: str
@@ -69,6 +74,8 @@ class Connector:
     open_destination: Callable[[DestinationSettings], Destination] | None = None
     open_warehouse: Callable[[WarehouseSettings], Ledger] | None = None
     open_session: Callable[[SessionSettings], ModelSession] | None = None
+    is_one_process: bool = False
+    find_missing_file: Callable[[WarehouseProfile], Path | None] = lambda _: None
 
 
 @contextmanager

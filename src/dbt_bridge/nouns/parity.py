@@ -79,6 +79,7 @@ class Parity:
         words: what the two sides are called in reports: `LANDED`, `DELIVERED` or (legacy, new).
         method: how rows were compared, and `why` that way; empty for the other levels.
         at: the state that was compared: `LSN 0/16B3748`, `now`, `updated_at <= 2026-11-21 ...`.
+        is_bounded: the latter: rows up to a value of the cursor.
         rows_origin, rows_destination: how many each side has; None where the comparison did not get so far.
         only_in_origin, only_in_destination, different, duplicates: rows (keys) of each kind; None at other levels.
         allowed: rows that are only in the destination and may be, as the write disposition never deletes; they are
@@ -114,6 +115,7 @@ class Parity:
     in_flight: int = 0
     bytes: int | None = None
     error: str | None = None
+    is_bounded: bool = False
     words: tuple[str, str] = LANDED
     key: tuple[str, ...] = ()
     columns: Mapping[str, int] = field(default_factory=dict)
@@ -141,9 +143,9 @@ class Parity:
         return self.rows_origin - self.only_in_origin - self.different
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values only: the fields without `keys`, `differences` and `matching`."""
+        """JSON values only: the fields without `keys` and `is_bounded`, `differences` and `matching`."""
         given = asdict(replace(self, keys=None))
-        del given["keys"]
+        del given["keys"], given["is_bounded"]
         for aggregate in given["aggregates"]:
             aggregate["variance"] = _finite(aggregate["variance"])
         given = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in given.items()}

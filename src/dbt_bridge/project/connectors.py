@@ -108,6 +108,14 @@ class Registry:
         with found.needs(needed_for):
             return opener(settings)
 
+    def find(self, what: Opening[S, T], word: str) -> Connector:
+        """The connector that opens this.
+
+        Raises:
+            UsageError: as `open` does.
+        """
+        return self._find(what, word)[0].connector
+
     def can_open(self, what: Opening[S, T], word: str) -> bool:
         """Whether a connector opens this.
 

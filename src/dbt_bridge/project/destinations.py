@@ -16,6 +16,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbt_bridge.contracts.connector import Connector
 from dbt_bridge.contracts.destination import Destination, Ledger
 from dbt_bridge.contracts.settings import DestinationSettings, WarehouseSettings
 from dbt_bridge.errors import MissingExtra, UsageError
@@ -59,6 +60,15 @@ def open_warehouse(profile: WarehouseProfile, *, project_root: Path | None = Non
         profile, project_root, lambda: destination_settings(profile.adapter, project_root=project_root)
     )
     return registry().open(WAREHOUSES, profile.adapter, settings, "the {} warehouse")
+
+
+def find_warehouse_connector(profile: WarehouseProfile) -> Connector:
+    """The connector of dbt's warehouse, for what it declares of it; nothing is opened.
+
+    Raises:
+        UsageError: no connector opens it.
+    """
+    return registry().find(WAREHOUSES, profile.adapter)
 
 
 def destination_settings(destination: Any, *, project_root: Path | None) -> DestinationSettings:

@@ -92,7 +92,7 @@ def _compare_at_new_point(capture: Capture, proof: Proof, done: dict[str, Parity
         standing = {node: table for node, table in capture.tracked.items() if table.position == point.position}
         _record_failed(capture, proof, done, standing)
         due = {node: table for node, table in standing.items() if node in capture.wanted and node not in done}
-        _compare_tables(point, proof, due, done)
+        _compare_tables(point, f"{capture.changes.position_name} {point.position}", proof, due, done)
     return capture.wanted.keys() - done.keys()
 
 
@@ -103,7 +103,9 @@ def _record_failed(capture: Capture, proof: Proof, done: dict[str, Parity], stan
             done[receipt.node] = proof.run.fail(blank, f"it did not land: {receipt.error}")
 
 
-def _compare_tables(point: Snapshot, proof: Proof, tables: Mapping[str, Tracked], done: dict[str, Parity]) -> None:
+def _compare_tables(
+    point: Snapshot, at: str, proof: Proof, tables: Mapping[str, Tracked], done: dict[str, Parity]
+) -> None:
     if not tables:
         return
     with proof.readable().open_state() as state:
@@ -111,7 +113,7 @@ def _compare_tables(point: Snapshot, proof: Proof, tables: Mapping[str, Tracked]
             checkpoint.node: checkpoint.value for checkpoint in proof.ends.ledger.checkpoints() if checkpoint.stands
         }
         for node, tracked in tables.items():
-            blank = _blank(proof, tracked.wanted, f"LSN {point.position}")
+            blank = _blank(proof, tracked.wanted, at)
             try:
                 if stands.get(node) != str(point.position):
                     raise DestinationError(

@@ -25,7 +25,7 @@ from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.nouns.table import Table, TableName
 from dbt_bridge.observe.progress import Progress
-from dbt_bridge.project.destinations import open_destination, open_warehouse
+from dbt_bridge.project.destinations import find_warehouse_connector, open_destination, open_warehouse
 from dbt_bridge.project.origins import open_change_source, open_origin
 from dbt_bridge.prove.recorder import (
     FollowUp,
@@ -117,15 +117,16 @@ def _group_by_ends(sources: Sequence[LandingSource]) -> list[list[LandingSource]
 def _lock_landings(
     project: Project, sources: Sequence[LandingSource], progress: Progress
 ) -> Iterator[Mapping[str, BridgeError]]:
-    """A `stream` of another process lets go of the sources and of a DuckDB file, until the context ends.
+    """A `stream` of another process lets go of the sources and of the warehouse's file, until the context ends.
 
-    Whoever follows another source has the DuckDB file too, so there the landings of all sources are locked. They are
+    Where one process at a time has that file open, whoever follows another source has it, so there the landings of all
+    sources are locked. They are
     always locked in the order of the project: two runs that have some and want others would wait for each other.
 
     Yields:
         Name of a source whose landing could not be locked -> why.
     """
-    wanted = project.sources if project.warehouse.adapter == "duckdb" else sources
+    wanted = project.sources if find_warehouse_connector(project.warehouse).is_one_process else sources
     unlocked: dict[str, BridgeError] = {}
     with ExitStack() as locks:
         for source in [source for source in project.sources if source in wanted and source.follows_log]:
@@ -253,7 +254,7 @@ def _ask_landing(run: VerifyRun, wanted: Wanted, ends: Ends, state: State) -> Qu
             mend="compare a view of the newest versions with it, by `reconcile` on a model",
         )
     at = f"{bound.cursor} <= {bound.at_most}" if bound else "now"
-    blank = run.start_landing(wanted, ends.destination.name, at)
+    blank = replace(run.start_landing(wanted, ends.destination.name, at), is_bounded=bound is not None)
     mask = {name: how for name, how in wanted.table.mask.items() if landing.column(name) is not None}
     replica = Replica(wanted.table.node, landing)
     sides = Both[Side](

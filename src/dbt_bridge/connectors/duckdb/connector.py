@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbt_bridge.contracts.connector import Connector
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from dbt_bridge.connectors.duckdb.model_session import DuckDBModelSession
     from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
     from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+    from dbt_bridge.nouns.project import WarehouseProfile
 
 
 def _open_queries(settings: OriginSettings) -> DuckDBQueries:
@@ -59,6 +62,12 @@ def _open_session(settings: SessionSettings) -> DuckDBModelSession:
     return DuckDBModelSession(settings.connection, settings.name)
 
 
+def _find_missing_file(profile: WarehouseProfile) -> Path | None:
+    path = str(profile.credentials.get("path", ""))
+    is_local = not re.match(r"\w\w+:", path)  # md:, s3://; one letter is a drive
+    return Path(path) if is_local and not Path(path).exists() else None
+
+
 DUCKDB = Connector(
     name="duckdb",
     title="DuckDB",
@@ -70,4 +79,6 @@ DUCKDB = Connector(
     open_destination=_open_destination,
     open_warehouse=_open_warehouse,
     open_session=_open_session,
+    is_one_process=True,
+    find_missing_file=_find_missing_file,
 )

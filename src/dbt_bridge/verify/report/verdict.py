@@ -139,7 +139,7 @@ def format_state(parity: Parity) -> str:
     """The state that was compared, in a sentence: `at LSN 0/16B3748`, `as of 2026-11-21 15:30:00 UTC`."""
     if parity.at == "now":
         return f"as of {parity.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    return f"at {parity.at}" if parity.at.startswith("LSN") else f"where {parity.at}"
+    return f"where {parity.at}" if parity.is_bounded else f"at {parity.at}"
 
 
 def suggest_command(parity: Parity) -> str:

@@ -55,6 +55,7 @@ class PostgresChangeSource:
     """
 
     beginning = position_of(0)
+    position_name = "LSN"
 
     def __init__(self, name: str, url: str, settings: ChangeSourceSettings) -> None:
         self.name = name
