@@ -116,6 +116,11 @@ class Registry:
         """
         return self._find(what, word)[0].connector
 
+    def list_titles(self, what: Opening[S, T]) -> list[str]:
+        """For people: the technologies that are opened, those that stand for several left out."""
+        connectors = [one.connector for one in self._loaded[0]]
+        return sorted(c.title for c in connectors if c.title and what.opener(c) is not None)
+
     def can_open(self, what: Opening[S, T], word: str) -> bool:
         """Whether a connector opens this.
 

@@ -74,11 +74,17 @@ def open_change_source(
     """
     changes = find_change_source(source, project_root=project_root, tell=tell)
     if changes is None:
-        raise UsageError(
-            f"source {source.name}: replication: cdc needs a Postgres origin, and {source.origin!r} is none",
-            mend="replication: incremental with a cursor, or replication: initial_copy",
-        )
+        raise UsageError(f"source {source.name}: {format_log_need()}, and {source.origin!r} is none", mend=WITHOUT_LOG)
     return changes
+
+
+WITHOUT_LOG = "replication: incremental with a cursor, or replication: initial_copy"
+"""What a source can do whose origin has no log that can be followed."""
+
+
+def format_log_need() -> str:
+    """`replication: cdc needs a Postgres origin`, with all that have a log among the connectors."""
+    return f"replication: cdc needs a {' or '.join(registry().list_titles(CHANGE_SOURCES))} origin"
 
 
 def find_change_source(

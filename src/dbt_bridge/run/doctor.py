@@ -29,7 +29,7 @@ from dbt_bridge.nouns.project import Delivery, LandingSource, Project
 from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.project.destinations import open_destination, open_warehouse
-from dbt_bridge.project.origins import find_change_source, open_origin
+from dbt_bridge.project.origins import WITHOUT_LOG, find_change_source, format_log_need, open_origin
 from dbt_bridge.sync.landing import Wanted, list_wanted_tables
 
 Status = Literal["ok", "note", "fault"]
@@ -264,8 +264,7 @@ def _check_capture(source: LandingSource, origin: Origin, root: Path) -> Iterato
     subject = f"origin {source.origin}, slot {source.slot}"
     changes = find_change_source(source, project_root=root)
     if changes is None:
-        mend = "replication: incremental with a cursor, or replication: initial_copy"
-        yield Finding(subject, "fault", "replication: cdc needs a Postgres origin", mend)
+        yield Finding(subject, "fault", format_log_need(), WITHOUT_LOG)
         return
     known: list[DeclaredTable] = []
     for table in tables:
