@@ -1,6 +1,6 @@
-"""Every destination that follows changes in one transaction passes the same tests.
+"""Every destination that follows changes passes the same tests, and those with one transaction some more.
 
-What has no such transaction (Delta, MERGE through dlt) guards each apply by its position instead: see
+What has no such transaction (Delta, MERGE through dlt) guards each apply by its position instead: see also
 `connectors/lake/test_delta_apply.py` and `connectors/dlt/test_apply.py`.
 """
 
@@ -15,11 +15,13 @@ import pyarrow as pa
 import pytest
 
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
+from dbt_bridge.connectors.lake.location import Lake
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.contracts.destination import Application, Load, Loaded, Replica
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.table import TableName
-from dbt_bridge.testing.application import ApplicationTests, Follower
+from dbt_bridge.testing.application import ApplicationTests, Follower, FollowsTests
 from dbt_bridge.testing.changes import Row
 from dbt_bridge.testing.workload import COPIED_AT
 
@@ -73,3 +75,21 @@ class TestPostgres(ApplicationTests):
                 return rows
 
             yield Follower("postgres", warehouse.open_application, join, read, execute)
+
+
+class TestDelta(FollowsTests):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def follower(cls, tmp_path_factory: pytest.TempPathFactory) -> Follower:
+        lake = DeltaDestination("lake", Lake(str(tmp_path_factory.mktemp("delta"))))
+
+        def join(application: Application, replica: Replica, rows: pa.Table) -> Loaded:
+            loaded = lake.load(Load(replica.table, "replace", "load-1"), rows.to_reader())
+            return application.join(replica, loaded, COPIED_AT)
+
+        def read(name: TableName) -> list[Row]:
+            table = lake.session.open(name)
+            assert table is not None
+            return list(table.to_pyarrow_table().to_pylist())
+
+        return Follower("delta", lake.open_application, join, read, is_transactional=False, renames=False)

@@ -193,3 +193,10 @@ class Model:
             entry["_unchanged"] = sorted(unchanged)
         self.log.append({**row, **entry})
         self._logged += 1
+
+
+def last_ordinal(event: Event) -> int:
+    """That of the last change in it; 0 where it has none."""
+    if isinstance(event, Changes):
+        return int(event.ordinal[-1]) if len(event) else 0
+    return event.ordinal if isinstance(event, Truncated) else 0

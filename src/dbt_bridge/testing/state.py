@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from dbt_bridge.contracts.destination import Replica
 from dbt_bridge.errors import DestinationError
-from dbt_bridge.nouns.changes import Changes, Event, Truncated
+from dbt_bridge.nouns.changes import Event, Truncated
 from dbt_bridge.nouns.table import Column, Table, TableName
-from dbt_bridge.testing.changes import Change, Model, Row, changes_of, rows_of
+from dbt_bridge.testing.changes import Change, Model, Row, changes_of, last_ordinal, rows_of
 from dbt_bridge.testing.workload import COPIED_AT, COPY, STEPS, orders, play, replica_of, sort_rows
 from dbt_bridge.testing.workload import RANDOM as MANY
 
@@ -69,13 +69,7 @@ def apply(holder: Holder, replica: Replica, *events: Event) -> None:
     with holder.destination.open_application("load-1") as application:
         for event in events:
             application.apply(replica, event)
-        application.commit(max(last_lsn(event) for event in events) + 1)
-
-
-def last_lsn(event: Event) -> int:
-    if isinstance(event, Changes):
-        return int(event.ordinal[-1]) if len(event) else 0
-    return event.ordinal if isinstance(event, Truncated) else 0
+        application.commit(max(last_ordinal(event) for event in events) + 1)
 
 
 def follow(holder: Holder, steps: list[tuple[Any, ...]], **how: Any) -> tuple[Model, Replica]:
@@ -91,7 +85,7 @@ def follow(holder: Holder, steps: list[tuple[Any, ...]], **how: Any) -> tuple[Mo
         with holder.destination.open_application("load-1") as application:
             for table, event in model.events[begin:end]:
                 application.apply(replica_of(table, **how), event)
-            application.commit(max((last_lsn(event) for _, event in model.events[:end]), default=0) + 1)
+            application.commit(max((last_ordinal(event) for _, event in model.events[:end]), default=0) + 1)
     return model, replica_of(model.table, **how)
 
 
