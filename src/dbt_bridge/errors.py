@@ -87,18 +87,30 @@ class MissingExtra(BridgeError):
 
 
 @contextmanager
-def require_extra(extra: str, needed_for: str) -> Iterator[None]:
+def require_extra(extra: str, needed_for: str, *, of: str = "dbt-bridge", own: str = "dbt_bridge") -> Iterator[None]:
     """Around the imports of what an extra installs.
+
+    Args:
+        extra: that brings it.
+        needed_for: for people: `the Postgres origin 'shop_pg'`.
+        of: the package whose extra it is.
+        own: the module of that package: what is missing inside of it is a fault, and no extra.
 
     Raises:
         MissingExtra: one of the modules is not installed.
+        UsageError: nor does the package say what brings it.
     """
     try:
         yield
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").startswith("dbt_bridge"):
+    except ImportError as missing:
+        if (missing.name or "").partition(".")[0] == own:
             raise
-        raise MissingExtra(extra, needed_for) from missing
+        if not extra:
+            raise UsageError(
+                f"{needed_for} needs the module {missing.name!r}, which is not installed",
+                mend=f"see what {of} says of its installation",
+            ) from missing
+        raise MissingExtra(extra, needed_for, of=of) from missing
 
 
 def is_interruption(error: BaseException | None) -> bool:

@@ -94,6 +94,20 @@ def test_a_state_never_contradicts_its_message() -> None:
     assert Checkpoint.of_row({**row, "set_aside": "refused", "state": "unheard of"}).state is TableState.SET_ASIDE
 
 
+@pytest.mark.parametrize(
+    ("set_aside", "state"),
+    [
+        ("refused", TableState.STANDS),
+        ("must be copied anew: a copy broke off", TableState.STANDS),
+        ("", TableState.COPY_ANEW),
+        ("", TableState.SET_ASIDE),
+    ],
+)
+def test_a_new_checkpoint_that_contradicts_itself_is_refused(set_aside: str, state: TableState) -> None:
+    with pytest.raises(ValueError, match=f"the checkpoint of a is {state}"):
+        Checkpoint("a", "shop_pg", "", "0/1F", set_aside=set_aside, state=state)
+
+
 @pytest.mark.parametrize("shape", ['{"oid":1}', '{"oid": 1}', "{no json", "0000@57", ""])
 def test_a_shape_is_given_back_as_the_source_wrote_it(shape: str) -> None:
     memory = TableMemory(shape, "ab12", ("mask mail", "exclude x*"))

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from dbt_bridge.contracts.connector import ANY, GROUP, Connector, require_extra
+from dbt_bridge.contracts.connector import ANY, GROUP, Connector
 from dbt_bridge.contracts.settings import OriginSettings
-from dbt_bridge.errors import MissingExtra, UsageError
+from dbt_bridge.errors import MissingExtra, UsageError, require_extra
 from dbt_bridge.project import connectors
 from dbt_bridge.project.connectors import ORIGINS, WAREHOUSES, Registry, registry
 

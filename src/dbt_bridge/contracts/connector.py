@@ -12,12 +12,9 @@ imports nothing but the standard library and this module at its top, and drivers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from dbt_bridge.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,30 +73,3 @@ class Connector:
     open_session: Callable[[SessionSettings], ModelSession] | None = None
     is_one_process: bool = False
     find_missing_file: Callable[[WarehouseProfile], Path | None] = lambda _: None
-
-
-@contextmanager
-def require_extra(extra: str, needed_for: str, *, of: str = "dbt-bridge", own: str = "dbt_bridge") -> Iterator[None]:
-    """What is imported inside is optional.
-
-    Args:
-        extra: that brings it.
-        needed_for: for people: `the Postgres origin 'shop_pg'`.
-        of: the package whose extra it is.
-        own: the module of that package: what is missing inside of it is a fault, and no extra.
-
-    Raises:
-        MissingExtra: it is not installed.
-        UsageError: nor does the package say what brings it.
-    """
-    try:
-        yield
-    except ImportError as missing:
-        if (missing.name or "").partition(".")[0] == own:
-            raise
-        if not extra:
-            raise UsageError(
-                f"{needed_for} needs the module {missing.name!r}, which is not installed",
-                mend=f"see what {of} says of its installation",
-            ) from missing
-        raise MissingExtra(extra, needed_for, of=of) from missing

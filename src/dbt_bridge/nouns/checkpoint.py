@@ -60,8 +60,10 @@ class Checkpoint:
         shape: what else is remembered of the table, as JSON: read it through `memory` (of a position) or `filters` (of
             a cursor).
         set_aside: why the table does not go on from here; empty while it does.
-        state: whether it does. It never contradicts `set_aside`: a message without a state is one that an earlier
-            version wrote.
+        state: whether it does; it stands exactly where `set_aside` is empty.
+
+    Raises:
+        ValueError: the state contradicts `set_aside`.
     """
 
     node: str
@@ -74,11 +76,8 @@ class Checkpoint:
     state: TableState = TableState.STANDS
 
     def __post_init__(self) -> None:
-        if not self.set_aside:
-            object.__setattr__(self, "state", TableState.STANDS)
-        elif self.state is TableState.STANDS:
-            is_free = self.set_aside.startswith(_ANEW)
-            object.__setattr__(self, "state", TableState.COPY_ANEW if is_free else TableState.SET_ASIDE)
+        if self.stands == bool(self.set_aside):
+            raise ValueError(f"the checkpoint of {self.node} is {self.state}, but set aside for {self.set_aside!r}")
 
     @property
     def stands(self) -> bool:
@@ -110,8 +109,17 @@ class Checkpoint:
     def of_row(cls, row: Mapping[str, str | None]) -> Checkpoint:
         """As a ledger kept it; what an earlier version did not write is absent or NULL."""
         texts = {name: row.get(name) or "" for name in CHECKPOINT_FIELDS}
-        state = texts.pop("state")
-        return cls(**texts, state=TableState(state) if state in set(TableState) else TableState.STANDS)
+        state = _read_state(texts.pop("state"), texts["set_aside"])
+        return cls(**texts, state=state)
+
+
+def _read_state(state: str, set_aside: str) -> TableState:
+    """The state of a row; the message decides where an earlier version wrote it without its state."""
+    if not set_aside:
+        return TableState.STANDS
+    if state in (TableState.COPY_ANEW, TableState.SET_ASIDE):
+        return TableState(state)
+    return TableState.COPY_ANEW if set_aside.startswith(_ANEW) else TableState.SET_ASIDE
 
 
 CHECKPOINT_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Checkpoint))

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from dbt_bridge import connectors as ours
 from dbt_bridge.contracts.change_source import ChangeSource
-from dbt_bridge.contracts.connector import ANY, GROUP, Connector, require_extra
+from dbt_bridge.contracts.connector import ANY, GROUP, Connector
 from dbt_bridge.contracts.destination import Destination, Ledger
 from dbt_bridge.contracts.model_session import ModelSession
 from dbt_bridge.contracts.origin import Origin
@@ -27,7 +27,7 @@ from dbt_bridge.contracts.settings import (
     SessionSettings,
     WarehouseSettings,
 )
-from dbt_bridge.errors import UsageError
+from dbt_bridge.errors import UsageError, require_extra
 
 S = TypeVar("S")
 T = TypeVar("T")

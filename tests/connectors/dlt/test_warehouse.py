@@ -15,7 +15,7 @@ from dbt_bridge.connectors.dlt.profile import dlt_credentials
 from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
 from dbt_bridge.contracts.destination import Ledger, Load, Warehouse
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.checkpoint import Checkpoint
+from dbt_bridge.nouns.checkpoint import Checkpoint, TableState
 from dbt_bridge.nouns.project import (
     LandingSource,
     LandingTable,
@@ -50,7 +50,9 @@ def test_checkpoints_are_kept_replaced_and_forgotten(warehouse: DltWarehouse) ->
 def test_every_field_of_a_checkpoint_is_kept_also_by_a_table_of_an_earlier_version(
     warehouse: DltWarehouse,
 ) -> None:
-    orders = Checkpoint("source.orders", "shop_pg", "", "0/1F", "7301/shop", '{"id": 23}', "type refused")
+    orders = Checkpoint(
+        "source.orders", "shop_pg", "", "0/1F", "7301/shop", '{"id": 23}', "type refused", TableState.SET_ASIDE
+    )
     items = Checkpoint("source.items", "shop_pg", "id", "7")
     assert warehouse.checkpoints() == []
     name = TableName("_dbt_bridge", "checkpoints")

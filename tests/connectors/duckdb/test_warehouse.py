@@ -16,7 +16,7 @@ from dbt_bridge.contracts.destination import (
     Window,
 )
 from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused, TypeRefused, UsageError
-from dbt_bridge.nouns.checkpoint import Checkpoint
+from dbt_bridge.nouns.checkpoint import Checkpoint, TableState
 from dbt_bridge.nouns.receipt import Receipt, now
 from dbt_bridge.nouns.table import Table, TableName
 
@@ -391,7 +391,9 @@ def test_audit_tables_of_an_earlier_version_get_the_columns_that_came_since(file
         connection.execute("INSERT INTO _dbt_bridge.checkpoints VALUES ('source.shop.a', 'shop_pg', 'id', '7', now())")
         connection.execute("CREATE TABLE _dbt_bridge.receipts (load_id VARCHAR, node VARCHAR, note VARCHAR)")
         connection.execute("INSERT INTO _dbt_bridge.receipts VALUES ('load-0', 'source.shop.a', 'somebody''s own')")
-    followed = Checkpoint("source.shop.b", "shop_pg", "", "0/16B3748", "7301/dbt_shop", "{}", "type refused")
+    followed = Checkpoint(
+        "source.shop.b", "shop_pg", "", "0/16B3748", "7301/dbt_shop", "{}", "type refused", TableState.SET_ASIDE
+    )
     with DuckDBWarehouse.open(file) as warehouse:
         assert warehouse.checkpoint("source.shop.a") == Checkpoint("source.shop.a", "shop_pg", "id", "7")
         warehouse.save([followed], [receipt(Loaded(1, 1, 0, 0, 8))])

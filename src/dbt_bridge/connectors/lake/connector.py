@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_bridge.contracts.connector import Connector, require_extra
+from dbt_bridge.contracts.connector import Connector
 from dbt_bridge.contracts.settings import DestinationSettings
-from dbt_bridge.errors import UsageError
+from dbt_bridge.errors import UsageError, require_extra
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.lake.delta.destination import DeltaDestination

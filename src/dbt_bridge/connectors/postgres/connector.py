@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dbt_bridge.contracts.connector import Connector, require_extra
+from dbt_bridge.contracts.connector import Connector
 from dbt_bridge.contracts.settings import ChangeSourceSettings, DestinationSettings, OriginSettings, WarehouseSettings
+from dbt_bridge.errors import require_extra
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.postgres.changes.source import PostgresChangeSource

@@ -9,10 +9,19 @@ import psycopg
 import pytest
 
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
-from dbt_bridge.nouns.checkpoint import Checkpoint
+from dbt_bridge.nouns.checkpoint import Checkpoint, TableState
 from dbt_bridge.nouns.receipt import start_receipt
 
-ORDERS = Checkpoint("source.shop.shop.orders", "shop_pg", "", "16/B374D848", "7301/shop", '{"id": 23}', "type refused")
+ORDERS = Checkpoint(
+    "source.shop.shop.orders",
+    "shop_pg",
+    "",
+    "16/B374D848",
+    "7301/shop",
+    '{"id": 23}',
+    "type refused",
+    TableState.SET_ASIDE,
+)
 
 
 @pytest.fixture
