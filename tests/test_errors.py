@@ -16,7 +16,7 @@ import pytest
 
 from dbt_bridge import errors
 from dbt_bridge.cli import run_command
-from dbt_bridge.errors import BridgeError, MissingExtra, UsageError, scrubbed
+from dbt_bridge.errors import BridgeError, MissingExtra, OriginError, UsageError, scrubbed
 
 CANARY = "c4n4ry-Pa55w0rd"
 
@@ -73,6 +73,12 @@ def test_an_error_is_what_and_then_what_mends_it() -> None:
     assert str(UsageError("no table orders", mend="did you mean 'order'?")) == (
         "no table orders\n  -> did you mean 'order'?"
     )
+
+
+def test_a_message_can_be_told_without_the_role_of_its_database() -> None:
+    error = OriginError("'shop' at db:5432: refused", role="origin")
+    assert (error.what, error.what_without_role) == ("origin 'shop' at db:5432: refused", "'shop' at db:5432: refused")
+    assert OriginError("origin of all evil").what_without_role == "origin of all evil"
 
 
 def test_the_tree_is_shallow_and_drawn() -> None:

@@ -29,10 +29,15 @@ class BridgeError(Exception):
     Args:
         what: one sentence, with the table and column where there is one.
         mend: what the user does next: a command, a line of YAML or a SQL statement.
+        role: the word that begins the message where it starts with a database's name: `origin` for "origin 'shop'".
+
+    Attributes:
+        what_without_role: the same sentence from the database's name on, for a message that gives it another role.
     """
 
-    def __init__(self, what: str, *, mend: str = "") -> None:
-        self.what = scrubbed(what)
+    def __init__(self, what: str, *, mend: str = "", role: str = "") -> None:
+        self.what_without_role = scrubbed(what)
+        self.what = f"{role} {self.what_without_role}" if role else self.what_without_role
         self.mend = mend
         super().__init__(self.what)
 
@@ -53,15 +58,36 @@ class OriginError(BridgeError):
 
     Attributes:
         broke_off: the server shut down, or the connection to it was lost.
+        is_unexplained: only the server's own message says what is wrong, and `mend` points to it.
+        sqlstate: the server's code of the error; empty where it gave none, or nobody needs it.
     """
 
-    def __init__(self, what: str, *, mend: str = "", broke_off: bool = False) -> None:
-        super().__init__(what, mend=mend)
+    def __init__(
+        self,
+        what: str,
+        *,
+        mend: str = "",
+        role: str = "",
+        broke_off: bool = False,
+        is_unexplained: bool = False,
+        sqlstate: str = "",
+    ) -> None:
+        super().__init__(what, mend=mend, role=role)
         self.broke_off = broke_off
+        self.is_unexplained = is_unexplained
+        self.sqlstate = sqlstate
 
 
 class TypeRefused(BridgeError):
-    """A value or type cannot be kept exactly at the destination; nothing was written."""
+    """A value or type cannot be kept exactly at the destination; nothing was written.
+
+    Attributes:
+        needs_override: `mend` is a `types:` in the `bridge` block of the table, which only a table that lands has.
+    """
+
+    def __init__(self, what: str, *, mend: str = "", role: str = "", needs_override: bool = False) -> None:
+        super().__init__(what, mend=mend, role=role)
+        self.needs_override = needs_override
 
 
 class KeyRefused(BridgeError):

@@ -206,10 +206,10 @@ def _one(
 
 def _of_yaml(error: BridgeError) -> BridgeError:
     """The error with a mend for who wrote the block, where an origin's own speaks of tables that land."""
-    if isinstance(error, TypeRefused) and "`types:" in error.mend:
+    if isinstance(error, TypeRefused) and error.needs_override:
         mend = "give it an expression in `columns:`, such as NULLIF(column, '0000-00-00') or a CAST"
         return TypeRefused(error.what, mend=mend)
-    if isinstance(error, OriginError) and error.mend.startswith("see the "):
+    if isinstance(error, OriginError) and error.is_unexplained:
         return OriginError(error.what, mend="correct its SQL in the YAML, if it is not the server's fault")
     return error
 
@@ -313,9 +313,9 @@ def _names_of_model(declared: Reconciliation, new: Queries) -> list[str]:
     try:
         return new.names(declared.this)
     except BridgeError as error:
-        said = error.what.removeprefix("origin ")  # the warehouse is none, whoever reads it
+        # The warehouse is no origin, although the connector of one reads it.
         raise DestinationError(
-            f"{declared.display_name} is not there, or cannot be read: {said}",
+            f"{declared.display_name} is not there, or cannot be read: {error.what_without_role}",
             mend=f"build it: dbt-bridge build --select {format_shell_selector(declared.node)}",
         ) from error
 

@@ -86,6 +86,7 @@ def decode_column(values: Values, decode: Decode, column: Column, table: TableNa
         raise TypeRefused(
             f"{table}, column {column.name!r}{kind}: {_format_value(culprit)} cannot be kept exactly as {column.type}",
             mend=f"add `types: {{{column.name}: text}}` to the table's bridge block, or correct the value",
+            needs_override=True,
         ) from error
 
 

@@ -84,7 +84,11 @@ def translate_error(error: SQLAlchemyError | Exception, name: str, place: str, u
             f"the origin {name!r} is locked by a writer: {text}",
             mend="run it again, or switch the SQLite file to WAL: PRAGMA journal_mode = WAL",
         )
-    return OriginError(f"{place} cannot be read at the origin {name!r}: {text}", mend="see the database's message")
+    return OriginError(
+        f"{place} cannot be read at the origin {name!r}: {text}",
+        mend="see the database's message",
+        is_unexplained=True,
+    )
 
 
 def _error_number(error: Exception) -> int | None:

@@ -18,7 +18,8 @@ import pytest
 from dbt_bridge.connectors.postgres.changes import publication
 from dbt_bridge.connectors.postgres.changes.receiver import RUN_BYTES, RUN_MESSAGES
 from dbt_bridge.connectors.postgres.changes.slot import Replication
-from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
+from dbt_bridge.connectors.postgres.changes.stream import OBJECT_IN_USE, ReplicationStream
+from dbt_bridge.connectors.postgres.changes.walsender import Walsender
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import ConnectionFailed, OriginError
@@ -453,6 +454,18 @@ def test_a_second_reader_fails_and_names_the_first(database: str, items: psycopg
             pass
         items.execute("INSERT INTO items VALUES (1, 'a')")
         assert len(_changes(taken(first, _now(database)))) == 1
+
+
+def test_the_refusal_of_a_slot_in_use_carries_its_sqlstate(database: str, items: psycopg.Connection) -> None:
+    start = _slot(database, "shared")
+    with (
+        _stream(database, "shared", start),
+        Replication("shop", database) as replication,
+        Walsender(replication.connections) as walsender,
+        pytest.raises(OriginError) as refused,
+    ):
+        walsender.command("START_REPLICATION SLOT shared LOGICAL 0/0 (proto_version '1', publication_names 'shared')")
+    assert refused.value.sqlstate == OBJECT_IN_USE
 
 
 def test_a_slot_that_lost_its_log_is_refused_by_name(own_server_again: Server) -> None:

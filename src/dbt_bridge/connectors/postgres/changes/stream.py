@@ -20,6 +20,8 @@ from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.table import quote_identifier, quote_literal
 from dbt_bridge.system.retry import SLOT, retry
 
+OBJECT_IN_USE = "55006"  # SQLSTATE: postgresql.org/docs/current/errcodes-appendix.html
+
 
 class ReplicationStream:
     """What a slot sends, from an LSN on. Constructing does no I/O; a context manager.
@@ -113,11 +115,11 @@ class ReplicationStream:
         command = self._command(walsender.server_version)
 
         def is_in_use(error: Exception) -> bool:
-            """The slot may have become free between the refusal (SQLSTATE 55006) and the look."""
+            """The slot may have become free between the refusal and the look."""
             if not isinstance(error, OriginError):
                 return False
             state = replication.slot(self._slot)
-            return (state is not None and state.active) or "is active for PID" in error.what
+            return (state is not None and state.active) or error.sqlstate == OBJECT_IN_USE
 
         try:
             retry(lambda: walsender.command(command), self.in_use, is_in_use)

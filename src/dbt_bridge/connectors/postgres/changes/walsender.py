@@ -138,7 +138,7 @@ def translate_error(connections: Connections, error: Exception, *, connecting: b
     place = f"origin {connections.name!r}"
     for pattern, what, mend in _KNOWN:
         if re.search(pattern, said):
-            return OriginError(f"{place}: {what} ({connections.format_error(error)})", mend=mend)
+            return OriginError(f"{place}: {what} ({connections.format_error(error)})", mend=mend, sqlstate=state)
     if connecting and not state.startswith(("42", "55", "53")):
         return connections.translate_connect_error(error)
     return connections.translate_error(error)

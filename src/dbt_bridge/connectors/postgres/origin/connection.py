@@ -239,8 +239,9 @@ class Connections:
             )
         except psycopg.ProgrammingError:  # its message quotes the URL
             raise ConnectionFailed(
-                f"origin {self.name!r}: its credentials are not a Postgres URL",
+                f"{self.name!r}: its credentials are not a Postgres URL",
                 mend=f"write postgresql://user:password@host:port/database in [sources.{self.name}] credentials",
+                role=driver_errors.ROLE,
             ) from None
 
     def _roll_back(self, control: psycopg.Connection[Any]) -> None:
@@ -251,7 +252,11 @@ class Connections:
         if self._control is not None and self._snapshot:
             return self._control
         if self._closed:
-            raise OriginError(f"origin {self.name!r} was closed while it was read", mend="run the same command again")
+            raise OriginError(
+                f"{self.name!r} was closed while it was read",
+                mend="run the same command again",
+                role=driver_errors.ROLE,
+            )
         try:
             control = self._control or psycopg.connect(self.conninfo(), autocommit=True)
         except psycopg.Error as error:

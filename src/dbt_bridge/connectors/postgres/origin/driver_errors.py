@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -12,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, TypeRefused, scrubbed
 from dbt_bridge.nouns.table import TableName, quote_table_name
 
+ROLE = "origin"  # begins the message of an error that starts with the database's name
 _BROKEN = re.compile(
     "terminating connection|shutting down|starting up|in recovery mode|closed the connection|no connection"
     "|connection (is |was )?(lost|closed|reset|bad)|connection not open|SSL SYSCALL|could not receive data",
@@ -37,9 +39,10 @@ def translate_error(error: Exception, origin: DriverOrigin, table: TableName | N
         return error
     state = getattr(error, "sqlstate", None) or ""  # the driver has none for an error in the middle of a read
     text = format_error(error, origin)
-    place = f"origin {origin.name!r}" + (f", table {table}" if table else "")
+    place = f"{origin.name!r}" + (f", table {table}" if table else "")
+    refuse = partial(OriginError, role=ROLE, sqlstate=state)
     if "row-level security" in text:
-        return OriginError(
+        return refuse(
             f"{place}: a row-level security policy hides rows from the origin's user ({text})",
             mend="ALTER ROLE <the origin's user> BYPASSRLS; or land a view that shows the rows you mean",
         )
@@ -47,20 +50,21 @@ def translate_error(error: Exception, origin: DriverOrigin, table: TableName | N
         mend = "grant the privilege"
         if table:
             mend = f"GRANT SELECT ON {quote_table_name(table)} TO <the origin's user>;"
-        return OriginError(f"{place}: {text}", mend=mend)
+        return refuse(f"{place}: {text}", mend=mend)
     if state == "55P03":
-        return OriginError(
+        return refuse(
             f"{place}: another session has locked it for longer than a minute",
             mend="run again when that session has ended; SELECT * FROM pg_locks WHERE mode = 'AccessExclusiveLock'",
         )
     if state == "57014":  # by `Connections.close`, by a timeout, or by an administrator
-        return OriginError(f"{place}: reading was broken off: {text}", mend="run the same command again")
+        return refuse(f"{place}: reading was broken off: {text}", mend="run the same command again")
     if state.startswith(("08", "57P")) or _BROKEN.search(text):
         again = "run the same command again when the server is up"
-        return OriginError(f"{place} broke off: {text}", mend=again, broke_off=True)
+        return refuse(f"{place} broke off: {text}", mend=again, broke_off=True)
     if state.startswith("22") or "overflow" in text or "invalid input syntax" in text:
-        return TypeRefused(f"{place}: {text}", mend="add `types: {<column>: text}` to the table's bridge")
-    return OriginError(f"{place}: {text}", mend="see the message of the origin's server, and its log")
+        mend = "add `types: {<column>: text}` to the table's bridge"
+        return TypeRefused(f"{place}: {text}", mend=mend, role=ROLE, needs_override=True)
+    return refuse(f"{place}: {text}", mend="see the message of the origin's server, and its log", is_unexplained=True)
 
 
 def translate_connect_error(error: Exception, origin: DriverOrigin, conninfo: str) -> ConnectionFailed:
@@ -75,7 +79,7 @@ def translate_connect_error(error: Exception, origin: DriverOrigin, conninfo: st
     mend = f"check [sources.{origin.name}] credentials in .dlt/secrets.toml"
     if re.search("refused|timeout|timed out|host|unreachable", text):
         mend = f"check that the server listens on {at} and that a firewall lets you through"
-    return ConnectionFailed(f"origin {origin.name!r} at {at}: {text}", mend=mend)
+    return ConnectionFailed(f"{origin.name!r} at {at}: {text}", mend=mend, role=ROLE)
 
 
 def format_error(error: Exception, origin: DriverOrigin) -> str:

@@ -212,6 +212,7 @@ def build_refusal(table: TableName, column: Column, value: str) -> TypeRefused:
         f"{table}.{column.name}: {value[:120]} does not fit {column.type}"
         + (f" (origin type {column.origin_type})" if column.origin_type else ""),
         mend=f"add `types: {{{column.name}: text}}` to the table's bridge",
+        needs_override=True,
     )
 
 
