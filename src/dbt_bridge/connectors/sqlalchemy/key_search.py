@@ -51,7 +51,12 @@ class Part:
 
 
 def to_tuples(arrays: Sequence[pa.Array]) -> list[tuple[Any, ...]]:
-    """Rows as values that can be looked up; NULL equals NULL, and NaN equals NaN."""
+    """Rows as values that can be looked up; NULL equals NULL, NaN equals NaN, and -0.0 equals 0.0.
+
+    `replicate.stored_values.Keys` finds the same rows, but by texts and whole numbers in place of floats and moments.
+    Here the values are bound in the query too, so they stay Python's own, but for NaN; see `Lookup.values`. Nested
+    values, which Python cannot look up, do not occur: no column of these origins travels as a list or a struct.
+    """
     columns = [[("NaN",) if value != value else value for value in array.to_pylist()] for array in arrays]  # noqa: PLR0124
     return list(zip(*columns, strict=True))
 
