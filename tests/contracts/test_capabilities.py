@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import psycopg
+import pyarrow as pa
 import pytest
 
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
@@ -19,8 +20,8 @@ from dbt_bridge.contracts.queries import Queries
 from dbt_bridge.contracts.settings import OriginSettings
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.nouns.reconciliation import Selection, in_parentheses
-from dbt_bridge.nouns.table import TableName
-from dbt_bridge.prove.sides import make_origin_side
+from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.prove.sides import make_landing_side, make_origin_side
 from dbt_bridge.testing.capabilities import (
     CancelsTests,
     DigestsReplicasTests,
@@ -96,8 +97,13 @@ class TestPostgresRawCopy(RawCopyTests):
             yield RawCopyBench(origin, warehouse, PEOPLE)
 
 
+SELECT_MANY = "SELECT n AS id, repeat('x', 100) AS name FROM generate_series(1, 2000000) s(n)"
+LAND_MANY = f"CREATE SCHEMA landing; CREATE TABLE landing.many AS {SELECT_MANY}"
+MANY = replica_of(Table(TableName("landing", "many"), (Column("id", pa.int64()), Column("name", pa.string()))))
+
+
 def many(queries: Queries) -> Side:
-    rows = in_parentheses("SELECT n AS id, repeat('x', 100) AS name FROM generate_series(1, 2000000) s(n)")
+    rows = in_parentheses(SELECT_MANY)
     return queries.side("many", Selection(rows, {"id": "id", "name": "name"}))
 
 
@@ -113,6 +119,24 @@ class TestDuckDBCancels(CancelsTests):
     def side(self, tmp_path: Path) -> Iterator[Side]:
         with DuckDBWarehouse.open(tmp_path / "w.duckdb") as warehouse:
             yield many(warehouse.queries())
+
+
+class TestPostgresStateCancels(CancelsTests):
+    @pytest.fixture
+    def side(self, database: str) -> Iterator[Side]:
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute(LAND_MANY.encode())
+        with PostgresWarehouse("pg", database) as warehouse, warehouse.open_state() as state:
+            yield make_landing_side(state, MANY, "many")
+
+
+class TestDuckDBStateCancels(CancelsTests):
+    @pytest.fixture
+    def side(self, tmp_path: Path) -> Iterator[Side]:
+        with DuckDBWarehouse.open(tmp_path / "w.duckdb") as warehouse:
+            warehouse._connection.execute(LAND_MANY)
+            with warehouse.open_state() as state:
+                yield make_landing_side(state, MANY, "many")
 
 
 class TestDuckDBOpensOnce(OpensOnceTests):
