@@ -342,7 +342,8 @@ class JournalSource(ChangeSource):
         lost = [name for name, type_ in before.columns.items() if now.columns.get(name, type_) != type_]
         version = _version(table, now if lost else before)
         why = f"the type of its column {lost[0]!r} changed" if lost else ""
-        return TableFinding(TableName(SCHEMA, table.name.name), version, now.shape, why)
+        latest = _version(table, now) if table.asks_latest else None
+        return TableFinding(TableName(SCHEMA, table.name.name), version, now.shape, why, latest=latest)
 
     def has_news(self, shapes: Sequence[str]) -> bool:
         return False  # the journal tells of every change of columns

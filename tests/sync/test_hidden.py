@@ -234,3 +234,22 @@ def test_a_hidden_column_that_is_renamed_at_the_origin_stays_hidden(
     receipt = run(**mended)
     assert (receipt.status, receipt.rows_loaded) == ("success", 3)
     assert MASKED.encode() not in written(tmp_path)
+
+
+def test_a_slip_in_a_mask_is_told_before_anything_that_a_history_keeps(
+    people: None, project: Project, origin: psycopg.Connection, source: MakeSource, landed: Ask
+) -> None:
+    """Whoever followed the other message would drop the old versions for a slip."""
+
+    def run(mask: str) -> Receipt:
+        kept = table("people", mask={mask: "sha256"}, history=True, deletes="soft")
+        followed = replace(project, sources=(replace(source(kept), slot=f"slip_{origin.info.dbname}"),))
+        return sync(followed, SyncOptions(), Silent())[-1]
+
+    assert run("email").status == "success"
+    error = run("emial").error or ""
+    assert "mask: public.people has no column 'emial'" in error and "did you mean 'email'?" in error
+    assert "DROP" not in error
+    assert landed("SELECT count(*) FROM shop_landing.people_history") == [(2,)]
+    error = run("name").error or ""
+    assert "keeps values from before" in error and "DROP TABLE" in error

@@ -117,17 +117,26 @@ def take_census(
     to_copy: dict[str, tuple[Wanted, str]] = {}
     refused: dict[str, tuple[Wanted, BridgeError]] = {}
     findings: dict[str, TableFinding] = {}
-    found = changes.take_census([make_declared_table(item, checkpoints.get(item.table.node)) for item in wanted])
+    points = {item.table.node: checkpoints.get(item.table.node) for item in wanted}
+    newly_hidden = {item.table.node: _newly_hidden(item, points[item.table.node]) for item in wanted}
+    found = changes.take_census(
+        [
+            make_declared_table(item, points[item.table.node], asks_latest=bool(newly_hidden[item.table.node]))
+            for item in wanted
+        ]
+    )
     for item in wanted:
-        node, point = item.table.node, checkpoints.get(item.table.node)
+        node, point = item.table.node, points[item.table.node]
         try:
             finding = found[node]
             if isinstance(finding, BridgeError):
                 raise finding
             findings[node] = finding
             _refuse_hidden_renamed(item, point, finding)
-            if newly := _newly_hidden(item, point):
-                _refuse_what_was_kept(destination, _make_replica(item, (), ()), newly)
+            if newly_hidden[node] and finding.latest is not None:
+                # What is wrong in the declaration itself is said first: a slip in a name must drop no history.
+                replica = track(destination, item, finding.latest, changes.beginning).replica
+                _refuse_what_was_kept(destination, replica, newly_hidden[node])
             is_followed = point is not None and point.state is not TableState.SET_ASIDE
             verdict = "full refresh" if node in chosen.anew else _go_on(changes, destination, item, point, finding)
             if isinstance(verdict, Tracked):
@@ -171,14 +180,9 @@ def track(destination: Destination, wanted: Wanted, version: TableVersion, posit
     followed = FollowedTable(
         node, version.name, version.shape, columns, key, position, map_columns, mask, log_only
     )  # fmt: skip
-    return Tracked(wanted, followed, _make_replica(wanted, columns, key))
-
-
-def _make_replica(wanted: Wanted, columns: Sequence[Column], key: tuple[str, ...]) -> Replica:
-    """What its declaration makes of a table at the destination."""
-    declared, log_only = wanted.table, wanted.table.write_disposition == "append"
     landing = Table(wanted.landing, tuple(_plain(c, wanted) for c in columns), () if log_only else key)
-    return Replica(declared.node, landing, declared.deletes, history=declared.history, change_log=log_only)
+    replica = Replica(node, landing, wanted.table.deletes, history=wanted.table.history, change_log=log_only)
+    return Tracked(wanted, followed, replica)
 
 
 def _plain(column: Column, wanted: Wanted) -> Column:

@@ -73,7 +73,7 @@ class FollowedSource:
         return Pace(rows, least=rows, bytes=_LARGE, seconds=seconds or 60)
 
 
-def make_declared_table(wanted: Wanted, point: Checkpoint | None = None) -> DeclaredTable:
+def make_declared_table(wanted: Wanted, point: Checkpoint | None = None, *, asks_latest: bool = False) -> DeclaredTable:
     """A table as the change source is asked about it."""
     memory = point.memory if point is not None else None
     return DeclaredTable(
@@ -82,4 +82,5 @@ def make_declared_table(wanted: Wanted, point: Checkpoint | None = None) -> Decl
         tuple(wanted.table.primary_key),
         wanted.table.write_disposition == "append",
         memory.shape if memory is not None else "",
+        asks_latest,
     )

@@ -35,6 +35,7 @@ class DeclaredTable:
         key: `primary_key` of the declaration; empty for the origin's own.
         log_only: changes are appended, so that no row has to be found by a key.
         shape: of its checkpoint, as the source wrote it; empty when it has none.
+        asks_latest: the finding shall have its `latest` version.
     """
 
     node: str
@@ -42,6 +43,7 @@ class DeclaredTable:
     key: tuple[str, ...] = ()
     log_only: bool = False
     shape: str = ""
+    asks_latest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class TableFinding:
         lost: why the rows that landed can only be had by copying the table anew; empty when they are as they were.
         renamed: columns since the checkpoint, old name -> new name.
         is_late: its columns are others now than in `version`, and the log may say nothing of it before the next row.
+        latest: the table as it is now, where it was asked for (`DeclaredTable.asks_latest`).
     """
 
     name: TableName
@@ -81,6 +84,7 @@ class TableFinding:
     lost: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     is_late: bool = False
+    latest: TableVersion | None = None
 
 
 @dataclass(frozen=True, slots=True)

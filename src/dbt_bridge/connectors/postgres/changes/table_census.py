@@ -74,7 +74,8 @@ def _examine(origin: Connections, table: DeclaredTable, known: Mapping[TableName
         raise _missing(origin, name, table)
     _check_publishable(known[name], table)
     if not table.shape:
-        return TableFinding(name, describe_version(origin, table, now), now.as_json())
+        version = describe_version(origin, table, now)
+        return TableFinding(name, version, now.as_json(), latest=version)
     before = Shape.from_json(table.shape)
     is_same = before.oid == now.oid
     lost = shapes.find_rewrite(before, now) if is_same else "it is another table of the same name at the origin"
@@ -82,7 +83,8 @@ def _examine(origin: Connections, table: DeclaredTable, known: Mapping[TableName
     # The same columns, untouched: a new file alone is a TRUNCATE or VACUUM FULL, which changes no stored value.
     goes_on = now if lost or (before.columns == now.columns and before.table == now.table) else before
     version = describe_version(origin, table, goes_on)
-    return TableFinding(name, version, now.as_json(), lost, renamed, goes_on.relation != now.relation)
+    latest = describe_version(origin, table, now) if table.asks_latest else None
+    return TableFinding(name, version, now.as_json(), lost, renamed, goes_on.relation != now.relation, latest)
 
 
 def _check_publishable(table: Publishable, declared: DeclaredTable) -> None:
