@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
+from dbt_bridge.arrow.owned_reader import make_reader
+
 Convert = Callable[[pa.RecordBatch], pa.RecordBatch]
 
 
@@ -29,7 +31,7 @@ class CountedReader:
         self._convert = convert
 
     def reader(self) -> pa.RecordBatchReader:
-        return pa.RecordBatchReader.from_batches(self._schema, self._count_batches())
+        return make_reader(self._schema, self._count_batches(), self._batches)
 
     def _count_batches(self) -> Iterator[pa.RecordBatch]:
         try:

@@ -9,6 +9,8 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge.arrow.owned_reader import make_reader
+
 
 def mask_array(array: pa.Array, how: Literal["sha256"]) -> pa.Array:
     """The values' hashes.
@@ -49,4 +51,4 @@ def mask_batches(batches: pa.RecordBatchReader, mask: Mapping[str, str]) -> pa.R
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
 
-    return pa.RecordBatchReader.from_batches(batches.schema, rows())
+    return make_reader(batches.schema, rows(), batches)

@@ -17,6 +17,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from dbt_bridge.arrow import python_rows
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.errors import UsageError
 
 ROWS_PER_BATCH = 10_000
@@ -176,7 +177,7 @@ def _spool(chunks: Iterator[pa.RecordBatch], where: str) -> pa.RecordBatchReader
         spool.close()
         raise
     spool.seek(0)
-    return pa.RecordBatchReader.from_batches(schema, _replay(spool, schema, where))
+    return make_reader(schema, _replay(spool, schema, where))
 
 
 def _replay(spool: IO[bytes], schema: pa.Schema, where: str) -> Iterator[pa.RecordBatch]:
@@ -199,4 +200,4 @@ def cast_reader(
     if schema.equals(reader.schema):
         return reader
     casts = (python_rows.fit_batch(batch, schema, where) for batch in reader)
-    return pa.RecordBatchReader.from_batches(schema, casts)
+    return make_reader(schema, casts, reader)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from dbt_bridge.arrow.owned_reader import make_reader, owning
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
 from dbt_bridge.deliver.gate import refuse_unknown_columns
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused
@@ -42,11 +43,11 @@ def deliver_exposure(
             load, as_text = plan_load(delivery, warehouse, destination, receipt.load_id)
             progress.started(delivery.node, f"{delivery.destination}: {receipt.table_name}", None)
             relation = TableName(delivery.relation_schema, delivery.relation_name)
-            rows = warehouse.read(relation, [c.name for c in load.table.columns], as_text)
-            batches = report_batches(_cast(rows, load.table), delivery.node, progress)
-            if dry_run:
-                return record.finish_dry_run(receipt, destination.preview(load, batches))
-            return record.finish_receipt(receipt, destination.load(load, batches))
+            with owning(warehouse.read(relation, [c.name for c in load.table.columns], as_text)) as rows:
+                batches = report_batches(_cast(rows, load.table), delivery.node, progress)
+                if dry_run:
+                    return record.finish_dry_run(receipt, destination.preview(load, batches))
+                return record.finish_receipt(receipt, destination.load(load, batches))
     except BridgeError as error:
         return record.fail_receipt(receipt, error)
 
@@ -82,7 +83,7 @@ def _cast(rows: pa.RecordBatchReader, table: Table) -> pa.RecordBatchReader:
             arrays = [_cast_column(array, field, table) for array, field in zip(batch.columns, schema, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-    return pa.RecordBatchReader.from_batches(schema, casting())
+    return make_reader(schema, casting(), rows)
 
 
 def _cast_column(array: pa.Array, field: pa.Field, table: Table) -> pa.Array:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from dbt_bridge.arrow.owned_reader import close_reader, make_reader
 from dbt_bridge.observe.progress import Progress
 
 
@@ -18,9 +19,9 @@ def report_batches(batches: pa.RecordBatchReader, node: str, progress: Progress)
                 progress.advanced(node, batch.num_rows, batch.nbytes)
                 yield batch
         finally:
-            batches.close()
+            close_reader(batches)
 
-    return pa.RecordBatchReader.from_batches(batches.schema, reported())
+    return make_reader(batches.schema, reported(), batches)
 
 
 def report_chunks(chunks: Iterator[bytes], node: str, progress: Progress) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
+from dbt_bridge.arrow.owned_reader import owning
 from dbt_bridge.contracts.destination import (
     Destination,
     Ledger,
@@ -198,7 +199,8 @@ class _RepairRun:
         with closing(open_destination(item.destination, project_root=self.project.root)) as destination:
             load = Load(replica.table, "merge", parity.load_id)
             keys = pa.concat_tables([plan.missing, plan.wrong, plan.doubled])
-            loaded = destination.load(load, question.sides.origin.rows(names, keys))
+            with owning(question.sides.origin.rows(names, keys)) as rows:
+                loaded = destination.load(load, rows)
             self._finish(record.finish_receipt(receipt, loaded), question.ledger)
             with _require_readable(destination).open_state() as state:
                 again = _compare_again(question, parity, make_landing_side(state, replica, parity.destination))
@@ -356,7 +358,8 @@ class _RowsOfKeys:
         self._keys = keys.cast(pa.schema([(name, known[name]) for name in keys.column_names]))
 
     def count(self) -> int:
-        return sum(batch.num_rows for batch in self._side.rows(self._keys.column_names, self._keys))
+        with owning(self._side.rows(self._keys.column_names, self._keys)) as rows:
+            return sum(batch.num_rows for batch in rows)
 
     def rows(self, columns: Sequence[str], keys: pa.Table | None = None) -> pa.RecordBatchReader:
         return self._side.rows(columns, self._keys if keys is None else keys)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from dbt_bridge.arrow.owned_reader import owning
 from dbt_bridge.contracts.capabilities import HasClock
 from dbt_bridge.contracts.destination import Replica
 from dbt_bridge.contracts.origin import Origin
@@ -162,7 +163,8 @@ def stream_changes(
     kinds = ((plan.wrong, UPDATE), (plan.doubled, UPDATE if overwrites else INSERT), (plan.missing, INSERT))
     for keys, kind in kinds:
         for piece in _split(keys):
-            rows = origin.rows(schema.names, piece).read_all()
+            with owning(origin.rows(schema.names, piece)) as reader:
+                rows = reader.read_all()
             if len(rows) != len(piece):
                 raise OriginError(
                     f"{origin.name} has {len(rows)} rows of {len(piece)} keys that are to be repaired: it was written"

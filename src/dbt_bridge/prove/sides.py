@@ -12,6 +12,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from dbt_bridge.arrow.mask import mask_batches
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.contracts.canon import Digested
 from dbt_bridge.contracts.capabilities import DigestsReplicas, DigestsTables
 from dbt_bridge.contracts.destination import Replica, State
@@ -90,7 +91,7 @@ class OriginSide:
         rows = self.rows([*columns, *others])
         wanted = Keys(keys)
         batches = (wanted.filter(batch) for batch in rows)
-        return _first(pa.RecordBatchReader.from_batches(rows.schema, batches), len(columns))
+        return _first(make_reader(rows.schema, batches, rows), len(columns))
 
 
 class LandedSide:
@@ -177,4 +178,4 @@ def _first(rows: pa.RecordBatchReader, count: int) -> pa.RecordBatchReader:
     """The first columns alone."""
     schema = pa.schema([rows.schema.field(place) for place in range(count)])
     batches = (pa.RecordBatch.from_arrays(batch.columns[:count], schema=schema) for batch in rows)
-    return pa.RecordBatchReader.from_batches(schema, batches)
+    return make_reader(schema, batches, rows)

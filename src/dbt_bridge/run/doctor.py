@@ -156,7 +156,11 @@ def _check_secrets(root: Path) -> Iterator[Finding]:
 
 def _run_git(git: str, root: Path, *arguments: str) -> int:
     """git's exit code."""
-    return subprocess.run([git, "-C", str(root), *arguments], check=False, capture_output=True).returncode
+    command = [git, "-C", str(root), *arguments]
+    try:
+        return subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=60).returncode
+    except subprocess.TimeoutExpired:  # a file system that does not answer: git has nothing to say
+        return 1
 
 
 def _check_writable(subject: str, destination: Destination, schema: str) -> Finding:

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from dbt_bridge.arrow.mask import mask_batches
+from dbt_bridge.arrow.owned_reader import owning
 from dbt_bridge.contracts.destination import (
     Destination,
     Ledger,
@@ -176,12 +177,12 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
             raw = stage_raw_copy(ends.origin, ends.destination, copy, progress)
             if raw is not None:
                 return Arrived(plan, staged=raw)
-        batches = ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)
-        batches = mask_batches(batches, _masks(plan))
-        batches = report_batches(batches, wanted.table.node, progress)
-        if isinstance(ends.destination, Warehouse):
-            return Arrived(plan, staged=ends.destination.stage(plan.load, batches))
-        return Arrived(plan, loaded=ends.destination.load(plan.load, batches))
+        with owning(ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)) as rows:
+            batches = mask_batches(rows, _masks(plan))
+            batches = report_batches(batches, wanted.table.node, progress)
+            if isinstance(ends.destination, Warehouse):
+                return Arrived(plan, staged=ends.destination.stage(plan.load, batches))
+            return Arrived(plan, loaded=ends.destination.load(plan.load, batches))
     except BridgeError as error:
         return record.fail_receipt(receipt, error)
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pytest
 
+from dbt_bridge.arrow.owned_reader import owning
 from dbt_bridge.contracts.origin import Increment, Origin
 from dbt_bridge.errors import OriginError, UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
@@ -141,6 +142,17 @@ class OriginTests:
     def test_what_cannot_order_is_no_cursor(self, bench: Bench, people: TableName, cursor: str) -> None:
         with bench.open() as origin, pytest.raises(UsageError, match=cursor):
             origin.newest(people, cursor)
+
+    def test_rows_that_nobody_reads_to_their_end_hold_nothing_up(self, bench: Bench, people: TableName) -> None:
+        """Whoever asked for rows ends them, also where an error's traceback still refers to the reader."""
+        wanted = describe(bench, people).columns
+        with bench.open() as origin:
+            with pytest.raises(ValueError) as kept, owning(origin.rows(people, wanted)) as rows:
+                rows.read_next_batch()
+                raise ValueError("refused in the middle")
+            assert kept.value.__traceback__ is not None
+            assert origin.count(people) == len(PEOPLE)
+            assert by_id(origin.rows(people, wanted).read_all()) == sorted(PEOPLE, key=lambda row: row["id"])
 
     def test_it_may_be_closed_twice(self, bench: Bench, people: TableName) -> None:
         origin = bench.open()

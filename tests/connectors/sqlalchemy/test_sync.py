@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,3 +75,38 @@ def test_one_refused_table_fails_alone(
             found = connection.execute(sums.encode()).fetchall()
     assert found == [(20000, 200010000)] * 5
     assert "canary" not in "".join(str(r) for r in receipts)
+
+
+def test_a_table_refused_in_mid_stream_gives_the_connection_back(
+    warehouse: WarehouseProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them streams from the one connection of its origin, and half of them are refused by their key."""
+    file = tmp_path / "origin.db"
+    with closing(sqlite3.connect(file)) as connection:
+        for number in range(8):
+            connection.execute(f"CREATE TABLE t{number} (code TEXT, at DATETIME NOT NULL, pad TEXT)")
+            keys = [None if number % 2 and row == 5000 else f"k{row}" for row in range(10_000)]
+            rows = [(key, "2026-01-01 00:00:00", "x" * 200) for key in keys]
+            connection.executemany(f"INSERT INTO t{number} VALUES (?, ?, ?)", rows)
+        connection.commit()
+    monkeypatch.setenv("SOURCES__LITE__CREDENTIALS", f"sqlite:///{file}")
+    tables = [
+        LandingTable(
+            f"source.shop.lite.t{n}", f"t{n}", f"t{n}", replication="incremental", cursor="at", primary_key=("code",)
+        )
+        for n in range(8)
+    ]
+    source = LandingSource(
+        name="lite", origin="lite", origin_schema=None, landing_schema="landing", landing_database=None,
+        tables=tuple(tables), defaults=LandingTable("source.shop.lite", "", "", replication="incremental"),
+        every_table=False,
+    )  # fmt: skip
+
+    receipts = sync(Project(tmp_path, "shop", warehouse, (source,), ()), SyncOptions(threads=4), Silent())
+
+    told = {receipt.node[-2:]: receipt for receipt in receipts}
+    assert {name: told[name].rows_loaded for name in ("t0", "t2", "t4", "t6")} == dict.fromkeys(
+        ("t0", "t2", "t4", "t6"), 10_000
+    )
+    for name in ("t1", "t3", "t5", "t7"):
+        assert told[name].status == "failed" and "holds NULL" in str(told[name].error), told[name]

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from dbt_bridge.arrow import decimals
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.dlt.session import DltSession
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, scrubbed
 from dbt_bridge.nouns.reconciliation import (
@@ -54,7 +55,7 @@ class DltRows:
         """
         fields = {field.name: field for field in self.table.arrow_schema}
         schema = pa.schema([fields[name] for name in columns])
-        return pa.RecordBatchReader.from_batches(schema, self._batches(schema, keys))
+        return make_reader(schema, self._batches(schema, keys))
 
     def _batches(self, schema: pa.Schema, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
         if keys is None:

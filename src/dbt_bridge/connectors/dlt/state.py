@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.dlt.queries import DltQueries
 from dbt_bridge.connectors.dlt.session import DltSession
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
@@ -45,7 +46,7 @@ class DltState:
         schema = replica.table.arrow_schema
         asked = None if keys is None else check_keys(replica, keys)
         self._check(replica)
-        return pa.RecordBatchReader.from_batches(schema, self._batches(replica, schema, asked))
+        return make_reader(schema, self._batches(replica, schema, asked))
 
     def _batches(self, replica: Replica, schema: pa.Schema, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
         wanted = None if keys is None else Keys(keys)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from dbt_bridge.arrow import decimals
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.dlt.apply import APPLIED, DltApplication
 from dbt_bridge.connectors.dlt.destination import DltDestination
 from dbt_bridge.connectors.dlt.queries import DltQueries
@@ -118,7 +119,7 @@ class DltWarehouse(DltDestination):
         if columns:
             wanted.sort(key=lambda column: columns.index(column.name))
         schema = pa.schema([pa.field(c.name, pa.string() if c.name in as_text else c.type) for c in wanted])
-        return pa.RecordBatchReader.from_batches(schema, self._rows(name, schema, frozenset(as_text)))
+        return make_reader(schema, self._rows(name, schema, frozenset(as_text)))
 
     def _rows(self, name: TableName, schema: pa.Schema, as_text: frozenset[str]) -> Iterator[pa.RecordBatch]:
         with self.session.sql_client(name) as sql:

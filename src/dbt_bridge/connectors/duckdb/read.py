@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from dbt_bridge.arrow.duckdb_rows import stream_query, stream_relation
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import quote_identifier
 
@@ -74,7 +75,7 @@ def read(cur: Any, where: object, query: str, columns: Mapping[str, str]) -> pa.
     """
     source = stream_query(cur, query)
     schema = _schema(source.schema, columns)
-    return pa.RecordBatchReader.from_batches(schema, _batches(cur, where, source, schema))
+    return make_reader(schema, _batches(cur, where, source, schema), source)
 
 
 def read_relation(relation: Any) -> pa.RecordBatchReader:
@@ -83,7 +84,7 @@ def read_relation(relation: Any) -> pa.RecordBatchReader:
     projected = relation.project(", ".join(select_exactly(name, sql) for name, sql in columns.items()))
     source = stream_relation(projected)
     schema = _schema(source.schema, columns)
-    return pa.RecordBatchReader.from_batches(schema, _cast_batches(source, schema))
+    return make_reader(schema, _cast_batches(source, schema), source)
 
 
 def _schema(arrow: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import KeyRefused, TypeRefused
@@ -54,7 +55,7 @@ class Counter:
         schema = self._load.table.arrow_schema
         if self._load.keeps_last:
             schema = schema.append(pa.field(ROW, pa.int64()))
-        return pa.RecordBatchReader.from_batches(_nullable(schema), self._count_batches())
+        return make_reader(_nullable(schema), self._count_batches(), self._batches)
 
     def _count_batches(self) -> Iterator[pa.RecordBatch]:
         try:

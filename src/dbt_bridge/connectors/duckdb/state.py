@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from dbt_bridge.arrow.duckdb_rows import interruptible, stream_query
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.landing_table import lend_rows
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation
@@ -65,7 +66,7 @@ class DuckDBState:
             standing = self._standing(replica)
         wanted = None if keys is None else check_keys(replica, keys)
         schema = replica.table.arrow_schema
-        return pa.RecordBatchReader.from_batches(schema, self._batches(replica, standing, wanted))
+        return make_reader(schema, self._batches(replica, standing, wanted))
 
     def cancel(self) -> None:
         """End what another thread reads, which gets an error."""

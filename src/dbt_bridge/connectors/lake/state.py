@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import BridgeError, DestinationError, is_interruption, scrubbed
 from dbt_bridge.nouns.table import Column, TableName
@@ -66,7 +67,7 @@ class DatasetState:
                     whole = cast_columns(batch.columns, schema, name)
                     yield whole if wanted is None else wanted.filter(whole)
 
-        return pa.RecordBatchReader.from_batches(schema, batches())
+        return make_reader(schema, batches())
 
     def _dataset(self, replica: Replica) -> Any:
         name = replica.table.name

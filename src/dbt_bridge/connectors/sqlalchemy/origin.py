@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.sqlalchemy.casts import decode_column
 from dbt_bridge.connectors.sqlalchemy.column_types import Reading
 from dbt_bridge.connectors.sqlalchemy.cursor import (
@@ -56,6 +58,10 @@ from dbt_bridge.nouns.table import Column, Table, TableName
 
 _BATCH_BYTES = 4 << 20
 _FIRST_ROWS, _MOST_ROWS = 1_000, 50_000
+_GOODBYE = 10.0
+"""Seconds in which the driver answers an interruption, before the connection is left to it."""
+_IDLE = 3600.0
+"""Seconds in which nobody asks for the next row of a result that others wait for, before they give up."""
 
 _T = TypeVar("_T")
 
@@ -80,6 +86,7 @@ class SqlOrigin:
         self._dialect = _choose_dialect(self._url)
         self._turn = threading.Lock()  # from a result's first row to its last
         self._call = threading.Lock()  # while the driver works
+        self._served = time.monotonic()  # when the driver was last asked for anything
         self._connection: sa.Connection | None = None
         self._result: _Result | None = None
         self._closed = False
@@ -129,12 +136,12 @@ class SqlOrigin:
             OriginError: the origin broke off, or a column is missing.
         """
         schema = pa.schema([pa.field(c.name, c.type, c.nullable) for c in columns])
-        return pa.RecordBatchReader.from_batches(schema, self._stream_rows(name, tuple(columns), schema, increment))
+        return make_reader(schema, self._stream_rows(name, tuple(columns), schema, increment))
 
     def rows_of(self, name: TableName, columns: Sequence[Column], keys: pa.Table) -> pa.RecordBatchReader:
         """See `Origin.rows_of` and key_search.py."""
         schema = pa.schema([pa.field(c.name, c.type, c.nullable) for c in columns])
-        return pa.RecordBatchReader.from_batches(schema, self._stream_rows_of(name, tuple(columns), schema, keys))
+        return make_reader(schema, self._stream_rows_of(name, tuple(columns), schema, keys))
 
     def count(self, name: TableName) -> int:
         statement = sa.select(sa.func.count()).select_from(make_table(name))
@@ -176,7 +183,8 @@ class SqlOrigin:
         if not self._call.acquire(blocking=False):
             with contextlib.suppress(Exception):  # the connection may be broken already: that is why we close
                 self._dialect.interrupt(connection)
-            self._call.acquire()
+            if not self._call.acquire(timeout=_GOODBYE):
+                return  # a server that no longer answers; whoever waits for it refuses what comes
         try:
             self._connection = None
             if self._result is not None:
@@ -221,9 +229,18 @@ class SqlOrigin:
 
     @contextlib.contextmanager
     def _take_turn(self) -> Iterator[None]:
-        """Wait until no other result is streamed; a reader keeps its turn until it is read to its end or dropped."""
+        """Wait until no other result is streamed: a reader keeps its turn until it is read to its end or closed.
+
+        Raises:
+            OriginError: the origin is closed meanwhile, or nobody reads the result that has the turn any more.
+        """
         while not self._turn.acquire(timeout=0.1):
             self._refuse_closed()
+            if not self._call.locked() and time.monotonic() - self._served > _IDLE:
+                raise OriginError(
+                    f"the origin {self.name!r} waits behind a result that nobody has read for {_IDLE:.0f} seconds",
+                    mend="run it again with --threads 1, and report it: this is a mistake in dbt-bridge",
+                )
         try:
             yield
         finally:
@@ -241,6 +258,8 @@ class SqlOrigin:
                 if self._closed:
                     self._refuse_closed()
                 raise translate_error(error, self.name, place, self._url) from None
+            finally:
+                self._served = time.monotonic()
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.sqlalchemy.casts import decode_column
 from dbt_bridge.connectors.sqlalchemy.dialect import Dialect
 from dbt_bridge.connectors.sqlalchemy.expressions import make_column, make_identifier, make_text
@@ -56,7 +57,7 @@ class SqlRows:
         by_name = {column.name: column for column in self.table.columns}
         wanted = [by_name[name] for name in columns]
         schema = pa.schema([pa.field(c.name, c.type) for c in wanted])
-        return pa.RecordBatchReader.from_batches(schema, self._batches(wanted, schema, keys))
+        return make_reader(schema, self._batches(wanted, schema, keys))
 
     def _batches(self, wanted: list[Column], schema: pa.Schema, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
         if keys is None:

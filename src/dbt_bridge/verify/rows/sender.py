@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dbt_bridge.arrow.owned_reader import owning
 from dbt_bridge.contracts.side import BucketSelection, Cancels, Digests, Side
 from dbt_bridge.nouns.both import End
 from dbt_bridge.verify.canonical.elements import to_canonical
@@ -97,15 +98,16 @@ class Sender:
             [pair.as_digested(self.end) for pair in self.pairs.values],
             within,
         )
-        for batch in reader:
-            self.count_read(0, batch.num_rows)  # the side counts its bytes
-            arrays = dict(zip(sent, batch.columns, strict=False))
-            row = batch.column(ROW).to_numpy()
-            yield from self._to_match(_Rows(arrays, self.digest_identity(arrays, row), row), None)
+        with owning(reader):
+            for batch in reader:
+                self.count_read(0, batch.num_rows)  # the side counts its bytes
+                arrays = dict(zip(sent, batch.columns, strict=False))
+                row = batch.column(ROW).to_numpy()
+                yield from self._to_match(_Rows(arrays, self.digest_identity(arrays, row), row), None)
 
     def stream_rows(self, pairs: Sequence[ColumnPair], keys: pa.Table | None = None) -> Iterator[pa.RecordBatch]:
         """These columns in the side's own types, of the rows with some keys or of all."""
-        with self.side.rows([pair.name_at(self.end) for pair in pairs], keys) as reader:
+        with owning(self.side.rows([pair.name_at(self.end) for pair in pairs], keys)) as reader:
             for batch in reader:
                 self.count_read(batch.nbytes, batch.num_rows)
                 yield batch

@@ -18,6 +18,7 @@ from psycopg import Cursor
 from pyarrow import types as is_
 
 from dbt_bridge.arrow import decimals
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.postgres.destination.column_types import BY_ARROW, base
 from dbt_bridge.connectors.postgres.destination.relation import Relation
 from dbt_bridge.connectors.postgres.wire.bulk import repair_moments
@@ -79,7 +80,7 @@ def read_relation(
     wanted = [known[c] for c in columns] if columns else list(table.columns)
     selected = [_select(c.as_text() if c.name in as_text else c) for c in wanted]
     schema = pa.schema([pa.field(s.column.name, s.column.type) for s in selected])
-    return pa.RecordBatchReader.from_batches(schema, _rows(conninfo, table, selected, schema))
+    return make_reader(schema, _rows(conninfo, table, selected, schema))
 
 
 def _select(column: Column) -> _Selected:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from psycopg import Cursor, errors, sql
 
 from dbt_bridge.arrow import decimals
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.postgres.destination.column_types import Wire, landing_type, wire
 from dbt_bridge.connectors.postgres.destination.relation import identifier
 from dbt_bridge.contracts.destination import Load
@@ -73,7 +74,7 @@ class Encoded:
         if self._numbered:
             fields.append(pa.field(ROW, pa.int64()))
         schema = pa.schema(fields)
-        return pa.RecordBatchReader.from_batches(schema, self._encode_batches(schema))
+        return make_reader(schema, self._encode_batches(schema), self._batches)
 
     def _encode_batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         try:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as is_
 
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.postgres.destination import change_log
 from dbt_bridge.connectors.postgres.destination.column_types import base
 from dbt_bridge.connectors.postgres.destination.read import as_text, make_decoder, select_exactly
@@ -124,7 +125,7 @@ class PostgresState:
                         raise DestinationError(f"{name}: {error}", mend=recopy_command(replica.node)) from error
                     yield cast_columns(arrays, schema, name)
 
-        return pa.RecordBatchReader.from_batches(schema, batches())
+        return make_reader(schema, batches())
 
     def digest_replica(self, replica: Replica) -> ReplicaDigests:
         """The digests of a replica's rows, computed by the server."""
@@ -240,7 +241,7 @@ class ReplicaDigests:
                 arrays = [decode(array) for decode, array in zip(decoders, batch.columns, strict=True)]
                 yield cast_columns(arrays, schema, name)
 
-        return pa.RecordBatchReader.from_batches(schema, batches())
+        return make_reader(schema, batches())
 
     def buckets(self, key: Sequence[Digested], values: Sequence[Digested], buckets: int) -> pa.Table:
         """See `Digests.buckets`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.postgres.origin.catalog import Relation
 from dbt_bridge.connectors.postgres.origin.column_types import Reading, resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
@@ -162,4 +163,4 @@ class TableDigests:
                 self.wire_bytes += batch.nbytes
                 yield batch
 
-        return pa.RecordBatchReader.from_batches(rows.schema, batches())
+        return make_reader(rows.schema, batches(), rows)

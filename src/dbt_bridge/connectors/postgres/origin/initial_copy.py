@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.postgres.origin.casts import describe_first_failure
 from dbt_bridge.connectors.postgres.origin.column_types import UNFIT, Reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
@@ -81,7 +82,7 @@ class Copy:
 
 def open_reader(connections: Connections, copy: Copy, workers: int) -> pa.RecordBatchReader:
     """The batches of a copy. Threads start at the first batch, and end when the reader is closed or dropped."""
-    return pa.RecordBatchReader.from_batches(copy.schema, _stream_batches(connections, copy, workers))
+    return make_reader(copy.schema, _stream_batches(connections, copy, workers))
 
 
 def _stream_batches(connections: Connections, copy: Copy, workers: int) -> Iterator[pa.RecordBatch]:
