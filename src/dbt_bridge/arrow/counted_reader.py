@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.owned_reader import make_reader
+from dbt_bridge.system.owned_reader import make_reader
 
 Convert = Callable[[pa.RecordBatch], pa.RecordBatch]
 

@@ -9,7 +9,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.arrow.owned_reader import make_reader
+from dbt_bridge.system.owned_reader import make_reader
 
 
 def mask_array(array: pa.Array, how: Literal["sha256"]) -> pa.Array:

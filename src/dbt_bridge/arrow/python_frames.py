@@ -17,8 +17,8 @@ from typing import IO, Any
 import pyarrow as pa
 
 from dbt_bridge.arrow import python_rows
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.errors import UsageError
+from dbt_bridge.system.owned_reader import make_reader
 
 ROWS_PER_BATCH = 10_000
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.owned_reader import make_reader, owning
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
 from dbt_bridge.deliver.gate import refuse_unknown_columns
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused
@@ -19,6 +18,7 @@ from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.watched_reader import report_batches
 from dbt_bridge.project.destinations import open_destination
+from dbt_bridge.system.owned_reader import make_reader, owning
 
 
 def start_delivery(delivery: Delivery, load_id: str) -> Receipt:

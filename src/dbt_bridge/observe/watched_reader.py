@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.owned_reader import close_reader, make_reader
 from dbt_bridge.observe.progress import Progress
+from dbt_bridge.system.owned_reader import close_reader, make_reader
 
 
 def report_batches(batches: pa.RecordBatchReader, node: str, progress: Progress) -> pa.RecordBatchReader:

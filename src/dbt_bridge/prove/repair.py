@@ -15,7 +15,6 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.owned_reader import owning
 from dbt_bridge.contracts.destination import (
     Destination,
     Ledger,
@@ -42,6 +41,7 @@ from dbt_bridge.prove.repair_changes import RepairPlan, take_stamp
 from dbt_bridge.prove.sides import make_landing_side
 from dbt_bridge.prove.verify import verify
 from dbt_bridge.sync.landing import Ends
+from dbt_bridge.system.owned_reader import owning
 from dbt_bridge.verify.compare import compare, finish_parity
 
 MOST_SHARE = 0.01

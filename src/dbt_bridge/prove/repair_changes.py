@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dbt_bridge.arrow.owned_reader import owning
 from dbt_bridge.contracts.capabilities import HasClock
 from dbt_bridge.contracts.destination import Replica
 from dbt_bridge.contracts.origin import Origin
@@ -24,6 +23,7 @@ from dbt_bridge.nouns.changes import (
     Changes,
 )
 from dbt_bridge.nouns.position import Position
+from dbt_bridge.system.owned_reader import owning
 from dbt_bridge.verify.rows.findings import DESTINATION_ROWS, KIND, ORIGIN_ROWS
 
 _PIECE = 50_000  # keys that are read and applied at once

@@ -12,7 +12,6 @@ from dataclasses import replace
 import pyarrow as pa
 
 from dbt_bridge.arrow.mask import mask_batches
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.contracts.canon import Digested
 from dbt_bridge.contracts.capabilities import DigestsReplicas, DigestsTables
 from dbt_bridge.contracts.destination import Replica, State
@@ -21,6 +20,7 @@ from dbt_bridge.contracts.side import BucketSelection, Cancels, Digests, Side
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.table import Column, Table
 from dbt_bridge.replicate.stored_values import Keys
+from dbt_bridge.system.owned_reader import make_reader
 
 
 def make_origin_side(

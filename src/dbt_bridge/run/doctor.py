@@ -158,9 +158,10 @@ def _run_git(git: str, root: Path, *arguments: str) -> int:
     """git's exit code."""
     command = [git, "-C", str(root), *arguments]
     try:
-        return subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=60).returncode
+        done = subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     except subprocess.TimeoutExpired:  # a file system that does not answer: git has nothing to say
         return 1
+    return done.returncode
 
 
 def _check_writable(subject: str, destination: Destination, schema: str) -> Finding:

@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from dbt_bridge.arrow.mask import mask_batches
-from dbt_bridge.arrow.owned_reader import owning
 from dbt_bridge.contracts.destination import (
     Destination,
     Ledger,
@@ -31,6 +30,7 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.watched_reader import report_batches
 from dbt_bridge.sync.landing_columns import landing_columns
 from dbt_bridge.sync.raw_copy import TableCopy, stage_raw_copy
+from dbt_bridge.system.owned_reader import owning
 
 _RANGES_FROM_BYTES = 256 << 20
 """Tables from this size on are read in parallel ranges; below it the ranges cost more than they give."""

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.arrow.owned_reader import owning
 from dbt_bridge.contracts.origin import Increment, Origin
 from dbt_bridge.errors import OriginError, UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.system.owned_reader import owning
 
 Row = dict[str, Any]
 PEOPLE: list[Row] = [

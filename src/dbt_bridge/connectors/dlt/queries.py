@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 
 from dbt_bridge.arrow import decimals
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.dlt.session import DltSession
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, scrubbed
 from dbt_bridge.nouns.reconciliation import (
@@ -25,6 +24,7 @@ from dbt_bridge.nouns.reconciliation import (
     strip_semicolon,
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.system.owned_reader import make_reader
 
 _BATCH_ROWS = 20_000
 _DECIMAL_SCALE = 9  # where neither dlt nor the warehouse gives a scale

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.dlt.queries import DltQueries
 from dbt_bridge.connectors.dlt.session import DltSession
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
@@ -23,6 +22,7 @@ from dbt_bridge.replicate.stored_values import (
     check_keys,
     missing_column,
 )
+from dbt_bridge.system.owned_reader import make_reader
 
 _BATCH_ROWS = 20_000
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from dbt_bridge.arrow import decimals
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.dlt.apply import APPLIED, DltApplication
 from dbt_bridge.connectors.dlt.destination import DltDestination
 from dbt_bridge.connectors.dlt.queries import DltQueries
@@ -29,6 +28,7 @@ from dbt_bridge.nouns.receipt import (
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.replicate.audit_tables import CHECKPOINTS
+from dbt_bridge.system.owned_reader import make_reader
 
 _BATCH_ROWS = 20_000
 

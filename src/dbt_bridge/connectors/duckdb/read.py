@@ -11,9 +11,9 @@ import duckdb
 import pyarrow as pa
 
 from dbt_bridge.arrow.duckdb_rows import stream_query, stream_relation
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import quote_identifier
+from dbt_bridge.system.owned_reader import make_reader
 
 # DuckDB's Arrow export drops a TIMETZ's offset, wraps a HUGEINT beyond 38 digits, and gives BIT its inner bytes.
 # A HUGEINT (the type of every sum of integers) is a number: the cast to DECIMAL raises where it does not fit.

@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import Column, TableName, quote_identifier
 from dbt_bridge.replicate.loads import check_request
+from dbt_bridge.system.owned_reader import make_reader
 
 ROW = "_dbt_bridge_row"
 

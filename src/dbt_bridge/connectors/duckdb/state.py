@@ -11,7 +11,6 @@ import duckdb
 import pyarrow as pa
 
 from dbt_bridge.arrow.duckdb_rows import interruptible, stream_query
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.landing_table import lend_rows
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation
@@ -23,6 +22,7 @@ from dbt_bridge.replicate.change_log import LOG_COLUMNS
 from dbt_bridge.replicate.log_state import LogRelation, select_state, since_copied
 from dbt_bridge.replicate.replica_checks import recopy_command
 from dbt_bridge.replicate.stored_values import cast_columns, check_keys, missing_column
+from dbt_bridge.system.owned_reader import make_reader
 
 _WANTED = "_dbt_bridge_wanted"
 

@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import BridgeError, DestinationError, is_interruption, scrubbed
 from dbt_bridge.nouns.table import Column, TableName
@@ -24,6 +23,7 @@ from dbt_bridge.replicate.stored_values import (
     check_keys,
     missing_column,
 )
+from dbt_bridge.system.owned_reader import make_reader
 from dbt_bridge.system.temporary_files import full
 
 _BATCH_ROWS = 50_000

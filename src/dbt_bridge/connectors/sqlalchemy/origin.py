@@ -33,7 +33,6 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.sqlalchemy.casts import decode_column
 from dbt_bridge.connectors.sqlalchemy.column_types import Reading
 from dbt_bridge.connectors.sqlalchemy.cursor import (
@@ -55,6 +54,7 @@ from dbt_bridge.connectors.sqlalchemy.sqlite import Sqlite
 from dbt_bridge.contracts.origin import Described, Increment
 from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.system.owned_reader import make_reader
 
 _BATCH_BYTES = 4 << 20
 _FIRST_ROWS, _MOST_ROWS = 1_000, 50_000

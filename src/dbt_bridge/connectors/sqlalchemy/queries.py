@@ -18,7 +18,6 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.sqlalchemy.casts import decode_column
 from dbt_bridge.connectors.sqlalchemy.dialect import Dialect
 from dbt_bridge.connectors.sqlalchemy.expressions import make_column, make_identifier, make_text
@@ -33,6 +32,7 @@ from dbt_bridge.nouns.reconciliation import (
     strip_semicolon,
 )
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.system.owned_reader import make_reader
 
 
 @dataclass(slots=True)

@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dbt_bridge.arrow.owned_reader import owning
 from dbt_bridge.contracts.side import BucketSelection, Cancels, Digests, Side
 from dbt_bridge.nouns.both import End
+from dbt_bridge.system.owned_reader import owning
 from dbt_bridge.verify.canonical.elements import to_canonical
 from dbt_bridge.verify.canonical.row_digest import compute_digests, mix_digests
 from dbt_bridge.verify.rows.column_pairs import ColumnPair, ColumnPairs

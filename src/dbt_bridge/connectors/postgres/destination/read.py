@@ -18,7 +18,6 @@ from psycopg import Cursor
 from pyarrow import types as is_
 
 from dbt_bridge.arrow import decimals
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.postgres.destination.column_types import BY_ARROW, base
 from dbt_bridge.connectors.postgres.destination.relation import Relation
 from dbt_bridge.connectors.postgres.wire.bulk import repair_moments
@@ -29,6 +28,7 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_table_name,
 )
+from dbt_bridge.system.owned_reader import make_reader
 
 _ARROW = {**BY_ARROW, "oid": pa.int64()}
 _NUMERIC = re.compile(r"numeric\((\d+),(\d+)\)")

@@ -17,13 +17,13 @@ import pyarrow as pa
 from psycopg import Cursor, errors, sql
 
 from dbt_bridge.arrow import decimals
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.postgres.destination.column_types import Wire, landing_type, wire
 from dbt_bridge.connectors.postgres.destination.relation import identifier
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError, scrubbed
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_identifier
 from dbt_bridge.replicate.loads import check_request
+from dbt_bridge.system.owned_reader import make_reader
 
 ROW = "_dbt_bridge_row"
 _LONGEST_NAME = 63  # bytes; Postgres cuts off the rest in silence

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as is_
 
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.postgres.destination import change_log
 from dbt_bridge.connectors.postgres.destination.column_types import base
 from dbt_bridge.connectors.postgres.destination.read import as_text, make_decoder, select_exactly
@@ -49,6 +48,7 @@ from dbt_bridge.nouns.table import (
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 from dbt_bridge.replicate.replica_checks import recopy_command
 from dbt_bridge.replicate.stored_values import cast_columns, missing_column
+from dbt_bridge.system.owned_reader import make_reader
 
 # As an origin's connections have them (`connectors/postgres/origin/connection.py`): digests and texts depend on them.
 _SETTINGS = {

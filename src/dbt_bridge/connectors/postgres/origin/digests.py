@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.postgres.origin.catalog import Relation
 from dbt_bridge.connectors.postgres.origin.column_types import Reading, resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
@@ -26,6 +25,7 @@ from dbt_bridge.connectors.postgres.wire.digest_sql import (
 from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.contracts.side import BucketSelection
 from dbt_bridge.nouns.table import Column, quote_identifier, quote_table_name
+from dbt_bridge.system.owned_reader import make_reader
 
 ROW = "_row"
 _CATALOG_FIRST = re.compile(r"(pg_temp_\d+,)?pg_catalog(,|$)")  # temporary functions are found by no path

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.owned_reader import make_reader
 from dbt_bridge.connectors.postgres.origin.casts import describe_first_failure
 from dbt_bridge.connectors.postgres.origin.column_types import UNFIT, Reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
@@ -25,6 +24,7 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_table_name,
 )
+from dbt_bridge.system.owned_reader import make_reader
 
 QUEUE_BATCHES = 3
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dbt_bridge.arrow.owned_reader import close_reader, make_reader, owning
+from dbt_bridge.system.owned_reader import close_reader, make_reader, owning
 
 SCHEMA = pa.schema([("n", pa.int64())])
 
@@ -63,7 +63,7 @@ def test_every_stream_of_batches_has_an_owner() -> None:
         if "RecordBatchReader.from_batches(" in line and "[" not in line
     ]
     assert sorted(line.partition(":")[0] for line in found) == [
-        "arrow/owned_reader.py",
+        "system/owned_reader.py",
         "replicate/log_state.py",  # read to its end by the statement that it is registered for
         "testing/destination.py",
     ], found
