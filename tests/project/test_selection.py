@@ -85,8 +85,7 @@ def test_what_reads_a_changed_table_is_selected_whatever_its_name(root: Path) ->
     for model, table in (("blank", "order items"), ("word", "order_items"), ("dot", "a.b")):
         (root / "models" / f"{model}.sql").write_text(f"select * from {{{{ source('odd', '{table}') }}}}")  # noqa: S608
     project = load_project(DbtOptions(root, profiles_dir=root))
-    assert project.manifest is not None
-    built = select_downstream(project.options, project.manifest, ["source.shop.odd.order items", "source.shop.odd.a.b"])
+    built = select_downstream(project.options, project.graph, ["source.shop.odd.order items", "source.shop.odd.a.b"])
     assert built is not None
     chosen = load_project(replace(built)).selected or frozenset()
     assert {node for node in chosen if node.startswith("model.")} == {"model.shop.blank", "model.shop.dot"}
@@ -94,8 +93,7 @@ def test_what_reads_a_changed_table_is_selected_whatever_its_name(root: Path) ->
 
 def test_the_order_is_parents_first_with_their_tests(root: Path) -> None:
     project = load_project(DbtOptions(root, profiles_dir=root))
-    assert project.manifest is not None
-    order = list_build_order(project.manifest, None)
+    order = list_build_order(project.graph, None)
     names = [node.name for node in order]
     assert names[0] == "source_unique_shop_customers_id", "a test on a source alone comes first"
     assert names.index("stg_orders") < names.index("mart")

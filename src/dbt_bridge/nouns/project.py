@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_bridge.nouns.bridge_keys import DeliveryKeys, SourceKeys, TableKeys
+from dbt_bridge.nouns.graph import Graph
 
 if TYPE_CHECKING:
     from dbt_bridge.nouns.reconciliation import Reconciliation
@@ -137,7 +138,8 @@ class Project:
             selection names.
         not_needed_undeclared: and those that it excludes.
         options: dbt's options that this project was read with.
-        manifest: dbt's own `Manifest`, parsed; `dbt build` uses it again.
+        graph: all nodes as dbt parsed them; empty for a project made of values.
+        manifest: what dbt parsed, in its own class, for a `dbt build` in this process alone; read `graph`.
     """
 
     root: Path
@@ -151,6 +153,7 @@ class Project:
     needed_undeclared: tuple[str, ...] = ()
     not_needed_undeclared: tuple[str, ...] = ()
     options: DbtOptions = field(default_factory=DbtOptions)
+    graph: Graph = field(default=Graph("", "", "", {}), repr=False, compare=False)
     manifest: Any = field(default=None, repr=False, compare=False)
 
     def needs(self, node: str) -> bool:

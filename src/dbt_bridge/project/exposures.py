@@ -4,37 +4,33 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from dbt.contracts.graph.manifest import Manifest
-from dbt.contracts.graph.nodes import Exposure, GenericTestNode, SingularTestNode
-
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.bridge_keys import DeliveryKeys
+from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.project.bridge_block import read_delivery_block, select_keys
 
-_DELIVERABLE = ("model.", "seed.", "snapshot.")
 
-
-def list_deliveries(manifest: Manifest) -> tuple[Delivery, ...]:
+def list_deliveries(graph: Graph) -> tuple[Delivery, ...]:
     """The exposures that are delivered, by name.
 
     Raises:
         UsageError: a `bridge` block is wrong, or it is not clear which model it delivers.
     """
-    bridged = (e for e in manifest.exposures.values() if "bridge" in {**e.meta, **e.config.meta})
-    return tuple(_make_delivery(exposure, manifest) for exposure in sorted(bridged, key=lambda e: e.unique_id))
+    bridged = (exposure for exposure in graph.list_nodes("exposure") if "bridge" in exposure.meta)
+    return tuple(_make_delivery(exposure, graph) for exposure in sorted(bridged, key=lambda e: e.unique_id))
 
 
-def _make_delivery(exposure: Exposure, manifest: Manifest) -> Delivery:
-    where = f"exposure {exposure.name} ({exposure.original_file_path})"
-    keys = read_delivery_block({**exposure.meta, **exposure.config.meta}["bridge"], where)
-    model = manifest.nodes[_find_model(exposure, keys.model, manifest, where)]
-    if model.config.materialized == "ephemeral":
+def _make_delivery(exposure: Node, graph: Graph) -> Delivery:
+    where = f"exposure {exposure.name} ({exposure.path})"
+    keys = read_delivery_block(exposure.meta["bridge"], where)
+    model = graph.nodes[_find_model(exposure, keys.model, graph, where)]
+    if model.is_ephemeral:
         raise UsageError(
             f"{where}: {model.name} is ephemeral, so there is no relation to deliver",
             mend=f"materialize {model.name} as a view or table",
         )
-    upstream = _list_upstream(exposure, manifest)
+    upstream = graph.list_ancestors(exposure.unique_id)
     resolved = {
         **select_keys(DeliveryKeys, keys),
         "model": model.unique_id,
@@ -45,20 +41,19 @@ def _make_delivery(exposure: Exposure, manifest: Manifest) -> Delivery:
         node=exposure.unique_id,
         name=exposure.name,
         relation_schema=model.schema,
-        relation_name=model.alias,
-        relation_database=model.database,
+        relation_name=model.identifier,
+        relation_database=model.database or None,
         # An ephemeral model is part of its children and has no result of its own; its tests have one.
-        ancestors=frozenset(node for node in upstream if not _is_ephemeral(manifest, node)),
-        gates=_list_gates(upstream, manifest),
+        ancestors=frozenset(node for node in upstream if not _is_ephemeral(graph, node)),
+        gates=_list_gates(upstream, graph),
         **resolved,
     )
 
 
-def _find_model(exposure: Exposure, named: str | None, manifest: Manifest, where: str) -> str:
+def _find_model(exposure: Node, named: str | None, graph: Graph, where: str) -> str:
     """unique_id of the one node that is delivered: the only one it depends on, or the one that `model` names."""
-    candidates = {
-        node: manifest.nodes[node].name for node in exposure.depends_on.nodes if node.startswith(_DELIVERABLE)
-    }
+    parents = [graph.nodes[parent] for parent in graph.list_parents(exposure.unique_id)]
+    candidates = {parent.unique_id: parent.name for parent in parents if parent.is_built}
     if not candidates:
         raise UsageError(f"{where}: it depends on no model", mend="add depends_on: [ref('your_model')]")
     if named is None:
@@ -80,36 +75,19 @@ def _find_model(exposure: Exposure, named: str | None, manifest: Manifest, where
     )
 
 
-def _list_upstream(exposure: Exposure, manifest: Manifest) -> frozenset[str]:
-    seen: set[str] = set()
-    waiting = list(exposure.depends_on.nodes)
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        parent = manifest.nodes.get(node)
-        waiting += parent.depends_on_nodes if parent is not None else []
-    return frozenset(seen)
+def _is_ephemeral(graph: Graph, node: str) -> bool:
+    found = graph.nodes.get(node)
+    return found is not None and found.is_ephemeral
 
 
-def _is_ephemeral(manifest: Manifest, node: str) -> bool:
-    found = manifest.nodes.get(node)
-    return found is not None and found.config.materialized == "ephemeral"
-
-
-def _list_gates(ancestors: frozenset[str], manifest: Manifest) -> frozenset[str]:
+def _list_gates(ancestors: frozenset[str], graph: Graph) -> frozenset[str]:
     """The tests on these nodes.
 
     A generic test guards the node that it is attached to: a `relationships` test of a later model that only refers
     to an ancestor says nothing about the ancestor. Singular tests are attached to nothing and guard all they read.
     """
-    gates: set[str] = set()
-    for node in manifest.nodes.values():
-        if not isinstance(node, GenericTestNode | SingularTestNode):
-            continue
-        attached = node.attached_node if isinstance(node, GenericTestNode) else None
-        if attached in ancestors if attached is not None else not ancestors.isdisjoint(node.depends_on_nodes):
-            gates.add(node.unique_id)
-    gates.update(u.unique_id for u in manifest.unit_tests.values() if not ancestors.isdisjoint(u.depends_on.nodes))
-    return frozenset(gates)
+    return frozenset(
+        test.unique_id
+        for test in graph.list_nodes("test", "unit_test")
+        if (test.attached_node in ancestors if test.attached_node else not ancestors.isdisjoint(test.depends_on))
+    )

@@ -19,8 +19,10 @@ def load_project(options: DbtOptions) -> Project:
     # Not at the top: dbt takes more than a second, and `nearest_project` needs nothing of it.
     from dbt_bridge.project import invoke, profile, selection
     from dbt_bridge.project.exposures import list_deliveries
+    from dbt_bridge.project.graph import make_graph
     from dbt_bridge.project.reconciliations import list_reconciliations
     from dbt_bridge.project.sources import list_sources
+    from dbt_bridge.project.yaml_blocks import list_bare_sources, list_raw_blocks
 
     root = options.project_dir.resolve()
     places = (Path.cwd(), Path.home() / ".dbt")
@@ -28,20 +30,27 @@ def load_project(options: DbtOptions) -> Project:
         options = replace(options, profiles_dir=root)  # where dbt itself would give up
     manifest = invoke.parse(options)
     config = profile.read_runtime_config(options)
-    sources = list_sources(manifest, config)
-    selected = selection.select_nodes(options, manifest, sources)
+    graph = make_graph(
+        manifest.writable_manifest().to_dict(omit_none=False),
+        list_bare_sources(manifest, config),
+        list_raw_blocks(manifest),
+    )
+    warehouse = profile.read_warehouse_profile(config)
+    sources = list_sources(graph, warehouse.database, config.target_name)
+    selected = selection.select_nodes(options, graph, sources, lambda: invoke.list_selected(options, manifest))
     return Project(
         root=root,
         name=config.project_name,
-        warehouse=profile.read_warehouse_profile(config),
+        warehouse=warehouse,
         sources=sources,
-        deliveries=list_deliveries(manifest),
-        reconciliations=list_reconciliations(manifest),
+        deliveries=list_deliveries(graph),
+        reconciliations=list_reconciliations(graph),
         needed=selected.needed,
         selected=selected.nodes,
         needed_undeclared=selected.undeclared,
         not_needed_undeclared=selected.not_undeclared,
         options=options,
+        graph=graph,
         manifest=manifest,
     )
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 
-from dbt.contracts.graph.manifest import Manifest
-from dbt.contracts.graph.nodes import GenericTestNode, ModelNode, SeedNode, SingularTestNode, SnapshotNode
-
+from dbt_bridge.nouns.graph import BUILT, TESTS, Graph
 from dbt_bridge.nouns.project import DbtOptions, LandingSource
 from dbt_bridge.nouns.selector import format_selector
-from dbt_bridge.project import invoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +23,13 @@ class SelectedNodes:
     not_undeclared: tuple[str, ...]
 
 
-def select_nodes(options: DbtOptions, manifest: Manifest, sources: Sequence[LandingSource]) -> SelectedNodes:
+def select_nodes(
+    options: DbtOptions, graph: Graph, sources: Sequence[LandingSource], list_selected: Callable[[], frozenset[str]]
+) -> SelectedNodes:
     """The selection's nodes, and the sources that they read.
+
+    Args:
+        list_selected: asks dbt (`dbt ls`) for the unique_ids of the selection; called only where there is one.
 
     A source is needed when it is selected itself, or when a selected node reads it directly: what is further
     upstream is somebody else's selection, as in dbt.
@@ -36,9 +38,12 @@ def select_nodes(options: DbtOptions, manifest: Manifest, sources: Sequence[Land
     default = (options.project_dir / "selectors.yml").exists()
     if not options.select and not options.exclude and not default:
         return SelectedNodes(None, None, (), ())
-    selected = invoke.list_selected(options, manifest)
-    parents = {parent for node in selected for parent in _list_parents(node, manifest)}
-    needed = frozenset(node for node in selected | parents if node in manifest.sources)
+    selected = list_selected()
+    declared = {table.unique_id for table in graph.list_nodes("source")}
+    # A unit test reads nothing but what is written in it.
+    readers = [node for node in selected if not node.startswith("unit_test.")]
+    parents = {parent for node in readers for parent in graph.list_parents(node)}
+    needed = frozenset(node for node in selected | parents if node in declared)
     wanted = _list_globs(options.select, sources) if options.select or default else ("*",)
     return SelectedNodes(selected, needed, wanted, _list_globs(options.exclude, sources))
 
@@ -54,30 +59,27 @@ class BuildNode:
     tests: tuple[str, ...]
 
 
-def list_build_order(manifest: Manifest, selected: frozenset[str] | None) -> tuple[BuildNode, ...]:
+def list_build_order(graph: Graph, selected: frozenset[str] | None) -> tuple[BuildNode, ...]:
     """The seeds, snapshots and models of a selection, parents first, as `dbt build` runs them.
 
     A test belongs to the last node that it reads; tests on sources alone come first, as nodes of their own.
     """
-    graph = {
-        unique_id: {parent for parent in node.depends_on_nodes if parent in manifest.nodes}
-        for unique_id, node in sorted(manifest.nodes.items())
-        if isinstance(node, ModelNode | SeedNode | SnapshotNode)
-    }
-    order = [unique_id for unique_id in TopologicalSorter(graph).static_order() if unique_id in graph]
+    built = {node.unique_id: node for node in graph.list_nodes(*BUILT)}
+    above = {unique_id: set(graph.list_parents(unique_id)) for unique_id in sorted(built)}
+    order = [unique_id for unique_id in TopologicalSorter(above).static_order() if unique_id in built]
     last = {unique_id: place for place, unique_id in enumerate(order)}
     tests: dict[str, list[str]] = {}
-    for test, parents in _list_tests(manifest):
-        if selected is None or test in selected:
-            above = [parent for parent in parents if parent in last]
-            tests.setdefault(max(above, key=last.__getitem__, default=""), []).append(test)
+    for test in graph.list_nodes(*TESTS):
+        if selected is None or test.unique_id in selected:
+            tested = [parent for parent in test.depends_on if parent in last]
+            tests.setdefault(max(tested, key=last.__getitem__, default=""), []).append(test.unique_id)
     on_sources = (BuildNode(t, "test", t.split(".")[2], "test", ()) for t in sorted(tests.get("", ())))
     return *on_sources, *(
         BuildNode(
             unique_id,
-            str(manifest.nodes[unique_id].resource_type),
-            manifest.nodes[unique_id].name,
-            str(manifest.nodes[unique_id].config.materialized),
+            built[unique_id].kind,
+            built[unique_id].name,
+            built[unique_id].materialized,
             tuple(sorted(tests.get(unique_id, ()))),
         )
         for unique_id in order
@@ -85,32 +87,17 @@ def list_build_order(manifest: Manifest, selected: frozenset[str] | None) -> tup
     )
 
 
-def select_downstream(options: DbtOptions, manifest: Manifest, changed: Collection[str]) -> DbtOptions | None:
+def select_downstream(options: DbtOptions, graph: Graph, changed: Collection[str]) -> DbtOptions | None:
     """The options of a `dbt build` of what reads these source tables, within the selection that is there already.
 
     None when dbt knows none of the tables (`tables: "*"`): then nothing can read them.
     """
-    sources = [f"{format_selector(node)}+" for node in sorted(changed) if node in manifest.sources]
+    sources = [f"{format_selector(node)}+" for node in sorted(changed) if node in graph.nodes]
     if not sources:
         return None
     within = [part for selector in options.select for part in selector.split()]
     select = [f"{source},{part}" for source in sources for part in within] if within else sources
     return replace(options, select=tuple(select), full_refresh=False)
-
-
-def _list_tests(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
-    for node in manifest.nodes.values():
-        if isinstance(node, GenericTestNode | SingularTestNode):
-            yield node.unique_id, node.depends_on_nodes
-    for unit in manifest.unit_tests.values():
-        yield unit.unique_id, unit.depends_on.nodes
-
-
-def _list_parents(node: str, manifest: Manifest) -> list[str]:
-    """What a node reads directly. A unit test reads nothing but what is written in it."""
-    if node in manifest.exposures:
-        return list(manifest.exposures[node].depends_on.nodes)
-    return list(manifest.nodes[node].depends_on_nodes) if node in manifest.nodes else []
 
 
 def _list_globs(selectors: Sequence[str], sources: Sequence[LandingSource]) -> tuple[str, ...]:

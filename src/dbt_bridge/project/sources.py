@@ -8,15 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbt.config.runtime import RuntimeConfig
-from dbt.context.configured import generate_schema_yml_context
-from dbt.contracts.files import SchemaSourceFile
-from dbt.contracts.graph.manifest import Manifest
-from dbt.contracts.graph.nodes import SourceDefinition
-from dbt.parser.schema_renderer import SchemaYamlRenderer
-
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.bridge_keys import SourceBlock, SourceKeys, TableKeys
+from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.project import LandingSource, LandingTable
 from dbt_bridge.project.bridge_block import (
     SLOT_LENGTH,
@@ -38,60 +32,45 @@ class _Group:
     schema: str
     database: str | None
     bridge: Mapping[str, Any]
-    tables: tuple[SourceDefinition, ...] = field(default=())
+    tables: tuple[Node, ...] = field(default=())
 
     @property
     def where(self) -> str:
         return f"source {self.source} ({self.file})"
 
 
-def list_sources(manifest: Manifest, config: RuntimeConfig) -> tuple[LandingSource, ...]:
+def list_sources(graph: Graph, database: str, target: str) -> tuple[LandingSource, ...]:
     """The sources that have a `bridge` block, or a table with one.
+
+    Args:
+        database: the warehouse's own, where a source without any table names none.
+        target: dbt's target: a part of the name of each slot that has no other.
 
     Raises:
         UsageError: a block is wrong, or two sources share a replication slot.
     """
-    sources = tuple(_make_source(group, config) for group in _list_groups(manifest, config))
+    sources = tuple(_make_source(group, graph.project, target) for group in _list_groups(graph, database))
     _refuse_shared_slots(sources)
     return sources
 
 
-def _list_groups(manifest: Manifest, config: RuntimeConfig) -> Iterator[_Group]:
+def _list_groups(graph: Graph, database: str) -> Iterator[_Group]:
     """The dbt sources that have a `bridge` block, or a table with one."""
-    declared: dict[tuple[str, str], list[SourceDefinition]] = {}
-    for table in manifest.sources.values():
-        declared.setdefault((table.package_name, table.source_name), []).append(table)
+    declared: dict[tuple[str, str], list[Node]] = {}
+    for table in graph.list_nodes("source"):
+        declared.setdefault((table.package, table.source_name), []).append(table)
     for (package, source), tables in declared.items():
-        if any("bridge" in table.config.meta or "bridge" in table.source_meta for table in tables):
+        if any("bridge" in table.meta or "bridge" in table.source_meta for table in tables):
             first = tables[0]
             bridge = first.source_meta.get("bridge", {})
-            yield _Group(package, source, first.original_file_path, first.schema, first.database, bridge, tuple(tables))
-    yield from _list_groups_without_tables(manifest, config, declared.keys())
+            yield _Group(package, source, first.path, first.schema, first.database or None, bridge, tuple(tables))
+    for bare in graph.bare_sources:
+        if (bare.package, bare.name) not in declared:
+            where = bare.database or database
+            yield _Group(bare.package, bare.name, bare.path, bare.schema, where, bare.meta["bridge"])
 
 
-def _list_groups_without_tables(manifest: Manifest, config: RuntimeConfig, declared: Any) -> Iterator[_Group]:
-    """Sources without any table leave no node in the manifest, but `tables: "*"` needs none: read their YAML.
-
-    dbt keeps each YAML file's content in the manifest (also for its partial parsing), unrendered.
-    """
-    for file in manifest.files.values():
-        if not isinstance(file, SchemaSourceFile):
-            continue
-        for raw in file.dict_from_yaml.get("sources") or ():
-            if not isinstance(raw, Mapping) or raw.get("tables") or "overrides" in raw:
-                continue
-            package = str(file.project_name)
-            context = generate_schema_yml_context(config, package)
-            entry = SchemaYamlRenderer(context, "sources").render_data(dict(raw))
-            settings = entry.get("config") or {}
-            meta = {**(entry.get("meta") or {}), **(settings.get("meta") or {})}
-            name = str(entry.get("name"))
-            if "bridge" in meta and settings.get("enabled", True) and (package, name) not in declared:
-                schema, database = entry.get("schema") or name, entry.get("database") or config.credentials.database
-                yield _Group(package, name, file.path.original_file_path, schema, database, meta["bridge"])
-
-
-def _make_source(group: _Group, config: RuntimeConfig) -> LandingSource:
+def _make_source(group: _Group, project: str, target: str) -> LandingSource:
     block = read_block(SourceBlock, group.bridge, group.where)
     source = block.keys
     tables = [_read_table(group, table, block) for table in group.tables]
@@ -100,7 +79,7 @@ def _make_source(group: _Group, config: RuntimeConfig) -> LandingSource:
         # Tables that dbt does not know get the source's keys as they are, so these must do.
         read_table_block({}, group.where, block)
     given = select_keys(SourceKeys, source)
-    given["slot"] = source.slot or default_slot(config.project_name, group.source, config.target_name)
+    given["slot"] = source.slot or default_slot(project, group.source, target)
     return LandingSource(
         name=group.source,
         landing_schema=group.schema,
@@ -143,10 +122,10 @@ def _refuse_shared_slots(sources: Sequence[LandingSource]) -> None:
             )
 
 
-def _read_table(group: _Group, table: SourceDefinition, source: Block[SourceBlock]) -> TableKeys:
+def _read_table(group: _Group, table: Node, source: Block[SourceBlock]) -> TableKeys:
     """A table's own block over its source's. dbt hands the source's block down to a table that has none."""
-    own = table.config.meta.get("bridge", {})
-    where = f"source {group.source}.{table.name} ({table.original_file_path})"
+    own = table.meta.get("bridge", {})
+    where = f"source {group.source}.{table.name} ({table.path})"
     return read_table_block({} if own == group.bridge else own, where, source)
 
 

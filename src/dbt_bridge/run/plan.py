@@ -114,11 +114,10 @@ def make_plan(project: Project) -> Plan:
     """The plan of a project's selection."""
     from dbt_bridge.project.selection import list_build_order
 
-    assert project.manifest is not None, "load_project reads the manifest"
     return Plan(
         project=project.name,
         landings=tuple(landing for source in project.sources for landing in _list_landings(source, project)),
-        nodes=list_build_order(project.manifest, project.selected),
+        nodes=list_build_order(project.graph, project.selected),
         deliveries=tuple(
             _make_outgoing(delivery)
             for delivery in project.deliveries

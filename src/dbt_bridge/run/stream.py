@@ -41,7 +41,7 @@ def make_rebuild(project: Project, watch: Watch) -> Callable[[frozenset[str]], b
 
     def rebuild(changed: frozenset[str]) -> bool:
         assert project.manifest is not None, "the project was read by dbt"
-        options = select_downstream(project.options, project.manifest, changed)
+        options = select_downstream(project.options, project.graph, changed)
         if options is None:
             return True
         began = time.monotonic()
