@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,7 @@ def _print_comparison(parities: Sequence[Parity], how: Presentation) -> None:
 
 
 def _write_report(parities: Sequence[Parity], how: Presentation) -> BridgeError | None:
-    """Write the report, whole or not at all; answers why it could not be written."""
+    """Write the report, whole or not at all, for this user only: it shows values. Answers why it could not be."""
     if how.report is None:
         return None
     from dbt_bridge.verify.report.html import as_html
@@ -87,10 +88,15 @@ def _write_report(parities: Sequence[Parity], how: Presentation) -> BridgeError 
     beside = how.report.with_name(f".{how.report.name[:40]}.{secrets.token_hex(4)}")
     try:
         try:
-            beside.write_text(text, encoding="utf-8")
+            with open(beside, "x", encoding="utf-8", opener=_open_for_this_user) as file:  # noqa: PTH123
+                file.write(text)
             beside.replace(how.report)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
         return BridgeError(f"the report could not be written to {how.report}: {error}", mend="the result is complete")
     return None
+
+
+def _open_for_this_user(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

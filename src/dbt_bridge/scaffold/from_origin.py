@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from dbt_bridge.errors import ConnectionFailed, OriginError
 from dbt_bridge.nouns.table import Table, quote_identifier
 from dbt_bridge.scaffold.render import render_template
 from dbt_bridge.scaffold.template import Answers, render_project, write_files
+from dbt_bridge.system.temporary_files import temporary_folder
 
 ORIGIN = "origin_db"
 SOURCE = "origin"
@@ -89,11 +89,11 @@ def write_own_project(directory: Path, answers: Answers, schema: str | None = No
 def _read_tables(answers: Answers, schema: str | None) -> list[Table]:
     from dbt_bridge.project.origins import open_origin
 
-    with tempfile.TemporaryDirectory() as folder:  # mode 0700, as the origin is opened from dlt's settings
+    with temporary_folder("init") as folder:  # for this user only, as the origin is opened from dlt's settings
         files = render_project("own", answers)
-        write_files(Path(folder), {path: text for path, text in files.items() if path.parts[0] == ".dlt"})
+        write_files(folder, {path: text for path, text in files.items() if path.parts[0] == ".dlt"})
         try:
-            with open_origin(ORIGIN, project_root=Path(folder)) as origin:
+            with open_origin(ORIGIN, project_root=folder) as origin:
                 tables = [origin.describe(name).table for name in origin.tables(schema)]
         except ConnectionFailed as error:  # its mend names a file that is not there yet
             raise ConnectionFailed(error.what, mend="check --origin-url; nothing was written") from error

@@ -36,7 +36,7 @@ def make_own_folder(parent: Path, prefix: str) -> tuple[Path, IO[bytes]]:
     """A new folder in `parent`, readable by this user only, and the file by which it is ours until that is closed."""
     with (parent / ".lock").open("ab") as guard:
         _lock(guard, wait=True)
-        _remove_leftovers(parent, prefix)
+        remove_leftovers(parent, prefix)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = (folder / _LOCK).open("ab")
         _lock(lock)
@@ -79,7 +79,7 @@ def full(folder: Path, error: BaseException, what: str) -> BridgeError | None:
     )
 
 
-def _remove_leftovers(parent: Path, prefix: str) -> None:
+def remove_leftovers(parent: Path, prefix: str) -> None:
     """Folders whose process has ended: its lock went with it."""
     for folder in [path for path in parent.glob(f"{prefix}*") if path.is_dir()]:
         try:

@@ -7,7 +7,6 @@ meet.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import pyarrow as pa
 from dbt_bridge.arrow.counted_reader import CountedReader
 from dbt_bridge.errors import BridgeError, DestinationError, scrubbed
 from dbt_bridge.nouns.table import Table, TableName
+from dbt_bridge.system.temporary_files import temporary_folder
 
 if TYPE_CHECKING:
     import dlt
@@ -53,10 +53,10 @@ class DltSession:
 
         # Two tables of one dataset have two dlt schemas, so that loads at once do not overwrite each other's.
         token = hashlib.sha256(str(name).encode()).hexdigest()[:12]
-        with tempfile.TemporaryDirectory(prefix="dbt-bridge-dlt-") as folder, self.translate_errors(name):
+        with temporary_folder("dlt") as folder, self.translate_errors(name):
             pipeline = dlt.pipeline(
                 pipeline_name=f"dbt_bridge_{token}",
-                pipelines_dir=folder,
+                pipelines_dir=str(folder),
                 destination=self.destination,
                 dataset_name=name.schema,
             )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
-import signal
 import subprocess
 import sys
 import tracemalloc
@@ -100,7 +100,7 @@ def test_streamed_transactions_are_given_as_if_they_had_not_been(
     for setting in settings_:
         found = _read(url + setting, start, upto, taken, tmp_path)
         assert found == expected
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"], "nothing stays"
+    assert [path.name for path in tmp_path.iterdir()] == [], "no name leads to what waits"
     if version >= 140000:
         with psycopg.connect(url, autocommit=True) as connection:
             # The server says itself that it streamed, so this test tests something.
@@ -135,43 +135,60 @@ def test_a_huge_transaction_takes_no_memory(database: str, taken: Callable, tmp_
     assert peak < limit
 
 
-def test_a_transaction_in_progress_leaves_no_file_when_the_stream_ends(
-    database: str, taken: Callable, until: Callable, tmp_path: Path
+def test_no_name_leads_to_what_waits_and_nothing_is_left_of_a_killed_process(
+    database: str, until: Callable, tmp_path: Path
 ) -> None:
+    """The rows are as the origin sent them: unmasked."""
     with psycopg.connect(database, autocommit=True) as connection, Replication("shop", database) as replication:
         connection.execute("CREATE TABLE a (id int PRIMARY KEY, name text)")
         publication.ensure(replication, "spool", [TableName("public", "a")], [])
         with replication.create_slot("spool") as slot:
             start = slot.consistent_point
-        stream = ReplicationStream(
-            "shop", database + _LITTLE_MEMORY, "spool", ["spool"], start, binary=False, spool_folder=tmp_path
+        program = (
+            "import sys, time; from pathlib import Path\n"
+            "from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream\n"
+            f"stream = ReplicationStream('shop', {database + _LITTLE_MEMORY!r}, 'spool', ['spool'], {start},"
+            f" binary=False, spool_folder=Path({str(tmp_path)!r}))\n"
+            "with stream:\n    print('ready', flush=True); time.sleep(600)\n"
         )
-        with stream, psycopg.connect(database) as writer:
-            for last in ("ROLLBACK", "nothing"):
-                writer.execute("INSERT INTO a SELECT i, 'x' FROM generate_series(1, 20000) i")
-                replication.current_lsn()
-                until(lambda: list(tmp_path.glob("streamed-*/*.messages")))
-                if last == "ROLLBACK":
-                    writer.rollback()
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout.readline() == "ready\n"
+            with psycopg.connect(database) as writer:
+                for ending in (writer.rollback, process.kill):
+                    writer.execute("INSERT INTO a SELECT i, 'a secret' FROM generate_series(1, 20000) i")
                     replication.current_lsn()
-                    until(lambda: not list(tmp_path.glob("streamed-*/*.messages")))
-    assert not list(tmp_path.glob("streamed-*"))
+                    until(lambda: _sizes_below(tmp_path, process.pid))
+                    assert [path.name for path in tmp_path.rglob("*")] == []
+                    ending()
+                    if ending == writer.rollback:
+                        replication.current_lsn()
+                        until(lambda: not _sizes_below(tmp_path, process.pid))
+        finally:
+            process.kill()
+            process.wait()
+    assert [path.name for path in tmp_path.rglob("*")] == []
 
 
-def test_the_files_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
-    program = (
-        "import sys, time; from pathlib import Path; from dbt_bridge.connectors.postgres.changes.spool import Spool\n"
-        f"spool = Spool('shop', Path({str(tmp_path)!r})).__enter__(); print('ready', flush=True); time.sleep(60)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program + "\n"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    (theirs,) = tmp_path.glob("streamed-*")
+def _sizes_below(folder: Path, pid: int) -> list[int]:
+    """Sizes of the files without a name that a process has open on the disk of a folder, and has written to."""
+    sizes = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            path = str(descriptor.readlink())
+            if path.startswith(str(folder)) and path.endswith("(deleted)"):
+                sizes.append(descriptor.stat().st_size)
+    return [size for size in sizes if size]
+
+
+def test_the_files_that_an_earlier_version_left_go(tmp_path: Path) -> None:
+    """They had names, below a folder with a lock that ended with its process."""
+    left = tmp_path / "streamed-of-a-killed-process"
+    left.mkdir()
+    (left / "lock").touch()
+    (left / "7.messages").write_bytes(b"a secret")
     with Spool("shop", tmp_path):
-        assert theirs.exists() and len(list(tmp_path.glob("streamed-*"))) == 2
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    with Spool("shop", tmp_path):
-        assert not theirs.exists()
+        assert not left.exists()
 
 
 def test_a_full_disk_is_told_with_the_folder(tmp_path: Path) -> None:
@@ -186,7 +203,6 @@ def test_a_full_disk_is_told_with_the_folder(tmp_path: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert str(tmp_path) in raised.value.mend
-    assert not list(tmp_path.glob("streamed-*"))
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
@@ -202,7 +218,7 @@ def test_a_folder_of_another_user_is_not_written_to(tmp_path: Path) -> None:
     with pytest.raises(OriginError, match="belongs to another user") as raised, Spool("shop", tmp_path):
         pass
     assert "TMPDIR" in raised.value.mend
-    assert not list(tmp_path.glob("streamed-*"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_commit_of_what_was_never_sent_is_refused(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 A chunk of such a transaction lies between Stream Start and Stream Stop; each message in it carries the id of its
 (sub)transaction behind its letter. Per transaction there is a file of bytes and one of positions, both written and read
 in pieces, so memory does not grow with the transaction.
+
+The rows are as the origin sent them, before any column is left out or masked. So no name leads to a file: whoever else
+looks finds nothing to open, and the kernel frees it with the process, however that ends.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -19,24 +22,22 @@ import numpy as np
 
 from dbt_bridge.connectors.postgres.changes.messages import SLACK, Messages
 from dbt_bridge.errors import OriginError
-from dbt_bridge.system.temporary_files import is_of_another_user, make_own_folder
+from dbt_bridge.system.temporary_files import is_of_another_user, remove_leftovers
 
 _START, _STOP, _COMMIT, _ABORT, _ORIGIN = b"SEcAO"
 _CONTROL = np.array([_START, _STOP, _COMMIT, _ABORT], np.uint8)
 _PIECE_MESSAGES = 65_536
 _PIECE_BYTES = 16 << 20
 _POSITION = np.dtype("<u4")  # twice per message: bytes skipped before its letter, bytes from there to its end
-_PREFIX = "streamed-"
+_NAMED = "streamed-"  # folders of files with names, which earlier versions left when they were killed
 
 
 class Spool:
-    """The streamed transactions of one stream. Entering makes a folder of its own and removes those of dead processes.
-
-    The files hold rows as the origin sent them, readable by this user only.
+    """The streamed transactions of one stream.
 
     Args:
         name: the origin's, for messages.
-        folder: made when it is absent.
+        folder: on whose disk they wait; made when it is absent.
 
     Raises (from every method):
         OriginError: the folder cannot be written, or its disk is full.
@@ -44,29 +45,25 @@ class Spool:
 
     def __init__(self, name: str, folder: Path) -> None:
         self._name = name
-        self._parent = folder
-        self._folder: Path | None = None
-        self._lock: IO[bytes] | None = None
+        self._folder = folder
         self._streamed: dict[int, _Streamed] = {}
         self._current: _Streamed | None = None  # whose chunk has begun and not stopped
 
     def __enter__(self) -> Spool:
         with self._writing():
-            self._parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
-            self._folder, self._lock = make_own_folder(self._parent, _PREFIX)
+            remove_leftovers(self._folder, _NAMED)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Remove what waits: after a reconnect the server streams it again."""
-        if self._lock is not None:
-            self._lock.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)  # what stays is removed by the next start
-        self._lock = self._folder = self._current = None
+        """Let go of what waits: after a reconnect the server streams it again."""
+        self._current = None
+        for streamed in self._streamed.values():
+            streamed.close()
         self._streamed.clear()
 
     def unspool(self, run: Messages) -> Iterator[Messages]:
@@ -95,7 +92,9 @@ class Spool:
         xid = int.from_bytes(body[:4], "big")
         if kind == _START:
             if body[4] or xid not in self._streamed:
-                self._streamed[xid] = self._open_transaction(xid)
+                self._abort(xid, xid)
+                with self._writing():
+                    self._streamed[xid] = _Streamed(self._folder)
             self._current = self._streamed[xid]
         elif kind == _ABORT:
             self._abort(xid, int.from_bytes(body[4:8], "big"))
@@ -106,7 +105,7 @@ class Spool:
         if xid not in self._streamed:
             return
         if subxid == xid:
-            self._streamed.pop(xid).remove()
+            self._streamed.pop(xid).close()
         else:
             self._streamed[xid].aborted.append(subxid)
 
@@ -126,20 +125,16 @@ class Spool:
         yield _single(b"B" + body[5:13] + body[21:29] + body[:4])
         with self._writing():
             yield from streamed.pieces()
-            streamed.remove()
+            streamed.close()
         yield _single(b"C" + body[4:29])
 
     def _check_owner(self) -> None:
-        if is_of_another_user(self._parent):
+        if is_of_another_user(self._folder):
             raise OriginError(
-                f"origin {self._name!r}: large transactions would wait for their commit in {self._parent}, which"
+                f"origin {self._name!r}: large transactions would wait for their commit in {self._folder}, which"
                 " belongs to another user",
                 mend="set TMPDIR to a folder that only your user can write to",
             )
-
-    def _open_transaction(self, xid: int) -> _Streamed:
-        assert self._folder is not None, "enter the spool first"
-        return _Streamed(self._folder / str(xid))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -147,9 +142,9 @@ class Spool:
             yield
         except OSError as error:
             raise OriginError(
-                f"origin {self._name!r}: a large transaction cannot wait for its commit in {self._parent}: "
+                f"origin {self._name!r}: a large transaction cannot wait for its commit in {self._folder}: "
                 f"{error.strerror or error}",
-                mend=f"free space in {self._parent} (a transaction takes about what its rows take as text), "
+                mend=f"free space in {self._folder} (a transaction takes about what its rows take as text), "
                 "then run the same command again",
             ) from error
 
@@ -157,12 +152,10 @@ class Spool:
 class _Streamed:
     """One transaction that has not committed yet."""
 
-    def __init__(self, path: Path) -> None:
-        self._bytes = path.with_suffix(".messages")
-        self._positions = path.with_suffix(".positions")
+    def __init__(self, folder: Path) -> None:
+        self._bytes: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
+        self._positions: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self.aborted: list[int] = []  # ids of subtransactions
-        self._bytes.write_bytes(b"")
-        self._positions.write_bytes(b"")
 
     def add(self, messages: Messages) -> None:
         letter = messages.body - 1
@@ -171,33 +164,36 @@ class _Streamed:
         positions[0, 0] = 0
         positions[1:, 0] = letter[1:] - messages.end[:-1]
         positions[:, 1] = messages.end - letter
-        with self._bytes.open("ab") as out:
-            out.write(messages.buffer[first : int(messages.end[-1])].data)
-        with self._positions.open("ab") as out:
-            out.write(positions.data)
+        self._bytes.write(messages.buffer[first : int(messages.end[-1])].data)
+        self._positions.write(positions.data)
+        self._bytes.flush()  # where the disk is full, it is told here
+        self._positions.flush()
 
     def pieces(self) -> Iterator[Messages]:
         aborted = np.array(sorted(self.aborted), np.uint32)
-        with self._bytes.open("rb") as content, self._positions.open("rb") as positions:
-            while True:
-                read = np.fromfile(positions, _POSITION, 2 * _PIECE_MESSAGES).astype(np.int64)
-                if not len(read):
-                    return
-                ends = np.cumsum(read)
-                while len(read):
-                    fit = max(int(np.searchsorted(ends[1::2], _PIECE_BYTES, "right")), 1)
-                    size = int(ends[2 * fit - 1])
-                    piece = np.zeros(size + SLACK, np.uint8)
-                    if content.readinto(piece[:size].data) != size:
-                        raise OSError(f"{self._bytes.name} is shorter than what was written to it")
-                    messages = _drop_aborted(piece, ends[: 2 * fit], aborted)
-                    if len(messages):
-                        yield messages
-                    read, ends = read[2 * fit :], ends[2 * fit :] - size
+        self._bytes.seek(0)
+        self._positions.seek(0)
+        while True:
+            raw = self._positions.read(2 * _PIECE_MESSAGES * _POSITION.itemsize)
+            read = np.frombuffer(raw, _POSITION).astype(np.int64)
+            if not len(read):
+                return
+            ends = np.cumsum(read)
+            while len(read):
+                fit = max(int(np.searchsorted(ends[1::2], _PIECE_BYTES, "right")), 1)
+                size = int(ends[2 * fit - 1])
+                piece = np.zeros(size + SLACK, np.uint8)
+                if self._bytes.readinto(piece[:size].data) != size:  # type: ignore[attr-defined]
+                    raise OSError("a file is shorter than what was written to it")
+                messages = _drop_aborted(piece, ends[: 2 * fit], aborted)
+                if len(messages):
+                    yield messages
+                read, ends = read[2 * fit :], ends[2 * fit :] - size
 
-    def remove(self) -> None:
-        self._bytes.unlink()
-        self._positions.unlink()
+    def close(self) -> None:
+        """The files have no names, and go."""
+        self._bytes.close()
+        self._positions.close()
 
 
 def _drop_aborted(buffer: np.ndarray, positions: np.ndarray, aborted: np.ndarray) -> Messages:
