@@ -88,7 +88,7 @@ def _write_report(parities: Sequence[Parity], how: Presentation) -> BridgeError 
     beside = how.report.with_name(f".{how.report.name[:40]}.{secrets.token_hex(4)}")
     try:
         try:
-            with open(beside, "x", encoding="utf-8", opener=_open_for_this_user) as file:  # noqa: PTH123
+            with open(beside, "x", encoding="utf-8", opener=_open_for_this_user) as file:
                 file.write(text)
             beside.replace(how.report)
         finally:
