@@ -16,7 +16,8 @@ import duckdb
 import psycopg
 import pytest
 
-from dbt_bridge.cli import _spread_selectors, cli, run_command
+from dbt_bridge.cli import cli, run_command
+from dbt_bridge.cli.dbt_flags import spread_values
 
 SOURCES = """
 sources:
@@ -258,7 +259,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
 
 
 def test_several_selectors_may_follow_one_flag_as_in_dbt() -> None:
-    assert _spread_selectors(["build", "-s", "a", "b+", "--exclude", "c", "--json"]) == [
+    assert spread_values(["build", "-s", "a", "b+", "--exclude", "c", "--json"]) == [
         "build", "--select", "a", "--select", "b+", "--exclude", "c", "--json",
     ]  # fmt: skip
-    assert _spread_selectors(["init", "a", "b"]) == ["init", "a", "b"]
+    assert spread_values(["init", "a", "b"]) == ["init", "a", "b"]

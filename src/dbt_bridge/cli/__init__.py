@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import click
 
@@ -29,6 +29,7 @@ from dbt_bridge.cli.commands import (  # noqa: F401 (they add their commands to 
     sync,
     verify,
 )
+from dbt_bridge.cli.dbt_flags import explain_unknown, spread_values
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.output import FAILED, USAGE, Output
 from dbt_bridge.errors import BridgeError, UsageError, is_interruption, scrubbed
@@ -36,39 +37,17 @@ from dbt_bridge.nouns.parity import Interrupted
 
 __all__ = ["cli", "main", "run_command"]
 
-_SELECTORS = {
-    "--select": "--select",
-    "-s": "--select",
-    "--models": "--select",
-    "-m": "--select",
-    "--exclude": "--exclude",
-}
-
-
-def _spread_selectors(arguments: Iterable[str]) -> list[str]:
-    """dbt takes several selectors after one flag: `--select a b` is `--select a --select b`."""
-    spread: list[str] = []
-    flag: str | None = None
-    for argument in arguments:
-        if argument in _SELECTORS:
-            flag = _SELECTORS[argument]
-            spread += [flag]
-        elif flag and not argument.startswith("-"):
-            spread += [argument] if spread[-1] == flag else [flag, argument]
-        else:
-            flag = None
-            spread.append(argument)
-    return spread
-
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; every failure becomes a message and an exit code."""
     output = Output("--json" in arguments, debug="--debug" in arguments)
     try:
-        return cli.main(args=_spread_selectors(arguments), prog_name="dbt-bridge", standalone_mode=False) or 0
+        return cli.main(args=spread_values(arguments), prog_name="dbt-bridge", standalone_mode=False) or 0
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "dbt-bridge"
+        if isinstance(error, click.NoSuchOption) and (said := explain_unknown(error.option_name, command)):
+            return output.report_failure(*said, USAGE)
         return output.report_failure(error.format_message(), f"{command} --help", USAGE)
     except click.Abort as answer:
         if answer.__cause__ is None:  # click makes one of Ctrl-C too, outside of its questions

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dbt_bridge.cli.dbt_flags import SELECTION_FLAGS, read_flags
 from dbt_bridge.cli.output import Output
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.quantities import parse_duration
@@ -76,7 +77,7 @@ def _is_page(path: Path) -> bool:
         return False
 
 
-OPTIONS = (
+OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option("--project-dir", type=click.Path(path_type=Path), envvar="DBT_PROJECT_DIR",
                  help="Folder of dbt_project.yml; the working directory or one above it by default."),
     click.option("--profiles-dir", type=click.Path(path_type=Path), envvar="DBT_PROFILES_DIR",
@@ -87,11 +88,14 @@ OPTIONS = (
     click.option("--select", "-s", multiple=True, help="What to run, in dbt's selector syntax."),
     click.option("--exclude", multiple=True, help="What to leave out, in dbt's selector syntax."),
     click.option("--threads", type=click.IntRange(min=1), help="Tables and nodes at once; by default the profile's."),
+    *SELECTION_FLAGS,
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document with the receipts.")
 DEBUG = click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
 OUTPUT = (JSON, click.option("--quiet", "-q", is_flag=True, help="Print errors only."), DEBUG)
-FULL_REFRESH = click.option("--full-refresh", is_flag=True, help="Copy and build everything anew; forget checkpoints.")
+FULL_REFRESH = click.option(
+    "--full-refresh", "-f", is_flag=True, help="Copy and build everything anew; forget checkpoints."
+)
 MAX_SECONDS = click.option("--max-seconds", type=Span(), metavar="TIME", help="Stop after this time, like 90 or 10m.")
 BOUNDS = (
     click.option("--until-lsn", type=LogPosition(), metavar="LSN",
@@ -155,6 +159,7 @@ def open_given(given: Mapping[str, Any], progress: Progress | None = None) -> Op
         select=given["select"],
         exclude=given["exclude"],
         threads=given["threads"],
+        flags=read_flags(given),
         progress=progress,
     )
 

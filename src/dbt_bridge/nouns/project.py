@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_bridge.nouns.bridge_keys import DeliveryKeys, SourceKeys, TableKeys
+from dbt_bridge.nouns.dbt_flags import FlagValue
 from dbt_bridge.nouns.graph import Graph
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class DbtOptions:
         project_dir: the folder of `dbt_project.yml`.
         vars: `--vars`, parsed.
         select, exclude: each one or more of dbt's selectors.
+        flags: dbt's other flags, by `dbt_flags.DbtFlag.key`; what is not there is left to dbt.
     """
 
     project_dir: Path = field(default_factory=Path)
@@ -34,6 +36,7 @@ class DbtOptions:
     exclude: tuple[str, ...] = ()
     threads: int | None = None
     full_refresh: bool = False
+    flags: Mapping[str, FlagValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from dbt.flags import get_flags
 
 from dbt_bridge.errors import BridgeError, DbtFailed, MissingExtra, UsageError
 from dbt_bridge.nouns.project import DbtOptions, Project
+from dbt_bridge.project.arguments import spell_build, spell_project, spell_selection
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
@@ -69,7 +70,7 @@ def parse(options: DbtOptions) -> Manifest:
             f"there is no dbt_project.yml in {options.project_dir.resolve()}",
             mend="go into a dbt project, name it with --project-dir, or write a new one: dbt-bridge init NAME",
         )
-    done = _invoke(["parse", *_quiet_arguments(), *_project_arguments(options)], None)
+    done = _invoke(["parse", *_quiet_arguments(), *spell_project(options)], None)
     if done.exception is not None or not done.success:
         raise _describe_parse_failure(done.exception, options)
     return done.result  # type: ignore[return-value]
@@ -84,14 +85,14 @@ def list_selected(options: DbtOptions, manifest: Manifest) -> frozenset[str]:
         "--output-keys",
         "unique_id",
         *_quiet_arguments(),
-        *_project_arguments(options),
+        *spell_project(options),
     ]
-    done = _invoke([*arguments, *_selection_arguments(options)], manifest)
+    done = _invoke([*arguments, *spell_selection(options)], manifest)
     if done.exception is not None or not done.success:
         what = f"dbt does not understand the selection: {_describe_error(done.exception)}"
         if "no comparison manifest" in what:
-            raise UsageError(what, mend="set DBT_STATE to the folder of the manifest.json to compare with")
-        raise UsageError(what, mend=f"try it: dbt ls {' '.join(_selection_arguments(options))}")
+            raise UsageError(what, mend="name the folder of the manifest.json to compare with: --state FOLDER")
+        raise UsageError(what, mend=f"try it: dbt ls {' '.join(spell_selection(options))}")
     names = done.result if isinstance(done.result, list) else []
     return frozenset(json.loads(name)["unique_id"] for name in names)
 
@@ -107,11 +108,7 @@ def build(options: DbtOptions, manifest: Manifest | None = None, *, quiet: bool 
         DbtFailed: dbt stopped before or while it ran nodes (a wrong option, a lost warehouse).
         KeyboardInterrupt: the user stopped it.
     """
-    arguments = ["build", *(["--quiet"] if quiet else []), *_project_arguments(options), *_selection_arguments(options)]
-    if options.full_refresh:
-        arguments.append("--full-refresh")
-    if options.threads is not None:
-        arguments += ["--threads", str(options.threads)]
+    arguments = ["build", *(["--quiet"] if quiet else []), *spell_build(options)]
     done = _invoke(arguments, manifest)
     results = getattr(done.result, "results", None)
     if results is None:
@@ -195,27 +192,6 @@ def _release_duckdb() -> None:
     if environment is not None:
         environment.close()
     gc.collect()  # functions that a Python model defines keep its session in a cycle
-
-
-def _project_arguments(options: DbtOptions) -> list[str]:
-    arguments = ["--project-dir", str(options.project_dir.resolve())]
-    if options.profiles_dir is not None:
-        arguments += ["--profiles-dir", str(options.profiles_dir.resolve())]
-    if options.profile is not None:
-        arguments += ["--profile", options.profile]
-    if options.target is not None:
-        arguments += ["--target", options.target]
-    if options.vars:
-        arguments += ["--vars", json.dumps(dict(options.vars))]
-    return arguments
-
-
-def _selection_arguments(options: DbtOptions) -> list[str]:
-    arguments: list[str] = []
-    for flag, selectors in (("--select", options.select), ("--exclude", options.exclude)):
-        for selector in selectors:
-            arguments += [flag, selector]
-    return arguments
 
 
 def _quiet_arguments() -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_bridge.errors import UsageError, require_extra
+from dbt_bridge.nouns.dbt_flags import check_flags
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.observe.progress import as_progress
 from dbt_bridge.observe.stream_progress import as_watch
@@ -44,7 +45,15 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
     vars: Mapping[str, Any] | None = None,
     select: Selectors = (),
     exclude: Selectors = (),
+    selector: str | None = None,
+    state: str | Path | None = None,
+    defer: bool | None = None,
+    resource_type: Selectors = (),
+    exclude_resource_type: Selectors = (),
+    indirect_selection: str | None = None,
+    target_path: str | Path | None = None,
     threads: int | None = None,
+    flags: Mapping[str, Any] | None = None,
     progress: Progress | Callable[[str], None] | None = None,
 ) -> OpenProject:
     """A dbt project, to move, transform, verify and deliver its data from Python.
@@ -53,11 +62,12 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
     is then (dbt parses only what changed), opens its connections and closes them.
 
     Args:
-        path: the folder of `dbt_project.yml`; by default the working directory, or the nearest one above it that has
-            one.
+        path: the folder of `dbt_project.yml`; by default the nearest one, from the working directory up.
         target, profile, profiles_dir, vars: as dbt's options; None leaves the choice to dbt.
         select, exclude: dbt's selectors, for every call that names none of its own; everything by default.
+        selector, state, defer, resource_type, exclude_resource_type, indirect_selection, target_path: as dbt's options.
         threads: tables and nodes at once; None for the profile's number.
+        flags: dbt's other options by name: `{"log_path": "logs", "favor_state": True, "fail_fast": True}`.
         progress: who hears what happens. None: nobody. A function gets each line of text (`print`, `logger.info`). An
             object with the methods of `dbt_bridge.observe.progress.Progress` gets every event, those of a stream too
             where it has the methods of `dbt_bridge.observe.stream_progress.Watch`.
@@ -67,6 +77,9 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
         >>> outcome = shop.build(select="source:shop.orders+")
         >>> outcome.ok, len(outcome.receipts)
     """
+    given: dict[str, Any] = {"selector": selector, "state": state, "defer": defer, "target_path": target_path}
+    given |= {"resource_type": resource_type, "exclude_resource_type": exclude_resource_type}
+    given |= {"indirect_selection": indirect_selection}
     options = DbtOptions(
         project_dir=_nearest_project() if path is None else Path(path),
         profiles_dir=None if profiles_dir is None else Path(profiles_dir),
@@ -76,6 +89,7 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
         select=_as_selectors(select),
         exclude=_as_selectors(exclude),
         threads=threads,
+        flags=check_flags({**given, **(flags or {})}),
     )
     return OpenProject(options, progress)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from dbt_bridge.cli.dbt_flags import BUILD_FLAGS
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import BOUNDS, FULL_REFRESH, OPTIONS, OUTPUT, add_options, make_output, open_given
 
@@ -14,7 +15,7 @@ from dbt_bridge.cli.options import BOUNDS, FULL_REFRESH, OPTIONS, OUTPUT, add_op
 @click.option(
     "--verify", is_flag=True, help="Compare what landed with its origins; deliver only what comes from equal."
 )
-@add_options(*OPTIONS, FULL_REFRESH, *BOUNDS, *OUTPUT)
+@add_options(*OPTIONS, *BUILD_FLAGS, FULL_REFRESH, *BOUNDS, *OUTPUT)
 def build(verify: bool, **given: Any) -> int:
     """Land what the selection needs, run `dbt build`, deliver what passed.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dbt_bridge.cli.dbt_flags import BUILD_FLAGS
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import DEBUG, FULL_REFRESH, MAX_SECONDS, OPTIONS, Span, add_options, make_output, open_given
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics; 0 takes a free port.")
 @click.option("--metrics-address", default="127.0.0.1", show_default=True, help="Where they are served.")
-@add_options(*OPTIONS, FULL_REFRESH, MAX_SECONDS)
+@add_options(*OPTIONS, *BUILD_FLAGS, FULL_REFRESH, MAX_SECONDS)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document per batch, each on a line.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 @add_options(DEBUG)
