@@ -19,6 +19,7 @@ text that comes from drivers goes through `scrubbed`.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,7 +34,11 @@ class BridgeError(Exception):
 
     Attributes:
         what_without_role: the same sentence from the database's name on, for a message that gives it another role.
+        table: the landing table that alone is to blame, where several were worked on together; None where it is not one
+            of them, or nobody says.
     """
+
+    table: object = None
 
     def __init__(self, what: str, *, mend: str = "", role: str = "") -> None:
         self.what_without_role = scrubbed(what)
@@ -137,6 +142,22 @@ def require_extra(extra: str, needed_for: str, *, of: str = "dbt-bridge", own: s
                 mend=f"see what {of} says of its installation",
             ) from missing
         raise MissingExtra(extra, needed_for, of=of) from missing
+
+
+def as_bridge_error(error: Exception, doing: str) -> BridgeError:
+    """An error that nobody foresaw, as this package tells errors: without secrets, and with the line that raised it.
+
+    Args:
+        doing: what went wrong, to begin the message: `transfer`, or a table's name.
+    """
+    if isinstance(error, BridgeError):
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return DestinationError(
+        f"{doing}: {type(error).__name__}: {error}{place}",
+        mend="run the same command again; if it fails alike, report it with this message",
+    )
 
 
 def is_interruption(error: BaseException | None) -> bool:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -201,6 +202,67 @@ def test_a_number_is_a_cursor_too(shop: Shop) -> None:
     receipt = shop.sync(numbered)
     assert (receipt.checkpoint_from, receipt.checkpoint_to) == ("4", "5")
     assert [number for number, _ in shop.landed()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("disposition", ["append", "merge"])
+def test_a_slip_into_the_future_hides_no_row_that_is_written_now(shop: Shop, disposition: Any) -> None:
+    table = replace(ORDERS, write_disposition=disposition)
+    today = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+    shop.insert((1, "open", today), (2, "slip of the year", "2999-01-01 10:00:00"))
+    first = shop.sync(table)
+    assert str(first.checkpoint_to) < today
+    shop.insert((3, "written now", today))
+    shop.origin(f"UPDATE orders SET status = 'paid', at = '{today}' WHERE id = 1")
+    shop.sync(table)
+    assert shop.landed() == [(1, "paid"), (2, "slip of the year"), (3, "written now")]
+
+
+def test_a_checkpoint_in_the_future_of_an_earlier_version_is_read_whole_once(shop: Shop) -> None:
+    shop.insert((1, "a", "2026-01-01 10:00:00"), (2, "slip of the year", "2999-01-01 10:00:00"))
+    shop.sync()
+    shop.warehouse("UPDATE _dbt_bridge.checkpoints SET value = '2999-01-01 10:00:00'")
+    shop.insert((3, "was passed over", "2026-01-02 10:00:00"))
+    assert shop.sync().write_disposition == "replace"
+    assert [number for number, _ in shop.landed()] == [1, 2, 3]
+
+
+def test_what_is_refused_at_the_end_takes_no_other_table_with_it(shop: Shop) -> None:
+    shop.origin("CREATE TABLE fine (id INTEGER PRIMARY KEY, status VARCHAR(20), at TIMESTAMP)")
+    both = replace(shop.project.sources[0], tables=(ORDERS, table("fine", "incremental", cursor="at")))
+    project = replace(shop.project, sources=(both,))
+    shop.insert((1, "a", "2026-01-01 10:00:00"))
+    shop.origin("INSERT INTO fine VALUES (1, 'a', '2026-01-01 10:00:00')")
+    sync(project, SyncOptions(), Silent())
+    shop.warehouse("INSERT INTO landing.orders SELECT * FROM landing.orders")  # a merge leaves no one row per key now
+    for name in ("orders", "fine"):
+        shop.origin(f"UPDATE {name} SET status = 'b', at = '2026-01-02 10:00:00'")
+
+    orders, fine = sync(project, SyncOptions(), Silent())
+
+    assert orders.status == "failed" and "several rows with the same key" in str(orders.error)
+    assert (fine.status, fine.rows_updated, fine.checkpoint_to) == ("success", 1, "2026-01-02 10:00:00")
+    assert shop.landed() == [(1, "a"), (1, "a")]
+    assert shop.warehouse("SELECT id, status FROM landing.fine") == [(1, "b")]
+    told = "SELECT status FROM _dbt_bridge.receipts WHERE node LIKE '%orders' ORDER BY started_at"
+    assert shop.warehouse(told) == [("success",), ("failed",)]
+
+
+ERAS = ["0044-03-15 12:00:00 BC", "12000-01-01 00:00:00"]
+
+
+@pytest.mark.parametrize("shop", ["postgres to duckdb"], indirect=True)
+@pytest.mark.parametrize("type_", ["timestamp", "timestamptz", "date"])
+def test_a_cursor_may_be_of_any_year_that_the_origin_knows(shop: Shop, type_: str) -> None:
+    shop.origin(f"ALTER TABLE orders ALTER COLUMN at TYPE {type_}")
+    appending = replace(ORDERS, write_disposition="append")
+    for number, at in enumerate(ERAS):
+        shop.insert((2 * number, "first", at))
+        shop.sync(appending)
+        shop.insert((2 * number + 1, "of the same moment", at))
+        assert shop.sync(appending).status == "success"
+        assert shop.landed() == shop.origin("SELECT id, status FROM orders ORDER BY id"), at
+        count = 'SELECT count(*), count(DISTINCT "at") FROM'
+        assert shop.warehouse(f"{count} landing.orders") == shop.origin(f"{count} orders")
 
 
 def test_a_cursor_with_nulls_is_refused_and_nothing_is_touched(shop: Shop) -> None:

@@ -63,7 +63,7 @@ def test_every_stream_of_batches_has_an_owner() -> None:
         if "RecordBatchReader.from_batches(" in line and "[" not in line
     ]
     assert sorted(line.partition(":")[0] for line in found) == [
-        "system/owned_reader.py",
         "replicate/log_state.py",  # read to its end by the statement that it is registered for
+        "system/owned_reader.py",
         "testing/destination.py",
     ], found

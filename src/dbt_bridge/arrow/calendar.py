@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -36,3 +37,47 @@ def to_civil(days: int) -> CivilDate:
     part = (5 * day + 2) // 153
     month = part + 3 if part < 10 else part - 9
     return CivilDate(of_era + era * 400 + (month <= 2), month, day - (153 * part + 2) // 5 + 1)
+
+
+def to_days(date: CivilDate) -> int:
+    """The number of days since 1970-01-01 (days_from_civil of the same page)."""
+    year = date.year - (date.month <= 2)
+    era, of_era = divmod(year, 400)
+    day = (153 * (date.month + (-3 if date.month > 2 else 9)) + 2) // 5 + date.day - 1
+    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + day - 719_468
+
+
+_MOMENT = re.compile(
+    r"(?P<year>\d{4,6})-(?P<month>\d\d)-(?P<day>\d\d)"
+    r"(?:[ T](?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.(?P<fraction>\d{1,9}))?)?)?"
+    r" ?(?P<zone>Z|[+-]\d\d(?::?\d\d(?::?\d\d)?)?)?"
+    r"(?P<era> BC| \(BC\))?",
+    re.IGNORECASE,
+)
+
+
+def parse_moment(text: str) -> int:
+    """The microseconds since 1970 of a date or timestamp as databases write it, of any year; without a zone it is UTC.
+
+    Digits beyond microseconds are cut off.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _MOMENT.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no date and no timestamp")
+    year = int(found["year"])
+    day = CivilDate(1 - year if found["era"] else year, int(found["month"]), int(found["day"]))
+    hour, minute, second = (int(found[part] or 0) for part in ("hour", "minute", "second"))
+    if to_civil(to_days(day)) != day or hour > 24 or minute > 59 or second > 60:
+        raise ValueError(f"{text!r} is no date and no timestamp")
+    whole = ((to_days(day) * 24 + hour) * 60 + minute) * 60 + second - _parse_zone(found["zone"] or "")
+    return whole * 1_000_000 + int((found["fraction"] or "").ljust(6, "0")[:6])
+
+
+def _parse_zone(text: str) -> int:
+    """Seconds east of UTC."""
+    digits = re.sub(r"\D", "", text).ljust(6, "0")
+    seconds = int(digits[:2]) * 3600 + int(digits[2:4]) * 60 + int(digits[4:6])
+    return -seconds if text.startswith("-") else seconds

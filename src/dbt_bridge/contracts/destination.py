@@ -307,7 +307,8 @@ class Warehouse(Ledger, Protocol):
     ) -> list[Loaded]:
         """Show all staged tables, save their checkpoints and append their receipts in ONE transaction.
 
-        Answers in the order of `staged`. `receipts` is called with those answers before the commit.
+        Answers in the order of `staged`. `receipts` is called with those answers before the commit. Nothing is shown
+        where one table fails: the error names it in `BridgeError.table`, so that the others can go without it.
         A ghost view in a table's place is replaced by the table.
         """
 

@@ -10,7 +10,6 @@ def model(dbt, session):
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from dbt_bridge.contracts.destination import (
     WriteDisposition,
 )
 from dbt_bridge.contracts.settings import SessionSettings
-from dbt_bridge.errors import BridgeError, DestinationError, UsageError, scrubbed
+from dbt_bridge.errors import BridgeError, DestinationError, UsageError, as_bridge_error
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.receipt import Receipt, as_arrow, new_load_id
 from dbt_bridge.nouns.table import Column, Table, TableName
@@ -295,12 +294,8 @@ def _to_bridge_error(error: Exception) -> BridgeError:
         error.__cause__ = None
         error.__context__ = None
         return error
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return DestinationError(
-        f"transfer: {type(error).__name__}: {scrubbed(str(error))}{place}",
-        mend="correct what that line reads or calls, then run the model again",
-    )
+    told = as_bridge_error(error, "transfer")
+    return DestinationError(told.what, mend="correct what that line reads or calls, then run the model again")
 
 
 @contextmanager

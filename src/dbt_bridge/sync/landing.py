@@ -20,7 +20,7 @@ from dbt_bridge.contracts.destination import (
     Window,
 )
 from dbt_bridge.contracts.origin import Described, Increment, Origin
-from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError
+from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, UsageError, as_bridge_error, is_interruption
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.project import LandingSource, LandingTable
@@ -28,6 +28,7 @@ from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.watched_reader import report_batches
+from dbt_bridge.sync.future_cursor import hold_back
 from dbt_bridge.sync.landing_columns import landing_columns
 from dbt_bridge.sync.raw_copy import TableCopy, stage_raw_copy
 from dbt_bridge.system.owned_reader import owning
@@ -183,8 +184,10 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
             if isinstance(ends.destination, Warehouse):
                 return Arrived(plan, staged=ends.destination.stage(plan.load, batches))
             return Arrived(plan, loaded=ends.destination.load(plan.load, batches))
-    except BridgeError as error:
-        return record.fail_receipt(receipt, error)
+    except Exception as error:
+        if is_interruption(error):
+            raise
+        return record.fail_receipt(receipt, as_bridge_error(error, str(wanted.landing)))
 
 
 def _masks(plan: Plan) -> dict[str, str]:
@@ -257,10 +260,11 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
             mend="add `primary_key: [...]` to its bridge block, or `write_disposition: append`",
         )
     ordered = disposition == "merge" and several
-    newest = ends.origin.newest(plan.name, table.cursor)
+    newest = hold_back(ends.origin.newest(plan.name, table.cursor))
     last = ends.ledger.checkpoint(table.node)
     hides = _hides(table)
     stands = last is not None and (last.origin, last.cursor, last.filters) == (ends.origin.name, table.cursor, hides)
+    stands = stands and last is not None and hold_back(last.value) == last.value  # else rows were passed over
     if last is None or not stands or full_refresh or ends.destination.find_table(plan.load.table.name) is None:
         checkpoint = (
             None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest, shape=hides)
@@ -324,6 +328,16 @@ def _publish(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
         return []
     if not isinstance(ends.destination, Warehouse):
         return _save(ends, arrived)
+    try:
+        return _publish_together(ends, ends.destination, arrived)
+    except BridgeError as error:
+        at_fault = [a for a in arrived if error.table is not None and a.plan.load.table.name == error.table]
+        failed = [record.fail_receipt(a.plan.receipt, error) for a in at_fault or arrived]
+        return failed + _publish(ends, [a for a in arrived if a not in at_fault] if at_fault else [])
+
+
+def _publish_together(ends: Ends, destination: Warehouse, arrived: Sequence[Arrived]) -> list[Receipt]:
+    """In one transaction, or not at all."""
     receipts: list[Receipt] = []
     staged = [a.staged for a in arrived if a.staged is not None]
 
@@ -331,15 +345,11 @@ def _publish(ends: Ends, arrived: Sequence[Arrived]) -> list[Receipt]:
         receipts[:] = [record.finish_receipt(a.plan.receipt, c) for a, c in zip(arrived, counts, strict=True)]
         return receipts
 
-    try:
-        if ends.destination is ends.ledger:
-            ends.destination.publish(staged, _checkpoints(arrived), receipted)
-        else:
-            receipted(ends.destination.publish(staged))
-    except BridgeError as error:
-        return [record.fail_receipt(a.plan.receipt, error) for a in arrived]
-    if ends.destination is not ends.ledger:
-        ends.ledger.save(_checkpoints(arrived), receipts)
+    if destination is ends.ledger:
+        destination.publish(staged, _checkpoints(arrived), receipted)
+        return receipts
+    receipted(destination.publish(staged))
+    ends.ledger.save(_checkpoints(arrived), receipts)
     return receipts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dbt_bridge.arrow.calendar import parse_moment
 from dbt_bridge.connectors.duckdb.column_types import wider
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import (
@@ -17,6 +18,7 @@ from dbt_bridge.nouns.table import TableName, quote_identifier
 from dbt_bridge.replicate.loads import check_cursor, type_changed
 
 _TEXTS = ("VARCHAR", "JSON")
+_DAY = 86_400_000_000  # microseconds
 
 
 def refuse_one_place(staged: Sequence[Staged]) -> None:
@@ -97,13 +99,26 @@ def _append(on: CatalogCursor, staged: Staged, into: Relation) -> int:
 def _delete_window(on: CatalogCursor, into: Relation, window: Window) -> int:
     cursor = into.column(window.cursor)
     assert cursor is not None, "check_types has seen it"
+    bound, value = _bind_cursor(window.at_least, into.columns[cursor])
     return int(
         on.scalar(
             f"DELETE FROM {on.sql_name(into.name)}\n"  # noqa: S608
-            f"WHERE {quote_identifier(cursor)} >= CAST(? AS {into.columns[cursor]})",
-            [window.at_least],
+            f"WHERE {quote_identifier(cursor)} >= {bound}",
+            [value],
         )
     )
+
+
+def _bind_cursor(text: str, type_: str) -> tuple[str, object]:
+    """The SQL of a cursor's value and what is bound in it. Moments go as numbers: DuckDB reads no year before Christ as
+    an origin writes it, and none after 9999 with a zone."""
+    if type_ == "DATE":
+        return "DATE '1970-01-01' + CAST(? AS INTEGER)", parse_moment(text) // _DAY
+    if type_ in ("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS"):
+        return "make_timestamp(CAST(? AS BIGINT))", parse_moment(text)
+    if type_ == "TIMESTAMP WITH TIME ZONE":
+        return "make_timestamptz(CAST(? AS BIGINT))", parse_moment(text)
+    return f"CAST(? AS {type_})", text
 
 
 def _merge(on: CatalogCursor, staged: Staged, into: Relation) -> tuple[int, int]:

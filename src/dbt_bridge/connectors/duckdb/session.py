@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from dbt_bridge.errors import DestinationError, scrubbed
+from dbt_bridge.errors import BridgeError, DestinationError, scrubbed
+from dbt_bridge.nouns.table import TableName
 from dbt_bridge.system.retry import CONFLICT, retry
 
 _T = TypeVar("_T")
@@ -58,11 +59,24 @@ def roll_back(cur: Any) -> None:
 
 
 @contextmanager
-def translate_errors(where: object) -> Iterator[None]:
+def blaming(name: TableName) -> Iterator[None]:
+    """What fails is this table's fault: told as such, but for a conflict, which is tried again as a whole."""
+    try:
+        with translate_errors(name, unless=is_conflict):
+            yield
+    except BridgeError as error:
+        error.table = name
+        raise
+
+
+@contextmanager
+def translate_errors(where: object, unless: Callable[[BaseException], bool] = lambda _: False) -> Iterator[None]:
     """Tell DuckDB's errors as DestinationError, naming the table, without secrets."""
     try:
         yield
     except duckdb.Error as error:
+        if unless(error):
+            raise
         text = scrubbed(str(error)).strip()
         raise DestinationError(f"DuckDB failed on {where}: {text}", mend=_mend(text)) from error
 

@@ -27,7 +27,7 @@ from dbt_bridge.connectors.duckdb.profile import file_of
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor
-from dbt_bridge.connectors.duckdb.session import in_transaction, translate_errors
+from dbt_bridge.connectors.duckdb.session import blaming, in_transaction, translate_errors
 from dbt_bridge.connectors.duckdb.stage import (
     ROW,
     Counter,
@@ -236,7 +236,10 @@ class DuckDBWarehouse:
 
         def work(cur: Any) -> list[Loaded]:
             on = CatalogCursor(cur, self._catalog)
-            loaded = [publish_one(on, one) for one in staged]
+            loaded = []
+            for one in staged:
+                with blaming(one.load.table.name):
+                    loaded.append(publish_one(on, one))
             audit.save_checkpoints(cur, self._catalog, checkpoints)
             if receipts is not None:
                 audit.append_receipts(cur, self._catalog, receipts(loaded))

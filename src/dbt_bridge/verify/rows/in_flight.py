@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge.arrow.calendar import parse_moment
 from dbt_bridge.errors import UsageError
 from dbt_bridge.verify.canonical.buffers import to_microseconds, to_storage
 from dbt_bridge.verify.canonical.elements import to_canonical
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
 _SQL = {
     "float": "CAST(? AS DOUBLE)",
-    "date": "date_diff('day', DATE '1970-01-01', CAST(? AS DATE))",
     "text": "CAST(? AS VARCHAR)",
 }
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INFINITY = 2**63 - 1
+_DAY = 86_400_000_000  # microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def resolve_bound(pairs: ColumnPairs, bound: Bound | None, engine: DuckDBPyConne
         return None
     cursor = next(pair for pair in pairs if pair.name == bound.cursor)
     kind = cursor.canon.kind
-    if (kind not in _SQL and kind not in ("int", "decimal", "timestamp")) or cursor.masked:
+    if (kind not in _SQL and kind not in ("int", "decimal", "timestamp", "date")) or cursor.masked:
         raise UsageError(
             f"column {bound.cursor} cannot bound a comparison: its values have no order that both sides keep"
         )
@@ -99,6 +98,9 @@ def _is_above(text: str, at_most: Decimal) -> bool:
 
 
 def _parse_value(text: str, cursor: ColumnPair, engine: DuckDBPyConnection) -> Any:
+    if cursor.canon.kind == "date":
+        moment = _parse_microseconds(text)
+        return moment if abs(moment) == _INFINITY else moment // _DAY
     if cursor.canon.kind == "int":
         return math.floor(max(min(_parse_number(text), Decimal(_INFINITY)), Decimal(-_INFINITY)))
     sql = _SQL[cursor.canon.kind]
@@ -111,9 +113,7 @@ def _parse_microseconds(text: str) -> int:
     session's zone where there is none.)"""
     if text.strip().lower() in ("infinity", "-infinity"):
         return _INFINITY if text.strip()[0] != "-" else -_INFINITY
-    moment = datetime.fromisoformat(text.strip())
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return parse_moment(text)
 
 
 def _as_sortable(array: pa.Array, cursor: ColumnPair) -> pa.Array:

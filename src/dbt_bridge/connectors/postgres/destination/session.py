@@ -9,6 +9,7 @@ import psycopg
 from psycopg import errors
 
 from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, scrubbed
+from dbt_bridge.nouns.table import TableName
 
 WRITING = "USAGE, CREATE on the schema (and ownership of the table)"
 READING = "USAGE on the schema and SELECT on the table"
@@ -27,6 +28,18 @@ def connect(conninfo: str, name: str) -> psycopg.Connection:
             f"the Postgres destination {name!r} cannot be reached: {scrubbed(str(error)).strip()}",
             mend="check host, port, user and password in the dbt profile or [destination] settings",
         ) from None  # the driver's error holds the connection's parameters
+
+
+@contextmanager
+def blaming(name: TableName) -> Iterator[None]:
+    """What fails is this table's fault, and told as such: the others of a transaction may go on without it."""
+    try:
+        with translate_errors(name):
+            yield
+    except BridgeError as error:
+        if not isinstance(error.__cause__, psycopg.OperationalError):  # the server went away, or is full
+            error.table = name
+        raise
 
 
 @contextmanager

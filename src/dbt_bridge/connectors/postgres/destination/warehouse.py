@@ -32,7 +32,7 @@ from dbt_bridge.connectors.postgres.destination.relation import (
     identifier,
     is_bare,
 )
-from dbt_bridge.connectors.postgres.destination.session import connect, translate_errors
+from dbt_bridge.connectors.postgres.destination.session import blaming, connect, translate_errors
 from dbt_bridge.connectors.postgres.destination.stage import Carrier
 from dbt_bridge.connectors.postgres.destination.state import PostgresState, open_state
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
@@ -165,7 +165,10 @@ class PostgresWarehouse:
                 audit.ensure(cur)
             for name in sorted({str(s.load.table.name) for s in staged}):
                 _lock_named(cur, name)
-            loaded = [publish_one(cur, one) for one in staged]
+            loaded = []
+            for one in staged:
+                with blaming(one.load.table.name):
+                    loaded.append(publish_one(cur, one))
             audit.save_checkpoints(cur, checkpoints)
             if receipts is not None:
                 audit.append_receipts(cur, receipts(loaded))
