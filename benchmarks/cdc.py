@@ -208,7 +208,7 @@ def measured(to: str, url: str, folder: str) -> dict[str, float]:
         origin="bench",
         origin_schema="bench",
         landing_schema=f"landing_{to}",
-        landing_database=None,
+        landing_database="",
         destination="lake" if to == "delta" else None,
         tables=(table,),
         defaults=LandingTable("source.bench.bench", "", "", replication="cdc"),

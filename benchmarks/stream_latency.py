@@ -149,7 +149,7 @@ def follow(url: str, folder: str) -> None:
         origin="bench",
         origin_schema="bench",
         landing_schema="landing",
-        landing_database=None,
+        landing_database="",
         destination=None,
         tables=(table,),
         defaults=LandingTable("source.bench.bench", "", "", replication="cdc"),

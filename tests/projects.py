@@ -53,7 +53,7 @@ def landing_source(
     """
     declared = tuple(t if isinstance(t, LandingTable) else table(t, replication, node=node) for t in tables)
     defaults = LandingTable(node.removesuffix("."), "", "", replication=replication)
-    named = {"origin": "shop_pg", "origin_schema": "public", "landing_database": None, **keys}
+    named = {"origin": "shop_pg", "origin_schema": "public", "landing_database": "", **keys}
     return LandingSource(name="shop", landing_schema=schema, tables=declared, defaults=defaults, **named)
 
 

@@ -59,7 +59,7 @@ def project_of(root: Path, *tables: LandingTable, destination: str | None = None
         "duckdb", "warehouse", "main", 2, {"type": "duckdb", "path": str(root / "warehouse.duckdb"), "schema": "main"}
     )
     source = LandingSource(
-        name="shop", origin="shop_journal", origin_schema=None, landing_schema="landing", landing_database=None,
+        name="shop", origin="shop_journal", origin_schema=None, landing_schema="landing", landing_database="",
         destination=destination, tables=tables, slot=SLOT,
         defaults=LandingTable(NODE.removesuffix("."), "", "", replication="cdc"),
     )  # fmt: skip

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from dbt_bridge.nouns.project import Delivery, Project
+from dbt_bridge.nouns.relation import Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.deliver import deliver
 
@@ -20,8 +21,7 @@ SEGMENTS = Delivery(
     node="exposure.shop.crm_segments",
     name="crm_segments",
     model="model.shop.dim_customers",
-    relation_schema="marts",
-    relation_name="dim_customers",
+    relation=Relation("marts", "dim_customers"),
     ancestors=frozenset({"model.shop.dim_customers"}),
     gates=frozenset(),
     destination="crm_pg",
@@ -107,7 +107,7 @@ def test_a_duplicate_key_at_the_destination_side_is_a_failed_receipt_not_a_crash
 
 
 def test_a_missing_relation_names_the_command_that_builds_it(ready: Project) -> None:
-    gone = replace(SEGMENTS, relation_name="dim_gone")
+    gone = replace(SEGMENTS, relation=Relation("marts", "dim_gone"))
 
     (receipt,) = deliver(replace(ready, deliveries=(gone,)), PASSED, Silent())
 
@@ -124,7 +124,7 @@ def test_a_value_that_cannot_be_read_fails_its_delivery_and_not_the_others(
             " CASE WHEN i = 199999 THEN 170141183460469231731687303715884105727 ELSE i::HUGEINT END AS n"
             " FROM range(200000) AS r(i)"
         )
-    sums = replace(SEGMENTS, node="exposure.shop.sums", relation_name="sums", table="sums")
+    sums = replace(SEGMENTS, node="exposure.shop.sums", relation=Relation("marts", "sums"), table="sums")
 
     broken, whole = deliver(replace(ready, deliveries=(sums, SEGMENTS)), PASSED, Silent())
 

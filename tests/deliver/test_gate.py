@@ -5,13 +5,13 @@ import pytest
 from dbt_bridge.deliver.gate import find_refusal, refuse_unknown_columns
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Delivery
+from dbt_bridge.nouns.relation import Relation
 
 SEGMENTS = Delivery(
     node="exposure.shop.crm_segments",
     name="crm_segments",
     model="model.shop.dim_customers",
-    relation_schema="marts",
-    relation_name="dim_customers",
+    relation=Relation("marts", "dim_customers"),
     ancestors=frozenset({"model.shop.dim_customers", "model.shop.stg_customers", "source.shop.raw.customers"}),
     gates=frozenset({"test.shop.unique_dim_customers_id.abc123"}),
     destination="crm",

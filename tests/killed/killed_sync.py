@@ -114,7 +114,7 @@ class Orders:
 def project(orders: Orders) -> Project:
     tables = tuple(LandingTable(f"{orders.node}.{name}", name, name, replication="cdc") for name in orders.tables)
     source = LandingSource(
-        name="shop", origin="shop_pg", origin_schema="public", landing_schema="landing", landing_database=None,
+        name="shop", origin="shop_pg", origin_schema="public", landing_schema="landing", landing_database="",
         destination=orders.destination, tables=tables,
         defaults=LandingTable("source.shop.shop", "", "", replication="cdc"),
         slot=orders.slot,

@@ -9,6 +9,7 @@ import pytest
 
 from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.nouns.project import DbtOptions, LandingSource, Project
+from dbt_bridge.nouns.relation import Relation
 from dbt_bridge.project.load import load_project, nearest_project
 from dbt_bridge.project.sources import default_slot
 
@@ -134,12 +135,12 @@ def test_a_project_is_read_as_it_was_written(shop: Path) -> None:
 
     erp = named(project, "erp")  # dbt knows none of its tables, and so nothing of it
     assert (erp.every_table, erp.include, erp.exclude, erp.tables) == (True, ("sales_*",), ("sales_tmp",), ())
-    assert (erp.landing_schema, erp.landing_database, erp.destination) == ("erp_raw", "warehouse", "lake")
+    assert (erp.landing_schema, erp.landing_database, erp.destination) == ("erp_raw", "", "lake")
 
     brief, delivery = project.deliveries
     assert (brief.schema, brief.table, brief.write_disposition) == ("main", "brief", "replace")
     assert (delivery.node, delivery.model) == ("exposure.shop.crm", "model.shop.segments")
-    assert (delivery.relation_schema, delivery.relation_name) == ("main", "segments")
+    assert delivery.relation == Relation("main", "segments")
     assert (delivery.schema, delivery.table, delivery.write_disposition) == ("crm", "people", "merge")
     assert delivery.ancestors == {"model.shop.segments", "model.shop.base", "source.shop.shop.orders"}
     assert {gate.split(".")[2] for gate in delivery.gates} == {

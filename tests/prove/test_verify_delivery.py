@@ -12,6 +12,7 @@ from tests.prove.test_verify import Shop
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Delivery
+from dbt_bridge.nouns.relation import Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.prove.recorder import VerifyOptions
 from dbt_bridge.prove.verify import verify
@@ -25,8 +26,7 @@ DELIVERY = Delivery(
     node="exposure.shop.crm",
     name="crm",
     model="model.shop.customers",
-    relation_schema="shop_landing",
-    relation_name="customers",
+    relation=Relation("shop_landing", "customers"),
     ancestors=frozenset({"model.shop.customers", f"{NODE}customers"}),
     gates=frozenset(),
     destination="crm_pg",

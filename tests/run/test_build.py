@@ -14,6 +14,7 @@ from dbt_bridge.nouns.project import (
     LandingTable,
     Project,
 )
+from dbt_bridge.nouns.relation import Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.project.invoke import BuildResult
 from dbt_bridge.run.build import build
@@ -25,8 +26,7 @@ DELIVERY = Delivery(
     node="exposure.shop.crm",
     name="crm",
     model="model.shop.orders",
-    relation_schema="shop_landing",
-    relation_name="orders",
+    relation=Relation("shop_landing", "orders"),
     ancestors=frozenset({"model.shop.orders", "source.shop.shop.orders"}),
     gates=frozenset(),
     destination="crm_pg",

@@ -36,7 +36,7 @@ def whole(origin: str, schema: str | None, root: Path, profile: WarehouseProfile
         origin=origin,
         origin_schema=schema,
         landing_schema="landing",
-        landing_database=None,
+        landing_database="",
         tables=(),
         defaults=defaults,
         every_table=True,

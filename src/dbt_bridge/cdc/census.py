@@ -63,8 +63,8 @@ class Tracked:
     def checkpoint(self, identity: str) -> Checkpoint:
         """Where the table stands, and in which shape."""
         memory = TableMemory(self.followed.shape, fingerprint(self.wanted), list_hidden(self.wanted))
-        origin = self.wanted.source.origin
-        return Checkpoint(self.node, origin, "", str(self.position), identity, memory.as_text())
+        origin, place = self.wanted.source.origin, self.wanted.place
+        return Checkpoint(self.node, origin, "", str(self.position), identity, memory.as_text(), landing=place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ def fingerprint(wanted: Wanted) -> str:
     """What of the declaration changes the rows that land; not the columns that the origin itself adds."""
     table = wanted.table
     said = [
-        str(wanted.landing), sorted(table.types.items()), table.columns.include, table.columns.exclude,
+        str(wanted.relation), sorted(table.types.items()), table.columns.include, table.columns.exclude,
         sorted(table.mask.items()), table.deletes, table.history, table.write_disposition == "append",
         wanted.source.destination or "",
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.project.destinations import find_warehouse_connector, open_warehouse
 from dbt_bridge.project.origins import open_change_source
+from dbt_bridge.sync.ends import find_ledger
 
 _NOT_YET = "there is no slot of this name yet"
 
@@ -103,8 +104,10 @@ def _read_checkpoints(project: Project) -> list[Checkpoint]:
     """What the warehouse remembers; nothing where it is not there yet, and is not made by looking."""
     if find_warehouse_connector(project.warehouse).find_missing_file(project.warehouse) is not None:
         return []
+    databases = {source.landing_database for source in list_followed_sources(project)}
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
-        return warehouse.checkpoints()
+        ledgers = {id(ledger): ledger for ledger in (find_ledger(warehouse, database) for database in databases)}
+        return [point for ledger in ledgers.values() for point in ledger.checkpoints()]
 
 
 def find_sources(project: Project, name: str | None) -> list[LandingSource]:
@@ -144,9 +147,10 @@ def drop_slots(project: Project, sources: list[LandingSource]) -> Iterator[Dropp
 def _drop_one(root: Path, source: LandingSource, warehouse: Ledger) -> Dropped:
     with open_change_source(source, project_root=root) as changes:
         dropped = changes.drop_log()
-    nodes = [point.node for point in warehouse.checkpoints() if _is_of(point, source)]
+    ledger = find_ledger(warehouse, source.landing_database)
+    nodes = [point.node for point in ledger.checkpoints() if _is_of(point, source)]
     for node in nodes:
-        warehouse.forget(node)
+        ledger.forget(node)
     return Dropped(source.name, source.slot if dropped.existed else None, dropped.publications, tuple(nodes))
 
 

@@ -14,7 +14,8 @@ from dbt_bridge.contracts.destination import Loaded, Staged, Warehouse
 from dbt_bridge.errors import BridgeError
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.sync.landing import Arrived, Ends, Wanted, arrive
+from dbt_bridge.sync.ends import Ends
+from dbt_bridge.sync.landing import Arrived, Wanted, arrive
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.observe.stream_progress import Watch
 from dbt_bridge.project.destinations import open_destination
 from dbt_bridge.project.origins import open_origin
-from dbt_bridge.sync.landing import Ends
+from dbt_bridge.sync.ends import find_ends
 from dbt_bridge.system.retry import STREAM, is_transient
 
 _LOOK_UP = 0.2  # seconds
@@ -79,12 +79,12 @@ def open_source(
 ) -> Iterator[Capture]:
     """One life of a source's connections."""
     with ExitStack() as stack:
-        destination = warehouse
+        destination = None
         if source.destination:
             opened = open_destination(source.destination, project_root=project.root)
-            destination = stack.enter_context(closing(opened))  # type: ignore[assignment]
+            destination = stack.enter_context(closing(opened))
         with open_origin(source.origin, project_root=project.root) as origin:
-            ends = Ends(origin, destination, warehouse)
+            ends = find_ends(origin, destination, warehouse, source.landing_database)
             chosen = CaptureOptions(new_load_id(), options.full_refresh, options.threads or project.warehouse.threads)
             capture = open_capture(project, source, ends, chosen, watch)
             assert capture is not None, "only sources with cdc tables are followed"

@@ -2,6 +2,7 @@
 
     of a warehouse      AnswersQueries    is asked in SQL                                  DuckDB, Postgres, dlt
                         OpensOnce         can be opened only once in a process             DuckDB
+                        HoldsDatabases    reaches several databases                        DuckDB, some through dlt
     of an origin        SendsRawCopy      sends rows undecoded                             Postgres
                         DigestsTables     digests rows where they are                      Postgres
                         HasClock          knows when its snapshot began                    Postgres
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from dbt_bridge.contracts.destination import Load, Replica, Staged
+    from dbt_bridge.contracts.destination import Ledger, Load, Replica, Staged
     from dbt_bridge.contracts.origin import Increment
     from dbt_bridge.contracts.queries import Queries
     from dbt_bridge.contracts.settings import OriginSettings
@@ -44,6 +45,24 @@ class OpensOnce(Protocol):
 
     def is_database_of(self, settings: OriginSettings) -> bool:
         """Whether an origin's credentials mean this very database."""
+
+
+@runtime_checkable
+class HoldsDatabases(Protocol):
+    """A warehouse that reaches more databases than the one that dbt's profile names: attached ones, catalogs, projects.
+
+    One that lacks this has one database, and a relation of another is refused before anything moves.
+    """
+
+    def open_database(self, name: str, *, to_write: bool = False) -> Ledger:
+        """The same warehouse, whose tables are those of another of its databases. Closing it closes nothing.
+
+        One that is a `Warehouse` keeps the checkpoints and receipts of rows that land there in that database too, in
+        one transaction with the rows.
+
+        Raises:
+            UsageError: there is none of this name, or none that can be written to.
+        """
 
 
 @runtime_checkable

@@ -12,9 +12,11 @@ imports nothing but the standard library and this module at its top, and drivers
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from dbt_bridge.nouns.names import NameRules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +50,8 @@ class Connector:
         drivernames: schemes of origins' URLs, without a driver.
         adapters: types of dbt profiles.
         destination_types: values of `destination_type` in `[destination.NAME]`.
+        names: how the databases of its adapters and destination types read names; what is not named here is taken to
+            confuse upper and lower case.
         extra: of the package that registers it, named where a driver is not installed.
         open_origin: rows to land. Constructing an origin does no I/O; neither does one of the following.
         open_queries: the same database, to answer queries in its own SQL.
@@ -55,6 +59,8 @@ class Connector:
         open_destination: where rows are delivered or landed.
         open_warehouse: dbt's warehouse, which keeps the audit tables too.
         open_session: the same over the connection of a Python model that dbt runs.
+        holds_databases: its warehouses are `HoldsDatabases`: relations of other databases than the profile's can
+            be reached.
         is_one_process: the warehouse is a file that one process at a time has open, whatever it reads or writes there.
         find_missing_file: the warehouse's file, where it has one that is not there yet; opening would make it.
     """
@@ -64,6 +70,7 @@ class Connector:
     drivernames: frozenset[str] = frozenset()
     adapters: frozenset[str] = frozenset()
     destination_types: frozenset[str] = frozenset()
+    names: Mapping[str, NameRules] = field(default_factory=dict)
     extra: str = ""
     open_origin: Callable[[OriginSettings], Origin] | None = None
     open_queries: Callable[[OriginSettings], Queries] | None = None
@@ -71,5 +78,6 @@ class Connector:
     open_destination: Callable[[DestinationSettings], Destination] | None = None
     open_warehouse: Callable[[WarehouseSettings], Ledger] | None = None
     open_session: Callable[[SessionSettings], ModelSession] | None = None
+    holds_databases: bool = False
     is_one_process: bool = False
     find_missing_file: Callable[[WarehouseProfile], Path | None] = lambda _: None

@@ -17,7 +17,7 @@ from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.watched_reader import report_batches
-from dbt_bridge.project.destinations import open_destination
+from dbt_bridge.project.destinations import open_destination, open_place
 from dbt_bridge.system.owned_reader import make_reader, owning
 
 
@@ -27,7 +27,7 @@ def start_delivery(delivery: Delivery, load_id: str) -> Receipt:
         load_id,
         "deliver",
         delivery.node,
-        origin=f"{delivery.relation_schema}.{delivery.relation_name}",
+        origin=str(delivery.relation),
         destination=delivery.destination,
         table_name=f"{delivery.schema}.{delivery.table}",
         write_disposition=delivery.write_disposition,
@@ -40,10 +40,10 @@ def deliver_exposure(
     """Deliver one relation. A failed receipt, never an exception, where the destination or the data refuse."""
     try:
         with closing(open_destination(delivery.destination, project_root=root)) as destination:
-            load, as_text = plan_load(delivery, warehouse, destination, receipt.load_id)
+            place = open_place(warehouse, delivery.relation.database)
+            load, as_text = plan_load(delivery, place, destination, receipt.load_id)
             progress.started(delivery.node, f"{delivery.destination}: {receipt.table_name}", None)
-            relation = TableName(delivery.relation_schema, delivery.relation_name)
-            with owning(warehouse.read(relation, [c.name for c in load.table.columns], as_text)) as rows:
+            with owning(place.read(delivery.relation.name, [c.name for c in load.table.columns], as_text)) as rows:
                 batches = report_batches(_cast(rows, load.table), delivery.node, progress)
                 if dry_run:
                     return record.finish_dry_run(receipt, destination.preview(load, batches))
@@ -52,12 +52,15 @@ def deliver_exposure(
         return record.fail_receipt(receipt, error)
 
 
-def plan_load(delivery: Delivery, warehouse: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:
-    """The load, and the columns that the destination can only keep as text."""
-    name = TableName(delivery.relation_schema, delivery.relation_name)
-    relation = warehouse.find_table(name)
+def plan_load(delivery: Delivery, place: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:
+    """The load, and the columns that the destination can only keep as text.
+
+    Args:
+        place: the warehouse as it holds the relation's database.
+    """
+    relation = place.find_table(delivery.relation.name)
     if relation is None:
-        raise DestinationError(f"{name} is not in the warehouse", mend="dbt-bridge build")
+        raise DestinationError(f"{delivery.relation} is not in the warehouse", mend="dbt-bridge build")
     refuse_unknown_columns(delivery, [c.name for c in relation.columns])
     natural = [c for c in relation.columns if not delivery.columns or c.name in delivery.columns]
     landed = [destination.map_column(column) for column in natural]

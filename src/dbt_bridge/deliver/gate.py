@@ -62,6 +62,6 @@ def refuse_unknown_columns(delivery: Delivery, present: Sequence[str]) -> None:
             if name not in present:
                 nearest = get_close_matches(name, present, n=1)
                 raise UsageError(
-                    f"{delivery.node}: {setting} names {name!r}, and {delivery.relation_name} has no such column",
+                    f"{delivery.node}: {setting} names {name!r}, and {delivery.relation.identifier} has no such column",
                     mend=f"did you mean {nearest[0]!r}?" if nearest else f"one of {', '.join(present)}",
                 )

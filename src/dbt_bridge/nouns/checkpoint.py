@@ -60,6 +60,8 @@ class Checkpoint:
         shape: what else is remembered of the table, as JSON: read it through `memory` (of a position) or `filters` (of
             a cursor).
         set_aside: why the table does not go on from here; empty while it does.
+        landing: where its rows landed, so that a table of the same name elsewhere is not taken for it; empty where an
+            earlier version wrote it.
         state: whether it does; it stands exactly where `set_aside` is empty.
 
     Raises:
@@ -74,6 +76,7 @@ class Checkpoint:
     shape: str = ""
     set_aside: str = ""
     state: TableState = TableState.STANDS
+    landing: str = ""
 
     def __post_init__(self) -> None:
         if self.stands == bool(self.set_aside):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_bridge.nouns.bridge_keys import DeliveryKeys, SourceKeys, TableKeys
 from dbt_bridge.nouns.dbt_flags import FlagValue
 from dbt_bridge.nouns.graph import Graph
+from dbt_bridge.nouns.relation import Relation
 
 if TYPE_CHECKING:
     from dbt_bridge.nouns.reconciliation import Reconciliation
@@ -64,7 +65,9 @@ class LandingTable(TableKeys):
     Attributes:
         node: dbt's unique_id: `source.project.shop.orders`.
         name: as declared in dbt.
-        identifier: the table's name at the origin and in the landing schema.
+        identifier: the table's name at the origin.
+        relation: where dbt reads it, and so where it lands; None for a table that dbt does not know, which lands under
+            its origin's name (`LandingSource.relation_of`).
         of_source: those names in `columns` and `mask` that the source gives to all its tables: a table that lacks such
             a column is no mistake.
     """
@@ -72,6 +75,7 @@ class LandingTable(TableKeys):
     node: str
     name: str
     identifier: str
+    relation: Relation | None = field(default=None, kw_only=True)
     of_source: frozenset[str] = field(default=frozenset(), kw_only=True)
 
 
@@ -81,7 +85,7 @@ class LandingSource(SourceKeys):
 
     Attributes:
         name: the dbt source's.
-        landing_schema, landing_database: where rows land in the warehouse.
+        landing_schema, landing_database: where tables land that dbt does not know; as in `Relation`.
         tables: the declared ones. With `every_table`, those that are not declared get the node
             `source.project.shop.<table>` and `defaults`.
         defaults: the source's own settings, as a table that is not declared gets them (its name is empty).
@@ -90,10 +94,20 @@ class LandingSource(SourceKeys):
 
     name: str
     landing_schema: str
-    landing_database: str | None
+    landing_database: str
     tables: tuple[LandingTable, ...]
     defaults: LandingTable
     slot: str = ""
+
+    def relation_of(self, table: LandingTable) -> Relation:
+        """Where one of its tables lands."""
+        return table.relation or Relation(self.landing_schema, table.identifier, self.landing_database)
+
+    @property
+    def relations(self) -> tuple[Relation, ...]:
+        """Where its declared tables land; with `every_table` also a name for all others, whose identifier is empty."""
+        declared = (*self.tables, self.defaults) if self.every_table else self.tables
+        return tuple(map(self.relation_of, declared))
 
     @property
     def follows_log(self) -> bool:
@@ -109,8 +123,7 @@ class Delivery(DeliveryKeys):
     Attributes:
         node: dbt's unique_id: `exposure.project.crm_segments`.
         model: unique_id of the one model (or seed, snapshot) that is delivered.
-        relation_schema, relation_name: where that model is in the warehouse.
-        relation_database: its database, where that is not the warehouse's own.
+        relation: where that model is in the warehouse.
         ancestors: unique_ids of every node upstream of the exposure.
         gates: unique_ids of the tests on those ancestors.
         schema, table: where the rows go at the destination.
@@ -119,9 +132,7 @@ class Delivery(DeliveryKeys):
     node: str
     name: str
     model: str
-    relation_schema: str
-    relation_name: str
-    relation_database: str | None = None
+    relation: Relation
     ancestors: frozenset[str]
     gates: frozenset[str]
     schema: str

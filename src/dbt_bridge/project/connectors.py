@@ -28,6 +28,7 @@ from dbt_bridge.contracts.settings import (
     WarehouseSettings,
 )
 from dbt_bridge.errors import UsageError, require_extra
+from dbt_bridge.nouns.names import UNKNOWN, NameRules
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -115,6 +116,14 @@ class Registry:
             UsageError: as `open` does.
         """
         return self._find(what, word)[0].connector
+
+    def find_name_rules(self, what: Opening[S, T], word: str) -> NameRules:
+        """How the database that this word names reads names.
+
+        Raises:
+            UsageError: as `open` does.
+        """
+        return self.find(what, word).names.get(word, UNKNOWN)
 
     def list_titles(self, what: Opening[S, T]) -> list[str]:
         """For people: the technologies that are opened, those that stand for several left out."""

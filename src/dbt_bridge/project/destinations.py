@@ -16,6 +16,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbt_bridge.contracts.capabilities import HoldsDatabases
 from dbt_bridge.contracts.connector import Connector
 from dbt_bridge.contracts.destination import Destination, Ledger
 from dbt_bridge.contracts.settings import DestinationSettings, WarehouseSettings
@@ -60,6 +61,25 @@ def open_warehouse(profile: WarehouseProfile, *, project_root: Path | None = Non
         profile, project_root, lambda: destination_settings(profile.adapter, project_root=project_root)
     )
     return registry().open(WAREHOUSES, profile.adapter, settings, "the {} warehouse")
+
+
+def open_place(warehouse: Ledger, database: str, *, to_write: bool = False) -> Ledger:
+    """The warehouse as it holds one of its databases. Closing it closes nothing.
+
+    Args:
+        database: empty for that of dbt's profile, which is the warehouse itself.
+
+    Raises:
+        UsageError: it does not reach that database, or cannot write there.
+    """
+    if not database:
+        return warehouse
+    if not isinstance(warehouse, HoldsDatabases):
+        raise UsageError(
+            f"a relation is in the database {database!r}, and the warehouse {warehouse.name!r} reaches its own alone",
+            mend="take `database:` out of it, or let the dbt profile name that database",
+        )
+    return warehouse.open_database(database, to_write=to_write)
 
 
 def find_warehouse_connector(profile: WarehouseProfile) -> Connector:

@@ -9,19 +9,20 @@ from dbt_bridge.nouns.bridge_keys import DeliveryKeys
 from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.project.bridge_block import read_delivery_block, select_keys
+from dbt_bridge.project.relations import RelationReader
 
 
-def list_deliveries(graph: Graph) -> tuple[Delivery, ...]:
+def list_deliveries(graph: Graph, reader: RelationReader) -> tuple[Delivery, ...]:
     """The exposures that are delivered, by name.
 
     Raises:
         UsageError: a `bridge` block is wrong, or it is not clear which model it delivers.
     """
     bridged = (exposure for exposure in graph.list_nodes("exposure") if "bridge" in exposure.meta)
-    return tuple(_make_delivery(exposure, graph) for exposure in sorted(bridged, key=lambda e: e.unique_id))
+    return tuple(_make_delivery(exposure, graph, reader) for exposure in sorted(bridged, key=lambda e: e.unique_id))
 
 
-def _make_delivery(exposure: Node, graph: Graph) -> Delivery:
+def _make_delivery(exposure: Node, graph: Graph, reader: RelationReader) -> Delivery:
     where = f"exposure {exposure.name} ({exposure.path})"
     keys = read_delivery_block(exposure.meta["bridge"], where)
     model = graph.nodes[_find_model(exposure, keys.model, graph, where)]
@@ -40,9 +41,7 @@ def _make_delivery(exposure: Node, graph: Graph) -> Delivery:
     return Delivery(
         node=exposure.unique_id,
         name=exposure.name,
-        relation_schema=model.schema,
-        relation_name=model.identifier,
-        relation_database=model.database or None,
+        relation=reader.read(model.relation_name, where),
         # An ephemeral model is part of its children and has no result of its own; its tests have one.
         ancestors=frozenset(node for node in upstream if not _is_ephemeral(graph, node)),
         gates=_list_gates(upstream, graph),

@@ -21,6 +21,7 @@ def load_project(options: DbtOptions) -> Project:
     from dbt_bridge.project.exposures import list_deliveries
     from dbt_bridge.project.graph import make_graph
     from dbt_bridge.project.reconciliations import list_reconciliations
+    from dbt_bridge.project.relations import RelationReader
     from dbt_bridge.project.sources import list_sources
     from dbt_bridge.project.yaml_blocks import list_bare_sources, list_raw_blocks
 
@@ -36,14 +37,15 @@ def load_project(options: DbtOptions) -> Project:
         list_raw_blocks(manifest),
     )
     warehouse = profile.read_warehouse_profile(config)
-    sources = list_sources(graph, warehouse.database, config.target_name)
+    reader = RelationReader.of_profile(warehouse)
+    sources = list_sources(graph, reader, config.target_name)
     selected = selection.select_nodes(options, graph, sources, lambda: invoke.list_selected(options, manifest))
     return Project(
         root=root,
         name=config.project_name,
         warehouse=warehouse,
         sources=sources,
-        deliveries=list_deliveries(graph),
+        deliveries=list_deliveries(graph, reader),
         reconciliations=list_reconciliations(graph),
         needed=selected.needed,
         selected=selected.nodes,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.bridge_keys import SourceBlock, SourceKeys, TableKeys
 from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.project import LandingSource, LandingTable
+from dbt_bridge.nouns.relation import Relation
 from dbt_bridge.project.bridge_block import (
     SLOT_LENGTH,
     Block,
@@ -20,6 +21,7 @@ from dbt_bridge.project.bridge_block import (
     refuse_unused,
     select_keys,
 )
+from dbt_bridge.project.relations import RelationReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +35,29 @@ class _Group:
     database: str | None
     bridge: Mapping[str, Any]
     tables: tuple[Node, ...] = field(default=())
+    quoting: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
         return f"source {self.source} ({self.file})"
 
 
-def list_sources(graph: Graph, database: str, target: str) -> tuple[LandingSource, ...]:
+def list_sources(graph: Graph, reader: RelationReader, target: str) -> tuple[LandingSource, ...]:
     """The sources that have a `bridge` block, or a table with one.
 
     Args:
-        database: the warehouse's own, where a source without any table names none.
+        reader: of what dbt renders.
         target: dbt's target: a part of the name of each slot that has no other.
 
     Raises:
         UsageError: a block is wrong, or two sources share a replication slot.
     """
-    sources = tuple(_make_source(group, graph.project, target) for group in _list_groups(graph, database))
+    sources = tuple(_make_source(group, graph.project, target, reader) for group in _list_groups(graph))
     _refuse_shared_slots(sources)
     return sources
 
 
-def _list_groups(graph: Graph, database: str) -> Iterator[_Group]:
+def _list_groups(graph: Graph) -> Iterator[_Group]:
     """The dbt sources that have a `bridge` block, or a table with one."""
     declared: dict[tuple[str, str], list[Node]] = {}
     for table in graph.list_nodes("source"):
@@ -66,11 +69,22 @@ def _list_groups(graph: Graph, database: str) -> Iterator[_Group]:
             yield _Group(package, source, first.path, first.schema, first.database or None, bridge, tuple(tables))
     for bare in graph.bare_sources:
         if (bare.package, bare.name) not in declared:
-            where = bare.database or database
-            yield _Group(bare.package, bare.name, bare.path, bare.schema, where, bare.meta["bridge"])
+            meta = bare.meta["bridge"]
+            yield _Group(bare.package, bare.name, bare.path, bare.schema, bare.database, meta, quoting=bare.quoting)
 
 
-def _make_source(group: _Group, project: str, target: str) -> LandingSource:
+def _read_relation(group: _Group, table: Node, reader: RelationReader) -> Relation:
+    """Where dbt reads a table, which is where it lands."""
+    where = f"source {group.source}.{table.name} ({table.path})"
+    if "plugin" in {**table.source_meta, **table.meta}:
+        raise UsageError(
+            f"{where}: dbt-duckdb's `plugin` brings its rows, over those that land",
+            mend="take `plugin` out of it, or the `bridge` block",
+        )
+    return reader.read(table.relation_name, where)
+
+
+def _make_source(group: _Group, project: str, target: str, reader: RelationReader) -> LandingSource:
     block = read_block(SourceBlock, group.bridge, group.where)
     source = block.keys
     tables = [_read_table(group, table, block) for table in group.tables]
@@ -80,13 +94,17 @@ def _make_source(group: _Group, project: str, target: str) -> LandingSource:
         read_table_block({}, group.where, block)
     given = select_keys(SourceKeys, source)
     given["slot"] = source.slot or default_slot(project, group.source, target)
+    relations = [None if source.destination else _read_relation(group, table, reader) for table in group.tables]
+    first = next((relation for relation in relations if relation is not None), None)
+    if first is None and not source.destination:
+        first = reader.read_parts(group.database, group.schema, group.quoting, group.where)
     return LandingSource(
         name=group.source,
-        landing_schema=group.schema,
-        landing_database=group.database,
+        landing_schema=first.schema if first else group.schema,
+        landing_database=first.database if first else "",
         tables=tuple(
-            _make_table(table.unique_id, table.name, table.identifier, keys, source)
-            for table, keys in zip(group.tables, tables, strict=True)
+            replace(_make_table(table.unique_id, table.name, table.identifier, keys, source), relation=relation)
+            for table, keys, relation in zip(group.tables, tables, relations, strict=True)
         ),
         defaults=_make_table(f"source.{group.package}.{group.source}.", "", "", source, source),
         **given,

@@ -17,7 +17,8 @@ from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.receipt import now
 from dbt_bridge.nouns.table import Column
 from dbt_bridge.observe.progress import Progress
-from dbt_bridge.sync.landing import Ends, Wanted
+from dbt_bridge.sync.ends import Ends
+from dbt_bridge.sync.landing import Wanted
 from dbt_bridge.system.malloc import keep_large_blocks
 from dbt_bridge.verify.compare import compare, finish_parity
 from dbt_bridge.verify.report.display import format_name
@@ -161,7 +162,7 @@ class VerifyRun:
         """
         schema = f"{wanted.source.origin_schema}." if wanted.source.origin_schema else ""
         origin = f"{wanted.source.origin}: {schema}{wanted.table.identifier}"
-        return self.start(wanted.table.node, Both(origin, f"{destination}: {wanted.landing}"), at)
+        return self.start(wanted.table.node, Both(origin, f"{destination}: {wanted.relation}"), at)
 
     def request(
         self,

@@ -40,7 +40,7 @@ from dbt_bridge.prove.recorder import Question, VerifyOptions, fail_parity
 from dbt_bridge.prove.repair_changes import RepairPlan, take_stamp
 from dbt_bridge.prove.sides import make_landing_side
 from dbt_bridge.prove.verify import verify
-from dbt_bridge.sync.landing import Ends
+from dbt_bridge.sync.ends import Ends
 from dbt_bridge.system.owned_reader import owning
 from dbt_bridge.verify.compare import compare, finish_parity
 

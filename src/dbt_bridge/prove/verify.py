@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,6 +15,7 @@ from dbt_bridge.contracts.destination import (
     Replica,
     State,
 )
+from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.deliver import delivery as outgoing
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused, MissingExtra, UsageError
@@ -23,9 +24,9 @@ from dbt_bridge.nouns.parity import DELIVERED, Parity
 from dbt_bridge.nouns.project import Delivery, LandingSource, Project
 from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.nouns.selector import format_shell_selector
-from dbt_bridge.nouns.table import Table, TableName
+from dbt_bridge.nouns.table import Table
 from dbt_bridge.observe.progress import Progress
-from dbt_bridge.project.destinations import find_warehouse_connector, open_destination, open_warehouse
+from dbt_bridge.project.destinations import find_warehouse_connector, open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import open_change_source, open_origin
 from dbt_bridge.prove.recorder import (
     FollowUp,
@@ -36,10 +37,11 @@ from dbt_bridge.prove.recorder import (
     no_follow_up,
 )
 from dbt_bridge.prove.sides import make_landing_side, make_origin_side
+from dbt_bridge.sync.ends import Ends, find_ends
 from dbt_bridge.sync.landing import (
-    Ends,
     Wanted,
     describe_wanted,
+    group_by_database,
     has_versions,
     landing_table,
     list_wanted_tables,
@@ -151,25 +153,37 @@ def _verify_sources(scope: _Scope, group: Sequence[LandingSource], warehouse: Le
     destination: Destination | None = None
     try:
         name = group[0].destination
-        destination = open_destination(name, project_root=project.root) if name else warehouse
+        destination = open_destination(name, project_root=project.root) if name else None
         with open_origin(group[0].origin, project_root=project.root) as origin:
-            ends = Ends(origin, destination, warehouse)
-            parities = _verify_logs(scope, group, ends)
-            wanted = [item for source in group for item in _list_wanted(scope, source, ends)]
-            return parities + _verify_as_now(scope, [w for w in wanted if w.table.replication != "cdc"], ends)
+
+            def find(database: str) -> Ends:
+                return find_ends(origin, destination, warehouse, database)
+
+            parities = _verify_logs(scope, group, origin, find)
+            wanted = [item for source in group for item in _list_wanted(scope, source, origin)]
+            copied = [item for item in wanted if item.table.replication != "cdc"]
+            for database, items in group_by_database(copied).items():
+                parities += _verify_as_now(scope, items, find(database))
+            return parities
     except UsageError:
         raise
     except BridgeError as error:  # what was compared before it stays
         return _fail_rest(scope, begun, [item for source in group for item in _list_known(scope, source)], error)
     finally:
-        if destination is not None and destination is not warehouse:
+        if destination is not None:
             destination.close()
 
 
-def _verify_logs(scope: _Scope, group: Sequence[LandingSource], ends: Ends) -> list[Parity]:
-    """The cdc tables, each source at a point of its own."""
+def _verify_logs(
+    scope: _Scope, group: Sequence[LandingSource], origin: Origin, find: Callable[[str], Ends]
+) -> list[Parity]:
+    """The cdc tables, each source at a point of its own.
+
+    Args:
+        find: the ends of what lands in a database.
+    """
     tables = {
-        source.name: [item for item in _list_wanted(scope, source, ends) if item.table.replication == "cdc"]
+        source.name: [item for item in _list_wanted(scope, source, origin) if item.table.replication == "cdc"]
         for source in group
     }
     if not any(tables.values()):
@@ -183,7 +197,7 @@ def _verify_logs(scope: _Scope, group: Sequence[LandingSource], ends: Ends) -> l
         try:
             if source.name in scope.unlocked:
                 raise scope.unlocked[source.name]
-            parities += prove_source(scope.project, Proof(source, ends, scope.run), threads)
+            parities += prove_source(scope.project, Proof(source, find(source.landing_database), scope.run), threads)
         except UsageError:
             raise
         except BridgeError as error:  # of this source alone
@@ -203,8 +217,8 @@ def _fail(scope: _Scope, wanted: Wanted, error: BridgeError) -> Parity:
     return scope.run.fail(scope.run.start_landing(wanted, destination), error)
 
 
-def _list_wanted(scope: _Scope, source: LandingSource, ends: Ends) -> list[Wanted]:
-    return list_wanted_tables(source, ends.origin, scope.project.needs, scope.run.load_id)
+def _list_wanted(scope: _Scope, source: LandingSource, origin: Origin) -> list[Wanted]:
+    return list_wanted_tables(source, origin, scope.project.needs, scope.run.load_id)
 
 
 def _list_known(scope: _Scope, source: LandingSource) -> list[Wanted]:
@@ -244,7 +258,7 @@ def _ask_landing(run: VerifyRun, wanted: Wanted, ends: Ends, state: State) -> Qu
     landing = landing_table(found.table, columns, wanted)
     if ends.destination.find_table(landing.name) is None:
         raise DestinationError(
-            f"{landing.name} has not landed",
+            f"{wanted.relation} has not landed",
             mend=f"dbt-bridge sync --select {format_shell_selector(wanted.table.node)}",
         )
     bound = _resolve_bound(run.options, wanted, ends.ledger)
@@ -282,7 +296,7 @@ def _resolve_bound(options: VerifyOptions, wanted: Wanted, ledger: Ledger) -> Bo
 def _verify_delivery(scope: _Scope, item: Delivery, warehouse: Ledger) -> Parity:
     """A delivered table against the model that it comes from."""
     names = Both(
-        f"{warehouse.name}: {item.relation_schema}.{item.relation_name}",
+        f"{warehouse.name}: {item.relation}",
         f"{item.destination}: {item.schema}.{item.table}",
     )
     blank = replace(scope.run.start(item.node, names), words=DELIVERED)
@@ -290,21 +304,23 @@ def _verify_delivery(scope: _Scope, item: Delivery, warehouse: Ledger) -> Parity
         with closing(open_destination(item.destination, project_root=scope.project.root)) as destination:
             if not isinstance(destination, Readable):
                 raise _cannot_be_read(destination)
-            if not isinstance(warehouse, Readable):
-                raise _cannot_be_read(warehouse)
-            with warehouse.open_state() as model, destination.open_state() as delivered:
+            place = open_place(warehouse, item.relation.database)
+            if not isinstance(place, Readable):
+                raise _cannot_be_read(place)
+            with place.open_state() as model, destination.open_state() as delivered:
                 states = Both(model, delivered)
-                return scope.run.answer(_ask_delivery(scope.run, blank, item, warehouse, destination, states))
+                question = _ask_delivery(scope.run, blank, item, place, destination, states)
+                return scope.run.answer(replace(question, ledger=warehouse))
     except BridgeError as error:  # also of its declaration: others have been compared by now
         return scope.run.fail(blank, error)
 
 
 def _ask_delivery(
-    run: VerifyRun, blank: Parity, item: Delivery, warehouse: Ledger, destination: Destination, states: Both[State]
+    run: VerifyRun, blank: Parity, item: Delivery, place: Ledger, destination: Destination, states: Both[State]
 ) -> Question:
-    load, as_text = outgoing.plan_load(item, warehouse, destination, run.load_id)
-    name = TableName(item.relation_schema, item.relation_name)
-    relation = warehouse.find_table(name)
+    load, as_text = outgoing.plan_load(item, place, destination, run.load_id)
+    name = item.relation.name
+    relation = place.find_table(name)
     assert relation is not None, "the plan has looked"
     if destination.find_table(load.table.name) is None:
         command = f"dbt-bridge build --select +exposure:{item.name}"
@@ -320,7 +336,7 @@ def _ask_delivery(
     key = () if item.write_disposition == "append" else load.table.key
     request = run.request(key, load.table.columns)
     extra: Literal["different", "allowed"] = "different" if item.write_disposition == "replace" else "allowed"
-    return Question(blank, sides, replace(request, extra=extra), replica, warehouse)
+    return Question(blank, sides, replace(request, extra=extra), replica, place)
 
 
 def _cannot_be_read(destination: Destination) -> DestinationError:

@@ -28,7 +28,7 @@ from dbt_bridge.nouns.outcome import Outcome, rows_to_arrow
 from dbt_bridge.nouns.project import Delivery, LandingSource, Project
 from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
 from dbt_bridge.nouns.table import Column, Table, TableName
-from dbt_bridge.project.destinations import open_destination, open_warehouse
+from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import WITHOUT_LOG, find_change_source, format_log_need, open_origin
 from dbt_bridge.sync.landing import Wanted, list_wanted_tables
 
@@ -180,23 +180,30 @@ def _check_sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
 
     for (name, landing), group in groupby(sorted(project.sources, key=ends), ends):
         sources = list(group)
-        destination: Destination = warehouse
+        own: Destination | None = None
         with ExitStack() as opened:
             subject = f"destination {landing}"
             try:
                 if landing:
-                    destination = opened.enter_context(closing(open_destination(landing, project_root=project.root)))
+                    own = opened.enter_context(closing(open_destination(landing, project_root=project.root)))
                 subject = f"origin {name}"
                 origin = opened.enter_context(open_origin(name, project_root=project.root))
             except BridgeError as error:
                 yield _make_fault(subject, error)
                 continue
-            yield from _check_origin(sources, origin, destination, project)
+            yield from _check_origin(sources, origin, own or warehouse, project)
             for source in sources:
                 yield from _check_capture(source, origin, project.root)
             place = f"destination {landing}" if landing else f"warehouse ({project.warehouse.adapter})"
-            for schema in dict.fromkeys(source.landing_schema for source in sources):
-                yield _check_writable(f"{place}, schema {schema}", destination, schema)
+            landings = (relation for source in sources for relation in source.relations)
+            for database, schema in dict.fromkeys((relation.database, relation.schema) for relation in landings):
+                where = f"{place}, schema {database}.{schema}" if database else f"{place}, schema {schema}"
+                try:
+                    found = own or open_place(warehouse, database, to_write=True)
+                except BridgeError as error:
+                    yield _make_fault(where, error)
+                else:
+                    yield _check_writable(where, found, schema)
 
 
 def _check_reconciliations(project: Project, warehouse: Ledger) -> Iterator[Finding]:
@@ -291,9 +298,10 @@ def _check_delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> 
     try:
         with closing(open_destination(delivery.destination, project_root=project.root)) as destination:
             yield _check_writable(f"destination {delivery.destination}", destination, delivery.schema)
-        relation = warehouse.find_table(TableName(delivery.relation_schema, delivery.relation_name))
+        place = open_place(warehouse, delivery.relation.database)
+        relation = place.find_table(delivery.relation.name)
         if relation is None:
-            what = f"{delivery.relation_schema}.{delivery.relation_name} is not built yet"
+            what = f"{delivery.relation} is not built yet"
             yield Finding(subject, "note", what, "dbt-bridge build")
             return
         refuse_unknown_columns(delivery, [column.name for column in relation.columns])

@@ -151,7 +151,7 @@ def _make_landing(source: LandingSource, table: LandingTable, project: Project) 
         node=table.node if table.identifier else f"{table.node}*",
         origin=source.origin,
         table=f"{source.origin_schema}.{name}" if source.origin_schema else name,
-        lands_in=f"{source.landing_schema}.{name}",
+        lands_in=str(source.relation_of(replace(table, identifier=name))),
         destination=source.destination or project.warehouse.adapter,
         replication=table.replication,
         cursor=table.cursor if incremental else None,

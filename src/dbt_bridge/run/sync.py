@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dbt_bridge.contracts.destination import Destination, Ledger
+from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.errors import BridgeError, MissingExtra, UsageError
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.receipt import Receipt, new_load_id
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Progress
-from dbt_bridge.project.destinations import open_destination, open_warehouse
+from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import find_change_source, open_origin
-from dbt_bridge.sync.landing import Ends, Wanted, land, list_wanted_tables
+from dbt_bridge.sync.ends import Ends, find_ends
+from dbt_bridge.sync.landing import Wanted, group_by_database, land, list_wanted_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ def sync(project: Project, options: SyncOptions, progress: Progress, *, load_id:
     _check_bound(project, sources, options.until_lsn)
     receipts: list[Receipt] = []
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+        for database in {relation.database for source in sources for relation in source.relations}:
+            open_place(warehouse, database, to_write=True)  # what cannot be written to is told before anything moves
         run = _Run(project, options, load_id, warehouse, progress)
         for group in by_ends.values():
             receipts += _sync_group(run, group)
@@ -79,7 +82,7 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
     """Sources with the same origin and destination."""
     root, name = run.project.root, sources[0].destination
     try:
-        destination: Destination = open_destination(name, project_root=root) if name else run.warehouse
+        destination = open_destination(name, project_root=root) if name else None
     except UsageError:
         raise
     except BridgeError as error:
@@ -88,22 +91,30 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
         with open_origin(sources[0].origin, project_root=root) as origin:
             wanted = [w for s in sources for w in list_wanted_tables(s, origin, run.project.needs, run.load_id)]
             _refuse_doubles(wanted)
-            ends = Ends(origin, destination, run.warehouse)
+
+            def find(database: str) -> Ends:
+                return find_ends(origin, destination, run.warehouse, database)
+
             copied = [w for w in wanted if w.table.replication != "cdc"]
             receipts: list[Receipt] = []
-            if copied:
-                _stop_following(run.warehouse, copied)
-                receipts = land(ends, copied, run.progress, full_refresh=run.options.full_refresh, threads=run.threads)
+            for database, items in group_by_database(copied).items():
+                receipts += _copy(run, items, find(database))
             if len(copied) < len(wanted):
-                receipts += _catch_up(run, sources, ends)
+                receipts += _catch_up(run, sources, find)
             return receipts
     except UsageError:
         raise
     except BridgeError as error:
         return _fail_all(run, sources, error)
     finally:
-        if destination is not run.warehouse:
+        if destination is not None:
             destination.close()
+
+
+def _copy(run: _Run, wanted: Sequence[Wanted], ends: Ends) -> list[Receipt]:
+    """Tables of one database, as they are now."""
+    _stop_following(ends.ledger, wanted)
+    return land(ends, wanted, run.progress, full_refresh=run.options.full_refresh, threads=run.threads)
 
 
 def _stop_following(ledger: Ledger, wanted: Sequence[Wanted]) -> None:
@@ -114,14 +125,18 @@ def _stop_following(ledger: Ledger, wanted: Sequence[Wanted]) -> None:
         ledger.save([point.put_aside("it landed without cdc since") for point in points], [])
 
 
-def _catch_up(run: _Run, sources: Sequence[LandingSource], ends: Ends) -> list[Receipt]:
-    """The cdc tables, each source through its own log."""
+def _catch_up(run: _Run, sources: Sequence[LandingSource], find: Callable[[str], Ends]) -> list[Receipt]:
+    """The cdc tables, each source through its own log.
+
+    Args:
+        find: the ends of what lands in a database.
+    """
     from dbt_bridge.cdc.capture import Bounds, CaptureOptions, open_capture
 
     options = CaptureOptions(run.load_id, run.options.full_refresh, run.threads)
     receipts: list[Receipt] = []
     for source in sources:
-        capture = open_capture(run.project, source, ends, options, run.progress)
+        capture = open_capture(run.project, source, find(source.landing_database), options, run.progress)
         if capture is not None:
             with capture:
                 try:
@@ -179,7 +194,7 @@ def _fail_all(run: _Run, sources: Sequence[LandingSource], error: BridgeError) -
             source.defaults.node,
             origin=source.origin,
             destination=source.destination or run.warehouse.name,
-            table_name=f"{source.landing_schema}.*",
+            table_name=str(source.relation_of(replace(source.defaults, identifier="*"))),
             write_disposition="replace",
         )
         receipts = [record.fail_receipt(blank, error)]

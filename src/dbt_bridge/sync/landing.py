@@ -11,8 +11,6 @@ from fnmatch import fnmatchcase
 
 from dbt_bridge.arrow.mask import mask_batches
 from dbt_bridge.contracts.destination import (
-    Destination,
-    Ledger,
     Load,
     Loaded,
     Staged,
@@ -25,9 +23,11 @@ from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.project import LandingSource, LandingTable
 from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.nouns.relation import Relation
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.watched_reader import report_batches
+from dbt_bridge.sync.ends import Ends
 from dbt_bridge.sync.future_cursor import hold_back
 from dbt_bridge.sync.landing_columns import landing_columns
 from dbt_bridge.sync.raw_copy import TableCopy, stage_raw_copy
@@ -35,15 +35,6 @@ from dbt_bridge.system.owned_reader import owning
 
 _RANGES_FROM_BYTES = 256 << 20
 """Tables from this size on are read in parallel ranges; below it the ranges cost more than they give."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """Where the rows come from, where they go, and where checkpoints and receipts are kept."""
-
-    origin: Origin
-    destination: Destination
-    ledger: Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +46,19 @@ class Wanted:
     receipt: Receipt
 
     @property
+    def relation(self) -> Relation:
+        """Where it lands."""
+        return self.source.relation_of(self.table)
+
+    @property
     def landing(self) -> TableName:
-        return TableName(self.source.landing_schema, self.table.identifier)
+        """The same inside its database."""
+        return self.relation.name
+
+    @property
+    def place(self) -> str:
+        """The same, told apart from the place of that name at another destination."""
+        return f"{self.source.destination}: {self.relation}" if self.source.destination else str(self.relation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +93,38 @@ def list_wanted_tables(
         origin: None when it could not be opened; then only the declared tables are known.
         needs: whether the selection needs the table with a unique_id (`Project.needs`).
     """
-    tables = {table.identifier: table for table in source.tables}
+    tables = list(source.tables)
     if source.every_table and origin is not None:
         names = [name.name for name in origin.tables(source.origin_schema)]
         taken = {name for name in names if _matches(name, source)}
-        prefix = source.defaults.node.removesuffix(".")
-        tables = {k: v for k, v in tables.items() if k not in names or k in taken}
-        for name in sorted(taken - tables.keys()):
-            tables[name] = replace(source.defaults, node=f"{prefix}.{name}", name=name, identifier=name)
-    return [
-        Wanted(source, table, _start_receipt(source, table, load_id)) for table in tables.values() if needs(table.node)
-    ]
+        tables = [table for table in tables if table.identifier not in names or table.identifier in taken]
+        tables += _list_undeclared(source, taken - {table.identifier for table in tables})
+    return [Wanted(source, table, _start_receipt(source, table, load_id)) for table in tables if needs(table.node)]
+
+
+def group_by_database(wanted: Iterable[Wanted]) -> dict[str, list[Wanted]]:
+    """The tables of each database, in their order."""
+    groups: dict[str, list[Wanted]] = {}
+    for item in wanted:
+        groups.setdefault(item.relation.database, []).append(item)
+    return groups
+
+
+def _list_undeclared(source: LandingSource, names: Iterable[str]) -> list[LandingTable]:
+    """The origin's tables that dbt does not know.
+
+    Raises:
+        UsageError: dbt knows another one under the name of one of them.
+    """
+    prefix = source.defaults.node.removesuffix(".")
+    known = {table.name: table.identifier for table in source.tables}
+    if both := sorted(known.keys() & set(names)):
+        raise UsageError(
+            f"source {source.name}: the origin has a table {both[0]!r}, and the declared table {both[0]!r} is its"
+            f" {known[both[0]]!r}",
+            mend=f"declare {both[0]!r} under another name, or leave the origin's out: exclude: [{both[0]}]",
+        )
+    return [replace(source.defaults, node=f"{prefix}.{name}", name=name, identifier=name) for name in sorted(names)]
 
 
 def _matches(name: str, source: LandingSource) -> bool:
@@ -116,7 +139,7 @@ def _start_receipt(source: LandingSource, table: LandingTable, load_id: str) -> 
         table.node,
         origin=source.origin,
         destination=source.destination or "warehouse",
-        table_name=f"{source.landing_schema}.{table.identifier}",
+        table_name=str(source.relation_of(table)),
         write_disposition="replace",
     )
 
@@ -172,7 +195,7 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
         # The catalog's estimate is of the whole table: it says nothing of an increment.
         is_whole = plan.increment is None or plan.increment.at_least is None
         estimate = found.rows if is_whole else None
-        progress.started(wanted.table.node, str(wanted.landing), estimate)
+        progress.started(wanted.table.node, str(wanted.relation), estimate)
         if not _masks(plan):  # what is not decoded cannot be masked
             copy = TableCopy(wanted.table.node, plan.name, plan.load, plan.increment, plan.workers)
             raw = stage_raw_copy(ends.origin, ends.destination, copy, progress)
@@ -262,13 +285,16 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
     ordered = disposition == "merge" and several
     newest = hold_back(ends.origin.newest(plan.name, table.cursor))
     last = ends.ledger.checkpoint(table.node)
-    hides = _hides(table)
-    stands = last is not None and (last.origin, last.cursor, last.filters) == (ends.origin.name, table.cursor, hides)
-    stands = stands and last is not None and hold_back(last.value) == last.value  # else rows were passed over
+    hides, place = _hides(table), plan.wanted.place
+    stands = (
+        last is not None
+        and (last.origin, last.cursor, last.filters) == (ends.origin.name, table.cursor, hides)
+        and _is_there(last, plan.wanted)
+        and hold_back(last.value) == last.value  # else rows were passed over
+    )
     if last is None or not stands or full_refresh or ends.destination.find_table(plan.load.table.name) is None:
-        checkpoint = (
-            None if newest is None else Checkpoint(table.node, ends.origin.name, table.cursor, newest, shape=hides)
-        )
+        begun = Checkpoint(table.node, ends.origin.name, table.cursor, newest or "", shape=hides, landing=place)
+        checkpoint = None if newest is None else begun
         if last is not None and checkpoint is None:  # an empty table is followed from its first row on
             ends.ledger.forget(table.node)
         return replace(
@@ -287,9 +313,17 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
         plan,
         load=replace(plan.load, write_disposition=disposition, window=window),
         increment=increment,
-        checkpoint=replace(last, value=value),
+        checkpoint=replace(last, value=value, landing=place),
         receipt=receipt,
     )
+
+
+def _is_there(last: Checkpoint, wanted: Wanted) -> bool:
+    """Whether a checkpoint is of the rows that stand in this place. One of an earlier version was always of the
+    warehouse's own database, and of the identifier as it was declared."""
+    if last.landing:
+        return last.landing == wanted.place
+    return not wanted.relation.database and wanted.relation.identifier == wanted.table.identifier
 
 
 def _hides(table: LandingTable) -> str:

@@ -95,7 +95,7 @@ def test_a_sync_lands_incrementally_through_dlt(
         origin="shop_pg",
         origin_schema="public",
         landing_schema="landing",
-        landing_database=None,
+        landing_database="",
         tables=(orders,),
         defaults=defaults,
     )

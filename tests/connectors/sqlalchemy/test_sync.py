@@ -53,7 +53,7 @@ def test_one_refused_table_fails_alone(
         origin="shop_my",
         origin_schema=None,
         landing_schema="landing",
-        landing_database=None,
+        landing_database="",
         tables=(),
         defaults=defaults,
         every_table=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dbt_bridge.connectors.dlt.name_rules import NAME_RULES
 from dbt_bridge.contracts.connector import ANY, Connector
 from dbt_bridge.contracts.settings import DestinationSettings, WarehouseSettings
 
@@ -30,6 +31,8 @@ DLT = Connector(
     name="dlt",
     adapters=frozenset({ANY}),
     destination_types=frozenset({ANY}),
+    names=NAME_RULES,
     open_destination=_open_destination,
     open_warehouse=_open_warehouse,
+    holds_databases=True,
 )

@@ -13,6 +13,7 @@ from typing import Any
 from dlt.common.normalizers.naming.direct import NamingConvention as Direct
 
 from dbt_bridge.errors import TypeRefused
+from dbt_bridge.nouns.names import find_twins
 from dbt_bridge.nouns.table import TableName
 
 
@@ -55,13 +56,12 @@ def name_columns(
 
 def check_distinct(names: Iterable[str], fold: Callable[[str], str], table: TableName) -> None:
     """Raises TypeRefused: two columns are one to the destination."""
-    seen: dict[str, str] = {}
-    for name in names:
-        if (other := seen.setdefault(fold(name), name)) != name:
-            raise TypeRefused(
-                f"{table} has the columns {other!r} and {name!r}, which are one name to the warehouse",
-                mend=f"columns: {{exclude: [{name}]}}, or another name at the origin",
-            )
+    if twins := find_twins(names, fold):
+        other, name = twins
+        raise TypeRefused(
+            f"{table} has the columns {other!r} and {name!r}, which are one name to the warehouse",
+            mend=f"columns: {{exclude: [{name}]}}, or another name at the origin",
+        )
 
 
 def _is_upper(fold: Callable[[str], str]) -> bool:

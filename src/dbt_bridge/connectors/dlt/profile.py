@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbt_bridge.connectors.dlt.name_rules import NAME_RULES
 from dbt_bridge.contracts.settings import WarehouseSettings
 from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.names import UNKNOWN
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
@@ -51,7 +53,9 @@ def open_dlt_warehouse(settings: WarehouseSettings) -> DltWarehouse:
     from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
 
     if configured.is_configured():
-        return DltWarehouse(adapter, configured.dlt_destination())
+        destination = configured.dlt_destination()
+        _refuse_other_database(destination, settings.profile)
+        return DltWarehouse(adapter, destination)
     if adapter not in _CREDENTIALS:
         raise UsageError(
             f"the credentials of a dbt profile of type {adapter!r} are not known to dlt",
@@ -61,6 +65,18 @@ def open_dlt_warehouse(settings: WarehouseSettings) -> DltWarehouse:
     destination = configured.dlt_destination()
     made: Any = type(destination)(credentials=dlt_credentials(settings.profile), destination_name=adapter)
     return DltWarehouse(adapter, made)
+
+
+def _refuse_other_database(destination: Any, profile: WarehouseProfile) -> None:
+    """Raises UsageError: what dlt loads into is not what dbt reads."""
+    from dbt_bridge.connectors.dlt.databases import find_database
+
+    rules, loaded = NAME_RULES.get(profile.adapter, UNKNOWN), find_database(destination)
+    if loaded and profile.database and rules.key(loaded) != rules.key(profile.database):
+        raise UsageError(
+            f"[destination.{profile.adapter}] loads into the database {loaded!r}, and dbt reads {profile.database!r}",
+            mend=f"name {profile.database!r} in both, and say `database:` for sources that land in another one",
+        )
 
 
 def dlt_credentials(profile: WarehouseProfile) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.dlt.apply import APPLIED, DltApplication
+from dbt_bridge.connectors.dlt.databases import in_database
 from dbt_bridge.connectors.dlt.destination import DltDestination
 from dbt_bridge.connectors.dlt.queries import DltQueries
 from dbt_bridge.contracts.destination import Load, Replica
@@ -42,6 +43,10 @@ class DltWarehouse(DltDestination):
     def queries(self, schema: str) -> DltQueries:
         """Its relations, asked in SQL."""
         return DltQueries(self.session, schema)
+
+    def open_database(self, name: str, *, to_write: bool = False) -> DltWarehouse:
+        """See `HoldsDatabases`. Whether rows may land there is for the warehouse to say."""
+        return DltWarehouse(self.name, in_database(self.session.destination, name))
 
     # --- Follows -----------------------------------------------------------------------------------------------
 

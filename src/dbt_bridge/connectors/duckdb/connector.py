@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dbt_bridge.contracts.connector import Connector
 from dbt_bridge.contracts.settings import DestinationSettings, OriginSettings, SessionSettings, WarehouseSettings
 from dbt_bridge.errors import ConnectionFailed
+from dbt_bridge.nouns.names import DUCKDB as DUCKDB_NAMES
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.duckdb.model_session import DuckDBModelSession
@@ -75,10 +76,12 @@ DUCKDB = Connector(
     adapters=frozenset({"duckdb"}),
     destination_types=frozenset({"duckdb"}),
     extra="duckdb",
+    names={"duckdb": DUCKDB_NAMES},
     open_queries=_open_queries,
     open_destination=_open_destination,
     open_warehouse=_open_warehouse,
     open_session=_open_session,
+    holds_databases=True,
     is_one_process=True,
     find_missing_file=_find_missing_file,
 )

@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from dbt_bridge.connectors.duckdb import read as reading
+from dbt_bridge.connectors.duckdb.relation import fold_case, fold_in_sql
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.reconciliation import Selection, in_parentheses, strip_semicolon
 from dbt_bridge.nouns.table import (
@@ -100,11 +101,11 @@ class DuckDBQueries:
     def key(self, name: TableName) -> tuple[str, ...]:
         with _open_cursor(self._connection, self.name) as cur:
             found = cur.execute(
-                "SELECT constraint_column_names FROM duckdb_constraints()\n"
+                "SELECT constraint_column_names FROM duckdb_constraints()\n"  # noqa: S608
                 "WHERE constraint_type = 'PRIMARY KEY' AND database_name = $1\n"
-                "  AND lower(schema_name) = lower(coalesce(nullif($2, ''), current_schema()))\n"
-                "  AND lower(table_name) = lower($3)",
-                [self._catalog, name.schema, name.name],
+                f"  AND {fold_in_sql('schema_name')} = coalesce(nullif($2, ''), {fold_in_sql('current_schema()')})\n"
+                f"  AND {fold_in_sql('table_name')} = $3",
+                [self._catalog, fold_case(name.schema), fold_case(name.name)],
             ).fetchone()
         return tuple(found[0]) if found else ()
 

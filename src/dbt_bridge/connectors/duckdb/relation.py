@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dbt_bridge.connectors.duckdb.session import retry_conflicts
 from dbt_bridge.errors import DestinationError
+from dbt_bridge.nouns.names import DUCKDB
 from dbt_bridge.nouns.table import GHOST_MARK, TableName, quote_identifier
 
+fold_case = DUCKDB.same
 
-def fold_case(identifier: str) -> str:
-    """An identifier as DuckDB compares it: without regard to the case of ASCII letters."""
-    return re.sub("[A-Z]", lambda letter: letter[0].lower(), identifier)
+
+def fold_in_sql(column: str) -> str:
+    """A column of the catalog as `fold_case` gives it: DuckDB's own `lower` folds other letters too."""
+    return f"translate({column}, '{string.ascii_uppercase}', '{string.ascii_lowercase}')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +86,13 @@ class CatalogCursor:
     def find_relation(self, name: TableName) -> Relation | None:
         """The table or view under a name, or None."""
         found = self.row(
-            "SELECT schema_name, name, view FROM (\n"
+            "SELECT schema_name, name, view FROM (\n"  # noqa: S608
             "  SELECT database_name, schema_name, table_name AS name, '' AS view FROM duckdb_tables()\n"
             "  UNION ALL\n"
             "  SELECT database_name, schema_name, view_name, coalesce(sql, 'view') FROM duckdb_views()\n"
             ")\n"
-            "WHERE database_name = $1 AND lower(schema_name) = lower($2) AND lower(name) = lower($3)\n"
-            "ORDER BY (schema_name = $2) DESC, (name = $3) DESC",
-            [self._catalog, name.schema, name.name],
+            f"WHERE database_name = $1 AND {fold_in_sql('schema_name')} = $2 AND {fold_in_sql('name')} = $3",
+            [self._catalog, fold_case(name.schema), fold_case(name.name)],
         )
         if found is None:
             return None

@@ -10,6 +10,7 @@ import pyarrow as pa
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.nouns.names import find_twins
 from dbt_bridge.nouns.table import Column, TableName, quote_identifier
 from dbt_bridge.replicate.loads import check_request
 from dbt_bridge.system.owned_reader import make_reader
@@ -26,19 +27,17 @@ def check(load: Load) -> None:
             f"{table.name} has no columns, and DuckDB has no tables without columns",
             mend="leave the table out with `exclude:`",
         )
-    seen: dict[str, str] = {}
     for column in table.columns:
         if not column.name or column.name == ROW:
             raise TypeRefused(
                 f"{table.name} has a column named {column.name!r}, which DuckDB cannot take",
                 mend="rename the column at the origin, or read a view that does",
             )
-        other = seen.setdefault(fold_case(column.name), column.name)
-        if other is not column.name:
-            raise TypeRefused(
-                f"{table.name} has the columns {other!r} and {column.name!r}, which are one name to DuckDB",
-                mend="rename or leave out one of them",
-            )
+    if twins := find_twins((column.name for column in table.columns), fold_case):
+        raise TypeRefused(
+            f"{table.name} has the columns {twins[0]!r} and {twins[1]!r}, which are one name to DuckDB",
+            mend="rename or leave out one of them",
+        )
 
 
 class Counter:

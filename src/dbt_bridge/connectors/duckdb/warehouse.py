@@ -23,6 +23,7 @@ from dbt_bridge.connectors.duckdb import audit
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.column_types import map_column
+from dbt_bridge.connectors.duckdb.databases import find_database, require_writable
 from dbt_bridge.connectors.duckdb.profile import file_of
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
@@ -145,6 +146,15 @@ class DuckDBWarehouse:
             release: called when the queries are closed.
         """
         return DuckDBQueries(self.name, self._connection, self._catalog, release)
+
+    def open_database(self, name: str, *, to_write: bool = False) -> DuckDBWarehouse:
+        """See `HoldsDatabases`. Its checkpoints and receipts lie beside its rows: a transaction of DuckDB writes to one
+        attached database alone (1.5.5)."""
+        with self._cursor(f"the database {name!r}") as cur:
+            found = find_database(cur, name)
+        if to_write:
+            require_writable(found)
+        return DuckDBWarehouse(self._connection, name=self.name, catalog=found.name, owned=False, file=self._file)
 
     def is_database_of(self, settings: OriginSettings) -> bool:
         """See `OpensOnce`."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dbt_bridge.contracts.connector import Connector
 from dbt_bridge.contracts.settings import DestinationSettings
 from dbt_bridge.errors import UsageError, require_extra
+from dbt_bridge.nouns.names import EXACT
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
@@ -41,5 +42,9 @@ def _open_destination(settings: DestinationSettings) -> DeltaDestination | Parqu
 
 
 LAKE = Connector(
-    name="lake", destination_types=frozenset({"filesystem"}), extra=_EXTRA, open_destination=_open_destination
+    name="lake",
+    destination_types=frozenset({"filesystem"}),
+    names={"filesystem": EXACT},
+    extra=_EXTRA,
+    open_destination=_open_destination,
 )

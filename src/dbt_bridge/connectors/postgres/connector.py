@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_bridge.contracts.connector import Connector
 from dbt_bridge.contracts.settings import ChangeSourceSettings, DestinationSettings, OriginSettings, WarehouseSettings
 from dbt_bridge.errors import require_extra
+from dbt_bridge.nouns.names import POSTGRES as POSTGRES_NAMES
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.postgres.changes.source import PostgresChangeSource
@@ -102,6 +103,7 @@ POSTGRES = Connector(
     adapters=frozenset({"postgres"}),
     destination_types=frozenset({"postgres"}),
     extra=_EXTRA,
+    names={"postgres": POSTGRES_NAMES},
     open_origin=_open_origin,
     open_queries=_open_queries,
     open_change_source=_open_change_source,
