@@ -97,7 +97,7 @@ def test_a_table_refused_in_mid_stream_gives_the_connection_back(
         for n in range(8)
     ]
     source = LandingSource(
-        name="lite", origin="lite", origin_schema=None, landing_schema="landing", landing_database=None,
+        name="lite", origin="lite", origin_schema=None, landing_schema="landing", landing_database="",
         tables=tuple(tables), defaults=LandingTable("source.shop.lite", "", "", replication="incremental"),
         every_table=False,
     )  # fmt: skip
