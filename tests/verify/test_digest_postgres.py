@@ -271,6 +271,26 @@ def test_the_same_value_of_another_type_has_the_same_digest(
     assert list(found) == compute_digests([landed], [canon]).tolist()
 
 
+beyond_bigints = st.builds(lambda m, e: repr(float(m * 2**e)), st.integers(2**52, 2**53 - 1), st.integers(0, 971))
+ends = [float(sign * (2**e + d)) for e in (53, 62, 63, 64) for d in (-1025, 0, 2049) for sign in (1, -1)]
+doubles_of_all_sizes = st.one_of(floats, beyond_bigints, st.sampled_from(ends).map(repr))
+
+
+@pytest.mark.parametrize("other", [pa.int64(), pa.decimal128(38, 7)], ids=str)
+def test_a_float_beside_a_number_has_the_digest_of_the_number_that_it_is_written_as(
+    url: str, other: pa.DataType
+) -> None:
+    @EXAMPLES
+    @given(st.lists(st.tuples(doubles_of_all_sizes, singles), min_size=3, max_size=12))
+    def all_alike(rows: list[tuple[str, ...]]) -> None:
+        columns, landed = stored(url, ["double precision", "real"], rows)
+        digested = [Digested(column, choose_canon(column, Column("n", other))) for column in columns]
+        for column, found, array in zip(digested, at_server(url, *digested), landed.columns, strict=True):
+            assert list(found) == compute_digests([array], [column.canon]).tolist(), column
+
+    all_alike()
+
+
 def test_values_that_are_easily_taken_for_each_other_differ(url: str) -> None:
     """NULL, empty, zero, NaN, the infinities: PostgreSQL's own hashes of some of these are the same."""
     alike = {

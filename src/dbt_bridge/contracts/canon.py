@@ -15,7 +15,9 @@ fetched, and compared value by value in the arrays of `verify/canonical/elements
 
     kind        elements in PostgreSQL                 canonical Arrow array
     int         32 bits: x; 64 bits: int8send(x)       int64
-    decimal     x::numeric, x < 0 (2 for Infinity)     string: `scale` digits after the point, or as many as it needs
+    decimal     x::numeric, x < 0 (2 for Infinity)     string: `scale` digits after the point, or as many as it needs;
+                                                       a float has the fewest digits that read back as its double, and
+                                                       beyond 2^53, where all doubles are whole, all of its digits
     float       float8send(x), -0 as 0, NaNs alike     float64, -0 as 0
     text        x COLLATE "C"                          string
     binary      x (bytea)                              binary
@@ -100,8 +102,9 @@ class Digested:
 def choose_canon(origin: Column, destination: Column) -> Canon:
     """The form in which both columns can be compared.
 
-    Where types differ, the one that tells less decides: a timestamp without zone is in UTC, a decimal beside a float is
-    its nearest double, trailing spaces do not count beside a char(n), and a date is its midnight.
+    Where types differ, the one that tells less decides: a timestamp without zone is in UTC, trailing spaces do not
+    count beside a char(n), and a date is its midnight. Not so of numbers: a float beside an integer or a decimal is the
+    decimal that it is written as, so that what it could not hold differs.
 
     Raises:
         TypeRefused: there is none, as for a date and a number.
@@ -207,7 +210,7 @@ def _common_canon(one: _Family, other: _Family) -> Canon | None:
     if names <= {"json", "nested", "list", "text"}:
         return Canon("json")
     if "text" in names:
-        return _with_text(one if other.name == "text" else other)
+        return _with_text(*((one, other) if other.name == "text" else (other, one)))
     if names <= {"date", "timestamp"}:
         return Canon("date" if names == {"date"} else "timestamp", fine=one.is_fine or other.is_fine)
     if names <= {"time", "interval"}:
@@ -226,9 +229,9 @@ def _texts(one: _Family, other: _Family) -> Canon:
 
 def _number(one: _Family, other: _Family) -> Canon:
     names = {one.name, other.name}
-    if "float" in names:
+    if names == {"float"}:
         return Canon("float")
-    if "decimal" in names:
+    if names & {"float", "decimal"}:
         return Canon("decimal", scale=max(_scale(one), _scale(other)))
     return Canon("int", bits=32 if _bits(one) <= 32 and _bits(other) <= 32 else 64)
 
@@ -243,8 +246,8 @@ def _bits(family: _Family) -> int:
     return 1 if family.name == "bool" else int(family.type.bit_width) + (1 if unsigned else 0)
 
 
-def _with_text(typed: _Family) -> Canon | None:
-    if typed.name in ("int", "decimal"):
+def _with_text(typed: _Family, text: _Family) -> Canon | None:
+    if typed.name in ("int", "decimal") or (typed.name in _NUMBERS and text.is_numeric):
         return Canon("decimal", scale=_scale(typed))
     if typed.name == "binary":
         return Canon("binary")

@@ -8,6 +8,7 @@ The Arrow type for each kind stands in `dbt_bridge.contracts.canon`.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -32,6 +33,9 @@ from dbt_bridge.verify.canonical.buffers import (
     view_fixed_width,
 )
 from dbt_bridge.verify.canonical.hash_numeric import format_number
+
+_ALL_WHOLE = 2.0**53
+"""From here on a double has no digits after the point."""
 
 REAL = Canon("text")
 """The canon in which 32 bit floats have their own text form: in the canon `float` they have the digits of 64 bits."""
@@ -104,9 +108,16 @@ def _decimal(array: pa.Array, canon: Canon) -> pa.Array:
         array = pc.cast(array, pa.int8())
     if _is_text(array.type):
         written = array.to_pylist()
+    elif is_.is_floating(array.type):
+        written = [None if v is None else _write_double(v) for v in pc.cast(array, pa.float64()).to_pylist()]
     else:
         written = [None if v is None else f"{Decimal(v):f}" for v in array.to_pylist()]
     return pa.array([None if v is None else format_number(v, canon.scale) for v in written], pa.string())
+
+
+def _write_double(value: float) -> str:
+    """A double as a number: the fewest digits that read back as it; of one that can only be whole, every digit."""
+    return str(int(value)) if _ALL_WHOLE <= abs(value) < math.inf else repr(value)
 
 
 def _float(array: pa.Array, _: Canon) -> pa.Array:

@@ -78,7 +78,7 @@ def _as_hashable(array: pa.Array, canon: Canon) -> pa.Array:
     """The values in a type that `_elements` reads."""
     if is_.is_null(array.type):
         return pa.nulls(len(array), pa.int64())
-    if canon.kind in _BY_CANONICAL or canon.form:
+    if canon.kind in _BY_CANONICAL or canon.form or (canon.kind == "decimal" and is_.is_floating(array.type)):
         return to_canonical(array, canon)
     if canon.kind in ("text", "json") and not is_.is_string(array.type) and not is_.is_large_string(array.type):
         return pc.cast(array, pa.string()) if is_.is_string_view(array.type) else to_canonical(array, canon)

@@ -157,6 +157,9 @@ def _int_element(sql: str, own: str, _: str, canon: Canon) -> str | None:
 
 
 def _decimal_element(sql: str, own: str, origin_type: str, _: Canon) -> str | None:
+    if own in _FLOATS:
+        double = f"({sql})::float8"
+        return f"{_write_double(double)}, CASE WHEN {double} = 'Infinity' THEN 2 ELSE ({double} < 0)::int4 END"
     number = (
         f"{sql}::int4::numeric" if own == "boolean" else f"{sql}::int8::numeric" if own == "oid" else f"{sql}::numeric"
     )
@@ -165,6 +168,18 @@ def _decimal_element(sql: str, own: str, origin_type: str, _: Canon) -> str | No
     if "(" in origin_type:  # no infinity fits a precision
         return f"{number}, {number} < 0"
     return f"{number}, CASE WHEN {number} = 'Infinity' THEN 2 ELSE ({number} < 0)::int4 END"
+
+
+def _write_double(double: str) -> str:
+    """A double as the numeric of the fewest digits that read back as it; from 2^53 on with all its digits, and those
+    that no bigint holds as a bigint times a power of two."""
+    power = f"(floor(ln(abs({double})) / ln(2::float8)) - 55)"
+    return (
+        f"CASE WHEN abs({double}) BETWEEN 9007199254740992 AND 9223372036854774784 THEN {double}::int8::numeric"
+        f" WHEN abs({double}) > 9223372036854774784 AND abs({double}) < 'Infinity'"
+        f" THEN ({double} / 2::float8 ^ {power})::int8::numeric * 2::numeric ^ {power}::numeric"
+        f" ELSE {double}::text::numeric END"
+    )
 
 
 def _float_element(sql: str, own: str, _: str, __: Canon) -> str | None:
