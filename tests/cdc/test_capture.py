@@ -278,14 +278,6 @@ def test_a_table_that_somebody_took_out_of_the_publication_is_copied_anew(
     same(shop, landed, "customers", "id, name, city")
 
 
-def test_a_publication_that_was_dropped_is_noticed(shop: psycopg.Connection, sync: Sync) -> None:
-    sync(table("orders"))
-    shop.execute("DROP PUBLICATION dbt_bridge_test")
-    shop.execute("DELETE FROM orders WHERE id = 1")
-    (receipt,) = sync(table("orders"))
-    assert receipt.status == "failed" and "was dropped" in (receipt.error or "")
-
-
 @pytest.mark.parametrize(
     ("ddl", "said"),
     [

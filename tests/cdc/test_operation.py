@@ -49,17 +49,17 @@ def test_an_origin_that_breaks_off_while_it_is_asked_sets_no_table_aside(
 ) -> None:
     """Else a network's hiccup would have every table copied anew."""
     sync_sources(cdc_source("orders", "customers"))
-    describe = shapes.describe_shape
+    describe = shapes.describe_shapes
 
-    def broken(connections: Any, oid: int) -> Any:
+    def broken(connections: Any, *look: Any) -> Any:
         shop.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        return describe(connections, oid)
+        return describe(connections, *look)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shapes, "describe_shape", broken)
+        patched.setattr(shapes, "describe_shapes", broken)
         receipts = sync_sources(cdc_source("orders", "customers"))
         assert {receipt.status for receipt in receipts.values()} == {"failed"}
     assert asked(warehouse_file, "SELECT DISTINCT set_aside FROM _dbt_bridge.checkpoints") == [("",)]

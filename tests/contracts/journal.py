@@ -348,6 +348,9 @@ class JournalSource(ChangeSource):
     def has_news(self, shapes: Sequence[str]) -> bool:
         return False  # the journal tells of every change of columns
 
+    def find_stale(self, standing: Mapping[str, str]) -> Mapping[str, str]:
+        return {}
+
     def settle(self, tables: Sequence[tuple[FollowedTable, TableFinding]]) -> TableEvents:
         return TableEvents()
 

@@ -155,7 +155,8 @@ class Capture:
         for _ in range(_ROUNDS):
             self._prepare()
             target = self.changes.find_end() if until is None else until
-            again = self.follow(target, self.pace(), in_time, on_commit)
+            again = self._leave_stale()
+            again |= self.follow(target, self.pace(), in_time, on_commit)
             settles = until is None and in_time()  # else the log may not have come to those columns
             if not in_time() or not ((settles and self._settle()) or again):
                 break
@@ -186,7 +187,7 @@ class Capture:
     def has_news(self) -> bool:
         """Whether the origin says something else of the followed tables than at the last look, so that it is time to
         catch up: of some changes of columns the log says nothing, or not yet."""
-        return self.changes.has_news([self._prepared.findings[node].shape for node in self.tracked])
+        return self.changes.has_news(list(self._list_shapes().values()))
 
     def follow(
         self,
@@ -247,6 +248,21 @@ class Capture:
             applier.undo()
             self._standing = applier.standing
         return False
+
+    def _list_shapes(self) -> dict[str, str]:
+        """As the origin was when it was looked at: at the census, or in the snapshot of a copy."""
+        return {node: self._prepared.findings[node].shape for node in self._standing.every_table}
+
+    def _leave_stale(self) -> bool:
+        """Tables that are not any more as they were looked at are not brought up; True when there are any."""
+        stale = self.changes.find_stale(self._list_shapes())
+        if not stale:
+            return False
+        applier = self._applier()
+        try:
+            return self._give_up(applier, GivenUp({}, stale))
+        finally:
+            self._standing = applier.standing
 
     def _applier(self) -> Applier:
         standing = Standing.of(self._standing.tracked, self._standing.copies, self.changes.beginning)

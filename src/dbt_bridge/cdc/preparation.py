@@ -25,7 +25,7 @@ class Prepared:
         identity: of the origin's log, under which checkpoints are kept.
         tracked: the tables that are followed, by node, each at its checkpoint.
         copies: of tables that are joined once the others have come to their snapshot.
-        findings: how each table stood at the origin when it was looked at.
+        findings: how each table stood at the origin when it was looked at, or copied.
     """
 
     identity: str
@@ -65,7 +65,7 @@ class Preparation:
         begins = not census.tracked
         census = self._ensure_log(census)
         copies = self._copy(census, identity, points, begins=begins)
-        return Prepared(identity, census.tracked, copies, census.findings)
+        return Prepared(identity, census.tracked, copies, _as_copied(census.findings, copies))
 
     def _ensure_log(self, census: Census) -> Census:
         """The log has the changes of every table that is followed or copied; what it missed is copied anew."""
@@ -111,3 +111,11 @@ class Preparation:
         failed = [record.fail_receipt(replace(wanted.receipt, hop="cdc"), error) for _, (wanted, error) in refused]
         aside = [points[node].put_aside(str(error)) for node, (_, error) in refused if node in points]
         self._receipts.fail(failed, aside)
+
+
+def _as_copied(findings: Mapping[str, TableFinding], copies: Sequence[Copy]) -> Mapping[str, TableFinding]:
+    """A table that was copied was looked at in the copy's snapshot, after its log was seen to."""
+    copied = {copy.tracked.node: copy.tracked.followed.shape for copy in copies}
+    return {
+        node: replace(finding, shape=copied[node]) if node in copied else finding for node, finding in findings.items()
+    }

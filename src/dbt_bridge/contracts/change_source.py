@@ -11,6 +11,7 @@ A sync calls, in this order and in one thread:
     ensure_log      the log is kept and has the changes of these tables (slot, publication, capture instance)
     open_snapshot   only where tables are copied: their rows and the position at which these are the table's
     find_end        where the log ends: that is how far a sync goes
+    find_stale      whether the tables are still as the census and the copies found them
     follow          a feed of chunks from the least position on, acknowledged as they are committed
     settle          columns that changed without a row after them
 
@@ -200,6 +201,17 @@ class ChangeSource(Protocol):
 
     def has_news(self, shapes: Sequence[str]) -> bool:
         """Whether a table's shape is another now; of some changes the log says nothing."""
+
+    def find_stale(self, standing: Mapping[str, str]) -> Mapping[str, str]:
+        """Look again, after `find_end`: what happened below it was seen now or in the census.
+
+        Args:
+            standing: node -> the shape in which the table stands or was copied.
+
+        Returns:
+            node -> why its rows are not what the log goes on from, so that it must be copied anew: values that read
+            otherwise without a change of a row, or changes that the log does not have.
+        """
 
     def settle(self, tables: Sequence[tuple[FollowedTable, TableFinding]]) -> TableEvents:
         """Take up columns that changed without a row after them, of tables whose finding `is_late`.

@@ -27,8 +27,9 @@ from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
 from dbt_bridge.connectors.postgres.changes.values.columns import Unfit, decode_column, is_binary_decodable
 from dbt_bridge.connectors.postgres.origin import catalog
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType
-from dbt_bridge.connectors.postgres.origin.connection import SETTINGS, Connections
+from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
+from dbt_bridge.connectors.postgres.wire.session import CONTROL_SETTINGS, build_settings_sql
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Column, TableName
@@ -141,9 +142,7 @@ def in_quotes(element: str) -> str:
 
 def changes(url: str, binary: bool) -> dict[str, Cells]:
     with psycopg.connect(url, autocommit=True) as connection:
-        for name, value in SETTINGS:
-            if connection.execute("SELECT 1 FROM pg_settings WHERE lower(name) = lower(%s)", [name]).fetchone():
-                connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+        connection.execute(build_settings_sql(CONTROL_SETTINGS, for_transaction=False).encode())
         found = connection.execute(
             "SELECT data FROM pg_logical_slot_peek_binary_changes('golden_changes', NULL, NULL,"
             " 'proto_version', '1', 'publication_names', 'golden', 'binary', %s)",

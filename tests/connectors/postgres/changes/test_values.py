@@ -30,8 +30,9 @@ from dbt_bridge.connectors.postgres.changes.messages import (
 from dbt_bridge.connectors.postgres.changes.values.columns import Unfit, decode_column, is_binary_decodable
 from dbt_bridge.connectors.postgres.origin import catalog
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType, natural_type, resolve_reading
-from dbt_bridge.connectors.postgres.origin.connection import SETTINGS, Connections
+from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection, Error
+from dbt_bridge.connectors.postgres.wire.session import CONTROL_SETTINGS, build_settings_sql
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.table import TableName
 
@@ -149,17 +150,14 @@ def url(server: Server) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def origin(url: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(url, autocommit=True) as connection:
-        for name, value in SETTINGS:
-            if connection.execute("SELECT 1 FROM pg_settings WHERE lower(name) = lower(%s)", [name]).fetchone():
-                connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+        connection.execute(build_settings_sql(CONTROL_SETTINGS, for_transaction=False).encode())
         yield connection
 
 
 @pytest.fixture(scope="module")
 def bulk(url: str) -> Iterator[BulkConnection]:
     connection = BulkConnection(url)
-    settings_ = ", ".join(f"set_config('{n}', '{v}', false)" for n, v in SETTINGS if n != "transaction_timeout")
-    connection.execute(f"SELECT {settings_}")
+    connection.execute(build_settings_sql(CONTROL_SETTINGS, for_transaction=False))
     yield connection
     connection.close()
 

@@ -179,6 +179,8 @@ class _Gathering:
 
     def add(self, run: Messages) -> None:
         decoded = self._decoder.decode(run)
+        for announced in decoded.announced:
+            self._following.partition(announced)
         for item in decoded.items:
             if isinstance(item, Relation):
                 self._following.relation(item)

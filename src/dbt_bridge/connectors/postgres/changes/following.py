@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from dbt_bridge.arrow.mask import mask_array
 from dbt_bridge.arrow.vectors import to_arrow
-from dbt_bridge.connectors.postgres.changes.messages import UNCHANGED, Cells, Rows, Truncation
+from dbt_bridge.connectors.postgres.changes.messages import UNCHANGED, Announcement, Cells, Rows, Truncation
 from dbt_bridge.connectors.postgres.changes.values import columns as values
 from dbt_bridge.connectors.postgres.origin.catalog import ResolvedColumns
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType, WireColumn
-from dbt_bridge.connectors.postgres.origin.shape import Shape, Verdict, compare_shapes
+from dbt_bridge.connectors.postgres.origin.shape import Shape
+from dbt_bridge.connectors.postgres.origin.shape_changes import Verdict, compare_shapes, find_passed_partition
 from dbt_bridge.connectors.postgres.wire.relation import Relation
 from dbt_bridge.contracts.change_feed import FollowedTable, TableEvents
 from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, TypeRefused
@@ -76,6 +77,7 @@ class Following:
         self._tables = {one.shape.oid: one for one in map(_Followed.of, tables)}
         self._versions: dict[int, _Version] = {}
         self._pending: dict[int, Relation] = {}
+        self._announced: dict[int, dict[int, str]] = {}
         self._catalog = catalog
         self._events: list[tuple[str, Event]] = []
         self._taken_up: dict[str, FollowedTable] = {}
@@ -99,6 +101,18 @@ class Following:
         if sent.oid in self._tables:
             self._pending[sent.oid] = sent
 
+    def partition(self, announced: Announcement) -> None:
+        """Keep the name of a partition whose changes come as those of a followed table, to see whether it still is one.
+
+        What the log says of its end is nothing: not that it was dropped or detached.
+        """
+        one = self._tables.get(announced.root)
+        if one is None or announced.lsn < one.table.position.ordinal:
+            return
+        self._announced.setdefault(announced.root, {})[announced.oid] = announced.name
+        if announced.root in self._versions:
+            self._pending.setdefault(announced.root, self._versions[announced.root].relation)
+
     def take_up(self, oid: int) -> None:
         """Look at the last Relation message: the table is as it was, has other columns, or is lost."""
         sent, one = self._pending.pop(oid, None), self._tables.get(oid)
@@ -112,6 +126,9 @@ class Following:
             )
             return
         verdict = compare_shapes(one.shape, sent, now)
+        announced = self._announced.pop(oid, {})
+        if now is not None and (why := find_passed_partition(announced, one.shape, now)):
+            verdict = Verdict(None, why)
         resolved = self._catalog.types([WireColumn(c.name, c.type_oid, c.modifier) for c in sent.columns])
         try:
             table = self._reshape(one, verdict, resolved.columns)

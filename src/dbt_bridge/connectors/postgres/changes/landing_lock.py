@@ -23,7 +23,8 @@ from typing import Any, Literal
 import psycopg
 from psycopg import pq
 
-from dbt_bridge.connectors.postgres.origin.connection import Connections, build_settings_sql
+from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.wire.session import CONTROL_SETTINGS, build_settings_sql
 from dbt_bridge.errors import ConnectionFailed, OriginError
 
 PATIENCE = 600.0  # seconds to wait for a mover to let go: it finishes its transaction, its copy or its dbt build
@@ -32,11 +33,9 @@ _SILENCE = 60.0  # seconds without an answer, after which the server counts as g
 _TELL = 3.0  # seconds of waiting, after which a person hears for whom
 
 # Nobody waits for a lock here but by trying again, and the session may be idle for hours. The server is to notice
-# soon when its peer is gone without a word. What a role's own search path holds is not to be taken for the catalog's.
+# soon when its peer is gone without a word.
 _SETTINGS = (
-    ("search_path", "pg_catalog"),
-    ("statement_timeout", "0"),
-    ("idle_session_timeout", "0"),
+    *CONTROL_SETTINGS,
     ("tcp_keepalives_idle", "15"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),

@@ -101,6 +101,23 @@ class Truncation:
 
 
 @dataclass(frozen=True, slots=True)
+class Announcement:
+    """A partition whose changes come as those of its root: pgoutput describes both, one after the other, before the
+    first of them (pgoutput.c, maybe_send_schema).
+
+    Attributes:
+        root: the oid of the table that is published.
+        oid, name: of the partition.
+        lsn: of the transaction in which it comes.
+    """
+
+    root: int
+    oid: int
+    name: str
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """What a run of messages says.
 
@@ -112,6 +129,7 @@ class Decoded:
         committed_at: of that transaction, microseconds since 1970; 0 without.
         transactions: how many ended.
         is_open: whether the run ends inside a transaction.
+        announced: partitions, before the items that they are of.
     """
 
     items: tuple[Relation | Rows | Truncation, ...]
@@ -119,3 +137,4 @@ class Decoded:
     committed_at: int
     transactions: int
     is_open: bool
+    announced: tuple[Announcement, ...] = ()

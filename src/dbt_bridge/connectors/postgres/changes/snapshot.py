@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dbt_bridge.connectors.postgres.changes.lsn import position_of
 from dbt_bridge.connectors.postgres.changes.slot import ExportedSlot
-from dbt_bridge.connectors.postgres.changes.table_census import describe_version, find_shape, resolve_name
+from dbt_bridge.connectors.postgres.changes.table_census import describe_version, resolve_name
+from dbt_bridge.connectors.postgres.origin import shape as shapes
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.contracts.change_feed import DeclaredTable, TableVersion
@@ -17,10 +20,11 @@ _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 class SlotSnapshot:
     """The `Snapshot` of a new slot; can be read while the context of `Replication.create_slot` is open."""
 
-    def __init__(self, name: str, url: str, exported: ExportedSlot) -> None:
+    def __init__(self, name: str, url: str, exported: ExportedSlot, publications: Sequence[str]) -> None:
         self._name = name
         self._url = url
         self._exported = exported
+        self._publications = tuple(publications)
         self._catalog = Connections(name, url, exported.snapshot)
 
     @property
@@ -36,7 +40,8 @@ class SlotSnapshot:
 
     def describe(self, table: DeclaredTable) -> TableVersion:
         name = resolve_name(self._catalog, table)
-        shape = find_shape(self._catalog, name)
+        oid = shapes.find_oid(self._catalog, name)
+        shape = None if oid is None else shapes.describe_shape(self._catalog, oid, self._publications)
         if shape is None:
             raise OriginError(f"{name} is not in the snapshot that was copied", mend="run the same command again")
         return describe_version(self._catalog, table, shape)

@@ -26,19 +26,19 @@ from dbt_bridge.connectors.postgres.changes.slot_health import (
 from dbt_bridge.connectors.postgres.changes.slot_reader import remember_reader, wait_until_free
 from dbt_bridge.connectors.postgres.changes.snapshot import SlotSnapshot
 from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
-from dbt_bridge.connectors.postgres.changes.table_census import examine_tables, resolve_name
+from dbt_bridge.connectors.postgres.changes.table_census import Look, examine_tables, is_cut_off, resolve_name
 from dbt_bridge.connectors.postgres.changes.values.columns import is_binary_decodable
 from dbt_bridge.connectors.postgres.origin import shape as shapes
 from dbt_bridge.connectors.postgres.origin.catalog import ResolvedColumns, resolve_columns
 from dbt_bridge.connectors.postgres.origin.column_types import WireColumn
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.shape import Shape
+from dbt_bridge.connectors.postgres.origin.shape_changes import find_rewrite
 from dbt_bridge.contracts.change_feed import DeclaredTable, FollowedTable, Pace, TableEvents, TableFinding
 from dbt_bridge.contracts.change_source import DroppedLog, LogHealth, Readiness
 from dbt_bridge.contracts.settings import ChangeSourceSettings
 from dbt_bridge.errors import BridgeError, OriginError
 from dbt_bridge.nouns.position import Position
-from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.system.temporary_files import find_shared_folder
 
@@ -65,8 +65,10 @@ class PostgresChangeSource:
         self._replication = Replication(name, url)
         self._guard = WalGuard(self._replication, settings.slot, settings.max_wal, settings.tell)
         self._publications: tuple[str, ...] = ()
+        self._published_by = (settings.slot, publication.inserts_name(settings.slot))
         self._names: dict[str, TableName] = {}  # node -> as the last census found it
         self._publishable: dict[TableName, Publishable] = {}
+        self._is_cut_off = False  # as the last census found it
 
     def __enter__(self) -> PostgresChangeSource:
         return self
@@ -96,12 +98,23 @@ class PostgresChangeSource:
         with self._catalog() as now:
             self._names = {table.node: resolve_name(now, table) for table in tables}
             self._publishable = publication.describe_publishable(self._replication, list(self._names.values()))
-            return examine_tables(now, tables, self._publishable)
+            look = Look(self.slot, self._published_by, self._publishable)
+            self._is_cut_off = is_cut_off(now, tables, look)
+            return examine_tables(now, tables, look, is_cut_off=self._is_cut_off)
 
     def has_news(self, seen: Sequence[str]) -> bool:
         """Of a column with a default or of a dropped partition the log says nothing, or not yet."""
         with self._catalog() as now:
-            return any(shapes.describe_shape(now, shape.oid) != shape for shape in map(Shape.from_json, seen))
+            known = {shape.oid: shape for shape in map(Shape.from_json, seen)}
+            return shapes.describe_shapes(now, known, self._published_by) != known
+
+    def find_stale(self, standing: Mapping[str, str]) -> Mapping[str, str]:
+        """The catalog of now, beside that of the census or of a copy's snapshot."""
+        known = {node: Shape.from_json(text) for node, text in standing.items()}
+        with self._catalog() as now:
+            there = shapes.describe_shapes(now, {shape.oid for shape in known.values()}, self._published_by)
+        stale = {node: find_rewrite(was, there[was.oid]) for node, was in known.items() if was.oid in there}
+        return {node: why for node, why in stale.items() if why}
 
     def settle(self, tables: Sequence[tuple[FollowedTable, TableFinding]]) -> TableEvents:
         late = [
@@ -111,7 +124,7 @@ class PostgresChangeSource:
         ]
         if not late:
             return TableEvents()
-        with closing(_Catalog(self.name, self._url)) as catalog:
+        with closing(_Catalog(self.name, self._url, self._published_by)) as catalog:
             following = Following([table for table, _ in late], catalog)
             for _, relation in late:
                 following.relation(relation)
@@ -142,14 +155,13 @@ class PostgresChangeSource:
         """A slot cannot be read across the time before its publication: pgoutput looks it up as of each change.
 
         Raises:
-            OriginError: tables are followed through the slot, and the publication was dropped.
+            OriginError: tables are followed through the slot, and the publication was dropped since the census.
         """
-        if followed:
-            tables = " ".join(format_shell_selector(table.node) for table in followed)
+        if followed:  # the census finds them cut off, and copies them
             raise OriginError(
-                f"the publication {self.slot!r} of origin {self.name!r} was dropped, and its slot cannot be read"
-                " without it",
-                mend=f"dbt-bridge slots drop {self.slot}, then dbt-bridge sync --full-refresh --select {tables}",
+                f"the publication {self.slot!r} of origin {self.name!r} was dropped in this moment, and its slot cannot"
+                " be read without it",
+                mend="dbt-bridge sync",
             )
         self._replication.drop_slot(self.slot)
 
@@ -160,14 +172,15 @@ class PostgresChangeSource:
         name = self.slot if is_new else f"{self.slot[:40]}_{label}"
         with (
             self._replication.create_slot(name, temporary=not is_new, on_wait=self._settings.tell) as exported,
-            closing(SlotSnapshot(self.name, self._url, exported)) as snapshot,
+            closing(SlotSnapshot(self.name, self._url, exported, self._published_by)) as snapshot,
         ):
             yield snapshot
 
     def _begins_here(self) -> bool:
-        """Whether there is no slot, or none any more: a lost one can be read by nobody, and nobody needs it."""
+        """Whether there is no slot, or none any more: a lost one can be read by nobody, and nobody needs it. Nor can
+        one that is older than its publication."""
         state = self._replication.slot(self.slot)
-        if state is not None and state.is_lost:
+        if state is not None and (state.is_lost or self._is_cut_off):
             self._replication.drop_slot(self.slot)
             return True
         return state is None
@@ -190,7 +203,7 @@ class PostgresChangeSource:
                 binary=binary,
                 spool_folder=find_shared_folder("spool"),
             ) as stream,
-            closing(_Catalog(self.name, self._url)) as catalog,
+            closing(_Catalog(self.name, self._url, self._published_by)) as catalog,
             Feed(stream, Following(tables, catalog, binary=binary), barriers, pace) as feed,
         ):
             remember_reader(self._replication, self.slot, identity)
@@ -247,14 +260,15 @@ class _Catalog:
     """The origin's catalog at the moment of each look. One connection serves looks that follow each other closely:
     the tables of a source come with their Relation messages all at once, and then hardly ever again."""
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, publications: Sequence[str]) -> None:
         self._name = name
         self._url = url
+        self._publications = publications
         self._connections: Connections | None = None
         self._looked = 0.0
 
     def shape(self, oid: int) -> Shape | None:
-        return self._look(lambda now: shapes.describe_shape(now, oid))
+        return self._look(lambda now: shapes.describe_shape(now, oid, self._publications))
 
     def types(self, columns: Sequence[WireColumn]) -> ResolvedColumns:
         return self._look(lambda now: resolve_columns(now, columns))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from dbt_bridge.connectors.postgres.changes.publication import Publishable
+from dbt_bridge.connectors.postgres.changes.unremembered import adopt
 from dbt_bridge.connectors.postgres.origin import shape as shapes
 from dbt_bridge.connectors.postgres.origin.catalog import PRIMARY_KEY, resolve_columns
 from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.origin.membership import has_another
 from dbt_bridge.connectors.postgres.origin.shape import Shape
+from dbt_bridge.connectors.postgres.origin.shape_changes import find_renames, find_rewrite
 from dbt_bridge.contracts.change_feed import DeclaredTable, TableFinding, TableVersion
 from dbt_bridge.errors import BridgeError, ConnectionFailed, KeyRefused, OriginError
 from dbt_bridge.nouns.table import TableName, quote_table_name
 from dbt_bridge.system.retry import is_transient
 
+_CUT_OFF = "its publication was dropped, and a slot cannot be read from before the next one was made"
 _OTHER_RELATION = """
 SELECT 1
 FROM pg_class c
@@ -29,22 +34,41 @@ def resolve_name(origin: Connections, table: DeclaredTable) -> TableName:
     return TableName(table.name.schema or origin.default_schema, table.name.name)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is looked at together, for all tables of a source.
+
+    Attributes:
+        slot: of the source, and its publications.
+        publishable: what the catalog says of publishing each table.
+    """
+
+    slot: str
+    publications: tuple[str, ...]
+    publishable: Mapping[TableName, Publishable]
+
+
 def examine_tables(
-    origin: Connections, tables: Sequence[DeclaredTable], known: Mapping[TableName, Publishable]
+    origin: Connections, tables: Sequence[DeclaredTable], look: Look, *, is_cut_off: bool = False
 ) -> dict[str, TableFinding | BridgeError]:
     """How each table stands, by node.
 
     Args:
         origin: of this moment.
-        known: what the catalog says of publishing each table.
+        is_cut_off: no table goes on (`is_cut_off`).
 
     Raises:
         BridgeError: of the origin as a whole: it cannot be asked, or only not now.
     """
+    names = {table.node: resolve_name(origin, table) for table in tables}
+    oids = shapes.find_oids(origin, names.values())
+    standing = shapes.describe_shapes(origin, oids.values(), look.publications)
     found: dict[str, TableFinding | BridgeError] = {}
     for table in tables:
+        name = names[table.node]
         try:
-            found[table.node] = _examine(origin, table, known)
+            finding = _examine(origin, table, (name, standing.get(oids.get(name, 0))), look)
+            found[table.node] = replace(finding, lost=_CUT_OFF) if is_cut_off and table.shape else finding
         except ConnectionFailed:
             raise
         except BridgeError as error:
@@ -62,26 +86,33 @@ def describe_version(origin: Connections, table: DeclaredTable, shape: Shape) ->
     return TableVersion(shape.table, shape.as_json(), columns, key)
 
 
-def find_shape(origin: Connections, name: TableName) -> Shape | None:
-    oid = shapes.find_oid(origin, name)
-    return None if oid is None else shapes.describe_shape(origin, oid)
+def is_cut_off(origin: Connections, tables: Sequence[DeclaredTable], look: Look) -> bool:
+    """Whether the slot cannot be read from where it stands: a publication was dropped, and perhaps made again since.
+
+    pgoutput looks it up as of each change.
+    """
+    shaped = [Shape.from_json(table.shape) for table in tables if table.shape]
+    remembered = [member for shape in shaped for member in shape.published or ()]
+    return has_another(origin, remembered, look.publications)
 
 
-def _examine(origin: Connections, table: DeclaredTable, known: Mapping[TableName, Publishable]) -> TableFinding:
-    name = resolve_name(origin, table)
-    now = find_shape(origin, name)
-    if now is None or name not in known:  # or was dropped between the two looks
+def _examine(
+    origin: Connections, table: DeclaredTable, there: tuple[TableName, Shape | None], look: Look
+) -> TableFinding:
+    name, now = there
+    if now is None or name not in look.publishable:  # or was dropped between the two looks
         raise _missing(origin, name, table)
-    _check_publishable(known[name], table)
+    _check_publishable(look.publishable[name], table)
     if not table.shape:
         version = describe_version(origin, table, now)
         return TableFinding(name, version, now.as_json(), latest=version)
-    before = Shape.from_json(table.shape)
+    before, unknown = adopt(origin, look.slot, Shape.from_json(table.shape), now)
     is_same = before.oid == now.oid
-    lost = shapes.find_rewrite(before, now) if is_same else "it is another table of the same name at the origin"
-    renamed = shapes.find_renames(before, now) if is_same else {}
+    lost = find_rewrite(before, now) or unknown if is_same else "it is another table of the same name at the origin"
+    renamed = find_renames(before, now) if is_same else {}
     # The same columns, untouched: a new file alone is a TRUNCATE or VACUUM FULL, which changes no stored value.
-    goes_on = now if lost or (before.columns == now.columns and before.table == now.table) else before
+    is_as_it_was = before.columns == now.columns and before.table == now.table
+    goes_on = now if lost or is_as_it_was else replace(before, partitions=now.partitions)
     version = describe_version(origin, table, goes_on)
     latest = describe_version(origin, table, now) if table.asks_latest else None
     return TableFinding(name, version, now.as_json(), lost, renamed, goes_on.relation != now.relation, latest)

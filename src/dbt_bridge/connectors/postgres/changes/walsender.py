@@ -15,12 +15,13 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from dbt_bridge.connectors.postgres.origin.connection import SETTINGS, Connections, build_settings_sql
+from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.wire.session import CONTROL_SETTINGS, build_settings_sql
 from dbt_bridge.errors import BridgeError, OriginError
 
 # `SET`, not libpq's `options`: unknown settings are passed over on older servers, and the user's own `options` stay.
 # A walsender that waits for transactions, or keeps a snapshot, is idle in a transaction and must not be ended for it.
-SET = build_settings_sql({**dict(SETTINGS), "lock_timeout": "0"}.items(), for_transaction=False)
+SET = build_settings_sql(CONTROL_SETTINGS, for_transaction=False)
 
 # What tells a dead peer from a quiet one, below the protocol's own keepalives.
 _TCP = {"keepalives": "1", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}

@@ -20,7 +20,9 @@ from pyarrow import types as is_
 from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.postgres.destination.column_types import BY_ARROW, base
 from dbt_bridge.connectors.postgres.destination.relation import Relation
+from dbt_bridge.connectors.postgres.destination.session import find_driver_conninfo
 from dbt_bridge.connectors.postgres.wire.bulk import repair_moments
+from dbt_bridge.connectors.postgres.wire.session import prepare_session
 from dbt_bridge.errors import DestinationError, TypeRefused, scrubbed
 from dbt_bridge.nouns.table import (
     Column,
@@ -99,9 +101,9 @@ def _rows(conninfo: str, table: Table, selected: Sequence[_Selected], schema: pa
 
     statement = f"SELECT {', '.join(s.expression for s in selected)}\nFROM {quote_table_name(table.name)}"
     try:
-        with closing(adbc.connect(conninfo, autocommit=True)) as connection, closing(connection.cursor()) as cur:
-            for setting in ("TimeZone = 'UTC'", "DateStyle = 'ISO'", "IntervalStyle = 'postgres'"):
-                cur.execute(f"SET {setting}")  # the text forms below depend on them
+        driver = find_driver_conninfo(conninfo)
+        with closing(adbc.connect(driver, autocommit=True)) as connection, closing(connection.cursor()) as cur:
+            prepare_session(cur.execute)  # the text forms below depend on it
             cur.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": _BATCH_BYTES})
             cur.execute(statement)
             for batch in cur.fetch_record_batch():

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import psycopg
 from psycopg import errors
 
+from dbt_bridge.connectors.postgres.wire.session import (
+    FINDS_OTHER_NAMES,
+    driver_conninfo,
+    prepare_session,
+    with_encoding,
+)
 from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, scrubbed
 from dbt_bridge.nouns.table import TableName
 
@@ -22,12 +28,32 @@ def connect(conninfo: str, name: str) -> psycopg.Connection:
         name: the destination's, for messages.
     """
     try:
-        return psycopg.connect(conninfo, autocommit=True, client_encoding="UTF8")
+        connection = psycopg.connect(with_encoding(conninfo), autocommit=True)
     except psycopg.OperationalError as error:
         raise ConnectionFailed(
             f"the Postgres destination {name!r} cannot be reached: {scrubbed(str(error)).strip()}",
             mend="check host, port, user and password in the dbt profile or [destination] settings",
         ) from None  # the driver's error holds the connection's parameters
+    try:
+        with translate_errors("a new session"):
+            prepare_session(lambda statement: connection.execute(statement.encode()))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def find_driver_conninfo(conninfo: str, connection: psycopg.Connection | None = None) -> str:
+    """With what ADBC's driver connects to the same database as the same user; asks the server.
+
+    Args:
+        connection: one of `connect`'s, where there is one; else it is asked through a new one.
+    """
+    if connection is None:
+        with closing(connect(conninfo, "")) as asked:
+            return find_driver_conninfo(conninfo, asked)
+    ((other_names,),) = connection.execute(FINDS_OTHER_NAMES.encode()).fetchall()
+    return driver_conninfo(conninfo, finds_other_names=other_names)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from psycopg import Cursor, errors, sql
 from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.postgres.destination.column_types import Wire, landing_type, wire
 from dbt_bridge.connectors.postgres.destination.relation import identifier
+from dbt_bridge.connectors.postgres.destination.session import find_driver_conninfo
+from dbt_bridge.connectors.postgres.wire.session import prepare_session
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError, scrubbed
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_identifier
@@ -127,7 +129,9 @@ def copy_in(conninfo: str, staging: TableName, encoded: Encoded) -> None:
         encoded.rows += sum(batch.num_rows for batch in reader)
         return
     try:
-        with closing(adbc.connect(conninfo, autocommit=True)) as connection, closing(connection.cursor()) as cur:
+        driver = find_driver_conninfo(conninfo)
+        with closing(adbc.connect(driver, autocommit=True)) as connection, closing(connection.cursor()) as cur:
+            prepare_session(cur.execute)
             cur.adbc_ingest(staging.name, reader, mode="append", db_schema_name=staging.schema)
     except adbc.Error as error:
         if encoded.failure is not None:
@@ -256,7 +260,8 @@ class Carrier:
         import adbc_driver_postgresql.dbapi as adbc
 
         if self._connection is None:
-            self._connection = adbc.connect(self._conninfo, autocommit=True)
+            self._connection = adbc.connect(find_driver_conninfo(self._conninfo), autocommit=True)
             with self._connection.cursor() as cur:
+                prepare_session(cur.execute)
                 cur.execute("SET synchronous_commit = off")  # what is staged need not survive anything
         return self._connection

@@ -23,6 +23,7 @@ from dbt_bridge.connectors.postgres.destination.session import (
     READING,
     advise_grant,
     connect,
+    find_driver_conninfo,
     translate_errors,
 )
 from dbt_bridge.connectors.postgres.wire import bulk, key_search
@@ -34,6 +35,7 @@ from dbt_bridge.connectors.postgres.wire.digest_sql import (
     measure_transfer_rate,
 )
 from dbt_bridge.connectors.postgres.wire.key_search import Comparison, Lookup
+from dbt_bridge.connectors.postgres.wire.session import READ_SETTINGS, build_settings_sql
 from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.contracts.side import BucketSelection
@@ -50,21 +52,10 @@ from dbt_bridge.replicate.replica_checks import recopy_command
 from dbt_bridge.replicate.stored_values import cast_columns, missing_column
 from dbt_bridge.system.owned_reader import make_reader
 
-# As an origin's connections have them (`connectors/postgres/origin/connection.py`): digests and texts depend on them.
-_SETTINGS = {
-    "DateStyle": "ISO, YMD",
-    "IntervalStyle": "postgres",
-    "TimeZone": "UTC",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "xmlbinary": "base64",
-    "search_path": "pg_catalog",
-    "row_security": "off",  # an error, where a policy would hide rows from the comparison
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-}
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_SET = "SELECT " + ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
+# As an origin's connections have them: digests and texts depend on them. A landing may be locked for as long as dbt
+# builds.
+_SET = build_settings_sql({**dict(READ_SETTINGS), "lock_timeout": "0"}.items(), for_transaction=True)
 
 _BY_VALUE = {
     "smallint", "integer", "bigint", "real", "double precision", "boolean", "bytea", "uuid", "date",
@@ -93,7 +84,7 @@ class PostgresState:
     """
 
     def __init__(self, conninfo: str, control: psycopg.Connection[Any], snapshot: str) -> None:
-        self._conninfo = conninfo
+        self._driver_conninfo = find_driver_conninfo(conninfo, control)
         self._control = control
         self._snapshot = snapshot
         self._idle: list[BulkConnection] = []
@@ -197,7 +188,7 @@ class PostgresState:
         self._idle.clear()
 
     def _open_connection(self) -> BulkConnection:
-        connection = BulkConnection(self._conninfo)
+        connection = BulkConnection(self._driver_conninfo)
         try:
             for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", _SET):
                 connection.execute(statement)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -21,48 +21,20 @@ from dbt_bridge.connectors.postgres.origin.column_types import WireColumn
 from dbt_bridge.connectors.postgres.origin.driver_errors import DriverOrigin
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
+from dbt_bridge.connectors.postgres.wire.session import (
+    FINDS_OTHER_NAMES,
+    READ_SETTINGS,
+    build_settings_sql,
+    driver_conninfo,
+    with_encoding,
+)
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError
 from dbt_bridge.nouns.table import TableName, quote_table_name
 
-# Postgres's text output depends on these. Each is set for the transaction only, so that a connection pooler which
-# shares sessions between clients (PgBouncer) keeps none of them. `row_security = off` turns rows that a policy
-# would hide from us into an error, as pg_dump does. The timeouts of a role are for queries, not for copies.
-SETTINGS = (
-    ("DateStyle", "ISO, YMD"),
-    ("IntervalStyle", "postgres"),
-    ("TimeZone", "UTC"),
-    ("extra_float_digits", "1"),
-    ("bytea_output", "hex"),
-    ("xmlbinary", "base64"),
-    ("client_encoding", "UTF8"),
-    ("search_path", "pg_catalog"),
-    ("row_security", "off"),
-    ("statement_timeout", "0"),
-    ("idle_in_transaction_session_timeout", "0"),
-    ("transaction_timeout", "0"),  # since PostgreSQL 17
-    ("lock_timeout", "60s"),  # a table that is being rewritten must not stop a sync for ever
-)
-_SET = """
-SELECT pg_catalog.set_config(wanted.name, wanted.value, {})
-FROM (VALUES {}) AS wanted (name, value)
-JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(wanted.name)
-"""
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 _SAVEPOINT = "dbt_bridge"
-
-
-def build_settings_sql(wanted: Iterable[tuple[str, str]], *, for_transaction: bool) -> str:
-    """SQL that sets those of the settings that the server's version has.
-
-    Every name in it has its schema, because a role's own search path may put other things before the catalog.
-
-    Args:
-        wanted: (name, value) pairs. They stand in the SQL as they are, so none may come from a user.
-        for_transaction: else for the session.
-    """
-    return _SET.format("true" if for_transaction else "false", ", ".join(f"('{n}', '{v}')" for n, v in wanted))
 
 
 class Connections:
@@ -83,7 +55,7 @@ class Connections:
         self._origin = DriverOrigin(name, self._url)
         self._control: psycopg.Connection[Any] | None = None
         self._imported = snapshot
-        settings = [(name, value) for name, value in SETTINGS if not own_path or name != "search_path"]
+        settings = [(name, value) for name, value in READ_SETTINGS if not own_path or name != "search_path"]
         self._set = build_settings_sql(settings, for_transaction=True)
         self._snapshot = ""
         self._idle: list[BulkConnection] = []
@@ -140,11 +112,12 @@ class Connections:
     def borrow_bulk(self) -> BulkConnection:
         """An ADBC connection in the snapshot, for one thread. `return_bulk` it, or `drop_bulk` it after an error."""
         with self._lock:
-            self._connect()
+            control = self._connect()
             if self._idle:
                 return self._idle.pop()
+            ((other_names,),) = control.execute(FINDS_OTHER_NAMES.encode()).fetchall()
         try:
-            connection = BulkConnection(self.conninfo())
+            connection = BulkConnection(driver_conninfo(self.conninfo(), finds_other_names=other_names))
         except bulk.Error as error:
             raise self.translate_connect_error(error) from error
         try:
@@ -234,9 +207,8 @@ class Connections:
         """What libpq connects with; its own defaults for what the URL leaves open."""
         try:
             known = conninfo_to_dict(self._url)
-            return make_conninfo(
-                **{"connect_timeout": "15", "fallback_application_name": "dbt-bridge", **known}  # type: ignore[arg-type]
-            )
+            defaults = {"connect_timeout": "15", "fallback_application_name": "dbt-bridge"}
+            return with_encoding(make_conninfo(**{**defaults, **known}))  # type: ignore[arg-type]
         except psycopg.ProgrammingError:  # its message quotes the URL
             raise ConnectionFailed(
                 f"{self.name!r}: its credentials are not a Postgres URL",
@@ -257,17 +229,23 @@ class Connections:
                 mend="run the same command again",
                 role=driver_errors.ROLE,
             )
+        if (kept := self._control) is not None:
+            try:
+                kept.execute(b"SELECT 1")
+            except psycopg.OperationalError:  # it was idle between two snapshots, for longer than the server lets it
+                kept.close()
+                self._control = None
         try:
             control = self._control or psycopg.connect(self.conninfo(), autocommit=True)
         except psycopg.Error as error:
             raise self.translate_connect_error(error) from error
         try:
-            row = control.execute("SELECT current_schema()").fetchone()
-            self.default_schema = (row and row[0]) or "public"
             self.server_version = control.info.server_version
             control.execute(_BEGIN.encode())
             if self._imported is not None:
                 control.execute(f"SET TRANSACTION SNAPSHOT '{self._imported}'".encode())
+            row = control.execute("SELECT pg_catalog.current_schema()").fetchone()  # by the user's own path
+            self.default_schema = (row and row[0]) or "public"
             control.execute(self._set.encode())
             row = control.execute("SELECT pg_export_snapshot()").fetchone()
             control.execute(f"SAVEPOINT {_SAVEPOINT}".encode())

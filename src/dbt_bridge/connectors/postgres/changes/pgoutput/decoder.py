@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from dbt_bridge.connectors.postgres.changes.messages import Decoded, Messages, Rows, Truncation
+from dbt_bridge.connectors.postgres.changes.messages import Announcement, Decoded, Messages, Rows, Truncation
 from dbt_bridge.connectors.postgres.changes.pgoutput.tuples import Commits, read_rows
 from dbt_bridge.connectors.postgres.changes.pgoutput.wire_bytes import (
     Bytes,
@@ -44,6 +44,7 @@ class _State:
     Attributes:
         lsn, committed_at: of the open transaction.
         upto: where the last transaction ended.
+        described: the oid of the relation that the last message described, if it did that.
     """
 
     relations: Mapping[int, Relation] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class _State:
     lsn: int = 0
     committed_at: int = 0
     upto: int = 0
+    described: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class _Contents:
 
     items: tuple[Relation | Rows | Truncation, ...]
     relations: Mapping[int, Relation]
+    announced: tuple[Announcement, ...] = ()
+    described: int | None = None
 
 
 class Decoder:
@@ -85,7 +89,7 @@ class Decoder:
         _check_sizes(messages)
         source = Bytes(messages.buffer, int(messages.end.max(initial=0)))
         transactions = _Transactions(source, messages, self._state)
-        contents = _read_items(source, messages, transactions, self._state.relations)
+        contents = _read_items(source, messages, transactions, self._state)
         ended = transactions.ended
         self._state = _State(
             contents.relations,
@@ -93,6 +97,7 @@ class Decoder:
             lsn=int(transactions.lsn[-1]),
             committed_at=int(transactions.committed_at[-1]),
             upto=int(ended[-1]) if len(ended) else self._state.upto,
+            described=contents.described,
         )
         return Decoded(
             contents.items,
@@ -100,6 +105,7 @@ class Decoder:
             committed_at=transactions.last_committed_at,
             transactions=len(ended),
             is_open=transactions.is_open,
+            announced=contents.announced,
         )
 
 
@@ -158,6 +164,10 @@ class _Transactions:
         transaction = self._transaction(numbers)
         return Commits(self.lsn[transaction], self.committed_at[transaction])
 
+    def find_lsn(self, number: int) -> int:
+        """Of the transaction that is open at a message, or was open last."""
+        return int(self.lsn[self._transaction(np.array([number]))[0]])
+
     def _inside(self, numbers: np.ndarray) -> np.ndarray:
         """Whether a transaction is open after these messages, if Begin and Commit alternate up to them."""
         inside: np.ndarray = ((self._edges[numbers] + self._was_open) & 1).astype(bool)
@@ -169,10 +179,9 @@ class _Transactions:
         return begins
 
 
-def _read_items(
-    source: Bytes, messages: Messages, transactions: _Transactions, known: Mapping[int, Relation]
-) -> _Contents:
-    relations = dict(known)
+def _read_items(source: Bytes, messages: Messages, transactions: _Transactions, state: _State) -> _Contents:
+    relations = dict(state.relations)
+    announcements = _Announcements(messages, transactions, state)
     items: list[Relation | Rows | Truncation] = []
     changes = _group_by_relation(source, messages)
 
@@ -200,9 +209,34 @@ def _read_items(
                 add_rows(relation.oid, number)
             relations[relation.oid] = relation
             items.append(relation)
+            announcements.add(number, relation)
     for oid in changes:
         add_rows(oid, len(messages))
-    return _Contents(tuple(items), relations)
+    return _Contents(tuple(items), relations, tuple(announcements.found), announcements.last())
+
+
+class _Announcements:
+    """Finds partitions: a Relation message right after that of another one, with nothing but types in between."""
+
+    def __init__(self, messages: Messages, transactions: _Transactions, state: _State) -> None:
+        self.found: list[Announcement] = []
+        self._kinds = messages.kind
+        self._transactions = transactions
+        self._before = -1  # the number of the message that `_described` is of
+        self._described = state.described
+
+    def add(self, number: int, relation: Relation) -> None:
+        root = self._described if self._is_all_types(number) else None
+        if root is not None and root != relation.oid:
+            lsn = self._transactions.find_lsn(number)
+            self.found.append(Announcement(root, relation.oid, relation.name.name, lsn))
+        self._before, self._described = number, relation.oid
+
+    def last(self) -> int | None:
+        return self._described if self._is_all_types(len(self._kinds)) else None
+
+    def _is_all_types(self, number: int) -> bool:
+        return bool((self._kinds[self._before + 1 : number] == _TYPE).all())
 
 
 _NONE = np.empty(0, np.int64)

@@ -1,0 +1,133 @@
+"""What a connection to Postgres relies on, whatever settings its database or role has: in this one place.
+
+Values travel as text here and there, statements hold literals, and copies take longer than queries: each connection
+sets what these depend on. `lc_monetary` alone is left as it is, for it says what a stored amount of money means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+Settings = tuple[tuple[str, str], ...]
+
+_FORMS: Settings = (
+    ("DateStyle", "ISO, YMD"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "1"),
+    ("bytea_output", "hex"),
+    ("xmlbinary", "base64"),
+    ("xmloption", "content"),
+    ("client_encoding", "UTF8"),
+    ("standard_conforming_strings", "on"),
+    ("array_nulls", "on"),
+    ("transform_null_equals", "off"),
+    ("quote_all_identifiers", "off"),
+    ("lc_messages", "C"),  # a superuser's alone: what is told of an error is looked up by its words here and there
+)
+# The limits of a role are for queries, not for copies.
+_UNLIMITED: Settings = (
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),  # since PostgreSQL 14
+    ("transaction_timeout", "0"),  # since PostgreSQL 17
+)
+_PLAIN: Settings = (
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+)
+
+READ_SETTINGS: Settings = (
+    *_FORMS,
+    *_UNLIMITED,
+    ("search_path", "pg_catalog"),
+    ("row_security", "off"),  # rows that a policy would hide from us are an error, as for pg_dump
+    ("lock_timeout", "60s"),  # a table that is being rewritten must not stop a sync for ever
+)
+"""Of a transaction that reads: set for it alone, so that a pooler which shares sessions (PgBouncer) keeps none."""
+
+CONTROL_SETTINGS: Settings = (*READ_SETTINGS[:-1], ("lock_timeout", "0"), *_PLAIN)
+"""Of a session that controls a log, or receives it. It may be idle for long, and waits for whom it must wait."""
+
+_SESSION: Settings = (*_FORMS, *_UNLIMITED, *_PLAIN)
+# The catalog's names come first; what the user's own path finds is still found.
+_CATALOG_FIRST = """
+SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', 'pg_catalog', nullif(s.setting, '')), false),
+       pg_catalog.set_config('synchronous_commit', CASE WHEN c.setting OPERATOR(pg_catalog.=) 'off' THEN 'local'
+                                                        ELSE c.setting END, false)
+FROM pg_catalog.pg_settings s
+CROSS JOIN pg_catalog.pg_settings c
+WHERE s.name OPERATOR(pg_catalog.=) 'search_path' AND c.name OPERATOR(pg_catalog.=) 'synchronous_commit'
+"""
+
+# Names have their schema, because a role's own search path may put other things before the catalog. A setting that
+# this version does not have, or this role may not set, is passed over.
+_SET = """
+SELECT pg_catalog.set_config(wanted.name, wanted.value, {})
+FROM (VALUES {}) AS wanted (name, value)
+JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(wanted.name)
+WHERE s.context OPERATOR(pg_catalog.=) 'user'
+   OR (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) current_user)
+"""
+
+# ADBC's driver reads the types of a server when it connects, before anything can be set, and knows each by the name of
+# its function as Postgres writes it: without quotes or a schema (postgres_type.h, InsertType; version 1.13).
+FINDS_OTHER_NAMES = """
+SELECT pg_catalog.current_setting('quote_all_identifiers') OPERATOR(pg_catalog.=) 'on'
+    OR q.reset_val OPERATOR(pg_catalog.=) 'on'
+    OR EXISTS (
+        SELECT 1
+        FROM pg_catalog.pg_type t
+        JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.typreceive
+        JOIN pg_catalog.pg_proc o ON o.proname OPERATOR(pg_catalog.=) p.proname
+            AND o.pronamespace OPERATOR(pg_catalog.<>) p.pronamespace
+        WHERE t.typnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace
+    )
+FROM pg_catalog.pg_settings q
+WHERE q.name OPERATOR(pg_catalog.=) 'quote_all_identifiers'
+"""
+_OPTIONS = "-c quote_all_identifiers=off -c search_path=pg_catalog"
+
+
+def build_settings_sql(wanted: Iterable[tuple[str, str]], *, for_transaction: bool) -> str:
+    """SQL that sets those of the settings that the server's version has and the role may set.
+
+    Args:
+        wanted: (name, value) pairs. They stand in the SQL as they are, so none may come from a user.
+        for_transaction: else for the session.
+    """
+    return _SET.format("true" if for_transaction else "false", ", ".join(f"('{n}', '{v}')" for n, v in wanted))
+
+
+def prepare_session(execute: Callable[[str], object]) -> None:
+    """Set what a session of a destination relies on.
+
+    Its commits are on disk: an origin is told that it need not keep what was committed here.
+
+    Args:
+        execute: of the session, outside of any transaction.
+    """
+    execute(build_settings_sql(_SESSION, for_transaction=False))
+    execute(_CATALOG_FIRST)
+
+
+def with_encoding(conninfo: str) -> str:
+    """A connection in UTF-8 from its first message on: names of any script come before a setting can."""
+    return make_conninfo(**{**conninfo_to_dict(conninfo), "client_encoding": "UTF8"})  # type: ignore[arg-type]
+
+
+def driver_conninfo(conninfo: str, *, finds_other_names: bool) -> str:
+    """With what ADBC's driver connects.
+
+    Startup options only where nothing else helps: a pooler may refuse them.
+
+    Args:
+        finds_other_names: what `FINDS_OTHER_NAMES` says of the server, asked by such a user.
+    """
+    known = conninfo_to_dict(with_encoding(conninfo))
+    if finds_other_names:
+        known["options"] = f"{known.get('options') or ''} {_OPTIONS}".strip()
+    return make_conninfo(**known)  # type: ignore[arg-type]

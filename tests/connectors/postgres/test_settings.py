@@ -1,0 +1,143 @@
+"""Settings of a database or role change nothing of what lands: each connection sets what it relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from tests.projects import SyncTables, cdc_source, table
+
+from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.nouns.project import Project
+from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.sync import SyncOptions, sync
+
+HOSTILE = {
+    "datestyle": "German, DMY", "timezone": "America/St_Johns", "intervalstyle": "sql_standard",
+    "extra_float_digits": "-10", "bytea_output": "escape", "standard_conforming_strings": "off", "array_nulls": "off",
+    "xmloption": "document", "xmlbinary": "hex", "quote_all_identifiers": "on", "client_encoding": "LATIN1",
+    "default_transaction_isolation": "serializable", "default_transaction_deferrable": "on",
+    "default_transaction_read_only": "on", "search_path": "shadows, pg_catalog", "row_security": "off",
+    "transform_null_equals": "on", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "1s",
+    "lock_timeout": "1s", "idle_session_timeout": "1s", "transaction_timeout": "3s", "synchronous_commit": "off",
+    "backslash_quote": "off",
+}  # fmt: skip
+
+
+def be_hostile(url: str) -> None:
+    """All that a database may set, in every version, with functions and operators that shadow the catalog's."""
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("""
+            CREATE SCHEMA shadows;
+            CREATE FUNCTION shadows.date_recv(internal) RETURNS date LANGUAGE internal AS 'date_recv';
+            CREATE FUNCTION shadows.int4recv(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+            CREATE FUNCTION shadows.current_setting(text) RETURNS text LANGUAGE sql AS $$SELECT 'shadow'$$;
+            CREATE TABLE shadows.pg_class (oid int);
+        """)
+        known = {name for (name,) in admin.execute("SELECT lower(name) FROM pg_settings").fetchall()}
+        database = sql.Identifier(admin.info.dbname)
+        for name, value in HOSTILE.items():
+            if name in known:
+                statement = sql.SQL("ALTER DATABASE {} SET {} = {}")
+                values = sql.SQL(", ").join(
+                    sql.Literal(v) for v in (value.split(", ") if name == "search_path" else [value])
+                )
+                admin.execute(statement.format(database, sql.Identifier(name), values))
+
+
+ROWS = """
+CREATE TABLE {schema}.t (
+    id int PRIMARY KEY, d date, ts timestamp, tz timestamptz, i interval, f float8, b bytea, r tstzrange,
+    a timestamptz[], q text, m money, fa float4[], s text[], "ü" text
+);
+INSERT INTO {schema}.t VALUES
+    (1, '2026-02-01', '2026-02-01 01:02:03.456789', '2026-02-01 01:02:03+00', '1 mon -2 days 03:04',
+     0.1::float8 + 0.2::float8, '\\x00ff5c', '[2026-01-01,2026-02-01)', '{{2026-01-01 12:00+00}}', E'a\\\\b''c',
+     1.5, '{{0.1,1e-20}}', '{{NULL,"NULL"}}', 'ж'),
+    (2, '0044-03-15 BC', 'infinity', '-infinity', '-1 year 5 days', 'NaN', '\\x27275c', '[,infinity]',
+     '{{NULL,infinity}}', '', NULL, '{{NULL}}', '{{}}', NULL)
+"""
+
+
+@pytest.fixture
+def hostile(origin: psycopg.Connection, database: str) -> psycopg.Connection:
+    """A connection whose own settings are plain."""
+    origin.execute("SET TimeZone = 'UTC'")
+    for schema in ("plain", "public"):
+        if schema == "plain":
+            origin.execute("CREATE SCHEMA plain")
+        origin.execute(ROWS.format(schema=schema).encode())
+    origin.execute("CREATE TABLE inc (id int PRIMARY KEY, at timestamptz NOT NULL, v text)")
+    origin.execute(r"INSERT INTO inc VALUES (1, '2026-02-01 10:00+00', E'x\\y')")
+    return origin
+
+
+CHANGE = r"UPDATE t SET f = 1.0/3, ts = '2026-02-01 01:02:03.456790', q = E'back\\slash ''', b = '\x5c' WHERE id = 1"
+MORE = "INSERT INTO inc VALUES (2, '2026-02-01 10:00:00.000001+00', ''), (3, '2026-02-01 13:00+02', 'z')"
+
+
+def landed(file: Path) -> list[list[tuple[Any, ...]]]:
+    with duckdb.connect(str(file), read_only=True) as connection:
+        return [
+            connection.execute(f"SELECT COLUMNS(*)::VARCHAR FROM landing.{name} ORDER BY 1").fetchall()  # noqa: S608
+            for name in ("t", "inc")
+        ]
+
+
+def test_what_lands_from_a_hostile_database_is_what_lands_from_a_plain_one(
+    hostile: psycopg.Connection, database: str, sync_sources: SyncTables, warehouse_file: Path
+) -> None:
+    source = cdc_source("t", table("inc", "incremental", node="source.shop.landing.", cursor="at"))
+    rows = []
+    for is_hostile in (False, True):
+        if is_hostile:
+            hostile.execute("TRUNCATE t, inc; INSERT INTO t TABLE plain.t")
+            hostile.execute(r"INSERT INTO inc VALUES (1, '2026-02-01 10:00+00', E'x\\y')")
+            be_hostile(database)
+        assert {r.error for r in sync_sources(source, full_refresh=True).values()} == {None}
+        hostile.execute(CHANGE.encode())
+        hostile.execute(MORE.encode())
+        receipts = sync_sources(source)
+        assert {name: (r.hop, r.status) for name, r in receipts.items()} == {
+            "t": ("cdc", "success"),
+            "inc": ("incremental", "success"),
+        }
+        rows.append(landed(warehouse_file))
+    assert rows[0] == rows[1]
+    assert len(rows[1][0]) == 2 and len(rows[1][1]) == 3
+
+
+def test_a_hostile_warehouse_holds_what_a_plain_one_holds(
+    hostile: psycopg.Connection, there: tuple[Project, Callable[[str], list[tuple[Any, ...]]]]
+) -> None:
+    project, ask = there
+    known = {name: value for name, value in project.warehouse.credentials.items() if name != "type"}
+    be_hostile(make_conninfo(**known))
+    source = cdc_source("t", table("inc", "incremental", node="source.shop.landing.", cursor="at"))
+    chosen = replace(project, sources=(source,))
+    for _ in range(2):
+        assert {r.error for r in sync(chosen, SyncOptions(), Silent())} == {None}
+        hostile.execute(CHANGE.encode())
+    sync(chosen, SyncOptions(), Silent())
+    ask("SET TimeZone = 'UTC'")  # this connection is older than the database's settings
+    columns = 'id, d, ts, tz, i, f, b, r::text, a, q, fa, s, "ü"'
+    expected = hostile.execute(f"SELECT ({columns})::text FROM t ORDER BY id".encode()).fetchall()  # noqa: S608
+    assert ask(f"SELECT ({columns})::text FROM landing.t ORDER BY id") == expected  # noqa: S608
+
+
+def test_a_connection_that_the_server_ended_between_two_snapshots_is_opened_anew(
+    hostile: psycopg.Connection, database: str
+) -> None:
+    connections = Connections("shop_pg", database)
+    ((pid,),) = connections.query("SELECT pg_backend_pid()")
+    connections.end_snapshot()
+    hostile.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    assert connections.query("SELECT 1") == [(1,)]
+    connections.close()
