@@ -48,7 +48,7 @@ class DbtProject:
         """A dbt command in this process, which saves the seconds of dbt's imports."""
         from dbt.cli.main import dbtRunner
 
-        from dbt_bridge.project.invoke import _release_duckdb
+        from dbt_bridge.project.runners.module import _release_duckdb
 
         said = io.StringIO()
         try:

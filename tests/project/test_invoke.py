@@ -14,6 +14,7 @@ from dbt_bridge.errors import BridgeError, DbtFailed, UsageError
 from dbt_bridge.nouns.project import DbtOptions, Project
 from dbt_bridge.project import invoke
 from dbt_bridge.project.load import load_project
+from dbt_bridge.project.runners import module
 
 MODELS = {
     "good.sql": "select 1 as id",
@@ -36,7 +37,7 @@ def test_each_node_has_its_status_and_the_file_is_free_afterwards(
 ) -> None:
     capsys.readouterr()
     with redirect_stdout(sys.stderr):  # as the command line does with --json
-        built = invoke.build(project.options, project.manifest)
+        built = invoke.build(project.options)
     captured = capsys.readouterr()
 
     assert not built.success
@@ -60,9 +61,9 @@ def test_each_node_has_its_status_and_the_file_is_free_afterwards(
 
 def test_a_selection_of_what_works_succeeds_and_one_of_nothing_too(project: Project) -> None:
     good = replace(project.options, select=("good",), exclude=("test_type:data",))
-    assert invoke.build(good, project.manifest).statuses == {"model.shop.good": "success"}
+    assert invoke.build(good).statuses == {"model.shop.good": "success"}
     nothing = replace(project.options, select=("source:none",))
-    assert invoke.build(nothing, project.manifest) == invoke.BuildResult(True, ())
+    assert invoke.build(nothing) == invoke.BuildResult(True, ())
 
 
 @pytest.mark.parametrize("name", ["empty", "sample"])
@@ -72,7 +73,7 @@ def test_a_run_without_the_real_rows_is_no_success_for_a_delivery(
     """dbt takes both options from its environment too, where `dbt-bridge build` does not see them."""
     monkeypatch.setenv(f"DBT_{name.upper()}", {"empty": "true", "sample": "3 days"}[name])
     good = replace(project.options, select=("good",), exclude=("test_type:data",))
-    built = invoke.build(good, project.manifest)
+    built = invoke.build(good)
     assert built.nodes[0].status == "success"
     for statuses in (built.statuses, invoke.read_last_statuses(project)):
         assert statuses["model.shop.good"].startswith(f"success, but dbt ran with --{name}: dbt-bridge build")
@@ -95,12 +96,12 @@ def test_a_warehouse_that_is_locked_is_said(project: Project) -> None:
     held = duckdb.connect(str(project.root / "warehouse.duckdb"), config={"threads": 1})
     try:
         with pytest.raises(DbtFailed, match="different configuration") as failed:
-            invoke.build(project.options, project.manifest)
+            invoke.build(project.options)
     finally:
         held.close()
     assert "dbt.log" in failed.value.mend
 
 
 def test_two_runs_at_once_are_refused(project: Project) -> None:
-    with invoke._ONE_AT_A_TIME, pytest.raises(BridgeError, match="already running"):
-        invoke.build(project.options, project.manifest)
+    with module._ONE_AT_A_TIME, pytest.raises(BridgeError, match="already running"):
+        invoke.build(project.options)

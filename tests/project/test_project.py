@@ -253,7 +253,7 @@ def test_an_unknown_target_is_dbts_error(dbt_root: Path) -> None:
 def test_what_dbt_renders_too_early_and_a_state_that_is_nowhere_have_their_mend(dbt_root: Path) -> None:
     with pytest.raises(UsageError, match="no comparison manifest") as failed:
         read(dbt_root, select=("state:modified",))
-    assert "DBT_STATE" in failed.value.mend
+    assert "--state FOLDER" in failed.value.mend
     query = "select 1 from {{ ref('orders') }}"
     block = f'{{reconcile: {{metrics: [{{name: n, legacy: select 1, new: "{query}"}}]}}}}'
     write(

@@ -214,7 +214,7 @@ def shop(server: Server, mariadb_server: MariaDb, tmp_path_factory: pytest.TempP
         patch.setenv("DESTINATION__CRM__DESTINATION_TYPE", "postgres")
         patch.setenv("DESTINATION__CRM__CREDENTIALS", server.url("reconcile"))
         project = load_project(DbtOptions(project_dir=root))
-        built = dbt_build(project.options, project.manifest, quiet=True)
+        built = dbt_build(project.options, quiet=True)
         assert built.success, built
         yield Shop(root, project, dict(built.statuses))
 

@@ -18,7 +18,6 @@ class CountedReader:
     """Converts batches, and counts those that were read so far.
 
     Attributes:
-        schema: of the converted batches.
         rows, bytes: bytes in Arrow's memory format, before conversion.
         failure: what reading or converting raised; None as long as nothing did.
     """
@@ -28,11 +27,11 @@ class CountedReader:
         self.bytes = 0
         self.failure: BaseException | None = None
         self._batches = batches
-        self.schema = schema
+        self._schema = schema
         self._convert = convert
 
     def reader(self) -> pa.RecordBatchReader:
-        return make_reader(self.schema, self._count_batches(), self._batches)
+        return make_reader(self._schema, self._count_batches(), self._batches)
 
     def _count_batches(self) -> Iterator[pa.RecordBatch]:
         try:

@@ -87,6 +87,8 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option("--vars", "variables", metavar="YAML", help="Variables for dbt: '{start: 2026-01-01}'."),
     click.option("--select", "-s", multiple=True, help="What to run, in dbt's selector syntax."),
     click.option("--exclude", multiple=True, help="What to leave out, in dbt's selector syntax."),
+    click.option("--dbt", metavar="PATH", envvar="DBT_BRIDGE_DBT",
+                 help="dbt command to run; by default dbt's module in this environment, else the command on PATH."),
     click.option("--threads", type=click.IntRange(min=1), help="Tables and nodes at once; by default the profile's."),
     *SELECTION_FLAGS,
 )  # fmt: skip
@@ -159,6 +161,7 @@ def open_given(given: Mapping[str, Any], progress: Progress | None = None) -> Op
         select=given["select"],
         exclude=given["exclude"],
         threads=given["threads"],
+        dbt=given["dbt"],
         flags=read_flags(given),
         progress=progress,
     )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ChangeSourceSettings,
         DestinationSettings,
         OriginSettings,
+        ProfileOutput,
         SessionSettings,
         WarehouseSettings,
     )
@@ -63,6 +64,8 @@ class Connector:
             be reached.
         is_one_process: the warehouse is a file that one process at a time has open, whatever it reads or writes there.
         find_missing_file: the warehouse's file, where it has one that is not there yet; opening would make it.
+        compose_warehouse: what dbt's adapter makes of an output of a profile, told without it, so that dbt need not be
+            imported; None where only the adapter can tell. Believed only where the adapter has once said the same.
     """
 
     name: str
@@ -81,3 +84,4 @@ class Connector:
     holds_databases: bool = False
     is_one_process: bool = False
     find_missing_file: Callable[[WarehouseProfile], Path | None] = lambda _: None
+    compose_warehouse: Callable[[ProfileOutput], WarehouseProfile | None] = lambda _: None

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dbt_bridge.nouns.project import WarehouseProfile
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileOutput:
+    """One output of a dbt profile.
+
+    Attributes:
+        profile, target: the names of the profile and of this output.
+        adapter: its `type`.
+        values: what it says, rendered, without `type` and `threads`; never printed.
+    """
+
+    profile: str
+    target: str
+    adapter: str
+    threads: int
+    values: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

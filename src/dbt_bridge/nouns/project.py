@@ -26,6 +26,7 @@ class DbtOptions:
         vars: `--vars`, parsed.
         select, exclude: each one or more of dbt's selectors.
         flags: dbt's other flags, by `dbt_flags.DbtFlag.key`; what is not there is left to dbt.
+        dbt: the command that runs as dbt; None for the module in this environment, else the one on PATH.
     """
 
     project_dir: Path = field(default_factory=Path)
@@ -38,6 +39,7 @@ class DbtOptions:
     threads: int | None = None
     full_refresh: bool = False
     flags: Mapping[str, FlagValue] = field(default_factory=dict)
+    dbt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,6 @@ class Project:
         not_needed_undeclared: and those that it excludes.
         options: dbt's options that this project was read with.
         graph: all nodes as dbt parsed them; empty for a project made of values.
-        manifest: what dbt parsed, in its own class, for a `dbt build` in this process alone; read `graph`.
     """
 
     root: Path
@@ -168,7 +169,6 @@ class Project:
     not_needed_undeclared: tuple[str, ...] = ()
     options: DbtOptions = field(default_factory=DbtOptions)
     graph: Graph = field(default=Graph("", "", "", {}), repr=False, compare=False)
-    manifest: Any = field(default=None, repr=False, compare=False)
 
     def needs(self, node: str) -> bool:
         """Whether the selection needs the source table with this unique_id, declared in dbt or not."""

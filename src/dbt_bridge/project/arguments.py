@@ -31,9 +31,28 @@ def spell_selection(options: DbtOptions) -> list[str]:
     return arguments + spell_flags(options.flags, "selection")
 
 
+_OF_OUTPUT = frozenset({
+    "log_level", "log_level_file", "log_format", "log_format_file", "log_cache_events", "print", "printer_width",
+    "show", "use_colors", "use_colors_file", "show_all_deprecations", "record_timing_info", "write_json",
+    "upload_to_artifacts_ingest_api",
+})  # fmt: skip
+"""Flags of a build that say what it prints and writes: to look at a project has its own."""
+
+
+def spell_look(options: DbtOptions) -> list[str]:
+    """What a `build` of these options takes, but for its selection and its output: what its models can ask for."""
+    flags = {key: value for key, value in options.flags.items() if key not in _OF_OUTPUT}
+    return [*spell_project(options), *spell_flags(flags, "build"), *_spell_run(options)]
+
+
 def spell_build(options: DbtOptions) -> list[str]:
     """All that `build` takes."""
     arguments = [*spell_project(options), *spell_selection(options), *spell_flags(options.flags, "build")]
+    return arguments + _spell_run(options)
+
+
+def _spell_run(options: DbtOptions) -> list[str]:
+    arguments: list[str] = []
     if options.full_refresh:
         arguments.append("--full-refresh")
     if options.threads is not None:

@@ -291,7 +291,13 @@ def _lines(name: str, type_: str, root: Path | None) -> str:
     )
 
 
-_EXTRAS = {"motherduck": "duckdb", "ducklake": "duckdb", "sqlalchemy": "all"}
+_EXTRAS = {
+    "duckdb": "duckdb-driver",
+    "motherduck": "duckdb-driver",
+    "ducklake": "duckdb-driver",
+    "postgres": "postgres-driver",
+    "sqlalchemy": "all",
+}
 
 
 def _missing(type_: str, name: str) -> MissingExtra:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from typing import Any
 
 from dbt_bridge.errors import DbtFailed
@@ -73,8 +74,8 @@ def _make_node(node: Mapping[str, Any], *, enabled: bool = True) -> Node:
         materialized=config.get("materialized") or "",
         enabled=enabled,
         tags=tuple(_list_texts(node.get("tags"))),
-        config=config,
-        meta={**(node.get("meta") or {}), **(config.get("meta") or {})},
+        config=_as_json(config),
+        meta=_as_json({**(node.get("meta") or {}), **(config.get("meta") or {})}),
         depends_on=tuple(depends_on.get("nodes") or ()),
         attached_node=node.get("attached_node") or "",
         version=node.get("version"),
@@ -82,10 +83,22 @@ def _make_node(node: Mapping[str, Any], *, enabled: bool = True) -> Node:
         primary_key=tuple(_list_texts(node.get("primary_key"))),
         language=node.get("language") or "",
         source_name=node.get("source_name") or "",
-        source_meta=node.get("source_meta") or {},
+        source_meta=_as_json(node.get("source_meta") or {}),
     )
 
 
 def _list_texts(given: Any) -> Iterator[str]:
     """What dbt writes as one text, or as a list of them, or leaves out."""
     yield from (given,) if isinstance(given, str) else given or ()
+
+
+def _as_json(value: Any) -> Any:
+    """As it would be read from the file: dates of YAML are texts there."""
+    match value:
+        case dict():
+            return {key: _as_json(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_as_json(one) for one in value]
+        case date():
+            return value.isoformat()
+    return value

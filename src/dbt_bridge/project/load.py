@@ -1,49 +1,56 @@
-"""From a folder with a `dbt_project.yml` to the Project: dbt parses, each file of this room reads its part, once."""
+"""From a folder with a `dbt_project.yml` to the Project: dbt parses, each file of this room reads its part, once.
+
+Where nothing has changed that dbt looks at, what it said the last time is taken, and dbt is not even imported.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dbt_bridge.nouns.project import DbtOptions, Project
+from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.graph import Graph
+from dbt_bridge.nouns.project import DbtOptions, Project, WarehouseProfile
+from dbt_bridge.project import invoke, selection
+from dbt_bridge.project.exposures import list_deliveries
+from dbt_bridge.project.reading import cache
+from dbt_bridge.project.reading.output import read_output
+from dbt_bridge.project.reading.rendering import NotRendered
+from dbt_bridge.project.reading.warehouse import compose_named, compose_warehouse
+from dbt_bridge.project.reconciliations import list_reconciliations
+from dbt_bridge.project.relations import RelationReader
+from dbt_bridge.project.runners.contract import Parsed, Runner
+from dbt_bridge.project.sources import list_sources
 
 
 def load_project(options: DbtOptions) -> Project:
     """Read a dbt project: its warehouse, its sources that live elsewhere, its deliveries, and the selection.
 
-    Runs `dbt parse` (and `dbt ls` when something is selected) in this process; opens no connection.
+    Has dbt parse the project (and list what is selected) where anything has changed; opens no connection, and leaves
+    dbt's artifacts as they are.
 
     Raises:
         UsageError: no project is there, a `bridge` block is wrong, or dbt cannot parse the project or its profile.
     """
-    # Not at the top: dbt takes more than a second, and `nearest_project` needs nothing of it.
-    from dbt_bridge.project import invoke, profile, selection
-    from dbt_bridge.project.exposures import list_deliveries
-    from dbt_bridge.project.graph import make_graph
-    from dbt_bridge.project.reconciliations import list_reconciliations
-    from dbt_bridge.project.relations import RelationReader
-    from dbt_bridge.project.sources import list_sources
-    from dbt_bridge.project.yaml_blocks import list_bare_sources, list_raw_blocks
-
     root = options.project_dir.resolve()
+    if not (root / "dbt_project.yml").is_file():
+        raise UsageError(
+            f"there is no dbt_project.yml in {root}",
+            mend="go into a dbt project, name it with --project-dir, or write a new one: dbt-bridge init NAME",
+        )
     places = (Path.cwd(), Path.home() / ".dbt")
     if options.profiles_dir is None and not any((place / "profiles.yml").exists() for place in places):
         options = replace(options, profiles_dir=root)  # where dbt itself would give up
-    manifest = invoke.parse(options)
-    config = profile.read_runtime_config(options)
-    graph = make_graph(
-        manifest.writable_manifest().to_dict(omit_none=False),
-        list_bare_sources(manifest, config),
-        list_raw_blocks(manifest),
-    )
-    warehouse = profile.read_warehouse_profile(config)
-    reader = RelationReader.of_profile(warehouse)
-    sources = list_sources(graph, reader, config.target_name)
-    selected = selection.select_nodes(options, graph, sources, lambda: invoke.list_selected(options, manifest))
+    runner = invoke.choose_runner(options)
+    read = _recall(options, runner) or _parse(options, runner)
+    graph = read.graph
+    reader = RelationReader.of_profile(read.warehouse)
+    sources = list_sources(graph, reader, read.target)
+    selected = selection.select_nodes(options, graph, sources, lambda: _list_selected(options, runner, read))
     return Project(
         root=root,
-        name=config.project_name,
-        warehouse=warehouse,
+        name=graph.project,
+        warehouse=read.warehouse,
         sources=sources,
         deliveries=list_deliveries(graph, reader),
         reconciliations=list_reconciliations(graph),
@@ -53,7 +60,6 @@ def load_project(options: DbtOptions) -> Project:
         not_needed_undeclared=selected.not_undeclared,
         options=options,
         graph=graph,
-        manifest=manifest,
     )
 
 
@@ -61,3 +67,67 @@ def nearest_project(folder: Path) -> Path:
     """The folder, or the one nearest above it, that holds a `dbt_project.yml`; the folder itself without any."""
     folder = folder.resolve()
     return next((f for f in (folder, *folder.parents) if (f / "dbt_project.yml").is_file()), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A project as dbt read it, now or before.
+
+    Attributes:
+        fingerprint: of what dbt looked at; None where that cannot be told.
+    """
+
+    graph: Graph
+    profile: str
+    target: str
+    warehouse: WarehouseProfile = field(repr=False)
+    fingerprint: str | None
+
+
+def _recall(options: DbtOptions, runner: Runner) -> _Read | None:
+    known = cache.recall(options, runner.identity)
+    if known is None or not known.is_composable:
+        return None
+    try:
+        output = read_output(options)
+    except NotRendered:
+        return None
+    warehouse = compose_warehouse(output)
+    if warehouse is None or (output.profile, output.target) != (known.profile, known.target):
+        return None
+    return _Read(known.graph, known.profile, known.target, warehouse, known.fingerprint)
+
+
+def _parse(options: DbtOptions, runner: Runner) -> _Read:
+    recorder = cache.Recorder(options, runner.identity)
+    parsed = runner.parse(options)
+    composed = _compose(options, parsed)
+    warehouse = parsed.warehouse or composed
+    if warehouse is None:
+        raise UsageError(
+            f"the profile's output {parsed.target!r} needs dbt's adapter {parsed.graph.adapter} to be read, and that "
+            "is not installed beside dbt-bridge",
+            mend=f"pip install dbt-{parsed.graph.adapter}, or write it without secrets, plugins and databases of "
+            "special kinds",
+        )
+    seen = None
+    if parsed.is_repeatable:
+        is_composable = composed is not None and warehouse == composed
+        seen = recorder.remember(parsed.graph, parsed.profile, parsed.target, is_composable=is_composable)
+    return _Read(parsed.graph, parsed.profile, parsed.target, warehouse, seen)
+
+
+def _compose(options: DbtOptions, parsed: Parsed) -> WarehouseProfile | None:
+    try:
+        output = read_output(options)
+    except NotRendered:
+        return None
+    return compose_warehouse(output) if parsed.warehouse is not None else compose_named(output)
+
+
+def _list_selected(options: DbtOptions, runner: Runner, read: _Read) -> frozenset[str]:
+    selected = cache.recall_selected(options, read.fingerprint)
+    if selected is None:
+        selected = runner.list_selected(options)
+        cache.remember_selected(options, read.fingerprint, selected)
+    return selected

@@ -318,8 +318,7 @@ def _verify_delivery(scope: _Scope, item: Delivery, warehouse: Ledger) -> Parity
 def _ask_delivery(
     run: VerifyRun, blank: Parity, item: Delivery, place: Ledger, destination: Destination, states: Both[State]
 ) -> Question:
-    planned = outgoing.plan_load(item, place, destination, run.load_id)
-    load, as_text = planned.load, planned.as_text
+    load, as_text = outgoing.plan_load(item, place, destination, run.load_id)
     name = item.relation.name
     relation = place.find_table(name)
     assert relation is not None, "the plan has looked"

@@ -54,6 +54,7 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
     target_path: str | Path | None = None,
     threads: int | None = None,
     flags: Mapping[str, Any] | None = None,
+    dbt: str | Path | None = None,
     progress: Progress | Callable[[str], None] | None = None,
 ) -> OpenProject:
     """A dbt project, to move, transform, verify and deliver its data from Python.
@@ -67,6 +68,7 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
         select, exclude: dbt's selectors, for every call that names none of its own; everything by default.
         selector, state, defer, resource_type, exclude_resource_type, indirect_selection, target_path: as dbt's options.
         threads: tables and nodes at once; None for the profile's number.
+        dbt: the dbt command to run; None for dbt's module in this environment, else the command on PATH.
         flags: dbt's other options by name: `{"log_path": "logs", "favor_state": True, "fail_fast": True}`.
         progress: who hears what happens. None: nobody. A function gets each line of text (`print`, `logger.info`). An
             object with the methods of `dbt_bridge.observe.progress.Progress` gets every event, those of a stream too
@@ -90,6 +92,7 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
         exclude=_as_selectors(exclude),
         threads=threads,
         flags=check_flags({**given, **(flags or {})}),
+        dbt=None if dbt is None else str(dbt),
     )
     return OpenProject(options, progress)
 
@@ -166,7 +169,7 @@ class OpenProject:
         project = self._read(select, exclude, full_refresh=full_refresh)
         return build(
             project,
-            lambda: dbt_build(project.options, project.manifest, quiet=not dbt_output),
+            lambda: dbt_build(project.options, quiet=not dbt_output),
             SyncOptions(full_refresh, self.options.threads, until_lsn, max_seconds),
             as_progress(self.progress),
             verify=verify,

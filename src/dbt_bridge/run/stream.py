@@ -40,15 +40,12 @@ def make_rebuild(project: Project, watch: Watch) -> Callable[[frozenset[str]], b
     from dbt_bridge.project.selection import select_downstream
 
     def rebuild(changed: frozenset[str]) -> bool:
-        assert project.manifest is not None, "the project was read by dbt"
         options = select_downstream(project.options, project.graph, changed)
         if options is None:
             return True
         began = time.monotonic()
         with watch.aside():
-            # dbt marks what it has compiled in the manifest, and would not inject ephemeral models a second time.
-            manifest = project.manifest.deepcopy()
-            built = dbt_build(options, manifest, quiet=True)
+            built = dbt_build(options, quiet=True)
         seconds = time.monotonic() - began
         watch.message(
             f"dbt build: {len(built.nodes)} nodes, {'' if built.success else 'not '}all well, {seconds:.1f} s"

@@ -63,7 +63,7 @@ def simulate(
       dbt-bridge simulate 5 5 5 --url postgresql://me:secret@localhost:5432/dev --tables 'public.*'
     """  # fmt: skip
     output = make_output(given)
-    with require_extra("postgres", "simulate"):
+    with require_extra("postgres-driver", "simulate"):
         from dbt_bridge.simulate.mix import Mix
         from dbt_bridge.simulate.mix import simulate as make
     seed = secrets.randbelow(1 << 31) if given["seed"] is None else given["seed"]

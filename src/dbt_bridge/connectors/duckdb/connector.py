@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dbt_bridge.connectors.duckdb.model_session import DuckDBModelSession
     from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
     from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+    from dbt_bridge.contracts.settings import ProfileOutput
     from dbt_bridge.nouns.project import WarehouseProfile
 
 
@@ -69,13 +70,19 @@ def _find_missing_file(profile: WarehouseProfile) -> Path | None:
     return Path(path) if is_local and not Path(path).exists() else None
 
 
+def _compose_warehouse(output: ProfileOutput) -> WarehouseProfile | None:
+    from dbt_bridge.connectors.duckdb.profile import compose_warehouse
+
+    return compose_warehouse(output)
+
+
 DUCKDB = Connector(
     name="duckdb",
     title="DuckDB",
     drivernames=frozenset({"duckdb"}),
     adapters=frozenset({"duckdb"}),
     destination_types=frozenset({"duckdb"}),
-    extra="duckdb",
+    extra="duckdb-driver",
     names={"duckdb": DUCKDB_NAMES},
     open_queries=_open_queries,
     open_destination=_open_destination,
@@ -84,4 +91,5 @@ DUCKDB = Connector(
     holds_databases=True,
     is_one_process=True,
     find_missing_file=_find_missing_file,
+    compose_warehouse=_compose_warehouse,
 )

@@ -11,10 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dbt_bridge.contracts.settings import OriginSettings
+from dbt_bridge.contracts.settings import OriginSettings, ProfileOutput
 from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.project import WarehouseProfile
 from dbt_bridge.nouns.table import quote_literal
+from dbt_bridge.system.local_file import make_absolute
 
+_DEFAULTS = {"schema": "main", "path": ":memory:", "settings": {}, "secrets": [], "external_root": ".",
+             "disable_transactions": False, "keep_open": True}  # fmt: skip
+_ONLY_DBT = ("secrets", "use_credential_provider", "motherduck_token", "remote", "plugins", "is_ducklake", "flights")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -50,3 +55,36 @@ def _word(name: str) -> str:
     if not _WORD.fullmatch(name):
         raise UsageError(f"{name!r} is no name that DuckDB takes", mend="correct the duckdb profile")
     return name
+
+
+def compose_warehouse(output: ProfileOutput) -> WarehouseProfile | None:
+    """What dbt-duckdb 1.11 makes of an output, without it; where that needs more than its defaults, nothing."""
+    values, path = dict(output.values), output.values.get("path", ":memory:")
+    is_file = isinstance(path, str) and (path == ":memory:" or ":" not in path)
+    attached = values.get("attach") or []
+    prepare = [_format_attachment(entry) for entry in attached]
+    if not is_file or None in prepare or any(values.get(key) for key in _ONLY_DBT):
+        return None
+    name = "memory" if path == ":memory:" else path.rsplit("/", 1)[-1].lstrip(".").split(".")[0]
+    database = values.get("database", name)
+    if database != name and database not in [entry.get("alias") for entry in attached]:
+        return None  # dbt-duckdb refuses it
+    credentials = {**_DEFAULTS, **values, "database": database, "type": output.adapter, "path": make_absolute(path)}
+    if attached:
+        credentials["attach"] = [{"read_only": False, **entry} for entry in attached]
+    statements = tuple(statement for statement in prepare if statement is not None)
+    schema = str(credentials["schema"])
+    return WarehouseProfile(output.adapter, str(database), schema, output.threads, credentials, statements)
+
+
+def _format_attachment(entry: Any) -> str | None:
+    """dbt-duckdb's own statement."""
+    known = {"path", "alias", "type", "read_only"}
+    if not isinstance(entry, Mapping) or not set(entry) <= known or ":" in str(entry.get("path", ":")):
+        return None
+    options = [f"TYPE {entry['type']}"] if entry.get("type") else []
+    options += ["READ_ONLY"] if entry.get("read_only") else []
+    alias = f" AS {entry['alias']}" if entry.get("alias") else ""
+    return f"ATTACH IF NOT EXISTS {quote_literal(str(entry['path']))}{alias}" + (
+        f" ({', '.join(options)})" if options else ""
+    )

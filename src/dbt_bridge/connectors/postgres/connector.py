@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
     from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
     from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
+    from dbt_bridge.contracts.settings import ProfileOutput
     from dbt_bridge.nouns.project import WarehouseProfile
 
-_EXTRA = "postgres"
+_EXTRA = "postgres-driver"
 
 # dbt-postgres's names of libpq's parameters.
 _PROFILE = {
@@ -96,6 +97,12 @@ def _escape_option(value: str) -> str:
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
+def _compose_warehouse(output: ProfileOutput) -> WarehouseProfile | None:
+    from dbt_bridge.connectors.postgres.dbt_output import compose_warehouse
+
+    return compose_warehouse(output)
+
+
 POSTGRES = Connector(
     name="postgres",
     title="Postgres",
@@ -109,4 +116,5 @@ POSTGRES = Connector(
     open_change_source=_open_change_source,
     open_destination=_open_destination,
     open_warehouse=_open_warehouse,
+    compose_warehouse=_compose_warehouse,
 )
