@@ -18,6 +18,7 @@ class CountedReader:
     """Converts batches, and counts those that were read so far.
 
     Attributes:
+        schema: of the converted batches.
         rows, bytes: bytes in Arrow's memory format, before conversion.
         failure: what reading or converting raised; None as long as nothing did.
     """
@@ -27,11 +28,11 @@ class CountedReader:
         self.bytes = 0
         self.failure: BaseException | None = None
         self._batches = batches
-        self._schema = schema
+        self.schema = schema
         self._convert = convert
 
     def reader(self) -> pa.RecordBatchReader:
-        return make_reader(self._schema, self._count_batches(), self._batches)
+        return make_reader(self.schema, self._count_batches(), self._batches)
 
     def _count_batches(self) -> Iterator[pa.RecordBatch]:
         try:

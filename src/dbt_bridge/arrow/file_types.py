@@ -155,7 +155,7 @@ def fit_schema(existing: pa.Schema, incoming: pa.Schema, table: Table) -> pa.Sch
             fields.append(field)
             continue
         there = existing.field(index).type
-        if there != field.type and not _can_take(there, field.type):
+        if there != field.type and not can_take(there, field.type):
             raise TypeRefused(
                 f"column {field.name!r} of {table.name} is {there} and the new rows bring {field.type},"
                 " which would lose values",
@@ -166,7 +166,7 @@ def fit_schema(existing: pa.Schema, incoming: pa.Schema, table: Table) -> pa.Sch
     return pa.schema(fields)
 
 
-def _can_take(there: pa.DataType, new: pa.DataType) -> bool:
+def can_take(there: pa.DataType, new: pa.DataType) -> bool:
     """Whether a safe cast keeps each value or raises."""
     if is_.is_integer(there) or is_.is_decimal(there):
         return bool(is_.is_integer(new) or is_.is_decimal(new))

@@ -22,6 +22,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from dbt_bridge.contracts.outgoing import Outgoing
 from dbt_bridge.errors import BridgeError, DestinationError
 from dbt_bridge.nouns.changes import Event
 from dbt_bridge.nouns.checkpoint import Checkpoint
@@ -53,6 +54,7 @@ class Load:
             that rows which share the checkpoint's cursor value, or came late, are neither lost nor doubled.
         one_per_key: for replace only: the rows may hold several versions of a key, and the last one stays, as after a
             merge.
+        delivery: set where the rows leave for a table that may be somebody else's; see `outgoing`.
     """
 
     table: Table
@@ -60,6 +62,7 @@ class Load:
     load_id: str
     window: Window | None = None
     one_per_key: bool = False
+    delivery: Outgoing | None = None
 
     @property
     def keeps_last(self) -> bool:
@@ -69,13 +72,18 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the destination counted. None where it cannot tell."""
+    """What the destination counted. None where it cannot tell.
+
+    Attributes:
+        changes: what a delivery did to the table itself: `created the table`, `added the column ...`.
+    """
 
     rows_loaded: int
     rows_inserted: int | None
     rows_updated: int | None
     rows_deleted: int | None
     bytes: int
+    changes: tuple[str, ...] = ()
 
     def __add__(self, other: Loaded) -> Loaded:
         """Of both together; what one of them cannot tell, both cannot."""
@@ -89,6 +97,7 @@ class Loaded:
             plus(self.rows_updated, other.rows_updated),
             plus(self.rows_deleted, other.rows_deleted),
             self.bytes + other.bytes,
+            (*self.changes, *other.changes),
         )
 
 

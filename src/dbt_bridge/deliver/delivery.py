@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from dbt_bridge.arrow.type_names import apply_overrides
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
+from dbt_bridge.contracts.outgoing import Outgoing
 from dbt_bridge.deliver.gate import refuse_unknown_columns
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused
 from dbt_bridge.nouns import receipt as record
@@ -41,34 +44,66 @@ def deliver_exposure(
     try:
         with closing(open_destination(delivery.destination, project_root=root)) as destination:
             place = open_place(warehouse, delivery.relation.database)
-            load, as_text = plan_load(delivery, place, destination, receipt.load_id)
+            planned = plan_load(delivery, place, destination, receipt.load_id)
+            load, columns = planned.load, [c.name for c in planned.load.table.columns]
             progress.started(delivery.node, f"{delivery.destination}: {receipt.table_name}", None)
-            with owning(place.read(delivery.relation.name, [c.name for c in load.table.columns], as_text)) as rows:
+            with owning(place.read(delivery.relation.name, columns, planned.as_text)) as rows:
                 batches = report_batches(_cast(rows, load.table), delivery.node, progress)
-                if dry_run:
-                    return record.finish_dry_run(receipt, destination.preview(load, batches))
-                return record.finish_receipt(receipt, destination.load(load, batches))
+                counted = destination.preview(load, batches) if dry_run else destination.load(load, batches)
+            receipt = replace(receipt, note=format_note(counted.changes, planned.left_out))
+            return record.finish_dry_run(receipt, counted) if dry_run else record.finish_receipt(receipt, counted)
     except BridgeError as error:
         return record.fail_receipt(receipt, error)
 
 
-def plan_load(delivery: Delivery, place: Ledger, destination: Destination, load_id: str) -> tuple[Load, list[str]]:
-    """The load, and the columns that the destination can only keep as text.
+@dataclass(frozen=True, slots=True)
+class PlannedLoad:
+    """What a delivery asks of its destination.
+
+    Attributes:
+        as_text: columns that the destination can only keep as text.
+        left_out: columns that the model has and `columns:` does not name.
+    """
+
+    load: Load
+    as_text: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def plan_load(delivery: Delivery, place: Ledger, destination: Destination, load_id: str) -> PlannedLoad:
+    """The load of a delivery.
 
     Args:
         place: the warehouse as it holds the relation's database.
+
+    Raises:
+        DestinationError: the relation is not in the warehouse.
+        UsageError: a setting names a column that it does not have.
+        TypeRefused: the destination has no exact form of a type.
     """
     relation = place.find_table(delivery.relation.name)
     if relation is None:
         raise DestinationError(f"{delivery.relation} is not in the warehouse", mend="dbt-bridge build")
     refuse_unknown_columns(delivery, [c.name for c in relation.columns])
-    natural = [c for c in relation.columns if not delivery.columns or c.name in delivery.columns]
-    landed = [destination.map_column(column) for column in natural]
-    as_text = [
-        column.name for column, there in zip(natural, landed, strict=True) if _is_text(there) and not _is_text(column)
-    ]
+    sent = [c for c in relation.columns if not delivery.columns or c.name in delivery.columns]
+    natural = {c.name: c for c in sent}
+    wanted = apply_overrides(Table(delivery.relation.name, tuple(sent)), delivery.types)
+    landed = [destination.map_column(column) for column in wanted.columns]
+    as_text = tuple(there.name for there in landed if _is_text(there) and not _is_text(natural[there.name]))
     table = Table(TableName(delivery.schema, delivery.table), tuple(landed), delivery.primary_key)
-    return Load(table, delivery.write_disposition, load_id), as_text
+    load = Load(table, delivery.write_disposition, load_id, delivery=describe_outgoing(delivery))
+    return PlannedLoad(load, as_text, tuple(c.name for c in relation.columns if c.name not in natural))
+
+
+def describe_outgoing(delivery: Delivery) -> Outgoing:
+    """What makes a load a delivery of this exposure."""
+    return Outgoing(delivery.node.split(".")[1], delivery.node, str(delivery.relation), delivery.evolve)
+
+
+def format_note(changes: Sequence[str], left_out: Sequence[str]) -> str | None:
+    """What a receipt says of the table itself; None where there is nothing to say."""
+    told = [*changes, *([f"left out: {', '.join(left_out)}"] if left_out else [])]
+    return "; ".join(told) or None
 
 
 def _is_text(column: Column) -> bool:

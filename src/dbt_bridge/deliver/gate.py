@@ -57,7 +57,11 @@ def refuse_unknown_columns(delivery: Delivery, present: Sequence[str]) -> None:
     Raises:
         UsageError: names the column and the nearest one.
     """
-    for setting, names in (("columns", delivery.columns), ("primary_key", delivery.primary_key)):
+    for setting, names in (
+        ("columns", delivery.columns),
+        ("primary_key", delivery.primary_key),
+        ("types", delivery.types),
+    ):
         for name in names:
             if name not in present:
                 nearest = get_close_matches(name, present, n=1)

@@ -97,6 +97,9 @@ class DeliveryKeys:
         schema: at the destination; the model's own when None.
         table: at the destination; the exposure's name when None.
         model: which of the models that the exposure depends on is delivered; None where it is only one.
+        types: as for a source: `text`, ... for columns that the destination shall have in another type.
+        evolve: columns of a table that the bridge did not create may be added and widened.
+        deletes: for merge: `own` deletes what an earlier delivery inserted and the model has no more.
     """
 
     destination: Name
@@ -106,3 +109,6 @@ class DeliveryKeys:
     primary_key: Names = ()
     columns: Names = ()
     model: Name | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    evolve: bool = False
+    deletes: Literal["none", "own"] = "none"

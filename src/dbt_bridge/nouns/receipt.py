@@ -33,6 +33,8 @@ class Receipt:
         error: why the hop failed or was skipped; after a dry run, that nothing was written.
         last_commit_at: for changes: when the last of their transactions committed, by the origin's clock.
         lag_seconds: for changes: from there to `finished_at`.
+        note: for deliveries: what was (or, after a dry run, would be) done to the table itself: created, columns added
+            or altered; what the model has and was left out; why nothing was sent.
     """
 
     load_id: str
@@ -56,6 +58,7 @@ class Receipt:
     error: str | None
     last_commit_at: datetime | None = None
     lag_seconds: float | None = None
+    note: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

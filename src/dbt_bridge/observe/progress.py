@@ -242,6 +242,9 @@ def print_summary(receipts: Sequence[Receipt], out: IO[str] | None = None) -> No
         if Measurement.get(console, console.options.update(max_width=10_000), table).minimum <= console.width:
             break
     console.print(table)
+    for receipt in receipts:
+        if receipt.note:
+            console.print(f"{receipt.table_name}: {receipt.note}", markup=False, soft_wrap=True)
     for error, names in group_by_error((r.table_name, r.error) for r in receipts).items():
         console.print(f"{', '.join(names)}: {error}", markup=False, soft_wrap=True)
 

@@ -199,6 +199,19 @@ def read_delivery_block(raw: object, where: str) -> DeliveryKeys:
     keys = read_block(DeliveryKeys, raw, where).keys
     if keys.write_disposition == "merge" and not keys.primary_key:
         raise UsageError(f"{where}: write_disposition: merge needs a key", mend="add `primary_key: <column>` or a list")
+    if keys.deletes == "own" and keys.write_disposition != "merge":
+        raise UsageError(
+            f"{where}: `deletes: own` is for write_disposition: merge; replace leaves none of before, and append"
+            " takes none away",
+            mend="take `deletes` out, or write `write_disposition: merge` with a `primary_key`",
+        )
+    for use, names in (("primary_key", keys.primary_key), ("types", keys.types)):
+        for name in names:
+            if keys.columns and name not in keys.columns:
+                raise UsageError(
+                    f"{where}: `columns` leaves out {name!r}, which `{use}` names",
+                    mend=f"add {name!r} to `columns`, or take it out of `{use}`",
+                )
     return keys
 
 

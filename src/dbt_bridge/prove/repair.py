@@ -26,6 +26,7 @@ from dbt_bridge.contracts.destination import (
     Warehouse,
 )
 from dbt_bridge.contracts.side import Side
+from dbt_bridge.deliver.delivery import describe_outgoing
 from dbt_bridge.deliver.gate import find_refusal
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
 from dbt_bridge.nouns import receipt as record
@@ -197,7 +198,7 @@ class _RepairRun:
         names = [column.name for column in replica.table.columns]
         item = self._find_delivery(parity)
         with closing(open_destination(item.destination, project_root=self.project.root)) as destination:
-            load = Load(replica.table, "merge", parity.load_id)
+            load = Load(replica.table, "merge", parity.load_id, delivery=describe_outgoing(item))
             keys = pa.concat_tables([plan.missing, plan.wrong, plan.doubled])
             with owning(question.sides.origin.rows(names, keys)) as rows:
                 loaded = destination.load(load, rows)
@@ -212,7 +213,9 @@ class _RepairRun:
         """A second, failed receipt where the same keys still differ."""
         if not again.is_equal:
             why = again.error or f"{again.differences} rows still differ after they were repaired"
-            mend = f"dbt-bridge sync --full-refresh --select {format_shell_selector(receipt.node)}"
+            chosen = format_shell_selector(receipt.node)
+            is_delivery = receipt.node.startswith("exposure.")
+            mend = f"dbt-bridge {'deliver' if is_delivery else 'sync --full-refresh'} --select {chosen}"
             self._finish(
                 record.fail_receipt(receipt, DestinationError(f"{again.destination}: {why}", mend=mend)), ledger
             )

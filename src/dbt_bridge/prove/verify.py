@@ -318,7 +318,8 @@ def _verify_delivery(scope: _Scope, item: Delivery, warehouse: Ledger) -> Parity
 def _ask_delivery(
     run: VerifyRun, blank: Parity, item: Delivery, place: Ledger, destination: Destination, states: Both[State]
 ) -> Question:
-    load, as_text = outgoing.plan_load(item, place, destination, run.load_id)
+    planned = outgoing.plan_load(item, place, destination, run.load_id)
+    load, as_text = planned.load, planned.as_text
     name = item.relation.name
     relation = place.find_table(name)
     assert relation is not None, "the plan has looked"

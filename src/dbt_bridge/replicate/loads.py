@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -81,10 +81,15 @@ def check_cursor(table: TableName, cursor: str, type_: str | None, texts: Collec
         )
 
 
-def type_changed(name: TableName, column: str, existing: str, incoming: str) -> TypeRefused:
+def type_changed(
+    name: TableName, column: str, existing: str, incoming: str, *, is_delivery: bool = False
+) -> TypeRefused:
     """The error where a standing column's type and that of the new rows have no common one that keeps all values."""
+    what = f"column {column!r} of {name} is {existing} and the new rows bring {incoming}, which would lose values"
+    if is_delivery:  # whose table nobody may be told to replace
+        return TypeRefused(what, mend="cast it in the model, or leave it out with `columns:`")
     return TypeRefused(
-        f"column {column!r} of {name} is {existing} and the new rows bring {incoming}, which would lose values",
+        what,
         mend=f"load the table once with replace (dbt-bridge sync --full-refresh), or set types: {{{column}: ...}}",
     )
 
@@ -117,6 +122,16 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if isinstance(column.type, pa.BaseExtensionType):
         return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
     return column
+
+
+def several_rows(name: TableName, key: Sequence[str], *, is_delivery: bool = False) -> KeyRefused:
+    """The error where a standing table has more than one row of a key that is to be merged."""
+    replaced = "" if is_delivery else "load the table once with replace, or "
+    return KeyRefused(
+        f"{name} already holds several rows with the same key ({', '.join(key)}), so a merge cannot leave one row per"
+        " key",
+        mend=f"{replaced}name a key that is unique in it",
+    )
 
 
 def load_staged(warehouse: Warehouse, load: Load, batches: pa.RecordBatchReader) -> Loaded:

@@ -45,7 +45,13 @@ class Landing:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One exposure that would be delivered, when every one of `models` and `gates` passes."""
+    """One exposure that would be delivered, when every one of `models` and `gates` passes.
+
+    Attributes:
+        columns: the only ones that are sent; empty for all of the model.
+        evolve: whether columns may be added to, and widened in, a table that the bridge did not create.
+        deletes: `own`: rows that an earlier delivery inserted and the model has no more are deleted.
+    """
 
     node: str
     model: str
@@ -55,6 +61,9 @@ class Outgoing:
     primary_key: tuple[str, ...]
     models: tuple[str, ...]
     gates: tuple[str, ...]
+    columns: tuple[str, ...] = ()
+    evolve: bool = False
+    deletes: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +181,9 @@ def _make_outgoing(delivery: Delivery) -> Outgoing:
         primary_key=delivery.primary_key,
         models=tuple(sorted(made)),
         gates=tuple(sorted(delivery.gates)),
+        columns=delivery.columns,
+        evolve=delivery.evolve,
+        deletes=delivery.deletes,
     )
 
 
@@ -250,9 +262,16 @@ def _format_comparison(comparison: Comparison) -> str:
 def _format_delivery(delivery: Outgoing) -> str:
     by = f" by {', '.join(delivery.primary_key)}" if delivery.write_disposition == "merge" else ""
     gates = f"{_format_count(len(delivery.models), 'node')} and {_format_count(len(delivery.gates), 'test')}"
+    facts = [f"{delivery.write_disposition}{by}"]
+    if delivery.columns:
+        facts.append(f"only {', '.join(delivery.columns)}")
+    if delivery.deletes == "own":
+        facts.append("deletes its own rows that left the model")
+    if delivery.evolve:
+        facts.append("may add and widen columns")
     return (
         f"{_shorten(delivery.node)}: {_shorten(delivery.model)} -> {delivery.destination}: {delivery.table} "
-        f"({delivery.write_disposition}{by}; when {gates} pass)"
+        f"({'; '.join(facts)}; when {gates} pass)"
     )
 
 

@@ -10,6 +10,9 @@ and a dataset `<name>_staging` where it stages rows.
     merge     dlt's delete-insert, or upsert where the destination has only that. The new rows are held in memory, to
               keep the last one of each key; columns that they lack become NULL in the rows that they replace
 
+A table that stands is never altered by a delivery, also one that a delivery made: dlt has no place for a mark. With
+`evolve: true` it gets the columns that it lacks.
+
 What lands as text is in `arrow/file_types.py`; here lists, structs and maps do too.
 """
 
@@ -27,8 +30,10 @@ from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema, ma
 from dbt_bridge.connectors.dlt.session import DltSession
 from dbt_bridge.connectors.dlt.state import DltState
 from dbt_bridge.contracts.destination import Load, Loaded
+from dbt_bridge.contracts.outgoing import CREATED, describe_added
 from dbt_bridge.errors import DestinationError, TypeRefused, UsageError
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.replicate.fit_standing import cast_standing, fit_standing
 from dbt_bridge.replicate.loads import check_load, last_per_key
 from dbt_bridge.system.retry import DLT_SCHEMA, retry
 
@@ -79,7 +84,7 @@ class DltDestination:
             before = 0 if there is None else self.session.count(pipeline, name)
             self._run(pipeline, load, rows, passing)
             after = self.session.count(pipeline, name)
-        return _count_loaded(load, passing, distinct, before, after)
+        return replace(_count_loaded(load, passing, distinct, before, after), changes=_changes(load, there))
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """What `load` would do; for a merge the keys of the standing table are read."""
@@ -92,12 +97,12 @@ class DltDestination:
                 rows = last_per_key(load, passing.reader().read_all())
                 updated = 0 if there is None else self._matching(pipeline, load, rows)
                 inserted = None if updated is None else len(rows) - updated
-                return Loaded(passing.rows, inserted, updated, 0, passing.bytes)
+                return Loaded(passing.rows, inserted, updated, 0, passing.bytes, _changes(load, there))
             for _ in passing.reader():
                 pass
             replaces = load.write_disposition == "replace" and there is not None
             deleted = self.session.count(pipeline, name) if replaces else 0
-            return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+            return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes, _changes(load, there))
 
     @contextmanager
     def open_state(self) -> Iterator[DltState]:
@@ -181,27 +186,60 @@ class DltDestination:
 def _passing(load: Load, batches: pa.RecordBatchReader, there: Table | None) -> CountedReader:
     schema = build_schema(load.table)
     if there is not None:
-        schema = _fit_schema(there, schema, load.table)
+        if load.delivery is not None and not load.delivery.evolve:
+            return _standing(load, batches, there)
+        schema = _fit_schema(there, schema, load)
     return CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
 
 
-def _fit_schema(there: Table, schema: pa.Schema, table: Table) -> pa.Schema:
+def _standing(load: Load, batches: pa.RecordBatchReader, there: Table) -> CountedReader:
+    """The rows as a table takes them that is not to change. Lengths of texts are left to the database itself."""
+    incoming = build_schema(load.table)
+    alike = pa.schema([_alike(incoming, f, strict=True) for f in there.arrow_schema])
+    schema = fit_standing(alike, incoming, load)
+    cast = cast_standing(load, incoming, schema, lambda batch: cast_batch(batch, load.table, schema))
+    return CountedReader(batches, schema, cast)
+
+
+def _changes(load: Load, there: Table | None) -> tuple[str, ...]:
+    """What a delivery does to the table itself: dlt adds columns, and changes no types."""
+    if load.delivery is None:
+        return ()
+    if there is None:
+        return (CREATED,)
+    return tuple(
+        describe_added(field.name, str(field.type))
+        for field in build_schema(load.table)
+        if not there.column(field.name)
+    )
+
+
+def _fit_schema(there: Table, schema: pa.Schema, load: Load) -> pa.Schema:
     """The schema as the standing table takes it; dlt knows a destination's types only roughly.
 
     Raises:
         TypeRefused: text meets a number, or the like. dlt cannot change a column's type, not even with replace.
     """
     try:
-        alike = pa.schema(
-            [_alike(schema.field(f.name), f) if f.name in schema.names else f for f in there.arrow_schema]
-        )
-        return fit_schema(alike, schema, table)
+        return fit_schema(pa.schema([_alike(schema, f) for f in there.arrow_schema]), schema, load.table)
     except TypeRefused as refused:
-        raise TypeRefused(refused.what, mend=f"drop {table.name} at the destination, or cast the column") from None
+        mend = f"drop {load.table.name} at the destination, or cast the column"
+        if load.delivery is not None:
+            mend = "cast it in the model, or leave it out with `columns:`"
+        raise TypeRefused(refused.what, mend=mend) from None
 
 
-def _alike(new: pa.Field, there: pa.Field) -> pa.Field:
-    """The new type where both are of one kind as far as dlt can tell."""
+def _alike(incoming: pa.Schema, there: pa.Field, *, strict: bool = False) -> pa.Field:
+    """The new type where both are of one kind as far as dlt can tell.
+
+    Args:
+        strict: whole numbers and decimals must fit the type that dlt says the column has.
+    """
+    if there.name not in incoming.names:
+        return there
+    new = incoming.field(there.name).with_nullable(there.nullable)
+    if strict and (pa.types.is_integer(there.type) or pa.types.is_decimal(there.type)):
+        return there
     kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_timestamp, _is_text)
     same = any(kind(new.type) and kind(there.type) for kind in kinds)
     loose = pa.types.is_boolean(new.type) and pa.types.is_integer(there.type)

@@ -94,7 +94,11 @@ class DltSession:
                 return None
             spelled = name_columns((c["name"] for c in columns.values()), known, folding_of(self.destination), name)
             fields = [
-                pa.field(spelled[c["name"]], get_py_arrow_datatype(c, client.capabilities, "UTC"))
+                pa.field(
+                    spelled[c["name"]],
+                    get_py_arrow_datatype(c, client.capabilities, "UTC"),
+                    nullable=bool(c.get("nullable", True)),
+                )
                 for c in columns.values()
             ]
         return Table.of_schema(name, pa.schema(fields))

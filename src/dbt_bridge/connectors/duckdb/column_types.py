@@ -121,7 +121,7 @@ _INTEGER_DIGITS = {
     "TINYINT": 3, "SMALLINT": 5, "INTEGER": 10, "BIGINT": 19, "HUGEINT": 39,
     "UTINYINT": 3, "USMALLINT": 5, "UINTEGER": 10, "UBIGINT": 20,
 }  # fmt: skip
-_TIMESTAMPS = ("DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP", "TIMESTAMP_NS")
+TIMESTAMPS = ("DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP", "TIMESTAMP_NS")
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 
 
@@ -138,15 +138,14 @@ def wider(existing: str, incoming: str) -> str | None:
         return f"{element}[]" if element else None
     if {existing, incoming} == {"VARCHAR", "JSON"} and existing == "VARCHAR":
         return "VARCHAR"
-    if existing in _TIMESTAMPS and incoming in _TIMESTAMPS:
-        return max(existing, incoming, "TIMESTAMP_S", key=_TIMESTAMPS.index)
+    if existing in TIMESTAMPS and incoming in TIMESTAMPS:
+        return max(existing, incoming, "TIMESTAMP_S", key=TIMESTAMPS.index)
     return _wider_number(existing, incoming)
 
 
 def _wider_number(existing: str, incoming: str) -> str | None:
     floats = {"FLOAT", "DOUBLE"}
-    kinds = [_kind(t) for t in (existing, incoming)]
-    if None in kinds:
+    if kind(existing) is None or kind(incoming) is None:
         return None
     if existing in floats or incoming in floats:
         return "DOUBLE"
@@ -157,7 +156,8 @@ def _wider_number(existing: str, incoming: str) -> str | None:
     return f"DECIMAL({whole + scale},{scale})" if whole + scale <= MAX_PRECISION else None
 
 
-def _kind(type_: str) -> str | None:
+def kind(type_: str) -> str | None:
+    """Of a number's type: float, integer or decimal; None for others."""
     if type_ in ("FLOAT", "DOUBLE"):
         return "float"
     if type_ in _INTEGER_BITS:

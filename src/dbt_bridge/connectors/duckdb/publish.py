@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import duckdb
+
 from dbt_bridge.arrow.calendar import parse_moment
 from dbt_bridge.connectors.duckdb.column_types import wider
+from dbt_bridge.connectors.duckdb.outgoing.fitting import check_fit, tell_refusal
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import (
     Load,
@@ -13,9 +16,10 @@ from dbt_bridge.contracts.destination import (
     Staged,
     Window,
 )
-from dbt_bridge.errors import DestinationError, KeyRefused
-from dbt_bridge.nouns.table import TableName, quote_identifier
-from dbt_bridge.replicate.loads import check_cursor, type_changed
+from dbt_bridge.contracts.outgoing import CREATED, describe_added, describe_altered
+from dbt_bridge.errors import DestinationError
+from dbt_bridge.nouns.table import TableName, quote_identifier, quote_literal
+from dbt_bridge.replicate.loads import check_cursor, several_rows, type_changed
 
 _TEXTS = ("VARCHAR", "JSON")
 _DAY = 86_400_000_000  # microseconds
@@ -38,49 +42,95 @@ def refuse_one_place(staged: Sequence[Staged]) -> None:
 
 
 def publish_one(on: CatalogCursor, staged: Staged) -> Loaded:
-    """Put one staged table in its place."""
+    """Put one staged table in its place. What a delivery finds there and is not its own is never altered unasked."""
+    standing = on.find_table(staged.load.table.name)
+    if standing is None:
+        return _put(on, staged, None)
+    if staged.load.delivery is None:
+        return _write(on, staged, standing)
+    try:
+        return _write(on, staged, standing)
+    except (duckdb.ConstraintException, duckdb.BinderException, duckdb.ConversionException) as error:
+        raise tell_refusal(standing, error) from error
+
+
+def _write(on: CatalogCursor, staged: Staged, standing: Relation) -> Loaded:
     load = staged.load
-    standing = on.find_table(load.table.name)
-    if standing is not None and load.write_disposition == "replace" and not on.is_bare(standing.name):
-        return _replace_rows(on, staged, standing)
-    if standing is None or load.write_disposition == "replace":
-        deleted = _replace(on, staged, standing)
-        inserted = on.scalar(f"SELECT count(*) FROM {on.sql_name(load.table.name)}")  # noqa: S608
-        return Loaded(staged.rows, inserted, 0, deleted, staged.bytes)
-    evolve(on, staged, standing)
+    if load.write_disposition == "replace":
+        is_replaceable = _is_replaceable(on, staged, standing)
+        return _put(on, staged, standing) if is_replaceable else _replace_rows(on, staged, standing)
+    changes = _prepare(on, staged, standing)
     into = on.find_table(load.table.name)
     assert into is not None
     if load.write_disposition == "merge":
         inserted, updated = _merge(on, staged, into)
-        loaded = Loaded(staged.rows, inserted, updated, 0, staged.bytes)
+        loaded = Loaded(staged.rows, inserted, updated, 0, staged.bytes, changes)
     else:
         deleted = _delete_window(on, into, load.window) if load.window else 0
-        loaded = Loaded(staged.rows, _append(on, staged, into), 0, deleted, staged.bytes)
+        loaded = Loaded(staged.rows, _append(on, staged, into), 0, deleted, staged.bytes, changes)
     on.execute(f"DROP TABLE {on.sql_name(staged.staging)}")
     return loaded
 
 
-def _replace(on: CatalogCursor, staged: Staged, standing: Relation | None) -> int:
-    name = staged.load.table.name
+def _is_replaceable(on: CatalogCursor, staged: Staged, standing: Relation) -> bool:
+    """Whether another table may take this one's place: nothing hangs on it, and a delivery has made it.
+
+    A column that the rows do not bring may be one that somebody added here.
+    """
+    delivery = staged.load.delivery
+    if delivery is not None:
+        brought = {standing.column(column.name) for column in staged.load.table.columns}
+        if not delivery.owns(on.find_comment(standing.name)) or standing.columns.keys() - brought:
+            return False
+    return on.is_bare(standing.name)
+
+
+def _put(on: CatalogCursor, staged: Staged, standing: Relation | None) -> Loaded:
+    """The staged table under its own name, in the place of the standing one."""
+    name, delivery = staged.load.table.name, staged.load.delivery
+    changes: tuple[str, ...] = (CREATED,)
     deleted = 0
     if standing is not None:
+        new = on.find_relation(staged.staging)
+        assert new is not None
         deleted = on.scalar(f"SELECT count(*) FROM {on.sql_name(standing.name)}")  # noqa: S608
+        there = [(column, type_, standing.column(column)) for column, type_ in new.columns.items()]
+        changes = tuple(
+            describe_altered(before, standing.columns[before], type_) if before else describe_added(column, type_)
+            for column, type_, before in there
+            if before is None or standing.columns[before] != type_
+        )
         on.execute(f"DROP TABLE {on.sql_name(standing.name)}")
     else:
         on.execute(f"DROP VIEW IF EXISTS {on.sql_name(name)}")
     on.execute(f"ALTER TABLE {on.sql_name(staged.staging)} RENAME TO {quote_identifier(name.name)}")
-    return deleted
+    if delivery is not None:
+        on.execute(f"COMMENT ON TABLE {on.sql_name(name)} IS {quote_literal(delivery.mark)}")
+    inserted = on.scalar(f"SELECT count(*) FROM {on.sql_name(name)}")  # noqa: S608
+    return Loaded(staged.rows, inserted, 0, int(deleted), staged.bytes, changes if delivery is not None else ())
 
 
 def _replace_rows(on: CatalogCursor, staged: Staged, standing: Relation) -> Loaded:
     """Replace the rows in place, so that what somebody put on the table stays."""
-    evolve(on, staged, standing)
+    changes = _prepare(on, staged, standing)
     into = on.find_table(standing.name)
     assert into is not None
     deleted = on.scalar(f"DELETE FROM {on.sql_name(into.name)}")  # noqa: S608
     inserted = _append(on, staged, into)
     on.execute(f"DROP TABLE {on.sql_name(staged.staging)}")
-    return Loaded(staged.rows, inserted, 0, int(deleted), staged.bytes)
+    return Loaded(staged.rows, inserted, 0, int(deleted), staged.bytes, changes)
+
+
+def _prepare(on: CatalogCursor, staged: Staged, standing: Relation) -> tuple[str, ...]:
+    """Make the table such that the rows can be written to it; answers what was altered for that."""
+    delivery = staged.load.delivery
+    if delivery is None or delivery.evolve or delivery.owns(on.find_comment(standing.name)):
+        changes = evolve(on, staged, standing)
+        return changes if delivery is not None else ()
+    source = on.find_relation(staged.staging)
+    assert source is not None
+    check_fit(on, staged.staging, source.columns, standing)
+    return ()
 
 
 def _append(on: CatalogCursor, staged: Staged, into: Relation) -> int:
@@ -140,17 +190,14 @@ def _merge(on: CatalogCursor, staged: Staged, into: Relation) -> tuple[int, int]
         f"WHEN NOT MATCHED THEN INSERT ({', '.join(t for t, _ in pairs)}) VALUES ({', '.join(s for _, s in pairs)})"
     )
     if touched != distinct:
-        raise KeyRefused(
-            f"{into.name} already holds several rows with the same key ({', '.join(staged.load.table.key)}), so a merge"
-            " cannot leave one row per key",
-            mend="load the table once with replace, or name a key that is unique in it",
-        )
+        raise several_rows(into.name, staged.load.table.key, is_delivery=staged.load.delivery is not None)
     inserted = on.scalar(f"SELECT count(*) FROM {target}") - before  # noqa: S608
     return inserted, touched - inserted
 
 
-def evolve(on: CatalogCursor, staged: Staged, standing: Relation) -> None:
-    """Give the standing table the new columns and the wider types that the staged rows need."""
+def evolve(on: CatalogCursor, staged: Staged, standing: Relation) -> tuple[str, ...]:
+    """Give the standing table the new columns and the wider types that the staged rows need; answers which."""
+    changes = []
     source = on.find_relation(staged.staging)
     assert source is not None
     target = on.sql_name(standing.name)
@@ -158,10 +205,13 @@ def evolve(on: CatalogCursor, staged: Staged, standing: Relation) -> None:
         there = standing.column(column)
         if there is None:
             on.execute(f"ALTER TABLE {target} ADD COLUMN {quote_identifier(column)} {incoming}")
+            changes.append(describe_added(column, incoming))
             continue
         type_ = resolve_type(on, staged, standing, column, incoming)
         if type_ != standing.columns[there]:
+            changes.append(describe_altered(there, standing.columns[there], type_))
             on.execute(f"ALTER TABLE {target} ALTER COLUMN {quote_identifier(there)} TYPE {type_}")
+    return tuple(changes)
 
 
 def resolve_type(on: CatalogCursor, staged: Staged, standing: Relation, column: str, incoming: str) -> str:
@@ -183,7 +233,7 @@ def resolve_type(on: CatalogCursor, staged: Staged, standing: Relation, column: 
     wanted = wider(existing, incoming)
     if wanted and is_kept(on, old, there, existing, wanted) and is_kept(on, new, column, incoming, wanted):
         return wanted
-    raise type_changed(standing.name, there, existing, incoming)
+    raise type_changed(standing.name, there, existing, incoming, is_delivery=staged.load.delivery is not None)
 
 
 def _only_nulls(on: CatalogCursor, table: str, column: str) -> bool:
@@ -206,7 +256,7 @@ def is_kept(on: CatalogCursor, table: str, column: str, before: str, after: str)
 
 def check_types(on: CatalogCursor, load: Load, incoming: Mapping[str, str]) -> None:
     """Refuse, before any row moves, types between which there is no lossless way at all."""
-    if load.write_disposition == "replace":
+    if load.write_disposition == "replace" or load.delivery is not None:
         on.find_table(load.table.name)
         return
     standing = on.find_table(load.table.name)

@@ -40,6 +40,15 @@ class Relation:
         return next((c for c in self.columns if fold_case(c) == fold_case(name)), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A constraint of a table: its kind (`NOT NULL`, `CHECK`, `PRIMARY KEY`, ...), columns and expression."""
+
+    kind: str
+    columns: tuple[str, ...]
+    expression: str
+
+
 class CatalogCursor:
     """Statements on one cursor, in one catalog."""
 
@@ -116,9 +125,26 @@ class CatalogCursor:
         if found.is_view:
             raise DestinationError(
                 f"{name} is a view that dbt-bridge did not make, so no rows can land under its name",
-                mend=f"DROP VIEW {self.sql_name(name)}, or land under another name",
+                mend="name another one: `table:` of an exposure, `identifier:` of a source's table",
             )
         return found
+
+    def list_checks(self, name: TableName) -> list[Check]:
+        """The constraints of a table."""
+        rows = self.execute(
+            "SELECT constraint_type, constraint_column_names, coalesce(expression, '') FROM duckdb_constraints()\n"
+            "WHERE database_name = ? AND schema_name = ? AND table_name = ?",
+            [self._catalog, name.schema, name.name],
+        ).fetchall()
+        return [Check(kind, tuple(columns or ()), expression) for kind, columns, expression in rows]
+
+    def find_comment(self, name: TableName) -> str | None:
+        """What `COMMENT ON TABLE` said of a table last."""
+        comment = self.scalar(
+            "SELECT comment FROM duckdb_tables()\nWHERE database_name = ? AND schema_name = ? AND table_name = ?",
+            [self._catalog, name.schema, name.name],
+        )
+        return None if comment is None else str(comment)
 
     def is_bare(self, name: TableName) -> bool:
         """Whether a table has no key, index, constraint or default that replacing it by another one would lose."""

@@ -14,6 +14,7 @@ files of before beside the new one: running the replace again removes both.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +27,14 @@ from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema, ma
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.connectors.lake.state import DatasetState
 from dbt_bridge.contracts.destination import Load, Loaded
+from dbt_bridge.contracts.outgoing import CREATED
 from dbt_bridge.errors import BridgeError, DestinationError, UsageError, scrubbed
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.replicate.fit_standing import cast_standing, describe_evolution, fit_standing, pad_columns
 from dbt_bridge.replicate.loads import check_load
 
 _ROWS_PER_GROUP = 122_880
+_LOADED = re.compile(r"\d{8}T\d{12}-[0-9a-f]{6}-[0-9a-f]{8}\.parquet")
 
 
 class ParquetDestination:
@@ -80,6 +84,7 @@ class ParquetDestination:
         """
         passing = self._passing(load, batches)
         name = load.table.name
+        changes = self._changes(load, passing)
         before = self._list_files(name)
         deleted = self._rows(name, before) if load.write_disposition == "replace" else 0
         self._remove_hidden(name)
@@ -87,7 +92,7 @@ class ParquetDestination:
         if load.write_disposition == "replace" and before:
             with self._translate_errors(name):
                 self._files.rm(before)
-        return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+        return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes, changes)
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         passing = self._passing(load, batches)
@@ -95,7 +100,7 @@ class ParquetDestination:
             pass
         name = load.table.name
         deleted = self._rows(name, self._list_files(name)) if load.write_disposition == "replace" else 0
-        return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+        return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes, self._changes(load, passing))
 
     @contextmanager
     def open_state(self) -> Iterator[DatasetState]:
@@ -117,9 +122,33 @@ class ParquetDestination:
             )
         schema = build_schema(load.table)
         there = self.find_table(load.table.name)
-        if there is not None and load.write_disposition == "append":
+
+        def cast(batch: pa.RecordBatch) -> pa.RecordBatch:
+            return cast_batch(batch, load.table, schema)
+
+        if there is None:
+            return CountedReader(batches, schema, cast)
+        if load.delivery is not None and not load.delivery.evolve and not self._is_ours(load.table.name):
+            incoming = schema
+            schema = fit_standing(there.arrow_schema, incoming, load)
+            standing = cast_standing(load, incoming, schema, cast)
+            whole = there.arrow_schema
+            return CountedReader(batches, whole, lambda batch: pad_columns(standing(batch), whole))
+        if load.write_disposition == "append":
             schema = fit_schema(there.arrow_schema, schema, load.table)
-        return CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
+        return CountedReader(batches, schema, cast)
+
+    def _is_ours(self, name: TableName) -> bool:
+        """Whether every file has a name that a load gave it: `<load id>-<8 digits>.parquet`."""
+        names = (path.rsplit("/", 1)[-1] for path in self._list_files(name))
+        return all(_LOADED.fullmatch(file) for file in names)
+
+    def _changes(self, load: Load, passing: CountedReader) -> tuple[str, ...]:
+        """What a delivery does to the table itself."""
+        if load.delivery is None:
+            return ()
+        there = self.find_table(load.table.name)
+        return (CREATED,) if there is None else describe_evolution(there.arrow_schema, passing.schema)
 
     def _dataset(self, name: TableName) -> Any:
         """A dataset of pyarrow's. The newest file has every column; earlier ones have NULL in those that came later."""

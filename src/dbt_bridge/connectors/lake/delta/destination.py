@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -28,7 +29,8 @@ from dbt_bridge.contracts.destination import (
     Replica,
     Window,
 )
-from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.contracts.outgoing import CREATED
+from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import (
     Column,
     Table,
@@ -36,7 +38,8 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_literal,
 )
-from dbt_bridge.replicate.loads import check_cursor, check_load, last_per_key
+from dbt_bridge.replicate.fit_standing import cast_standing, describe_evolution, fit_standing, pad_columns
+from dbt_bridge.replicate.loads import check_cursor, check_load, last_per_key, several_rows
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.lake.delta.apply import DeltaApplication
@@ -82,34 +85,32 @@ class DeltaDestination:
         there = self.session.open(load.table.name)
         if load.write_disposition == "merge":
             return self._merge(load, batches, there)
-        schema = build_schema(load.table)
-        if there is not None and load.write_disposition == "append":
-            schema = fit_schema(schema_of(there), schema, load.table)
-        passing = CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
+        shape = _Shape.of(load, there)
+        schema = shape.schema
+        passing = CountedReader(batches, schema, shape.cast)
         written = passing
         if load.one_per_key:
             kept = last_per_key(load, passing.reader().read_all())
             written = CountedReader(kept.to_reader(), schema, lambda batch: batch)
         before = 0 if there is None else there.count()
         predicate = _build_predicate(load.window, schema_of(there), load.table.name) if load.window and there else None
-        self._write(load, written, predicate, replace=there is None or load.write_disposition == "replace")
+        replace = there is None or load.write_disposition == "replace"
+        self._write(load, written, predicate, replace=replace, shape=shape)
         after = self._count_rows(load.table.name)
         if load.write_disposition == "replace":
-            return Loaded(passing.rows, after, 0, before, passing.bytes)
-        return Loaded(passing.rows, passing.rows, 0, before + passing.rows - after, passing.bytes)
+            return Loaded(passing.rows, after, 0, before, passing.bytes, shape.changes)
+        return Loaded(passing.rows, passing.rows, 0, before + passing.rows - after, passing.bytes, shape.changes)
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """What `load` would do, counted against the table's rows."""
         check_load(load)
         there = self.session.open(load.table.name)
-        schema = build_schema(load.table)
-        if there is not None and load.write_disposition != "replace":
-            schema = fit_schema(schema_of(there), schema, load.table)
-        passing = CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
+        shape = _Shape.of(load, there)
+        passing = CountedReader(batches, shape.schema, shape.cast)
         if load.write_disposition == "merge":
             rows = last_per_key(load, passing.reader().read_all())
             updated = 0 if there is None else count_matching(there, rows, load.table.key)
-            return Loaded(passing.rows, len(rows) - updated, updated, 0, passing.bytes)
+            return Loaded(passing.rows, len(rows) - updated, updated, 0, passing.bytes, shape.changes)
         for _ in passing.reader():
             pass
         deleted = 0
@@ -119,7 +120,7 @@ class DeltaDestination:
             inside = _build_predicate(load.window, schema_of(there), load.table.name)
             counted = query(there, f"SELECT count(*) AS n FROM t WHERE {inside}").read_all()  # noqa: S608
             deleted = int(counted["n"][0].as_py())
-        return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes)
+        return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes, shape.changes)
 
     @contextmanager
     def open_state(self) -> Iterator[DatasetState]:
@@ -155,7 +156,9 @@ class DeltaDestination:
         table = self.session.open(name)
         return 0 if table is None else int(table.count())
 
-    def _write(self, load: Load, passing: CountedReader, predicate: str | None, *, replace: bool) -> None:
+    def _write(
+        self, load: Load, passing: CountedReader, predicate: str | None, *, replace: bool, shape: _Shape
+    ) -> None:
         from deltalake import write_deltalake
 
         write: Any = write_deltalake  # its overloads tell overwriting and appending apart
@@ -167,7 +170,8 @@ class DeltaDestination:
                 self._lake.folder(load.table.name),
                 passing.reader(),
                 mode="overwrite" if overwrite else "append",
-                schema_mode="overwrite" if replace else "merge",
+                schema_mode=None if shape.is_standing and replace else "overwrite" if replace else "merge",
+                description=shape.mark,
                 predicate=predicate,
                 storage_options=dict(self._lake.storage_options),
                 commit_properties=_properties(load),
@@ -175,20 +179,18 @@ class DeltaDestination:
         )
 
     def _merge(self, load: Load, batches: pa.RecordBatchReader, there: Any) -> Loaded:
-        schema = build_schema(load.table)
-        if there is not None:
-            schema = fit_schema(schema_of(there), schema, load.table)
-        passing = CountedReader(batches, schema, lambda batch: cast_batch(batch, load.table, schema))
+        shape = _Shape.of(load, there)
+        schema = shape.schema
+        passing = CountedReader(batches, schema, shape.cast)
         rows = last_per_key(load, passing.reader().read_all())
         if there is None:
             all_new = CountedReader(rows.to_reader(), schema, lambda batch: batch)
-            self._write(load, all_new, None, replace=True)
-            return Loaded(passing.rows, len(rows), 0, 0, passing.bytes)
+            self._write(load, all_new, None, replace=True, shape=shape)
+            return Loaded(passing.rows, len(rows), 0, 0, passing.bytes, shape.changes)
         _refuse_doubles(there, rows, load)
         counted = self._committing(load, passing, lambda: _merge_rows(there, rows, load))
-        return Loaded(
-            passing.rows, counted["num_target_rows_inserted"], counted["num_target_rows_updated"], 0, passing.bytes
-        )
+        inserted, updated = counted["num_target_rows_inserted"], counted["num_target_rows_updated"]
+        return Loaded(passing.rows, inserted, updated, 0, passing.bytes, shape.changes)
 
     def _committing(self, load: Load, passing: CountedReader, write: Callable[[], Any]) -> Any:
         try:
@@ -197,6 +199,64 @@ class DeltaDestination:
             if passing.failure is not None:
                 raise passing.failure from None
             raise translate(error, load.table.name) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """The schema in which a load is written.
+
+    Attributes:
+        cast: a batch of the load in that schema.
+        is_standing: the table's own schema, which is not to change.
+        changes: what the load does to the table itself, where it is a delivery.
+        mark: of a table that this load creates as a delivery.
+    """
+
+    schema: pa.Schema
+    cast: Callable[[pa.RecordBatch], pa.RecordBatch]
+    is_standing: bool = False
+    changes: tuple[str, ...] = ()
+    mark: str | None = None
+
+    @classmethod
+    def of(cls, load: Load, there: Any) -> _Shape:
+        """For a table that stands, or None.
+
+        Raises:
+            TypeRefused: a column does not fit the table.
+        """
+        schema, delivery = build_schema(load.table), load.delivery
+
+        def cast(batch: pa.RecordBatch) -> pa.RecordBatch:
+            return cast_batch(batch, load.table, schema)
+
+        if there is None:
+            return cls(schema, cast) if delivery is None else cls(schema, cast, changes=(CREATED,), mark=delivery.mark)
+        existing = schema_of(there)
+        replaces = load.write_disposition == "replace"
+        if delivery is None:
+            schema = schema if replaces else fit_schema(existing, schema, load.table)
+            return cls(schema, cast)
+        if delivery.evolve or delivery.owns(there.metadata().description):
+            if not replaces:
+                schema = fit_schema(existing, schema, load.table)
+            elif existing.names != schema.names and set(existing.names) - set(schema.names):
+                kept = [field for field in existing if field.name not in schema.names]  # which somebody may have added
+                return cls._padded(load, pa.schema([*schema, *kept]), schema, existing)
+            return cls(schema, cast, changes=describe_evolution(existing, schema))
+        incoming = schema
+        schema = fit_standing(existing, incoming, load)
+        standing = cast_standing(load, incoming, schema, cast)
+        if not replaces:
+            return cls(schema, standing, is_standing=True)
+        return cls(existing, lambda batch: pad_columns(standing(batch), existing), is_standing=True)
+
+    @classmethod
+    def _padded(cls, load: Load, whole: pa.Schema, brought: pa.Schema, existing: pa.Schema) -> _Shape:
+        def cast(batch: pa.RecordBatch) -> pa.RecordBatch:
+            return pad_columns(cast_batch(batch, load.table, brought), whole)
+
+        return cls(whole, cast, changes=describe_evolution(existing, brought))
 
 
 def _merge_rows(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
@@ -209,7 +269,7 @@ def _merge_rows(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
         predicate=" AND ".join(f"t.{k} = s.{k}" for k in keys),
         source_alias="s",
         target_alias="t",
-        merge_schema=True,
+        merge_schema=not set(rows.column_names) <= set(schema_of(there).names),
         commit_properties=_properties(load),
     )
     return dict(merger.when_matched_update(updates=rest or values).when_not_matched_insert(updates=values).execute())
@@ -247,11 +307,7 @@ def _build_predicate(window: Window, schema: pa.Schema, name: TableName) -> str:
 
 def _refuse_doubles(there: Any, rows: pa.Table, load: Load) -> None:
     if count_matching(there, rows, load.table.key) > len(rows):
-        raise KeyRefused(
-            f"{load.table.name} already holds several rows with the same key ({', '.join(load.table.key)}), so a"
-            " merge cannot leave one row per key",
-            mend="load the table once with replace, or name a key that is unique in it",
-        )
+        raise several_rows(load.table.name, load.table.key, is_delivery=load.delivery is not None)
 
 
 def count_matching(there: Any, rows: pa.Table, key: tuple[str, ...]) -> int:

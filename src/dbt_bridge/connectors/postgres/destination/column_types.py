@@ -257,7 +257,7 @@ def _as_is(array: pa.Array) -> pa.Array:
 
 # Evolution: types as `format_type` spells them.
 
-_INTEGERS = ("smallint", "integer", "bigint")
+INTEGERS = ("smallint", "integer", "bigint")
 _DIGITS = {"smallint": 5, "integer": 10, "bigint": 19}
 _NUMERIC = re.compile(r"numeric\((\d+),(-?\d+)\)")
 TEXTS = {"text", "character varying", "character", "name"}
@@ -271,9 +271,9 @@ def wider(existing: str, incoming: str) -> str | None:
         element = wider(existing[:-2], incoming[:-2])
         return f"{element}[]" if element else None
     a, b = base(existing), base(incoming)
-    if a in _INTEGERS and b in _INTEGERS:
-        return max(a, b, key=_INTEGERS.index)
-    if {a, b} <= {*_INTEGERS, "numeric"}:
+    if a in INTEGERS and b in INTEGERS:
+        return max(a, b, key=INTEGERS.index)
+    if {a, b} <= {*INTEGERS, "numeric"}:
         return _wider_numeric(existing, incoming)
     if {a, b} <= {"real", "double precision", "smallint", "integer"}:
         return "double precision"
@@ -312,10 +312,10 @@ def fits(existing: str, incoming: str, *, is_enum: bool) -> bool:
         return True
     if b in TEXTS and (is_enum or a in _PARSED or a in TEXTS or a == "citext"):
         return True
-    if a in _INTEGERS and (b in _INTEGERS or (_NUMERIC.fullmatch(incoming) and _digits(incoming)[1] == 0)):
+    if a in INTEGERS and (b in INTEGERS or (_NUMERIC.fullmatch(incoming) and _digits(incoming)[1] == 0)):
         return True
     if {a, b} == {"json", "jsonb"}:
         return True
-    if (new := _NUMERIC.fullmatch(existing)) and b in (*_INTEGERS, "numeric") and incoming != "numeric":
+    if (new := _NUMERIC.fullmatch(existing)) and b in (*INTEGERS, "numeric") and incoming != "numeric":
         return int(new[2]) >= _digits(incoming)[1]
     return False

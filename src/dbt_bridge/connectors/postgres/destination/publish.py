@@ -6,45 +6,58 @@ keys and the like keep the table itself: then its rows are replaced in place. No
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg import Cursor, errors, sql
 
 from dbt_bridge.connectors.postgres.destination.column_types import base, fits, wider
+from dbt_bridge.connectors.postgres.destination.fitting import check_fit, refuse_cascades, tell_refusal
 from dbt_bridge.connectors.postgres.destination.relation import (
     Relation,
+    find_comment,
     find_relation,
     find_table,
     identifier,
     is_bare,
 )
-from dbt_bridge.contracts.destination import Loaded, Staged, Window
+from dbt_bridge.contracts.destination import Load, Loaded, Staged, Window
+from dbt_bridge.contracts.outgoing import CREATED, describe_added, describe_altered
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import TableName, quote_table_name
-from dbt_bridge.replicate.loads import type_changed
+from dbt_bridge.replicate.loads import several_rows, type_changed
 
 
 def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
-    """Put one staged table in its place."""
+    """Put one staged table in its place. What a delivery finds there and is not its own is never altered unasked."""
     load, name = staged.load, staged.load.table.name
     there = find_table(cur, name)
     if there is None:
         _drop_ghost(cur, name)
         _rename(cur, staged)
-        return Loaded(staged.rows, _count(cur, name), 0, 0, staged.bytes)
+        created = (CREATED,) if load.delivery is not None else ()
+        return Loaded(staged.rows, _count(cur, name), 0, 0, staged.bytes, created)
     # One writer at a time; readers go on until the end of the transaction.
     cur.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(identifier(name)))
+    if load.delivery is None:
+        return _write(cur, staged, there)
+    with _refusing(there):
+        return _write(cur, staged, there)
+
+
+def _write(cur: Cursor[Any], staged: Staged, there: Relation) -> Loaded:
+    load = staged.load
     if load.write_disposition == "replace":
         return _replace(cur, staged, there)
-    there = _evolve(cur, staged, there)
+    there, changes = _prepare(cur, staged, there)
     if load.write_disposition == "merge":
         inserted, updated = _merge(cur, staged, there)
-        loaded = Loaded(staged.rows, inserted, updated, 0, staged.bytes)
+        loaded = Loaded(staged.rows, inserted, updated, 0, staged.bytes, changes)
     else:
         deleted = _delete_window(cur, there, load.window) if load.window else 0
-        loaded = Loaded(staged.rows, _insert(cur, staged, there), 0, deleted, staged.bytes)
+        loaded = Loaded(staged.rows, _insert(cur, staged, there), 0, deleted, staged.bytes, changes)
     cur.execute(sql.SQL("DROP TABLE {}").format(identifier(staged.staging)))
     return loaded
 
@@ -52,15 +65,57 @@ def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
 def _replace(cur: Cursor[Any], staged: Staged, there: Relation) -> Loaded:
     name = staged.load.table.name
     deleted = _count(cur, name)
-    if is_bare(cur, there, _staging(cur, staged)):
+    new = _staging(cur, staged)
+    if _is_replaceable(cur, staged.load, there, new):
         cur.execute(sql.SQL("DROP TABLE {}").format(identifier(name)))
         _rename(cur, staged)
-        return Loaded(staged.rows, _count(cur, name), 0, deleted, staged.bytes)
-    there = _evolve(cur, staged, there)
+        changes = tuple(
+            describe_altered(column, there.columns[column], type_)
+            if column in there.columns
+            else describe_added(column, type_)
+            for column, type_ in new.columns.items()
+            if there.columns.get(column) != type_ and staged.load.delivery is not None
+        )
+        return Loaded(staged.rows, _count(cur, name), 0, deleted, staged.bytes, changes)
+    there, changes = _prepare(cur, staged, there)
+    if staged.load.delivery is not None and deleted:
+        refuse_cascades(cur, there)
     _empty(cur, there)
     inserted = _insert(cur, staged, there)
     cur.execute(sql.SQL("DROP TABLE {}").format(identifier(staged.staging)))
-    return Loaded(staged.rows, inserted, 0, deleted, staged.bytes)
+    return Loaded(staged.rows, inserted, 0, deleted, staged.bytes, changes)
+
+
+def _is_replaceable(cur: Cursor[Any], load: Load, there: Relation, new: Relation) -> bool:
+    """Whether another table may take this one's place: nothing hangs on it, and a delivery has made it.
+
+    A column that the rows do not bring may be one that somebody added here.
+    """
+    if load.delivery is not None and (
+        not load.delivery.owns(find_comment(cur, there)) or there.columns.keys() - new.columns.keys()
+    ):
+        return False
+    return is_bare(cur, there, new, load.delivery.mark if load.delivery is not None else "")
+
+
+def _prepare(cur: Cursor[Any], staged: Staged, there: Relation) -> tuple[Relation, tuple[str, ...]]:
+    """The table as the rows can be written to it, and what was altered for that."""
+    delivery = staged.load.delivery
+    if delivery is None or delivery.evolve or delivery.owns(find_comment(cur, there)):
+        there, changes = _evolve(cur, staged, there)
+    else:
+        check_fit(cur, _staging(cur, staged), there)
+        changes = ()
+    return there, changes if delivery is not None else ()
+
+
+@contextmanager
+def _refusing(there: Relation) -> Iterator[None]:
+    """Tell what a table's constraints and triggers refuse."""
+    try:
+        yield
+    except (psycopg.IntegrityError, psycopg.DataError, errors.GeneratedAlways, errors.RaiseException) as error:
+        raise tell_refusal(there, error) from error
 
 
 def _empty(cur: Cursor[Any], table: Relation) -> None:
@@ -81,6 +136,9 @@ def _rename(cur: Cursor[Any], staged: Staged) -> None:
             identifier(staged.staging), sql.Identifier(staged.load.table.name.name)
         )
     )
+    if (delivery := staged.load.delivery) is not None:
+        name = identifier(staged.load.table.name)
+        cur.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(name, sql.Literal(delivery.mark)))
 
 
 def _drop_ghost(cur: Cursor[Any], name: TableName) -> None:
@@ -139,6 +197,7 @@ def _merge(cur: Cursor[Any], staged: Staged, into: Relation) -> tuple[int, int]:
     columns = list(_staging(cur, staged).columns)
     same = sql.SQL(" AND ").join(sql.SQL("t.{} = {}").format(sql.Identifier(k), _cast(k, into, alias="s")) for k in key)
     names = {"target": identifier(into.name), "staging": identifier(staged.staging), "same": same}
+    _refuse_one_key(cur, staged, into)
     _refuse_doubles(cur, staged, into, names)
     rest = [c for c in columns if c not in key] or list(key)
     cur.execute(
@@ -172,32 +231,49 @@ def _refuse_doubles(cur: Cursor[Any], staged: Staged, into: Relation, names: dic
         ).format(**names, key=_list(sql.SQL("t.{}").format(sql.Identifier(k)) for k in key))
     )
     if cur.fetchone() is not None:
+        raise several_rows(into.name, key, is_delivery=staged.load.delivery is not None)
+
+
+def _refuse_one_key(cur: Cursor[Any], staged: Staged, into: Relation) -> None:
+    """Keys that differ as they were staged may be one to the table, whose key has a type of its own (citext)."""
+    key = staged.load.table.key
+    new = _staging(cur, staged)
+    if all(new.columns[k] == into.columns[k] for k in key):
+        return
+    cur.execute(
+        sql.SQL("SELECT 1\nFROM {} AS s\nGROUP BY {}\nHAVING count(*) > 1\nLIMIT 1").format(
+            identifier(staged.staging), _list(_cast(k, into, alias="s") for k in key)
+        )
+    )
+    if cur.fetchone() is not None:
+        types = ", ".join(f"{k} {into.columns[k]}" for k in key)
         raise KeyRefused(
-            f"{into.name} already holds several rows with the same key ({', '.join(key)}), so a merge cannot leave"
-            " one row per key",
-            mend="load the table once with replace, or name a key that is unique in it",
+            f"several keys of the new rows are one key to {into.name} ({types})",
+            mend="leave one row per key in the model, as the destination compares it",
         )
 
 
-def _evolve(cur: Cursor[Any], staged: Staged, there: Relation) -> Relation:
-    """Give the standing table the new columns and the wider types that the staged rows need."""
+def _evolve(cur: Cursor[Any], staged: Staged, there: Relation) -> tuple[Relation, tuple[str, ...]]:
+    """Give the standing table the new columns and the wider types that the staged rows need; answers which."""
     new = _staging(cur, staged)
+    changes = []
     for column, incoming in new.columns.items():
         if column not in there.columns:
             _alter(cur, there, sql.SQL("ADD COLUMN {} {}").format(sql.Identifier(column), sql.SQL(incoming)))
+            changes.append(describe_added(column, incoming))
             continue
         existing = there.columns[column]
-        type_ = _resolve_type(cur, new, there, column)
+        type_ = _resolve_type(cur, new, there, column, is_delivery=staged.load.delivery is not None)
         if type_ != existing:
-            _alter(
-                cur, there, sql.SQL("ALTER COLUMN {} TYPE {}").format(sql.Identifier(column), sql.SQL(type_)), column
-            )
+            changes.append(describe_altered(column, existing, type_))
+            change = sql.SQL("ALTER COLUMN {} TYPE {}").format(sql.Identifier(column), sql.SQL(type_))
+            _alter(cur, there, change, column, is_delivery=staged.load.delivery is not None)
     found = find_table(cur, there.name)
     assert found is not None
-    return found
+    return found, tuple(changes)
 
 
-def _resolve_type(cur: Cursor[Any], new: Relation, there: Relation, column: str) -> str:
+def _resolve_type(cur: Cursor[Any], new: Relation, there: Relation, column: str, *, is_delivery: bool) -> str:
     existing, incoming = there.columns[column], new.columns[column]
     if existing == incoming or _only_nulls(cur, new.name, column):
         return existing
@@ -208,7 +284,7 @@ def _resolve_type(cur: Cursor[Any], new: Relation, there: Relation, column: str)
         return incoming
     if wanted := wider(existing, incoming):
         return wanted
-    raise type_changed(there.name, column, existing, incoming)
+    raise type_changed(there.name, column, existing, incoming, is_delivery=is_delivery)
 
 
 def _all_fit(cur: Cursor[Any], new: Relation, column: str, type_: str) -> bool:
@@ -230,16 +306,20 @@ def _all_fit(cur: Cursor[Any], new: Relation, column: str, type_: str) -> bool:
     return row is None or row[0] is not False
 
 
-def _alter(cur: Cursor[Any], table: Relation, change: sql.Composable, column: str = "") -> None:
+def _alter(
+    cur: Cursor[Any], table: Relation, change: sql.Composable, column: str = "", *, is_delivery: bool = False
+) -> None:
     try:
         with cur.connection.transaction():
             cur.execute(sql.SQL("ALTER TABLE {} {}").format(identifier(table.name), change))
     except (errors.FeatureNotSupported, errors.DependentObjectsStillExist) as error:
         # "cannot alter type of a column used by a view or rule"
+        dropped = f"drop what depends on {quote_table_name(table.name)} (dbt build makes its views again), then run the"
         raise TypeRefused(
             f"column {column!r} of {table.name} must take a wider type, but {_detail(error) or _primary(error)}",
-            mend=f"drop what depends on {quote_table_name(table.name)} (dbt build makes its views again), then run the"
-            " same command again",
+            mend=f"cast it in the model to {table.columns.get(column, 'its type')}, or leave it out with `columns:`"
+            if is_delivery
+            else f"{dropped} same command again",
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import Cursor, sql
 
 from dbt_bridge.errors import DestinationError
-from dbt_bridge.nouns.table import GHOST_MARK, TableName, quote_table_name
+from dbt_bridge.nouns.table import GHOST_MARK, TableName
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def find_table(cur: Cursor[Any], name: TableName) -> Relation | None:
     if found.kind in ("v", "m"):
         raise DestinationError(
             f"{name} is a view that dbt-bridge did not make, so no rows can land under its name",
-            mend=f"DROP VIEW {quote_table_name(name)}, or land under another name",
+            mend="name another one: `table:` of an exposure, `identifier:` of a source's table",
         )
     return found
 
@@ -99,7 +99,8 @@ SELECT c.relkind <> 'r'
     OR c.relpersistence <> 'p'
     OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid)
     OR EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = c.oid)
-    OR EXISTS (SELECT FROM pg_description WHERE objoid = c.oid AND classoid = 'pg_class'::regclass)
+    OR EXISTS (SELECT FROM pg_description WHERE objoid = c.oid AND classoid = 'pg_class'::regclass
+               AND NOT (objsubid = 0 AND description = %(mark)s))
     OR EXISTS (SELECT FROM pg_attribute
                WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
                  AND (attacl IS NOT NULL OR atthasdef OR attnotnull OR attidentity <> ''))
@@ -113,8 +114,18 @@ WHERE c.oid = %(table)s
 """
 
 
-def is_bare(cur: Cursor[Any], table: Relation, staging: Relation) -> bool:
-    """Whether nothing hangs on the table that replacing it by another one would lose."""
-    cur.execute(_ATTACHED, {"table": table.oid, "staging": staging.oid})
+def find_comment(cur: Cursor[Any], table: Relation) -> str | None:
+    """What `COMMENT ON TABLE` said of it last."""
+    row = cur.execute("SELECT obj_description(%s, 'pg_class')", [table.oid]).fetchone()
+    return None if row is None else row[0]
+
+
+def is_bare(cur: Cursor[Any], table: Relation, staging: Relation, mark: str = "") -> bool:
+    """Whether nothing hangs on the table that replacing it by another one would lose.
+
+    Args:
+        mark: a comment of our own.
+    """
+    cur.execute(_ATTACHED, {"table": table.oid, "staging": staging.oid, "mark": mark})
     row = cur.fetchone()
     return row is not None and row[0] is False
