@@ -12,7 +12,7 @@ imports nothing but the standard library and this module at its top, and drivers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,8 @@ class Connector:
         open_destination: where rows are delivered or landed.
         open_warehouse: dbt's warehouse, which keeps the audit tables too.
         open_session: the same over the connection of a Python model that dbt runs.
+        identify_destination: what tells the database of these settings from others; None where that is not known.
+        identify_warehouse: the same of a profile, in the same form.
         holds_databases: its warehouses are `HoldsDatabases`: relations of other databases than the profile's can
             be reached.
         is_one_process: the warehouse is a file that one process at a time has open, whatever it reads or writes there.
@@ -81,6 +83,8 @@ class Connector:
     open_destination: Callable[[DestinationSettings], Destination] | None = None
     open_warehouse: Callable[[WarehouseSettings], Ledger] | None = None
     open_session: Callable[[SessionSettings], ModelSession] | None = None
+    identify_destination: Callable[[DestinationSettings], Hashable | None] = lambda _: None
+    identify_warehouse: Callable[[WarehouseProfile], Hashable | None] = lambda _: None
     holds_databases: bool = False
     is_one_process: bool = False
     find_missing_file: Callable[[WarehouseProfile], Path | None] = lambda _: None

@@ -12,6 +12,7 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.graph import Graph
 from dbt_bridge.nouns.project import DbtOptions, Project, WarehouseProfile
 from dbt_bridge.project import invoke, selection
+from dbt_bridge.project.claims import list_claims, make_rules_of, refuse_shared_tables
 from dbt_bridge.project.exposures import list_deliveries
 from dbt_bridge.project.reading import cache
 from dbt_bridge.project.reading.output import read_output
@@ -46,13 +47,14 @@ def load_project(options: DbtOptions) -> Project:
     graph = read.graph
     reader = RelationReader.of_profile(read.warehouse)
     sources = list_sources(graph, reader, read.target)
+    deliveries = list_deliveries(graph, reader)
     selected = selection.select_nodes(options, graph, sources, lambda: _list_selected(options, runner, read))
-    return Project(
+    project = Project(
         root=root,
         name=graph.project,
         warehouse=read.warehouse,
         sources=sources,
-        deliveries=list_deliveries(graph, reader),
+        deliveries=deliveries,
         reconciliations=list_reconciliations(graph),
         needed=selected.needed,
         selected=selected.nodes,
@@ -61,6 +63,8 @@ def load_project(options: DbtOptions) -> Project:
         options=options,
         graph=graph,
     )
+    refuse_shared_tables(list_claims(sources, deliveries, graph, reader), make_rules_of(project))
+    return project
 
 
 def nearest_project(folder: Path) -> Path:

@@ -79,6 +79,13 @@ class RelationReader:
         identifier, schema, database = (*reversed(names), "", "")[:3]
         return Relation(schema, identifier, self.read_database(database, where))
 
+    def find(self, rendered: str) -> Relation | None:
+        """A relation as the warehouse holds it; None for what is no table, or out of reach."""
+        try:
+            return self.read(rendered, "")
+        except UsageError:
+            return None
+
     def read_parts(self, database: str | None, schema: str, quoting: Mapping[str, bool | None], where: str) -> Relation:
         """Where tables are that dbt does not know, from what is said of their source; the identifier is empty.
 

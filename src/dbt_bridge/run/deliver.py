@@ -14,6 +14,7 @@ from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import Receipt, new_load_id
 from dbt_bridge.observe.progress import Progress
+from dbt_bridge.project.claims import refuse_shared_databases
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.run.outcomes import DeliverOutcome, Parities, Receipts
 
@@ -26,6 +27,7 @@ def deliver_last_build(project: Project, progress: Progress, *, dry_run: bool) -
     """
     from dbt_bridge.project.invoke import read_last_statuses
 
+    refuse_shared_databases(project)
     statuses = read_last_statuses(project)
     required = reconcile_built(project, statuses, progress, for_deliveries=True)
     receipts = deliver(project, statuses, progress, dry_run=dry_run, unproven=list_unproven(required))

@@ -12,8 +12,8 @@ from dbt_bridge.errors import BridgeError, MissingExtra, UsageError
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.receipt import Receipt, new_load_id
-from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Progress
+from dbt_bridge.project.claims import claim_landing, refuse_shared_databases, refuse_undeclared
 from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import find_change_source, open_origin
 from dbt_bridge.sync.ends import Ends, find_ends
@@ -45,6 +45,7 @@ def sync(project: Project, options: SyncOptions, progress: Progress, *, load_id:
         UsageError: an origin or a destination is not configured, or two tables land in one; nothing was moved.
     """
     load_id = load_id or new_load_id()
+    refuse_shared_databases(project)
     sources = [source for source in project.sources if project.needs_source(source)]
     if not sources:
         return []
@@ -90,7 +91,7 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
     try:
         with open_origin(sources[0].origin, project_root=root) as origin:
             wanted = [w for s in sources for w in list_wanted_tables(s, origin, run.project.needs, run.load_id)]
-            _refuse_doubles(wanted)
+            _refuse_doubles(run.project, wanted)
 
             def find(database: str) -> Ends:
                 return find_ends(origin, destination, run.warehouse, database)
@@ -154,9 +155,25 @@ def _check_declarations(project: Project, sources: Sequence[LandingSource], load
     for origin in {source.origin for source in sources}:
         with suppress(MissingExtra):  # the receipts of its tables report it
             open_origin(origin, project_root=project.root)
-    for destination in {source.destination for source in sources}:
-        alike = [source for source in sources if source.destination == destination]
-        _refuse_doubles([w for s in alike for w in list_wanted_tables(s, None, project.needs, load_id)])
+    _refuse_doubles(project, [w for s in sources if _may_meet(s, sources) for w in _list_wanted(project, s, load_id)])
+
+
+def _list_wanted(project: Project, source: LandingSource, load_id: str) -> list[Wanted]:
+    """Its tables, as far as its origin tells them now."""
+    try:
+        with open_origin(source.origin, project_root=project.root) as opened:
+            return list_wanted_tables(source, opened, project.needs, load_id)
+    except UsageError:
+        raise
+    except BridgeError:  # the receipts of its tables report it
+        return list_wanted_tables(source, None, project.needs, load_id)
+
+
+def _may_meet(source: LandingSource, sources: Sequence[LandingSource]) -> bool:
+    """Whether tables that only their origins know may land where those of another origin do."""
+    schema, place = source.landing_schema.casefold(), source.destination
+    others = [other for other in sources if (other.landing_schema.casefold(), other.destination) == (schema, place)]
+    return any(other.every_table for other in others) and len({other.origin for other in others}) > 1
 
 
 def _check_bound(project: Project, sources: Sequence[LandingSource], until: str | None) -> None:
@@ -170,16 +187,10 @@ def _check_bound(project: Project, sources: Sequence[LandingSource], until: str 
                 changes.parse_position(until)
 
 
-def _refuse_doubles(wanted: Sequence[Wanted]) -> None:
-    """Two declarations that land in one table would overwrite each other."""
-    seen: dict[TableName, Wanted] = {}
-    for item in wanted:
-        other = seen.setdefault(item.landing, item)
-        if other is not item:
-            raise UsageError(
-                f"{other.table.node} and {item.table.node} both land in {item.landing}",
-                mend="give one of the sources another `schema:`",
-            )
+def _refuse_doubles(project: Project, wanted: Sequence[Wanted]) -> None:
+    """Two that land in one table, or are built into it, would overwrite each other: also tables that dbt does not
+    know."""
+    refuse_undeclared(project, [claim for item in wanted for claim in claim_landing(item.source, item.table)])
 
 
 def _fail_all(run: _Run, sources: Sequence[LandingSource], error: BridgeError) -> list[Receipt]:

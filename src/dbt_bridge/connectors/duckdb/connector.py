@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,15 @@ def _open_session(settings: SessionSettings) -> DuckDBModelSession:
     return DuckDBModelSession(settings.connection, settings.name)
 
 
+def _identify_destination(settings: DestinationSettings) -> tuple[str, str] | None:
+    credentials = settings.dlt_configuration().credentials
+    return None if credentials.external_conn() is not None else _identify_file(str(credentials.database))
+
+
+def _identify_file(path: str) -> tuple[str, str]:
+    return "duckdb", path if re.match(r"\w\w+:|:memory:", path) else os.path.realpath(path)
+
+
 def _find_missing_file(profile: WarehouseProfile) -> Path | None:
     path = str(profile.credentials.get("path", ""))
     is_local = not re.match(r"\w\w+:", path)  # md:, s3://; one letter is a drive
@@ -88,6 +98,8 @@ DUCKDB = Connector(
     open_destination=_open_destination,
     open_warehouse=_open_warehouse,
     open_session=_open_session,
+    identify_destination=_identify_destination,
+    identify_warehouse=lambda profile: _identify_file(str(profile.credentials.get("path", ":memory:"))),
     holds_databases=True,
     is_one_process=True,
     find_missing_file=_find_missing_file,

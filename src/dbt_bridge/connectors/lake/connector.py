@@ -47,4 +47,5 @@ LAKE = Connector(
     names={"filesystem": EXACT},
     extra=_EXTRA,
     open_destination=_open_destination,
+    identify_destination=lambda settings: ("filesystem", str(settings.dlt_configuration().bucket_url)),
 )

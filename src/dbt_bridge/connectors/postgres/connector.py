@@ -92,6 +92,13 @@ def _profile_parameters(profile: WarehouseProfile) -> dict[str, Any]:
     return {**parameters, "options": options} if options else parameters
 
 
+def _identify(parameters: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """A database by its address."""
+    host = str(parameters.get("host") or "localhost").lower()
+    port, name = str(parameters.get("port") or 5432), str(parameters.get("dbname") or "")
+    return "postgres", "localhost" if host in ("127.0.0.1", "::1") else host, port, name
+
+
 def _escape_option(value: str) -> str:
     r"""For libpq's `options`: spaces and backslashes take a backslash (PostgreSQL manual, 34.1.2)."""
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
@@ -117,4 +124,6 @@ POSTGRES = Connector(
     open_destination=_open_destination,
     open_warehouse=_open_warehouse,
     compose_warehouse=_compose_warehouse,
+    identify_destination=lambda settings: _identify(_parameters(settings.dlt_configuration().credentials)),
+    identify_warehouse=lambda profile: _identify(_profile_parameters(profile)),
 )
