@@ -22,7 +22,7 @@ from dbt_bridge.project.graph import make_graph
 from dbt_bridge.project.reading.output import read_output
 from dbt_bridge.project.reading.project_file import find_target_folder, read_project_file
 from dbt_bridge.project.reading.yaml_files import YamlFiles
-from dbt_bridge.project.runners.contract import NOTHING, BuildResult, NodeResult, Parsed, find_partial_option
+from dbt_bridge.project.runners.contract import NOTHING, BuildResult, NodeResult, Parsed, as_utc, find_partial_option
 from dbt_bridge.project.runners.failures import describe_parse_failure, describe_selection_failure, format_said
 from dbt_bridge.system.temporary_files import temporary_folder
 
@@ -101,11 +101,10 @@ class CommandRunner:
             if done.code == 0:  # nothing was selected
                 return BuildResult(True, ())
             raise DbtFailed(f"dbt build stopped: {done.said}", mend="read logs/dbt.log in the dbt project")
-        nodes = tuple(
-            NodeResult(r["unique_id"], r["status"], r.get("message"), float(r.get("execution_time") or 0))
-            for r in run["results"]
-        )
-        return BuildResult(done.code == 0, nodes, None, find_partial_option(run.get("args") or {}))
+        args = run.get("args") or {}
+        nodes = tuple(map(_make_result, run["results"]))
+        partial, deferred = find_partial_option(args), bool(args.get("defer"))
+        return BuildResult(done.code == 0, nodes, None, partial, done.invocation, deferred)
 
     def _look(
         self, arguments: Sequence[str], options: DbtOptions, folder: Path, hear: Callable[[Event], object] | None = None
@@ -148,6 +147,18 @@ class CommandRunner:
         if done.code != 0 and not done.said:
             done.said = format_said(scrubbed("".join(errors)))
         return done
+
+
+def _make_result(result: Mapping[str, Any]) -> NodeResult:
+    ends = [step["completed_at"] for step in result.get("timing") or () if step.get("completed_at")]
+    return NodeResult(
+        result["unique_id"],
+        result["status"],
+        result.get("message"),
+        float(result.get("execution_time") or 0),
+        result.get("relation_name") or "",
+        as_utc(datetime.fromisoformat(ends[-1])) if ends else None,
+    )
 
 
 def _ignore(_: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from dbt_bridge.nouns.graph import Graph
@@ -110,6 +110,11 @@ class Runner(Protocol):
             DbtFailed: dbt stopped before or while it ran nodes (a wrong option, a lost warehouse).
             KeyboardInterrupt: the user stopped it.
         """
+
+
+def as_utc(moment: datetime) -> datetime:
+    """dbt's moments are in UTC, some of them without saying so."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def find_partial_option(arguments: Mapping[str, Any]) -> str | None:

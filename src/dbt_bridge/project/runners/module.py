@@ -16,7 +16,7 @@ from dbt_bridge.errors import BridgeError, DbtFailed
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.project.arguments import spell_build, spell_look, spell_project, spell_selection
 from dbt_bridge.project.graph import make_graph
-from dbt_bridge.project.runners.contract import NOTHING, BuildResult, NodeResult, Parsed, find_partial_option
+from dbt_bridge.project.runners.contract import NOTHING, BuildResult, NodeResult, Parsed, as_utc, find_partial_option
 from dbt_bridge.project.runners.failures import describe_parse_failure, describe_selection_failure, format_said
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ class ModuleRunner:
 
     def build(self, options: DbtOptions, *, quiet: bool = False) -> BuildResult:
         """See `Runner`; afterwards the warehouse's file is free again."""
-        done = _invoke(["build", *(["--quiet"] if quiet else []), *spell_build(options)])
+        heard: list[str] = []
+        listen = [lambda event: heard.append(event.info.invocation_id) if not heard else None]
+        done = _invoke(["build", *(["--quiet"] if quiet else []), *spell_build(options)], callbacks=listen)
         results = getattr(done.result, "results", None)
         if results is None:
             if done.success:  # nothing was selected
@@ -97,9 +99,28 @@ class ModuleRunner:
             raise DbtFailed(
                 f"dbt build stopped: {_describe_error(done.exception)}", mend="read logs/dbt.log in the dbt project"
             )
-        nodes = tuple(NodeResult(r.node.unique_id, str(r.status), r.message, float(r.execution_time)) for r in results)
         error = None if done.exception is None else _describe_error(done.exception)
-        return BuildResult(bool(done.success), nodes, error, find_partial_option(getattr(done.result, "args", {})))
+        args = getattr(done.result, "args", {})
+        return BuildResult(
+            bool(done.success),
+            tuple(map(_make_result, results)),
+            error,
+            find_partial_option(args),
+            "".join(heard),
+            bool(args.get("defer")),
+        )
+
+
+def _make_result(result: Any) -> NodeResult:
+    ends = [step.completed_at for step in result.timing if step.completed_at is not None]
+    return NodeResult(
+        result.node.unique_id,
+        str(result.status),
+        result.message,
+        float(result.execution_time),
+        getattr(result.node, "relation_name", None) or "",
+        as_utc(ends[-1]) if ends else None,
+    )
 
 
 def _invoke(

@@ -1,0 +1,155 @@
+"""How long commands take to start their own work on a project that has not changed.
+
+A dbt project of so many models, a table that is copied and one that is followed from a PostgreSQL of pip, a delivery.
+Everything is landed and built once; then each command runs as a process of its own:
+
+    python benchmarks/startup.py [--models 10 500] [--rounds 3] [--commands sync plan]
+
+`ready` is from the start of the process until the project is read and what the command opens first is open; `whole`
+until its end; `CPU` is the process's own. The least of the rounds is printed: what else runs only adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from dbt_bridge.demo import postgres
+
+COMMANDS = {
+    "sync": ["sync", "--quiet"],
+    "plan": ["plan"],
+    "verify": ["verify", "--quiet"],
+    "slots": ["slots"],
+    "deliver": ["deliver", "--dry-run", "--quiet"],
+}
+
+HEAVY = ("dbt", "dlt", "pandas", "sqlalchemy", "networkx", "agate", "sqlglot")
+
+# Runs one command as `dbt-bridge` does, and says on the last line of standard error when it was ready.
+CHILD = """
+import json, os, sys, time
+began = float(os.environ["BEGAN"])
+from dbt_bridge.cli import run_command
+from dbt_bridge.project import connectors
+opened = connectors.Registry.open
+times = []
+def noted(self, *given):
+    try:
+        return opened(self, *given)
+    finally:
+        times.append(time.time() - began)
+connectors.Registry.open = noted
+code = run_command(sys.argv[1:])
+heavy = [name for name in HEAVY if name in sys.modules]
+whole = time.time() - began
+print(json.dumps([code, times[0] if times else whole, whole, time.process_time(), heavy]), file=sys.stderr)
+""".replace("HEAVY", repr(HEAVY))
+
+PROFILES = "shop: {target: dev, outputs: {dev: {type: duckdb, path: shop.duckdb, threads: 2}}}\n"
+SECRETS = """[sources.shop_pg]
+credentials = "{url}"
+[destination.crm_pg]
+destination_type = "postgres"
+credentials = "{url}"
+"""
+SOURCES = """sources:
+  - name: shop
+    schema: landing
+    config: {meta: {bridge: {origin: shop_pg, schema: public, primary_key: id}}}
+    tables:
+      - name: copied
+        config: {meta: {bridge: {replication: incremental, cursor: id}}}
+      - name: followed
+        config: {meta: {bridge: {replication: cdc}}}
+exposures:
+  - name: crm
+    type: application
+    owner: {name: me, email: me@example.com}
+    depends_on: [ref('model_0')]
+    config:
+      meta: {bridge: {destination: crm_pg, schema: crm, table: people, write_disposition: merge, primary_key: id}}
+"""
+
+
+def make_project(root: Path, models: int, url: str) -> None:
+    """A project of so many models, each with a test."""
+    (root / ".dlt").mkdir()
+    (root / "models").mkdir()
+    (root / "dbt_project.yml").write_text("{name: shop, profile: shop}\n")
+    (root / "profiles.yml").write_text(PROFILES)
+    (root / ".dlt" / "secrets.toml").write_text(SECRETS.format(url=url))
+    described = ["models:"]
+    for number in range(models):
+        reads = "source('shop', 'followed')" if number % 10 == 0 else f"ref('model_{number - 1}')"
+        (root / "models" / f"model_{number}.sql").write_text(f"select id, name from {{{{ {reads} }}}}\n")  # noqa: S608
+        described.append(f"  - {{name: model_{number}, columns: [{{name: id, data_tests: [not_null]}}]}}")
+    (root / "models" / "all.yml").write_text("\n".join(described) + "\n" + SOURCES)
+
+
+def run(root: Path, arguments: list[str]) -> tuple[float, float, float, list[str]]:
+    """Seconds until ready, until the end, and of CPU; which heavy modules were imported."""
+    environment = {**os.environ, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "BEGAN": str(time.time())}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    code, ready, whole, cpu, heavy = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0, done.stdout + done.stderr
+    return ready, whole, cpu, heavy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--models", type=int, nargs="+", default=[10, 500])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
+    given = parser.parse_args()
+    server = postgres.start(settings={"fsync": "off", "wal_level": "logical"})
+    print(f"{'models':>7} {'command':<8} {'ready s':>8} {'whole s':>8} {'CPU s':>6}  imported")
+    try:
+        for models in given.models:
+            with tempfile.TemporaryDirectory() as folder:
+                measure(Path(folder), models, given, server)
+    finally:
+        postgres.remove(server)
+
+
+def measure(root: Path, models: int, given: argparse.Namespace, server: postgres.Server) -> None:
+    import psycopg
+
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "shop_{models}"'.encode())
+    url = server.url(f"shop_{models}")
+    with psycopg.connect(url, autocommit=True) as origin:
+        for table in ("copied", "followed"):
+            origin.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, name text)".encode())
+            origin.execute(f"INSERT INTO {table} SELECT i, 'x' || i FROM generate_series(1, 100) AS i".encode())  # noqa: S608
+    make_project(root, models, url)
+    run(root, ["build", "--quiet"])
+    for name in given.commands:
+        run(root, COMMANDS[name])
+        rounds = [run(root, COMMANDS[name]) for _ in range(given.rounds)]
+        ready, whole, cpu = (min(values) for values in list(zip(*rounds, strict=True))[:3])
+        print(
+            f"{models:>7} {name:<8} {ready:>8.2f} {whole:>8.2f} {cpu:>6.2f}  {' '.join(rounds[0][3]) or '-'}",
+            flush=True,
+        )
+    with psycopg.connect(url, autocommit=True) as origin:
+        origin.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()"
+        )
+
+
+if __name__ == "__main__":
+    main()
