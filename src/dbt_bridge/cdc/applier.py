@@ -238,6 +238,7 @@ class Applier:
                 write_disposition="append" if tracked.replica.change_log else "merge",
                 checkpoint_from=str(max(self.standing.position, tracked.position)),
                 checkpoint_to=str(upto),
+                without=tracked.without or None,
             )
             receipts.append(
                 _with_lag(record.finish_receipt(replace(receipt, started_at=self._began), counts), committed_at)

@@ -41,11 +41,13 @@ class Tracked:
     Attributes:
         followed: what the feed knows of it.
         replica: what the destination knows of it.
+        without: columns that would land if the log had them, and why it does not; empty for none.
     """
 
     wanted: Wanted
     followed: FollowedTable
     replica: Replica
+    without: str = ""
 
     @property
     def node(self) -> str:
@@ -182,7 +184,12 @@ def track(destination: Destination, wanted: Wanted, version: TableVersion, posit
     )  # fmt: skip
     landing = Table(wanted.landing, tuple(_plain(c, wanted) for c in columns), () if log_only else key)
     replica = Replica(node, landing, wanted.table.deletes, history=wanted.table.history, change_log=log_only)
-    return Tracked(wanted, followed, replica)
+    return Tracked(wanted, followed, replica, format_unfollowed(version, wanted.table))
+
+
+def format_unfollowed(version: TableVersion, declared: LandingTable) -> str:
+    """The columns that would land if the log had them, and why it does not; empty for none."""
+    return "; ".join(str(column) for column in version.unfollowed if shows(column.name, declared))
 
 
 def _plain(column: Column, wanted: Wanted) -> Column:

@@ -66,6 +66,7 @@ class RunReceipts:
                     write_disposition="append" if table.replica.change_log else "merge",
                     checkpoint_from=str(position),
                     checkpoint_to=str(position),
+                    without=table.without or None,
                 ),
                 Loaded(0, 0, 0, 0, 0),
             )

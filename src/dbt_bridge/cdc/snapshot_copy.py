@@ -81,6 +81,7 @@ def _build_copy(snapshot: Snapshot, ends: Ends, wanted: Wanted, done: Arrived, a
         hop="initial_copy",
         write_disposition="append" if tracked.replica.change_log else "replace",
         checkpoint_to=str(snapshot.position),
+        without=tracked.without or None,
     )
     return Copy(tracked, rows, receipt, at)
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from dbt_bridge.errors import BridgeError
 from dbt_bridge.nouns.changes import Event
 from dbt_bridge.nouns.position import Position
-from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.nouns.table import Column, Table, TableName, UnfollowedColumn
 
 MapColumns = Callable[[Table, Mapping[str, str]], tuple[Column, ...]]
 """From the columns of a table at the origin, and what was renamed (old name -> new name), to those that land.
@@ -55,12 +55,14 @@ class TableVersion:
         shape: the source's own text for it; equal texts are equal shapes.
         columns: those whose changes are in the log, in the types in which they naturally travel.
         key: the columns by which the log says which row changed; empty when it is the whole row, or none.
+        unfollowed: its other columns.
     """
 
     name: TableName
     shape: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    unfollowed: tuple[UnfollowedColumn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ class Parity:
             `_origin_rows` and `_destination_rows` (int64); None where nothing differs or rows were not compared.
         bytes: read over the wires, as Arrow or the driver counts them.
         error: why it could not be compared (status failed).
+        without: columns of the origin that do not land, and so were not compared, and why; None for none.
     """
 
     load_id: str
@@ -115,6 +116,7 @@ class Parity:
     in_flight: int = 0
     bytes: int | None = None
     error: str | None = None
+    without: str | None = None
     is_bounded: bool = False
     words: tuple[str, str] = LANDED
     key: tuple[str, ...] = ()

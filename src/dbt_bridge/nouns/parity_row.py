@@ -38,6 +38,7 @@ class ParityRow:
         bytes: read over the wires.
         started_at, finished_at: UTC.
         error: why it could not be compared.
+        without: columns of the origin that do not land, and so were not compared, and why; None for none.
     """
 
     load_id: str
@@ -63,6 +64,7 @@ class ParityRow:
     finished_at: datetime
     duration_seconds: float
     error: str | None
+    without: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

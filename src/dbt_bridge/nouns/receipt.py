@@ -35,6 +35,7 @@ class Receipt:
         lag_seconds: for changes: from there to `finished_at`.
         note: for deliveries: what was (or, after a dry run, would be) done to the table itself: created, columns added
             or altered; what the model has and was left out; why nothing was sent.
+        without: columns of the origin that did not land although nobody left them out, and why; None for none.
     """
 
     load_id: str
@@ -59,6 +60,7 @@ class Receipt:
     last_commit_at: datetime | None = None
     lag_seconds: float | None = None
     note: str | None = None
+    without: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -51,6 +51,22 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class UnfollowedColumn:
+    """A column of the origin whose values its log does not have, so that it cannot land by it.
+
+    Attributes:
+        expression: of a generated column, in the origin's SQL; empty where it is another kind.
+    """
+
+    name: str
+    expression: str = ""
+
+    def __str__(self) -> str:
+        how = f"generated as {self.expression}" if self.expression else "which cannot be followed"
+        return f"{self.name} ({how}: not in the log)"
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table: its name, its columns in order, and the columns of its primary key (empty without one)."""
 

@@ -247,6 +247,8 @@ def print_summary(receipts: Sequence[Receipt], out: IO[str] | None = None) -> No
             console.print(f"{receipt.table_name}: {receipt.note}", markup=False, soft_wrap=True)
     for error, names in group_by_error((r.table_name, r.error) for r in receipts).items():
         console.print(f"{', '.join(names)}: {error}", markup=False, soft_wrap=True)
+    for name, without in dict.fromkeys((r.table_name, r.without) for r in receipts if r.without):
+        console.print(f"{name}: landed without {without}", markup=False, soft_wrap=True)
 
 
 def group_by_error(tables: Iterable[tuple[str, str | None]]) -> dict[str, list[str]]:

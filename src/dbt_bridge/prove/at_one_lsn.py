@@ -114,7 +114,7 @@ def _compare_tables(
             checkpoint.node: checkpoint.value for checkpoint in proof.ends.ledger.checkpoints() if checkpoint.stands
         }
         for node, tracked in tables.items():
-            blank = _blank(proof, tracked.wanted, at)
+            blank = replace(_blank(proof, tracked.wanted, at), without=tracked.without or None)
             try:
                 if stands.get(node) != str(point.position):
                     raise DestinationError(

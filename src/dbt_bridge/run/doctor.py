@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,18 +19,19 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 
 from dbt_bridge.arrow.type_names import apply_overrides
-from dbt_bridge.contracts.change_feed import DeclaredTable
+from dbt_bridge.contracts.change_feed import DeclaredTable, TableFinding
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
 from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.deliver.gate import refuse_unknown_columns
 from dbt_bridge.errors import BridgeError, require_extra
 from dbt_bridge.nouns.outcome import Outcome, rows_to_arrow
-from dbt_bridge.nouns.project import Delivery, LandingSource, Project
+from dbt_bridge.nouns.project import Delivery, LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
-from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.nouns.table import Column, Table, TableName, quote_identifier
 from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import WITHOUT_LOG, find_change_source, format_log_need, open_origin
 from dbt_bridge.sync.landing import Wanted, list_wanted_tables
+from dbt_bridge.sync.landing_columns import shows
 
 Status = Literal["ok", "note", "fault"]
 
@@ -289,8 +290,23 @@ def _check_capture(source: LandingSource, origin: Origin, root: Path) -> Iterato
         with changes:
             for found in changes.check_readiness(known):
                 yield Finding(f"origin {source.origin}, {found.subject}", found.status, found.what, found.mend)
+            yield from _check_unfollowed(source, changes.take_census(known), {table.node: table for table in tables})
     except BridgeError as error:
         yield _make_fault(subject, error)
+
+
+def _check_unfollowed(
+    source: LandingSource, census: Mapping[str, TableFinding | BridgeError], tables: Mapping[str, LandingTable]
+) -> Iterator[Finding]:
+    """Columns that the log does not have, and how a model has them all the same."""
+    for node, finding in census.items():
+        if isinstance(finding, BridgeError):
+            continue  # said where its table is looked at
+        for column in finding.version.unfollowed:
+            if shows(column.name, tables[node]):
+                call = f"{{{{ source('{source.name}', '{tables[node].name}') }}}}"
+                mend = f"in a model: SELECT *, {column.expression} AS {quote_identifier(column.name)} FROM {call}"  # noqa: S608
+                yield Finding(node, "note", f"lands without {column}", mend if column.expression else "")
 
 
 def _check_delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> Iterator[Finding]:

@@ -51,6 +51,8 @@ def list_caveats(parities: Sequence[Parity]) -> list[str]:
             "it never deletes."
         )
     for p in parities:
+        if p.without:
+            sentences.append(f"{format_table(p)} does not have, and was compared without: {p.without}.")
         if p.level != "counts" and (left := p.why.partition(NOT_COMPARED)[2]):
             sentences.append(f"Not compared in {format_table(p)}: {left}.")
         if p.duplicates and p.node.partition(".")[0] not in ("source", "exposure"):  # those are repaired
@@ -70,7 +72,8 @@ def format_finding(parity: Parity) -> str:
         return "could not be compared"
     if parity.is_equal:
         rows = "" if parity.rows_origin is None else f": {_format_rows(parity.rows_origin)}"
-        return f"equal{rows}"
+        without = f", without {parity.without}" if parity.without else ""
+        return f"equal{without}{rows}"
     parts = []
     if apart := _count_rows_apart(parity):
         kinds = {kind: count for kind, count in count_kinds(parity).items() if count}

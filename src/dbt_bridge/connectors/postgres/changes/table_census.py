@@ -83,7 +83,7 @@ def describe_version(origin: Connections, table: DeclaredTable, shape: Shape) ->
     columns = resolve_columns(origin, [column.wire_column for column in shape.columns]).columns
     primary = origin.query(PRIMARY_KEY, {"oid": shape.oid})
     key = shapes.resolve_key(shape, table.key, [row[0] for row in primary])
-    return TableVersion(shape.table, shape.as_json(), columns, key)
+    return TableVersion(shape.table, shape.as_json(), columns, key, shape.unsent)
 
 
 def is_cut_off(origin: Connections, tables: Sequence[DeclaredTable], look: Look) -> bool:
@@ -103,6 +103,7 @@ def _examine(
     if now is None or name not in look.publishable:  # or was dropped between the two looks
         raise _missing(origin, name, table)
     _check_publishable(look.publishable[name], table)
+    _check_key_is_sent(now, table)
     if not table.shape:
         version = describe_version(origin, table, now)
         return TableFinding(name, version, now.as_json(), latest=version)
@@ -112,7 +113,7 @@ def _examine(
     renamed = find_renames(before, now) if is_same else {}
     # The same columns, untouched: a new file alone is a TRUNCATE or VACUUM FULL, which changes no stored value.
     is_as_it_was = before.columns == now.columns and before.table == now.table
-    goes_on = now if lost or is_as_it_was else replace(before, partitions=now.partitions)
+    goes_on = now if lost or is_as_it_was else replace(before, partitions=now.partitions, unsent=now.unsent)
     version = describe_version(origin, table, goes_on)
     latest = describe_version(origin, table, now) if table.asks_latest else None
     return TableFinding(name, version, now.as_json(), lost, renamed, goes_on.relation != now.relation, latest)
@@ -145,6 +146,17 @@ def _check_publishable(table: Publishable, declared: DeclaredTable) -> None:
         mend=f"ALTER TABLE ... ADD PRIMARY KEY (...); or {full} or `write_disposition: append` in its bridge block,"
         " which lands its inserts as a log",
     )
+
+
+def _check_key_is_sent(shape: Shape, declared: DeclaredTable) -> None:
+    """Raises KeyRefused: rows are named by a column that the log does not have."""
+    unsent = [column for column in shape.unsent if column.name in shape.identity_columns]
+    if unsent and not declared.log_only:
+        raise KeyRefused(
+            f"updates and deletes of {shape.table} name their row by {unsent[0]}",
+            mend=f"ALTER TABLE {quote_table_name(shape.table)} REPLICA IDENTITY FULL; or USING INDEX, of an index of"
+            " columns that are not generated; then dbt-bridge sync",
+        )
 
 
 def _missing(origin: Connections, name: TableName, table: DeclaredTable) -> OriginError:

@@ -85,7 +85,8 @@ class PostgresOrigin:
         if self._for_changes and (oid := find_oid(self._connections, table.name)) is not None:
             shape = describe_shape(self._connections, oid)
             published = {column.name for column in shape.columns} if shape else set()
-            table = replace(table, columns=tuple(c for c in table.columns if c.name in published))
+            columns = tuple(c for c in table.columns if c.name in published)
+            table = replace(table, columns=columns, key=table.key if published.issuperset(table.key) else ())
         return Described(table, relation.rows, relation.bytes)
 
     def rows(

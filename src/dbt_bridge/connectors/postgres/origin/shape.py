@@ -12,14 +12,16 @@ from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.membership import Membership, describe_memberships
 from dbt_bridge.connectors.postgres.origin.type_forms import TypeForm, describe_forms
 from dbt_bridge.connectors.postgres.wire.relation import Relation, RelationColumn
-from dbt_bridge.nouns.table import TableName
+from dbt_bridge.nouns.table import TableName, UnfollowedColumn
 
 _COLUMNS = """
 SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relfilenode::bigint,
-       a.attname, a.attnum, a.atttypid::bigint, a.atttypmod, a.xmin::text::bigint, a.atthasmissing, a.attgenerated::text
+       a.attname, a.attnum, a.atttypid::bigint, a.atttypmod, a.xmin::text::bigint, a.atthasmissing,
+       a.attgenerated::text, pg_get_expr(d.adbin, d.adrelid)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> ''
 WHERE c.oid = ANY(%(oids)s::oid[])
 ORDER BY c.oid, a.attnum
 """
@@ -133,6 +135,7 @@ class Shape:
         forms: what the values of its columns look like, beyond what their types' numbers say; None in a checkpoint of
             an older version, which did not ask.
         published: by what the slot's publications have its changes; None in one of an older version, too.
+        unsent: columns that pgoutput does not send, by name: generated ones, with their expressions.
     """
 
     oid: int
@@ -146,6 +149,7 @@ class Shape:
     partitions: tuple[Partition, ...] = ()
     forms: tuple[TypeForm, ...] | None = None
     published: tuple[Membership, ...] | None = None
+    unsent: tuple[UnfollowedColumn, ...] = ()
 
     @property
     def table(self) -> TableName:
@@ -168,6 +172,7 @@ class Shape:
         partitions = tuple(Partition(**partition) for partition in raw.pop("partitions", ()))
         identity = tuple(raw.pop("identity_columns"))
         forms, published = raw.pop("forms", None), raw.pop("published", None)
+        unsent = tuple(UnfollowedColumn(**column) for column in raw.pop("unsent", ()))
         return cls(
             **raw,
             identity_columns=identity,
@@ -175,6 +180,7 @@ class Shape:
             partitions=partitions,
             forms=None if forms is None else tuple(TypeForm.of(form) for form in forms),
             published=None if published is None else tuple(Membership(**member) for member in published),
+            unsent=unsent,
         )
 
 
@@ -210,7 +216,7 @@ def describe_shapes(
     found = {}
     for oid, of_table in rows.items():
         schema, name, kind, identity, file = of_table[0][:5]
-        columns = tuple(ShapeColumn(*row[5:]) for row in of_table if row[5] is not None and row[11] in sent)
+        there = [row for row in of_table if row[5] is not None]
         found[oid] = Shape(
             oid,
             schema,
@@ -219,10 +225,11 @@ def describe_shapes(
             identity,
             tuple(row[0] for row in identities.get(oid, ())),
             int(file),
-            columns,
+            tuple(ShapeColumn(*row[5:12]) for row in there if row[11] in sent),
             tuple(Partition(*row) for row in partitions.get(oid, ())),
             forms.get(oid, ()),
             members.get(oid, ()),
+            tuple(UnfollowedColumn(row[5], row[12]) for row in there if row[11] not in sent),
         )
     return found
 
@@ -245,7 +252,8 @@ def resolve_key(shape: Shape, wanted: Sequence[str], primary: Sequence[str]) -> 
 
     Empty for a table whose rows are matched as a whole (full identity without a key), or not at all.
     """
-    key = tuple(wanted or primary)
+    unsent = {column.name for column in shape.unsent}
+    key = tuple(wanted or (() if unsent.intersection(primary) else primary))
     if shape.identity == "f":
         return key
     return key if key and set(key) <= set(shape.identity_columns) else shape.identity_columns
