@@ -221,6 +221,12 @@ def test_a_truncation_happens_in_its_transaction(decoded: Decoded) -> None:
 def test_partitions_speak_as_their_root(decoded: Decoded) -> None:
     assert told(decoded, "parts") == ["I id=1 v=low", "I id=11 v=high", "D id=1 v=NULL", "I id=12 v=low"]
     assert told(decoded, "parts_low") == told(decoded, "parts_high") == []
+    names = {r.oid: r.name.name for r in of_kind(decoded, Relation)}
+    announced = {(names[a.root], a.name, names[a.oid]) for a in decoded.announced}
+    assert announced >= {("parts", "parts_low", "parts_low"), ("parts", "parts_high", "parts_high")}
+    assert {root for root, _, _ in announced} == {"parts", "roots", "parents"}, "the last were truncated with children"
+    commits = {int(lsn) for rows in of_kind(decoded, Rows) if rows.relation.name.name == "parts" for lsn in rows.lsn}
+    assert {a.lsn for a in decoded.announced if names[a.root] == "parts"} <= commits
 
 
 def test_a_root_that_says_full_over_a_partition_that_does_not_leaves_values_unchanged(decoded: Decoded) -> None:
@@ -269,6 +275,7 @@ def test_cut_anywhere_into_two_runs_the_story_is_the_same(decoded: Decoded, chun
         assert parts[0].is_open == (sum(c[:1] in (b"B", b"C") for c in chunks[:cut]) % 2 == 1)
         assert sum(part.transactions for part in parts) == decoded.transactions
         assert max(part.upto for part in parts) == decoded.upto
+        assert parts[0].announced + parts[1].announced == decoded.announced
 
 
 def test_a_relation_that_is_described_again_is_told_again_and_splits_nothing() -> None:

@@ -107,7 +107,9 @@ class Following:
         What the log says of its end is nothing: not that it was dropped or detached.
         """
         one = self._tables.get(announced.root)
-        if one is None or announced.lsn < one.table.position.ordinal:
+        if one is None or one.shape.kind != "p" or announced.oid in self._tables:
+            return
+        if announced.lsn < one.table.position.ordinal:
             return
         self._announced.setdefault(announced.root, {})[announced.oid] = announced.name
         if announced.root in self._versions:

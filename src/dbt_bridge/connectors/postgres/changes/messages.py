@@ -102,12 +102,14 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A partition whose changes come as those of its root: pgoutput describes both, one after the other, before the
-    first of them (pgoutput.c, maybe_send_schema).
+    """A relation that was described right after another one.
+
+    So pgoutput tells of a partition whose changes come as those of its root, before the first of them (pgoutput.c,
+    maybe_send_schema). Tables that one TRUNCATE names are described so, too.
 
     Attributes:
-        root: the oid of the table that is published.
-        oid, name: of the partition.
+        root: the oid of the table that was described before: of a partition, the one that is published.
+        oid, name: of the other.
         lsn: of the transaction in which it comes.
     """
 
@@ -129,7 +131,7 @@ class Decoded:
         committed_at: of that transaction, microseconds since 1970; 0 without.
         transactions: how many ended.
         is_open: whether the run ends inside a transaction.
-        announced: partitions, before the items that they are of.
+        announced: what may be partitions.
     """
 
     items: tuple[Relation | Rows | Truncation, ...]
