@@ -20,7 +20,7 @@ from tests.warm import commands
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
 
-pytest_plugins = ["tests.projects"]
+pytest_plugins = ["tests.projects", "tests.cdc.ends"]
 
 settings.register_profile("tests", derandomize=IS_FIXED, deadline=None)
 settings.load_profile("tests")

@@ -204,9 +204,23 @@ def test_a_key_that_is_null_or_cannot_be_compared_is_refused() -> None:
     row = {"k0": None, "v": 1, "big": "x", "large": "y"}
     with pytest.raises(KeyRefused, match=r"'k0' of landing\.t is NULL"):
         net(table, changes_of(table, [Change("insert", row, 8, 1)]))
-    listed = Table(table.name, (Column("k0", pa.list_(pa.int64())),), ("k0",))
+    union = pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [pa.array([1])])
+    without = Table(table.name, (Column("k0", union.type),), ("k0",))
+    one = np.ones(1, np.int64)
     with pytest.raises(KeyRefused, match="cannot be compared"):
-        net(listed, changes_of(listed, [Change("insert", {"k0": [1]}, 8, 1)]))
+        net(without, Changes(pa.table({"k0": union}), np.full(1, INSERT, np.uint8), one, one))
+
+
+def test_a_key_is_written_as_the_last_change_wrote_it() -> None:
+    """0.0 and -0.0 are one key; the update that made one of the other moved no row."""
+    table = Table(TableName("landing", "t"), (Column("k", pa.float64()), Column("v", pa.int64())), ("k",))
+    rows = pa.table({"k": [0.0, -0.0, -0.0], "v": [1, 2, 3]})
+    before, number = pa.table({"k": [None, 0.0, None]}), np.arange(3)
+    kind = np.array([UPDATE, UPDATE, UPDATE], np.uint8)
+    changes = Changes(rows, kind, number, number, {}, before, np.array([False, True, False]))
+    effect = net(table, changes)
+    assert [str(row) for row in effect.written.rows.to_pylist()] == ["{'k': -0.0, 'v': 3}"]
+    assert not len(effect.deleted) and not effect.written.moved.any()
 
 
 @pytest.mark.parametrize(

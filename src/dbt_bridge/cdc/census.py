@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from dbt_bridge.cdc.followed_keys import check_keys
 from dbt_bridge.cdc.followed_source import make_declared_table
 from dbt_bridge.contracts.change_feed import FollowedTable, TableFinding, TableVersion
 from dbt_bridge.contracts.change_source import ChangeSource
@@ -24,7 +25,7 @@ from dbt_bridge.contracts.destination import (
     Destination,
     Replica,
 )
-from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, KeyRefused, UsageError
+from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, KeyRefused, TypeRefused, UsageError
 from dbt_bridge.nouns.checkpoint import Checkpoint, TableMemory, TableState
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.project import LandingTable
@@ -144,6 +145,7 @@ def take_census(
             if isinstance(verdict, Tracked):
                 tracked[node] = verdict
             elif node in chosen.needed or (is_followed and node not in chosen.anew):
+                _check_before_copy(destination, item, finding.version)
                 to_copy[node] = (item, verdict)
         except (DestinationError, ConnectionFailed):
             raise  # of an end, not of this table: nothing has to be copied anew for it
@@ -159,7 +161,7 @@ def track(destination: Destination, wanted: Wanted, version: TableVersion, posit
     """A table in the version that its landing table has.
 
     Raises:
-        KeyRefused: the key by which changes are found does not land.
+        KeyRefused: the key by which changes are found does not land, or rows are not told apart by it there.
         UsageError: its declaration names columns that it does not have, or it has columns that the bridge adds.
         TypeRefused: the destination has no exact form of a type.
     """
@@ -172,6 +174,8 @@ def track(destination: Destination, wanted: Wanted, version: TableVersion, posit
             mend=f"take {absent[0]!r} into `columns`, or `write_disposition: append` for a log of changes",
         )
     _refuse_own_names(names, wanted)
+    if not log_only:
+        check_keys(destination, wanted.landing, version, columns, wanted.table.mask)
 
     def map_columns(table: Table, renamed: Mapping[str, str]) -> tuple[Column, ...]:
         mapped = landing_columns(table, wanted.table, destination)
@@ -190,6 +194,17 @@ def track(destination: Destination, wanted: Wanted, version: TableVersion, posit
 def format_unfollowed(version: TableVersion, declared: LandingTable) -> str:
     """The columns that would land if the log had them, and why it does not; empty for none."""
     return "; ".join(str(column) for column in version.unfollowed if shows(column.name, declared))
+
+
+def _check_before_copy(destination: Destination, wanted: Wanted, version: TableVersion) -> None:
+    """Raises KeyRefused before the origin keeps a log for the table; what is wrong with its values, the copy tells."""
+    if wanted.table.write_disposition == "append":
+        return
+    try:
+        columns = landing_columns(Table(version.name, version.columns, version.key), wanted.table, destination)
+    except (TypeRefused, UsageError):
+        return
+    check_keys(destination, wanted.landing, version, columns, wanted.table.mask)
 
 
 def _plain(column: Column, wanted: Wanted) -> Column:

@@ -7,6 +7,7 @@
                         DigestsTables     digests rows where they are                      Postgres
                         HasClock          knows when its snapshot began                    Postgres
     of a destination    TakesRawCopy      takes such rows                                  Postgres
+                        ComparesKeys      has types that it does not compare as keys       DuckDB, Postgres, Delta
     of a state          DigestsReplicas   digests rows where they are                      Postgres
 
 `destination` has what most destinations can: `Follows` (applies changes), `Readable` (gives back what it holds); `side`
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dbt_bridge.contracts.queries import Queries
     from dbt_bridge.contracts.settings import OriginSettings
     from dbt_bridge.contracts.side import Digests
-    from dbt_bridge.nouns.table import TableName
+    from dbt_bridge.nouns.table import Column, TableName
 
 
 @runtime_checkable
@@ -62,6 +63,22 @@ class HoldsDatabases(Protocol):
 
         Raises:
             UsageError: there is none of this name, or none that can be written to.
+        """
+
+
+@runtime_checkable
+class ComparesKeys(Protocol):
+    """A destination that follows, and has types whose values it does not compare as their origin does."""
+
+    def check_key(self, name: TableName, column: Column) -> None:
+        """Look at a key column before its table is followed.
+
+        Args:
+            name: of the landing table.
+            column: as `map_column` answered it.
+
+        Raises:
+            KeyRefused: rows would not be found by it, or several; names the type that would do.
         """
 
 

@@ -60,12 +60,14 @@ class Written:
         continues: bool: the destination has the row already; False for one that was inserted in this run.
         found_under: the key under which the destination has it, where it continues. None when that is its own
             everywhere.
+        moved: bool: the destination has it under another key than it has now.
     """
 
     rows: pa.Table
     kept: Mapping[str, _Mask]
     continues: _Mask
     found_under: pa.Table | None
+    moved: _Mask
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -90,6 +92,7 @@ class Written:
             {name: flags for name, flags in kept.items() if flags.any()},
             self.continues[chosen],
             None if self.found_under is None else self.found_under.filter(mask),
+            self.moved[chosen],
         )
 
 
@@ -237,11 +240,11 @@ class Lineages:
         """The rows as they are right after these touches."""
         kept: dict[str, _Mask] = {}
         whole = self._sources(None)[touches]
-        own = self.keys.take(to_arrow(self.code[touches]))
+        own, nowhere = self.event[touches], np.zeros(len(touches), bool)
         arrays = []
         for column in self.changes.rows.column_names:
-            if column in self.table.key:
-                arrays.append(own[column])
+            if column in self.table.key:  # as it was written last: 0.0 and -0.0 are one key
+                arrays.append(_take(self.changes.rows[column], own, nowhere))
                 continue
             unsent = self.changes.unchanged.get(column)
             source = whole if unsent is None else self._sources(unsent)[touches]
@@ -252,7 +255,8 @@ class Lineages:
         root = self._root[touches]
         found = self.keys.take(to_arrow(self.code[root])) if self.moves else None
         rows = pa.Table.from_arrays(arrays, schema=_nullable(self.changes.rows.schema))
-        return Written(rows, kept, self.kind[root] != _INSERTED, found)
+        continues = self.kind[root] != _INSERTED
+        return Written(rows, kept, continues, found, continues & (self.code[root] != self.code[touches]))
 
     def _sources(self, unsent: _Mask | None) -> _Index:
         """For each touch the change that holds the value which its row then has; -1 where the destination does."""
@@ -354,7 +358,7 @@ def _with_columns(written: Written, columns: Mapping[str, pa.Array]) -> Written:
     rows = written.rows
     for name, values in columns.items():
         rows = rows.append_column(name, values)
-    return Written(rows, written.kept, written.continues, written.found_under)
+    return replace(written, rows=rows)
 
 
 def _nullable(schema: pa.Schema) -> pa.Schema:

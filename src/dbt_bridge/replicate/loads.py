@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.contracts.destination import WRITE_DISPOSITIONS, Load, Loaded, Warehouse
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError
 from dbt_bridge.nouns.table import TableName
-
-_ROW = "_dbt_bridge_row"
+from dbt_bridge.replicate.key_codes import encode_rows
 
 
 def check_request(load: Load) -> None:
@@ -106,22 +106,15 @@ def last_per_key(load: Load, rows: pa.Table) -> pa.Table:
                 f"the key column {column!r} of {load.table.name} holds NULL in the new rows",
                 mend="filter those rows out, or choose a key that every row has",
             )
-    plain = {f"k{i}": _plain(rows[column]) for i, column in enumerate(load.table.key)}
-    keys = pa.table({**plain, _ROW: pa.array(range(len(rows)), pa.int64())})
     try:
-        last = keys.group_by(list(plain)).aggregate([(_ROW, "max")])
+        codes = encode_rows([rows[column] for column in load.table.key])
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
         raise KeyRefused(
-            f"the key of {load.table.name} has a type without equality: {error}", mend="choose another key"
+            f"the key of {load.table.name} has a type whose values cannot be compared", mend="choose another key"
         ) from error
-    numbers = last[f"{_ROW}_max"]
-    return rows.take(numbers.take(pc.sort_indices(numbers)))
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if isinstance(column.type, pa.BaseExtensionType):
-        return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
-    return column
+    last = np.zeros(codes.max(initial=-1) + 1, np.int64)
+    last[codes] = np.arange(len(rows))
+    return rows if len(last) == len(rows) else rows.take(to_arrow(np.sort(last)))
 
 
 def several_rows(name: TableName, key: Sequence[str], *, is_delivery: bool = False) -> KeyRefused:

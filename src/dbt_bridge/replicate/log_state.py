@@ -24,6 +24,7 @@ from dbt_bridge.contracts.destination import CHANGE, CHANGE_LSN, Replica
 from dbt_bridge.errors import MissingExtra
 from dbt_bridge.nouns.table import quote_identifier, quote_literal
 from dbt_bridge.replicate.change_log import SEQUENCE, UNCHANGED
+from dbt_bridge.replicate.duckdb_equality import as_key, as_written
 from dbt_bridge.replicate.replica_checks import refuse_owing, refuse_unsent
 from dbt_bridge.system.temporary_files import temporary_folder
 
@@ -112,33 +113,33 @@ def select_state(replica: Replica, log: LogRelation, scalar: Callable[[str], Any
         DestinationError: no state can be told from the log.
     """
     key = [log.names[name] for name in replica.table.key]
+    keys = ", ".join(as_key(quote_identifier(name), log.columns[name]) for name in key)
     partial = f"SELECT count(*) FROM {log.sql} WHERE {_PARTIAL}"
     is_partial = bool(scalar(partial))
     if is_partial:
-        refuse_unsent(replica, int(scalar(_count_moved(log, key) if key else partial)))
+        refuse_unsent(replica, int(scalar(_count_moved(log, keys) if key else partial)))
     names = {log.names[c.name]: c.name for c in replica.table.columns}
     if key:
-        return f"({_last_partial(log.sql, key, names) if is_partial else _last_whole(log.sql, key)})"
+        return f"({_last_partial(log.sql, keys, names) if is_partial else _last_whole(log.sql, keys)})"
     if not scalar(f"SELECT count(*) FROM {log.sql} WHERE \"{CHANGE}\" = 'delete'"):
         return log.sql
-    alike = _tell_apart({name: log.columns[name] for name in names})
+    alike = [one for name in names for one in as_written(quote_identifier(name), log.columns[name])]
     refuse_owing(replica, int(scalar(count_owing(log.sql, alike))))
     return f"({sum_log(log.sql, alike)})"
 
 
-def _last_whole(log: str, key: Sequence[str]) -> str:
-    last = f"row_number() OVER (PARTITION BY {', '.join(map(quote_identifier, key))} ORDER BY {ORDER}) = 1"
+def _last_whole(log: str, keys: str) -> str:
+    last = f"row_number() OVER (PARTITION BY {keys} ORDER BY {ORDER}) = 1"
     return f"SELECT * FROM (SELECT * FROM {log} QUALIFY {last}) WHERE \"{CHANGE}\" <> 'delete'"
 
 
-def _last_partial(log: str, key: Sequence[str], columns: Mapping[str, str]) -> str:
+def _last_partial(log: str, keys: str, columns: Mapping[str, str]) -> str:
     """Where some rows have values that were not sent.
 
     Args:
         columns: the log's name -> the name in `_unchanged`.
     """
-    keys = ", ".join(map(quote_identifier, key))
-    parts = [quote_identifier(name) if name in key else _last_sent(name, known) for name, known in columns.items()]
+    parts = [_last_sent(name, known) for name, known in columns.items()]
     return (
         f"SELECT {', '.join(parts)} FROM {log}\nGROUP BY {keys}\n"
         f"HAVING first(\"{CHANGE}\" ORDER BY {ORDER}) <> 'delete'"
@@ -150,20 +151,10 @@ def _last_sent(name: str, known: str) -> str:
     return f"first({quote_identifier(name)} ORDER BY {ORDER}) FILTER (WHERE {sent}) AS {quote_identifier(name)}"
 
 
-def _tell_apart(columns: Mapping[str, str]) -> list[str]:
-    """DuckDB takes 30 days for a month, and one time of day for the same in another zone."""
-    return [
-        f"CAST({quote_identifier(name)} AS VARCHAR)"
-        if "INTERVAL" in type_ or "TIME WITH TIME ZONE" in type_
-        else quote_identifier(name)
-        for name, type_ in columns.items()
-    ]
-
-
-def _count_moved(log: LogRelation, key: Sequence[str]) -> str:
+def _count_moved(log: LogRelation, keys: str) -> str:
     """A query that counts rows whose unsent value was sent under another key, or under another name of its column."""
     names = ", ".join(map(quote_literal, log.columns))
-    before = f"{change_before(', '.join(map(quote_identifier, key)))} AS {_AGE}"
+    before = f"{change_before(keys)} AS {_AGE}"
     return (
         f"SELECT count(*) FROM (SELECT *, {before} FROM {log.sql})\n"
         f"WHERE {_PARTIAL} AND (coalesce({_AGE}, 'delete') = 'delete' OR NOT list_has_all([{names}], \"{UNCHANGED}\"))"

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.nouns.table import Column
 from dbt_bridge.replicate.compaction import UTC_TIME, Net, Written
-from dbt_bridge.replicate.key_codes import plain
 
 # What is to be done with a staged row.
 DO = "_dbt_bridge_do"
@@ -76,22 +74,11 @@ def build_staging(replica: Replica, own: Sequence[Column], written: Written, gon
     return Staging(rows, columns, kept, found, tuple(more))
 
 
-def find_moved(replica: Replica, written: Written) -> Any:
-    """bool per written row: the landing table has it under another key."""
-    mask = np.zeros(len(written), bool)
-    if written.found_under is None:
-        return mask
-    for name in replica.table.key:
-        differs = pc.not_equal(plain(written.found_under[name]), plain(written.rows[name]))
-        mask |= differs.to_numpy(zero_copy_only=False)
-    return mask & written.continues
-
-
-def choose_actions(written: Written, moved_rows: Any) -> Any:
+def choose_actions(written: Written) -> Any:
     """What is to be done with each written row."""
     do = np.where(written.continues, WHOLE, FRESH)
     do[written.needing()] = KEEPING
-    do[moved_rows] = MOVED
+    do[written.moved] = MOVED
     return do
 
 
@@ -112,7 +99,7 @@ def count_effects(replica: Replica, net: Net, inserted: int, updated: int, delet
         soft_deleted = int(
             (written.rows[DELETED_AT].is_valid().to_numpy(zero_copy_only=False) & written.continues).sum()
         )
-    if not find_moved(replica, written).any():
+    if not written.moved.any():
         return Effects(inserted, updated - soft_deleted, deleted + soft_deleted)
     new = int((~written.continues).sum())
     return Effects(new, int(written.continues.sum()) - soft_deleted, max(0, new + deleted - inserted) + soft_deleted)

@@ -58,7 +58,6 @@ from dbt_bridge.replicate.merge_rows import (
     DELETED_AT_COLUMN,
     build_staging,
     choose_actions,
-    find_moved,
 )
 from dbt_bridge.replicate.replica_checks import check_names, recopy_command
 
@@ -193,9 +192,9 @@ class DltApplication:
 
     def _net(self, replica: Replica, run: Changes) -> list[_Statement]:
         net = Lineages.of(replica.table, run).net(soft=replica.deletes == "soft")
-        moves = find_moved(replica, net.written)
+        moves = net.written.moved
         own = _own(replica)
-        staging = build_staging(replica, own, net.written, net.deleted, choose_actions(net.written, moves))
+        staging = build_staging(replica, own, net.written, net.deleted, choose_actions(net.written))
         rows, columns = staging.rows, list(staging.all_columns)
         names = {c.name for c in staging.columns}
         there = self._destination.find_table(replica.table.name, names)

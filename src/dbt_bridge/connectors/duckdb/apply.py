@@ -184,7 +184,7 @@ def _write(on: CatalogCursor, replica: Replica, state: Target, net: Net) -> Effe
 def _delete(on: CatalogCursor, state: Target, keys: pa.Table) -> int:
     if not len(keys):
         return 0
-    matches = " AND ".join(f"t.{state.column(c)} = s.{_KEYS}_{i}" for i, c in enumerate(keys.column_names))
+    matches = state.same_key(keys.column_names, f"{_KEYS}_")
     renamed = keys.rename_columns([f"{_KEYS}_{i}" for i in range(keys.num_columns)])
     with lend_rows(on, _KEYS, renamed):
         return int(on.scalar(f"DELETE FROM {state.sql} AS t\nUSING {_KEYS} AS s\nWHERE {matches}"))  # noqa: S608

@@ -30,6 +30,7 @@ from dbt_bridge.contracts.destination import (
 )
 from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.compaction import Versions
+from dbt_bridge.replicate.duckdb_equality import as_key, as_written
 
 _KEYS = "_dbt_bridge_versions"
 _OWN = (VALID_FROM, VALID_TO, CHANGE_LSN)
@@ -72,9 +73,9 @@ def _with_keys(on: CatalogCursor, history: Target, keys: pa.Table, statement: st
     renamed = keys.rename_columns(
         [VALID_TO if n == VALID_TO else f"{_KEYS}_{i}" for i, n in enumerate(keys.column_names)]
     )
-    matches = [f"t.{history.column(name)} = s.{_KEYS}_{i}" for i, name in enumerate(names)]
+    matches = history.same_key(names, f"{_KEYS}_")
     with lend_rows(on, _KEYS, renamed):
-        on.execute(f"{statement}\n  AND t.{_END} IS NULL AND {' AND '.join(matches)}")
+        on.execute(f"{statement}\n  AND t.{_END} IS NULL AND {matches}")
 
 
 def truncate(on: CatalogCursor, replica: Replica, ordinal: int, at: datetime) -> None:
@@ -100,10 +101,18 @@ def join(on: CatalogCursor, replica: Replica, staged: Staged, at: datetime) -> N
     evolve(on, staged, standing)
     history = require_history(on, replica, [column.name for column in staged.load.table.columns])
     equal = [
-        f"t.{history.column(c.name)} IS NOT DISTINCT FROM s.{quote_identifier(c.name)}"
+        f"{own} IS NOT DISTINCT FROM {given}"
         for c in staged.load.table.columns
+        for own, given in zip(
+            as_written(f"t.{history.column(c.name)}", history.type(c.name)),
+            as_written(f"s.{quote_identifier(c.name)}", history.type(c.name)),
+            strict=True,
+        )
     ]
-    matches = [f"t.{history.column(c)} = s.{quote_identifier(c)}" for c in replica.table.key]
+    matches = [
+        f"{as_key(f't.{history.column(c)}', history.type(c))} = {as_key(f's.{quote_identifier(c)}', history.type(c))}"
+        for c in replica.table.key
+    ]
     on.execute(
         f"UPDATE {history.sql} AS t\n"  # noqa: S608
         f"SET {_END} = ?\n"

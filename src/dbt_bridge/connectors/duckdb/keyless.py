@@ -16,6 +16,7 @@ from dbt_bridge.connectors.duckdb.relation import CatalogCursor
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.table import quote_identifier
+from dbt_bridge.replicate.duckdb_equality import as_written
 from dbt_bridge.replicate.full_row import FullRows
 from dbt_bridge.replicate.replica_checks import recopy_command
 
@@ -44,10 +45,13 @@ def _each_once(on: CatalogCursor, replica: Replica, state: Target, old: pa.Table
         return
     soft = DELETED_AT in state.own
     columns = [name for name in old.column_names if name != DELETED_AT]
-    equal = [f"t.{state.column(c)} IS NOT DISTINCT FROM s.{quote_identifier(c)}" for c in columns]
+    types = {c: state.type(c) for c in columns}
+    ours = [one for c in columns for one in as_written(f"t.{state.column(c)}", types[c])]
+    theirs = [one for c in columns for one in as_written(f"s.{quote_identifier(c)}", types[c])]
+    equal = [f"{own} IS NOT DISTINCT FROM {given}" for own, given in zip(ours, theirs, strict=True)]
     alive = [f"t.{state.column(DELETED_AT)} IS NULL"] if soft else []
-    names = ", ".join(quote_identifier(c) for c in columns)
-    partition = ", ".join(f"t.{state.column(c)}" for c in columns)
+    names = ", ".join(one for c in columns for one in as_written(quote_identifier(c), types[c]))
+    partition = ", ".join(ours)
     at = f", s.{quote_identifier(DELETED_AT)}" if DELETED_AT in old.column_names else ""
     with lend_rows(on, _OLD, old):
         check_values(on, state, _OLD, describe_types(on, _OLD))

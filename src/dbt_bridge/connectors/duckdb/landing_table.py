@@ -23,6 +23,7 @@ from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.changes import Reshaped
 from dbt_bridge.nouns.table import Table, TableName, quote_identifier
 from dbt_bridge.replicate.compaction import Written
+from dbt_bridge.replicate.duckdb_equality import as_key
 from dbt_bridge.replicate.loads import type_changed
 from dbt_bridge.replicate.replica_checks import recopy_command
 
@@ -51,6 +52,11 @@ class Target:
 
     def type(self, name: str) -> str:
         return self.relation.columns[self.own[name]]
+
+    def same_key(self, columns: Sequence[str], given: str) -> str:
+        """That `t`, a row of the table, has the key of `s`, whose columns are named `given` and a number from 0."""
+        both = ((f"t.{self.column(c)}", f"s.{given}{i}", self.type(c)) for i, c in enumerate(columns))
+        return " AND ".join(f"{as_key(own, type_)} = {as_key(other, type_)}" for own, other, type_ in both)
 
 
 def require_table(on: CatalogCursor, replica: Replica, name: TableName) -> Relation:
@@ -186,7 +192,7 @@ def _fill(on: CatalogCursor, replica: Replica, state: Target, written: Written, 
     rows = rows.append_column(_NEEDS, to_arrow(needing & ~died)).append_column(_DIED, to_arrow(died))
     selected = [_value(state, c, flags.get(c)) for c in written.rows.column_names]
     selected += [f"t.{quote_identifier(extra)}" for extra in extras]
-    matches = " AND ".join(f"t.{state.column(c)} = s.{_FOUND}{i}" for i, c in enumerate(key))
+    matches = state.same_key(key, _FOUND)
     with lend_rows(on, _PARTIAL, rows):
         check_values(on, state, _PARTIAL, {c: t for c, t in describe_types(on, _PARTIAL).items() if c in state.own})
         count = on.scalar(

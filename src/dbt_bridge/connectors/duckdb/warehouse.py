@@ -44,7 +44,7 @@ from dbt_bridge.contracts.destination import (
     Staged,
 )
 from dbt_bridge.contracts.settings import OriginSettings
-from dbt_bridge.errors import ConnectionFailed, DestinationError
+from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.receipt import Receipt
@@ -179,6 +179,15 @@ class DuckDBWarehouse:
     def map_column(self, column: Column) -> Column:
         """See `column_types.map_column`."""
         return map_column(column)
+
+    def check_key(self, name: TableName, column: Column) -> None:
+        """See `ComparesKeys`."""
+        if pa.types.is_nested(column.type) and "interval" in str(column.type):
+            raise KeyRefused(
+                f"{name}: the key column {column.name!r} holds intervals inside of {column.type}, and DuckDB does not"
+                " take `29 days` for `1 mon -1 day`",
+                mend=f"types: {{{column.name}: text}}",
+            )
 
     def find_table(self, name: TableName) -> Table | None:
         """The table (or a view that is not a ghost) as it stands, with DuckDB's types in `origin_type`."""

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from dbt_bridge.arrow.counted_reader import CountedReader
 from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema, map_column
+from dbt_bridge.connectors.lake.delta.landing_table import find_matches
 from dbt_bridge.connectors.lake.delta.session import STANDS_AT, DeltaSession, query, schema_of, translate
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.connectors.lake.state import DatasetState
@@ -30,7 +31,7 @@ from dbt_bridge.contracts.destination import (
     Window,
 )
 from dbt_bridge.contracts.outgoing import CREATED
-from dbt_bridge.errors import TypeRefused
+from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import (
     Column,
     Table,
@@ -141,6 +142,15 @@ class DeltaDestination:
             yield application
         finally:
             application.undo()
+
+    def check_key(self, name: TableName, column: Column) -> None:
+        """See `ComparesKeys`."""
+        if pa.types.is_nested(column.type) and _holds_floats(column.type):
+            raise KeyRefused(
+                f"{name}: the key column {column.name!r} holds floats inside of {column.type}, and Delta takes one NaN"
+                " for another value than the next",
+                mend=f"types: {{{column.name}: text}}",
+            )
 
     def position(self, replica: Replica) -> int | None:
         """The LSN in the table's log, or in its history's where that is less; None without one."""
@@ -317,5 +327,11 @@ def count_matching(there: Any, rows: pa.Table, key: tuple[str, ...]) -> int:
     found = 0
     for batch in query(there, f"SELECT {columns} FROM t"):  # noqa: S608
         theirs = pa.Table.from_batches([batch]).cast(keys.schema)
-        found += len(theirs.join(keys, keys=list(key), join_type="left semi"))
+        found += len(find_matches(theirs, keys)[0])
     return found
+
+
+def _holds_floats(type_: pa.DataType) -> bool:
+    if pa.types.is_nested(type_):
+        return any(_holds_floats(type_.field(i).type) for i in range(type_.num_fields))
+    return bool(pa.types.is_floating(type_))

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_bridge.arrow.file_types import build_schema, fit_schema
+from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.connectors.lake.delta.landing_table import (
     FollowedTable,
+    build_same_key,
     format_moment,
     prunes_exactly,
     refuse_missing,
@@ -29,6 +31,7 @@ from dbt_bridge.nouns.changes import Changes, Truncated
 from dbt_bridge.nouns.table import Column, Table, quote_identifier
 from dbt_bridge.replicate.change_runs import select_part
 from dbt_bridge.replicate.compaction import UTC_TIME, Lineages, Versions
+from dbt_bridge.replicate.key_codes import encode_rows, match_rows
 from dbt_bridge.replicate.merge_rows import DO, build_staging
 from dbt_bridge.replicate.replica_checks import recopy_command
 
@@ -78,12 +81,11 @@ def _versions(replica: Replica, landing: FollowedTable, past: FollowedTable, run
 
 
 def _merge(replica: Replica, past: FollowedTable, rows: pa.Table, first_lsn: int) -> Any:
-    key = [quote_identifier(name) for name in replica.table.key]
     do, to = f"s.{quote_identifier(DO)}", quote_identifier(VALID_TO)
     inserts = {quote_identifier(c.name): f"s.{quote_identifier(c.name)}" for c in (*replica.table.columns, *OWN)}
 
     def step(properties: Any) -> Any:
-        same = " AND ".join(f"t.{k} = s.{k}" for k in key)
+        same = build_same_key(rows.schema, replica.table.key)
         merger = past.delta.merge(
             rows,
             predicate=f"{same} AND {do} <> {_VERSION} AND t.{to} IS NULL",
@@ -115,8 +117,7 @@ def _stage_versions(replica: Replica, landing: FollowedTable, past: FollowedTabl
 
 def _places(closed: pa.Table, continued: pa.Table) -> Any:
     """Where in `closed` the keys of `continued` are."""
-    place = closed.drop_columns([VALID_TO]).append_column("_place", pa.array(np.arange(len(closed))))
-    return place.join(continued, keys=continued.column_names, join_type="left semi")["_place"].to_numpy()
+    return match_rows(closed.select(continued.column_names), continued)[0]
 
 
 def _fill_kept(replica: Replica, landing: FollowedTable, versions: Versions, needing: Any, rows: pa.Table) -> pa.Table:
@@ -126,13 +127,11 @@ def _fill_kept(replica: Replica, landing: FollowedTable, versions: Versions, nee
     names = [c.name for c in columns]
     under = written.found_under if written.found_under is not None else written.rows.select(names)
     keys = landing.cast_rows(columns, under.select(names).filter(pa.array(needing)))
-    distinct = keys.group_by(names).aggregate([]).select(names)
+    distinct = keys.take(to_arrow(np.unique(encode_rows(keys.columns), return_index=True)[1]))
     there = landing.find_rows(distinct, list(written.kept))
     refuse_missing(landing.name, len(distinct), len(there), recopy_command(replica.node))
-    numbered = there.select(names).append_column("_there", pa.array(np.arange(len(there))))
-    asked = keys.append_column("_asked", pa.array(np.flatnonzero(needing)))
-    matched = asked.join(numbered, keys=names, join_type="inner")
-    asked_at, there_at = matched["_asked"].to_numpy(), matched["_there"].to_numpy()
+    asked, there_at = match_rows(keys, there.select(names))
+    asked_at = np.flatnonzero(needing)[asked]
     for name, flags in written.kept.items():
         place = np.arange(len(rows))
         chosen = flags[asked_at]

@@ -29,6 +29,7 @@ from dbt_bridge.nouns.table import (
     TableName,
     quote_identifier,
 )
+from dbt_bridge.replicate.key_codes import match_rows
 
 Step = Callable[[Any], Any]  # takes deltalake's CommitProperties, answers what was counted
 
@@ -132,23 +133,16 @@ class FollowedTable:
         """
         names = [*keys.column_names, *(c for c in columns if c not in keys.column_names)]
         statement = f"SELECT {', '.join(quote_identifier(n) for n in names)} FROM t WHERE {_between(keys)}"  # noqa: S608
-        wanted = keys.append_column(_PLACE, to_arrow(np.arange(len(keys))))
         parts, places = [], []
         for chunk in regroup(query(self.delta, statement)):
             theirs = chunk.cast(pa.schema([_as_in(self.schema, field) for field in chunk.schema]))
-            hits = (
-                theirs.select(keys.column_names)
-                .append_column(_ROW, to_arrow(np.arange(len(theirs))))
-                .join(wanted, keys=keys.column_names, join_type="inner")
-            )
+            hits, place = find_matches(theirs.select(keys.column_names), keys)
             if len(hits):
-                parts.append(theirs.take(hits[_ROW]))
-                places.append(hits[_PLACE])
+                parts.append(theirs.take(to_arrow(hits)))
+                places.append(place)
         if not parts:
             return pa.schema([_as_in(self.schema, self.schema.field(n)) for n in names]).empty_table()
-        rows = pa.concat_tables(parts)
-        order = pc.sort_indices(pa.chunked_array([chunk for place in places for chunk in place.chunks]))
-        return rows.take(order)
+        return pa.concat_tables(parts).take(to_arrow(np.argsort(np.concatenate(places), kind="stable")))
 
     def append(self, rows: pa.Table) -> None:
         """Add rows, by a commit that belongs to no LSN yet."""
@@ -169,6 +163,16 @@ class FollowedTable:
 
         fields = Schema.from_arrow(build_schema(Table(self.name, tuple(columns)))).fields
         self.step(lambda properties: self.delta.alter.add_columns(fields, commit_properties=properties))
+
+
+def find_matches(theirs: pa.Table, keys: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """As `match_rows`; Arrow joins columns of plain types faster, and takes no others."""
+    if any(pa.types.is_nested(field.type) or pa.types.is_floating(field.type) for field in keys.schema):
+        return match_rows(theirs, keys)
+    wanted = keys.append_column(_PLACE, to_arrow(np.arange(len(keys))))
+    numbered = theirs.append_column(_ROW, to_arrow(np.arange(len(theirs))))
+    hits = numbered.join(wanted, keys=keys.column_names, join_type="inner")
+    return hits[_ROW].to_numpy(), hits[_PLACE].to_numpy()
 
 
 def _between(keys: pa.Table) -> str:
@@ -219,6 +223,19 @@ def prunes_exactly(rows: pa.Table, key: tuple[str, ...]) -> bool:
     Decimals and floats are doubles there, timestamps may be milliseconds, long strings are cut off.
     """
     return all(pa.types.is_integer(rows.schema.field(name).type) for name in key)
+
+
+def build_same_key(schema: pa.Schema, key: Sequence[str]) -> str:
+    """That `t` and `s` have one key, in DataFusion's SQL, to which every NaN is another value than one whose bits
+    differ."""
+    parts = []
+    for name in key:
+        column, type_ = quote_identifier(name), schema.field(name).type
+        form = "{}"
+        if pa.types.is_floating(type_):
+            form = f"nanvl({{}}, arrow_cast('NaN', 'Float{type_.bit_width}'))"
+        parts.append(f"{form.format(f't.{column}')} = {form.format(f's.{column}')}")
+    return " AND ".join(parts)
 
 
 def format_moment(microseconds: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dbt_bridge.connectors.lake.delta.landing_table import FollowedTable, prunes_exactly, refuse_missing
+from dbt_bridge.connectors.lake.delta.landing_table import FollowedTable, build_same_key, prunes_exactly, refuse_missing
 from dbt_bridge.contracts.destination import Replica
 from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.compaction import Net
@@ -22,7 +22,6 @@ from dbt_bridge.replicate.merge_rows import (
     build_staging,
     choose_actions,
     count_effects,
-    find_moved,
 )
 from dbt_bridge.replicate.replica_checks import recopy_command
 
@@ -38,11 +37,11 @@ class NetMerge:
     def __init__(self, replica: Replica, table: FollowedTable, net: Net) -> None:
         own = (DELETED_AT_COLUMN,) if replica.deletes == "soft" else ()
         names = {c.name for c in (*replica.table.columns, *own)}
-        moves = find_moved(replica, net.written)
+        moves = net.written.moved
         self._replica = replica
         self._table = table
         self._net = net
-        self._do = choose_actions(net.written, moves)
+        self._do = choose_actions(net.written)
         self._extra = [name for name in table.schema.names if name not in names]
         staging = build_staging(replica, own, net.written, net.deleted, self._do)
         self._kept = staging.kept
@@ -69,10 +68,12 @@ class NetMerge:
         return Effects(len(rows), 0, 0)
 
     def _merge(self, properties: Any) -> dict[str, Any]:
-        key = [quote_identifier(name) for name in self._replica.table.key]
+        key = self._replica.table.key
         do = f"s.{quote_identifier(DO)}"
         updates = {
-            quote_identifier(name): self._value(name) for name in self._columns if name not in self._replica.table.key
+            quote_identifier(name): self._value(name)
+            for name in self._columns
+            if name not in key or self._is_float(name)
         }
         inserts = {quote_identifier(name): f"s.{quote_identifier(name)}" for name in self._columns}
         for name in self._extra:
@@ -84,15 +85,19 @@ class NetMerge:
                 inserts[quote_identifier(name)] = f"s.{quote_identifier(name)}"
         merger = self._table.delta.merge(
             self._rows,
-            predicate=" AND ".join(f"t.{k} = s.{k}" for k in key),
+            predicate=build_same_key(self._rows.schema, key),
             source_alias="s",
             target_alias="t",
             streamed_exec=not prunes_exactly(self._rows, self._replica.table.key),
             commit_properties=properties,
         )
         merger = merger.when_matched_delete(f"{do} = {GONE}")
-        merger = merger.when_matched_update(updates or {key[0]: f"s.{key[0]}"})
+        merger = merger.when_matched_update(updates or {quote_identifier(key[0]): f"s.{quote_identifier(key[0])}"})
         return dict(merger.when_not_matched_insert(inserts, predicate=f"{do} <> {GONE}").execute())
+
+    def _is_float(self, name: str) -> bool:
+        """0.0 and -0.0 are one key, written in two ways."""
+        return bool(pa.types.is_floating(self._rows.schema.field(name).type))
 
     def _value(self, name: str) -> str:
         if name not in self._kept:

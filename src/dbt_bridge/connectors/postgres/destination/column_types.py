@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as is_
 
-from dbt_bridge.errors import TypeRefused
+from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import Column, Table
 
 Encode = Callable[[pa.Array], pa.Array]
@@ -319,3 +319,31 @@ def fits(existing: str, incoming: str, *, is_enum: bool) -> bool:
     if (new := _NUMERIC.fullmatch(existing)) and b in (*INTEGERS, "numeric") and incoming != "numeric":
         return int(new[2]) >= _digits(incoming)[1]
     return False
+
+
+# --- keys ----------------------------------------------------------------------------------------------------------
+
+_NO_EQUALITY = {"json", "xml", "jsonpath", "point", "line", "lseg", "box", "path", "polygon", "circle"}
+_OF_SEVERAL_FORMS = {
+    "numeric", "interval", "real", "double precision", "jsonb", "numrange", "nummultirange", "bpchar", "character",
+}  # fmt: skip
+
+
+def check_key(name: object, column: Column) -> None:
+    """Refuse a key column whose landing type has no index by which rows are found.
+
+    Raises:
+        KeyRefused: names table, column and type.
+    """
+    element = base(landing_type(column).removesuffix("[]"))
+    if element in _NO_EQUALITY:
+        raise KeyRefused(
+            f"{name}: the key column {column.name!r} is {landing_type(column)}, which PostgreSQL does not compare",
+            mend=f"types: {{{column.name}: text}}",
+        )
+
+
+def is_written_in_several_forms(column: Column) -> bool:
+    """Whether `=` takes several values of the landing type for one: 1.0 and 1.00, `1 mon` and `30 days`."""
+    element = landing_type(column).removesuffix("[]")
+    return base(element) in _OF_SEVERAL_FORMS and not re.match(r"(numeric|character)\(", element)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from psycopg import Cursor, sql
 
-from dbt_bridge.connectors.postgres.destination.column_types import landing_type
+from dbt_bridge.connectors.postgres.destination.column_types import is_written_in_several_forms, landing_type
 from dbt_bridge.connectors.postgres.destination.landing_table import (
     TIME,
     ensure_key,
@@ -87,6 +87,8 @@ def write(cur: Cursor[Any], replica: Replica, into: Relation, history: Relation,
             "WHERE {do} = {continued} AND {same} AND t.{to} IS NULL AND t.{lsn} = {first}"
         ).format(**names, continued=sql.Literal(_CONTINUED), first=sql.Literal(staged.first_lsn))
     )
+    if any(map(is_written_in_several_forms, (c for c in replica.table.columns if c.name in replica.table.key))):
+        _keep_first_ends(cur, replica, history, names)
     cur.execute(
         sql.SQL(
             "UPDATE {history} AS t\nSET {to} = s.{to}\nFROM {staged} AS s\n"
@@ -94,6 +96,23 @@ def write(cur: Cursor[Any], replica: Replica, into: Relation, history: Relation,
         ).format(**names, closed=sql.Literal(_CLOSED))
     )
     _insert(cur, replica, into, history, staged.staging, names)
+
+
+def _keep_first_ends(cur: Cursor[Any], replica: Replica, history: Relation, names: dict[str, sql.Composable]) -> None:
+    """Of a key in several forms (1.0, then 1.00) the open version ended when the first of them changed."""
+    alike = [
+        sql.SQL("{} = {}").format(value(column, history, "s"), value(column, history, "w"))
+        for column in replica.table.columns
+        if column.name in replica.table.key
+    ]
+    cur.execute(
+        sql.SQL(
+            "DELETE FROM {staged} AS s\nUSING {staged} AS w\n"
+            "WHERE {do} = {closed} AND {other} = {closed} AND (w.{to}, w.ctid) < (s.{to}, s.ctid) AND {alike}"
+        ).format(
+            **names, closed=sql.Literal(_CLOSED), other=sql.Identifier("w", DO), alike=sql.SQL(" AND ").join(alike)
+        )
+    )
 
 
 def _insert(

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from psycopg import Cursor, sql
 
+from dbt_bridge.connectors.postgres.destination.column_types import is_written_in_several_forms
 from dbt_bridge.connectors.postgres.destination.landing_table import (
     as_staged,
     join_list,
@@ -37,7 +37,6 @@ from dbt_bridge.replicate.merge_rows import (
     build_staging,
     choose_actions,
     count_effects,
-    find_moved,
 )
 from dbt_bridge.replicate.replica_checks import recopy_command
 
@@ -53,8 +52,10 @@ class NetWriter:
         self._own = (DELETED_AT_COLUMN,) if replica.deletes == "soft" else ()
         names = {c.name for c in (*replica.table.columns, *self._own)}
         self._extra = [name for name in into.columns if name not in names]
-        self._moved = find_moved(replica, net.written)
-        self._do = choose_actions(net.written, self._moved)
+        self._do = choose_actions(net.written)
+        self._waits = {do: int((self._do == do).sum()) for do in (WHOLE, FRESH, KEEPING, MOVED)}
+        key = [column for column in replica.table.columns if column.name in replica.table.key]
+        self._has_forms = any(map(is_written_in_several_forms, key))
         self.staging = build_staging(replica, self._own, net.written, net.deleted, self._do)
 
     def write(self, staged: TableName) -> Effects:
@@ -65,12 +66,32 @@ class NetWriter:
             "same": same_key(self._replica, self._into),
             "do": sql.Identifier("s", DO),
         }
-        if self._moved.any():
+        if self._has_forms:
+            self._settle_forms(names)
+        if self._waits[MOVED]:
             self._fill_moved(names)
         deleted = self._delete(names)
         updated = self._update_keeping(names)
         inserted, overwritten = self._insert(names)
         return count_effects(self._replica, self._net, inserted, updated + overwritten, deleted)
+
+    def _settle_forms(self, names: Mapping[str, sql.Composable]) -> None:
+        """Of keys that are one in several forms (1.0 and 1.00) the last one stays: what left its row under one form,
+        or died so, came again under another."""
+        alike = [
+            sql.SQL("{} = {}").format(value(column, self._into, "s"), value(column, self._into, "w"))
+            for column in self._replica.table.columns
+            if column.name in self._replica.table.key
+        ]
+        self._cur.execute(
+            sql.SQL(
+                "DELETE FROM {staged} AS s\nUSING {staged} AS w\n"
+                "WHERE {later} <> {gone} AND ({do} = {gone} OR w.ctid > s.ctid) AND {alike}"
+            ).format(**names, later=sql.Identifier("w", DO), gone=sql.Literal(GONE), alike=sql.SQL(" AND ").join(alike))
+        )
+        rows = self._cur.execute(sql.SQL("SELECT {do}, count(*) FROM {staged} AS s GROUP BY {do}").format(**names))
+        counted = dict(rows.fetchall())
+        self._waits = {do: int(counted.get(do, 0)) for do in self._waits}
 
     def _fill_moved(self, names: Mapping[str, sql.Composable]) -> None:
         """Rows that come to another key take along what the changes do not bring."""
@@ -99,7 +120,7 @@ class NetWriter:
                 found=same_key(self._replica, self._into, self.staging.found),
             )
         )
-        self._expect(int(self._moved.sum()))
+        self._expect(self._waits[MOVED])
 
     def _delete(self, names: Mapping[str, sql.Composable]) -> int:
         gone = [GONE]
@@ -116,7 +137,7 @@ class NetWriter:
 
     def _update_keeping(self, names: Mapping[str, sql.Composable]) -> int:
         """In place, so that values stored out of line are not even read."""
-        expected = int((self._do == KEEPING).sum())
+        expected = self._waits[KEEPING]
         if not expected:
             return 0
         changes = []
@@ -138,7 +159,7 @@ class NetWriter:
 
     def _insert(self, names: Mapping[str, sql.Composable]) -> tuple[int, int]:
         """Rows inserted, and rows that stood and were written over."""
-        if not (self._moved.any() and self._extra):
+        if not (self._waits[MOVED] and self._extra):
             return self._insert_those(names, [WHOLE, FRESH, MOVED], [])
         first = self._insert_those(names, [WHOLE, FRESH], [])
         then = self._insert_those(names, [MOVED], self._extra)
@@ -147,12 +168,13 @@ class NetWriter:
     def _insert_those(
         self, names: Mapping[str, sql.Composable], do: Sequence[int], extra: Sequence[str]
     ) -> tuple[int, int]:
-        wanted = int(np.isin(self._do, do).sum())
+        wanted = sum(self._waits[one] for one in do)
         if not wanted:
             return 0, 0
         columns = [*(c.name for c in self.staging.columns), *extra]
         values = [value(c, self._into) for c in self.staging.columns] + [sql.Identifier("s", name) for name in extra]
-        rest = [name for name in columns if name not in self._replica.table.key]
+        key = () if self._has_forms else self._replica.table.key
+        rest = [name for name in columns if name not in key]
         over: sql.Composable = sql.SQL("NOTHING")
         if rest:
             over = sql.SQL("UPDATE SET {}").format(

@@ -22,7 +22,7 @@ from psycopg import Cursor, sql
 from dbt_bridge.connectors.postgres.destination import audit
 from dbt_bridge.connectors.postgres.destination import stage as staging_area
 from dbt_bridge.connectors.postgres.destination.apply import PostgresApplication
-from dbt_bridge.connectors.postgres.destination.column_types import TEXTS, base, copied_as, map_column
+from dbt_bridge.connectors.postgres.destination.column_types import TEXTS, base, check_key, copied_as, map_column
 from dbt_bridge.connectors.postgres.destination.publish import publish_one
 from dbt_bridge.connectors.postgres.destination.read import read_relation, relation_table
 from dbt_bridge.connectors.postgres.destination.relation import (
@@ -89,6 +89,10 @@ class PostgresWarehouse:
     def map_column(self, column: Column) -> Column:
         """See `column_types.map_column`."""
         return map_column(column)
+
+    def check_key(self, name: TableName, column: Column) -> None:
+        """See `ComparesKeys`."""
+        check_key(name, column)
 
     def find_table(self, name: TableName) -> Table | None:
         """The table (or a view that is not a ghost) as `read` would give it, with Postgres's types in `origin_type`."""

@@ -1,0 +1,27 @@
+"""Where DuckDB's equality is not the origin's: keys that are one to the origin, and values that are two to everybody.
+
+INTERVAL         DuckDB takes `30 days` for `1 mon`, as PostgreSQL does, but not `29 days` for `1 mon -1 day`
+FLOAT, DOUBLE    0.0 is -0.0 to both, and yet two values
+TIMETZ           one time of day in two zones is one to DuckDB
+"""
+
+from __future__ import annotations
+
+
+def as_key(expression: str, type_: str) -> str:
+    """A key column as its origin compares it: an interval by its length, a month of 30 days of 24 hours."""
+    if type_ != "INTERVAL":
+        return expression
+    part = {name: f"datepart('{name}', {expression})" for name in ("year", "month", "day", "hour", "minute")}
+    days = f"(({part['year']}::HUGEINT * 12 + {part['month']}) * 30 + {part['day']})"
+    minutes = f"({part['hour']} * 60 + {part['minute']})"
+    return f"({days} * 86400000000 + {minutes} * 60000000 + datepart('microsecond', {expression}))"
+
+
+def as_written(expression: str, type_: str) -> list[str]:
+    """Expressions that are the same for values that are written the same, and for these alone."""
+    if "INTERVAL" in type_ or "TIME WITH TIME ZONE" in type_:
+        return [f"CAST({expression} AS VARCHAR)"]
+    if type_ in ("FLOAT", "DOUBLE"):
+        return [expression, f"({expression} = 0 AND signbit({expression}))"]
+    return [expression]
