@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -14,6 +15,7 @@ from dbt_bridge.errors import BridgeError, DbtFailed, UsageError
 from dbt_bridge.nouns.project import DbtOptions, Project
 from dbt_bridge.project import invoke
 from dbt_bridge.project.load import load_project
+from dbt_bridge.project.run_results import read_last_run
 from dbt_bridge.project.runners import module
 
 MODELS = {
@@ -41,7 +43,7 @@ def test_each_node_has_its_status_and_the_file_is_free_afterwards(
     captured = capsys.readouterr()
 
     assert not built.success
-    statuses = built.statuses
+    statuses = {node.unique_id: node.status for node in built.nodes}
     assert statuses["model.shop.good"] == "success"
     assert statuses["model.shop.broken"] == "error"
     assert statuses["model.shop.child"] == "skipped"
@@ -56,14 +58,22 @@ def test_each_node_has_its_status_and_the_file_is_free_afterwards(
     with duckdb.connect(str(project.root / "warehouse.duckdb"), config={"threads": 1}) as connection:
         assert connection.execute("select id from main.good").fetchall() == [(1,)]
 
-    assert invoke.read_last_statuses(project)["model.shop.broken"] == "error"
+    good = next(node for node in built.nodes if node.unique_id == "model.shop.good")
+    assert good.relation_name == '"warehouse"."main"."good"'
+    assert good.completed_at is not None and abs(datetime.now(UTC) - good.completed_at) < timedelta(minutes=10)
+    run = read_last_run(project.target_path)
+    assert run is not None
+    assert (run.command, run.invocation_id, run.target) == ("build", built.invocation_id, None)
+    there = {node.unique_id: (node.status, node.relation, node.finished_at) for node in run.nodes}
+    assert there["model.shop.good"] == ("success", good.relation_name, good.completed_at)
 
 
 def test_a_selection_of_what_works_succeeds_and_one_of_nothing_too(project: Project) -> None:
     good = replace(project.options, select=("good",), exclude=("test_type:data",))
-    assert invoke.build(good).statuses == {"model.shop.good": "success"}
+    assert [node.unique_id for node in invoke.build(good).nodes] == ["model.shop.good"]
     nothing = replace(project.options, select=("source:none",))
-    assert invoke.build(nothing) == invoke.BuildResult(True, ())
+    built = invoke.build(nothing)
+    assert (built.success, built.nodes) == (True, ())
 
 
 @pytest.mark.parametrize("name", ["empty", "sample"])
@@ -74,22 +84,19 @@ def test_a_run_without_the_real_rows_is_no_success_for_a_delivery(
     monkeypatch.setenv(f"DBT_{name.upper()}", {"empty": "true", "sample": "3 days"}[name])
     good = replace(project.options, select=("good",), exclude=("test_type:data",))
     built = invoke.build(good)
+    run = read_last_run(project.target_path)
     assert built.nodes[0].status == "success"
-    for statuses in (built.statuses, invoke.read_last_statuses(project)):
-        assert statuses["model.shop.good"].startswith(f"success, but dbt ran with --{name}: dbt-bridge build")
+    assert run is not None
+    assert built.partial == run.partial == f"--{name}"
 
 
 def test_a_file_of_results_that_was_cut_off_is_said(project: Project) -> None:
     file = project.root / "target" / "run_results.json"
-    file.write_text('{"results": [')
-    with pytest.raises(UsageError, match=r"run_results\.json is not what dbt writes"):
-        invoke.read_last_statuses(project)
-
-
-def test_before_any_run_nothing_is_known(project: Project) -> None:
-    with pytest.raises(UsageError, match="has not run") as refused:
-        invoke.read_last_statuses(project)
-    assert refused.value.mend == "dbt-bridge build"
+    assert read_last_run(project.target_path) is None, "nothing has run"
+    for text in ('{"results": [', "[]", "{}"):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=r"run_results\.json is not what dbt writes"):
+            read_last_run(project.target_path)
 
 
 def test_a_warehouse_that_is_locked_is_said(project: Project) -> None:

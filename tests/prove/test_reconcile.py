@@ -216,7 +216,7 @@ def shop(server: Server, mariadb_server: MariaDb, tmp_path_factory: pytest.TempP
         project = load_project(DbtOptions(project_dir=root))
         built = dbt_build(project.options, quiet=True)
         assert built.success, built
-        yield Shop(root, project, dict(built.statuses))
+        yield Shop(root, project, {node.unique_id: node.status for node in built.nodes})
 
 
 def test_across_mariadb_and_duckdb_every_row_has_its_status(shop: Shop) -> None:

@@ -86,4 +86,4 @@ def test_a_failed_dbt_build_fails_the_build(project: Project) -> None:
     )
 
     assert not outcome.ok
-    assert outcome.receipts[0].error == "model orders: error"
+    assert outcome.receipts[0].error == "model orders: error: dbt-bridge build --select +exposure:crm"

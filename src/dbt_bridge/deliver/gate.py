@@ -1,12 +1,13 @@
-"""Whether an exposure may be delivered: every ancestor built, and every test on them passed."""
+"""Whether an exposure may be delivered: every ancestor built, and every test on them passed on what was built last."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
 
 from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.node_record import UNFINISHED, NodeRecord
 from dbt_bridge.nouns.project import Delivery
 
 PASSED = frozenset({"success", "pass", "warn"})
@@ -14,41 +15,66 @@ PASSED = frozenset({"success", "pass", "warn"})
 
 
 def find_refusal(
-    delivery: Delivery, statuses: Mapping[str, str], unproven: Mapping[str, str] = MappingProxyType({})
+    delivery: Delivery,
+    known: Mapping[str, NodeRecord],
+    unproven: Mapping[str, str] = MappingProxyType({}),
+    options: str = "",
 ) -> str | None:
-    """Why a delivery must not happen, or None when it may.
+    """Why a delivery must not happen, and the next command; None when it may.
 
     Args:
-        statuses: dbt's status per unique_id of everything that ran; what did not run is absent.
+        known: the last build of each node, in the place that is delivered from; what was never built is absent.
         unproven: what was compared and was not equal, and why nothing may be delivered on it.
+        options: that the next command needs, as ` --target prod`.
     """
     for node in sorted(delivery.ancestors & unproven.keys()):
         kind, _, name = node.partition(".")
         return f"{kind} {name.partition('.')[2]}: {unproven[node]}"
-    for node in sorted(delivery.ancestors):
-        if node.startswith(("model.", "seed.", "snapshot.")) and (why := _find_obstacle(node, statuses, delivery)):
-            return why
-    for node in sorted(delivery.gates):
-        if why := _find_obstacle(node, statuses, delivery):
-            return why
+    why = next(_list_obstacles(delivery, known), None)
+    return why and f"{why}: dbt-bridge build --select +exposure:{delivery.name}{options}"
+
+
+def _list_obstacles(delivery: Delivery, known: Mapping[str, NodeRecord]) -> Iterator[str]:
+    built = sorted(n for n in delivery.ancestors if n.startswith(("model.", "seed.", "snapshot.")))
+    for node in (*built, *sorted(delivery.gates)):
+        if why := _find_obstacle(node, known.get(node), delivery.relations.get(node, "")):
+            yield why
+    for test, read in sorted(delivery.tested.items()):
+        for node in sorted(read & known.keys()):
+            if _is_outdated(known[test], known[node]):
+                yield (
+                    f"{_describe(node)} was built again ({known[node].command}, {_format_time(known[node])}) after"
+                    f" {_describe(test)} had passed, so what is in it now was not tested"
+                )
+
+
+def _find_obstacle(node: str, record: NodeRecord | None, relation: str) -> str | None:
+    if record is None:
+        did = "was not built" if node.startswith(("model.", "seed.", "snapshot.")) else "did not run"
+        return f"{_describe(node)} {did} here, as far as is known"
+    if record.status == UNFINISHED:
+        return f"{_describe(node)}: {record.command} began at {_format_time(record)} and did not come to its end"
+    if record.status not in PASSED:
+        return f"{_describe(node)}: {record.status}"
+    if relation and record.relation and record.relation != relation:
+        return f"{_describe(node)} was built as {record.relation}, and is {relation} now"
     return None
 
 
-def _find_obstacle(node: str, statuses: Mapping[str, str], delivery: Delivery) -> str | None:
-    kind, _, name = node.partition(".")
-    status = statuses.get(node)
-    if status is None:
-        command = f"dbt-bridge build --select +exposure:{delivery.name}"
-        return f"{kind} {_short(name)} was not part of this dbt run: {command}"
-    if status not in PASSED:
-        return f"{kind} {_short(name)}: {status}"
-    return None
+def _is_outdated(test: NodeRecord, node: NodeRecord) -> bool:
+    """Whether a test ran before what it read was built as it is now; dbt itself keeps the order within one run."""
+    return test.build_id != node.build_id and test.started_at < node.finished_at
 
 
-def _short(name: str) -> str:
+def _describe(node: str) -> str:
     """A unique_id's readable part: without the project, and without a test's hash."""
-    parts = name.split(".")
-    return parts[1] if len(parts) > 1 else name
+    kind, _, name = node.partition(".")
+    parts = name.split(".")[1:]
+    return f"{kind} {'.'.join(parts[:1] if kind == 'test' else parts) or name}"
+
+
+def _format_time(record: NodeRecord) -> str:
+    return f"{record.started_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def refuse_unknown_columns(delivery: Delivery, present: Sequence[str]) -> None:

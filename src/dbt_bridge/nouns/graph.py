@@ -80,6 +80,11 @@ class Node:
         return self.materialized == "ephemeral"
 
     @property
+    def is_stored(self) -> bool:
+        """Whether its relation holds rows of its own, which stay as they are when what it reads is built anew."""
+        return self.kind in ("seed", "snapshot") or self.materialized in ("table", "incremental")
+
+    @property
     def is_latest_version(self) -> bool:
         """Whether `ref` without a version means it, among models of its name with versions."""
         return self.version is not None and self.version == self.latest_version
@@ -137,9 +142,35 @@ class Graph:
         node = self.nodes.get(unique_id)
         return () if node is None else tuple(parent for parent in node.depends_on if parent in self.nodes)
 
+    def list_read(self, unique_id: str) -> frozenset[str]:
+        """unique_ids of the relations that a node's SQL reads: its parents, and those of the ephemeral ones."""
+        read: set[str] = set()
+        waiting = list(self.list_parents(unique_id))
+        while waiting:
+            parent = self.nodes[waiting.pop()]
+            if parent.is_ephemeral:
+                waiting += self.list_parents(parent.unique_id)
+            else:
+                read.add(parent.unique_id)
+        return frozenset(read)
+
     def list_children(self, unique_id: str) -> tuple[str, ...]:
         """unique_ids of what reads a node directly. Each call looks at every node."""
         return tuple(node.unique_id for node in self.nodes.values() if unique_id in node.depends_on)
+
+    def list_descendants(self, *unique_ids: str) -> frozenset[str]:
+        """unique_ids of everything downstream of these nodes, without themselves."""
+        children: dict[str, list[str]] = {}
+        for node in self.nodes.values():
+            for parent in node.depends_on:
+                children.setdefault(parent, []).append(node.unique_id)
+        seen: set[str] = set()
+        waiting = list(unique_ids)
+        while waiting:
+            fresh = [child for child in children.get(waiting.pop(), ()) if child not in seen]
+            seen.update(fresh)
+            waiting += fresh
+        return frozenset(seen)
 
     def list_ancestors(self, unique_id: str) -> frozenset[str]:
         """unique_ids of everything upstream of a node, without itself: also of what is disabled or not there."""

@@ -128,6 +128,8 @@ class Delivery(DeliveryKeys):
         relation: where that model is in the warehouse.
         ancestors: unique_ids of every node upstream of the exposure.
         gates: unique_ids of the tests on those ancestors.
+        relations: ancestor -> the relation that it is built as, as dbt writes it into SQL.
+        tested: data test of `gates` -> the nodes whose rows it sees.
         schema, table: where the rows go at the destination.
     """
 
@@ -137,6 +139,8 @@ class Delivery(DeliveryKeys):
     relation: Relation
     ancestors: frozenset[str]
     gates: frozenset[str]
+    relations: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tested: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
     schema: str
     table: str
 
@@ -154,6 +158,8 @@ class Project:
             selection names.
         not_needed_undeclared: and those that it excludes.
         options: dbt's options that this project was read with.
+        profile, target: the names of dbt's profile and of the output that it is built in.
+        target_path: the folder of dbt's artifacts.
         graph: all nodes as dbt parsed them; empty for a project made of values.
     """
 
@@ -168,6 +174,9 @@ class Project:
     needed_undeclared: tuple[str, ...] = ()
     not_needed_undeclared: tuple[str, ...] = ()
     options: DbtOptions = field(default_factory=DbtOptions)
+    profile: str = ""
+    target: str = ""
+    target_path: Path = field(default_factory=Path)
     graph: Graph = field(default=Graph("", "", "", {}), repr=False, compare=False)
 
     def needs(self, node: str) -> bool:

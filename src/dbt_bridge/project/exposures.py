@@ -32,6 +32,7 @@ def _make_delivery(exposure: Node, graph: Graph, reader: RelationReader) -> Deli
             mend=f"materialize {model.name} as a view or table",
         )
     upstream = graph.list_ancestors(exposure.unique_id)
+    gates = _list_gates(upstream, graph)
     resolved = {
         **select_keys(DeliveryKeys, keys),
         "model": model.unique_id,
@@ -44,7 +45,9 @@ def _make_delivery(exposure: Node, graph: Graph, reader: RelationReader) -> Deli
         relation=reader.read(model.relation_name, where),
         # An ephemeral model is part of its children and has no result of its own; its tests have one.
         ancestors=frozenset(node for node in upstream if not _is_ephemeral(graph, node)),
-        gates=_list_gates(upstream, graph),
+        gates=gates,
+        relations={node: graph.nodes[node].relation_name for node in upstream if node in graph.nodes},
+        tested={test: _list_tested(test, graph) for test in gates if graph.nodes[test].kind == "test"},
         **resolved,
     )
 
@@ -77,6 +80,18 @@ def _find_model(exposure: Node, named: str | None, graph: Graph, where: str) -> 
 def _is_ephemeral(graph: Graph, node: str) -> bool:
     found = graph.nodes.get(node)
     return found is not None and found.is_ephemeral
+
+
+def _list_tested(test: str, graph: Graph) -> frozenset[str]:
+    """The nodes whose rows a test sees: what it reads, and where that is a view, what stands behind it."""
+    seen: set[str] = set()
+    waiting = list(graph.list_read(test))
+    while waiting:
+        node = graph.nodes[waiting.pop()]
+        if node.is_built and node.unique_id not in seen:
+            seen.add(node.unique_id)
+            waiting += () if node.is_stored else graph.list_read(node.unique_id)
+    return frozenset(seen)
 
 
 def _list_gates(ancestors: frozenset[str], graph: Graph) -> frozenset[str]:

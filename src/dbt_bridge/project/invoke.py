@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.project import DbtOptions, Project
-from dbt_bridge.project.reading.project_file import find_target_folder
-from dbt_bridge.project.runners.contract import BuildResult, NodeResult, Runner, find_partial_option, mark_partial
+from dbt_bridge.nouns.project import DbtOptions
+from dbt_bridge.project.runners.contract import BuildResult, NodeResult, Runner
 
-__all__ = ["DBT", "BuildResult", "NodeResult", "build", "choose_runner", "has_module", "read_last_statuses"]
+__all__ = ["DBT", "BuildResult", "NodeResult", "build", "choose_runner", "has_module"]
 
 DBT = "DBT_BRIDGE_DBT"
 """The variable of the environment that names the dbt to use, as `--dbt` does."""
@@ -68,24 +66,3 @@ def _open_command(found: str) -> Runner:
 def build(options: DbtOptions, *, quiet: bool = False) -> BuildResult:
     """Run `dbt build`; see `Runner.build`."""
     return choose_runner(options).build(options, quiet=quiet)
-
-
-def read_last_statuses(project: Project) -> dict[str, str]:
-    """dbt's statuses of the last run in this project, from `target/run_results.json`.
-
-    Raises:
-        UsageError: nothing was run yet.
-    """
-    file = find_target_folder(project.options) / "run_results.json"
-    try:
-        run = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            f"dbt has not run in {project.root} yet, so nothing is known of the tests that guard deliveries",
-            mend="dbt-bridge build",
-        ) from None
-    except ValueError:  # a run that was killed while it wrote
-        raise UsageError(f"{file} is not what dbt writes at the end of a run", mend="dbt-bridge build") from None
-    return mark_partial(
-        {result["unique_id"]: result["status"] for result in run["results"]}, find_partial_option(run["args"])
-    )

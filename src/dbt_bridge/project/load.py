@@ -16,6 +16,7 @@ from dbt_bridge.project.claims import list_claims, make_rules_of, refuse_shared_
 from dbt_bridge.project.exposures import list_deliveries
 from dbt_bridge.project.reading import cache
 from dbt_bridge.project.reading.output import read_output
+from dbt_bridge.project.reading.project_file import find_target_folder
 from dbt_bridge.project.reading.rendering import NotRendered
 from dbt_bridge.project.reading.warehouse import compose_named, compose_warehouse
 from dbt_bridge.project.reconciliations import list_reconciliations
@@ -61,6 +62,9 @@ def load_project(options: DbtOptions) -> Project:
         needed_undeclared=selected.undeclared,
         not_needed_undeclared=selected.not_undeclared,
         options=options,
+        profile=read.profile,
+        target=read.target,
+        target_path=find_target_folder(options),
         graph=graph,
     )
     refuse_shared_tables(list_claims(sources, deliveries, graph, reader), make_rules_of(project))

@@ -87,17 +87,30 @@ def list_build_order(graph: Graph, selected: frozenset[str] | None) -> tuple[Bui
     )
 
 
-def select_downstream(options: DbtOptions, graph: Graph, changed: Collection[str]) -> DbtOptions | None:
+def select_downstream(
+    options: DbtOptions, graph: Graph, changed: Collection[str], selected: frozenset[str] | None = None
+) -> DbtOptions | None:
     """The options of a `dbt build` of what reads these source tables, within the selection that is there already.
 
-    None when dbt knows none of the tables (`tables: "*"`): then nothing can read them.
+    Args:
+        selected: what the options select now, which a selector of selectors.yml leaves no trace of in them.
+
+    None when dbt knows none of the tables (`tables: "*"`), or nothing of the selection reads them.
     """
-    sources = [f"{format_selector(node)}+" for node in sorted(changed) if node in graph.nodes]
-    if not sources:
+    known = [node for node in sorted(changed) if node in graph.nodes]
+    if not known:
         return None
-    within = [part for selector in options.select for part in selector.split()]
-    select = [f"{source},{part}" for source in sources for part in within] if within else sources
-    return replace(options, select=tuple(select), full_refresh=False)
+    sources = [f"{format_selector(node)}+" for node in known]
+    if options.select and "selector" not in options.flags:
+        within = [part for selector in options.select for part in selector.split()]
+        select = [f"{source},{part}" for source in sources for part in within]
+        return replace(options, select=tuple(select), full_refresh=False)
+    if selected is None:
+        return replace(options, select=tuple(sources), full_refresh=False)
+    below = [graph.nodes[node] for node in sorted(graph.list_descendants(*known) & selected)]
+    names = tuple(f"{node.name}" for node in below if node.is_built)
+    flags = {key: value for key, value in options.flags.items() if key != "selector"}
+    return replace(options, select=names, exclude=(), flags=flags, full_refresh=False) if names else None
 
 
 def _list_globs(selectors: Sequence[str], sources: Sequence[LandingSource]) -> tuple[str, ...]:

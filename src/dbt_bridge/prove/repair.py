@@ -8,7 +8,7 @@ again. Nothing else of the table is touched, and nothing at all where more diffe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from dbt_bridge.contracts.destination import (
     Warehouse,
 )
 from dbt_bridge.contracts.side import Side
+from dbt_bridge.deliver.build_record import Known
 from dbt_bridge.deliver.delivery import describe_outgoing
 from dbt_bridge.deliver.gate import find_refusal
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
@@ -96,17 +97,17 @@ def repair(
     project: Project,
     options: RepairOptions,
     progress: Progress,
-    statuses: Mapping[str, str] = MappingProxyType({}),
+    known: Known = MappingProxyType({}),
 ) -> Repaired:
     """Compare what the selection needs, and set right what differs.
 
     Args:
-        statuses: unique_id -> dbt's status in the last run: what did not pass is not delivered, not even again.
+        known: the last build of each node: what did not pass is not delivered, not even again.
 
     Raises:
         UsageError: an origin or a destination is not configured.
     """
-    run = _RepairRun(project, options, progress, statuses)
+    run = _RepairRun(project, options, progress, known)
     try:
         parities = verify(project, VerifyOptions(level="rows", threads=options.threads), progress, run.repair)
     except Interrupted as interrupted:
@@ -121,7 +122,7 @@ class _RepairRun:
     project: Project
     options: RepairOptions
     progress: Progress
-    statuses: Mapping[str, str]
+    known: Known
     receipts: list[Receipt] = field(default_factory=list)
     before: dict[str, Parity] = field(default_factory=dict)
 
@@ -160,7 +161,7 @@ class _RepairRun:
                 f"{parity.destination} is delivered whole ({item.write_disposition}), not by its keys",
                 mend=f"dbt-bridge deliver --select exposure:{item.name}",
             )
-        if why := find_refusal(item, self.statuses):
+        if why := find_refusal(item, self.known):
             mend = f"dbt-bridge build --select +exposure:{item.name}"
             raise DestinationError(f"{parity.destination} is not repaired from its model: {why}", mend=mend)
         if required := {r.node for r in self.project.reconciliations if r.required} & item.ancestors:

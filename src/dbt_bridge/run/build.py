@@ -12,6 +12,7 @@ from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.run.deliver import deliver, list_unproven, reconcile_built
 from dbt_bridge.run.outcomes import BuildOutcome, Parities, Receipts
+from dbt_bridge.run.recorded_build import run_recorded
 from dbt_bridge.run.sync import SyncOptions, sync
 
 if TYPE_CHECKING:
@@ -47,10 +48,12 @@ def build(
         progress.message("dbt was not run: not every table landed")
         return BuildOutcome(Receipts(landed))
     landings = _verify_landings(project, options, progress) if verify else []
-    dbt = dbt_build()
-    models = reconcile_built(project, dbt.statuses, progress)
+    dbt, known = run_recorded(project, dbt_build, load_id)
+    # Built without the real rows, no model is what it is to replace.
+    statuses = {} if dbt.partial else {node.unique_id: node.status for node in dbt.nodes}
+    models = reconcile_built(project, statuses, progress)
     unproven = _list_unproven_landings(landings) | list_unproven(models)
-    delivered = deliver(project, dbt.statuses, progress, load_id=load_id, unproven=unproven)
+    delivered = deliver(project, known, progress, load_id=load_id, unproven=unproven)
     return BuildOutcome(Receipts((*landed, *delivered)), Parities((*landings, *models)), dbt)
 
 

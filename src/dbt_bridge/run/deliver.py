@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from types import MappingProxyType
 
+from dbt_bridge.deliver.build_record import Known
 from dbt_bridge.deliver.delivery import deliver_exposure, start_delivery
 from dbt_bridge.deliver.gate import PASSED, find_refusal
 from dbt_bridge.errors import require_extra
@@ -17,26 +18,26 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.claims import refuse_shared_databases
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.run.outcomes import DeliverOutcome, Parities, Receipts
+from dbt_bridge.run.recorded_build import format_options, read_known
 
 
 def deliver_last_build(project: Project, progress: Progress, *, dry_run: bool) -> DeliverOutcome:
     """Deliver the selected exposures, as the last `dbt build` left their models.
 
     Raises:
-        UsageError: dbt has not run yet.
+        UsageError: nothing was ever built here.
     """
-    from dbt_bridge.project.invoke import read_last_statuses
-
     refuse_shared_databases(project)
-    statuses = read_last_statuses(project)
+    known = read_known(project, keep=not dry_run)
+    statuses = {node: one.status for node, one in known.items()}
     required = reconcile_built(project, statuses, progress, for_deliveries=True)
-    receipts = deliver(project, statuses, progress, dry_run=dry_run, unproven=list_unproven(required))
+    receipts = deliver(project, known, progress, dry_run=dry_run, unproven=list_unproven(required))
     return DeliverOutcome(Receipts(receipts), Parities(required))
 
 
 def deliver(
     project: Project,
-    statuses: Mapping[str, str],
+    known: Known,
     progress: Progress,
     *,
     dry_run: bool = False,
@@ -46,7 +47,7 @@ def deliver(
     """Deliver the selected exposures whose ancestors and their tests all passed; a skipped one says why.
 
     Args:
-        statuses: dbt's status per unique_id, of this run or of the last one.
+        known: the last build of each node, of this run or of earlier ones.
         dry_run: only count what would be inserted, updated and deleted.
         unproven: source tables and models on which nothing may be delivered, and why.
     """
@@ -58,7 +59,7 @@ def deliver(
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         for item in chosen:
             receipt = start_delivery(item, load_id)
-            if why := find_refusal(item, statuses, unproven):
+            if why := find_refusal(item, known, unproven, format_options(project)):
                 receipt = record.skip_receipt(receipt, why)
             else:
                 receipt = deliver_exposure(item, warehouse, project.root, receipt, progress, dry_run=dry_run)

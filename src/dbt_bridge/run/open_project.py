@@ -16,6 +16,7 @@ from dbt_bridge.observe.stream_progress import as_watch
 
 if TYPE_CHECKING:
     from dbt_bridge.cdc.slots import Dropped
+    from dbt_bridge.deliver.build_record import Known
     from dbt_bridge.nouns.parity import Level, Method
     from dbt_bridge.nouns.project import LandingSource, Project
     from dbt_bridge.observe.progress import Progress
@@ -278,7 +279,7 @@ class OpenProject:
         with require_extra("verify", "comparing rows"):
             from dbt_bridge.prove.repair import RepairOptions, repair
         options = RepairOptions(max_share, dry_run, self.options.threads)
-        repaired = repair(project, options, as_progress(self.progress), _find_last_statuses(project))
+        repaired = repair(project, options, as_progress(self.progress), _find_known(project, keep=not dry_run))
         require_compared(repaired.parities, MOVED, project.options)
         return RepairOutcome(repaired)
 
@@ -416,11 +417,11 @@ def _as_selectors(selectors: Selectors) -> tuple[str, ...]:
     return (selectors,) if isinstance(selectors, str) else tuple(selectors)
 
 
-def _find_last_statuses(project: Project) -> dict[str, str]:
-    """As the last `dbt build` left the models; nothing is known of them where dbt has not run."""
-    from dbt_bridge.project.invoke import read_last_statuses
+def _find_known(project: Project, *, keep: bool) -> Known:
+    """What is known of the builds that deliveries wait for; nothing where nothing was built."""
+    from dbt_bridge.run.recorded_build import read_known
 
     try:
-        return read_last_statuses(project) if project.deliveries else {}
+        return read_known(project, keep=keep) if project.deliveries else {}
     except UsageError:
         return {}

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from dbt_bridge.cdc.stream import stream
 from dbt_bridge.cdc.stream_connection import StreamOptions
 from dbt_bridge.nouns.project import Project
+from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.observe.stream_progress import BatchCount, Watch, Watches
 from dbt_bridge.run.outcomes import StreamOutcome
+from dbt_bridge.run.recorded_build import run_recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +38,24 @@ class Stream:
 
 def make_rebuild(project: Project, watch: Watch) -> Callable[[frozenset[str]], bool]:
     """Builds what is downstream of changed source tables, within the user's own selection."""
+    from dbt_bridge.deliver.build_record import list_built
     from dbt_bridge.project.invoke import build as dbt_build
     from dbt_bridge.project.selection import select_downstream
 
     def rebuild(changed: frozenset[str]) -> bool:
-        options = select_downstream(project.options, project.graph, changed)
+        options = select_downstream(project.options, project.graph, changed, project.selected)
         if options is None:
             return True
         began = time.monotonic()
         with watch.aside():
-            built = dbt_build(options, quiet=True)
+            nodes = list_built(project) & project.graph.list_descendants(*changed)
+            built, _ = run_recorded(
+                project,
+                lambda: dbt_build(options, quiet=True),
+                new_load_id(),
+                "dbt-bridge stream --build",
+                nodes,
+            )
         seconds = time.monotonic() - began
         watch.message(
             f"dbt build: {len(built.nodes)} nodes, {'' if built.success else 'not '}all well, {seconds:.1f} s"

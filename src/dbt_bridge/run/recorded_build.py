@@ -1,0 +1,81 @@
+"""dbt runs, and the warehouse keeps what became of each node: as unfinished before, as it ended afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from dbt_bridge.deliver import build_record
+from dbt_bridge.deliver.build_record import Known
+from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.project import Project
+from dbt_bridge.project.destinations import open_warehouse
+
+if TYPE_CHECKING:
+    from dbt_bridge.project.invoke import BuildResult
+
+
+def run_recorded(
+    project: Project,
+    dbt_build: Callable[[], BuildResult],
+    build_id: str,
+    command: str = "dbt-bridge build",
+    nodes: Iterable[str] | None = None,
+) -> tuple[BuildResult, Known]:
+    """Run dbt; what is known of every node afterwards. A project that delivers nothing needs no record of it.
+
+    Nothing is open while dbt runs: it may be another process's turn to hold the warehouse's file.
+
+    Args:
+        build_id: of this run, and of no other.
+        nodes: what it builds and tests; by default what the project's selection names.
+    """
+    if not project.deliveries:
+        return dbt_build(), {}
+    place = build_record.find_place(project)
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+        before = build_record.select_known(build_record.read_records(warehouse), place)
+        about_to_run = build_record.list_built(project) if nodes is None else nodes
+        begun = build_record.begin_build(project, about_to_run, before, build_id, command)
+        build_record.save_records(warehouse, begun.records.values(), build_id)
+    result = dbt_build()
+    known = build_record.finish_build(begun, result, project.graph)
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+        build_record.save_records(warehouse, [r for n, r in known.items() if before.get(n) is not r], build_id)
+    return result, known
+
+
+def read_known(project: Project, *, keep: bool = True) -> Known:
+    """What is known of each node, of builds of the bridge's own and of what dbt's last command says beyond that.
+
+    Args:
+        keep: write down what dbt's last command says, as its next one may overwrite it.
+
+    Raises:
+        UsageError: nothing was ever built here.
+    """
+    from dbt_bridge.deliver.dbt_runs import adopt_run
+    from dbt_bridge.project.run_results import read_last_run
+
+    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+        records = build_record.read_records(warehouse)
+        known = build_record.select_known(records, build_record.find_place(project))
+        run = read_last_run(project.target_path)
+        adopted = adopt_run(run, project, records, known) if run is not None else {}
+        if keep and adopted and run is not None:
+            build_record.save_records(warehouse, adopted.values(), run.invocation_id)
+    if not known and not adopted:
+        raise UsageError(
+            f"nothing is known of a build of {project.name} for the target {project.target} in this warehouse, so"
+            " nothing is known of the tests that guard deliveries",
+            mend=f"dbt-bridge build{format_options(project)}",
+        )
+    return {**known, **adopted}
+
+
+def format_options(project: Project) -> str:
+    """What the next command needs to be of the same place: ` --target prod`."""
+    options = project.options
+    named = (("--profile", options.profile), ("--target", options.target))
+    return "".join(f" {flag} {value}" for flag, value in named if value)
