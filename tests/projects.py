@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 
 from dbt_bridge.demo.postgres import Server
+from dbt_bridge.nouns.node_record import NodeRecord
 from dbt_bridge.nouns.project import (
     LandingSource,
     LandingTable,
@@ -27,6 +29,15 @@ from dbt_bridge.run.sync import SyncOptions, sync
 def dbt_result(statuses: Mapping[str, str], *, ok: bool = True) -> BuildResult:
     """What a `dbt build` with these statuses answers."""
     return BuildResult(ok, tuple(NodeResult(node, status, None, 0.0) for node, status in statuses.items()))
+
+
+def known(statuses: Mapping[str, str]) -> dict[str, NodeRecord]:
+    """What a project knows of nodes whose last build ended so, at noon of some day."""
+    noon = datetime(2026, 11, 30, 12, tzinfo=UTC)
+    return {
+        node: NodeRecord(node, "shop", "", "", "", "", status, "dbt-bridge build", "1", "", noon, noon)
+        for node, status in statuses.items()
+    }
 
 
 NODE = "source.shop.shop."

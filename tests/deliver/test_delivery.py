@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import psycopg
 import pytest
+from tests.projects import known
 
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.nouns.relation import Relation
@@ -16,7 +17,7 @@ from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.deliver import deliver
 
 Ask = Callable[[str], list[tuple[object, ...]]]
-PASSED = {"model.shop.dim_customers": "success"}
+PASSED = known({"model.shop.dim_customers": "success"})
 SEGMENTS = Delivery(
     node="exposure.shop.crm_segments",
     name="crm_segments",
@@ -84,11 +85,16 @@ def test_a_replace_shows_exactly_the_relation(ready: Project, origin: psycopg.Co
 def test_a_failed_ancestor_skips_the_delivery_and_the_receipt_says_why(
     ready: Project, origin: psycopg.Connection, landed: Ask
 ) -> None:
-    (receipt,) = deliver(ready, {"model.shop.dim_customers": "error"}, Silent())
+    (receipt,) = deliver(ready, known({"model.shop.dim_customers": "error"}), Silent())
 
-    assert (receipt.status, receipt.error) == ("skipped", "model dim_customers: error")
+    assert (receipt.status, receipt.error) == (
+        "skipped",
+        "model dim_customers: error: dbt-bridge build --select +exposure:crm_segments",
+    )
     assert origin.execute("SELECT to_regclass('crm.segments')").fetchone() == (None,)
-    assert landed("SELECT status, error FROM _dbt_bridge.receipts") == [("skipped", "model dim_customers: error")]
+    assert landed("SELECT status, error FROM _dbt_bridge.receipts") == [
+        ("skipped", "model dim_customers: error: dbt-bridge build --select +exposure:crm_segments")
+    ]
 
 
 def test_a_duplicate_key_at_the_destination_side_is_a_failed_receipt_not_a_crash(

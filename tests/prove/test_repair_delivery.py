@@ -10,6 +10,7 @@ import duckdb
 import psycopg
 import pytest
 from tests.deliver.test_delivery import PASSED, SEGMENTS
+from tests.projects import known
 
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.observe.progress import Silent
@@ -48,7 +49,7 @@ def test_only_the_rows_that_differ_are_delivered_again(
     origin.execute(
         "CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON crm.segments FOR EACH ROW EXECUTE FUNCTION crm.touch()"
     )
-    (refused,) = repair(ready, RepairOptions(), Silent(), {**PASSED, SEGMENTS.model: "error"}).receipts
+    (refused,) = repair(ready, RepairOptions(), Silent(), known({SEGMENTS.model: "error"})).receipts
     assert refused.status == "failed" and "is not repaired from its model: model dim_customers: error" in refused.error
     done = repair(ready, RepairOptions(), Silent(), PASSED)
     (receipt,) = done.receipts

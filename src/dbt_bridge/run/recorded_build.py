@@ -41,8 +41,9 @@ def run_recorded(
         build_record.save_records(warehouse, begun.records.values(), build_id)
     result = dbt_build()
     known = build_record.finish_build(begun, result, project.graph)
+    ended = [record for node, record in known.items() if node in begun.records or before.get(node) is not record]
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
-        build_record.save_records(warehouse, [r for n, r in known.items() if before.get(n) is not r], build_id)
+        build_record.save_records(warehouse, ended, build_id)
     return result, known
 
 
