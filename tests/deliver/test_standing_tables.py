@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
+from tests.projects import known
 
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.nouns.receipt import Receipt
@@ -17,7 +18,7 @@ from dbt_bridge.nouns.relation import Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.deliver import deliver
 
-PASSED = {"model.shop.m": "success"}
+PASSED = known({"model.shop.m": "success"})
 DELIVERY = Delivery(
     node="exposure.shop.contacts",
     name="contacts",
