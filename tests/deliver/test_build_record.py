@@ -213,11 +213,11 @@ def test_dbts_own_commands_after_a_build(dbt_root: Path, monkeypatch: pytest.Mon
     shop = open_project(dbt_root, profiles_dir=dbt_root, target_path="elsewhere")
 
     def dbt(*arguments: str) -> None:
-        from dbt_bridge.project import invoke
+        from dbt_bridge.project.runners.module import _release_duckdb
 
         where = ["--project-dir", str(dbt_root), "--profiles-dir", str(dbt_root), "--target-path", "elsewhere"]
         dbtRunner().invoke([*arguments, "--quiet", *where])
-        invoke._release_duckdb()
+        _release_duckdb()
 
     def delivered() -> str:
         (receipt,) = shop.deliver().receipts
