@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import json
 import math
 import uuid
@@ -54,6 +55,32 @@ def test_values_keep_their_types(values, type_):
     assert column(*values).to_pylist() == values
 
 
+class Color(str, enum.Enum):  # noqa: UP042 - whose str() is not its value, other than that of a StrEnum
+    RED = "red"
+
+
+def test_values_of_pandas_and_of_subclasses_keep_what_they_are():
+    exact = pd.Timestamp("2026-01-01T00:00:00.123456789")
+    assert column(exact, NOON, None, pd.NaT).cast(pa.int64()).to_pylist() == [
+        1767225600123456789, 1767355200000007000, None, None,
+    ]  # fmt: skip
+    assert column(exact.tz_localize("UTC")).type == pa.timestamp("ns", "UTC")
+    assert column(pd.Timestamp("2026-01-01"), pd.NaT).type == pa.timestamp("us")
+    assert column(Color.RED, "blue").to_pylist() == ["red", "blue"]
+    assert column(1.5, math.nan, None).null_count == 1, "NaN is a value of a float"
+    assert json.loads(column({"at": pd.NaT, "n": pd.NA}).to_pylist()[0]) == {"at": None, "n": None}
+
+
+@pytest.mark.parametrize("values", [pd.period_range("2026-01", periods=1, freq="M"), pd.interval_range(0, 1)])
+def test_what_only_pandas_knows_is_refused(values):
+    with pytest.raises(TypeRefused, match=r"column 'v' is (period|interval).*only pandas knows") as refused:
+        table(pd.DataFrame({"v": values}))
+    assert refused.value.mend == "df['v'] = df['v'].astype(str)"
+    df = pd.DataFrame({"v": values})
+    df["v"] = df["v"].astype(str)
+    assert table(df)["v"].type in (pa.string(), pa.large_string())
+
+
 def test_a_date_among_times_becomes_midnight_instead_of_cutting_the_times():
     assert column(dt.date(2026, 1, 2), NOON).to_pylist() == [dt.datetime(2026, 1, 2), NOON]
 
@@ -80,6 +107,13 @@ def test_nested_values_are_json_and_so_are_their_neighbours():
         [NOON, NOON.replace(tzinfo=dt.UTC)],
         [1.5, Decimal("1")],
         [{"a": math.nan}],
+        [{1: "a", "1": "b"}],
+        [{"a": [{None: 1, "null": 2}]}],
+        [1, math.nan],
+        ["a", math.nan],
+        [dt.time(10, tzinfo=dt.UTC)],
+        [pd.Timedelta("1ns")],
+        [pd.Period("2026-01")],
         [10**60],
         [object()],
     ],

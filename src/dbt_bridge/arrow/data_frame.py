@@ -9,7 +9,9 @@ import pyarrow as pa
 
 from dbt_bridge.arrow.python_frames import to_frames
 from dbt_bridge.arrow.python_rows import fit_batch
-from dbt_bridge.errors import MissingExtra, UsageError
+from dbt_bridge.errors import MissingExtra, TypeRefused, UsageError
+from dbt_bridge.nouns.names import DUCKDB, find_twins
+from dbt_bridge.system.owned_reader import owning
 
 WHERE = "api_to_df"
 
@@ -27,7 +29,9 @@ def build_data_frame(data: Any, schema: pa.Schema | None) -> Any:
             f" {', '.join(str(f.name) for f in found)}",
             mend="pass one of them: source.resources['...']",
         )
-    rows = found[0].batches.read_all().combine_chunks()
+    with owning(found[0].batches) as batches:
+        rows = batches.read_all().combine_chunks()
+    _check_names(rows.schema, schema)
     columns = {field.name: _simplify(rows.column(field.name)) for field in rows.schema}
     table = pa.table(columns)
     if schema is not None:
@@ -37,6 +41,10 @@ def build_data_frame(data: Any, schema: pa.Schema | None) -> Any:
 
 def _simplify(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     """JSON as structs and lists where one shape holds all its values, else as text; UUIDs as text."""
+    if pa.types.is_null(column.type):
+        return column.cast(pa.string())
+    if pa.types.is_duration(column.type) or pa.types.is_time(column.type) or _is_zoned(column.type):
+        return _to_microseconds(column)
     if column.type == pa.json_():
         texts = column.cast(pa.string())
         return _find_structs(texts) or texts
@@ -45,15 +53,62 @@ def _simplify(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     return column
 
 
+def _check_names(found: pa.Schema, asked: pa.Schema | None) -> None:
+    """Raises UsageError: there are no columns, or two that are one to the DuckDB that keeps the frame."""
+    if asked is None and not len(found):
+        raise UsageError(
+            f"{WHERE}: no row came, so no column is known",
+            mend="say what an empty answer is made of: api_to_df(..., schema=pa.schema([('id', pa.int64()), ...]))",
+        )
+    twins = find_twins((asked or found).names, DUCKDB.same_column)
+    if twins is not None:
+        raise UsageError(
+            f"{WHERE}: the columns {twins[0]!r} and {twins[1]!r} are one name to DuckDB",
+            mend="rename or leave out one of them in the rows",
+        )
+
+
+def _is_zoned(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(type_)) and type_.tz is not None
+
+
+def _to_microseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Moments with a zone, times and durations as DuckDB keeps them, which would cut off their nanoseconds.
+
+    Raises:
+        TypeRefused: there are some.
+    """
+    type_ = column.type
+    whole = pa.time64("us") if pa.types.is_time(type_) else pa.duration("us")
+    whole = pa.timestamp("us", type_.tz) if pa.types.is_timestamp(type_) else whole
+    try:
+        return column.cast(whole)
+    except pa.ArrowInvalid as error:
+        raise TypeRefused(
+            f"{WHERE}: a value of the type {type_} has nanoseconds, which DuckDB does not keep: {error}",
+            mend="round it, or make it text, before it is yielded",
+        ) from None
+
+
 def _find_structs(texts: pa.ChunkedArray) -> pa.Array | None:
     values = [None if text is None else json.loads(text) for text in texts.to_pylist()]
     try:
         structured = pa.array(values)
+        structured = structured.cast(_name_nulls(structured.type))
     except (pa.ArrowException, OverflowError):
         return None
     if _has_empty_struct(structured.type) or not all(map(_is_same, structured.to_pylist(), values)):
         return None
     return structured
+
+
+def _name_nulls(type_: pa.DataType) -> pa.DataType:
+    """The type with text where only NULLs were: DuckDB would take those for integers."""
+    if pa.types.is_null(type_):
+        return pa.string()
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_name_nulls(field.type)) for field in type_])
+    return pa.list_(_name_nulls(type_.value_type)) if pa.types.is_list(type_) else type_
 
 
 def _has_empty_struct(type_: pa.DataType) -> bool:

@@ -17,7 +17,8 @@ from typing import IO, Any
 import pyarrow as pa
 
 from dbt_bridge.arrow import python_rows
-from dbt_bridge.errors import UsageError
+from dbt_bridge.arrow.endless import end_repetitions
+from dbt_bridge.errors import TypeRefused, UsageError
 from dbt_bridge.system.owned_reader import make_reader
 
 ROWS_PER_BATCH = 10_000
@@ -113,6 +114,11 @@ def _read_pandas(data: Any) -> pa.RecordBatchReader:
             arrays.append(python_rows.make_array(values, str(name), "data frame"))
         else:
             made = pa.Array.from_pandas(series)
+            if str(getattr(made.type, "extension_name", "")).startswith("pandas."):
+                raise TypeRefused(
+                    f"data frame: column {str(name)!r} is {series.dtype}, which only pandas knows",
+                    mend=f"df[{str(name)!r}] = df[{str(name)!r}].astype(str)",
+                )
             arrays.append(made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made)
     table = pa.Table.from_arrays(arrays, names=[str(name) for name in data.columns])
     return table.to_reader(max_chunksize=100_000)
@@ -120,7 +126,7 @@ def _read_pandas(data: Any) -> pa.RecordBatchReader:
 
 def _is_missing(value: Any) -> bool:
     """Whether pandas takes a value in a column of objects for a missing one: None, NaN, NaT, NA."""
-    if value is None or type(value).__name__ in ("NaTType", "NAType"):
+    if value is None or python_rows.is_missing_mark(type(value)):
         return True
     return isinstance(value, float) and math.isnan(value)
 
@@ -128,7 +134,7 @@ def _is_missing(value: Any) -> bool:
 def _read_chunks(data: Iterable[Any], where: str) -> Iterator[pa.RecordBatch]:
     """Rows, pages of rows and frames, in their order, as batches that each have a schema of their own."""
     pending: list[Mapping[str, Any]] = []
-    for item in data:
+    for item in end_repetitions(data, where) if hasattr(data, "__next__") else data:
         if isinstance(item, Mapping):
             pending.append(item)
         elif (reader := _find_reader(item)) is not None:

@@ -6,6 +6,9 @@
     int beyond 64 bits       decimal(38,0)
     bool, str, bytes, date, time, datetime, timedelta, UUID   their own; not mixed with others
     date with datetime       timestamp
+    nanoseconds of pandas    timestamp with nanoseconds; of a timedelta they are refused
+    time with a zone         refused
+    NaT, NA                  as None; NaN is a float: with others than floats it is refused
     dict, list, tuple        JSON; other values in the same column are encoded as JSON too
 
 pyarrow's own inference is not used across types: it cuts a datetime to a date, and takes a naive time for UTC.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -27,7 +31,7 @@ from dbt_bridge.arrow import decimals
 from dbt_bridge.errors import TypeRefused, UsageError
 
 _NESTED = (dict, list, tuple, set, frozenset)
-_LARGEST = {"int64": (-(2**63), 2**63 - 1)}
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def make_batch(rows: Sequence[Mapping[str, Any]], where: str) -> pa.RecordBatch:
@@ -59,8 +63,13 @@ def make_array(values: Sequence[Any], column: str, where: str) -> pa.Array:
     Raises:
         TypeRefused: no one type holds them all exactly.
     """
-    kinds = {_kind_of(type_) for type_ in set(map(type, values))} - {"null"}
+    types = set(map(type, values))
+    if any(is_missing_mark(type_) for type_ in types):
+        values = [None if is_missing_mark(type(v)) else v for v in values]
+    kinds = {_kind_of(type_) for type_ in types if not is_missing_mark(type_)} - {"null"}
     try:
+        if "float" in kinds and len(kinds) > 1:
+            _refuse_nan(values)
         return _make_array_of(values, kinds)
     except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
         what = " and ".join(sorted(kinds)) or "null"
@@ -68,6 +77,18 @@ def make_array(values: Sequence[Any], column: str, where: str) -> pa.Array:
             f"{where}: column {column!r} mixes or holds values that no one type keeps ({what}): {error}",
             mend=f"convert {column!r} to one type before it is yielded, for example str(row[{column!r}])",
         ) from None
+
+
+def is_missing_mark(type_: type) -> bool:
+    """Whether this is the type of pandas's NaT or NA, which say that there is no value."""
+    return type_.__name__ in ("NaTType", "NAType")
+
+
+def _refuse_nan(values: Sequence[Any]) -> None:
+    """NaN among integers or texts most likely stands for a missing value, as pandas writes it; as a value it would make
+    doubles of integers."""
+    if not any(isinstance(v, float) and not math.isnan(v) for v in values):
+        raise ValueError("NaN is a float, and the others are none: yield None for a value that is missing")
 
 
 def _kind_of(type_: type) -> str:
@@ -87,6 +108,8 @@ _KINDS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("nested", _NESTED),
     ("datetime", (dt.datetime,)),
     ("date", (dt.date,)),
+    ("time", (dt.time,)),
+    ("timedelta", (dt.timedelta,)),
     ("uuid", (uuid.UUID,)),
 )
 
@@ -110,9 +133,14 @@ def _make_array_of(values: Sequence[Any], kinds: set[str]) -> pa.Array:
         raw = pa.array([None if v is None else v.bytes for v in values], pa.binary(16))
         return pa.ExtensionArray.from_storage(pa.uuid(), raw)
     if kinds == {"str"}:
-        return pa.array([None if v is None else str(v) for v in values], pa.string())
+        # Not str(v): that of an enum of texts is its member's name.
+        return pa.array([None if v is None else str.__str__(v) for v in values], pa.string())
     if len(kinds) > 1:
         raise TypeError("different kinds of values")
+    if kinds == {"time"} and any(v is not None and v.tzinfo is not None for v in values):
+        raise ValueError("a time with a zone, which no column keeps")
+    if kinds == {"timedelta"} and any(getattr(v, "nanoseconds", 0) for v in values):
+        raise ValueError("a duration with nanoseconds, which no column keeps")
     return pa.array(values)
 
 
@@ -131,15 +159,43 @@ def _make_datetimes(values: Sequence[Any]) -> pa.Array:
     zoned = {v.utcoffset() is not None for v in values if v is not None}
     if len(zoned) > 1:
         raise ValueError("times with and without a zone")
-    return pa.array(values, pa.timestamp("us", "UTC") if zoned == {True} else pa.timestamp("us"))
+    zone = "UTC" if zoned == {True} else None
+    if any(getattr(v, "nanosecond", 0) for v in values):  # of pandas.Timestamp
+        return pa.array([None if v is None else _to_nanoseconds(v) for v in values], pa.int64()).cast(
+            pa.timestamp("ns", zone)
+        )
+    return pa.array(values, pa.timestamp("us", zone))
+
+
+def _to_nanoseconds(moment: dt.datetime) -> int:
+    """Since 1970; without a zone it is UTC."""
+    whole = moment.replace(tzinfo=dt.UTC) if moment.utcoffset() is None else moment
+    return int((whole - _EPOCH) // dt.timedelta(microseconds=1)) * 1000 + int(getattr(moment, "nanosecond", 0))
 
 
 def to_json(value: Any) -> str:
-    """A value as JSON text: dates in ISO 8601, decimals and UUIDs as text. NaN has no JSON form and raises."""
+    """A value as JSON text: dates in ISO 8601, decimals and UUIDs as text. NaN has no JSON form and raises, and so do
+    two keys of one object that are one text."""
+    _refuse_double_keys(value)
     return json.dumps(value, default=_json_default, ensure_ascii=False, allow_nan=False)
 
 
+def _refuse_double_keys(value: Any) -> None:
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            written = [key if isinstance(key, str) else json.dumps(key) for key in value]
+            if len(set(written)) < len(written):
+                raise ValueError(f"an object with two keys that are one in JSON: {', '.join(map(repr, value))}")
+        for inner in value.values():
+            _refuse_double_keys(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_double_keys(inner)
+
+
 def _json_default(value: Any) -> Any:
+    if is_missing_mark(type(value)):
+        return None
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
     if isinstance(value, Decimal | uuid.UUID):

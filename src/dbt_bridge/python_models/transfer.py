@@ -26,10 +26,11 @@ from dbt_bridge.contracts.destination import (
     WriteDisposition,
 )
 from dbt_bridge.contracts.settings import SessionSettings
-from dbt_bridge.errors import BridgeError, DestinationError, UsageError, as_bridge_error
+from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.receipt import Receipt, as_arrow, new_load_id
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.python_models.one_message import tell_once, translate
 
 if TYPE_CHECKING:
     from dbt_bridge.arrow.python_frames import Frame
@@ -76,12 +77,13 @@ def transfer(  # noqa: PLR0913 - the names that a dbt model reads; the values be
     from dbt_bridge.python_models.session import refuse_partial_run
     from dbt_bridge.python_models.session import session as running
 
-    request = _check(_Request(dataset_name, table_name, write_disposition, _key(primary_key)), on_error)
-    here = running(dbt, session)
-    refuse_partial_run(f"transfer into {dataset_name}.{table_name or '*'}")
-    with _open_place(target_destination, here) as place:
-        receipts = _Transfer(place, request, here.node).run(source_data, tolerate=on_error == "receipt")
-    return place.session.to_relation(as_arrow(receipts))
+    with tell_once("transfer"):
+        request = _check(_Request(dataset_name, table_name, write_disposition, _key(primary_key)), on_error)
+        here = running(dbt, session)
+        refuse_partial_run(f"transfer into {dataset_name}.{table_name or '*'}")
+        with _open_place(target_destination, here) as place:
+            receipts = _Transfer(place, request, here.node).run(source_data, tolerate=on_error == "receipt")
+        return place.session.to_relation(as_arrow(receipts))
 
 
 def api_to_df(data: Any, schema: pa.Schema | None = None) -> Any:
@@ -102,7 +104,8 @@ def api_to_df(data: Any, schema: pa.Schema | None = None) -> Any:
     """
     from dbt_bridge.arrow.data_frame import build_data_frame
 
-    return build_data_frame(data, schema)
+    with tell_once("api_to_df"):
+        return build_data_frame(data, schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +175,11 @@ class _Transfer:
         except UsageError:
             raise
         except Exception as error:
-            told = _to_bridge_error(error)
+            told = translate(error, "transfer")
             receipt = record.fail_receipt(begun, told)
             self._place.warehouse.record([receipt])
             if tolerate:
                 return [receipt]
-            # Not chained: dbt prints whole tracebacks, and drivers' messages may hold connection strings.
             raise told from None
 
     def _run(self, data: Any) -> list[Receipt]:
@@ -286,16 +288,6 @@ def _none(call: Callable[[Sequence[Loaded]], list[Receipt]], loaded: Sequence[Lo
     """Take the answers, but leave the receipts to dbt's own warehouse."""
     call(loaded)
     return []
-
-
-def _to_bridge_error(error: Exception) -> BridgeError:
-    """The error as this package tells errors: without secrets, and with the line of the user's code that raised it."""
-    if isinstance(error, BridgeError):
-        error.__cause__ = None
-        error.__context__ = None
-        return error
-    told = as_bridge_error(error, "transfer")
-    return DestinationError(told.what, mend="correct what that line reads or calls, then run the model again")
 
 
 @contextmanager
