@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import duckdb
 import pytest
 
 SOURCES = """
@@ -93,8 +94,30 @@ def test_projects_without_such_models_are_not_touched(ghosts):
     assert ghosts.query("select 1 from information_schema.schemata where schema_name = 'pg_landing'") == []
 
 
-def test_a_source_of_an_attached_database_is_left_alone(ghosts):
-    ghosts.profile(attach=[{"path": str(ghosts.root / "other.duckdb"), "alias": "other"}])
+def test_a_source_of_an_attached_database_is_a_ghost_there(ghosts):
+    other = ghosts.root / "other.duckdb"
+    ghosts.profile(attach=[{"path": str(other), "alias": "other"}])
+    there = SOURCES.replace("postgres_prod", "pg_there").replace(
+        "schema: pg_landing", "schema: pg_landing\n    database: other"
+    )
+    ghosts.write("models/there.yml", there)
+    ghosts.model("m", NOT_READ + "\n")
+    ghosts.model("n", READ.replace("postgres_prod", "pg_there"))
+    run = ghosts.dbt("run")
+    assert run.code == 1
+    assert "the source pg_there.users has not landed in pg_landing.users" in run.output
+    assert ghosts.query("from m") == [(7,)]
+    with duckdb.connect(str(other)) as connection:
+        assert connection.execute("select view_name from duckdb_views() where not internal").fetchall() == []
+        connection.execute("create table pg_landing.users as select 1 as id")
+    assert ghosts.dbt("run").code == 0
+    assert ghosts.query("from n") == [(1,)]
+
+
+def test_a_source_of_a_database_that_is_attached_read_only_is_left_alone(ghosts):
+    other = ghosts.root / "other.duckdb"
+    duckdb.connect(str(other)).close()
+    ghosts.profile(attach=[{"path": str(other), "alias": "other", "read_only": True}])
     ghosts.write("models/sources.yml", SOURCES.replace("schema: pg_landing", "schema: pg_landing\n    database: other"))
     ghosts.model("m", NOT_READ)
     run = ghosts.dbt("run")

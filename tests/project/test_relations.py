@@ -14,7 +14,9 @@ from dbt_bridge.nouns import names
 from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.names import NameRules
 from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import TableName
 from dbt_bridge.project.claims import Claim, list_claims, refuse_shared_tables
+from dbt_bridge.project.reconciliations import parse_relation
 from dbt_bridge.project.relations import RelationReader, split_rendered
 
 READERS = {
@@ -85,6 +87,22 @@ def test_what_is_stored_is_one_name_with_itself(rules: NameRules, name: str) -> 
     assert rules.key(rules.stored(name)) == rules.key(name)
     assert rules.bare(rules.bare(name)) == rules.bare(name)
     assert names.find_twins([name, name], rules.same) == (name, name)
+
+
+@pytest.mark.parametrize(
+    ("said", "origin", "meant"),
+    [
+        ("orders", None, (TableName("", "orders"), "")),
+        ("shop.orders", None, (TableName("shop", "orders"), "")),
+        ("legacy.shop.orders", None, (TableName("shop", "orders"), "legacy")),
+        ("shop.orders.2024", "erp", (TableName("shop", "orders.2024"), "")),
+        (".orders", None, (TableName("", ".orders"), "")),
+    ],
+)
+def test_a_legacy_relation_of_the_warehouse_may_name_its_database(
+    said: str, origin: str | None, meant: tuple[TableName, str]
+) -> None:
+    assert parse_relation(said, origin) == meant
 
 
 SHOP, SHOUTED = Relation("raw", "orders"), Relation("RAW", "Orders")

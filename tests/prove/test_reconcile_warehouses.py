@@ -126,3 +126,26 @@ def test_a_legacy_system_that_cannot_be_reached_fails_its_models_alone(
 
     assert [(p.node, p.status) for p in found] == [("model.shop.gone", "failed"), ("model.shop.orders", "equal")]
     assert "127.0.0.1:1" in str(found[0].error)
+
+
+def test_a_legacy_relation_of_an_attached_database_is_no_namesake(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.duckdb" for name in ("wh", "legacy", "marts")}
+    for name, rows in (("wh", "VALUES (9)"), ("legacy", "VALUES (1), (2)"), ("marts", "VALUES (1), (2)")):
+        with duckdb.connect(str(files[name])) as connection:
+            connection.execute(f"CREATE SCHEMA shop; CREATE TABLE shop.orders AS SELECT * FROM ({rows}) AS t(id)")  # noqa: S608
+    prepare = tuple(f"ATTACH '{files[name]}' AS {name}" for name in ("legacy", "marts"))
+    profile = WarehouseProfile("duckdb", "wh", "main", 1, {"type": "duckdb", "path": str(files["wh"])}, prepare)
+    declared = Reconciliation(
+        node="model.shop.orders", name="orders", this='"marts"."shop"."orders"', display_name="marts.shop.orders",
+        relation=TableName("shop", "orders"), legacy_database="legacy", key={"id": "id"},
+    )  # fmt: skip
+    project = Project(tmp_path, "shop", profile, (), (), (declared,))
+
+    (equal,) = reconcile(project, ReconcileOptions(), Silent())
+    with duckdb.connect(str(files["legacy"])) as connection:
+        connection.execute("INSERT INTO shop.orders VALUES (3)")
+    (apart,) = reconcile(project, ReconcileOptions(), Silent())
+
+    assert (equal.status, equal.error, equal.rows_origin) == ("equal", None, 2)
+    assert (equal.origin, equal.destination) == ("warehouse: legacy.shop.orders", "duckdb: marts.shop.orders")
+    assert (apart.only_in_origin, apart.only_in_destination) == (1, 0)

@@ -76,6 +76,7 @@ class Reconciliation:
         display_name: the same for people.
         origin: where the legacy rows are: dlt's `[sources.ORIGIN]`; empty for the warehouse itself.
         relation, query: one of both: the legacy relation (its schema empty for the default one), or a query.
+        legacy_database: of a relation in the warehouse itself, its database; empty for that of dbt's profile.
         legacy_filter, new_filter: SQL conditions; empty for all rows.
         key: new name -> legacy column; empty to take `default_key`, or else the legacy primary key.
         default_key: the model's own.
@@ -93,6 +94,7 @@ class Reconciliation:
     origin: str = ""
     relation: TableName | None = None
     query: str = ""
+    legacy_database: str = ""
     legacy_filter: str = ""
     new_filter: str = ""
     key: Mapping[str, str] = field(default_factory=dict)
@@ -109,7 +111,8 @@ class Reconciliation:
     def legacy(self) -> str:
         """The legacy side for people."""
         metrics = f"metrics {', '.join(metric.name for metric in self.metrics)}"
-        shown = str(self.relation).removeprefix(".") if self.relation else " ".join(self.query.split()) or metrics
+        relation = ".".join(part for part in (self.legacy_database, str(self.relation).removeprefix(".")) if part)
+        shown = relation if self.relation else " ".join(self.query.split()) or metrics
         where = self.origin or "warehouse"
         return f"{where}: {shown if len(shown) <= 60 else shown[:57] + '...'}"
 

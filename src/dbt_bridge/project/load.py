@@ -56,7 +56,7 @@ def load_project(options: DbtOptions) -> Project:
         warehouse=read.warehouse,
         sources=sources,
         deliveries=deliveries,
-        reconciliations=list_reconciliations(graph),
+        reconciliations=list_reconciliations(graph, reader),
         needed=selected.needed,
         selected=selected.nodes,
         needed_undeclared=selected.undeclared,

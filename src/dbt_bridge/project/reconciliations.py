@@ -16,11 +16,12 @@ from dbt_bridge.nouns.reconciliation import (
 )
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.project.reconcile_block import MetricBlock, ReconcileBlock, read_reconcile_blocks
+from dbt_bridge.project.relations import RelationReader
 
 _JINJA_THIS = re.compile(r"\{\{\s*this\s*\}\}")
 
 
-def list_reconciliations(graph: Graph) -> tuple[Reconciliation, ...]:
+def list_reconciliations(graph: Graph, reader: RelationReader) -> tuple[Reconciliation, ...]:
     """What models, seeds and snapshots replace, by unique_id.
 
     Raises:
@@ -38,24 +39,28 @@ def list_reconciliations(graph: Graph) -> tuple[Reconciliation, ...]:
                 f"{where}: it is ephemeral, so there is no relation to reconcile",
                 mend=f"materialize {node.name} as a view or table",
             )
-        found += [_make_reconciliation(node, block, graph, where) for block in blocks]
+        found += [_make_reconciliation(node, block, graph, reader, where) for block in blocks]
     return tuple(found)
 
 
-def _make_reconciliation(node: Node, block: ReconcileBlock, graph: Graph, where: str) -> Reconciliation:
+def _make_reconciliation(
+    node: Node, block: ReconcileBlock, graph: Graph, reader: RelationReader, where: str
+) -> Reconciliation:
     this = node.relation_name
 
     def new(sql: str) -> str:
         return resolve_references(sql, this, lambda model: _find_relation(graph, model), where)
 
     given = {name: pair.tolerance for name, pair in block.columns.items() if pair.tolerance is not None}
+    relation, database = parse_relation(block.relation, block.origin) if block.relation else (None, "")
     return Reconciliation(
         node=node.unique_id,
         name=node.name,
         this=this,
-        display_name=f"{node.schema}.{node.identifier}",
+        display_name=str(reader.find(this) or f"{node.schema}.{node.identifier}"),
         origin=block.origin or "",
-        relation=_parse_relation(block.relation) if block.relation else None,
+        relation=relation,
+        legacy_database=reader.read_database(database, where),
         query=_resolve_legacy(block.query or "", block, new),
         legacy_filter=block.filter.legacy or "",
         new_filter=new(block.filter.new or ""),
@@ -80,10 +85,16 @@ def _resolve_legacy(sql: str, block: ReconcileBlock, new: Any) -> str:
     return sql if block.origin else str(new(sql))
 
 
-def _parse_relation(said: str) -> TableName:
-    """`schema.table` or `table`; a schema's name cannot hold a dot here, a table's can."""
+def parse_relation(said: str, origin: str | None) -> tuple[TableName, str]:
+    """`schema.table` or `table`, and in the warehouse itself also `database.schema.table`; answers the database apart.
+
+    A schema's name cannot hold a dot here, a table's can, but for one of the warehouse.
+    """
+    parts = said.split(".")
+    if not origin and len(parts) == 3 and all(parts):
+        return TableName(parts[1], parts[2]), parts[0]
     schema, dot, name = said.partition(".")
-    return TableName(schema, name) if dot and schema and name else TableName("", said)
+    return (TableName(schema, name) if dot and schema and name else TableName("", said)), ""
 
 
 def _find_key(node: Node) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from dbt_bridge.nouns.reconciliation import (
 )
 from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.observe.progress import Progress
-from dbt_bridge.project.destinations import open_warehouse
+from dbt_bridge.project.destinations import open_place, open_warehouse
 from dbt_bridge.project.origins import open_queries, origin_settings
 from dbt_bridge.prove.pair_columns import NamedColumns, Paired, pair_declared
 from dbt_bridge.prove.recorder import ParityRecorder, fail_parity, start_parity
@@ -81,7 +81,7 @@ def describe_reconciliations(project: Project, warehouse: Ledger) -> Iterator[tu
             if project.selected is not None and declared.node not in project.selected:
                 continue
             try:
-                yield declared, _describe_one(declared, Both(databases.legacy(declared.origin), databases.warehouse()))
+                yield declared, _describe_one(declared, Both(databases.legacy(declared), databases.warehouse()))
             except BridgeError as error:
                 yield declared, _of_yaml(error)
 
@@ -148,21 +148,24 @@ class _Databases:
         self._project = project
         self._warehouse = warehouse
         self._stack = stack
-        self._opened: dict[str, Queries] = {}
+        self._opened: dict[tuple[str, str], Queries] = {}
 
     @property
     def name(self) -> str:
         """Of the warehouse."""
         return self._warehouse.name
 
-    def warehouse(self) -> Queries:
-        return self._known("", self._of_warehouse)
+    def warehouse(self, database: str = "") -> Queries:
+        return self._known(("", database), lambda: self._of_warehouse(database))
 
-    def legacy(self, origin: str) -> Queries:
+    def legacy(self, declared: Reconciliation) -> Queries:
         """That of an origin; the warehouse where none is named."""
-        return self._known(origin, lambda: self._of_origin(origin)) if origin else self.warehouse()
+        origin = declared.origin
+        if not origin:
+            return self.warehouse(declared.legacy_database)
+        return self._known((origin, ""), lambda: self._of_origin(origin))
 
-    def _known(self, name: str, make: Callable[[], Queries]) -> Queries:
+    def _known(self, name: tuple[str, str], make: Callable[[], Queries]) -> Queries:
         if name not in self._opened:
             self._opened[name] = make()
             self._stack.callback(self._opened[name].close)
@@ -174,13 +177,14 @@ class _Databases:
             return self.warehouse()
         return open_queries(settings)
 
-    def _of_warehouse(self) -> Queries:
-        if not isinstance(self._warehouse, AnswersQueries):
+    def _of_warehouse(self, database: str) -> Queries:
+        place = open_place(self._warehouse, database)
+        if not isinstance(place, AnswersQueries):
             raise UsageError(
                 f"the warehouse {self._warehouse.name!r} answers no queries, which reconcile needs",
                 mend="reconcile where the rows are: in DuckDB, PostgreSQL, or a warehouse that dlt asks in SQL",
             )
-        return self._warehouse.queries(self._project.warehouse.schema)
+        return place.queries(self._project.warehouse.schema)
 
 
 def _one(
@@ -194,7 +198,7 @@ def _one(
     progress.started(declared.node, blank.destination, None)
     found = blank
     try:
-        ends = Both(databases.legacy(declared.origin), databases.warehouse())
+        ends = Both(databases.legacy(declared), databases.warehouse())
         if declared.relation is not None or declared.query:
             found = _compare_rows(declared, ends, found, levels, options, progress)
         else:

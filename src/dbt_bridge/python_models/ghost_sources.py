@@ -81,11 +81,14 @@ def _read_by_dbt_duckdb(source: SourceDefinition) -> bool:
 
 
 def _ghost(source: SourceDefinition) -> dict[str, Any]:
-    """The statements for one source; dbt's `target.database` decides at run time whether they apply."""
-    view = f"{quote_identifier(source.schema)}.{quote_identifier(source.identifier)}"
-    name = f"{source.source_name}.{source.name}"
+    """The statements for one source, in its own database."""
+    within = f"{quote_identifier(source.database)}." if source.database else ""
+    schema = f"{within}{quote_identifier(source.schema)}"
+    view = f"{schema}.{quote_identifier(source.identifier)}"
+    database = quote_literal(source.database) if source.database else "current_database()"
+    name, place = f"{source.source_name}.{source.name}", f"{source.schema}.{source.identifier}"
     says = (
-        f"the source {name} has not landed in {source.schema}.{source.identifier}:"
+        f"the source {name} has not landed in {place}:"
         f" run dbt-bridge sync --select {format_shell_selector(source.unique_id)}"
     )
     columns = ",\n  ".join(
@@ -101,31 +104,36 @@ def _ghost(source: SourceDefinition) -> dict[str, Any]:
     )
     find = (
         "SELECT 1 FROM duckdb_views()\n"  # noqa: S608
-        "WHERE database_name = current_database()\n"
+        f"WHERE lower(database_name) = lower({database})\n"
         f"  AND lower(schema_name) = lower({quote_literal(source.schema)})\n"
         f"  AND lower(view_name) = lower({quote_literal(source.identifier)})\n"
         f"  AND contains(sql, {quote_literal(GHOST_MARK)})"
     )
+    writable = (
+        "SELECT 1 FROM duckdb_databases()\n"  # noqa: S608
+        f"WHERE lower(database_name) = lower({database}) AND NOT readonly AND type IN ('duckdb', 'motherduck')"
+    )
     return {
         "database": source.database or "",
-        "create": [f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(source.schema)}", create],
+        "writable": writable,
+        "create": [f"CREATE SCHEMA IF NOT EXISTS {schema}", create],
         "find": find,
         "drop": f"DROP VIEW IF EXISTS {view}",
     }
 
 
-# Jinja that dbt renders when a run starts and ends; `ghosts` is JSON in ASCII, which is a Jinja literal too. A source
-# of an attached database is another's to fill.
+# Jinja that dbt renders when a run starts and ends; `ghosts` is JSON in ASCII, which is a Jinja literal too. What
+# cannot be written to (an attached database, read-only or of another kind) is somebody else's to fill.
 _START = """{% set ghosts = %s %}
 {% if execute %}
-{% for ghost in ghosts if ghost.database in ('', target.database) %}
+{% for ghost in ghosts if ghost.database in ('', target.database) or run_query(ghost.writable) | length %}
 {% for statement in ghost.create %}{% do run_query(statement) %}{% endfor %}
 {% endfor %}
 {% endif %}"""
 
 _END = """{% set ghosts = %s %}
 {% if execute %}
-{% for ghost in ghosts if ghost.database in ('', target.database) %}
+{% for ghost in ghosts if ghost.database in ('', target.database) or run_query(ghost.writable) | length %}
 {% set found = run_query(ghost.find) %}
 {% if found | length %}{% do run_query(ghost.drop) %}{% endif %}
 {% endfor %}
