@@ -12,6 +12,7 @@ import json
 import os
 import re
 import threading
+from collections.abc import Callable
 from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from dbt_bridge.contracts.destination import Destination, Ledger
 from dbt_bridge.contracts.settings import DestinationSettings, WarehouseSettings
 from dbt_bridge.errors import MissingExtra, UsageError
 from dbt_bridge.project.connectors import DESTINATIONS, WAREHOUSES, registry
+from dbt_bridge.project.reading.dlt_settings import read_providers
 
 if TYPE_CHECKING:
     from dlt.common.configuration.specs import BaseConfiguration
@@ -103,26 +105,50 @@ def destination_settings(destination: Any, *, project_root: Path | None) -> Dest
     if callable(destination) and not isinstance(destination, DltsDestination):
         destination = destination()
     if isinstance(destination, str):
-        name, type_ = destination, find_setting(destination, "destination_type") or destination
-    elif isinstance(destination, DltsDestination):
-        name, type_ = destination.destination_name, destination.destination_type
-    else:
-        raise UsageError(
-            f"{type(destination).__name__} is not a destination",
-            mend="give the NAME of [destination.NAME], or a dlt destination such as dlt.destinations.duckdb(...)",
-        )
+        return _make_settings(destination, find_setting(destination, "destination_type") or destination, project_root)
+    if isinstance(destination, DltsDestination):
+        given = destination
+        return _make_settings(given.destination_name, given.destination_type, project_root, lambda: given)
+    raise UsageError(
+        f"{type(destination).__name__} is not a destination",
+        mend="give the NAME of [destination.NAME], or a dlt destination such as dlt.destinations.duckdb(...)",
+    )
+
+
+def _read_type(name: str, root: Path | None) -> str | None:
+    """The type of a configured destination, where it can be told without dlt."""
+    providers = read_providers(root) if root is not None else None
+    if providers is None:
+        return None
+    found = (provider.find("destination_type", "destination", name) for provider in providers)
+    return str(next((value for value in found if value is not None), name))
+
+
+def _make_settings(
+    name: str, type_: str, root: Path | None, given: Callable[[], DltsDestination[Any, Any]] | None = None
+) -> DestinationSettings:
+    """The settings of a destination; dlt is imported when one is asked for that only it can tell."""
 
     def in_dlt() -> DltsDestination[Any, Any]:
-        return resolve_destination(name, project_root) if isinstance(destination, str) else destination
+        use_project(root)
+        return resolve_destination(name, root) if given is None else given()
+
+    def is_configured() -> bool:
+        use_project(root)
+        return name in list_destinations()
+
+    def find(key: str) -> str | None:
+        use_project(root)
+        return find_setting(name, key)
 
     return DestinationSettings(
         name,
         type_.rsplit(".", 1)[-1],
-        project_root,
-        lambda: name in list_destinations(),
-        lambda key: find_setting(name, key),
+        root,
+        is_configured,
+        find,
         in_dlt,
-        lambda: resolve_configuration(in_dlt(), project_root),
+        lambda: resolve_configuration(in_dlt(), root),
     )
 
 

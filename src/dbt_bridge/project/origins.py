@@ -26,6 +26,7 @@ from dbt_bridge.contracts.settings import ChangeSourceSettings, OriginSettings
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import LandingSource
 from dbt_bridge.project.connectors import CHANGE_SOURCES, ORIGINS, QUERIES, registry
+from dbt_bridge.project.reading.dlt_settings import SettingsProvider, is_plain_url, read_providers
 
 if TYPE_CHECKING:
     from dlt.common.configuration.providers.provider import ConfigProvider
@@ -109,13 +110,15 @@ def origin_settings(name: str, *, project_root: Path | None) -> OriginSettings:
     Raises:
         UsageError: no such origin is configured, or its credentials cannot be read.
     """
-    from dlt.common.configuration.specs import ConnectionStringCredentials
-
     root = (project_root or Path.cwd()).resolve()
     providers = _providers(root)
     native, fields = _settings(name, providers)
     if native is None and not fields:
         raise _not_configured(name, root, _list_configured(providers))
+    if native is not None and not fields and is_plain_url(native.strip()):
+        return OriginSettings(name, native.strip(), native.strip().partition("://")[0], root)
+    from dlt.common.configuration.specs import ConnectionStringCredentials
+
     credentials = ConnectionStringCredentials()
     try:
         if native is not None:
@@ -134,21 +137,19 @@ def origin_settings(name: str, *, project_root: Path | None) -> OriginSettings:
     return OriginSettings(name, credentials.to_native_representation(), credentials.drivername, root)
 
 
-def _settings(name: str, providers: list[ConfigProvider]) -> tuple[str | None, dict[str, Any]]:
+def _settings(name: str, providers: list[SettingsProvider]) -> tuple[str | None, dict[str, Any]]:
     """The URL, where one is given, and the single fields that are given; the first provider wins, as in dlt."""
-    from dlt.common.typing import TSecretStrValue
-
     native: str | None = None
     fields: dict[str, Any] = {}
     for provider in providers:
-        value, _ = provider.get_value("credentials", TSecretStrValue, None, "sources", name)
+        value = provider.find("credentials", "sources", name)
         found: dict[str, Any] = {}
         if isinstance(value, str) and value.lstrip().startswith("{"):
             found = _json_fields(name, value)
         elif isinstance(value, str) and native is None:
             native = value
         for field in _FIELDS:
-            single, _ = provider.get_value(field, TSecretStrValue, None, "sources", name, "credentials")
+            single = provider.find(field, "sources", name, "credentials")
             if single is not None:
                 found[field] = single
         for field, single in found.items():
@@ -183,8 +184,23 @@ def _port(name: str, port: object) -> int:
         ) from None
 
 
-def _providers(root: Path) -> list[ConfigProvider]:
+class _OfDlt:
+    """A configuration provider of dlt."""
+
+    def __init__(self, provider: ConfigProvider) -> None:
+        self._provider = provider
+
+    def find(self, key: str, *sections: str) -> Any:
+        from dlt.common.typing import TSecretStrValue
+
+        hint: Any = TSecretStrValue if sections else dict
+        return self._provider.get_value(key, hint, None, *sections)[0]
+
+
+def _providers(root: Path) -> list[SettingsProvider]:
     """dlt's configuration providers as if dlt had been started in the project's root."""
+    if (plain := read_providers(root)) is not None:
+        return plain
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # resolving a setting initialises dlt's runtime
     from dlt.common.configuration.container import Container
     from dlt.common.configuration.providers.toml import TomlProviderReadException
@@ -193,7 +209,7 @@ def _providers(root: Path) -> list[ConfigProvider]:
 
     try:
         with _switching, switched_run_context(RunContext(str(root))):
-            return list(Container()[PluggableRunContext].providers.providers)
+            return [_OfDlt(provider) for provider in Container()[PluggableRunContext].providers.providers]
     except TomlProviderReadException as unreadable:
         # tomlkit's message quotes a line of a file of secrets only by position, but its cause may quote text.
         place = re.search(r"line \d+ col \d+", str(unreadable))
@@ -203,10 +219,10 @@ def _providers(root: Path) -> list[ConfigProvider]:
         ) from None
 
 
-def _list_configured(providers: list[ConfigProvider]) -> list[str]:
+def _list_configured(providers: list[SettingsProvider]) -> list[str]:
     names: set[str] = set()
     for provider in providers:
-        sources, _ = provider.get_value("sources", dict, "")
+        sources = provider.find("sources")
         if isinstance(sources, dict):
             names |= {str(key) for key, value in sources.items() if isinstance(value, dict) and "credentials" in value}
     for variable in os.environ:
