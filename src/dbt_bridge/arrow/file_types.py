@@ -28,6 +28,7 @@ from dbt_bridge.arrow import decimals
 from dbt_bridge.arrow.calendar import to_civil
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Column, Table
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 
 _WIDENED: dict[pa.DataType, pa.DataType] = {
     pa.uint8(): pa.int16(),
@@ -101,7 +102,7 @@ def _cast_column(array: pa.Array, field: pa.Field, table: Table) -> pa.Array:
             array = decimals.cast(array, field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise TypeRefused(
-                f"{table.name}, column {field.name!r}: {error}", mend=f"types: {{{field.name}: text}}"
+                f"{table.name}, column {field.name!r}: {error}", mend=f"types: {{{quote_in_yaml(field.name)}: text}}"
             ) from error
     for values in _find_moments(array):
         _check_years(values, field.name, table)
@@ -130,7 +131,7 @@ def _check_years(array: pa.Array, column: str, table: Table) -> None:
             raise TypeRefused(
                 f"{table.name}, column {column!r} holds {_format_moment(value, is_date)}, and the destination keeps"
                 " the years 1 to 9999",
-                mend=f"types: {{{column}: text}}",
+                mend=f"types: {{{quote_in_yaml(column)}: text}}",
             )
 
 

@@ -17,6 +17,7 @@ from dbt_bridge.contracts.change_feed import TableVersion
 from dbt_bridge.contracts.destination import Destination
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.table import Column, TableName
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.replicate.key_codes import find_incomparable
 
 
@@ -44,12 +45,12 @@ def check_keys(
             raise KeyRefused(
                 f"{version.name}: its key column {column.name!r} is {own[column.name].origin_type or 'of another type'}"
                 f" and would land as {column.type}, in which two of its keys may be one",
-                mend=f"take {column.name!r} out of `types:`, or types: {{{column.name}: text}}",
+                mend=f"take {column.name!r} out of `types:`, or types: {{{quote_in_yaml(column.name)}: text}}",
             )
         if (part := find_incomparable(column.type)) is not None:
             raise KeyRefused(
                 f"{version.name}: its key column {column.name!r} is {column.type}, and {part} has no equality",
-                mend=f"types: {{{column.name}: text}}",
+                mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
             )
         if isinstance(destination, ComparesKeys):
             destination.check_key(landing, column)

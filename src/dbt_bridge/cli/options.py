@@ -23,11 +23,20 @@ SHOWN = 100
 
 
 class Span(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.3
-    """Seconds of `2s`, `500ms`, `5m`, `1h`, `10 minutes` or `2`."""
+    """Seconds of `2s`, `500ms`, `5m`, `1h`, `10 minutes` or `2`.
+
+    Args:
+        zero: whether 0 is one, too.
+    """
 
     name = "time"
 
+    def __init__(self, *, zero: bool = False) -> None:
+        self._zero = zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if self._zero and str(value).strip() == "0":
+            return 0.0
         try:
             seconds = float(parse_duration(str(value)))
         except ValueError:
@@ -90,6 +99,8 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option("--dbt", metavar="PATH", envvar="DBT_BRIDGE_DBT",
                  help="dbt command to run; by default dbt's module in this environment, else the command on PATH."),
     click.option("--threads", type=click.IntRange(min=1), help="Tables and nodes at once; by default the profile's."),
+    click.option("--lock-wait", type=Span(zero=True), metavar="TIME", default="30", show_default=True,
+                 envvar="DBT_BRIDGE_LOCK_WAIT", help="How long to wait for a DuckDB file that another process holds."),
     *SELECTION_FLAGS,
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document with the receipts.")
@@ -162,6 +173,7 @@ def open_given(given: Mapping[str, Any], progress: Progress | None = None) -> Op
         exclude=given["exclude"],
         threads=given["threads"],
         dbt=given["dbt"],
+        lock_wait=given["lock_wait"],
         flags=read_flags(given),
         progress=progress,
     )

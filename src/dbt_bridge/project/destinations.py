@@ -84,6 +84,16 @@ def open_place(warehouse: Ledger, database: str, *, to_write: bool = False) -> L
     return warehouse.open_database(database, to_write=to_write)
 
 
+def wait_for_warehouse(profile: WarehouseProfile, *, project_root: Path | None = None) -> None:
+    """Wait until dbt can open a warehouse that belongs to one process at a time; see `system/lock_wait.py`.
+
+    Raises:
+        ConnectionFailed: another process held it all the time.
+    """
+    if find_warehouse_connector(profile).is_one_process:
+        open_warehouse(profile, project_root=project_root).close()
+
+
 def find_warehouse_connector(profile: WarehouseProfile) -> Connector:
     """The connector of dbt's warehouse, for what it declares of it; nothing is opened.
 

@@ -11,6 +11,7 @@ from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.contracts.destination import WRITE_DISPOSITIONS, Load, Loaded, Warehouse
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError
 from dbt_bridge.nouns.table import TableName
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.replicate.key_codes import encode_rows
 
 
@@ -76,8 +77,8 @@ def check_cursor(table: TableName, cursor: str, type_: str | None, texts: Collec
         raise TypeRefused(
             f"{table}: the cursor {cursor!r} lands as text, which has another order than its values, so an append"
             " cannot tell which rows to bring again",
-            mend=f'set types: {{{cursor}: "decimal(38,10)"}} (or the type that it has) and run with --full-refresh, or'
-            " write_disposition: merge with a primary_key",
+            mend=f'set types: {{{quote_in_yaml(cursor)}: "decimal(38,10)"}} (or the type that it has) and run with'
+            " --full-refresh, or write_disposition: merge with a primary_key",
         )
 
 
@@ -90,7 +91,8 @@ def type_changed(
         return TypeRefused(what, mend="cast it in the model, or leave it out with `columns:`")
     return TypeRefused(
         what,
-        mend=f"load the table once with replace (dbt-bridge sync --full-refresh), or set types: {{{column}: ...}}",
+        mend="load the table once with replace (dbt-bridge sync --full-refresh), or set"
+        f" types: {{{quote_in_yaml(column)}: ...}}",
     )
 
 

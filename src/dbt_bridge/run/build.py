@@ -10,6 +10,7 @@ from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.observe.progress import Progress
+from dbt_bridge.project.destinations import wait_for_warehouse
 from dbt_bridge.run.deliver import deliver, list_unproven, reconcile_built
 from dbt_bridge.run.outcomes import BuildOutcome, Parities, Receipts
 from dbt_bridge.run.recorded_build import run_recorded
@@ -48,6 +49,7 @@ def build(
         progress.message("dbt was not run: not every table landed")
         return BuildOutcome(Receipts(landed))
     landings = _verify_landings(project, options, progress) if verify else []
+    wait_for_warehouse(project.warehouse, project_root=project.root)  # dbt itself would not
     dbt, known = run_recorded(project, dbt_build, load_id)
     # Built without the real rows, no model is what it is to replace.
     statuses = {} if dbt.partial else {node.unique_id: node.status for node in dbt.nodes}

@@ -13,6 +13,7 @@ from dbt_bridge.nouns.dbt_flags import check_flags
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.observe.progress import as_progress
 from dbt_bridge.observe.stream_progress import as_watch
+from dbt_bridge.system.lock_wait import DEFAULT_SECONDS, LockWait, set_lock_wait
 
 if TYPE_CHECKING:
     from dbt_bridge.cdc.slots import Dropped
@@ -56,6 +57,7 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
     threads: int | None = None,
     flags: Mapping[str, Any] | None = None,
     dbt: str | Path | None = None,
+    lock_wait: float = DEFAULT_SECONDS,
     progress: Progress | Callable[[str], None] | None = None,
 ) -> OpenProject:
     """A dbt project, to move, transform, verify and deliver its data from Python.
@@ -70,6 +72,7 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
         selector, state, defer, resource_type, exclude_resource_type, indirect_selection, target_path: as dbt's options.
         threads: tables and nodes at once; None for the profile's number.
         dbt: the dbt command to run; None for dbt's module in this environment, else the command on PATH.
+        lock_wait: seconds to wait for a DuckDB file that another process holds; 0 to fail at once.
         flags: dbt's other options by name: `{"log_path": "logs", "favor_state": True, "fail_fast": True}`.
         progress: who hears what happens. None: nobody. A function gets each line of text (`print`, `logger.info`). An
             object with the methods of `dbt_bridge.observe.progress.Progress` gets every event, those of a stream too
@@ -95,7 +98,7 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
         flags=check_flags({**given, **(flags or {})}),
         dbt=None if dbt is None else str(dbt),
     )
-    return OpenProject(options, progress)
+    return OpenProject(options, progress, lock_wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +114,12 @@ class OpenProject:
     Attributes:
         options: dbt's, as they were given.
         progress: who hears what happens; None for nobody.
+        lock_wait: seconds to wait for a DuckDB file that another process holds.
     """
 
     options: DbtOptions
     progress: Progress | Callable[[str], None] | None = field(default=None, repr=False, compare=False)
+    lock_wait: float = DEFAULT_SECONDS
 
     def sync(
         self,
@@ -398,6 +403,7 @@ class OpenProject:
         """The project as it is now, with the selection of one call."""
         from dbt_bridge.project.load import load_project
 
+        set_lock_wait(LockWait(self.lock_wait, as_progress(self.progress).message))
         options = replace(
             self.options,
             select=self.options.select if select is None else _as_selectors(select),

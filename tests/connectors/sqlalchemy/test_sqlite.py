@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 import threading
+from contextlib import closing
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -11,12 +14,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 from tests.connectors.sqlalchemy.conftest import MakeSqlite
+from tests.projects import landing_source, table
 
 from dbt_bridge.connectors.sqlalchemy.origin import SqlOrigin
 from dbt_bridge.contracts.origin import Increment
 from dbt_bridge.errors import ConnectionFailed, OriginError, TypeRefused, UsageError
+from dbt_bridge.nouns.bridge_keys import Columns
+from dbt_bridge.nouns.project import LandingTable, Project, WarehouseProfile
 from dbt_bridge.nouns.table import TableName
+from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.sync import SyncOptions, sync
 
 
 def read(origin: SqlOrigin, table: str, types: dict[str, pa.DataType] | None = None, **more: Any) -> dict[str, Any]:
@@ -83,7 +92,7 @@ def test_a_value_of_another_kind_is_refused_by_name(make: MakeSqlite, declared: 
         pytest.raises(TypeRefused, match=r"main\.t, column 'v'") as refused,
     ):
         read(origin, "t")
-    assert "types: {v: text}" in refused.value.mend
+    assert f"types: {{v: {'bytes' if declared == 'TEXT' else 'text'}}}" in refused.value.mend
 
 
 @pytest.mark.parametrize(
@@ -224,3 +233,61 @@ def test_cursors_that_cannot_be_trusted_are_refused(make: MakeSqlite) -> None:
             origin.newest(name, "at")
         with pytest.raises(TypeRefused, match="'x'"):
             origin.newest(name, "bad")
+
+
+HOSTILE: dict[str, tuple[object, ...]] = {
+    "TEXT": ("ü", b"\x00\xff"), "BLOB": (b"\x00\xff", "text"), "DATETIME": ("2026-01-01T10:00:00Z", 1598313600),
+    "TIMESTAMP": (1598313600,), "NUMERIC": (2**53 + 1, 0.5), "BOOLEAN": ("true", 0), "INT": ("abc", 1.5, 7),
+    "DATE": (b"2026-01-01", "2026-02-30"), "DECIMAL(5,2)": (1.005, "x"), "REAL": ("x", b"\xff"), "JSON": (b"\xff", 1),
+    "TIME": ("25:00:00",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [None, "text", "timestamptz", "bigint", "bytes"])
+def test_the_mend_of_every_refusal_works_as_it_is_printed(
+    asked: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most two of them, one after the other: as text, then as bytes or not at all."""
+    name = "an odd: name"
+    with closing(sqlite3.connect(tmp_path / "origin.db")) as connection:
+        for number, (declared, values) in enumerate(HOSTILE.items()):
+            connection.execute(f'CREATE TABLE t{number} (id INTEGER PRIMARY KEY, "{name}" {declared})')
+            connection.executemany(f"INSERT INTO t{number} VALUES (?, ?)", list(enumerate(values)))
+        connection.commit()
+    monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", f"sqlite:///{tmp_path / 'origin.db'}")
+    credentials = {"type": "duckdb", "path": str(tmp_path / "wh.duckdb"), "schema": "main"}
+    profile = WarehouseProfile("duckdb", "wh", "main", 1, credentials)
+    keys: dict[str, dict[str, Any]] = {f"t{number}": {} for number in range(len(HOSTILE))}
+    if asked:
+        keys = {table_name: {"types": {name: asked}} for table_name in keys}
+    for _ in range(3):
+        tables = [read_keys(table_name, said) for table_name, said in keys.items()]
+        source = landing_source(*tables, replication="initial_copy", origin_schema=None)
+        receipts = sync(Project(tmp_path, "shop", profile, (source,), ()), SyncOptions(), Silent())
+        for receipt in [receipt for receipt in receipts if receipt.status == "failed"]:
+            table_name = receipt.node.rpartition(".")[2]
+            mend = re.search(r"`(\w+: \{.*\})`", str(receipt.error))
+            assert mend is not None, receipt.error
+            assert yaml.safe_load(mend[1]) != keys[table_name], f"{receipt.error} was tried"
+            keys[table_name] = yaml.safe_load(mend[1])
+    assert [(r.node, r.error) for r in receipts if r.status == "failed"] == []
+    assert [r.rows_loaded for r in receipts] == [len(values) for values in HOSTILE.values()]
+
+
+def read_keys(name: str, keys: dict[str, Any]) -> LandingTable:
+    """A table with these keys of its bridge block."""
+    columns = Columns(exclude=tuple(keys.get("columns", {}).get("exclude", ())))
+    return table(name, "initial_copy", types=keys.get("types", {}), columns=columns)
+
+
+def test_moments_with_and_without_an_offset_are_one_type(make: MakeSqlite) -> None:
+    with make(
+        "CREATE TABLE t (id INTEGER, v DATETIME)",
+        "INSERT INTO t VALUES (1, '2026-01-01T10:00:00Z'), (2, '2026-01-01 10:00:00'), (3, '2026-01-01'),"
+        " (4, '2026-01-01 10:00:00.5+02:00'), (5, NULL)",
+    ) as origin:
+        found = read(origin, "t", {"v": pa.timestamp("us", "UTC")})["v"]
+    assert [None if v is None else v.isoformat() for v in found] == [
+        "2026-01-01T10:00:00+00:00", "2026-01-01T10:00:00+00:00", "2026-01-01T00:00:00+00:00",
+        "2026-01-01T08:00:00.500000+00:00", None,
+    ]  # fmt: skip

@@ -14,6 +14,7 @@ from pyarrow import types as is_
 
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Column
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 
 MAX_PRECISION = 38
 
@@ -48,7 +49,7 @@ def map_column(column: Column) -> Column:
         raise TypeRefused(
             f"column {column.name!r} has the type {column.origin_type or column.type}, for which DuckDB has no exact"
             f" form ({none})",
-            mend=f"types: {{{column.name}: text}}",
+            mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
         ) from None
 
 

@@ -24,6 +24,7 @@ from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.column_types import map_column
 from dbt_bridge.connectors.duckdb.databases import find_database, require_writable
+from dbt_bridge.connectors.duckdb.lock import open_when_free
 from dbt_bridge.connectors.duckdb.profile import file_of
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
@@ -55,6 +56,7 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_table_name,
 )
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.replicate.loads import load_staged
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
@@ -104,7 +106,8 @@ class DuckDBWarehouse:
             catalog: an attached database to work in.
 
         Raises:
-            ConnectionFailed: the file is locked by another process, unreadable, or open here with other options.
+            ConnectionFailed: another process has the file for longer than is waited for, or it is unreadable, or open
+                here with other options.
         """
         # Row order is kept for merges by a column of our own. DuckDB's choice of a string compression costs most of a
         # load's CPU, and FSST gives files of the same size.
@@ -114,10 +117,19 @@ class DuckDBWarehouse:
             "memory_limit": memory_limit,
             **(config or {}),
         }
-        try:
+
+        def connect() -> Any:
             connection = duckdb.connect(str(path), config=tuned)
-            for statement in prepare:
-                _run_preparation(connection, statement)
+            try:
+                for statement in prepare:
+                    _run_preparation(connection, statement)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        try:
+            connection = open_when_free(path, connect)
         except duckdb.Error as error:
             raise ConnectionFailed(
                 f"the DuckDB file {path} cannot be opened: {error}",
@@ -186,7 +198,7 @@ class DuckDBWarehouse:
             raise KeyRefused(
                 f"{name}: the key column {column.name!r} holds intervals inside of {column.type}, and DuckDB does not"
                 " take `29 days` for `1 mon -1 day`",
-                mend=f"types: {{{column.name}: text}}",
+                mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
             )
 
     def find_table(self, name: TableName) -> Table | None:

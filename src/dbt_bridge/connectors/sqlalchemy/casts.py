@@ -16,10 +16,12 @@ import pyarrow.compute as pc
 from dbt_bridge.arrow import decimals
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Column, TableName
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 
 Values = Sequence[Any]
 Decode = Callable[[Values], pa.Array]
 
+_OFFSET = r":\d\d(\.\d+)? ?([zZ]|[+-]\d\d(:?\d\d)?)$"
 _REFUSALS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, TypeError, OverflowError)
 
 
@@ -39,11 +41,15 @@ def cast_text(values: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def _cast_moment(values: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Texts without an offset are in UTC, to which the sessions are set."""
+    """Texts without an offset are in UTC, to which the sessions are set; some may have one, and others none."""
     try:
         return pc.cast(pc.cast(values, pa.timestamp("us")), wanted)
     except pa.ArrowInvalid:
-        return pc.cast(values, wanted)
+        zoned = pc.match_substring_regex(values, _OFFSET)
+        nothing = pa.scalar(None, pa.string())
+        with_offset = pc.cast(pc.if_else(zoned, values, nothing), wanted)
+        without = pc.cast(pc.cast(pc.if_else(zoned, nothing, values), pa.timestamp("us")), wanted)
+        return pc.coalesce(with_offset, without)
 
 
 def cast_exactly(values: pa.Array, wanted: pa.DataType) -> pa.Array:
@@ -85,9 +91,32 @@ def decode_column(values: Values, decode: Decode, column: Column, table: TableNa
         kind = f" ({column.origin_type})" if column.origin_type else ""
         raise TypeRefused(
             f"{table}, column {column.name!r}{kind}: {_format_value(culprit)} cannot be kept exactly as {column.type}",
-            mend=f"add `types: {{{column.name}: text}}` to the table's bridge block, or correct the value",
+            mend=_find_mend(values, column),
             needs_override=True,
         ) from error
+
+
+def _find_mend(values: Values, column: Column) -> str:
+    """The line that lets these values land: as text, else as bytes, where they are; nothing keeps texts beside bytes
+    that are none."""
+    name = quote_in_yaml(column.name)
+    if not pa.types.is_string(column.type) and all(map(_is_text, values)):
+        return f"add `types: {{{name}: text}}` to the table's bridge block, or correct the value"
+    if not pa.types.is_binary(column.type):
+        return f"add `types: {{{name}: bytes}}` to the table's bridge block, or correct the value"
+    return (
+        f"correct the value, or leave the column out: add `columns: {{exclude: [{name}]}}` to the table's bridge block"
+    )
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, bytes):
+        return True
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _find_refused(values: Values, decode: Decode) -> object:

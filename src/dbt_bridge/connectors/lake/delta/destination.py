@@ -39,6 +39,7 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_literal,
 )
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.replicate.fit_standing import cast_standing, describe_evolution, fit_standing, pad_columns
 from dbt_bridge.replicate.loads import check_cursor, check_load, last_per_key, several_rows
 
@@ -149,7 +150,7 @@ class DeltaDestination:
             raise KeyRefused(
                 f"{name}: the key column {column.name!r} holds floats inside of {column.type}, and Delta takes one NaN"
                 " for another value than the next",
-                mend=f"types: {{{column.name}: text}}",
+                mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
             )
 
     def position(self, replica: Replica) -> int | None:

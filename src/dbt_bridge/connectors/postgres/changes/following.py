@@ -27,6 +27,7 @@ from dbt_bridge.nouns.changes import (
     Truncated,
 )
 from dbt_bridge.nouns.table import Column, Table
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 
 
 class Catalog(Protocol):
@@ -255,7 +256,7 @@ def _column(cells: Sequence[Cells], column: Column, table: FollowedTable, versio
         value = "a masked value" if column.name in table.mask else f"the value {unfit}"
         raise TypeRefused(
             f"table {table.name}, column {column.name!r}: {value} does not fit {column.type}",
-            mend=f"types: {{{column.name}: text}}, then: dbt-bridge sync",
+            mend=f"types: {{{quote_in_yaml(column.name)}: text}}, then: dbt-bridge sync",
         ) from None
     how = table.mask.get(column.name)
     return mask_array(array, how) if how else array  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from pyarrow import types as is_
 
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import Column, Table
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 
 Encode = Callable[[pa.Array], pa.Array]
 
@@ -104,7 +105,7 @@ def _map_type(column: Column, type_: pa.DataType) -> pa.DataType:
     ):
         raise TypeRefused(
             f"column {column.name!r} has the type {column.origin_type or type_}, for which Postgres has no exact form",
-            mend=f"types: {{{column.name}: text}}",
+            mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
         )
     return type_
 
@@ -339,7 +340,7 @@ def check_key(name: object, column: Column) -> None:
     if element in _NO_EQUALITY:
         raise KeyRefused(
             f"{name}: the key column {column.name!r} is {landing_type(column)}, which PostgreSQL does not compare",
-            mend=f"types: {{{column.name}: text}}",
+            mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
         )
 
 

@@ -24,6 +24,7 @@ from dbt_bridge.connectors.postgres.wire.session import prepare_session
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError, scrubbed
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_identifier
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.replicate.loads import check_request
 from dbt_bridge.system.owned_reader import make_reader
 
@@ -99,7 +100,8 @@ class Encoded:
             return how.encode(array if array.type == column.type else decimals.cast(array, column.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise TypeRefused(
-                f"{self._load.table.name}, column {column.name!r}: {error}", mend=f"types: {{{column.name}: text}}"
+                f"{self._load.table.name}, column {column.name!r}: {error}",
+                mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
             ) from error
 
 

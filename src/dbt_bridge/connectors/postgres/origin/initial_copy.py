@@ -24,6 +24,7 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_table_name,
 )
+from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.system.owned_reader import make_reader
 
 QUEUE_BATCHES = 3
@@ -212,7 +213,7 @@ def build_refusal(table: TableName, column: Column, value: str) -> TypeRefused:
     return TypeRefused(
         f"{table}.{column.name}: {value[:120]} does not fit {column.type}"
         + (f" (origin type {column.origin_type})" if column.origin_type else ""),
-        mend=f"add `types: {{{column.name}: text}}` to the table's bridge",
+        mend=f"add `types: {{{quote_in_yaml(column.name)}: text}}` to the table's bridge",
         needs_override=True,
     )
 
