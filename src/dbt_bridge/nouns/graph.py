@@ -121,6 +121,7 @@ class Graph:
         nodes: everything that is enabled, by unique_id: models, sources, exposures, tests, metrics, ...
         disabled: what is disabled, by unique_id; the first of several that share one.
         bare_sources: enabled sources with a `bridge` block and without any table.
+        overrides: those of dbt's `source` and `ref` that a macro of the project or of a package stands in for.
         raw_blocks: by unique_id, the `bridge` blocks of models, seeds and snapshots that stand in YAML, before dbt
             rendered them.
     """
@@ -132,6 +133,7 @@ class Graph:
     disabled: Mapping[str, Node] = field(default_factory=dict, repr=False)
     bare_sources: tuple[BareSource, ...] = ()
     raw_blocks: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
+    overrides: frozenset[str] = frozenset()
 
     def list_nodes(self, *kinds: str) -> Iterator[Node]:
         """The enabled nodes of these kinds, in dbt's order."""

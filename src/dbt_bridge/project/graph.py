@@ -53,6 +53,7 @@ def make_graph(
         disabled={unique_id: _make_node(same[0], enabled=False) for unique_id, same in disabled.items() if same},
         bare_sources=tuple(bare_sources),
         raw_blocks=raw_blocks or {},
+        overrides=frozenset(name.rpartition(".")[2] for name in manifest.get("macros") or ()) & {"source", "ref"},
     )
 
 

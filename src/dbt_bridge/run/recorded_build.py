@@ -11,6 +11,7 @@ from dbt_bridge.deliver.build_record import Known
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.project.destinations import open_warehouse
+from dbt_bridge.project.redirected import mark_redirected
 
 if TYPE_CHECKING:
     from dbt_bridge.project.invoke import BuildResult
@@ -32,14 +33,14 @@ def run_recorded(
         nodes: what it builds and tests; by default what the project's selection names.
     """
     if not project.deliveries:
-        return dbt_build(), {}
+        return mark_redirected(project, dbt_build()), {}
     place = build_record.find_place(project)
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         before = build_record.select_known(build_record.read_records(warehouse), place)
         about_to_run = build_record.list_built(project) if nodes is None else nodes
         begun = build_record.begin_build(project, about_to_run, before, build_id, command)
         build_record.save_records(warehouse, begun.records.values(), build_id)
-    result = dbt_build()
+    result = mark_redirected(project, dbt_build())
     known = build_record.finish_build(begun, result, project.graph)
     ended = [record for node, record in known.items() if node in begun.records or before.get(node) is not record]
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:

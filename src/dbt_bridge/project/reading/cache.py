@@ -24,7 +24,7 @@ from dbt_bridge.project.reading.inputs import Inputs, find_inputs, fingerprint, 
 from dbt_bridge.project.reading.project_file import find_target_folder
 from dbt_bridge.project.reading.rendering import NotRendered
 
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = 24
 """Files in the folder: the oldest go."""
 
@@ -185,6 +185,7 @@ def _dump_graph(graph: Graph) -> dict[str, Any]:
         "disabled": list(_dump_nodes(graph.disabled)),
         "bare_sources": [{f.name: getattr(one, f.name) for f in fields(BareSource)} for one in graph.bare_sources],
         "raw_blocks": graph.raw_blocks,
+        "overrides": sorted(graph.overrides),
     }
 
 
@@ -204,6 +205,7 @@ def _load_graph(kept: Mapping[str, Any]) -> Graph:
         _load_nodes(kept["disabled"]),
         tuple(BareSource(**one) for one in kept["bare_sources"]),
         {unique_id: tuple(blocks) for unique_id, blocks in kept["raw_blocks"].items()},
+        frozenset(kept["overrides"]),
     )
 
 

@@ -158,6 +158,7 @@ def _make_result(result: Mapping[str, Any]) -> NodeResult:
         float(result.get("execution_time") or 0),
         result.get("relation_name") or "",
         as_utc(datetime.fromisoformat(ends[-1])) if ends else None,
+        result.get("compiled_code") or "",
     )
 
 

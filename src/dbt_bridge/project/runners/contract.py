@@ -25,6 +25,7 @@ class NodeResult:
 
     Attributes:
         relation_name: the relation that it made, as dbt writes it into SQL; empty for what makes none.
+        compiled_code: the SQL that dbt ran; empty where there was none.
         completed_at: when it ended, in UTC; None where dbt does not say.
     """
 
@@ -34,6 +35,7 @@ class NodeResult:
     seconds: float
     relation_name: str = ""
     completed_at: datetime | None = None
+    compiled_code: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

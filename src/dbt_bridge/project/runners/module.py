@@ -120,6 +120,7 @@ def _make_result(result: Any) -> NodeResult:
         float(result.execution_time),
         getattr(result.node, "relation_name", None) or "",
         as_utc(ends[-1]) if ends else None,
+        getattr(result.node, "compiled_code", None) or "",
     )
 
 
