@@ -275,3 +275,88 @@ def test_sql_that_dbt_cannot_parse_is_named(dbt_root: Path) -> None:
 def test_the_project_is_found_from_a_folder_inside_it(dbt_root: Path) -> None:
     assert nearest_project(dbt_root / "models") == dbt_root
     assert nearest_project(dbt_root.parent) == dbt_root.parent
+
+
+PLACES = """
+sources:
+  - name: here
+    database: WAREHOUSE
+    schema: raw
+    config: {meta: {bridge: {origin: shop_pg}}}
+    tables: [{name: orders}]
+  - name: there
+    database: lake
+    schema: raw
+    quoting: {identifier: false}
+    config: {meta: {bridge: {origin: shop_pg}}}
+    tables: [{name: orders, identifier: Orders_v2}]
+  - {name: every, database: lake, schema: all, config: {meta: {bridge: {origin: shop_pg, tables: "*"}}}}
+  - name: at_destination
+    database: elsewhere
+    schema: raw
+    config: {meta: {bridge: {origin: shop_pg, destination: lake}}}
+    tables: [{name: orders}]
+models:
+  - name: dim
+    latest_version: 2
+    versions: [{v: 1}, {v: 2, config: {alias: people}}]
+exposures:
+"""
+EXPOSED = """
+  - name: to_{0}
+    type: application
+    owner: {{name: g, email: g@example.com}}
+    depends_on: [ref('{0}')]
+    config: {{meta: {{bridge: {{destination: crm_pg, table: t_{0}, write_disposition: replace}}}}}}
+"""
+
+
+def test_relations_have_the_three_parts_that_dbt_renders(dbt_root: Path) -> None:
+    names = ("plain", "renamed", "dim", "snap", "rows")
+    write(dbt_root, places__yml=PLACES + "".join(map(EXPOSED.format, names)), plain__sql="select 1 as id")
+    write(dbt_root, dim_v1__sql="select 1 as id", dim_v2__sql="select 2 as id")
+    write(dbt_root, renamed__sql="{{ config(database='marts', schema='x', alias='Other') }} select 1 as id")
+    macro = (
+        "{% macro generate_database_name(custom_database_name, node) %}"
+        "{{ custom_database_name or ('snaps' if node.resource_type == 'snapshot' else target.database) }}{% endmacro %}"
+    )
+    others = {
+        "macros/names.sql": macro,
+        "seeds/rows.csv": "id\n1\n",
+        "snapshots/snap.yml": "snapshots: [{name: snap, relation: ref('plain'),"
+        " config: {unique_key: id, strategy: check, check_cols: all, schema: kept}}]",
+    }
+    for name, text in others.items():
+        (dbt_root / name).parent.mkdir(exist_ok=True)
+        (dbt_root / name).write_text(text)
+
+    project = read(dbt_root)
+
+    landing = {source.name: source.relations for source in project.sources}
+    assert landing == {
+        "here": (Relation("raw", "orders"),),
+        "there": (Relation("raw", "Orders_v2", "lake"),),
+        "every": (Relation("all", "", "lake"),),
+        "at_destination": (Relation("raw", "orders"),),
+    }
+    assert {delivery.name: delivery.relation for delivery in project.deliveries} == {
+        "to_plain": Relation("main", "plain"),
+        "to_renamed": Relation("main_x", "Other", "marts"),
+        "to_dim": Relation("main", "people"),
+        "to_snap": Relation("main_kept", "snap", "snaps"),
+        "to_rows": Relation("main", "rows"),
+    }
+
+
+def test_two_writers_of_one_table_are_refused_by_every_command(dbt_root: Path) -> None:
+    bridge = "config: {meta: {bridge: {origin: shop_pg}}}, tables: [{name: o}]"
+    two = f"sources:\n  - {{name: a, schema: raw, {bridge}}}\n  - {{name: b, schema: RAW, {bridge}}}\n"
+    write(dbt_root, places__yml=two)
+    with pytest.raises(UsageError, match=r"source\.shop\.a\.o and source\.shop\.b\.o both land in raw\.o and RAW\.o"):
+        read(dbt_root)
+    write(dbt_root, places__yml=two.partition("  - {name: b")[0], m__sql="{{ config(alias='O') }} select 1 as id")
+    (dbt_root / "macros").mkdir(exist_ok=True)
+    name = "{% macro generate_schema_name(custom_schema_name, node) %}raw{% endmacro %}"
+    (dbt_root / "macros" / "schema.sql").write_text(name)
+    with pytest.raises(UsageError, match=r"lands in raw\.o, and model\.shop\.m is built into raw\.O"):
+        read(dbt_root)

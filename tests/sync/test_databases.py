@@ -18,6 +18,7 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Delivery, LandingSource, Project
 from dbt_bridge.nouns.relation import Relation
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.project.claims import refuse_shared_databases
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.prove.recorder import VerifyOptions
 from dbt_bridge.prove.repair import RepairOptions, repair
@@ -199,3 +200,52 @@ def test_postgres_reaches_one_database(
     make_orders(origin)
     with pytest.raises(UsageError, match="'raw', and the warehouse 'postgres' reaches its own alone"):
         sync(replace(project, sources=(in_raw(source(table("orders", "initial_copy"))),)), SyncOptions(), Silent())
+
+
+def test_tables_that_only_their_origins_know_meet_before_anything_moves(
+    project: Project, origin: psycopg.Connection, source: MakeSource, database: str, warehouse_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SOURCES__OTHER_PG__CREDENTIALS", database)
+    origin.execute("CREATE TABLE orders AS SELECT 1 AS id; CREATE TABLE customers AS SELECT 2 AS id")
+    first = source(table("customers"))
+    node = "source.shop.other"
+    other = replace(
+        first, name="other", origin="other_pg", landing_schema="SHOP_LANDING", every_table=True, tables=(),
+        defaults=replace(first.defaults, node=node),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=r"both land in shop_landing\.customers and SHOP_LANDING\.customers"):
+        sync(replace(project, sources=(first, other)), SyncOptions(), Silent())
+    assert not warehouse_file.exists()
+    left_out = replace(other, exclude=("customers",))
+    receipts = sync(replace(project, sources=(first, left_out)), SyncOptions(), Silent())
+    assert sorted(r.node for r in receipts) == [f"{node}.orders", f"{NODE}customers"]
+
+
+def test_an_undeclared_table_of_a_declared_ones_name_is_told(
+    project: Project, origin: psycopg.Connection, source: MakeSource, warehouse_file: Path
+) -> None:
+    origin.execute("CREATE TABLE orders AS SELECT 1 AS id; CREATE TABLE orders_v2 AS SELECT 2 AS id")
+    renamed = source(replace(table("orders", "initial_copy"), identifier="orders_v2"), every=True)
+    with pytest.raises(UsageError, match="the declared table 'orders' is its 'orders_v2'") as refused:
+        sync(replace(project, sources=(renamed,)), SyncOptions(), Silent())
+    assert "exclude: [orders]" in refused.value.mend
+
+
+def test_two_destinations_that_are_one_database_are_one_place(
+    project: Project, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DESTINATION__ERP_PG__DESTINATION_TYPE", "postgres")
+    monkeypatch.setenv("DESTINATION__ERP_PG__CREDENTIALS", database.replace("127.0.0.1", "localhost"))
+    first = Delivery(
+        node="exposure.shop.a", name="a", model="model.shop.dim", relation=Relation("marts", "dim"),
+        ancestors=frozenset(), gates=frozenset(), destination="crm_pg", schema="crm", table="people",
+        write_disposition="replace",
+    )  # fmt: skip
+    second = replace(first, node="exposure.shop.b", destination="erp_pg")
+    with pytest.raises(
+        UsageError, match=r"a and exposure\.shop\.b are both delivered to crm_pg: crm\.people and erp_pg"
+    ):
+        refuse_shared_databases(replace(project, deliveries=(first, second)))
+    apart = replace(second, schema="CRM")  # two schemas of PostgreSQL
+    refuse_shared_databases(replace(project, deliveries=(first, apart)))
