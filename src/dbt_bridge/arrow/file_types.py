@@ -27,8 +27,8 @@ from pyarrow import types as is_
 from dbt_bridge.arrow import decimals
 from dbt_bridge.arrow.calendar import to_civil
 from dbt_bridge.errors import TypeRefused
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import Column, Table
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 
 _WIDENED: dict[pa.DataType, pa.DataType] = {
     pa.uint8(): pa.int16(),

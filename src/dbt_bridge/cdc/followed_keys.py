@@ -16,8 +16,8 @@ from dbt_bridge.contracts.capabilities import ComparesKeys
 from dbt_bridge.contracts.change_feed import TableVersion
 from dbt_bridge.contracts.destination import Destination
 from dbt_bridge.errors import KeyRefused
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import Column, TableName
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.replicate.key_codes import find_incomparable
 
 

@@ -7,6 +7,8 @@ how a value is written: under the same names `bridge_block` has what reads it fr
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -112,3 +114,14 @@ class DeliveryKeys:
     types: Mapping[str, str] = field(default_factory=dict)
     evolve: bool = False
     deletes: Literal["none", "own"] = "none"
+
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+"""What YAML 1.1 reads as something else than text."""
+
+
+def quote_in_yaml(name: str) -> str:
+    """The name, in quotes where it needs them."""
+    is_plain = _PLAIN.fullmatch(name) and name.lower() not in _WORDS
+    return name if is_plain else json.dumps(name, ensure_ascii=False)

@@ -10,8 +10,8 @@ import pyarrow as pa
 from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.contracts.destination import WRITE_DISPOSITIONS, Load, Loaded, Warehouse
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import TableName
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.replicate.key_codes import encode_rows
 
 

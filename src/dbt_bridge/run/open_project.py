@@ -62,8 +62,7 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
 ) -> OpenProject:
     """A dbt project, to move, transform, verify and deliver its data from Python.
 
-    Nothing is read, and no connection is opened, before the first call of a method. Each call reads the project as it
-    is then (dbt parses only what changed), opens its connections and closes them.
+    Nothing is read, and no connection opened, before a method is called. Each call reads the project as it is then.
 
     Args:
         path: the folder of `dbt_project.yml`; by default the nearest one, from the working directory up.
@@ -72,11 +71,11 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
         selector, state, defer, resource_type, exclude_resource_type, indirect_selection, target_path: as dbt's options.
         threads: tables and nodes at once; None for the profile's number.
         dbt: the dbt command to run; None for dbt's module in this environment, else the command on PATH.
-        lock_wait: seconds to wait for a DuckDB file that another process holds; 0 to fail at once.
+        lock_wait: seconds to wait for a DuckDB file that another process holds.
         flags: dbt's other options by name: `{"log_path": "logs", "favor_state": True, "fail_fast": True}`.
         progress: who hears what happens. None: nobody. A function gets each line of text (`print`, `logger.info`). An
-            object with the methods of `dbt_bridge.observe.progress.Progress` gets every event, those of a stream too
-            where it has the methods of `dbt_bridge.observe.stream_progress.Watch`.
+            object like `dbt_bridge.observe.progress.Progress` gets every event, one like its `stream_progress.Watch`
+            those of a stream too.
 
     Example:
         >>> shop = dbt_bridge.open_project("shop", target="dev", progress=print)
@@ -85,7 +84,7 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
     """
     given: dict[str, Any] = {"selector": selector, "state": state, "defer": defer, "target_path": target_path}
     given |= {"resource_type": resource_type, "exclude_resource_type": exclude_resource_type}
-    given |= {"indirect_selection": indirect_selection}
+    given["indirect_selection"] = indirect_selection
     options = DbtOptions(
         project_dir=_nearest_project() if path is None else Path(path),
         profiles_dir=None if profiles_dir is None else Path(profiles_dir),

@@ -6,11 +6,20 @@ little before it fails. The patience belongs to the thread that opens: threads t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dbt_bridge.errors import ConnectionFailed
+
+_T = TypeVar("_T")
 
 DEFAULT_SECONDS = 30.0
+_PAUSE = 0.2
+"""Seconds between two attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +46,37 @@ def find_lock_wait() -> LockWait:
 def set_lock_wait(wait: LockWait) -> None:
     """From here on, in this thread."""
     _current.set(wait)
+
+
+def open_when_free(file: str | Path, connect: Callable[[], _T], name_holder: Callable[[Exception], str | None]) -> _T:
+    """What `connect` answers, as soon as no other process holds the file.
+
+    Args:
+        file: for messages.
+        connect: leaves nothing open where it fails.
+        name_holder: of what it raised, the process that holds the file; None where the error is another one.
+
+    Raises:
+        ConnectionFailed: the file was held all the time that there was patience for; names the process.
+        Exception: any other one of `connect`.
+    """
+    wait = find_lock_wait()
+    began = time.monotonic()
+    told = False
+    while True:
+        try:
+            return connect()
+        except Exception as error:
+            holder = name_holder(error)
+            if holder is None:
+                raise
+            if time.monotonic() - began >= wait.seconds:
+                waited = f", also after {wait.seconds:g} seconds" if wait.seconds else ""
+                raise ConnectionFailed(
+                    f"the file {file} is in use: {holder} has it open{waited}",
+                    mend="close that program, or wait longer for it: --lock-wait 10m",
+                ) from error
+        if not told:
+            told = True
+            wait.tell(f"waiting up to {wait.seconds:g} seconds for {file}, which {holder} has open")
+        time.sleep(_PAUSE)

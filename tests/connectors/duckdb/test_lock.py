@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from dbt_bridge.connectors.duckdb.lock import name_holder
+from dbt_bridge.connectors.duckdb.session import name_holder
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.errors import ConnectionFailed
 from dbt_bridge.run.open_project import open_project
@@ -101,4 +101,4 @@ def test_every_method_of_a_project_has_its_patience(
     ],
 )
 def test_the_process_is_told_as_duckdb_says_it(message: str, named: str | None) -> None:
-    assert name_holder(message) == named
+    assert name_holder(duckdb.IOException(message)) == named

@@ -13,8 +13,8 @@ import pyarrow as pa
 from pyarrow import types as is_
 
 from dbt_bridge.errors import TypeRefused
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import Column
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 
 MAX_PRECISION = 38
 

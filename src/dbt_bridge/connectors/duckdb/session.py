@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from dbt_bridge.nouns.table import TableName
 from dbt_bridge.system.retry import CONFLICT, retry
 
 _T = TypeVar("_T")
+_HOLDER = re.compile(r"lock is held in (?P<command>.*?)\s*\(?PID (?P<pid>\d+)\)?(?P<user> by user \w+)?")
 
 # DuckDB's optimistic concurrency control answers with these when another transaction changed the same thing first;
 # https://duckdb.org/docs/stable/connect/concurrency
@@ -92,3 +94,14 @@ def _mend(text: str) -> str:
     if "depend" in lowered:
         return "drop the index or view that depends on the table, then run the same command again"
     return "run the same command again; nothing of it was written"
+
+
+def name_holder(error: Exception) -> str | None:
+    """The process that holds a file's lock, as DuckDB says it; None where the error is about something else."""
+    message = str(error)
+    if not isinstance(error, duckdb.IOException) or "Could not set lock on file" not in message:
+        return None
+    found = _HOLDER.search(message)
+    if found is None:
+        return "another process"
+    return f"PID {found['pid']}{found['user'] or ''}" + (f" ({found['command']})" if found["command"] else "")

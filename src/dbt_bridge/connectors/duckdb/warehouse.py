@@ -24,12 +24,11 @@ from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.column_types import map_column
 from dbt_bridge.connectors.duckdb.databases import find_database, require_writable
-from dbt_bridge.connectors.duckdb.lock import open_when_free
 from dbt_bridge.connectors.duckdb.profile import file_of
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor
-from dbt_bridge.connectors.duckdb.session import blaming, in_transaction, translate_errors
+from dbt_bridge.connectors.duckdb.session import blaming, in_transaction, name_holder, translate_errors
 from dbt_bridge.connectors.duckdb.stage import (
     ROW,
     Counter,
@@ -46,6 +45,7 @@ from dbt_bridge.contracts.destination import (
 )
 from dbt_bridge.contracts.settings import OriginSettings
 from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.receipt import Receipt
@@ -56,8 +56,8 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_table_name,
 )
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.replicate.loads import load_staged
+from dbt_bridge.system.lock_wait import open_when_free
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
 _TEXT = "VARCHAR"
@@ -129,7 +129,7 @@ class DuckDBWarehouse:
             return connection
 
         try:
-            connection = open_when_free(path, connect)
+            connection = open_when_free(path, connect, name_holder)
         except duckdb.Error as error:
             raise ConnectionFailed(
                 f"the DuckDB file {path} cannot be opened: {error}",

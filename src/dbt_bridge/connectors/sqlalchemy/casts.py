@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from dbt_bridge.arrow import decimals
 from dbt_bridge.errors import TypeRefused
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import Column, TableName
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 
 Values = Sequence[Any]
 Decode = Callable[[Values], pa.Array]

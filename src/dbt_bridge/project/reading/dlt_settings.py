@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-
 _DLT = "dlt"
 
 

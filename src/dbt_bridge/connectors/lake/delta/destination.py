@@ -32,6 +32,7 @@ from dbt_bridge.contracts.destination import (
 )
 from dbt_bridge.contracts.outgoing import CREATED
 from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import (
     Column,
     Table,
@@ -39,7 +40,6 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_literal,
 )
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.replicate.fit_standing import cast_standing, describe_evolution, fit_standing, pad_columns
 from dbt_bridge.replicate.loads import check_cursor, check_load, last_per_key, several_rows
 

@@ -20,6 +20,7 @@ from dbt_bridge.connectors.postgres.origin.shape_changes import Verdict, compare
 from dbt_bridge.connectors.postgres.wire.relation import Relation
 from dbt_bridge.contracts.change_feed import FollowedTable, TableEvents
 from dbt_bridge.errors import BridgeError, KeyRefused, OriginError, TypeRefused
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.changes import (
     Changes,
     Event,
@@ -27,7 +28,6 @@ from dbt_bridge.nouns.changes import (
     Truncated,
 )
 from dbt_bridge.nouns.table import Column, Table
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 
 
 class Catalog(Protocol):

@@ -29,8 +29,8 @@ import pyarrow.compute as pc
 from pyarrow import types as is_
 
 from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import Column, Table
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 
 Encode = Callable[[pa.Array], pa.Array]
 

@@ -23,8 +23,8 @@ from dbt_bridge.connectors.postgres.destination.session import find_driver_conni
 from dbt_bridge.connectors.postgres.wire.session import prepare_session
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError, scrubbed
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_identifier
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.replicate.loads import check_request
 from dbt_bridge.system.owned_reader import make_reader
 

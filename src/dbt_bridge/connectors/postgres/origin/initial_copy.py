@@ -18,13 +18,13 @@ from dbt_bridge.connectors.postgres.origin.ctid_ranges import EVERYTHING
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
 from dbt_bridge.errors import BridgeError, OriginError, TypeRefused
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import (
     Column,
     TableName,
     quote_identifier,
     quote_table_name,
 )
-from dbt_bridge.nouns.yaml_text import quote_in_yaml
 from dbt_bridge.system.owned_reader import make_reader
 
 QUEUE_BATCHES = 3
