@@ -19,7 +19,7 @@ from dbt_bridge.errors import DbtFailed, UsageError
 from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.node_record import NodeRecord
 from dbt_bridge.nouns.project import DbtOptions, Delivery, Project, WarehouseProfile
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 from dbt_bridge.project.run_results import DbtRun, RanNode
 from dbt_bridge.run.recorded_build import read_known, run_recorded
 

@@ -9,7 +9,7 @@ from dbt_bridge.deliver.gate import find_refusal, refuse_unknown_columns
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.node_record import UNFINISHED, NodeRecord
 from dbt_bridge.nouns.project import Delivery
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 
 SEGMENTS = Delivery(
     node="exposure.shop.crm_segments",

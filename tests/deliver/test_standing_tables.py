@@ -14,7 +14,7 @@ from tests.projects import known
 
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.deliver import deliver
 

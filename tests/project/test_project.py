@@ -9,7 +9,7 @@ import pytest
 
 from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.nouns.project import DbtOptions, LandingSource, Project
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 from dbt_bridge.project.load import load_project, nearest_project
 from dbt_bridge.project.sources import default_slot
 

@@ -13,8 +13,7 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns import names
 from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.names import NameRules
-from dbt_bridge.nouns.relation import Relation
-from dbt_bridge.nouns.table import TableName
+from dbt_bridge.nouns.table import Relation, TableName
 from dbt_bridge.project.claims import Claim, list_claims, refuse_shared_tables
 from dbt_bridge.project.reconciliations import parse_relation
 from dbt_bridge.project.relations import RelationReader, split_rendered

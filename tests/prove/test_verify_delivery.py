@@ -12,7 +12,7 @@ from tests.prove.test_verify import Shop
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Delivery
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.prove.recorder import VerifyOptions
 from dbt_bridge.prove.verify import verify

@@ -14,7 +14,7 @@ from dbt_bridge.nouns.project import (
     LandingTable,
     Project,
 )
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.project.invoke import BuildResult
 from dbt_bridge.run.build import build

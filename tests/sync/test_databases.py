@@ -12,11 +12,11 @@ import pytest
 from tests.projects import NODE, MakeSource, Rows, SyncTables, landing_source, table
 
 from dbt_bridge.cdc.slots import drop_slots
-from dbt_bridge.connectors.duckdb.databases import Database, require_writable
+from dbt_bridge.connectors.duckdb.profile import Database, require_writable
 from dbt_bridge.deliver.delivery import deliver_exposure, start_delivery
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Delivery, LandingSource, Project
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.project.claims import refuse_shared_databases
 from dbt_bridge.project.destinations import open_warehouse

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_bridge.nouns.bridge_keys import DeliveryKeys, SourceKeys, TableKeys
 from dbt_bridge.nouns.dbt_flags import FlagValue
 from dbt_bridge.nouns.graph import Graph
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 
 if TYPE_CHECKING:
     from dbt_bridge.nouns.reconciliation import Reconciliation

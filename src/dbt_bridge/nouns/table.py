@@ -1,4 +1,4 @@
-"""The nouns that the rooms share: a table's name, its columns and its key.
+"""The nouns that the rooms share: a table's name, where dbt has it, its columns and its key.
 
 pyarrow is imported when it is first needed: dbt loads this module at each of its starts, through the plugin.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from dbt_bridge.nouns.names import NameRules
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +26,33 @@ class TableName:
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Relation:
+    """Where dbt reads or builds a table or view.
+
+    Attributes:
+        schema, identifier: unquoted, so that what is written under them is what dbt reads.
+        database: the same; empty for the one that dbt's profile names.
+    """
+
+    schema: str
+    identifier: str
+    database: str = ""
+
+    @property
+    def name(self) -> TableName:
+        """Inside its database."""
+        return TableName(self.schema, self.identifier)
+
+    def key(self, rules: NameRules) -> tuple[str, str, str]:
+        """Equal for relations that are one to the warehouse."""
+        return rules.key(self.database), rules.key(self.schema), rules.key(self.identifier)
+
+    def __str__(self) -> str:
+        """For people: the database is told where it is not the profile's own."""
+        return ".".join(part for part in (self.database, self.schema, self.identifier) if part)
 
 
 @dataclass(frozen=True, slots=True)

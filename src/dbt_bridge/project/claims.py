@@ -12,7 +12,7 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.graph import Graph
 from dbt_bridge.nouns.names import NameRules
 from dbt_bridge.nouns.project import Delivery, LandingSource, LandingTable, Project
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 from dbt_bridge.project.connectors import DESTINATIONS, WAREHOUSES, registry
 from dbt_bridge.project.destinations import destination_settings
 from dbt_bridge.project.relations import RelationReader

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.project import Project
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 from dbt_bridge.project.relations import RelationReader
 from dbt_bridge.project.runners.contract import BuildResult, NodeResult
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.names import NameRules
 from dbt_bridge.nouns.project import WarehouseProfile
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 from dbt_bridge.project.connectors import WAREHOUSES, registry
 
 _PART = re.compile(r'"(?P<double>[^"]+)"|`(?P<back>[^`]+)`|\[(?P<square>[^\]]+)\]|(?P<bare>[^\s."`\[\](){}\',;]+)')

@@ -12,7 +12,7 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.bridge_keys import SourceBlock, SourceKeys, TableKeys
 from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.project import LandingSource, LandingTable
-from dbt_bridge.nouns.relation import Relation
+from dbt_bridge.nouns.table import Relation
 from dbt_bridge.project.bridge_block import (
     SLOT_LENGTH,
     Block,

@@ -23,8 +23,7 @@ from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.project import LandingSource, LandingTable
 from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.nouns.relation import Relation
-from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.nouns.table import Column, Relation, Table, TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.watched_reader import report_batches
 from dbt_bridge.sync.ends import Ends

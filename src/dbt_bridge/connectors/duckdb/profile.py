@@ -1,4 +1,4 @@
-"""What a dbt-duckdb profile asks of a connection, and the file that an origin's settings name.
+"""What a dbt-duckdb profile asks of a connection, the databases that it attaches, and the file of an origin's settings.
 
 https://github.com/duckdb/dbt-duckdb#configuring-your-profile. Secrets and attached databases come as dbt-duckdb's own
 SQL (`project/profile.py`); `settings` and `config_options` go into the connection itself.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dbt_bridge.connectors.duckdb.relation import fold_case
 from dbt_bridge.contracts.settings import OriginSettings, ProfileOutput
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import WarehouseProfile
@@ -20,6 +22,8 @@ from dbt_bridge.system.local_file import make_absolute
 _DEFAULTS = {"schema": "main", "path": ":memory:", "settings": {}, "secrets": [], "external_root": ".",
              "disable_transactions": False, "keep_open": True}  # fmt: skip
 _ONLY_DBT = ("secrets", "use_credential_provider", "motherduck_token", "remote", "plugins", "is_ducklake", "flights")
+_WRITTEN = ("duckdb", "motherduck")
+"""Kinds whose tables DuckDB itself keeps: another one's keep other types."""
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -88,3 +92,48 @@ def _format_attachment(entry: Any) -> str | None:
     return f"ATTACH IF NOT EXISTS {quote_literal(str(entry['path']))}{alias}" + (
         f" ({', '.join(options)})" if options else ""
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An attached database.
+
+    Attributes:
+        name: as DuckDB spells it.
+        kind: `duckdb`, or the extension's that reads it, such as `postgres` or `sqlite`.
+    """
+
+    name: str
+    kind: str
+    is_read_only: bool
+
+
+def find_database(cur: Any, name: str) -> Database:
+    """The database of this name, in whatever case.
+
+    Raises:
+        UsageError: the profile attaches none of it.
+    """
+    rows = cur.execute("SELECT database_name, type, readonly FROM duckdb_databases() WHERE NOT internal").fetchall()
+    every = [Database(*row) for row in rows]
+    found = next((one for one in every if fold_case(one.name) == fold_case(name)), None)
+    if found is None:
+        raise UsageError(
+            f"the duckdb profile has no database {name!r}; it has {', '.join(one.name for one in every)}",
+            mend=f"add it to the profile: attach: [{{path: ..., alias: {name}}}], or correct `database:`",
+        )
+    return found
+
+
+def require_writable(database: Database) -> None:
+    """Raises UsageError: no rows can land in this database, and why."""
+    if database.is_read_only:
+        raise UsageError(
+            f"the database {database.name!r} is attached read-only, so no rows can land there",
+            mend="take `read_only: true` from its entry of `attach:` in the profile, or land in another `database:`",
+        )
+    if database.kind not in _WRITTEN:
+        raise UsageError(
+            f"the database {database.name!r} is attached as {database.kind}, and rows land only in DuckDB's own files",
+            mend="land there by a `destination:` of its kind, or in another `database:`",
+        )

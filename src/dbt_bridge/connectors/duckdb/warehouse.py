@@ -23,8 +23,7 @@ from dbt_bridge.connectors.duckdb import audit
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.column_types import map_column
-from dbt_bridge.connectors.duckdb.databases import find_database, require_writable
-from dbt_bridge.connectors.duckdb.profile import file_of
+from dbt_bridge.connectors.duckdb.profile import file_of, find_database, require_writable
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor
