@@ -210,3 +210,78 @@ def test_an_origin_that_cannot_be_reached_is_told_beside_the_slot(
     code, document = command("slots")
     assert code == 1
     assert "shop_pg" in document["slots"][0]["problem"]
+
+
+@pytest.fixture
+def synced(shop: Path, command: Command, origin: psycopg.Connection) -> Path:
+    """After a sync, with some log behind it."""
+    code, document = command("sync", "--select", "source:shop")
+    assert code == 0, document
+    origin.execute("INSERT INTO events SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
+    return shop
+
+
+def rewrite(root: Path, old: str, new: str) -> None:
+    sources = root / "models" / "sources.yml"
+    assert old in sources.read_text()
+    sources.write_text(sources.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("how", ["another replication", "renamed", "removed", "another target"])
+def test_a_slot_that_no_source_uses_any_more_is_told_until_it_is_dropped(
+    how: str, synced: Path, command: Command, origin: psycopg.Connection, slot: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if how == "another replication":
+        rewrite(synced, "replication: cdc", "replication: initial_copy")
+        rewrite(synced, f", slot: {slot}, max_wal: 1GB", "")
+        rewrite(synced, ", config: {meta: {bridge: {write_disposition: append}}}", "")
+    elif how == "renamed":
+        rewrite(synced, f"slot: {slot}", f"slot: {slot}_2")
+    elif how == "removed":
+        text = (synced / "models" / "sources.yml").read_text()
+        rewrite(synced, text[: text.index("  - name: copied")], "sources:\n")
+    else:  # the warehouse of the target is gone, too
+        rewrite(synced, f"slot: {slot}", f"slot: {slot}_2")
+        profiles = synced / "profiles.yml"
+        profiles.write_text(profiles.read_text().replace("warehouse.duckdb", "other.duckdb"))
+    for _ in range(2):
+        capsys.readouterr()
+        assert run_command(["sync", "--select", "source:copied", "--full-refresh"]) == 0
+        said = capsys.readouterr().err
+        assert f"slot '{slot}' of origin 'shop_pg' retains" in said and f"-> dbt-bridge slots drop {slot}" in said
+    code, document = command("slots")
+    (unused,) = [report for report in document["slots"] if report["slot"] == slot]
+    assert (code, unused["source"], unused["mend"]) == (1, "", f"dbt-bridge slots drop {slot}")
+    assert unused["retained_bytes"] > 2_000_000 and "no source uses it any more" in unused["problem"]
+    code, document = command("doctor")
+    (finding,) = [check for check in document["checks"] if f"'{slot}'" in check["what"] and check["mend"]]
+    assert finding["mend"] == unused["mend"]
+
+    code, document = command(*unused["mend"].split()[1:], "--yes")
+    assert (code, document["dropped"][0]["slot"]) == (0, slot)
+    assert document["dropped"][0]["publications"] == [slot, f"{slot}_inserts"]
+    assert origin.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [slot]).fetchall() == []
+    assert slot not in {report["slot"] for report in command("slots")[1]["slots"]}
+
+
+def test_max_wal_counts_a_slot_that_no_source_uses_any_more(synced: Path, command: Command, slot: str) -> None:
+    rewrite(synced, f"slot: {slot}", f"slot: {slot}_2")
+    rewrite(synced, "1GB", "1MB")
+    code, document = command("sync", "--select", "source:shop", "--full-refresh")
+    assert code == 1
+    (error,) = {receipt["error"] for receipt in document["receipts"] if receipt["status"] == "failed"}
+    assert f"slot '{slot}'" in error and "max_wal is" in error and f"dbt-bridge slots drop {slot}" in error
+
+
+def test_a_slot_of_another_project_or_of_a_target_that_is_there_is_left_alone(
+    synced: Path, command: Command, origin: psycopg.Connection, slot: str
+) -> None:
+    rewrite(synced, f"slot: {slot}", f"slot: {slot}_2")
+    (synced / "warehouse.duckdb").unlink()
+    for owner in ("other/dev", "shop/prod"):
+        origin.execute(f"COMMENT ON PUBLICATION {slot} IS 'made by dbt-bridge for {owner}'".encode())
+        if owner == "shop/prod":
+            profiles = json.loads((synced / "profiles.yml").read_text())
+            profiles["shop"]["outputs"]["prod"] = {"type": "duckdb", "path": "prod.duckdb"}
+            (synced / "profiles.yml").write_text(json.dumps(profiles))
+        assert slot not in {report["slot"] for report in command("slots")[1]["slots"]}

@@ -32,7 +32,7 @@ from dbt_bridge.contracts.change_feed import (
     TableFinding,
     TableVersion,
 )
-from dbt_bridge.contracts.change_source import ChangeSource, DroppedLog, LogHealth, Readiness
+from dbt_bridge.contracts.change_source import ChangeSource, DroppedLog, KeptLog, LogHealth, Readiness
 from dbt_bridge.contracts.connector import Connector
 from dbt_bridge.contracts.origin import Described, Increment
 from dbt_bridge.contracts.settings import ChangeSourceSettings, OriginSettings
@@ -347,6 +347,10 @@ class JournalSource(ChangeSource):
 
     def has_news(self, shapes: Sequence[str]) -> bool:
         return False  # the journal tells of every change of columns
+
+    def list_logs(self) -> Sequence[KeptLog]:
+        kept = self._kept()
+        return [] if kept is None else [KeptLog(self.slot, 0)]
 
     def find_stale(self, standing: Mapping[str, str]) -> Mapping[str, str]:
         return {}

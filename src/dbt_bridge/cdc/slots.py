@@ -9,10 +9,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from dbt_bridge.cdc.unused_logs import UnusedLog, UnusedLogs, find_named
 from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.nouns.checkpoint import Checkpoint
-from dbt_bridge.nouns.project import LandingSource, Project
+from dbt_bridge.nouns.project import LandingSource, LandingTable, Project
 from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.project.destinations import find_warehouse_connector, open_warehouse
 from dbt_bridge.project.origins import open_change_source
@@ -83,12 +84,17 @@ def list_followed_sources(project: Project) -> list[LandingSource]:
 
 
 def list_reports(project: Project) -> list[SlotReport]:
-    """One per cdc source; an origin that cannot be asked is a problem of its own."""
+    """One per cdc source, and one for each slot that no source uses any more; an origin that cannot be asked is a
+    problem of its own."""
     found = [(source, _report(project.root, source)) for source in list_followed_sources(project)]
-    if not any(report.problem == _NOT_YET for _, report in found):
-        return [report for _, report in found]
     points = _read_checkpoints(project)
-    return [
+    logs = UnusedLogs(project, points)
+    unused = [
+        SlotReport("", one.origin, one.slot, retained_bytes=one.retained_bytes, problem=one.what, mend=one.mend)
+        for origin in logs.origins
+        for one in logs.of(origin)
+    ]
+    return unused + [
         replace(
             report,
             problem="the slot is gone: it was dropped, or the server was restored or replaced without it",
@@ -121,6 +127,9 @@ def find_sources(project: Project, name: str | None) -> list[LandingSource]:
         return sources
     chosen = [source for source in sources if name in (source.slot, source.name)]
     if not chosen:
+        unused = find_named(UnusedLogs(project, _read_checkpoints(project)), name)
+        chosen = [_without_source(one) for one in unused]
+    if not chosen:
         known = [source.slot for source in sources]
         nearest = get_close_matches(name, known, n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
@@ -129,6 +138,19 @@ def find_sources(project: Project, name: str | None) -> list[LandingSource]:
             mend=f"{hint}to drop another one, as its owner: SELECT pg_drop_replication_slot('{name}');",
         )
     return chosen
+
+
+def _without_source(unused: UnusedLog) -> LandingSource:
+    """What stands for the source that a log was kept for: it has no name any more."""
+    return LandingSource(
+        name="",
+        landing_schema="",
+        landing_database="",
+        tables=(),
+        defaults=LandingTable("", "", ""),
+        origin=unused.origin,
+        slot=unused.slot,
+    )
 
 
 def drop_slots(project: Project, sources: list[LandingSource]) -> Iterator[Dropped]:

@@ -93,6 +93,23 @@ class Readiness:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptLog:
+    """A log that an origin keeps, and that dbt-bridge may have made.
+
+    Attributes:
+        name: see `ChangeSource.slot`.
+        retained_bytes: of log that the origin keeps for it.
+        is_read: somebody reads it now.
+        owner: for whom it was made (`ChangeSourceSettings.owner`); empty where nothing says so.
+    """
+
+    name: str
+    retained_bytes: int
+    is_read: bool = False
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DroppedLog:
     """What was taken away at the origin.
 
@@ -306,6 +323,9 @@ class ChangeSource(Protocol):
 
     def check_readiness(self, tables: Sequence[DeclaredTable]) -> Iterator[Readiness]:
         """Look at everything that following these tables needs, for `doctor`. Writes nothing."""
+
+    def list_logs(self) -> Sequence[KeptLog]:
+        """All logs of this kind that the origin keeps, whoever uses them."""
 
     def drop_log(self) -> DroppedLog:
         """The origin keeps no log for the source any more.

@@ -62,6 +62,7 @@ class ChangeSourceSettings:
         source: dbt's name of it.
         slot: the name under which the origin keeps the log for this source; no other source has it.
         max_wal: bytes of log that the origin may keep; None for no bound.
+        owner: `project/target`, so that a log which nobody uses any more tells whose it was.
         tell: takes sentences for a person: whom the origin waits for, how near the bound is.
     """
 
@@ -69,6 +70,7 @@ class ChangeSourceSettings:
     source: str
     slot: str
     max_wal: int | None = None
+    owner: str = ""
     tell: Callable[[str], None] = lambda _: None
 
 

@@ -92,6 +92,7 @@ class LandingSource(SourceKeys):
             `source.project.shop.<table>` and `defaults`.
         defaults: the source's own settings, as a table that is not declared gets them (its name is empty).
         slot: the default one names project, source and dbt target, as each warehouse needs a slot of its own.
+        owner: `project/target`.
     """
 
     name: str
@@ -100,6 +101,7 @@ class LandingSource(SourceKeys):
     tables: tuple[LandingTable, ...]
     defaults: LandingTable
     slot: str = ""
+    owner: str = ""
 
     def relation_of(self, table: LandingTable) -> Relation:
         """Where one of its tables lands."""
@@ -161,6 +163,7 @@ class Project:
         profile, target: the names of dbt's profile and of the output that it is built in.
         target_path: the folder of dbt's artifacts.
         graph: all nodes as dbt parsed them; empty for a project made of values.
+        other_targets: names of the profile's outputs beside the one that is used.
     """
 
     root: Path
@@ -178,6 +181,7 @@ class Project:
     target: str = ""
     target_path: Path = field(default_factory=Path)
     graph: Graph = field(default=Graph("", "", "", {}), repr=False, compare=False)
+    other_targets: tuple[str, ...] = ()
 
     def needs(self, node: str) -> bool:
         """Whether the selection needs the source table with this unique_id, declared in dbt or not."""

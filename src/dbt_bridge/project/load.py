@@ -15,7 +15,7 @@ from dbt_bridge.project import invoke, selection
 from dbt_bridge.project.claims import list_claims, make_rules_of, refuse_shared_tables
 from dbt_bridge.project.exposures import list_deliveries
 from dbt_bridge.project.reading import cache
-from dbt_bridge.project.reading.output import read_output
+from dbt_bridge.project.reading.output import list_other_targets, read_output
 from dbt_bridge.project.reading.project_file import find_target_folder
 from dbt_bridge.project.reading.rendering import NotRendered
 from dbt_bridge.project.reading.warehouse import compose_named, compose_warehouse
@@ -66,6 +66,7 @@ def load_project(options: DbtOptions) -> Project:
         target=read.target,
         target_path=find_target_folder(options),
         graph=graph,
+        other_targets=list_other_targets(options, read.profile, read.target),
     )
     refuse_shared_tables(list_claims(sources, deliveries, graph, reader), make_rules_of(project))
     return project

@@ -95,8 +95,23 @@ def find_change_source(
     origin = origin_settings(source.origin, project_root=project_root)
     if not registry().can_open(CHANGE_SOURCES, origin.scheme):
         return None
-    settings = ChangeSourceSettings(origin, source.name, source.slot, source.max_wal, tell)
+    settings = ChangeSourceSettings(origin, source.name, source.slot, source.max_wal, source.owner, tell)
     return registry().open(CHANGE_SOURCES, origin.scheme, settings, f"the {{}} origin {source.origin!r}")
+
+
+def find_log(origin: str, *, project_root: Path | None, slot: str = "") -> ChangeSource | None:
+    """An origin's log that no source is followed through; None where it has none that can be followed.
+
+    Raises:
+        UsageError: no such origin is configured, or its credentials cannot be read.
+    """
+    settings = origin_settings(origin, project_root=project_root)
+    if not registry().can_open(CHANGE_SOURCES, settings.scheme):
+        return None
+    opened: ChangeSource = registry().open(
+        CHANGE_SOURCES, settings.scheme, ChangeSourceSettings(settings, "", slot), f"the {{}} origin {origin!r}"
+    )
+    return opened
 
 
 def list_origins(*, project_root: Path | None) -> list[str]:

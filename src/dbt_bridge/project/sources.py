@@ -107,6 +107,7 @@ def _make_source(group: _Group, project: str, target: str, reader: RelationReade
             for table, keys, relation in zip(group.tables, tables, relations, strict=True)
         ),
         defaults=_make_table(f"source.{group.package}.{group.source}.", "", "", source, source),
+        owner=f"{project}/{target}",
         **given,
     )
 

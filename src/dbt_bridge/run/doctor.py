@@ -19,6 +19,7 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 
 from dbt_bridge.arrow.type_names import apply_overrides
+from dbt_bridge.cdc.unused_logs import UnusedLogs
 from dbt_bridge.contracts.change_feed import DeclaredTable, TableFinding
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
 from dbt_bridge.contracts.origin import Origin
@@ -93,6 +94,7 @@ def stream_findings(load: Callable[[], Project]) -> Iterator[Finding]:
     with closing(warehouse):
         yield _check_writable(f"warehouse ({project.warehouse.adapter})", warehouse, AUDIT_SCHEMA)
         yield from _check_sources(project, warehouse)
+        yield from _check_unused(project, warehouse)
         for delivery in project.deliveries:
             if project.selected is None or delivery.node in project.selected:
                 yield from _check_delivery(delivery, project, warehouse)
@@ -293,6 +295,16 @@ def _check_capture(source: LandingSource, origin: Origin, root: Path) -> Iterato
             yield from _check_unfollowed(source, changes.take_census(known), {table.node: table for table in tables})
     except BridgeError as error:
         yield _make_fault(subject, error)
+
+
+def _check_unused(project: Project, warehouse: Ledger) -> Iterator[Finding]:
+    """Logs that origins keep although no source uses them any more."""
+    logs = UnusedLogs(project, warehouse.checkpoints())
+    bounds = {s.origin: s.max_wal for s in project.sources if s.max_wal is not None}
+    for origin in logs.origins:
+        for unused in logs.of(origin):
+            is_over = (unused.retained_bytes or 0) > bounds.get(origin, unused.retained_bytes or 0)
+            yield Finding(f"origin {origin}", "fault" if is_over else "note", unused.what, unused.mend)
 
 
 def _check_unfollowed(

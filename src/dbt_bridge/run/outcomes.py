@@ -201,7 +201,7 @@ class SlotReports(Outcome, tuple["SlotReport", ...]):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        return tuple(f"{report.source}: {report.problem}\n  -> {report.mend}" for report in self if report.is_fault)
+        return tuple(_with_source(report) for report in self if report.is_fault)
 
     def as_document(self) -> dict[str, Any]:
         return self._make_document(slots=[report.as_json() for report in self])
@@ -213,6 +213,11 @@ class SlotReports(Outcome, tuple["SlotReport", ...]):
         numbers = dict.fromkeys(("active_pid", "lag_bytes", "retained_bytes", "max_wal"), pa.int64())
         types = {**numbers, "active": pa.bool_(), "lag_seconds": pa.float64()}
         return rows_to_arrow(SlotReport, self, types)
+
+
+def _with_source(report: SlotReport) -> str:
+    said = f"{report.source}: {report.problem}" if report.source else report.problem
+    return f"{said}\n  -> {report.mend}"
 
 
 def _list_failed(receipts: Receipts, but: Container[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
+from dbt_bridge.cdc.unused_logs import UnusedLogs
 from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.errors import BridgeError, MissingExtra, UsageError
 from dbt_bridge.nouns import receipt as record
@@ -58,9 +59,10 @@ def sync(project: Project, options: SyncOptions, progress: Progress, *, load_id:
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         for database in {relation.database for source in sources for relation in source.relations}:
             open_place(warehouse, database, to_write=True)  # what cannot be written to is told before anything moves
-        run = _Run(project, options, load_id, warehouse, progress)
+        run = _Run(project, options, load_id, warehouse, progress, UnusedLogs(project, warehouse.checkpoints()))
         for group in by_ends.values():
             receipts += _sync_group(run, group)
+        _tell_unused(run, receipts)
     return receipts
 
 
@@ -73,6 +75,7 @@ class _Run:
     load_id: str
     warehouse: Ledger
     progress: Progress
+    unused: UnusedLogs
 
     @property
     def threads(self) -> int:
@@ -142,12 +145,25 @@ def _catch_up(run: _Run, sources: Sequence[LandingSource], find: Callable[[str],
             with capture:
                 try:
                     with capture.changes.share_landing():
-                        receipts += capture.catch_up(Bounds(run.options.until_lsn, run.options.max_seconds))
+                        capture.catch_up(Bounds(run.options.until_lsn, run.options.max_seconds))
+                    run.unused.refuse_beyond(source)
+                    receipts += capture.receipts
                 except UsageError:
                     raise
                 except BridgeError as error:  # of this source alone
                     receipts += capture.fail(error)
     return receipts
+
+
+def _tell_unused(run: _Run, receipts: Sequence[Receipt]) -> None:
+    """Logs that fill the disks of the origins that answered, and of those that no source names any more."""
+    failed = {receipt.origin for receipt in receipts if receipt.status == "failed"}
+    failed -= {receipt.origin for receipt in receipts if receipt.status == "success"}
+    named = {source.origin for source in run.project.sources}
+    needed = {source.origin for source in run.project.sources if run.project.needs_source(source)} - failed
+    for origin in run.unused.origins:
+        for unused in run.unused.of(origin) if origin in needed or origin not in named else ():
+            run.progress.message(f"{unused.what}\n  -> {unused.mend}")
 
 
 def _check_declarations(project: Project, sources: Sequence[LandingSource], load_id: str) -> None:

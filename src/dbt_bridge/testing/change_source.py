@@ -346,6 +346,8 @@ class ChangeSourceTests:
         assert finding.version.columns == stood.columns
         assert isinstance(found["x"], BridgeError) and "x" in found["x"].what
         assert not follower.source.has_news([finding.shape])
+        assert follower.source.find_stale({"orders": finding.shape}) == {}
+        assert follower.source.slot in {log.name for log in follower.source.list_logs()}
 
     def test_a_column_that_is_added_comes_before_its_values(self, bench: Bench, follower: Follower) -> None:
         bench.commit(*inserts("orders", 2))

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 def slots(**given: Any) -> int:
     """Show the replication slots of the cdc sources: lag, log that they retain, and what mends a fault.
 
+    A slot that was made for this project and that no source uses any more is a fault: it keeps the origin's log for
+    ever.
+
     Lag in seconds is what the server says of a reader at work; of a slot that nobody reads, it is the time since
     somebody did (PostgreSQL 17 and later), which is how old the landing tables may be.
 
@@ -48,7 +51,8 @@ def slots(**given: Any) -> int:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @add_options(*OPTIONS, *OUTPUT)
 def drop(name: str | None, *, yes: bool, **given: Any) -> int:
-    """Drop the slot NAME of a cdc source, or those of all of them, with the publications.
+    """Drop the slot NAME of a cdc source (or one that no source uses any more), or those of all sources, with the
+    publications.
 
     The landing tables stay; the next sync copies them anew. A slot that somebody reads is not dropped.
 
@@ -65,6 +69,9 @@ def drop(name: str | None, *, yes: bool, **given: Any) -> int:
         if output.as_json:
             raise UsageError("with --json nothing can be asked", mend="add --yes")
         for source in sources:
+            if not source.name:
+                click.echo(f"{source.slot} (origin {source.origin}, used by no source any more) and its publications")
+                continue
             click.echo(f"{source.slot} (source {source.name}, origin {source.origin}), its publications, and how far")
             click.echo("  the source's tables had come: the next sync copies them anew")
         click.confirm("Drop?", abort=True)
@@ -109,11 +116,14 @@ def print_reports(found: Sequence[SlotReport], out: IO[str]) -> None:
     console.print(table)
     for one in found:
         if one.problem:
-            console.print(f"{one.source}: {one.problem}", markup=False, soft_wrap=True)
+            said = f"{one.source}: {one.problem}" if one.source else one.problem
+            console.print(said, markup=False, soft_wrap=True)
             console.print(f"  -> {one.mend}", markup=False, soft_wrap=True)
 
 
 def _format_dropped(dropped: Dropped) -> str:
     what = f"slot {dropped.slot}" if dropped.slot else "no slot, as there was none"
     publications = f", publications {', '.join(dropped.publications)}" if dropped.publications else ""
+    if not dropped.source:
+        return f"dropped {what}{publications}"
     return f"{dropped.source}: dropped {what}{publications}; {len(dropped.nodes)} tables will be copied anew"

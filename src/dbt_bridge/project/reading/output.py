@@ -54,3 +54,14 @@ def read_output(options: DbtOptions) -> ProfileOutput:
     if not isinstance(threads, int):
         raise NotRendered("threads")
     return ProfileOutput(profile, str(target), str(values.pop("type")), threads, values)
+
+
+def list_other_targets(options: DbtOptions, profile: str, target: str) -> tuple[str, ...]:
+    """The names of the profile's outputs beside one; none where the file cannot be read here."""
+    try:
+        profiles = read_yaml(find_profiles_file(options))
+    except NotRendered:
+        return ()
+    raw = profiles.get(profile) if isinstance(profiles, Mapping) else None
+    outputs = raw.get("outputs") if isinstance(raw, Mapping) else None
+    return tuple(sorted(str(name) for name in outputs or () if name != target)) if isinstance(outputs, Mapping) else ()

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from dbt_bridge.connectors.postgres.changes.slot import Replication
 from dbt_bridge.errors import OriginError
-from dbt_bridge.nouns.table import TableName, quote_identifier, quote_table_name
+from dbt_bridge.nouns.table import TableName, quote_identifier, quote_literal, quote_table_name
 
-_MADE = "made by dbt-bridge"  # the comment of publications that are ours to change
+_MADE = "made by dbt-bridge"  # begins the comment of publications that are ours to change
+_FOR = " for "  # then for whom, in those since 1.0
 LOCK_TIMEOUT = "60s"  # a table that is being rewritten must not stop a sync for ever
 _EVERYTHING = "insert, update, delete, truncate"
 _INSERTS = "insert, truncate"
@@ -23,7 +24,8 @@ _INSERTS = "insert, truncate"
 _PUBLICATION = """
 SELECT p.oid::bigint, p.puballtables, p.pubviaroot, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate,
        coalesce(to_jsonb(p) ->> 'pubgencols', 'n'),
-       coalesce(obj_description(p.oid, 'pg_publication'), '') = %(made)s AND pg_has_role(p.pubowner, 'USAGE')
+       starts_with(coalesce(obj_description(p.oid, 'pg_publication'), ''), %(made)s)
+       AND pg_has_role(p.pubowner, 'USAGE')
 FROM pg_publication p
 WHERE p.pubname = %(name)s
 """
@@ -156,7 +158,11 @@ def describe_publishable(replication: Replication, names: Sequence[TableName]) -
 
 
 def ensure(
-    replication: Replication, name: str, everything: Sequence[TableName], inserts: Sequence[TableName]
+    replication: Replication,
+    name: str,
+    everything: Sequence[TableName],
+    inserts: Sequence[TableName],
+    owner: str = "",
 ) -> Ensured:
     """Make the slot's publications publish exactly these tables; all of them, as others are taken out.
 
@@ -166,12 +172,13 @@ def ensure(
         name: the slot's and the first publication's; the second one is `<name>_inserts`.
         everything: tables that are sent with every operation.
         inserts: tables without replica identity.
+        owner: for whom they are made, where they are made now.
 
     Raises:
         OriginError: a table cannot be added or is not published as it must be; with the SQL that mends it.
     """
     _check_identified(replication, everything)
-    found = plan_publications(replication, name, everything, inserts)
+    found = plan_publications(replication, name, everything, inserts, owner)
     _execute(replication, found.statements)
     return found
 
@@ -192,12 +199,17 @@ def _check_identified(replication: Replication, tables: Sequence[TableName]) -> 
 
 
 def plan_publications(
-    replication: Replication, name: str, everything: Sequence[TableName], inserts: Sequence[TableName]
+    replication: Replication,
+    name: str,
+    everything: Sequence[TableName],
+    inserts: Sequence[TableName],
+    owner: str = "",
 ) -> Ensured:
     """What `ensure` would do; raises what it would, before it writes."""
     version = int(replication.query("SHOW server_version_num")[0][0])
     first = _existing(replication, name)
     parts = [_plan_publication(replication, name, first, (_EVERYTHING, everything), version)]
+    mark = f"{_MADE}{_FOR}{owner}" if owner else _MADE
     second = _existing(replication, inserts_name(name))
     if second is not None or inserts or first is None or first.is_ours:  # else our role makes none, and none is needed
         parts.append(_plan_publication(replication, inserts_name(name), second, (_INSERTS, inserts), version))
@@ -207,8 +219,14 @@ def plan_publications(
         added,
         tuple(table for part in parts for table in part.removed if table not in added),
         is_new=parts[0].is_new,
-        statements=tuple(statement for part in parts for statement in part.statements),
+        statements=tuple(s.replace(f"'{_MADE}'", quote_literal(mark)) for part in parts for s in part.statements),
     )
+
+
+def read_owner(comment: str) -> str:
+    """For whom a publication was made, of its comment; empty where that does not say so."""
+    made, _, owner = comment.partition(_FOR)
+    return owner if made == _MADE else ""
 
 
 def _plan_publication(

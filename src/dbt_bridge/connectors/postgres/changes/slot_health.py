@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from dbt_bridge.connectors.postgres.changes.lsn import format_lsn
-from dbt_bridge.connectors.postgres.changes.slot import Replication, SlotState, find_misfit
-from dbt_bridge.contracts.change_source import LogHealth
+from dbt_bridge.connectors.postgres.changes.publication import read_owner
+from dbt_bridge.connectors.postgres.changes.slot import PLUGIN, Replication, SlotState, find_misfit
+from dbt_bridge.contracts.change_source import KeptLog, LogHealth
 from dbt_bridge.contracts.settings import ChangeSourceSettings
 from dbt_bridge.errors import OriginError, UsageError
 from dbt_bridge.nouns.position import Position
@@ -28,6 +29,25 @@ FROM pg_replication_slots s
 LEFT JOIN pg_stat_replication w ON w.pid = s.active_pid
 WHERE s.slot_name = %(name)s
 """
+
+
+# Slots from which changes of this database can be read, and the comment of a publication of the same name.
+_KEPT = """
+SELECT s.slot_name, coalesce(obj_description(p.oid, 'pg_publication'), '')
+FROM pg_replication_slots s
+LEFT JOIN pg_publication p ON p.pubname = s.slot_name
+WHERE s.database = current_database()
+"""
+
+
+def list_kept(replication: Replication) -> list[KeptLog]:
+    """The slots of this database that may be dbt-bridge's."""
+    comments = dict(replication.query(_KEPT))
+    return [
+        KeptLog(state.name, state.retained_bytes, state.active, read_owner(comments[state.name]))
+        for state in replication.slots()
+        if state.name in comments and state.plugin == PLUGIN and not state.temporary
+    ]
 
 
 def check_ours(replication: Replication, slot: str) -> None:

@@ -21,6 +21,7 @@ from dbt_bridge.connectors.postgres.changes.slot_health import (
     check_ours,
     check_slot,
     describe_health,
+    list_kept,
     refuse_foreign,
 )
 from dbt_bridge.connectors.postgres.changes.slot_reader import remember_reader, wait_until_free
@@ -35,7 +36,7 @@ from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.shape import Shape
 from dbt_bridge.connectors.postgres.origin.shape_changes import find_rewrite
 from dbt_bridge.contracts.change_feed import DeclaredTable, FollowedTable, Pace, TableEvents, TableFinding
-from dbt_bridge.contracts.change_source import DroppedLog, LogHealth, Readiness
+from dbt_bridge.contracts.change_source import DroppedLog, KeptLog, LogHealth, Readiness
 from dbt_bridge.contracts.settings import ChangeSourceSettings
 from dbt_bridge.errors import BridgeError, OriginError
 from dbt_bridge.nouns.position import Position
@@ -143,7 +144,7 @@ class PostgresChangeSource:
             return {}
         everything = [name for name in names if self._publishable[name].identifies]
         inserts = [name for name in names if not self._publishable[name].identifies]
-        found = publication.ensure(self._replication, self.slot, everything, inserts)
+        found = publication.ensure(self._replication, self.slot, everything, inserts, self._settings.owner)
         self._publications = found.names
         if found.is_new:
             self._begin_anew(followed)
@@ -239,6 +240,9 @@ class PostgresChangeSource:
         return check_readiness(
             self._replication, Wish(self.slot, tuple(t.name for t in tables), logs, self._settings.max_wal)
         )
+
+    def list_logs(self) -> Sequence[KeptLog]:
+        return list_kept(self._replication)
 
     def drop_log(self) -> DroppedLog:
         """Drop the slot, and the publications that dbt-bridge made for it."""
