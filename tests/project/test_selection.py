@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import DbtOptions, Project
+from dbt_bridge.project.criteria import parse_definition, parse_texts, spell_texts
 from dbt_bridge.project.load import load_project
 from dbt_bridge.project.selection import list_build_order, select_downstream
 
@@ -16,7 +21,7 @@ YAML = """
 sources:
   - name: shop
     config: {meta: {bridge: {origin: shop_pg, tables: "*"}}}
-    tables: [{name: orders}, {name: customers, columns: [{name: id, data_tests: [unique]}]}]
+    tables: [{name: orders, config: {tags: [nightly]}}, {name: customers, columns: [{name: id, data_tests: [unique]}]}]
   - name: erp
     config: {meta: {bridge: {origin: erp_my, tables: "*"}}}
 models:
@@ -105,3 +110,160 @@ def test_a_selector_that_dbt_does_not_understand_is_refused(root: Path) -> None:
     with pytest.raises(UsageError, match="selection") as refused:
         load_project(DbtOptions(root, profiles_dir=root, select=("nonsense:x",)))
     assert refused.value.mend.endswith("dbt ls --select nonsense:x")
+
+
+def test_an_exclusion_is_never_touched_whoever_reads_it(root: Path) -> None:
+    """The model that reads an excluded source is built, on what landed before; as dbt leaves an excluded model."""
+
+    def needs(**options: Any) -> set[str]:
+        project = load_project(DbtOptions(root, profiles_dir=root, **options))
+        tables = ("shop.orders", "shop.customers", "shop.unseen", "erp.unseen")
+        return {name for name in tables if project.needs(f"source.shop.{name}")}
+
+    assert needs(exclude=("source:shop.customers",)) == {"shop.orders", "shop.unseen", "erp.unseen"}
+    assert needs(exclude=("+mart", "source:erp")) == {"shop.customers", "shop.unseen"}
+    assert needs(flags={"exclude_resource_type": ("source",)}) == set()
+    assert needs(flags={"resource_type": ("model",)}) == {"shop.orders", "shop.customers"}
+    assert needs(select=("source:shop,tag:nightly",), exclude=("x",)) == {"shop.orders"}, "dbt knows no tag of theirs"
+    assert needs(select=("package:shop,source:e*",)) == {"erp.unseen"}
+    assert needs(select=("path:models",), exclude=("source:*.un*",)) == {"shop.orders", "shop.customers"}
+    assert needs(select=("@source:shop.unseen",)) == {"shop.unseen"}
+
+
+def test_a_source_behind_ephemeral_models_is_needed(root: Path) -> None:
+    for name, above in (("between", "stg_orders"), ("again", "between")):
+        text = "{{ config(materialized='ephemeral') }} select id from {{ ref('above') }}".replace("above", above)
+        (root / "models" / f"{name}.sql").write_text(text)
+    (root / "models" / "stg_orders.sql").write_text(
+        "{{ config(materialized='ephemeral') }} select 1 as id from {{ source('shop', 'orders') }}"
+    )
+    (root / "models" / "mart.sql").write_text("select id from {{ ref('again') }}")
+    assert load_project(DbtOptions(root, profiles_dir=root, select=("mart",))).needed == {"source.shop.shop.orders"}
+
+
+SELECTORS = """
+selectors:
+  - name: nightly
+    definition:
+      union:
+        - {method: fqn, value: mart, parents: true}
+        - {method: source, value: erp}
+        - exclude: [{method: source, value: erp.tmp_*}]
+"""
+
+
+def test_selectors_yml_is_a_selection_only_where_it_says_so(root: Path) -> None:
+    everything = load_project(DbtOptions(root, profiles_dir=root))
+    (root / "selectors.yml").write_text(SELECTORS)
+    assert replace(load_project(DbtOptions(root, profiles_dir=root)), graph=everything.graph) == everything
+
+    chosen = DbtOptions(root, profiles_dir=root, flags={"selector": "nightly"})
+    named = load_project(chosen)
+    (root / "selectors.yml").write_text(
+        SELECTORS.replace("name: nightly", "name: nightly\n    default: \"{{ target.name == 'dev' | as_bool }}\"")
+    )
+    by_default = load_project(DbtOptions(root, profiles_dir=root))
+    for project in (named, by_default):
+        assert project.needed == {"source.shop.shop.orders"}
+        assert project.selected is not None and "model.shop.mart" in project.selected
+        assert project.needs("source.shop.erp.parts")
+        assert not project.needs("source.shop.erp.tmp_1")
+        assert not project.needs("source.shop.shop.unseen")
+    over_it = load_project(DbtOptions(root, profiles_dir=root, select=("source:shop",)))
+    assert over_it.needs("source.shop.shop.unseen"), "what is selected stands in place of the default"
+    with pytest.raises(UsageError, match="nightlly"):
+        load_project(replace(chosen, flags={"selector": "nightlly"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("source:shop.custommers+", None),
+        ("source:shp.orders", "source:shop.orders"),
+        ("+mrt", "+mart"),
+        ("exposure:cmr", "exposure:crm"),
+        ("tag:nightli", "tag:nightly"),
+    ],
+)
+def test_a_selection_of_nothing_is_refused_and_names_the_nearest(root: Path, given: str, nearest: str | None) -> None:
+    options = DbtOptions(root, profiles_dir=root, select=(given,))
+    if nearest is None:
+        assert load_project(options).needs("source.shop.shop.custommers"), "the origin may have it: dbt cannot know"
+        return
+    with pytest.raises(UsageError, match="selects nothing") as refused:
+        load_project(options)
+    assert refused.value.mend == f"did you mean {nearest}?"
+
+
+def test_a_definition_of_selectors_yml_is_what_the_command_line_says() -> None:
+    definition = {
+        "union": [
+            {"method": "tag", "value": "a", "parents": True, "parents_depth": 2, "exclude": ["source:shop.t"]},
+            "path:models/x+",
+            {"method": "selector", "value": "other"},
+            {"intersection": [{"method": "source", "value": "s"}, {"union": ["tag:b", "tag:c"]}]},
+            {"method": "fqn", "value": "m", "childrens_parents": True},
+            {"exclude": [{"method": "source", "value": "z", "children": True}]},
+        ]
+    }
+    other = {"definition": {"config.severity": "warn"}}
+    found = parse_definition("nightly", {"nightly": {"definition": definition}, "other": other})
+    assert found.included is not None
+    assert spell_texts(found.included) == (
+        "2+tag:a", "path:models/x+", "config.severity:warn", "source:s,tag:b", "source:s,tag:c", "@fqn:m",
+    )  # fmt: skip
+    assert spell_texts(found.excluded) == ("source:shop.t", "source:z+")
+    assert parse_texts(spell_texts(found.included)) == found.included
+
+
+chance = Random(4)
+MODELS = {f"m{number}": chance.sample(range(number + 4), chance.randint(1, 2)) for number in range(8)}
+"""Each reads of four sources (0 to 3) and of the models before it (4, 5, ...)."""
+EPHEMERAL = {"m1", "m3", "m4"}
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("web") / "shop"
+    (root / "models").mkdir(parents=True)
+    (root / "dbt_project.yml").write_text("name: shop\nversion: '1.0'\nprofile: shop\n")
+    (root / "profiles.yml").write_text("shop: {target: dev, outputs: {dev: {type: duckdb, path: w.duckdb}}}")
+    tables = ", ".join(f"{{name: t{number}}}" for number in range(4))
+    bridge = "config: {meta: {bridge: {origin: shop_pg}}}"
+    (root / "models" / "all.yml").write_text(f"sources: [{{name: s, {bridge}, tables: [{tables}]}}]")
+    for name, read in MODELS.items():
+        kind = "ephemeral" if name in EPHEMERAL else "table"
+        froms = [f"{{{{ source('s', 't{one}') }}}}" if one < 4 else f"{{{{ ref('m{one - 4}') }}}}" for one in read]
+        head = "{{ config(materialized='kind') }} select * from ".replace("kind", kind)
+        (root / "models" / f"{name}.sql").write_text(head + ", ".join(froms))
+    return root
+
+
+def read_tables(model: str) -> set[str]:
+    """Those that a model reads, through ephemeral ones."""
+    found: set[str] = set()
+    for one in MODELS[model]:
+        if one < 4:
+            found.add(f"t{one}")
+        elif f"m{one - 4}" in EPHEMERAL:
+            found |= read_tables(f"m{one - 4}")
+    return found
+
+
+_names = st.sampled_from([*MODELS, *(f"source:s.t{number}" for number in range(4))])
+_terms = st.builds("{}{}{}".format, st.sampled_from(["", "+", "1+"]), _names, st.sampled_from(["", "+", "+1"]))
+_parts = st.lists(_terms, min_size=1, max_size=2).map(",".join)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(select=st.lists(_parts, min_size=1, max_size=2), exclude=st.lists(st.sampled_from(list(MODELS)), max_size=1))
+def test_what_lands_is_what_the_nodes_of_dbt_ls_read(web: Path, select: list[str], exclude: list[str]) -> None:
+    try:
+        project = load_project(DbtOptions(web, profiles_dir=web, select=tuple(select), exclude=tuple(exclude)))
+    except UsageError as refused:
+        assert "selects nothing" in refused.what
+        return
+    assert project.selected is not None and project.needed is not None
+    names = {node.rsplit(".", 1)[1] for node in project.selected}
+    expected = {name for name in names if name.startswith("t")}.union(*(read_tables(m) for m in names & MODELS.keys()))
+    assert {node.rsplit(".", 1)[1] for node in project.needed} == expected

@@ -53,28 +53,42 @@ def _make_delivery(exposure: Node, graph: Graph, reader: RelationReader) -> Deli
 
 
 def _find_model(exposure: Node, named: str | None, graph: Graph, where: str) -> str:
-    """unique_id of the one node that is delivered: the only one it depends on, or the one that `model` names."""
+    """unique_id of the one node that is delivered: the only one it depends on, or the one that `model` names.
+
+    The name of a model with versions means its latest one, as `ref` does; `dim.v1` means that one.
+    """
     parents = [graph.nodes[parent] for parent in graph.list_parents(exposure.unique_id)]
-    candidates = {parent.unique_id: parent.name for parent in parents if parent.is_built}
+    candidates = [parent for parent in parents if parent.is_built]
     if not candidates:
         raise UsageError(f"{where}: it depends on no model", mend="add depends_on: [ref('your_model')]")
+    names = ", ".join(sorted(map(_describe_version, candidates)))
     if named is None:
         if len(candidates) == 1:
-            return next(iter(candidates))
-        names = ", ".join(sorted(candidates.values()))
+            return candidates[0].unique_id
         raise UsageError(
             f"{where}: it depends on several models ({names}), and only one can be delivered",
             mend="say which with `model: ...` in its config.meta.bridge",
         )
-    for node, name in candidates.items():
-        if named in (name, node):
-            return node
-    nearest = get_close_matches(named, candidates.values(), n=1)
+    meant = [one for one in candidates if named in (one.name, one.unique_id, _describe_version(one))]
+    if len(meant) > 1:
+        meant = [one for one in meant if one.is_latest_version]
+        if len(meant) != 1:
+            raise UsageError(
+                f"{where}: `model: {named}` may be any of {names}, and none of them alone is the latest version",
+                mend=f"write `model: {_describe_version(candidates[0])}`, or the unique_id of the one that is meant",
+            )
+    if meant:
+        return meant[0].unique_id
+    nearest = get_close_matches(named, map(_describe_version, candidates), n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise UsageError(
         f"{where}: `model: {named}` is not among what it depends on",
-        mend=f"{hint}add it to depends_on, or name one of {', '.join(sorted(candidates.values()))}",
+        mend=f"{hint}add it to depends_on, or name one of {names}",
     )
+
+
+def _describe_version(node: Node) -> str:
+    return node.name if node.version is None else f"{node.name}.v{node.version}"
 
 
 def _is_ephemeral(graph: Graph, node: str) -> bool:

@@ -18,6 +18,7 @@ from dbt_bridge.project.reading import cache
 from dbt_bridge.project.reading.output import list_other_targets, read_output
 from dbt_bridge.project.reading.project_file import find_target_folder
 from dbt_bridge.project.reading.rendering import NotRendered
+from dbt_bridge.project.reading.selectors_file import read_selectors
 from dbt_bridge.project.reading.warehouse import compose_named, compose_warehouse
 from dbt_bridge.project.reconciliations import list_reconciliations
 from dbt_bridge.project.relations import RelationReader
@@ -49,7 +50,10 @@ def load_project(options: DbtOptions) -> Project:
     reader = RelationReader.of_profile(read.warehouse)
     sources = list_sources(graph, reader, read.target)
     deliveries = list_deliveries(graph, reader)
-    selected = selection.select_nodes(options, graph, sources, lambda: _list_selected(options, runner, read))
+    selectors = read_selectors(options, read.profile, read.target)
+    selected = selection.select_nodes(
+        options, graph, sources, lambda given: _list_selected(given, runner, read), selectors
+    )
     project = Project(
         root=root,
         name=graph.project,

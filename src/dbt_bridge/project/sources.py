@@ -65,12 +65,24 @@ def _list_groups(graph: Graph) -> Iterator[_Group]:
     for (package, source), tables in declared.items():
         if any("bridge" in table.meta or "bridge" in table.source_meta for table in tables):
             first = tables[0]
-            bridge = first.source_meta.get("bridge", {})
+            bridge = _find_source_block(tables)
             yield _Group(package, source, first.path, first.schema, first.database or None, bridge, tuple(tables))
     for bare in graph.bare_sources:
         if (bare.package, bare.name) not in declared:
             meta = bare.meta["bridge"]
             yield _Group(bare.package, bare.name, bare.path, bare.schema, bare.database, meta, quoting=bare.quoting)
+
+
+def _find_source_block(tables: Sequence[Node]) -> Any:
+    """The block that a source gives to its tables: its own, or that of a folder of dbt_project.yml (`+meta`).
+
+    dbt gives a folder's block to the tables alone, whole, and a table's own in its place: what names an origin is
+    meant for the source.
+    """
+    if "bridge" in tables[0].source_meta:
+        return tables[0].source_meta["bridge"]
+    blocks = [table.meta["bridge"] for table in tables if "bridge" in table.meta]
+    return next((block for block in blocks if isinstance(block, Mapping) and "origin" in block), {})
 
 
 def _read_relation(group: _Group, table: Node, reader: RelationReader) -> Relation:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.dbt_flags import spell_flags
 
 if TYPE_CHECKING:
     from dbt_bridge.nouns.parity import Parity
@@ -24,7 +25,8 @@ SELECTING = f"{_SELECTED_AS[REPLACING]}, {_SELECTED_AS[MOVED].removeprefix('sele
 def format_selection(options: DbtOptions) -> str:
     """The selection's flags, as a command line has them; empty for none."""
     flags = (("--select", options.select), ("--exclude", options.exclude))
-    return " ".join(f"{flag} {' '.join(selectors)}" for flag, selectors in flags if selectors)
+    given = [f"{flag} {' '.join(selectors)}" for flag, selectors in flags if selectors]
+    return " ".join([*given, *spell_flags(options.flags, "selection")])
 
 
 def require_compared(parities: Sequence[Parity], things: str, options: DbtOptions) -> None:
