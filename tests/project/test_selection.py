@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import DbtOptions, Project
-from dbt_bridge.project.criteria import parse_definition, parse_texts, spell_texts
 from dbt_bridge.project.load import load_project
+from dbt_bridge.project.selecting.criteria import parse_definition, parse_texts, spell_texts
 from dbt_bridge.project.selection import list_build_order, select_downstream
 
 YAML = """

@@ -18,11 +18,11 @@ from dbt_bridge.project.reading import cache
 from dbt_bridge.project.reading.output import list_other_targets, read_output
 from dbt_bridge.project.reading.project_file import find_target_folder
 from dbt_bridge.project.reading.rendering import NotRendered
-from dbt_bridge.project.reading.selectors_file import read_selectors
 from dbt_bridge.project.reading.warehouse import compose_named, compose_warehouse
 from dbt_bridge.project.reconciliations import list_reconciliations
 from dbt_bridge.project.relations import RelationReader
 from dbt_bridge.project.runners.contract import Parsed, Runner
+from dbt_bridge.project.selecting.selectors_file import read_selectors
 from dbt_bridge.project.sources import list_sources
 
 

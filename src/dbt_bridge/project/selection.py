@@ -16,9 +16,9 @@ from dbt_bridge.nouns.graph import BUILT, TESTS, Graph
 from dbt_bridge.nouns.project import DbtOptions, LandingSource
 from dbt_bridge.nouns.selector import format_selector
 from dbt_bridge.project.arguments import spell_selection
-from dbt_bridge.project.criteria import Criterion, Selection, parse_definition, parse_texts, spell_texts
 from dbt_bridge.project.reading.project_file import read_dbt_variable
-from dbt_bridge.project.undeclared import list_undeclared
+from dbt_bridge.project.selecting.criteria import Criterion, Selection, parse_definition, parse_texts, spell_texts
+from dbt_bridge.project.selecting.undeclared import list_undeclared
 
 
 @dataclass(frozen=True, slots=True)

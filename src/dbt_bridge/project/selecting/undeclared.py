@@ -10,7 +10,7 @@ from typing import Any
 
 from dbt_bridge.nouns.graph import Graph
 from dbt_bridge.nouns.project import LandingSource
-from dbt_bridge.project.criteria import Criterion, Together, list_meeting
+from dbt_bridge.project.selecting.criteria import Criterion, Together, list_meeting
 
 
 @dataclass(frozen=True, slots=True)
