@@ -25,7 +25,7 @@ from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.origins import open_change_source
 from dbt_bridge.sync.ends import Ends
-from dbt_bridge.sync.landing import Wanted, list_wanted_tables
+from dbt_bridge.sync.wanted import Wanted, list_wanted_tables
 from dbt_bridge.system.malloc import return_large_blocks
 
 _ROUNDS = 4  # a table that changes its columns again and again while it is copied is not copied for ever

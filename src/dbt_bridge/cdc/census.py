@@ -30,8 +30,8 @@ from dbt_bridge.nouns.checkpoint import Checkpoint, TableMemory, TableState
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.project import LandingTable
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_table_name
-from dbt_bridge.sync.landing import Wanted
 from dbt_bridge.sync.landing_columns import landing_columns, shows
+from dbt_bridge.sync.wanted import Wanted
 from dbt_bridge.system.retry import is_transient
 
 

@@ -13,7 +13,7 @@ from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.sync.ends import Ends
-from dbt_bridge.sync.landing import Wanted
+from dbt_bridge.sync.wanted import Wanted
 
 _LARGE = 512 << 20  # bytes of values that a destination gets at once where each time costs much
 

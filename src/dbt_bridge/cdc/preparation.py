@@ -14,7 +14,7 @@ from dbt_bridge.contracts.change_feed import TableFinding
 from dbt_bridge.contracts.destination import Warehouse
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.checkpoint import Checkpoint
-from dbt_bridge.sync.landing import Wanted
+from dbt_bridge.sync.wanted import Wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from dbt_bridge.errors import BridgeError
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.sync.ends import Ends
-from dbt_bridge.sync.landing import Arrived, Wanted, arrive
+from dbt_bridge.sync.landing import Arrived, arrive
+from dbt_bridge.sync.wanted import Wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ from dbt_bridge.prove.recorder import Question, VerifyRun
 from dbt_bridge.prove.sides import make_landing_side, make_origin_side
 from dbt_bridge.replicate.replica_checks import refuse_hidden
 from dbt_bridge.sync.ends import Ends
-from dbt_bridge.sync.landing import Wanted, workers_for
+from dbt_bridge.sync.landing import workers_for
+from dbt_bridge.sync.wanted import Wanted
 
 # A table that had to be copied anew in between stands behind the point, and one that was truncated or rewritten since
 # cannot be read there any more: then a new point is taken.

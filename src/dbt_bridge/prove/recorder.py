@@ -18,7 +18,7 @@ from dbt_bridge.nouns.receipt import now
 from dbt_bridge.nouns.table import Column
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.sync.ends import Ends
-from dbt_bridge.sync.landing import Wanted
+from dbt_bridge.sync.wanted import Wanted
 from dbt_bridge.system.malloc import keep_large_blocks
 from dbt_bridge.verify.compare import compare, finish_parity
 from dbt_bridge.verify.report.display import format_name

@@ -38,16 +38,9 @@ from dbt_bridge.prove.recorder import (
 )
 from dbt_bridge.prove.sides import make_landing_side, make_origin_side
 from dbt_bridge.sync.ends import Ends, find_ends
-from dbt_bridge.sync.landing import (
-    Wanted,
-    describe_wanted,
-    group_by_database,
-    has_versions,
-    landing_table,
-    list_wanted_tables,
-    workers_for,
-)
+from dbt_bridge.sync.landing import has_versions, landing_table, workers_for
 from dbt_bridge.sync.landing_columns import landing_columns
+from dbt_bridge.sync.wanted import Wanted, describe_wanted, group_by_database, list_wanted_tables
 from dbt_bridge.verify.request import Bound
 
 

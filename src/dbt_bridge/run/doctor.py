@@ -31,8 +31,8 @@ from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_identifier
 from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import WITHOUT_LOG, find_change_source, format_log_need, open_origin
-from dbt_bridge.sync.landing import Wanted, list_wanted_tables
 from dbt_bridge.sync.landing_columns import shows
+from dbt_bridge.sync.wanted import Wanted, list_wanted_tables
 
 Status = Literal["ok", "note", "fault"]
 

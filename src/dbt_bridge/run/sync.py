@@ -18,7 +18,8 @@ from dbt_bridge.project.claims import claim_landing, refuse_shared_databases, re
 from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import find_change_source, open_origin
 from dbt_bridge.sync.ends import Ends, find_ends
-from dbt_bridge.sync.landing import Wanted, group_by_database, land, list_wanted_tables
+from dbt_bridge.sync.landing import land
+from dbt_bridge.sync.wanted import Wanted, group_by_database, list_wanted_tables
 
 
 @dataclass(frozen=True, slots=True)
