@@ -21,7 +21,7 @@ from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
 from dbt_bridge.connectors.lake.location import Lake
 from dbt_bridge.connectors.lake.parquet import ParquetDestination
 from dbt_bridge.contracts.destination import Destination, Load, Loaded
-from dbt_bridge.contracts.outgoing import Outgoing
+from dbt_bridge.contracts.outgoing import Outgoing, RemembersAppends
 from dbt_bridge.errors import BridgeError, TypeRefused
 from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.nouns.table import Table, TableName
@@ -142,3 +142,23 @@ def test_a_table_that_a_delivery_created_is_its_own(place: Place) -> None:
     if place.merges:
         with pytest.raises(BridgeError, match="not the bridge's own"):
             put(pa.table({"id": [3], "more": ["x"]}), project="blog")
+
+
+def test_an_append_is_remembered_in_the_transaction_of_its_rows(place: Place) -> None:
+    if isinstance(place.destination, DltDestination):
+        pytest.skip("dlt has no transaction that a delivery could be remembered in")
+    destination = place.destination
+    assert isinstance(destination, RemembersAppends)
+    rows = pa.table({"id": pa.array([1], pa.int32())})
+    first, second = (Outgoing("shop", "exposure.shop.contacts", "marts.m", token=digit * 32) for digit in "12")
+    other = Outgoing("shop", "exposure.shop.leads", "marts.m", token="3" * 32)
+
+    for delivery in (first, second, other):
+        assert not destination.has_arrived(NAME, delivery)
+        load = Load(Table.of_schema(NAME, rows.schema), "append", new_load_id(), delivery=delivery)
+        destination.load(load, rows.to_reader())
+        assert destination.has_arrived(NAME, delivery)
+
+    assert destination.has_arrived(NAME, second)
+    assert not destination.has_arrived(NAME, first)  # it was followed by another one
+    assert not destination.has_arrived(TableName("app", "other"), second)

@@ -103,12 +103,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Rows that lie at the warehouse under a name that nobody reads, until `publish`."""
+    """Rows that lie at the warehouse under a name that nobody reads, until `publish`.
+
+    Attributes:
+        gone: where the keys of rows lie that are deleted with it; None where there are none.
+    """
 
     load: Load
     staging: TableName
     rows: int
     bytes: int
+    gone: TableName | None = None
 
 
 DELETED_AT = "_deleted_at"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import TableName
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 CREATED = "created the table"
 MARKS = "_dbt_bridge_deliveries"
-"""The table, beside those that are delivered to, in which a destination remembers what arrived; see `Sent`."""
+"""The table, beside those that are delivered to, in which a database remembers what arrived: of each exposure the token
+of its last append, and the secret with which the keys of its rows are digested in the warehouse's ledger. The secret
+lies here, where the rows are, so that whoever has only the warehouse cannot try keys."""
 
 _OWN = "made by dbt-bridge for the deliveries of the dbt project "
 
@@ -40,8 +42,8 @@ class Outgoing:
         node: unique_id of the exposure.
         relation: what is delivered, for people: `marts.dim_customers`.
         evolve: a table that is not ours may be altered, too.
-        token: of what an append brings: one that carries the token of the last one brings nothing new. Empty where an
-            append is not remembered.
+        token: of what an append brings: kept in the transaction of its rows. Empty where it is not to be remembered.
+        secret: of a merge, kept in the same way; see `MARKS`.
         deletes: keys (the columns of the table's key) whose rows go in the same transaction; for a merge.
     """
 
@@ -50,6 +52,7 @@ class Outgoing:
     relation: str
     evolve: bool = False
     token: str = ""
+    secret: bytes = b""
     deletes: pa.Table | None = None
 
     @property
@@ -62,20 +65,21 @@ class Outgoing:
         return comment == self.mark
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What a destination remembers of one exposure's deliveries into one table.
+@runtime_checkable
+class RemembersAppends(Protocol):
+    """A destination that keeps an append's token in the transaction of its rows."""
 
-    Attributes:
-        token: of the last append that arrived, written in the transaction of its rows.
-        load_id: of that append.
-        secret: with which the keys in the warehouse's ledger are digested. It lies here, where the rows are, so that
-            whoever has only the warehouse cannot try keys; and a ledger whose table is another one now finds no key.
-    """
+    def has_arrived(self, name: TableName, delivery: Outgoing) -> bool:
+        """Whether the last append of this exposure into this very table carried the delivery's token, and rows are
+        still there: a table that was emptied, or made anew, has nothing of it."""
 
-    token: str = ""
-    load_id: str = ""
-    secret: bytes = b""
+
+@runtime_checkable
+class DeletesOwn(Protocol):
+    """A destination that deletes rows by their keys in the transaction of a merge, and keeps a secret beside them."""
+
+    def find_secret(self, name: TableName, delivery: Outgoing) -> bytes:
+        """The secret that was kept with this exposure's last merge into this very table; empty without one."""
 
 
 def describe_added(column: str, type_: str) -> str:

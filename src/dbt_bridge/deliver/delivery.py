@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from dbt_bridge.arrow.type_names import apply_overrides
-from dbt_bridge.contracts.destination import Destination, Ledger, Load
-from dbt_bridge.contracts.outgoing import Outgoing
+from dbt_bridge.contracts.destination import Destination, Ledger, Load, Loaded
+from dbt_bridge.contracts.outgoing import Outgoing, RemembersAppends
+from dbt_bridge.deliver.digests import digest_relation
 from dbt_bridge.deliver.gate import refuse_unknown_columns
-from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused
+from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, require_extra
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.nouns.receipt import Receipt
@@ -38,22 +39,72 @@ def start_delivery(delivery: Delivery, load_id: str) -> Receipt:
 
 
 def deliver_exposure(
-    delivery: Delivery, warehouse: Ledger, root: Path, receipt: Receipt, progress: Progress, *, dry_run: bool
+    delivery: Delivery,
+    warehouse: Ledger,
+    root: Path,
+    receipt: Receipt,
+    progress: Progress,
+    *,
+    dry_run: bool,
+    build_id: str = "",
 ) -> Receipt:
-    """Deliver one relation. A failed receipt, never an exception, where the destination or the data refuse."""
+    """Deliver one relation. A failed receipt, never an exception, where the destination or the data refuse.
+
+    Args:
+        build_id: of what built the relation: an append of the same rows of the same build is sent once.
+    """
     try:
         with closing(open_destination(delivery.destination, project_root=root)) as destination:
             place = open_place(warehouse, delivery.relation.database)
             planned = plan_load(delivery, place, destination, receipt.load_id)
-            load, columns = planned.load, [c.name for c in planned.load.table.columns]
             progress.started(delivery.node, f"{delivery.destination}: {receipt.table_name}", None)
-            with owning(place.read(delivery.relation.name, columns, planned.as_text)) as rows:
-                batches = report_batches(_cast(rows, load.table), delivery.node, progress)
-                counted = destination.preview(load, batches) if dry_run else destination.load(load, batches)
+            rows = _OpenRows(delivery, place, planned, progress)
+            if delivery.deletes == "own":
+                with require_extra("verify", "`deletes: own`"):
+                    from dbt_bridge.deliver.own_rows import deliver_own
+                counted = deliver_own(delivery, warehouse, destination, planned.load, rows.silent, dry_run=dry_run)
+            elif delivery.write_disposition == "append" and isinstance(destination, RemembersAppends):
+                counted = _append_once(destination, planned.load, rows, build_id, dry_run=dry_run)
+            else:
+                counted = rows.load(destination, planned.load, dry_run=dry_run)
             receipt = replace(receipt, note=format_note(counted.changes, planned.left_out))
             return record.finish_dry_run(receipt, counted) if dry_run else record.finish_receipt(receipt, counted)
     except BridgeError as error:
         return record.fail_receipt(receipt, error)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenRows:
+    """The rows of a delivery, to be read more than once."""
+
+    delivery: Delivery
+    place: Ledger
+    planned: PlannedLoad
+    progress: Progress
+
+    @contextmanager
+    def silent(self) -> Iterator[pa.RecordBatchReader]:
+        """As they travel."""
+        table = self.planned.load.table
+        columns = [column.name for column in table.columns]
+        with owning(self.place.read(self.delivery.relation.name, columns, self.planned.as_text)) as rows:
+            yield _cast(rows, table)
+
+    def load(self, destination: Destination, load: Load, *, dry_run: bool) -> Loaded:
+        with self.silent() as rows:
+            batches = report_batches(rows, self.delivery.node, self.progress)
+            return destination.preview(load, batches) if dry_run else destination.load(load, batches)
+
+
+def _append_once(destination: Destination, load: Load, rows: _OpenRows, build_id: str, *, dry_run: bool) -> Loaded:
+    """Append what the last append did not bring: the same rows of the same build arrive once, however often they are
+    delivered, and whatever of the bridge was killed in between."""
+    assert load.delivery is not None and isinstance(destination, RemembersAppends)
+    delivery = replace(load.delivery, token=digest_relation(load, rows.silent, build_id))
+    if destination.has_arrived(load.table.name, delivery):
+        told = "this build was appended before, so nothing was sent; a new build is appended"
+        return Loaded(0, 0, 0, 0, 0, (told,))
+    return rows.load(destination, replace(load, delivery=delivery), dry_run=dry_run)
 
 
 @dataclass(frozen=True, slots=True)

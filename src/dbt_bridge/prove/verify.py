@@ -11,6 +11,7 @@ from typing import Literal
 from dbt_bridge.contracts.destination import (
     Destination,
     Ledger,
+    Load,
     Readable,
     Replica,
     State,
@@ -18,6 +19,7 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.deliver import delivery as outgoing
+from dbt_bridge.deliver.own_rows import sent_keys
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused, MissingExtra, UsageError
 from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import DELIVERED, Parity
@@ -28,6 +30,7 @@ from dbt_bridge.nouns.table import Table
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.destinations import find_warehouse_connector, open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import open_change_source, open_origin
+from dbt_bridge.prove.own_side import OwnSide
 from dbt_bridge.prove.recorder import (
     FollowUp,
     ParityRecorder,
@@ -36,7 +39,7 @@ from dbt_bridge.prove.recorder import (
     VerifyRun,
     no_follow_up,
 )
-from dbt_bridge.prove.sides import make_landing_side, make_origin_side
+from dbt_bridge.prove.sides import LandedSide, make_landing_side, make_origin_side
 from dbt_bridge.sync.ends import Ends, find_ends
 from dbt_bridge.sync.landing import has_versions, landing_table, workers_for
 from dbt_bridge.sync.landing_columns import landing_columns
@@ -303,6 +306,8 @@ def _verify_delivery(scope: _Scope, item: Delivery, warehouse: Ledger) -> Parity
             with place.open_state() as model, destination.open_state() as delivered:
                 states = Both(model, delivered)
                 question = _ask_delivery(scope.run, blank, item, place, destination, states)
+                if item.deletes == "own":
+                    question = _narrow_to_own(question, item, warehouse, destination, delivered)
                 return scope.run.answer(replace(question, ledger=warehouse))
     except BridgeError as error:  # also of its declaration: others have been compared by now
         return scope.run.fail(blank, error)
@@ -331,6 +336,18 @@ def _ask_delivery(
     request = run.request(key, load.table.columns)
     extra: Literal["different", "allowed"] = "different" if item.write_disposition == "replace" else "allowed"
     return Question(blank, sides, replace(request, extra=extra), replica, place)
+
+
+def _narrow_to_own(
+    question: Question, item: Delivery, warehouse: Ledger, destination: Destination, delivered: State
+) -> Question:
+    """Rows of others are not looked at; one that was sent and left the model is a difference."""
+    table = question.replica.table
+    load = Load(table, "merge", question.blank.load_id, delivery=outgoing.describe_outgoing(item))
+    sent, key = sent_keys(item, warehouse, destination, load)
+    own = OwnSide(LandedSide(delivered, question.replica, question.blank.destination), key, sent)
+    request = replace(question.request, extra="different")
+    return replace(question, sides=Both[Side](question.sides.origin, own), request=request)
 
 
 def _cannot_be_read(destination: Destination) -> DestinationError:

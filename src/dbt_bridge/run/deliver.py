@@ -62,7 +62,15 @@ def deliver(
             if why := find_refusal(item, known, unproven, format_options(project)):
                 receipt = record.skip_receipt(receipt, why)
             else:
-                receipt = deliver_exposure(item, warehouse, project.root, receipt, progress, dry_run=dry_run)
+                receipt = deliver_exposure(
+                    item,
+                    warehouse,
+                    project.root,
+                    receipt,
+                    progress,
+                    dry_run=dry_run,
+                    build_id=known[item.model].build_id if item.model in known else "",
+                )
             if not dry_run:
                 warehouse.record([receipt])  # at once: what follows may be killed
             progress.finished(receipt)

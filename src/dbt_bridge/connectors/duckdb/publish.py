@@ -9,7 +9,9 @@ import duckdb
 from dbt_bridge.arrow.calendar import parse_moment
 from dbt_bridge.connectors.duckdb.column_types import wider
 from dbt_bridge.connectors.duckdb.outgoing.fitting import check_fit, tell_refusal
+from dbt_bridge.connectors.duckdb.outgoing.marks import remember
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
+from dbt_bridge.connectors.duckdb.session import is_conflict
 from dbt_bridge.contracts.destination import (
     Load,
     Loaded,
@@ -22,6 +24,7 @@ from dbt_bridge.nouns.table import TableName, quote_identifier, quote_literal
 from dbt_bridge.replicate.loads import check_cursor, several_rows, type_changed
 
 _TEXTS = ("VARCHAR", "JSON")
+_GONE = "_dbt_bridge_gone"
 _DAY = 86_400_000_000  # microseconds
 
 
@@ -45,13 +48,18 @@ def publish_one(on: CatalogCursor, staged: Staged) -> Loaded:
     """Put one staged table in its place. What a delivery finds there and is not its own is never altered unasked."""
     standing = on.find_table(staged.load.table.name)
     if standing is None:
-        return _put(on, staged, None)
-    if staged.load.delivery is None:
+        loaded = _put(on, staged, None)
+    elif staged.load.delivery is None:
         return _write(on, staged, standing)
-    try:
-        return _write(on, staged, standing)
-    except (duckdb.ConstraintException, duckdb.BinderException, duckdb.ConversionException) as error:
-        raise tell_refusal(standing, error) from error
+    else:
+        try:
+            loaded = _write(on, staged, standing)
+        except (duckdb.ConstraintException, duckdb.BinderException, duckdb.ConversionException) as error:
+            if is_conflict(error):
+                raise
+            raise tell_refusal(standing, error) from error
+    remember(on, staged.load.table.name, staged.load.delivery, staged.load.load_id)
+    return loaded
 
 
 def _write(on: CatalogCursor, staged: Staged, standing: Relation) -> Loaded:
@@ -63,8 +71,9 @@ def _write(on: CatalogCursor, staged: Staged, standing: Relation) -> Loaded:
     into = on.find_table(load.table.name)
     assert into is not None
     if load.write_disposition == "merge":
+        deleted = _delete_keys(on, staged, into)
         inserted, updated = _merge(on, staged, into)
-        loaded = Loaded(staged.rows, inserted, updated, 0, staged.bytes, changes)
+        loaded = Loaded(staged.rows, inserted, updated, deleted, staged.bytes, changes)
     else:
         deleted = _delete_window(on, into, load.window) if load.window else 0
         loaded = Loaded(staged.rows, _append(on, staged, into), 0, deleted, staged.bytes, changes)
@@ -169,6 +178,19 @@ def _bind_cursor(text: str, type_: str) -> tuple[str, object]:
     if type_ == "TIMESTAMP WITH TIME ZONE":
         return "make_timestamptz(CAST(? AS BIGINT))", parse_moment(text)
     return f"CAST(? AS {type_})", text
+
+
+def _delete_keys(on: CatalogCursor, staged: Staged, into: Relation) -> int:
+    """Delete the rows whose keys a delivery names."""
+    delivery = staged.load.delivery
+    if delivery is None or delivery.deletes is None or not delivery.deletes.num_rows:
+        return 0
+    keys = [(quote_identifier(into.column(k) or k), quote_identifier(k)) for k in staged.load.table.key]
+    same = " AND ".join(f"t.{there} = s.{came}" for there, came in keys)
+    on.cursor.register(_GONE, delivery.deletes)
+    deleted = on.scalar(f"DELETE FROM {on.sql_name(into.name)} AS t USING {_GONE} AS s WHERE {same}")  # noqa: S608
+    on.cursor.unregister(_GONE)
+    return int(deleted)
 
 
 def _merge(on: CatalogCursor, staged: Staged, into: Relation) -> tuple[int, int]:

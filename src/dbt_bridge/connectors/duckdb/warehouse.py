@@ -23,6 +23,7 @@ from dbt_bridge.connectors.duckdb import audit
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.column_types import map_column
+from dbt_bridge.connectors.duckdb.outgoing.marks import ensure_marks, recall
 from dbt_bridge.connectors.duckdb.profile import file_of, find_database, require_writable
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
@@ -42,6 +43,7 @@ from dbt_bridge.contracts.destination import (
     Loaded,
     Staged,
 )
+from dbt_bridge.contracts.outgoing import Outgoing
 from dbt_bridge.contracts.settings import OriginSettings
 from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused
 from dbt_bridge.nouns.bridge_keys import quote_in_yaml
@@ -212,7 +214,25 @@ class DuckDBWarehouse:
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """Stage and publish one table. On any error the table is what it was."""
-        return load_staged(self, load, batches)
+        loaded = load_staged(self, load, batches)
+        self.discard()  # also what a killed run has left
+        return loaded
+
+    def has_arrived(self, name: TableName, delivery: Outgoing) -> bool:
+        """See `RemembersAppends`."""
+        with self._cursor(name) as cur:
+            on = CatalogCursor(cur, self._catalog)
+            table = on.find_relation(name)
+            if table is None or not delivery.token or recall(on, table.name, delivery)[0] != delivery.token:
+                return False
+            return on.row(f"SELECT 1 FROM {on.sql_name(table.name)} LIMIT 1") is not None  # noqa: S608
+
+    def find_secret(self, name: TableName, delivery: Outgoing) -> bytes:
+        """See `DeletesOwn`."""
+        with self._cursor(name) as cur:
+            on = CatalogCursor(cur, self._catalog)
+            table = on.find_relation(name)
+            return b"" if table is None else recall(on, table.name, delivery)[1]
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """The exact counts of a load: it is done, and rolled back."""
@@ -221,7 +241,9 @@ class DuckDBWarehouse:
             with self._cursor(staged.load.table.name) as cur:
                 cur.execute("BEGIN")
                 try:
-                    return publish_one(CatalogCursor(cur, self._catalog), staged)
+                    on = CatalogCursor(cur, self._catalog)
+                    ensure_marks(on, staged.load.table.name, load.delivery)
+                    return publish_one(on, staged)
                 finally:
                     cur.execute("ROLLBACK")
         finally:
@@ -279,6 +301,8 @@ class DuckDBWarehouse:
         tables = ", ".join(str(s.load.table.name) for s in staged)
         with _publishing, self._cursor(tables) as cur:
             audit.ensure(cur, self._catalog)
+            for one in staged:
+                ensure_marks(CatalogCursor(cur, self._catalog), one.load.table.name, one.load.delivery)
             return in_transaction(cur, work)
 
     @contextmanager

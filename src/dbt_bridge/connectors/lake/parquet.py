@@ -14,6 +14,7 @@ files of before beside the new one: running the replace again removes both.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 from collections.abc import Iterator
@@ -27,14 +28,14 @@ from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema, ma
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.connectors.lake.state import DatasetState
 from dbt_bridge.contracts.destination import Load, Loaded
-from dbt_bridge.contracts.outgoing import CREATED
+from dbt_bridge.contracts.outgoing import CREATED, Outgoing
 from dbt_bridge.errors import BridgeError, DestinationError, UsageError, scrubbed
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.replicate.fit_standing import cast_standing, describe_evolution, fit_standing, pad_columns
 from dbt_bridge.replicate.loads import check_load
 
 _ROWS_PER_GROUP = 122_880
-_LOADED = re.compile(r"\d{8}T\d{12}-[0-9a-f]{6}-[0-9a-f]{8}\.parquet")
+_LOADED = re.compile(r"\d{8}T\d{12}-[0-9a-f]{6}-[0-9a-f]{8}(-[0-9a-f]{32})?\.parquet")
 
 
 class ParquetDestination:
@@ -88,7 +89,7 @@ class ParquetDestination:
         before = self._list_files(name)
         deleted = self._rows(name, before) if load.write_disposition == "replace" else 0
         self._remove_hidden(name)
-        self._write(name, f"{load.load_id}-{uuid.uuid4().hex[:8]}.parquet", passing)
+        self._write(name, f"{load.load_id}-{_suffix(load)}.parquet", passing)
         if load.write_disposition == "replace" and before:
             with self._translate_errors(name):
                 self._files.rm(before)
@@ -101,6 +102,11 @@ class ParquetDestination:
         name = load.table.name
         deleted = self._rows(name, self._list_files(name)) if load.write_disposition == "replace" else 0
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes, self._changes(load, passing))
+
+    def has_arrived(self, name: TableName, delivery: Outgoing) -> bool:
+        """See `RemembersAppends`."""
+        own = [path for path in self._list_files(name) if f"-{_digits(delivery)}-" in path.rsplit("/", 1)[-1]]
+        return bool(own and delivery.token and own[-1].endswith(f"-{delivery.token}.parquet"))
 
     @contextmanager
     def open_state(self) -> Iterator[DatasetState]:
@@ -139,7 +145,7 @@ class ParquetDestination:
         return CountedReader(batches, schema, cast)
 
     def _is_ours(self, name: TableName) -> bool:
-        """Whether every file has a name that a load gave it: `<load id>-<8 digits>.parquet`."""
+        """Whether every file has a name that a load gave it."""
         names = (path.rsplit("/", 1)[-1] for path in self._list_files(name))
         return all(_LOADED.fullmatch(file) for file in names)
 
@@ -223,6 +229,17 @@ class ParquetDestination:
 
     def _translate_errors(self, name: TableName, passing: CountedReader | None = None) -> _TranslatedErrors:
         return _TranslatedErrors(name, passing)
+
+
+def _suffix(load: Load) -> str:
+    """What ends a file's name: of an append that is remembered, its exposure's digits and its token."""
+    if load.delivery is None or not load.delivery.token:
+        return uuid.uuid4().hex[:8]
+    return f"{_digits(load.delivery)}-{load.delivery.token}"
+
+
+def _digits(delivery: Outgoing) -> str:
+    return hashlib.sha256(f"{delivery.node}\0{delivery.relation}".encode()).hexdigest()[:8]
 
 
 def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:

@@ -30,7 +30,7 @@ from dbt_bridge.contracts.destination import (
     Replica,
     Window,
 )
-from dbt_bridge.contracts.outgoing import CREATED
+from dbt_bridge.contracts.outgoing import CREATED, Outgoing
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import (
@@ -123,6 +123,13 @@ class DeltaDestination:
             counted = query(there, f"SELECT count(*) AS n FROM t WHERE {inside}").read_all()  # noqa: S608
             deleted = int(counted["n"][0].as_py())
         return Loaded(passing.rows, passing.rows, 0, deleted, passing.bytes, shape.changes)
+
+    def has_arrived(self, name: TableName, delivery: Outgoing) -> bool:
+        """See `RemembersAppends`."""
+        table = self.session.open(name)
+        if table is None or not delivery.token:
+            return False
+        return bool(table.transaction_version(_remembered(delivery)) == _number(delivery) and table.count())
 
     @contextmanager
     def open_state(self) -> Iterator[DatasetState]:
@@ -287,9 +294,23 @@ def _merge_rows(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
 
 
 def _properties(load: Load) -> Any:
-    from deltalake import CommitProperties
+    from deltalake import CommitProperties, Transaction
 
-    return CommitProperties(custom_metadata={"dbt_bridge_load_id": load.load_id})
+    delivery = load.delivery
+    remembered = (
+        [] if delivery is None or not delivery.token else [Transaction(_remembered(delivery), _number(delivery))]
+    )
+    return CommitProperties(custom_metadata={"dbt_bridge_load_id": load.load_id}, app_transactions=remembered)
+
+
+def _remembered(delivery: Outgoing) -> str:
+    """Under which application the table's log has an exposure's last append."""
+    return f"dbt-bridge/appended/{delivery.node}/{delivery.relation}"
+
+
+def _number(delivery: Outgoing) -> int:
+    """The token, as far as the log's 64 bits take it."""
+    return int(delivery.token[:15], 16)
 
 
 def _build_predicate(window: Window, schema: pa.Schema, name: TableName) -> str:

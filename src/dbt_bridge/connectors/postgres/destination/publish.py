@@ -15,6 +15,7 @@ from psycopg import Cursor, errors, sql
 
 from dbt_bridge.connectors.postgres.destination.column_types import base, fits, wider
 from dbt_bridge.connectors.postgres.destination.fitting import check_fit, refuse_cascades, tell_refusal
+from dbt_bridge.connectors.postgres.destination.marks import remember
 from dbt_bridge.connectors.postgres.destination.relation import (
     Relation,
     find_comment,
@@ -38,13 +39,21 @@ def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
         _drop_ghost(cur, name)
         _rename(cur, staged)
         created = (CREATED,) if load.delivery is not None else ()
+        _remember(cur, load)
         return Loaded(staged.rows, _count(cur, name), 0, 0, staged.bytes, created)
     # One writer at a time; readers go on until the end of the transaction.
     cur.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(identifier(name)))
     if load.delivery is None:
         return _write(cur, staged, there)
     with _refusing(there):
-        return _write(cur, staged, there)
+        loaded = _write(cur, staged, there)
+        _remember(cur, load)
+        return loaded
+
+
+def _remember(cur: Cursor[Any], load: Load) -> None:
+    if load.delivery is not None and (table := find_table(cur, load.table.name)) is not None:
+        remember(cur, table, load.delivery, load.load_id)
 
 
 def _write(cur: Cursor[Any], staged: Staged, there: Relation) -> Loaded:
@@ -53,8 +62,9 @@ def _write(cur: Cursor[Any], staged: Staged, there: Relation) -> Loaded:
         return _replace(cur, staged, there)
     there, changes = _prepare(cur, staged, there)
     if load.write_disposition == "merge":
+        deleted = _delete_keys(cur, staged, there)
         inserted, updated = _merge(cur, staged, there)
-        loaded = Loaded(staged.rows, inserted, updated, 0, staged.bytes, changes)
+        loaded = Loaded(staged.rows, inserted, updated, deleted, staged.bytes, changes)
     else:
         deleted = _delete_window(cur, there, load.window) if load.window else 0
         loaded = Loaded(staged.rows, _insert(cur, staged, there), 0, deleted, staged.bytes, changes)
@@ -221,6 +231,25 @@ def _merge(cur: Cursor[Any], staged: Staged, into: Relation) -> tuple[int, int]:
         )
     )
     return cur.rowcount, updated
+
+
+def _delete_keys(cur: Cursor[Any], staged: Staged, there: Relation) -> int:
+    """Delete the rows whose keys were staged for that."""
+    if staged.gone is None:
+        return 0
+    key = staged.load.table.key
+    same = sql.SQL(" AND ").join(
+        sql.SQL("t.{} = {}").format(sql.Identifier(k), _cast(k, there, alias="s")) for k in key
+    )
+    refuse_cascades(cur, there)
+    cur.execute(
+        sql.SQL("DELETE FROM {} AS t\nUSING {} AS s\nWHERE {}").format(
+            identifier(there.name), identifier(staged.gone), same
+        )
+    )
+    deleted = cur.rowcount
+    cur.execute(sql.SQL("DROP TABLE {}").format(identifier(staged.gone)))
+    return deleted
 
 
 def _refuse_doubles(cur: Cursor[Any], staged: Staged, into: Relation, names: dict[str, sql.Composable]) -> None:

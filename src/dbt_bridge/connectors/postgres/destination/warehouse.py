@@ -23,6 +23,7 @@ from dbt_bridge.connectors.postgres.destination import audit
 from dbt_bridge.connectors.postgres.destination import stage as staging_area
 from dbt_bridge.connectors.postgres.destination.apply import PostgresApplication
 from dbt_bridge.connectors.postgres.destination.column_types import TEXTS, base, check_key, copied_as, map_column
+from dbt_bridge.connectors.postgres.destination.marks import recall
 from dbt_bridge.connectors.postgres.destination.publish import publish_one
 from dbt_bridge.connectors.postgres.destination.read import read_relation, relation_table
 from dbt_bridge.connectors.postgres.destination.relation import (
@@ -38,6 +39,7 @@ from dbt_bridge.connectors.postgres.destination.state import PostgresState, open
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.connectors.postgres.wire.bulk import RAW_FORMAT
 from dbt_bridge.contracts.destination import Load, Loaded, Staged
+from dbt_bridge.contracts.outgoing import Outgoing
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.parity_row import ParityRow
@@ -102,7 +104,23 @@ class PostgresWarehouse:
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """Stage and publish one table. On any error the table is what it was."""
-        return load_staged(self, load, batches)
+        loaded = load_staged(self, load, batches)
+        self.discard()  # also what a killed run has left
+        return loaded
+
+    def has_arrived(self, name: TableName, delivery: Outgoing) -> bool:
+        """See `RemembersAppends`."""
+        with self._transaction(name) as cur:
+            table = find_relation(cur, name)
+            if table is None or not delivery.token or recall(cur, table, delivery)[0] != delivery.token:
+                return False
+            return cur.execute(sql.SQL("SELECT 1 FROM {} LIMIT 1").format(identifier(name))).fetchone() is not None
+
+    def find_secret(self, name: TableName, delivery: Outgoing) -> bytes:
+        """See `DeletesOwn`."""
+        with self._transaction(name) as cur:
+            table = find_relation(cur, name)
+            return b"" if table is None else recall(cur, table, delivery)[1]
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """The exact counts of a load: it is done, and rolled back."""
@@ -131,7 +149,21 @@ class PostgresWarehouse:
         with self._staging(load) as staging:
             staging_area.copy_in(self._conninfo, staging, encoded)
             self._finish(load, staging)
-        return Staged(load, staging, encoded.rows, encoded.bytes)
+            gone = self._stage_deletes(load)
+        return Staged(load, staging, encoded.rows, encoded.bytes, gone)
+
+    def _stage_deletes(self, load: Load) -> TableName | None:
+        """The keys of rows that go with a delivery."""
+        if load.delivery is None or load.delivery.deletes is None or not load.delivery.deletes.num_rows:
+            return None
+        keys = load.delivery.deletes
+        columns = tuple(column for column in load.table.columns if column.name in load.table.key)
+        of_keys = Load(Table(load.table.name, columns), "append", load.load_id)
+        with self._staging(of_keys) as staging:
+            rows = keys.select([column.name for column in columns]).to_reader()
+            staging_area.copy_in(self._conninfo, staging, staging_area.Encoded(of_keys, rows))
+            self._finish(of_keys, staging)
+        return staging
 
     def find_raw_casts(self, load: Load) -> dict[str, str] | None:
         """The SQL types that `stage_raw` wants columns cast to, all others as they are; None where it cannot."""
@@ -180,7 +212,7 @@ class PostgresWarehouse:
 
     def discard(self, staged: Sequence[Staged] = ()) -> None:
         """Drop these staging tables and those of killed runs; live runs keep theirs."""
-        mine = {s.staging for s in staged}
+        mine = {name for s in staged for name in (s.staging, s.gone) if name is not None}
         with self._connect("staging tables") as connection:
             for name, token in _list_staging(connection):
                 if name in mine or (token != self._token and _is_abandoned(connection, token)):

@@ -1,0 +1,52 @@
+"""What a DuckDB destination remembers of deliveries, in the schema of their tables; see `contracts.outgoing.MARKS`.
+
+A table is known by its name: DuckDB gives it no other identity that lasts.
+"""
+
+from __future__ import annotations
+
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor
+from dbt_bridge.contracts.outgoing import MARKS, Outgoing
+from dbt_bridge.nouns.table import TableName
+
+
+def ensure_marks(on: CatalogCursor, name: TableName, delivery: Outgoing | None) -> None:
+    """Create the table of marks beside a table, before the transaction that writes to it."""
+    if delivery is not None and (delivery.token or delivery.secret):
+        on.execute(
+            f"CREATE TABLE IF NOT EXISTS {_marks(on, name)} (\n"
+            "  table_name VARCHAR, exposure VARCHAR, relation VARCHAR, token VARCHAR, secret BLOB, load_id VARCHAR,\n"
+            "  delivered_at TIMESTAMPTZ\n"
+            ")"
+        )
+
+
+def remember(on: CatalogCursor, name: TableName, delivery: Outgoing | None, load_id: str) -> None:
+    """Keep what this delivery brought, in the transaction of its rows."""
+    if delivery is None or not (delivery.token or delivery.secret):
+        return
+    place = [name.name, delivery.node, delivery.relation]
+    on.execute(
+        f"DELETE FROM {_marks(on, name)} WHERE table_name = ? AND exposure = ? AND relation = ?",  # noqa: S608
+        place,
+    )
+    on.execute(
+        f"INSERT INTO {_marks(on, name)} VALUES (?, ?, ?, ?, ?, ?, now())",  # noqa: S608
+        [*place, delivery.token, delivery.secret, load_id],
+    )
+
+
+def recall(on: CatalogCursor, name: TableName, delivery: Outgoing) -> tuple[str, bytes]:
+    """The token and the secret of this exposure's last delivery into a table of this name; empty without one."""
+    if on.find_relation(TableName(name.schema, MARKS)) is None:
+        return "", b""
+    row = on.row(
+        f"SELECT token, secret FROM {_marks(on, name)}\n"  # noqa: S608
+        "WHERE table_name = ? AND exposure = ? AND relation = ?",
+        [name.name, delivery.node, delivery.relation],
+    )
+    return ("", b"") if row is None else (row[0], bytes(row[1]))
+
+
+def _marks(on: CatalogCursor, name: TableName) -> str:
+    return on.sql_name(TableName(name.schema, MARKS))

@@ -1,0 +1,193 @@
+"""A merge with `deletes: own`: only what changed is sent, and what an earlier delivery inserted and the model has no
+more is deleted; rows of others never.
+
+The keys of the destination's table are read each time: a row that is gone there is sent again, and only what is there
+is deleted. Nothing else is asked of it: a value that somebody changed there since stays until the model's row changes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_bridge.arrow.vectors import to_arrow
+from dbt_bridge.contracts.destination import Destination, Ledger, Load, Loaded, Readable, Replica
+from dbt_bridge.contracts.outgoing import DeletesOwn, Outgoing
+from dbt_bridge.deliver.digests import SIZE, Digester, refuse_null_keys
+from dbt_bridge.deliver.ledger import SentRows, read_sent, write_sent
+from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.project import Delivery
+from dbt_bridge.nouns.table import Column, Table
+from dbt_bridge.system.owned_reader import make_reader, owning
+
+OpenRows = Callable[[], AbstractContextManager[pa.RecordBatchReader]]
+_NO_ROWS = Loaded(0, 0, 0, 0, 0)
+
+
+def deliver_own(
+    delivery: Delivery, warehouse: Ledger, destination: Destination, load: Load, open_rows: OpenRows, *, dry_run: bool
+) -> Loaded:
+    """Send what is new or changed, and delete what left the model.
+
+    Args:
+        warehouse: that keeps the ledger.
+        open_rows: the model's rows as they travel; asked for twice.
+
+    Raises:
+        UsageError: the destination cannot do it.
+        KeyRefused: a key is NULL.
+    """
+    if not isinstance(destination, DeletesOwn) or not isinstance(destination, Readable):
+        raise UsageError(
+            f"{delivery.node}: `deletes: own` is not for the destination {destination.name!r}, which deletes no rows in"
+            " the transaction of a merge",
+            mend="take `deletes` out, or deliver to PostgreSQL or DuckDB",
+        )
+    assert load.delivery is not None, "a delivery"
+    there = destination.find_table(load.table.name)
+    kept = b"" if there is None else destination.find_secret(load.table.name, load.delivery)
+    secret = kept or secrets.token_bytes(32)
+    before = read_sent(warehouse, delivery, kept)
+    digests = _Digests.of(load, there, secret)
+    model = digests.read_model(open_rows)
+    gone = before.filter(pc.invert(pc.is_in(before.keys, value_set=model.keys)))
+    present, deletes = digests.read_keys(destination, there, gone.keys.filter(gone.own))
+    changes = _compare(model, before, present)
+    outgoing = replace(load.delivery, secret=secret, deletes=deletes)
+    if not changes.sends and not deletes.num_rows:
+        if not dry_run and (len(gone.keys) or len(model.keys) != len(before.keys)):
+            write_sent(warehouse, delivery, secret, changes.after, load.load_id)
+        return replace(_NO_ROWS, changes=("nothing changed since the last delivery, so nothing was sent",))
+    load = replace(load, delivery=outgoing)
+    if not dry_run:
+        write_sent(warehouse, delivery, secret, changes.uncertain + gone, load.load_id)
+    with owning(digests.read_chosen(open_rows, changes.chosen)) as rows:
+        loaded = destination.preview(load, rows) if dry_run else destination.load(load, rows)
+    if not dry_run:
+        write_sent(warehouse, delivery, secret, changes.after, load.load_id)
+    stays = len(gone.keys) - int(pc.sum(gone.own).as_py() or 0)
+    if stays:
+        told = f"{stays} rows left the model and stay: they were there before the first delivery"
+        loaded = replace(loaded, changes=(*loaded.changes, told))
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What differs between the model and what was sent.
+
+    Attributes:
+        chosen: digests of the keys that are sent.
+        uncertain: all of the model, without digests of the rows that are sent.
+        after: all of the model.
+    """
+
+    chosen: pa.Array
+    uncertain: SentRows
+    after: SentRows
+
+    @property
+    def sends(self) -> int:
+        return len(self.chosen)
+
+
+def _compare(model: SentRows, before: SentRows, present: pa.Array) -> _Changes:
+    place = pc.index_in(model.keys, value_set=before.keys)
+    same = pc.fill_null(pc.equal(before.rows.take(place), model.rows), fill_value=False)
+    is_there = pc.is_in(model.keys, value_set=present)
+    sent = pc.invert(pc.and_(same, is_there))
+    was_own = pc.fill_null(before.own.take(place), fill_value=False)
+    own = pc.or_(was_own, pc.invert(is_there))
+    unknown = pc.if_else(sent, pa.scalar(None, pa.binary(SIZE)), model.rows)
+    return _Changes(model.keys.filter(sent), SentRows(model.keys, unknown, own), SentRows(model.keys, model.rows, own))
+
+
+@dataclass(frozen=True, slots=True)
+class _Digests:
+    """How the keys and rows of one delivery are digested."""
+
+    load: Load
+    key: Digester
+    row: Digester
+    key_there: Digester
+
+    @classmethod
+    def of(cls, load: Load, there: Table | None, secret: bytes) -> _Digests:
+        by_name = {column.name: column for column in load.table.columns}
+        key = [by_name[name] for name in load.table.key]
+        stored = [_find_column(there, column) for column in key]
+        row = Digester.of(load.table.columns, load.table.columns, secret)
+        return cls(load, Digester.of(key, stored, secret), row, Digester.of(stored, key, secret))
+
+    def read_model(self, open_rows: OpenRows) -> SentRows:
+        """The model's rows: of several with one key the last one stays, as in the merge."""
+        keys, rows = [], []
+        with open_rows() as batches:
+            for batch in batches:
+                refuse_null_keys(batch, self.load.table.key, self.load.table.name)
+                keys.append(self.key.digest(batch))
+                rows.append(self.row.digest(batch))
+        whole = pa.table(
+            {"key": pa.chunked_array(keys, pa.binary(SIZE)), "row": pa.chunked_array(rows, pa.binary(SIZE))}
+        )
+        whole = whole.append_column("n", to_arrow(np.arange(len(whole))))
+        last = whole.group_by("key", use_threads=False).aggregate([("n", "max")])
+        kept = whole.take(last["n_max"]).combine_chunks()
+        key, row = (pa.concat_arrays([pa.array([], pa.binary(SIZE)), *kept[name].chunks]) for name in ("key", "row"))
+        return SentRows(key, row, pa.repeat(pa.scalar(value=False), len(key)))
+
+    def read_keys(self, destination: Readable, there: Table | None, wanted: pa.Array) -> tuple[pa.Array, pa.Table]:
+        """The digests of the keys that the destination has, and the keys of those among them that are wanted."""
+        schema = pa.schema([(column.name, column.type) for column in self.key.columns])
+        present, found = [pa.array([], pa.binary(SIZE))], [schema.empty_table()]
+        if there is None:
+            return present[0], found[0]
+        replica = Replica(
+            self.load.delivery.node if self.load.delivery else "", Table(there.name, self.key_there.columns)
+        )
+        with destination.open_state() as state, owning(state.rows(replica)) as rows:
+            for batch in rows:
+                digests = self.key_there.digest(batch)
+                present.append(digests)
+                chosen = pc.is_in(digests, value_set=wanted)
+                if pc.any(chosen).as_py():
+                    named = pa.Table.from_batches([batch.filter(chosen)]).rename_columns(schema.names)
+                    found.append(named.cast(schema))
+        return pa.concat_arrays(present), pa.concat_tables(found)
+
+    def read_chosen(self, open_rows: OpenRows, chosen: pa.Array) -> pa.RecordBatchReader:
+        """The model's rows with these keys."""
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with open_rows() as rows:
+                for batch in rows:
+                    part = batch.filter(pc.is_in(self.key.digest(batch), value_set=chosen))
+                    if part.num_rows:
+                        yield part
+
+        return make_reader(self.load.table.arrow_schema, batches())
+
+
+def _find_column(there: Table | None, column: Column) -> Column:
+    """The column of the destination's table, whose database may not tell upper from lower case."""
+    if there is None:
+        return column
+    return there.column(column.name) or next(
+        (c for c in there.columns if c.name.lower() == column.name.lower()), column
+    )
+
+
+def sent_keys(delivery: Delivery, warehouse: Ledger, destination: Destination, load: Load) -> tuple[pa.Array, Digester]:
+    """The digests of the keys that the last delivery left at the destination, and what digests a key there."""
+    there = destination.find_table(load.table.name)
+    secret = b""
+    if isinstance(destination, DeletesOwn) and isinstance(load.delivery, Outgoing) and there is not None:
+        secret = destination.find_secret(load.table.name, load.delivery)
+    digests = _Digests.of(load, there, secret or bytes(32))
+    return read_sent(warehouse, delivery, secret).keys, digests.key
