@@ -88,11 +88,15 @@ class TypeRefused(BridgeError):
 
     Attributes:
         needs_override: `mend` is a `types:` in the `bridge` block of the table, which only a table that lands has.
+        column: of the origin's table, whose value would be kept as text; empty where that is not so, or nobody says.
     """
 
-    def __init__(self, what: str, *, mend: str = "", role: str = "", needs_override: bool = False) -> None:
+    def __init__(
+        self, what: str, *, mend: str = "", role: str = "", needs_override: bool = False, column: str = ""
+    ) -> None:
         super().__init__(what, mend=mend, role=role)
         self.needs_override = needs_override
+        self.column = column
 
 
 class KeyRefused(BridgeError):

@@ -102,7 +102,9 @@ def _cast_column(array: pa.Array, field: pa.Field, table: Table) -> pa.Array:
             array = decimals.cast(array, field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise TypeRefused(
-                f"{table.name}, column {field.name!r}: {error}", mend=f"types: {{{quote_in_yaml(field.name)}: text}}"
+                f"{table.name}, column {field.name!r}: {error}",
+                mend=f"types: {{{quote_in_yaml(field.name)}: text}}",
+                column=field.name,
             ) from error
     for values in _find_moments(array):
         _check_years(values, field.name, table)
@@ -132,6 +134,7 @@ def _check_years(array: pa.Array, column: str, table: Table) -> None:
                 f"{table.name}, column {column!r} holds {_format_moment(value, is_date)}, and the destination keeps"
                 " the years 1 to 9999",
                 mend=f"types: {{{quote_in_yaml(column)}: text}}",
+                column=column,
             )
 
 

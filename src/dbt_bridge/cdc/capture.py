@@ -25,6 +25,7 @@ from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.origins import open_change_source
 from dbt_bridge.sync.ends import Ends
+from dbt_bridge.sync.unfit import leave_out_empty, may_be_text
 from dbt_bridge.sync.wanted import Wanted, list_wanted_tables
 from dbt_bridge.system.malloc import return_large_blocks
 
@@ -69,6 +70,7 @@ def open_capture(
     """
     every = list_wanted_tables(source, ends.origin, lambda _: True, options.load_id)
     tables = [wanted for wanted in every if wanted.table.replication == "cdc"]
+    tables = leave_out_empty(tables, ends.origin, lambda _: None)  # who landed the others has told
     needed = frozenset(wanted.table.node for wanted in tables if project.needs(wanted.table.node))
     if not needed:
         return None
@@ -315,6 +317,7 @@ class Capture:
         """Set tables aside; True when some of them are to be copied anew."""
         applier.undo()
         known = applier.standing.every_table
+        given_up = _spare_unfit(given_up, known)
         for node, reason in given_up.lost.items():
             self._source.progress.message(f"{node} is copied anew: {reason}")
         receipts = [
@@ -340,3 +343,14 @@ class Capture:
         discard_staged(self._source.ends, staged)
         self._prepared = replace(self._prepared, copies=())
         self._standing = replace(self._standing, copies=())
+
+
+def _spare_unfit(given_up: GivenUp, known: Mapping[str, Tracked]) -> GivenUp:
+    """A table that may land as text what a value does not fit is copied anew with that, and not set aside."""
+    spared = {
+        node: error.what
+        for node, error in given_up.failed.items()
+        if node in known and may_be_text(known[node].wanted, error) is not None
+    }
+    failed = {node: error for node, error in given_up.failed.items() if node not in spared}
+    return GivenUp(failed, {**given_up.lost, **spared})

@@ -31,6 +31,7 @@ from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.project import LandingTable
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_table_name
 from dbt_bridge.sync.landing_columns import landing_columns, shows
+from dbt_bridge.sync.unfit import fit_types
 from dbt_bridge.sync.wanted import Wanted
 from dbt_bridge.system.retry import is_transient
 
@@ -128,13 +129,16 @@ def take_census(
             for item in wanted
         ]
     )
-    for item in wanted:
+    for declared in wanted:
+        item = declared
         node, point = item.table.node, points[item.table.node]
         try:
             finding = found[node]
             if isinstance(finding, BridgeError):
                 raise finding
             findings[node] = finding
+            natural = Table(finding.version.name, finding.version.columns, finding.version.key)
+            item = fit_types(item, natural, destination, anew=node in chosen.anew)
             _refuse_hidden_renamed(item, point, finding)
             if newly_hidden[node] and finding.latest is not None:
                 # What is wrong in the declaration itself is said first: a slip in a name must drop no history.

@@ -55,13 +55,13 @@ def copy_tables(source: FollowedSource, snapshot: Snapshot, wanted: Sequence[Wan
         inside = replace(source.ends, origin=origin)
         try:
             jobs += [(item, pool.submit(arrive, inside, item, source.progress, True)) for item in wanted]
-            for item, job in jobs:
+            for _, job in jobs:
                 done = job.result()
                 if isinstance(done, Receipt):
                     failures.append(done)
                     continue
                 try:
-                    arrived.append(_build_copy(snapshot, inside, item, done, at))
+                    arrived.append(_build_copy(snapshot, inside, done.plan.wanted, done, at))
                 except BridgeError as error:
                     failures.append(record.fail_receipt(done.plan.receipt, error))
                     discard_staged(source.ends, [done.staged] if done.staged else [])

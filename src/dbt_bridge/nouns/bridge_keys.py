@@ -48,6 +48,8 @@ class TableKeys:
         mask: column -> how its values are made unreadable before they leave the process.
         deletes, history: for cdc, see `contracts.destination.Replica`; `write_disposition: append` there is a log of
             every change.
+        unfit: what becomes of a column without an exact type at the destination, of names that are one there, and of a
+            table without columns; see `sync/unfit.py`.
     """
 
     replication: Replication = "initial_copy"
@@ -60,6 +62,7 @@ class TableKeys:
     mask: Mapping[str, Mask] = field(default_factory=dict)
     deletes: Literal["hard", "soft"] = "hard"
     history: bool = False
+    unfit: Literal["refuse", "text"] = "refuse"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.nouns.table import Table
 from dbt_bridge.observe.progress import Progress
+from dbt_bridge.project.claims import make_rules_of
 from dbt_bridge.project.destinations import find_warehouse_connector, open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import open_change_source, open_origin
 from dbt_bridge.prove.own_side import OwnSide
@@ -43,7 +44,8 @@ from dbt_bridge.prove.sides import LandedSide, make_landing_side, make_origin_si
 from dbt_bridge.sync.ends import Ends, find_ends
 from dbt_bridge.sync.landing import has_versions, landing_table, workers_for
 from dbt_bridge.sync.landing_columns import landing_columns
-from dbt_bridge.sync.wanted import Wanted, describe_wanted, group_by_database, list_wanted_tables
+from dbt_bridge.sync.unfit import fit, leave_out_empty
+from dbt_bridge.sync.wanted import Wanted, group_by_database, list_wanted_tables
 from dbt_bridge.verify.request import Bound
 
 
@@ -150,10 +152,11 @@ def _verify_sources(scope: _Scope, group: Sequence[LandingSource], warehouse: Le
     try:
         name = group[0].destination
         destination = open_destination(name, project_root=project.root) if name else None
+        rules = make_rules_of(project)(group[0].destination)
         with open_origin(group[0].origin, project_root=project.root) as origin:
 
             def find(database: str) -> Ends:
-                return find_ends(origin, destination, warehouse, database)
+                return find_ends(origin, destination, warehouse, database, rules)
 
             parities = _verify_logs(scope, group, origin, find)
             wanted = [item for source in group for item in _list_wanted(scope, source, origin)]
@@ -214,7 +217,8 @@ def _fail(scope: _Scope, wanted: Wanted, error: BridgeError) -> Parity:
 
 
 def _list_wanted(scope: _Scope, source: LandingSource, origin: Origin) -> list[Wanted]:
-    return list_wanted_tables(source, origin, scope.project.needs, scope.run.load_id)
+    wanted = list_wanted_tables(source, origin, scope.project.needs, scope.run.load_id)
+    return leave_out_empty(wanted, origin, lambda _: None)  # sync has told
 
 
 def _list_known(scope: _Scope, source: LandingSource) -> list[Wanted]:
@@ -249,7 +253,8 @@ def _verify_as_now(scope: _Scope, wanted: Sequence[Wanted], ends: Ends) -> list[
 
 
 def _ask_landing(run: VerifyRun, wanted: Wanted, ends: Ends, state: State) -> Question:
-    found = describe_wanted(ends.origin, wanted)
+    fitted = fit(ends, wanted)
+    origin, wanted, found = fitted.origin, fitted.wanted, fitted.found
     columns = landing_columns(found.table, wanted.table, ends.destination)
     landing = landing_table(found.table, columns, wanted)
     if ends.destination.find_table(landing.name) is None:
@@ -268,7 +273,7 @@ def _ask_landing(run: VerifyRun, wanted: Wanted, ends: Ends, state: State) -> Qu
     mask = {name: how for name, how in wanted.table.mask.items() if landing.column(name) is not None}
     replica = Replica(wanted.table.node, landing)
     sides = Both[Side](
-        make_origin_side(ends.origin, found.table, columns, mask, workers_for(found), blank.origin),
+        make_origin_side(origin, found.table, columns, mask, workers_for(found), blank.origin),
         make_landing_side(state, replica, blank.destination),
     )
     request = run.request(landing.key, landing.columns, masked=mask, bound=bound)

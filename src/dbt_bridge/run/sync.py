@@ -14,11 +14,12 @@ from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.receipt import Receipt, new_load_id
 from dbt_bridge.observe.progress import Progress
-from dbt_bridge.project.claims import claim_landing, refuse_shared_databases, refuse_undeclared
+from dbt_bridge.project.claims import claim_landing, make_rules_of, refuse_shared_databases, refuse_undeclared
 from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import find_change_source, open_origin
 from dbt_bridge.sync.ends import Ends, find_ends
 from dbt_bridge.sync.landing import land
+from dbt_bridge.sync.unfit import leave_out_empty
 from dbt_bridge.sync.wanted import Wanted, group_by_database, list_wanted_tables
 
 
@@ -93,12 +94,14 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
     except BridgeError as error:
         return _fail_all(run, sources, error)
     try:
+        rules = make_rules_of(run.project)(name)
         with open_origin(sources[0].origin, project_root=root) as origin:
             wanted = [w for s in sources for w in list_wanted_tables(s, origin, run.project.needs, run.load_id)]
+            wanted = leave_out_empty(wanted, origin, run.progress.message)
             _refuse_doubles(run.project, wanted)
 
             def find(database: str) -> Ends:
-                return find_ends(origin, destination, run.warehouse, database)
+                return find_ends(origin, destination, run.warehouse, database, rules)
 
             copied = [w for w in wanted if w.table.replication != "cdc"]
             receipts: list[Receipt] = []

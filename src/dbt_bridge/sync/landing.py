@@ -29,7 +29,8 @@ from dbt_bridge.sync.ends import Ends
 from dbt_bridge.sync.future_cursor import hold_back
 from dbt_bridge.sync.landing_columns import landing_columns
 from dbt_bridge.sync.raw_copy import TableCopy, stage_raw_copy
-from dbt_bridge.sync.wanted import Wanted, describe_wanted
+from dbt_bridge.sync.unfit import fit, land_as_text, may_be_text
+from dbt_bridge.sync.wanted import Wanted
 from dbt_bridge.system.owned_reader import owning
 
 _RANGES_FROM_BYTES = 256 << 20
@@ -101,10 +102,45 @@ def _results(jobs: Iterable[Future[Arrived | Receipt]]) -> list[Arrived | Receip
 
 
 def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -> Arrived | Receipt:
-    """Bring one table's rows to the destination; a failed receipt when that cannot be done."""
+    """Bring one table's rows to the destination; a failed receipt when that cannot be done.
+
+    Where its declaration lets a column land as text that a value does not fit, it begins again with that: `plan.wanted`
+    of the answer tells.
+    """
+    done, refused = _try_arrive(ends, wanted, progress, full_refresh)
+    while refused is not None:
+        progress.message(f"{wanted.relation}: column {refused!r} lands as text, as a value has no other exact form")
+        wanted = land_as_text(wanted, refused)
+        done, refused = _try_arrive(ends, wanted, progress, full_refresh=True)
+    return done
+
+
+def _try_arrive(
+    ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool
+) -> tuple[Arrived | Receipt, str | None]:
+    """What came of it, and the column that was refused and may land as text."""
+    try:
+        return _arrive_once(ends, wanted, progress, full_refresh), None
+    except _Failed as failed:
+        return record.fail_receipt(failed.receipt, failed.error), may_be_text(failed.wanted, failed.error)
+
+
+class _Failed(Exception):
+    """A table that did not arrive, and why."""
+
+    def __init__(self, receipt: Receipt, wanted: Wanted, error: BridgeError) -> None:
+        super().__init__(str(error))
+        self.receipt = receipt
+        self.wanted = wanted
+        self.error = error
+
+
+def _arrive_once(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -> Arrived:
+    """Raises _Failed."""
     receipt = replace(wanted.receipt, destination=ends.destination.name)
     try:
-        found = describe_wanted(ends.origin, wanted)
+        fitted = fit(ends, wanted, anew=full_refresh)
+        ends, wanted, found = replace(ends, origin=fitted.origin), fitted.wanted, fitted.found
         plan = _plan_load(ends, wanted, found, full_refresh)
         receipt = plan.receipt
         # The catalog's estimate is of the whole table: it says nothing of an increment.
@@ -125,7 +161,7 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
     except Exception as error:
         if is_interruption(error):
             raise
-        return record.fail_receipt(receipt, as_bridge_error(error, str(wanted.landing)))
+        raise _Failed(receipt, wanted, as_bridge_error(error, str(wanted.landing))) from None
 
 
 def _masks(plan: Plan) -> dict[str, str]:

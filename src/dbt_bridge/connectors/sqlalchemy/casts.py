@@ -93,6 +93,7 @@ def decode_column(values: Values, decode: Decode, column: Column, table: TableNa
             f"{table}, column {column.name!r}{kind}: {_format_value(culprit)} cannot be kept exactly as {column.type}",
             mend=_find_mend(values, column),
             needs_override=True,
+            column=column.name,
         ) from error
 
 

@@ -257,6 +257,7 @@ def _column(cells: Sequence[Cells], column: Column, table: FollowedTable, versio
         raise TypeRefused(
             f"table {table.name}, column {column.name!r}: {value} does not fit {column.type}",
             mend=f"types: {{{quote_in_yaml(column.name)}: text}}, then: dbt-bridge sync",
+            column=column.name,
         ) from None
     how = table.mask.get(column.name)
     return mask_array(array, how) if how else array  # type: ignore[arg-type]

@@ -102,6 +102,7 @@ class Encoded:
             raise TypeRefused(
                 f"{self._load.table.name}, column {column.name!r}: {error}",
                 mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
+                column=column.name,
             ) from error
 
 

@@ -215,6 +215,7 @@ def build_refusal(table: TableName, column: Column, value: str) -> TypeRefused:
         + (f" (origin type {column.origin_type})" if column.origin_type else ""),
         mend=f"add `types: {{{quote_in_yaml(column.name)}: text}}` to the table's bridge",
         needs_override=True,
+        column=column.name,
     )
 
 
