@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from tests.projects import Rows, dbt_result
 
 from dbt_bridge import open_project
-from dbt_bridge.deliver.build_record import take_back
+from dbt_bridge.deliver.build_record import read_records, take_back
 from dbt_bridge.deliver.dbt_runs import adopt_run
+from dbt_bridge.deliver.tested_rows import find_change
 from dbt_bridge.errors import DbtFailed, UsageError
 from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.node_record import NodeRecord
 from dbt_bridge.nouns.project import DbtOptions, Delivery, Project, WarehouseProfile
 from dbt_bridge.nouns.table import Relation
+from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.project.run_results import DbtRun, RanNode
 from dbt_bridge.run.recorded_build import read_known, run_recorded
 
@@ -188,6 +192,47 @@ def test_a_project_that_delivers_nothing_keeps_no_record(
     assert not warehouse_file.exists()
 
 
+@pytest.fixture
+def filled(shop: Project, request: pytest.FixtureRequest) -> tuple[Project, Callable[[str], object]]:
+    """A warehouse with the model `main.dim`, and what changes it."""
+    if shop.warehouse.adapter == "postgres":
+        ask = request.getfixturevalue("there")[1]
+        ask("CREATE SCHEMA main")
+    else:
+        file = request.getfixturevalue("warehouse_file")
+
+        def ask(statement: str) -> object:
+            with duckdb.connect(str(file)) as connection:
+                return connection.execute(statement).fetchall()
+
+    ask("CREATE TABLE main.dim AS SELECT 1 AS id, cast('a' as varchar(9)) AS name")
+    ask("INSERT INTO main.dim VALUES (2, 'b'), (3, NULL)")
+    return shop, ask
+
+
+def test_rows_that_changed_unseen_are_not_those_that_were_tested(
+    filled: tuple[Project, Callable[[str], object]],
+) -> None:
+    shop, ask = filled
+    run_recorded(shop, lambda: dbt_result({MODEL: "success", OTHER: "success", TEST: "pass"}), "1")
+
+    def found() -> str | None:
+        with closing(open_warehouse(shop.warehouse, project_root=shop.root)) as warehouse:
+            return find_change(OUT, read_records_of(warehouse), warehouse)
+
+    def read_records_of(warehouse: Any) -> dict[str, NodeRecord]:
+        return {one.node: one for one in read_records(warehouse)}
+
+    assert found() is None
+    ask("CREATE TABLE main.again AS SELECT * FROM main.dim ORDER BY id DESC")
+    ask("DROP TABLE main.dim")
+    ask("ALTER TABLE main.again RENAME TO dim")
+    assert found() is None, "the same rows, in whatever order"
+    for change in ("UPDATE main.dim SET name = 'c' WHERE id = 3", "INSERT INTO main.dim SELECT * FROM main.dim"):
+        ask(change)
+        assert "model dim holds other rows than those that were built and tested" in (found() or "")
+
+
 MODELS = {
     "dim.sql": "{{ config(materialized='table') }} select 1 as id, {{ var('name', \"'a'\") }} as name",
     "all.yml": """
@@ -239,3 +284,9 @@ def test_dbts_own_commands_after_a_build(dbt_root: Path, monkeypatch: pytest.Mon
     assert [receipt.status for receipt in outcome.receipts] == ["success"]
     dbt("docs", "generate")
     assert delivered() == "success"
+    dbt("run", "--vars", json.dumps({"name": "'b'"}))
+    dbt("compile")
+    assert "model dim holds other rows than those that were built and tested (dbt-bridge build, " in delivered()
+    dbt("run")
+    dbt("compile")
+    assert delivered() == "success", "the rows that were tested"

@@ -255,7 +255,7 @@ _terms = st.builds("{}{}{}".format, st.sampled_from(["", "+", "1+"]), _names, st
 _parts = st.lists(_terms, min_size=1, max_size=2).map(",".join)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(select=st.lists(_parts, min_size=1, max_size=2), exclude=st.lists(st.sampled_from(list(MODELS)), max_size=1))
 def test_what_lands_is_what_the_nodes_of_dbt_ls_read(web: Path, select: list[str], exclude: list[str]) -> None:
     try:

@@ -1,6 +1,7 @@
 """What some origins, destinations and states can do beyond their contract: whoever needs it asks with `isinstance`.
 
     of a warehouse      AnswersQueries    is asked in SQL                                  DuckDB, Postgres, dlt
+                        FingerprintsRows  tells whether rows are still the same            DuckDB, Postgres
                         OpensOnce         can be opened only once in a process             DuckDB
                         HoldsDatabases    reaches several databases                        DuckDB, some through dlt
     of an origin        SendsRawCopy      sends rows undecoded                             Postgres
@@ -38,6 +39,15 @@ class AnswersQueries(Protocol):
         Args:
             schema: that of the dbt profile, for databases whose names need one.
         """
+
+
+@runtime_checkable
+class FingerprintsRows(Protocol):
+    """A warehouse that tells whether a relation holds the same rows as before, without sending them."""
+
+    def fingerprint(self, name: TableName) -> str:
+        """Another text when the relation holds other rows, in whatever order; empty where there is no such relation,
+        or it cannot tell."""
 
 
 @runtime_checkable

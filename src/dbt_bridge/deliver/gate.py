@@ -31,7 +31,12 @@ def find_refusal(
         kind, _, name = node.partition(".")
         return f"{kind} {name.partition('.')[2]}: {unproven[node]}"
     why = next(_list_obstacles(delivery, known), None)
-    return why and f"{why}: dbt-bridge build --select +exposure:{delivery.name}{options}"
+    return why and why + format_again(delivery, options)
+
+
+def format_again(delivery: Delivery, options: str = "") -> str:
+    """The command that builds, tests and delivers, as the end of a refusal."""
+    return f": dbt-bridge build --select +exposure:{delivery.name}{options}"
 
 
 def _list_obstacles(delivery: Delivery, known: Mapping[str, NodeRecord]) -> Iterator[str]:
@@ -43,21 +48,21 @@ def _list_obstacles(delivery: Delivery, known: Mapping[str, NodeRecord]) -> Iter
         for node in sorted(read & known.keys()):
             if _is_outdated(known[test], known[node]):
                 yield (
-                    f"{_describe(node)} was built again ({known[node].command}, {_format_time(known[node])}) after"
-                    f" {_describe(test)} had passed, so what is in it now was not tested"
+                    f"{describe_node(node)} was built again ({known[node].command}, {format_time(known[node])}) after"
+                    f" {describe_node(test)} had passed, so what is in it now was not tested"
                 )
 
 
 def _find_obstacle(node: str, record: NodeRecord | None, relation: str) -> str | None:
     if record is None:
         did = "was not built" if node.startswith(("model.", "seed.", "snapshot.")) else "did not run"
-        return f"{_describe(node)} {did} here, as far as is known"
+        return f"{describe_node(node)} {did} here, as far as is known"
     if record.status == UNFINISHED:
-        return f"{_describe(node)}: {record.command} began at {_format_time(record)} and did not come to its end"
+        return f"{describe_node(node)}: {record.command} began at {format_time(record)} and did not come to its end"
     if record.status not in PASSED:
-        return f"{_describe(node)}: {record.status}"
+        return f"{describe_node(node)}: {record.status}"
     if relation and record.relation and record.relation != relation:
-        return f"{_describe(node)} was built as {record.relation}, and is {relation} now"
+        return f"{describe_node(node)} was built as {record.relation}, and is {relation} now"
     return None
 
 
@@ -66,14 +71,14 @@ def _is_outdated(test: NodeRecord, node: NodeRecord) -> bool:
     return test.build_id != node.build_id and test.started_at < node.finished_at
 
 
-def _describe(node: str) -> str:
+def describe_node(node: str) -> str:
     """A unique_id's readable part: without the project, and without a test's hash."""
     kind, _, name = node.partition(".")
     parts = name.split(".")[1:]
     return f"{kind} {'.'.join(parts[:1] if kind == 'test' else parts) or name}"
 
 
-def _format_time(record: NodeRecord) -> str:
+def format_time(record: NodeRecord) -> str:
     return f"{record.started_at:%Y-%m-%d %H:%M:%S} UTC"
 
 

@@ -49,6 +49,8 @@ class NodeRecord:
         build_id: shared by the nodes of one run, and another one for each run.
         invocation_id: dbt's own; empty where dbt did not say.
         started_at, finished_at: UTC.
+        fingerprint: of the rows of a model that is delivered, once it and its tests had passed; empty for all others,
+            and where the warehouse cannot tell.
     """
 
     node: str
@@ -63,6 +65,7 @@ class NodeRecord:
     invocation_id: str
     started_at: datetime
     finished_at: datetime
+    fingerprint: str = ""
 
     @property
     def place(self) -> Place:

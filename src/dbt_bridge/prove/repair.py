@@ -28,7 +28,8 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.deliver.build_record import Known
 from dbt_bridge.deliver.delivery import describe_outgoing
-from dbt_bridge.deliver.gate import find_refusal
+from dbt_bridge.deliver.gate import find_refusal, format_again
+from dbt_bridge.deliver.tested_rows import find_change
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.parity import Interrupted, Parity
@@ -139,7 +140,7 @@ class _RepairRun:
                 )
             plan = repair_changes.plan_repair(question.replica, parity.keys, question.request.key)
             if question.ends is None:
-                self._refuse_delivery(parity, plan)
+                self._refuse_delivery(parity, plan, question.ledger)
             else:
                 _require_repairable(question.ends.destination, parity)
             _refuse_large(parity, plan, self.options.max_share)
@@ -153,7 +154,7 @@ class _RepairRun:
             self._finish(record.fail_receipt(receipt, error), None if self.options.dry_run else question.ledger)
             return parity
 
-    def _refuse_delivery(self, parity: Parity, plan: RepairPlan) -> None:
+    def _refuse_delivery(self, parity: Parity, plan: RepairPlan, warehouse: Ledger) -> None:
         """Raises DestinationError, KeyRefused: a delivered table that is not repaired row by row, or not now."""
         item = self._find_delivery(parity)
         if item.write_disposition != "merge" or len(plan.extra):
@@ -161,9 +162,12 @@ class _RepairRun:
                 f"{parity.destination} is delivered whole ({item.write_disposition}), not by its keys",
                 mend=f"dbt-bridge deliver --select exposure:{item.name}",
             )
-        if why := find_refusal(item, self.known):
-            mend = f"dbt-bridge build --select +exposure:{item.name}"
-            raise DestinationError(f"{parity.destination} is not repaired from its model: {why}", mend=mend)
+        if why := find_refusal(item, self.known) or find_change(item, self.known, warehouse):
+            again = format_again(item)
+            raise DestinationError(
+                f"{parity.destination} is not repaired from its model: {why.removesuffix(again)}",
+                mend=again.removeprefix(": "),
+            )
         if required := {r.node for r in self.project.reconciliations if r.required} & item.ancestors:
             raise DestinationError(
                 f"{parity.destination} comes from {', '.join(sorted(required))}, which is required to reconcile first",

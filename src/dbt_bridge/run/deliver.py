@@ -9,6 +9,7 @@ from types import MappingProxyType
 from dbt_bridge.deliver.build_record import Known
 from dbt_bridge.deliver.delivery import deliver_exposure, start_delivery
 from dbt_bridge.deliver.gate import PASSED, find_refusal
+from dbt_bridge.deliver.tested_rows import find_change
 from dbt_bridge.errors import require_extra
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.parity import Parity
@@ -59,7 +60,11 @@ def deliver(
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         for item in chosen:
             receipt = start_delivery(item, load_id)
-            if why := find_refusal(item, known, unproven, format_options(project)):
+            options = format_options(project)
+            why = find_refusal(item, known, unproven, options)
+            if why is None and known[item.model].build_id != load_id:  # what was just built and tested is not asked
+                why = find_change(item, known, warehouse, options)
+            if why is not None:
                 receipt = record.skip_receipt(receipt, why)
             else:
                 receipt = deliver_exposure(

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.deliver import build_record
 from dbt_bridge.deliver.build_record import Known
+from dbt_bridge.deliver.tested_rows import take_fingerprints
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.project.destinations import open_warehouse
@@ -23,6 +25,8 @@ def run_recorded(
     build_id: str,
     command: str = "dbt-bridge build",
     nodes: Iterable[str] | None = None,
+    *,
+    takes_fingerprints: bool = True,
 ) -> tuple[BuildResult, Known]:
     """Run dbt; what is known of every node afterwards. A project that delivers nothing needs no record of it.
 
@@ -31,6 +35,7 @@ def run_recorded(
     Args:
         build_id: of this run, and of no other.
         nodes: what it builds and tests; by default what the project's selection names.
+        takes_fingerprints: of the models that may be delivered now.
     """
     if not project.deliveries:
         return mark_redirected(project, dbt_build()), {}
@@ -41,10 +46,12 @@ def run_recorded(
         begun = build_record.begin_build(project, about_to_run, before, build_id, command)
         build_record.save_records(warehouse, begun.records.values(), build_id)
     result = mark_redirected(project, dbt_build())
-    known = build_record.finish_build(begun, result, project.graph)
+    known: Known = build_record.finish_build(begun, result, project.graph)
     ended = [record for node, record in known.items() if node in begun.records or before.get(node) is not record]
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         build_record.save_records(warehouse, ended, build_id)
+        if takes_fingerprints:
+            known = _take_fingerprints(project, known, warehouse, build_id)
     return result, known
 
 
@@ -62,18 +69,27 @@ def read_known(project: Project, *, keep: bool = True) -> Known:
 
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         records = build_record.read_records(warehouse)
-        known = build_record.select_known(records, build_record.find_place(project))
+        known: Known = build_record.select_known(records, build_record.find_place(project))
         run = read_last_run(project.target_path)
         adopted = adopt_run(run, project, records, known) if run is not None else {}
-        if keep and adopted and run is not None:
+        known = {**known, **adopted}
+        if keep and run is not None:
             build_record.save_records(warehouse, adopted.values(), run.invocation_id)
-    if not known and not adopted:
+            known = _take_fingerprints(project, known, warehouse, run.invocation_id)
+    if not known:
         raise UsageError(
             f"nothing is known of a build of {project.name} for the target {project.target} in this warehouse, so"
             " nothing is known of the tests that guard deliveries",
             mend=f"dbt-bridge build{format_options(project)}",
         )
-    return {**known, **adopted}
+    return known
+
+
+def _take_fingerprints(project: Project, known: Known, warehouse: Ledger, build_id: str) -> Known:
+    chosen = [d for d in project.deliveries if project.selected is None or d.node in project.selected]
+    taken = take_fingerprints(chosen, known, warehouse)
+    build_record.save_records(warehouse, taken.values(), build_id)
+    return {**known, **taken}
 
 
 def format_options(project: Project) -> str:

@@ -57,6 +57,7 @@ def make_rebuild(project: Project, watch: Watch) -> Callable[[frozenset[str]], b
                 new_load_id(),
                 "dbt-bridge stream --build",
                 nodes,
+                takes_fingerprints=False,  # each batch would read every delivered model
             )
         seconds = time.monotonic() - began
         watch.message(

@@ -383,6 +383,23 @@ class DuckDBWarehouse:
             types = {c: _TEXT if c in text else t for c, t in wanted.items()}
             return reading.read(cur, name, self._select(found.name, wanted, text), types)
 
+    def fingerprint(self, name: TableName) -> str:
+        """The number of rows and the sum of their hashes."""
+        with self._cursor(name) as cur:
+            found = CatalogCursor(cur, self._catalog).find_relation(name)
+            if found is None:
+                return ""
+            relation = f"{quote_identifier(self._catalog)}.{quote_table_name(found.name)}"
+            try:
+                cur.execute(
+                    "SELECT count(*), coalesce(sum(hash(_dbt_bridge_row)::HUGEINT), 0)\n"
+                    f"FROM {relation} AS _dbt_bridge_row"
+                )
+            except duckdb.NotImplementedException:  # a type without a hash
+                return ""
+            rows, total = cur.fetchone() or (0, 0)
+            return f"{rows}:{total}"
+
     # --- inside ------------------------------------------------------------------------------------------------
 
     @contextmanager

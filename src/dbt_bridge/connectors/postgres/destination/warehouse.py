@@ -53,6 +53,15 @@ _CLASS = 0x6462_7462  # "dbtb": the first key of our advisory locks
 _numbers = itertools.count(1)
 
 
+_TEXTS_OF_ROWS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "3",
+}
+
+
 class PostgresWarehouse:
     """A `Warehouse` over one Postgres database.
 
@@ -255,6 +264,22 @@ class PostgresWarehouse:
                 raise DestinationError(f"there is no table {name} in Postgres", mend="dbt build, or dbt-bridge sync")
             table = relation_table(cur, found)
         return read_relation(self._conninfo, table, columns, as_text)
+
+    def fingerprint(self, name: TableName) -> str:
+        """The number of rows and the sum of the hashes of their texts, which are written the same way each time."""
+        with self._transaction(name) as cur:
+            if find_relation(cur, name) is None:
+                return ""
+            for setting, value in _TEXTS_OF_ROWS.items():
+                cur.execute(sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(setting), sql.Literal(value)))
+            cur.execute(
+                sql.SQL(
+                    "SELECT count(*), coalesce(sum(hashtextextended(_dbt_bridge_row::text, 0)::numeric), 0)\n"
+                    "FROM {} AS _dbt_bridge_row"
+                ).format(identifier(name))
+            )
+            rows, total = cur.fetchone() or (0, 0)
+            return f"{rows}:{total}"
 
     @contextmanager
     def open_state(self) -> Iterator[PostgresState]:
