@@ -176,6 +176,14 @@ def warm_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(params=["module", "command"])
+def each_dbt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """dbt in this process, then as a process of its own; answers which one."""
+    if request.param == "command":
+        monkeypatch.setenv("DBT_BRIDGE_DBT", str(request.getfixturevalue("warm_commands") / "dbt"))
+    return str(request.param)
+
+
 @pytest.fixture
 def dbt_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of an empty dbt project on DuckDB (`warehouse.duckdb` in it), named `shop`; tests add the files."""

@@ -1,7 +1,10 @@
-"""`dbt build` in this process: what it answers, where it prints, what it leaves open."""
+"""`dbt build` by both runners: what it answers, where it prints, what it leaves open."""
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -16,7 +19,7 @@ from dbt_bridge.nouns.project import DbtOptions, Project
 from dbt_bridge.project import invoke
 from dbt_bridge.project.load import load_project
 from dbt_bridge.project.run_results import read_last_run
-from dbt_bridge.project.runners import module
+from dbt_bridge.project.runners import command, module
 
 MODELS = {
     "good.sql": "select 1 as id",
@@ -28,7 +31,7 @@ MODELS = {
 
 
 @pytest.fixture
-def project(dbt_root: Path) -> Project:
+def project(each_dbt: str, dbt_root: Path) -> Project:
     for name, text in MODELS.items():
         (dbt_root / "models" / name).write_text(text)
     return load_project(DbtOptions(dbt_root, profiles_dir=dbt_root))
@@ -102,13 +105,72 @@ def test_a_file_of_results_that_was_cut_off_is_said(project: Project) -> None:
 def test_a_warehouse_that_is_locked_is_said(project: Project) -> None:
     held = duckdb.connect(str(project.root / "warehouse.duckdb"), config={"threads": 1})
     try:
-        with pytest.raises(DbtFailed, match="different configuration") as failed:
+        with pytest.raises(DbtFailed, match=r"different configuration|Conflicting lock") as failed:
             invoke.build(project.options)
     finally:
         held.close()
     assert "dbt.log" in failed.value.mend
 
 
-def test_two_runs_at_once_are_refused(project: Project) -> None:
+def test_two_runs_at_once_are_refused(dbt_root: Path) -> None:
     with module._ONE_AT_A_TIME, pytest.raises(BridgeError, match="already running"):
-        invoke.build(project.options)
+        invoke.build(DbtOptions(dbt_root, profiles_dir=dbt_root))
+
+
+ENDLESS = """{{ config(materialized="table") }}
+select sum(a.range * b.range) as id from range(10000000) as a, range(10000000) as b"""
+
+
+def test_an_interrupted_dbt_has_ended_before_the_error_goes_on(
+    dbt_root: Path, warm_commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (dbt_root / "models" / "endless.sql").write_text(ENDLESS)
+
+    class Interrupting(io.StringIO):
+        def write(self, text: str) -> int:
+            if "START" in text:  # as Ctrl-C would, while the model runs
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        invoke.build(DbtOptions(dbt_root, profiles_dir=dbt_root, dbt=str(warm_commands / "dbt")))
+    with duckdb.connect(str(dbt_root / "warehouse.duckdb")) as connection:
+        assert connection.execute("select count(*) from duckdb_tables() where table_name = 'endless'").fetchone() == (
+            0,
+        )
+
+
+def test_a_dbt_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_SECONDS_TO_END", 0.1)
+    monkeypatch.setattr(command, "_SECONDS_TO_DIE", 0.1)
+    deaf = "import signal, time\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\n"
+    deaf += "print('up', flush=True)\ntime.sleep(999)"
+    with pytest.raises(KeyboardInterrupt), command._started([sys.executable, "-c", deaf], os.environ) as (process, _):
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        raise KeyboardInterrupt
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_dbt_that_is_not_there_is_said(dbt_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="there is no dbt command /nowhere/dbt"):
+        load_project(DbtOptions(dbt_root, profiles_dir=dbt_root, dbt="/nowhere/dbt"))
+    monkeypatch.setattr(invoke, "has_module", lambda: False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match="no dbt command is on PATH") as refused:
+        load_project(DbtOptions(dbt_root, profiles_dir=dbt_root))
+    assert "pip install 'dbt-bridge[duckdb]'" in refused.value.mend
+
+
+def test_what_dbt_refuses_is_said_in_the_same_words(each_dbt: str, dbt_root: Path) -> None:
+    (dbt_root / "models" / "wrong.sql").write_text("select * from {{ ref('nowhere') }}")
+    options = DbtOptions(dbt_root, profiles_dir=dbt_root)
+    with pytest.raises(UsageError, match=r"dbt cannot parse the project: .*depends on a node named 'nowhere'"):
+        load_project(options)
+    (dbt_root / "models" / "wrong.sql").write_text("select 1 as id")
+    with pytest.raises(UsageError, match=r"dbt does not understand the selection: .*no_method") as refused:
+        load_project(replace(options, select=("no_method:x",)))
+    assert refused.value.mend == "try it: dbt ls --select no_method:x"
+    (dbt_root / "profiles.yml").write_text("shop: {target: dev, outputs: {dev: {type: nobase}}}")
+    with pytest.raises(DbtFailed, match="no adapter of the profile's type nobase"):
+        load_project(options)

@@ -35,7 +35,7 @@ def receipt(**known: object) -> Receipt:
 
 
 def test_a_project_is_synced_built_delivered_and_verified_without_a_word(
-    shop: Path, origin: psycopg.Connection, capsys: pytest.CaptureFixture[str]
+    each_dbt: str, shop: Path, origin: psycopg.Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project = dbt_bridge.open_project()
 
