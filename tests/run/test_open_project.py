@@ -42,7 +42,7 @@ def test_a_project_is_synced_built_delivered_and_verified_without_a_word(
     landed = project.sync(select="source:shop.orders")
     assert (landed.ok, [r.table_name for r in landed.receipts]) == (True, ["landing.orders"])
     built = project.build()
-    assert [(r.hop, r.status) for r in built.require_ok().receipts][-1] == ("deliver", "success")
+    assert [(r.hop, r.status) for r in built.require_ok().receipts][-1] == ("deliver", "success"), built.receipts
     assert built.dbt is not None and built.dbt_ok
     counted = project.deliver(dry_run=True)
     assert [r.rows_updated for r in counted.receipts] == [2]

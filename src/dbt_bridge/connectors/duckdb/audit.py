@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dbt_bridge.connectors.duckdb.relation import fill_in
 from dbt_bridge.connectors.duckdb.session import in_transaction, retry_conflicts
 from dbt_bridge.nouns import parity_row
 from dbt_bridge.nouns.checkpoint import CHECKPOINT_FIELDS, Checkpoint
@@ -33,10 +34,8 @@ def _table(catalog: str, name: str) -> str:
 def ensure(cur: Any, catalog: str, tables: Mapping[str, Columns] = MOVED) -> None:
     """Create the audit schema and these tables where they are missing, and the columns that an earlier version did not
     have. Several threads may do so at once."""
-    found = cur.execute(
-        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = ? AND schema_name = ?",
-        [catalog, AUDIT_SCHEMA],
-    ).fetchall()
+    columns_of = "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = ? AND schema_name = ?"
+    found = cur.execute(fill_in(columns_of, catalog, AUDIT_SCHEMA)).fetchall()
     standing = {table: {column for t, column in found if t == table} for table in tables}
     if not found:
         _execute(cur, f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(catalog)}.{quote_identifier(AUDIT_SCHEMA)}")

@@ -10,7 +10,7 @@ from typing import Any
 from dbt_bridge.connectors.duckdb.session import retry_conflicts
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.names import DUCKDB
-from dbt_bridge.nouns.table import GHOST_MARK, TableName, quote_identifier
+from dbt_bridge.nouns.table import GHOST_MARK, TableName, quote_identifier, quote_literal
 
 fold_case = DUCKDB.same
 
@@ -49,6 +49,17 @@ class Check:
     expression: str
 
 
+def fill_in(statement: str, *texts: str) -> str:
+    """A question to DuckDB's catalog with texts as literals in the places of its `?`.
+
+    DuckDB 1.5 imports pandas, where that is installed, to look at the first value that is bound: a second of start.
+    The statement must be one that is written here, without names of users in it.
+    """
+    parts = statement.split("?")
+    assert len(parts) == len(texts) + 1, "a text for each place"
+    return parts[0] + "".join(quote_literal(text) + part for text, part in zip(texts, parts[1:], strict=True))
+
+
 class CatalogCursor:
     """Statements on one cursor, in one catalog."""
 
@@ -65,6 +76,11 @@ class CatalogCursor:
 
     def execute(self, statement: str, values: list[Any] | None = None) -> Any:
         return self._cur.execute(statement, values) if values else self._cur.execute(statement)
+
+    def look_up(self, statement: str, *texts: str) -> list[Any]:
+        """All rows of a question to the catalog; see `fill_in`."""
+        rows: list[Any] = self._cur.execute(fill_in(statement, *texts)).fetchall()
+        return rows
 
     def scalar(self, statement: str, values: list[Any] | None = None) -> Any:
         row = self.row(statement, values)
@@ -85,32 +101,37 @@ class CatalogCursor:
         retry_conflicts(lambda: self.execute(f"DROP TABLE IF EXISTS {self.sql_name(name)}"))
 
     def list_tables(self, prefix: str) -> list[TableName]:
-        rows = self.execute(
+        rows = self.look_up(
             "SELECT schema_name, table_name FROM duckdb_tables()\n"
             "WHERE database_name = ? AND starts_with(table_name, ?)",
-            [self._catalog, prefix],
-        ).fetchall()
+            self._catalog,
+            prefix,
+        )
         return [TableName(*row) for row in rows]
 
     def find_relation(self, name: TableName) -> Relation | None:
         """The table or view under a name, or None."""
-        found = self.row(
+        found = self.look_up(
             "SELECT schema_name, name, view FROM (\n"  # noqa: S608
             "  SELECT database_name, schema_name, table_name AS name, '' AS view FROM duckdb_tables()\n"
             "  UNION ALL\n"
             "  SELECT database_name, schema_name, view_name, coalesce(sql, 'view') FROM duckdb_views()\n"
             ")\n"
-            f"WHERE database_name = $1 AND {fold_in_sql('schema_name')} = $2 AND {fold_in_sql('name')} = $3",
-            [self._catalog, fold_case(name.schema), fold_case(name.name)],
+            f"WHERE database_name = ? AND {fold_in_sql('schema_name')} = ? AND {fold_in_sql('name')} = ?",
+            self._catalog,
+            fold_case(name.schema),
+            fold_case(name.name),
         )
-        if found is None:
+        if not found:
             return None
-        schema, table, view = found
-        columns = self.execute(
+        schema, table, view = found[0]
+        columns = self.look_up(
             "SELECT column_name, data_type FROM duckdb_columns()\n"
             "WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
-            [self._catalog, schema, table],
-        ).fetchall()
+            self._catalog,
+            schema,
+            table,
+        )
         return Relation(TableName(schema, table), dict(columns), bool(view), GHOST_MARK in view)
 
     def find_table(self, name: TableName) -> Relation | None:
@@ -131,20 +152,24 @@ class CatalogCursor:
 
     def list_checks(self, name: TableName) -> list[Check]:
         """The constraints of a table."""
-        rows = self.execute(
+        rows = self.look_up(
             "SELECT constraint_type, constraint_column_names, coalesce(expression, '') FROM duckdb_constraints()\n"
             "WHERE database_name = ? AND schema_name = ? AND table_name = ?",
-            [self._catalog, name.schema, name.name],
-        ).fetchall()
+            self._catalog,
+            name.schema,
+            name.name,
+        )
         return [Check(kind, tuple(columns or ()), expression) for kind, columns, expression in rows]
 
     def find_comment(self, name: TableName) -> str | None:
         """What `COMMENT ON TABLE` said of a table last."""
-        comment = self.scalar(
+        found = self.look_up(
             "SELECT comment FROM duckdb_tables()\nWHERE database_name = ? AND schema_name = ? AND table_name = ?",
-            [self._catalog, name.schema, name.name],
+            self._catalog,
+            name.schema,
+            name.name,
         )
-        return None if comment is None else str(comment)
+        return None if not found or found[0][0] is None else str(found[0][0])
 
     def is_bare(self, name: TableName) -> bool:
         """Whether a table has no key, index, constraint or default that replacing it by another one would lose."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 from dbt_bridge.arrow.duckdb_rows import interruptible, stream_query
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.landing_table import lend_rows
-from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fill_in
 from dbt_bridge.connectors.duckdb.session import roll_back, translate_errors
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.errors import DestinationError, scrubbed
@@ -170,7 +170,7 @@ def open_state(connection: Any, catalog: str) -> Iterator[DuckDBState]:
         with translate_errors("a state to read"):
             cur.execute("BEGIN")
             # The transaction of an attached database begins with the first look at its catalog.
-            cur.execute("SELECT count(*) FROM duckdb_tables() WHERE database_name = ?", [catalog]).fetchall()
+            cur.execute(fill_in("SELECT count(*) FROM duckdb_tables() WHERE database_name = ?", catalog)).fetchall()
         with interruptible(cur):
             yield DuckDBState(cur, catalog)
     finally:

@@ -95,16 +95,19 @@ class CommandRunner:
         given = _without(spell_build(options), "--write-json", "--no-write-json")
         given = _without(given, "--log-format", values=1)
         quietly = ["--quiet"] if quiet else []
+        results = find_target_folder(options) / "run_results.json"
+        before = _find_invocation(_read_artifact(results))
         done = self._run(["build", *quietly, *given, "--write-json"], os.environ, _print_event, sys.stdout.write)
-        run = _read_artifact(find_target_folder(options) / "run_results.json") or {}
-        if run.get("metadata", {}).get("invocation_id") != done.invocation:
+        run = _read_artifact(results)
+        invocation = _find_invocation(run)
+        if run is None or invocation in ("", before):  # dbt came to no results: these are of an earlier run
             if done.code == 0:  # nothing was selected
                 return BuildResult(True, ())
             raise DbtFailed(f"dbt build stopped: {done.said}", mend="read logs/dbt.log in the dbt project")
         args = run.get("args") or {}
         nodes = tuple(map(_make_result, run["results"]))
         partial, deferred = find_partial_option(args), bool(args.get("defer"))
-        return BuildResult(done.code == 0, nodes, None, partial, done.invocation, deferred)
+        return BuildResult(done.code == 0, nodes, None, partial, invocation, deferred)
 
     def _look(
         self, arguments: Sequence[str], options: DbtOptions, folder: Path, hear: Callable[[Event], object] | None = None
@@ -172,14 +175,12 @@ class _Done:
     Attributes:
         code: its exit code.
         said: its errors, one paragraph; empty without any.
-        invocation: dbt's id of the run.
     """
 
     def __init__(self) -> None:
-        self.code, self.said, self.invocation = 0, "", ""
+        self.code, self.said = 0, ""
 
     def note(self, event: Event) -> None:
-        self.invocation = str(event["info"].get("invocation_id") or self.invocation)
         if event["info"].get("level") == "error" and (said := format_said(str(event["info"].get("msg", "")))):
             self.said = f"{self.said} {said}".strip()
 
@@ -267,6 +268,11 @@ def _read_artifact(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _find_invocation(run: Mapping[str, Any] | None) -> str:
+    """dbt's id of the run that wrote its results."""
+    return str(((run or {}).get("metadata") or {}).get("invocation_id") or "")
 
 
 def _replace(written: Path, kept: Path) -> None:
