@@ -189,7 +189,7 @@ class OpenProject:
             dry_run: only count what would be inserted, updated and deleted.
 
         Raises:
-            UsageError: dbt has not run yet.
+            UsageError: nothing was ever built here.
         """
         from dbt_bridge.run.deliver import deliver_last_build
 
