@@ -256,3 +256,22 @@ def test_no_mend_of_a_refused_delivery_replaces_or_drops_anything(send: Send, or
         mend = (receipt.error or "").partition("->")[2].lower()
         assert receipt.status == "failed"
         assert mend and "drop" not in mend and "replace" not in mend and "full-refresh" not in mend, receipt.error
+
+
+def test_infinity_arrives_in_a_list_too(send: Send, origin: psycopg.Connection) -> None:
+    receipt = send(
+        "SELECT 1::INTEGER AS id, ['infinity'::DATE, DATE '2026-01-01', NULL] AS d,"
+        " ['infinity'::TIMESTAMP, TIMESTAMP '2026-01-01 10:00:00.5'] AS t, [make_timestamptz(0), '-infinity'] AS z"
+    )
+
+    assert receipt.status == "success", receipt.error
+    origin.execute("SET TimeZone = 'UTC'")
+    rows = origin.execute("SELECT d::text, t::text, z::text, pg_typeof(z)::text FROM app.contact").fetchall()
+    assert rows == [
+        (
+            "{infinity,2026-01-01,NULL}",
+            '{infinity,"2026-01-01 10:00:00.5"}',
+            '{"1970-01-01 00:00:00+00",-infinity}',
+            "timestamp with time zone[]",
+        )
+    ]

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as is_
 
+from dbt_bridge.contracts.canon import Canon
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import Column, Table
@@ -157,7 +158,7 @@ def _sql_type(type_: pa.DataType) -> str:
         return "timestamp with time zone" if type_.tz else "timestamp without time zone"
     if is_.is_dictionary(type_):
         return _sql_type(type_.value_type)
-    if is_.is_list(type_) or is_.is_large_list(type_) or is_.is_fixed_size_list(type_):
+    if _is_list(type_):
         return f"{_sql_type(type_.value_type)}[]"
     return next((sql for matches, sql in _SQL if matches(type_)), "text")
 
@@ -198,6 +199,8 @@ def wire(column: Column) -> Wire:
         return Wire("text", _as_is, cast=True)
     if plain == "jsonb":
         return Wire(sql_type, _jsonb)
+    if _is_list(type_) and (is_.is_timestamp(type_.value_type) or is_.is_date(type_.value_type)):
+        return Wire("text", _moments_as_text, cast=True)
     return Wire(sql_type, _encoder(type_))
 
 
@@ -245,6 +248,19 @@ def _shift(numbers: pa.Array, epoch: int) -> pa.Array:
     finite = pc.if_else(pc.or_(plus, minus), scalar(0), numbers)
     moved = pc.subtract_checked(finite, scalar(epoch))
     return pc.if_else(plus, scalar(most), pc.if_else(minus, scalar(-most - 1), moved))
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return bool(is_.is_list(type_) or is_.is_large_list(type_) or is_.is_fixed_size_list(type_))
+
+
+def _moments_as_text(array: pa.Array) -> pa.Array:
+    """Lists in Postgres's text form: in a list the driver takes infinity for a number, which is out of range or wraps
+    around (1.13). A session of ours is in UTC."""
+    from dbt_bridge.verify.canonical.elements import to_canonical
+
+    kind = "date" if is_.is_date(array.type.value_type) else "timestamp"
+    return to_canonical(array, Canon("list", of=Canon(kind)))  # type: ignore[arg-type]
 
 
 def _jsonb(array: pa.Array) -> pa.Array:
