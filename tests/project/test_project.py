@@ -360,3 +360,24 @@ def test_two_writers_of_one_table_are_refused_by_every_command(dbt_root: Path) -
     (dbt_root / "macros" / "schema.sql").write_text(name)
     with pytest.raises(UsageError, match=r"lands in raw\.o, and model\.shop\.m is built into raw\.O"):
         read(dbt_root)
+
+
+ALIASED = """
+sources:
+  - {name: shop, schema: raw, config: {meta: {bridge: {origin: shop_pg}}}, tables: [{name: orders}, {name: others}]}
+  - {name: old_name, schema: RAW, tables: [{name: sales, identifier: Orders}]}
+exposures:
+  - name: out
+    type: application
+    owner: {name: g, email: g@example.com}
+    depends_on: [ref('m')]
+    config: {meta: {bridge: {destination: crm_pg, write_disposition: replace}}}
+"""
+
+
+def test_what_reads_a_landing_table_under_another_name_needs_it(dbt_root: Path) -> None:
+    write(dbt_root, aliased__yml=ALIASED, m__sql="select * from {{ source('old_name', 'sales') }}")
+    project = read(dbt_root, select=("m",))
+    assert (project.needs("source.shop.shop.orders"), project.needs("source.shop.shop.others")) == (True, False)
+    (delivery,) = project.deliveries
+    assert "source.shop.shop.orders" in delivery.ancestors

@@ -70,6 +70,17 @@ def list_built(graph: Graph, reader: RelationReader) -> Iterator[Claim]:
             yield Claim(node.unique_id, "is built", None, relation)
 
 
+def find_aliases(sources: Iterable[LandingSource], graph: Graph, reader: RelationReader) -> dict[str, str]:
+    """Source tables without a `bridge` block that are another name of one that lands: unique_id -> that one's."""
+    tables = [(source, table) for source in sources for table in source.tables]
+    landed = {s.relation_of(t).key(reader.rules): t.node for s, t in tables if not s.destination}
+    known = {table.node for _, table in tables}
+    others = [node for node in graph.list_nodes("source") if node.unique_id not in known]
+    named = [(node.unique_id, reader.find(node.relation_name)) for node in others]
+    found = [(node, landed.get(relation.key(reader.rules))) for node, relation in named if relation is not None]
+    return {node: table for node, table in found if table is not None}
+
+
 def refuse_shared_tables(
     claims: Iterable[Claim],
     rules_of: Callable[[str | None], NameRules],

@@ -5,6 +5,7 @@ Where nothing has changed that dbt looks at, what it said the last time is taken
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.graph import Graph
 from dbt_bridge.nouns.project import DbtOptions, Project, WarehouseProfile
 from dbt_bridge.project import invoke, selection
-from dbt_bridge.project.claims import list_claims, make_rules_of, refuse_shared_tables
+from dbt_bridge.project.claims import find_aliases, list_claims, make_rules_of, refuse_shared_tables
 from dbt_bridge.project.exposures import list_deliveries
 from dbt_bridge.project.reading import cache
 from dbt_bridge.project.reading.output import list_other_targets, read_output
@@ -49,7 +50,10 @@ def load_project(options: DbtOptions) -> Project:
     graph = read.graph
     reader = RelationReader.of_profile(read.warehouse)
     sources = list_sources(graph, reader, read.target)
-    deliveries = list_deliveries(graph, reader)
+    aliases = find_aliases(sources, graph, reader)
+    deliveries = tuple(
+        replace(one, ancestors=_with_aliases(one.ancestors, aliases)) for one in list_deliveries(graph, reader)
+    )
     selectors = read_selectors(options, read.profile, read.target)
     selected = selection.select_nodes(
         options, graph, sources, lambda given: _list_selected(given, runner, read), selectors
@@ -61,7 +65,7 @@ def load_project(options: DbtOptions) -> Project:
         sources=sources,
         deliveries=deliveries,
         reconciliations=list_reconciliations(graph, reader),
-        needed=selected.needed,
+        needed=None if selected.needed is None else _with_aliases(selected.needed, aliases),
         selected=selected.nodes,
         needed_undeclared=selected.undeclared,
         not_needed_undeclared=selected.not_undeclared,
@@ -74,6 +78,11 @@ def load_project(options: DbtOptions) -> Project:
     )
     refuse_shared_tables(list_claims(sources, deliveries, graph, reader), make_rules_of(project))
     return project
+
+
+def _with_aliases(nodes: frozenset[str], aliases: Mapping[str, str]) -> frozenset[str]:
+    """With what lands under another name of one of them."""
+    return nodes | {landing for alias, landing in aliases.items() if alias in nodes}
 
 
 def nearest_project(folder: Path) -> Path:
