@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,9 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.projects import landing_source
+from tests.projects import landing_source, table
 
+from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.names import DUCKDB, POSTGRES
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.receipt import Receipt
@@ -20,7 +22,7 @@ from dbt_bridge.observe.progress import Silent
 from dbt_bridge.prove.recorder import VerifyOptions
 from dbt_bridge.prove.verify import verify
 from dbt_bridge.run.sync import SyncOptions, sync
-from dbt_bridge.sync.unfit import suffix_twins
+from dbt_bridge.sync.unfit import add_suffix, suffix_twins
 
 Rows = list[tuple[Any, ...]]
 ID, NAME = "ID_3843", "Name_dcd1"
@@ -102,6 +104,30 @@ def test_they_land_with_one_line_and_are_equal(
     assert landed("SELECT m FROM shop_landing.matrices WHERE id = 4") == [("{7}",)], "text stays text"
     assert landed(twins)[1] == (2, "two", "B", None)
     assert verify_all(project, made) == dict.fromkeys(("matrices", "twins", "plain"), "equal")
+
+
+def test_declarations_call_columns_as_the_origin_does(
+    project: Project, origin: psycopg.Connection, landed: Callable[[str], Rows]
+) -> None:
+    origin.execute('CREATE TABLE t (id text, "ID" int, "Id" int[], "AT" timestamptz, "At" text, at text)')
+    origin.execute("INSERT INTO t VALUES ('a', 7, '{{1},{2}}', now(), 'hidden', 'secret')")
+    keys: dict[str, Any] = {"primary_key": ("ID",), "cursor": "AT", "mask": {"at": "sha256"}, "types": {"ID": "bigint"}}
+    made = landing_source(
+        table("t", "incremental", unfit="text", columns=Columns(exclude=("At",)), **keys), replication="incremental"
+    )
+    for _ in range(2):
+        assert sync_all(project, made)["t"].error is None
+    suffixed = {name: add_suffix(name) for name in ("ID", "Id", "AT")}
+    described = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 't' ORDER BY column_index"
+    assert landed(described) == [
+        ("id", "VARCHAR"), (suffixed["ID"], "BIGINT"), (suffixed["Id"], "VARCHAR"),
+        (suffixed["AT"], "TIMESTAMP WITH TIME ZONE"), ("at", "VARCHAR"),
+    ]  # fmt: skip
+    hashed = hashlib.sha256(b"secret").hexdigest()
+    assert landed(f'SELECT id, {suffixed["ID"]}, {suffixed["Id"]}, "at" FROM shop_landing.t') == [
+        ("a", 7, "{{1},{2}}", hashed)
+    ]
+    assert verify_all(project, made) == {"t": "equal"}
 
 
 def test_a_value_that_comes_late_makes_text_of_its_column(

@@ -122,16 +122,15 @@ def _try_arrive(
     try:
         return _arrive_once(ends, wanted, progress, full_refresh), None
     except _Failed as failed:
-        return record.fail_receipt(failed.receipt, failed.error), may_be_text(failed.wanted, failed.error)
+        return record.fail_receipt(failed.receipt, failed.error), may_be_text(wanted, failed.error)
 
 
 class _Failed(Exception):
     """A table that did not arrive, and why."""
 
-    def __init__(self, receipt: Receipt, wanted: Wanted, error: BridgeError) -> None:
+    def __init__(self, receipt: Receipt, error: BridgeError) -> None:
         super().__init__(str(error))
         self.receipt = receipt
-        self.wanted = wanted
         self.error = error
 
 
@@ -161,7 +160,7 @@ def _arrive_once(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: b
     except Exception as error:
         if is_interruption(error):
             raise
-        raise _Failed(receipt, wanted, as_bridge_error(error, str(wanted.landing))) from None
+        raise _Failed(receipt, as_bridge_error(error, str(wanted.landing))) from None
 
 
 def _masks(plan: Plan) -> dict[str, str]:

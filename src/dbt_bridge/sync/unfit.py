@@ -9,6 +9,7 @@ a table without columns                        is left out, and told
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ import pyarrow as pa
 from dbt_bridge.contracts.destination import Destination
 from dbt_bridge.contracts.origin import Described, Increment, Origin
 from dbt_bridge.errors import BridgeError, TypeRefused
+from dbt_bridge.nouns.bridge_keys import Columns
 from dbt_bridge.nouns.names import Folding
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.sync.ends import Ends
@@ -49,7 +51,32 @@ def fit(ends: Ends, wanted: Wanted, *, anew: bool = False) -> Fitted:
     if any(name != landing for name, landing in names.items()) and wanted.table.replication != "cdc":
         origin = RenamedOrigin(origin, names)
         found = origin.rename(found)
+        wanted = _name_as_landed(wanted, names)
     return Fitted(origin, fit_types(wanted, found.table, ends.destination, anew=anew), found)
+
+
+def _name_as_landed(wanted: Wanted, names: Mapping[str, str]) -> Wanted:
+    """The declaration, which calls columns as the origin does, under the names that land."""
+    table = wanted.table
+
+    def land(name: str) -> str:
+        return names.get(name, name)
+
+    def land_all(globs: tuple[str, ...]) -> tuple[str, ...]:
+        """A glob stands for the origin's names that it matches."""
+        return tuple(dict.fromkeys(land(name) for glob in globs for name in (fnmatch.filter(names, glob) or [glob])))
+
+    return replace(
+        wanted,
+        table=replace(
+            table,
+            primary_key=tuple(map(land, table.primary_key)),
+            cursor=None if table.cursor is None else land(table.cursor),
+            types={land(name): type_ for name, type_ in table.types.items()},
+            mask={land(name): how for name, how in table.mask.items()},
+            columns=Columns(land_all(table.columns.include), land_all(table.columns.exclude)),
+        ),
+    )
 
 
 def fit_types(wanted: Wanted, table: Table, destination: Destination, *, anew: bool = False) -> Wanted:
