@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dbt_bridge.connectors.dlt.destination import DltDestination
-from dbt_bridge.connectors.dlt.naming import folding_of, name_columns, naming_of
+from dbt_bridge.connectors.dlt.naming import folding_of, name_columns, naming_of, sameness_of
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.table import Table, TableName
@@ -47,3 +47,18 @@ def test_two_columns_that_are_one_to_the_warehouse_are_refused_before_anything_i
         DltDestination("snow", upper()).load(load, rows.to_reader())
     with pytest.raises(TypeRefused, match="one name to the warehouse"):
         name_columns(["NOTE", "Note"], [], str.upper, ORDERS)
+
+
+@pytest.mark.parametrize(
+    ("destination", "are_one"),
+    [
+        (dlt.destinations.bigquery, True),  # its columns are, whatever its tables are
+        (dlt.destinations.mssql, True),
+        (dlt.destinations.snowflake, True),  # as the bridge writes them: in upper case
+        (dlt.destinations.clickhouse, False),
+        (dlt.destinations.postgres, False),
+    ],
+)
+def test_columns_that_differ_in_case_are_one_where_the_engine_says_so(destination: Any, are_one: bool) -> None:
+    same = sameness_of(destination())
+    assert (same("id") == same("ID")) is are_one

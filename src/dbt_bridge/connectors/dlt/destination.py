@@ -123,10 +123,10 @@ class DltDestination:
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _check(self, load: Load) -> None:
-        from dbt_bridge.connectors.dlt.naming import check_distinct, folding_of
+        from dbt_bridge.connectors.dlt.naming import check_distinct, sameness_of
 
         check_load(load)
-        check_distinct(load.table.arrow_schema.names, folding_of(self.session.destination), load.table.name)
+        check_distinct(load.table.arrow_schema.names, sameness_of(self.session.destination), load.table.name)
         if load.window is not None:
             raise UsageError(
                 f"{load.table.name}: an incremental append into {self.name!r} cannot delete and append at once",

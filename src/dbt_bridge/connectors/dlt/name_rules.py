@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dbt_bridge.nouns.names import BIGQUERY, DUCKDB, EXACT, LOWER, SNOWFLAKE, NameRules
+from dbt_bridge.nouns.names import BIGQUERY, DUCKDB, EXACT, LOWER, POSTGRES, SNOWFLAKE, NameRules
 
 NAME_RULES: Mapping[str, NameRules] = {
     "snowflake": SNOWFLAKE,
@@ -19,6 +19,8 @@ NAME_RULES: Mapping[str, NameRules] = {
     "athena": LOWER,
     "glue": LOWER,
     "trino": LOWER,
+    "postgres": POSTGRES,
+    "duckdb": DUCKDB,
     "motherduck": DUCKDB,
     "ducklake": DUCKDB,
 }

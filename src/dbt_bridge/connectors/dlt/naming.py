@@ -12,8 +12,9 @@ from typing import Any
 
 from dlt.common.normalizers.naming.direct import NamingConvention as Direct
 
+from dbt_bridge.connectors.dlt.name_rules import NAME_RULES
 from dbt_bridge.errors import TypeRefused
-from dbt_bridge.nouns.names import find_twins
+from dbt_bridge.nouns.names import UNKNOWN, find_twins
 from dbt_bridge.nouns.table import TableName
 
 
@@ -35,6 +36,13 @@ def folding_of(destination: Any) -> Callable[[str], str]:
     able = destination.capabilities()
     fold: Callable[[str], str] = able.casefold_identifier
     return str if able.has_case_sensitive_identifiers and not _is_upper(fold) else fold
+
+
+def sameness_of(destination: Any) -> Callable[[str], str]:
+    """From a column's name to what all names have that are one with it there."""
+    fold = folding_of(destination)
+    rules = NAME_RULES.get(str(destination.destination_type).rsplit(".", 1)[-1], UNKNOWN)
+    return lambda name: rules.same_column(fold(name))
 
 
 def name_columns(
