@@ -275,3 +275,18 @@ def test_infinity_arrives_in_a_list_too(send: Send, origin: psycopg.Connection) 
             "timestamp with time zone[]",
         )
     ]
+
+
+def test_the_mends_of_refused_types_work_as_they_are_told(send: Send, origin: psycopg.Connection) -> None:
+    for value, arrives in (("union_value(n := 1)", "1"), ("DATE '5881580-07-10'", "5881580-07-10")):
+        query = f"SELECT 1::INTEGER AS id, {value} AS v"
+
+        refused = send(query)
+        mended = send(query, types={"v": "text"})
+
+        assert refused.status == "failed" and "types: {v: text}" in (refused.error or ""), refused.error
+        assert mended.status == "success", mended.error
+        assert origin.execute("SELECT v, pg_typeof(v)::text FROM app.contact").fetchall() == [(arrives, "text")]
+        origin.execute("DROP TABLE app.contact")
+    nul = send("SELECT 1::INTEGER AS id, 'goo' || chr(0) || 'se' AS v")
+    assert "replace(v, chr(0), '')" in (nul.error or ""), nul.error

@@ -7,6 +7,7 @@ a transaction of somebody else.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -159,7 +160,12 @@ def translate_error(text: str, sqlstate: str | None, staging: TableName, encoded
     name = encoded._load.table.name
     text = scrubbed(text).replace(staging.name, name.name).strip()
     if sqlstate and sqlstate.startswith("22"):
-        return TypeRefused(f"{name}: a value cannot be kept in Postgres: {text}", mend="types: {column: text}")
+        found = re.search(r"COPY .*, column ([^:\n]+)", text)
+        column = found[1].strip() if found else "column"
+        mend = f"types: {{{column}: text}}"
+        if sqlstate == "22021":  # NUL, which Postgres has in no text
+            mend = f"take the character chr(0) out of {column} in the model: replace({column}, chr(0), '')"
+        return TypeRefused(f"{name}: a value cannot be kept in Postgres: {text}", mend=mend)
     mend = "free disk space at the Postgres server" if sqlstate == "53100" else "run the same command again"
     return DestinationError(f"Postgres broke off while {name} was loaded: {text}", mend=mend)
 
