@@ -109,7 +109,7 @@ def test_they_land_with_one_line_and_are_equal(
 def test_declarations_call_columns_as_the_origin_does(
     project: Project, origin: psycopg.Connection, landed: Callable[[str], Rows]
 ) -> None:
-    origin.execute('CREATE TABLE t (id text, "ID" int, "Id" int[], "AT" timestamptz, "At" text, at text)')
+    origin.execute('CREATE TABLE t (id text, "ID" int PRIMARY KEY, "Id" int[], "AT" timestamptz, "At" text, at text)')
     origin.execute("INSERT INTO t VALUES ('a', 7, '{{1},{2}}', now(), 'hidden', 'secret')")
     keys: dict[str, Any] = {"primary_key": ("ID",), "cursor": "AT", "mask": {"at": "sha256"}, "types": {"ID": "bigint"}}
     made = landing_source(
