@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 # Some hundred processes are started by the tests: whoever keeps Python from writing bytecode has each compile anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-chance duckdb2 test-duckdb2 lint format bench docs lock install clean
+.PHONY: demo test test-chance duckdb2 test-duckdb2 dbt2 lint format bench docs lock install clean
 
 demo: $(STAMP)
 	$(BIN)/dbt-bridge demo $(ARGS)
@@ -35,6 +35,14 @@ duckdb2: $(DUCKDB2)/duckdb/__init__.py
 $(DUCKDB2)/duckdb/__init__.py: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(DUCKDB2) 'duckdb>=2,<3' \
 		|| uv pip install --quiet --no-deps --target $(DUCKDB2) 'duckdb>=2,<3'
+
+# dbt 2, a binary: in an environment of its own, where it takes nothing's place.
+dbt2: build/dbt2/bin/dbt
+
+build/dbt2/bin/dbt: $(STAMP)
+	$(BIN)/python -m venv build/dbt2 2>/dev/null || uv venv --quiet --clear build/dbt2
+	build/dbt2/bin/python -m pip install --quiet --disable-pip-version-check 'dbt==2.0.0rc196' \
+		|| uv pip install --quiet --python build/dbt2/bin/python 'dbt==2.0.0rc196'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -49,9 +49,7 @@ def refuse_partial_run(what: str) -> None:
     Raises:
         UsageError: this is a `dbt run --empty` or `--sample`.
     """
-    from dbt.flags import get_flags
-
-    flags = get_flags()  # type: ignore[no-untyped-call]
+    flags = _read_flags()
     for flag in ("EMPTY", "SAMPLE"):
         if getattr(flags, flag, None):
             option = f"--{flag.lower()}"
@@ -59,6 +57,23 @@ def refuse_partial_run(what: str) -> None:
                 f"dbt runs with {option}, and {what} would put its partial rows in the place of real ones",
                 mend=f"run dbt without {option}, or leave this model out: --exclude",
             )
+
+
+def _read_flags() -> Any:
+    """dbt's own flags of this run.
+
+    Raises:
+        UsageError: there is no dbt 1 in this environment, whose Python models alone can call us.
+    """
+    try:
+        from dbt.flags import get_flags
+    except ImportError:
+        raise UsageError(
+            "transfer, api_to_df and ghost sources need dbt 1 with dbt-duckdb, which is not installed here",
+            mend="pip install 'dbt-bridge[duckdb]'; with dbt 2, land the rows as a source instead: `bridge` in its "
+            "config.meta, then dbt-bridge sync",
+        ) from None
+    return get_flags()  # type: ignore[no-untyped-call]
 
 
 def _find_connection() -> Any:
@@ -84,9 +99,7 @@ def _unwrap(given: Any) -> Any:
 
 def project_root() -> Path:
     """The folder of `dbt_project.yml`, wherever dbt was started."""
-    from dbt.flags import get_flags
-
-    given = getattr(get_flags(), "PROJECT_DIR", None)  # type: ignore[no-untyped-call]
+    given = getattr(_read_flags(), "PROJECT_DIR", None)
     return Path(given or ".").resolve()
 
 

@@ -166,12 +166,15 @@ class OpenProject:
 
         Raises:
             DbtFailed: dbt stopped before or while it ran nodes.
+            UsageError: dbt 2 is to run a Python model that it cannot.
         """
         from dbt_bridge.project.invoke import build as dbt_build
+        from dbt_bridge.project.python_models import refuse_python_models
         from dbt_bridge.run.build import build
         from dbt_bridge.run.sync import SyncOptions
 
         project = self._read(select, exclude, full_refresh=full_refresh)
+        refuse_python_models(project)
         return build(
             project,
             lambda: dbt_build(project.options, quiet=not dbt_output),

@@ -63,7 +63,8 @@ class CommandRunner:
         with temporary_folder("dbt") as folder:
             done = self._look(["build", *spell_look(options), "--select", NOTHING], options, folder)
             manifest = _read_artifact(folder / "manifest.json")
-            if manifest is None:  # that alone counts: where warnings are errors, to build nothing is one
+            # That alone counts with dbt 1: where warnings are errors, to build nothing is one. dbt 2 always writes one.
+            if manifest is None or (done.code != 0 and _is_dbt_2(manifest)):
                 raise describe_parse_failure(done.said, options)
             if (folder / PARTIAL_PARSE).exists():
                 _replace(folder / PARTIAL_PARSE, kept)
@@ -268,6 +269,10 @@ def _read_artifact(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _is_dbt_2(manifest: Mapping[str, Any]) -> bool:
+    return str(manifest.get("metadata", {}).get("dbt_version", "")).startswith("2.")
 
 
 def _find_invocation(run: Mapping[str, Any] | None) -> str:

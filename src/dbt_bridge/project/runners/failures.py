@@ -7,6 +7,9 @@ import re
 from dbt_bridge.errors import BridgeError, DbtFailed, MissingExtra, UsageError
 from dbt_bridge.nouns.project import DbtOptions
 
+_OF_STACK = re.compile(r"\d+: |at \./")
+"""Lines of dbt 2's own stack, which it prints after its messages."""
+
 _ADAPTERS_OF_EXTRAS = frozenset({"duckdb", "postgres", "snowflake", "bigquery", "redshift", "athena", "trino"})
 """The extras that bring dbt's adapter of the same name; the other warehouses' adapters hold dbt-core back."""
 
@@ -14,7 +17,8 @@ _ADAPTERS_OF_EXTRAS = frozenset({"duckdb", "postgres", "snowflake", "bigquery", 
 def format_said(text: str) -> str:
     """dbt's message, one paragraph, without its decoration."""
     text = text.strip().removeprefix("Encountered an error:")
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    lines = (line.strip() for line in text.splitlines())
+    return " ".join(line for line in lines if line and not _OF_STACK.match(line))
 
 
 def describe_parse_failure(said: str, options: DbtOptions, *, of_project: bool = False) -> BridgeError:
