@@ -15,7 +15,7 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.project import invoke
 from dbt_bridge.project.load import load_project
-from dbt_bridge.project.python_models import refuse_python_models
+from dbt_bridge.project.runners.python_models import refuse_python_models
 
 DBT2 = os.environ.get("DBT_BRIDGE_TEST_DBT2", "")
 """The command of dbt 2: `make dbt2` installs it as build/dbt2/bin/dbt."""

@@ -169,7 +169,7 @@ class OpenProject:
             UsageError: dbt 2 is to run a Python model that it cannot.
         """
         from dbt_bridge.project.invoke import build as dbt_build
-        from dbt_bridge.project.python_models import refuse_python_models
+        from dbt_bridge.project.runners.python_models import refuse_python_models
         from dbt_bridge.run.build import build
         from dbt_bridge.run.sync import SyncOptions
 

@@ -61,7 +61,7 @@ class ModuleRunner:
         self._manifest = manifest
 
         from dbt_bridge.project.profile import read_warehouse_profile
-        from dbt_bridge.project.yaml_blocks import list_bare_sources, list_raw_blocks
+        from dbt_bridge.project.runners.yaml_blocks import list_bare_sources, list_raw_blocks
 
         graph = make_graph(
             manifest.writable_manifest().to_dict(omit_none=False),
