@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from dbt_bridge.cdc.census import Tracked
 from dbt_bridge.cdc.followed_source import FollowedSource
 from dbt_bridge.cdc.snapshot_copy import Copy
+from dbt_bridge.contracts.capabilities import Tells
 from dbt_bridge.contracts.change_feed import Chunk
-from dbt_bridge.contracts.destination import Application, CannotReshape, Loaded, NotApplied
+from dbt_bridge.contracts.destination import Application, BeginAgain, CannotReshape, Loaded, NotApplied
 from dbt_bridge.errors import BridgeError, KeyRefused, TypeRefused
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.changes import Event, Reshaped
@@ -29,6 +30,8 @@ class GivenUp(Exception):
     Attributes:
         failed: table -> the error for which it is set aside.
         lost: table -> why it is copied anew.
+
+    With neither, all of them go on: the destination had not room enough, and has now.
     """
 
     def __init__(self, failed: Mapping[str, BridgeError], lost: Mapping[str, str]) -> None:
@@ -158,6 +161,8 @@ class Applier:
                 application.commit(upto.ordinal, checkpoints, receipts)
             else:
                 application.commit(upto.ordinal)
+        except BeginAgain as error:
+            raise GivenUp({}, {}) from error
         except NotApplied as refused:
             lost = isinstance(refused.error, CannotReshape)
             failed = {} if lost else {refused.node: refused.error}
@@ -165,6 +170,7 @@ class Applier:
         if ends.destination is not ends.ledger:
             ends.ledger.save(checkpoints, receipts)
         self._close()
+        self._pass_on()
         before = self.standing
         self.standing = Standing(dict(self._tracked), tuple(copy for copy in before.copies if copy not in due), upto)
         self.acknowledge(upto)
@@ -176,6 +182,7 @@ class Applier:
 
     def undo(self) -> None:
         """Nothing since the last commit stays."""
+        self._pass_on()
         self._close()
         self._tracked = dict(self.standing.tracked)
         self._transactions = 0
@@ -197,6 +204,8 @@ class Applier:
             loaded = self._open().apply(tracked.replica, event)
         except CannotReshape as error:
             raise GivenUp({}, {node: error.what}) from error
+        except BeginAgain as error:
+            raise GivenUp({}, {}) from error
         except (TypeRefused, KeyRefused) as error:
             raise GivenUp({node: error}, {}) from error
         self._counts[node] = self._counts.get(node, _NOTHING) + loaded
@@ -204,9 +213,16 @@ class Applier:
         if isinstance(event, Reshaped):
             self._tracked[node] = _reshape(tracked, event)
 
+    def _pass_on(self) -> None:
+        destination = self.source.ends.destination
+        for line in destination.take_told() if isinstance(destination, Tells) else ():
+            self.source.progress.message(line)
+
     def _join(self, application: Application, copy: Copy) -> Receipt:
         try:
             loaded = application.join(copy.tracked.replica, copy.rows, copy.copied_at)
+        except BeginAgain as error:
+            raise GivenUp({}, {}) from error
         except (TypeRefused, KeyRefused) as error:
             raise GivenUp({copy.tracked.node: error}, {}) from error
         self._tracked[copy.tracked.node] = copy.tracked

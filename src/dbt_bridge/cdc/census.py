@@ -188,7 +188,7 @@ def track(destination: Destination, wanted: Wanted, version: TableVersion, posit
 
     node, mask = wanted.table.node, dict(wanted.table.mask)
     followed = FollowedTable(
-        node, version.name, version.shape, columns, key, position, map_columns, mask, log_only
+        node, version.name, version.shape, columns, key, position, map_columns, mask, log_only, version.rotates
     )  # fmt: skip
     landing = Table(wanted.landing, tuple(_plain(c, wanted) for c in columns), () if log_only else key)
     replica = Replica(node, landing, wanted.table.deletes, history=wanted.table.history, change_log=log_only)

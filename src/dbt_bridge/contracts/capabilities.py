@@ -9,6 +9,7 @@
                         HasClock          knows when its snapshot began                    Postgres
     of a destination    TakesRawCopy      takes such rows                                  Postgres
                         ComparesKeys      has types that it does not compare as keys       DuckDB, Postgres, Delta
+                        Tells             has something to say beside counts               DuckDB
     of a state          DigestsReplicas   digests rows where they are                      Postgres
 
 `destination` has what most destinations can: `Follows` (applies changes), `Readable` (gives back what it holds); `side`
@@ -90,6 +91,14 @@ class ComparesKeys(Protocol):
         Raises:
             KeyRefused: rows would not be found by it, or several; names the type that would do.
         """
+
+
+@runtime_checkable
+class Tells(Protocol):
+    """A destination that has something to say to a person beside what it counts, such as a bound that it raised."""
+
+    def take_told(self) -> list[str]:
+        """What happened since the last time, a line each."""
 
 
 @runtime_checkable

@@ -56,6 +56,7 @@ class TableVersion:
         columns: those whose changes are in the log, in the types in which they naturally travel.
         key: the columns by which the log says which row changed; empty when it is the whole row, or none.
         unfollowed: its other columns.
+        rotates: two rows may have one key inside of a transaction, and the log sends all old values to tell them apart.
     """
 
     name: TableName
@@ -63,6 +64,7 @@ class TableVersion:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     unfollowed: tuple[UnfollowedColumn, ...] = ()
+    rotates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class FollowedTable:
         map_columns: see `MapColumns`.
         mask: column -> how it is masked.
         log_only: changes are appended, so no row needs to be found.
+        rotates: see `TableVersion`; changes then bring all values of the rows before them.
     """
 
     node: str
@@ -114,6 +117,7 @@ class FollowedTable:
     map_columns: MapColumns
     mask: Mapping[str, str] = field(default_factory=dict)
     log_only: bool = False
+    rotates: bool = False
 
 
 @dataclass(frozen=True, slots=True)

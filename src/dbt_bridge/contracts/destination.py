@@ -152,6 +152,10 @@ class CannotReshape(DestinationError):
     """The destination cannot change a table's columns as its origin did; the table is to be copied anew."""
 
 
+class BeginAgain(DestinationError):
+    """The destination was out of room and made more: the same rows or changes, from the last commit on, land now."""
+
+
 class NotApplied(Exception):
     """A commit that writes table by table was refused by one of them, which is to be set aside.
 

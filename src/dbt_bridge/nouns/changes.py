@@ -36,9 +36,11 @@ class Changes:
         committed_at: int64: microseconds since 1970 in UTC, by the origin's clock.
         unchanged: column -> bool: True where an update did not send the value, because it is stored out of line
             (TOAST) and did not change; the value in `rows` is NULL there. Only columns that have such values.
-        before: the old values that updates sent: the columns of the key, or all columns for a table without a key
-            under REPLICA IDENTITY FULL. NULL where `has_before` is False. None when no change has any.
+        before: the old values that updates sent: the columns of the key; all columns for a table without a key under
+            REPLICA IDENTITY FULL, and where it `rotates`. NULL where `has_before` is False. None when no change has
+            any.
         has_before: bool.
+        rotates: two rows may have one key at once inside of a transaction, and are told apart by their old values.
         repairs: these are no changes of the origin: they set right what lies at the position where the table stands,
             and are not passed over for its standing there.
     """
@@ -51,6 +53,7 @@ class Changes:
     before: pa.Table | None = None
     has_before: np.ndarray | None = None
     repairs: bool = False
+    rotates: bool = False
 
     def __len__(self) -> int:
         return len(self.kind)

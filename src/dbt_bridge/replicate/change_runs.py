@@ -52,6 +52,7 @@ def _one(runs: list[Changes]) -> list[Changes]:
             {n: np.concatenate([run.unchanged.get(n, np.zeros(len(run), bool)) for run in runs]) for n in names},
             olds,
             has_before,
+            rotates=any(run.rotates for run in runs),
         )
     ]
 
@@ -82,4 +83,5 @@ def select_part(run: Changes | Truncated, first: int, end: int | None) -> Change
         {name: flags[chosen] for name, flags in run.unchanged.items()},
         None if run.before is None else run.before.filter(mask),
         None if run.has_before is None else run.has_before[chosen],
+        rotates=run.rotates,
     )

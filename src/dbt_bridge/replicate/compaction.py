@@ -11,13 +11,13 @@ which did send it; where none did, it is the destination's, under the first key 
 keys need no steps of their own: first the destination's values are read under the old keys (`Written.found_under`),
 then rows are deleted and written.
 
-Keys are compared through dictionary codes, whatever their types are. A key holds one row at any moment: Postgres takes
-no deferrable constraint as a replica identity (RelationGetIndexList), and a run that says otherwise is refused.
+Keys are compared through codes, whatever their types are. A key holds one row at any moment, but inside of a
+transaction under a deferrable constraint: see `rotations`. Two rows with one key at its end are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +40,7 @@ from dbt_bridge.nouns.changes import (
 )
 from dbt_bridge.nouns.table import Table
 from dbt_bridge.replicate.key_codes import encode_keys
+from dbt_bridge.replicate.rotations import Tangled, Touch, encode_values, untangle_keys
 
 UTC_TIME = pa.timestamp("us", "UTC")
 _Mask = Any  # numpy array of bool
@@ -135,7 +136,7 @@ class Lineages:
         event: the change that each touch belongs to.
         code: of the touched key.
         kind: new, came, stayed, left or died.
-        by_key: positions, by key and then time.
+        by_key: positions, by key and then time; where two rows had a key at once, as if one had come after the other.
         by_row: positions, by lineage and then time.
         row_start: in that order: where the lineage of each position begins.
         keys: the key columns, one row per code.
@@ -174,9 +175,9 @@ class Lineages:
         kind[leaves], kind[leaves + 1] = _LEFT, _CAME
         code[leaves] = old[moves]
         by_key = np.argsort(code, kind="stable")
-        stay = _stays(table, code[by_key], kind[by_key], by_key)
+        by_key, stay = _stays(table, changes, _Touches(event, code, kind), by_key)
         lineage = _join_stays(stay, leaves)
-        by_row = np.argsort(lineage, kind="stable") if len(leaves) else by_key
+        by_row = np.argsort(lineage, kind="stable") if len(leaves) or len(by_key) < len(event) else by_key
         first = _starts(lineage[by_row])
         row_start = np.maximum.accumulate(np.where(first, np.arange(len(event)), 0))
         root = np.empty_like(by_row)
@@ -317,21 +318,55 @@ def _starts(ordered: _Index) -> _Mask:
     return first
 
 
-def _stays(table: Table, code: _Index, kind: _Index, by_key: _Index) -> _Index:
-    """The number of the stay that each touch belongs to, given the touches by key."""
+@dataclass(frozen=True, slots=True)
+class _Touches:
+    """See `Lineages`."""
+
+    event: _Index
+    code: _Index
+    kind: _Index
+
+
+def _stays(table: Table, changes: Changes, touches: _Touches, by_key: _Index) -> tuple[_Index, _Index]:
+    """The touches by key, and the number of the stay that each touch belongs to."""
+    code, kind = touches.code[by_key], touches.kind[by_key]
     first = _starts(code)
     comes = (kind == _INSERTED) | (kind == _CAME)
     empty = np.zeros(len(kind), bool)
     empty[1:] = (kind[:-1] == _LEFT) | (kind[:-1] == _DELETED)
-    if (~first & (comes != empty)).any():
+    stay = np.empty(len(kind), np.int64)
+    stay[by_key] = np.cumsum(first | comes) - 1
+    wrong = ~first & (comes != empty)
+    values = encode_values(changes) if changes.rotates else None
+    if values is not None:  # a row that came and one that left may be two, if their values are
+        earlier, after = values
+        at = touches.event[by_key]
+        wrong[1:] |= ~first[1:] & ~comes[1:] & ~empty[1:] & (earlier[at[1:]] != after[at[:-1]])
+        wrong[:-1] |= first[:-1] & comes[:-1] & ~first[1:]  # and may have come and gone beside one that stays
+    if not wrong.any():
+        return by_key, stay
+    try:
+        if values is None:
+            raise Tangled
+        return untangle_keys(by_key, code, np.unique(code[wrong]), stay, _describe(changes, touches, values))
+    except Tangled:
         raise KeyRefused(
             f"by the changes of {table.name} two rows have one key ({', '.join(table.key)}) at once, or none that"
             " changes",
-            mend="name a key that is unique at every moment (NOT DEFERRABLE) in primary_key:",
-        )
-    stay = np.empty(len(kind), np.int64)
-    stay[by_key] = np.cumsum(first | comes) - 1
-    return stay
+            mend="name a key that is unique in primary_key:; where the origin checks it at the end of a transaction"
+            " (DEFERRABLE), ALTER TABLE ... REPLICA IDENTITY FULL there",
+        ) from None
+
+
+def _describe(changes: Changes, touches: _Touches, values: tuple[_Index, _Index]) -> Callable[[int], Touch]:
+    earlier, after = values
+
+    def touch(place: int) -> Touch:
+        event, kind = int(touches.event[place]), int(touches.kind[place])
+        comes, goes = kind in (_INSERTED, _CAME), kind in (_LEFT, _DELETED)
+        return Touch(place, int(changes.ordinal[event]), comes, goes, int(earlier[event]), int(after[event]))
+
+    return touch
 
 
 def _join_stays(stay: _Index, leaves: _Index) -> _Index:

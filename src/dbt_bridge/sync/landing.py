@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from dbt_bridge.arrow.mask import mask_batches
+from dbt_bridge.contracts.capabilities import Tells
 from dbt_bridge.contracts.destination import (
+    BeginAgain,
     Load,
     Loaded,
     Staged,
@@ -151,16 +153,31 @@ def _arrive_once(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: b
             raw = stage_raw_copy(ends.origin, ends.destination, copy, progress)
             if raw is not None:
                 return Arrived(plan, staged=raw)
-        with owning(ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)) as rows:
-            batches = mask_batches(rows, _masks(plan))
-            batches = report_batches(batches, wanted.table.node, progress)
-            if isinstance(ends.destination, Warehouse):
-                return Arrived(plan, staged=ends.destination.stage(plan.load, batches))
-            return Arrived(plan, loaded=ends.destination.load(plan.load, batches))
+        while True:
+            try:
+                return _carry(ends, plan, progress)
+            except BeginAgain:
+                continue
+            finally:
+                for line in ends.destination.take_told() if isinstance(ends.destination, Tells) else ():
+                    progress.message(line)
     except Exception as error:
         if is_interruption(error):
             raise
         raise _Failed(receipt, as_bridge_error(error, str(wanted.landing))) from None
+
+
+def _carry(ends: Ends, plan: Plan, progress: Progress) -> Arrived:
+    """Bring a table's rows to the destination.
+
+    Raises:
+        BeginAgain: the destination made room for them.
+    """
+    with owning(ends.origin.rows(plan.name, plan.columns, plan.increment, workers=plan.workers)) as rows:
+        batches = report_batches(mask_batches(rows, _masks(plan)), plan.wanted.table.node, progress)
+        if isinstance(ends.destination, Warehouse):
+            return Arrived(plan, staged=ends.destination.stage(plan.load, batches))
+        return Arrived(plan, loaded=ends.destination.load(plan.load, batches))
 
 
 def _masks(plan: Plan) -> dict[str, str]:

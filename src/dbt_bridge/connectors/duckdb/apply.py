@@ -8,9 +8,11 @@ are gone and of rows that come again, cost 0.05 s more than one, and give exact 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,14 +31,18 @@ from dbt_bridge.connectors.duckdb.landing_table import (
     require_table,
     reshape,
 )
+from dbt_bridge.connectors.duckdb.memory import Memory, Window, is_out_of_memory
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, fold_case
 from dbt_bridge.connectors.duckdb.session import roll_back, translate_errors
 from dbt_bridge.contracts.destination import (
     DELETED_AT,
+    BeginAgain,
     Loaded,
+    NotApplied,
     Replica,
     Staged,
 )
+from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.changes import (
     Changes,
     Event,
@@ -60,8 +66,11 @@ class DuckDBApplication:
     """An `Application` on one cursor. The transaction begins with the first call, so that copies which were staged
     before are seen."""
 
-    def __init__(self, cur: Any, catalog: str) -> None:
+    def __init__(self, cur: Any, catalog: str, memory: Memory) -> None:
         self._cur = cur
+        self._memory = memory
+        self._windows: dict[TableName, Window] = {}
+        self._largest: tuple[int, str] = (0, "")  # bytes that DuckDB handles at once, and whose they are
         self._catalog = catalog
         self._on = CatalogCursor(cur, catalog)
         self._open = False
@@ -73,14 +82,14 @@ class DuckDBApplication:
     def join(self, replica: Replica, staged: Staged | Loaded, copied_at: int) -> Loaded:
         """Show a staged copy, with what the replica keeps beside its columns."""
         assert isinstance(staged, Staged), "DuckDB stages"
-        with translate_errors(replica.table.name):
+        with self._in_memory(replica.table.name, replica.node), translate_errors(replica.table.name, is_out_of_memory):
             self._begin()
             self._changed.add(replica.table.name)
             return join(self._on, replica, staged, copied_at)
 
     def apply(self, replica: Replica, event: Event) -> Loaded:
         """Apply a run of changes, a TRUNCATE or a change of the columns."""
-        with translate_errors(replica.table.name):
+        with self._in_memory(replica.table.name, replica.node), translate_errors(replica.table.name, is_out_of_memory):
             self._begin()
             check_names(replica, fold_case)
             if isinstance(event, Reshaped):
@@ -92,7 +101,7 @@ class DuckDBApplication:
 
     def commit(self, upto: int, checkpoints: Sequence[Checkpoint] = (), receipts: Sequence[Receipt] = ()) -> None:
         """Make it visible."""
-        with translate_errors("the changes' commit"):
+        with self._in_memory("the changes' commit", ""), translate_errors("the changes' commit", is_out_of_memory):
             self._begin()
             audit.save_checkpoints(self._cur, self._catalog, checkpoints)
             audit.append_receipts(self._cur, self._catalog, receipts)
@@ -106,6 +115,34 @@ class DuckDBApplication:
             self._open = False
             roll_back(self._cur)
 
+    @contextmanager
+    def _in_memory(self, where: object, node: str) -> Iterator[None]:
+        """Where it is too little, there is more of it the next time; a table that needs more than there is, is refused.
+
+        Raises:
+            BeginAgain: begin again at the last commit.
+            TypeRefused: the machine has no more, for this table.
+            NotApplied: the same at the commit, for the table with the largest rows.
+        """
+        try:
+            yield
+        except duckdb.Error as error:  # none but those that are out of memory come so far
+            if self._memory.make_more(where):
+                raise BeginAgain(f"DuckDB was out of memory on {where}") from error
+            refused = TypeRefused(
+                f"{where}: rows of {self._largest[0] / 1e6:,.0f} MB that DuckDB handles at once do not fit into the"
+                f" {self._memory.limit / 1e6:,.0f} MB that it may take on this machine",
+                mend="columns: {exclude: [...]} leaves the large column out; or run on a machine with more memory",
+            )
+            if not node and self._largest[1]:
+                raise NotApplied(self._largest[1], refused) from error
+            raise refused from error
+
+    def _make_room(self, replica: Replica, rows: pa.Table) -> None:
+        window = self._windows.setdefault(replica.table.name, Window()).add(rows)
+        self._largest = max(self._largest, (window, replica.node))
+        self._memory.make_room(window, rows.num_columns, replica.table.name)
+
     def _begin(self) -> None:
         assert not self._over, "an application is committed once"
         if not self._open:
@@ -113,6 +150,7 @@ class DuckDBApplication:
             self._open = True
 
     def _change(self, replica: Replica, changes: Changes) -> Loaded:
+        self._make_room(replica, changes.rows)
         if replica.change_log:
             return self._log(replica, changes)
         soft = replica.deletes == "soft"

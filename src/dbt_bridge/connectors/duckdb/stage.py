@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dbt_bridge.connectors.duckdb.memory import Memory, Window
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import KeyRefused, TypeRefused
@@ -41,9 +42,11 @@ def check(load: Load) -> None:
 
 
 class Counter:
-    """Counts the rows and bytes that pass, checks keys, and keeps the error that DuckDB would only quote."""
+    """Counts what passes, checks keys, makes room, and keeps the error that DuckDB would only quote."""
 
-    def __init__(self, load: Load, batches: pa.RecordBatchReader) -> None:
+    def __init__(self, load: Load, batches: pa.RecordBatchReader, memory: Memory) -> None:
+        self._memory = memory
+        self._window = Window()
         self.rows = 0
         self.bytes = 0
         self._load = load
@@ -60,6 +63,7 @@ class Counter:
         try:
             for batch in self._batches:
                 self._check_key(batch)
+                self._memory.make_room(self._window.add(batch), batch.num_columns, self._load.table.name)
                 first = self.rows
                 self.rows += batch.num_rows
                 self.bytes += batch.nbytes

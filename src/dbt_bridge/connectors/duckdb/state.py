@@ -13,6 +13,7 @@ import pyarrow as pa
 from dbt_bridge.arrow.duckdb_rows import interruptible, stream_query
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.landing_table import lend_rows
+from dbt_bridge.connectors.duckdb.memory import Memory
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fill_in
 from dbt_bridge.connectors.duckdb.session import roll_back, translate_errors
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
@@ -50,8 +51,9 @@ class DuckDBState:
         cur: a cursor in a transaction, which is its own.
     """
 
-    def __init__(self, cur: Any, catalog: str) -> None:
+    def __init__(self, cur: Any, catalog: str, memory: Memory) -> None:
         self._cur = cur
+        self._memory = memory
         self._on = CatalogCursor(cur, catalog)
         self._streaming = ""
 
@@ -115,6 +117,7 @@ class DuckDBState:
             raise DestinationError(f"there is no table {replica.table.name}", mend=recopy_command(replica.node))
         columns = {c.name: _require_column(found, c.name, replica) for c in replica.table.columns}
         table = self._on.sql_name(found.name)
+        self._memory.make_room_to_read(table, replica.table.name)
         if replica.change_log:
             return _Standing(self._log_state(replica, found, table), columns)
         if replica.deletes == "soft":
@@ -163,7 +166,7 @@ def _same_key(standing: _Standing, names: Sequence[str]) -> str:
 
 
 @contextmanager
-def open_state(connection: Any, catalog: str) -> Iterator[DuckDBState]:
+def open_state(connection: Any, catalog: str, memory: Memory) -> Iterator[DuckDBState]:
     """A state from now on, until the context ends. Writers go on meanwhile."""
     cur = connection.cursor()
     try:
@@ -172,7 +175,7 @@ def open_state(connection: Any, catalog: str) -> Iterator[DuckDBState]:
             # The transaction of an attached database begins with the first look at its catalog.
             cur.execute(fill_in("SELECT count(*) FROM duckdb_tables() WHERE database_name = ?", catalog)).fetchall()
         with interruptible(cur):
-            yield DuckDBState(cur, catalog)
+            yield DuckDBState(cur, catalog, memory)
     finally:
         roll_back(cur)
         cur.close()

@@ -23,6 +23,7 @@ from dbt_bridge.connectors.duckdb import audit
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.column_types import map_column
+from dbt_bridge.connectors.duckdb.memory import Memory, is_out_of_memory
 from dbt_bridge.connectors.duckdb.outgoing.marks import ensure_marks, recall
 from dbt_bridge.connectors.duckdb.profile import file_of, find_database, require_writable
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
@@ -39,6 +40,7 @@ from dbt_bridge.connectors.duckdb.stage import (
 from dbt_bridge.connectors.duckdb.state import DuckDBState, open_state
 from dbt_bridge.contracts.destination import (
     Application,
+    BeginAgain,
     Load,
     Loaded,
     Staged,
@@ -88,6 +90,7 @@ class DuckDBWarehouse:
         self._connection = connection
         self._catalog = catalog
         self._owned = owned
+        self._memory = Memory(connection)
 
     @classmethod
     def open(
@@ -202,6 +205,10 @@ class DuckDBWarehouse:
                 mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
             )
 
+    def take_told(self) -> list[str]:
+        """See `Tells`."""
+        return self._memory.take_told()
+
     def find_table(self, name: TableName) -> Table | None:
         """The table (or a view that is not a ghost) as it stands, with DuckDB's types in `origin_type`."""
         with closing(self._connection.cursor()) as cur:
@@ -263,7 +270,7 @@ class DuckDBWarehouse:
         check(load)
         name = load.table.name
         staging = TableName(name.schema, f"{STAGING_PREFIX}{_PROCESS}_{next(_numbers)}")
-        counter = Counter(load, batches)
+        counter = Counter(load, batches, self._memory)
         with self._cursor(name) as cur:
             on = CatalogCursor(cur, self._catalog)
             check_types(on, load, sql_types(cur, load.table.arrow_schema))
@@ -272,9 +279,11 @@ class DuckDBWarehouse:
                 create_staging(cur, on, staging, load, counter)
                 if load.keeps_last:
                     on.keep_last(staging, load.table.key, ROW)
-            except BaseException:
+            except BaseException as error:
                 on.drop_staging(staging)
                 counter.raise_own_error()
+                if is_out_of_memory(error) and self._memory.make_more(name):
+                    raise BeginAgain(f"DuckDB was out of memory while {name} was copied") from error
                 raise
         return Staged(load, staging, counter.rows, counter.bytes)
 
@@ -308,7 +317,7 @@ class DuckDBWarehouse:
     @contextmanager
     def open_state(self) -> Iterator[DuckDBState]:
         """See `state`. Over a connection of somebody else, what that wrote and did not commit is not seen."""
-        with open_state(self._connection, self._catalog) as state:
+        with open_state(self._connection, self._catalog, self._memory) as state:
             yield state
 
     @contextmanager
@@ -316,7 +325,7 @@ class DuckDBWarehouse:
         """One transaction for the changes of several tables; no other thread publishes while it lasts."""
         with _publishing, self._cursor("changes") as cur:
             audit.ensure(cur, self._catalog)
-            application = DuckDBApplication(cur, self._catalog)
+            application = DuckDBApplication(cur, self._catalog, self._memory)
             try:
                 yield application
             finally:

@@ -246,7 +246,12 @@ def _changes(rows: Rows, table: FollowedTable, version: _Version) -> Changes:
         unchanged,
         before,
         has_before,
+        rotates=_rotates(table, version),
     )
+
+
+def _rotates(table: FollowedTable, version: _Version) -> bool:
+    return table.rotates and not table.log_only and version.relation.identity == "f"
 
 
 def _column(cells: Sequence[Cells], column: Column, table: FollowedTable, version: _Version) -> pa.Array:
@@ -269,13 +274,14 @@ def _before(
     """The old keys (old rows without a key) of updates, spread over all changes; None when no key changed."""
     if not rows.has_before.any():
         return None, None
-    wanted = [c for c in table.columns if not table.key or c.name in table.key]
+    whole = not table.key or _rotates(table, version)
+    wanted = [c for c in table.columns if whole or c.name in table.key]
     if len(wanted) < len(table.key):  # a log that leaves out a part of the key
         return None, None
     has_before = rows.has_before
     old = {c.name: _column(rows.before, c, table, version) for c in wanted}
     places = np.flatnonzero(has_before)
-    if table.key and all(_equal(old[c.name], new[c.name].take(to_arrow(places))) for c in wanted):
+    if not whole and all(_equal(old[c.name], new[c.name].take(to_arrow(places))) for c in wanted):
         return None, None
     if table.key and table.log_only:  # an old key is logged where it differs; under full identity every update sends it
         left = np.any([_differ(old[c.name], new[c.name].take(to_arrow(places))) for c in wanted], axis=0)
@@ -311,6 +317,7 @@ def _from(changes: Changes, first: int) -> Changes:
         {name: mask[first:] for name, mask in changes.unchanged.items() if mask[first:].any()},
         None if changes.before is None else changes.before.slice(first),
         None if changes.has_before is None else changes.has_before[first:],
+        rotates=changes.rotates,
     )
 
 
@@ -345,6 +352,7 @@ def _concatenate(group: Sequence[Event]) -> Event:
         {name: np.concatenate([c.unchanged.get(name, np.zeros(len(c), bool)) for c in changes]) for name in masks},
         before,
         has_before,
+        rotates=any(c.rotates for c in changes),
     )
 
 

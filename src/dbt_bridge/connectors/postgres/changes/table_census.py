@@ -25,6 +25,18 @@ FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('v', 'm', 'f')
 """
+# A deferrable constraint's index is not immediate (indimmediate).
+_UNIQUE_AT_ONCE = """
+SELECT 1
+FROM pg_index i
+WHERE i.indrelid = %(oid)s AND i.indisunique AND i.indimmediate AND i.indisvalid
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+  AND (SELECT array_agg(a.attname::text)
+       FROM unnest(i.indkey) WITH ORDINALITY AS k (attnum, n)
+       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+       WHERE k.n <= i.indnkeyatts) <@ %(key)s::text[]
+LIMIT 1
+"""
 
 
 def resolve_name(origin: Connections, table: DeclaredTable) -> TableName:
@@ -83,7 +95,13 @@ def describe_version(origin: Connections, table: DeclaredTable, shape: Shape) ->
     columns = resolve_columns(origin, [column.wire_column for column in shape.columns]).columns
     primary = origin.query(PRIMARY_KEY, {"oid": shape.oid})
     key = shapes.resolve_key(shape, table.key, [row[0] for row in primary])
-    return TableVersion(shape.table, shape.as_json(), columns, key, shape.unsent)
+    rotates = shape.identity == "f" and bool(key) and not _is_held_at_once(origin, shape, key)
+    return TableVersion(shape.table, shape.as_json(), columns, key, shape.unsent, rotates)
+
+
+def _is_held_at_once(origin: Connections, shape: Shape, key: Sequence[str]) -> bool:
+    """Whether no two rows have the key at any moment, also inside of a transaction."""
+    return bool(origin.query(_UNIQUE_AT_ONCE, {"oid": shape.oid, "key": list(key)}))
 
 
 def is_cut_off(origin: Connections, tables: Sequence[DeclaredTable], look: Look) -> bool:

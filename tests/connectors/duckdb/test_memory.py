@@ -1,0 +1,83 @@
+"""A small bound of memory: what is larger lands all the same, as the bound is raised for it, and told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import psycopg
+import pyarrow as pa
+import pytest
+from tests.projects import cdc_source, table
+
+from dbt_bridge.connectors.duckdb.memory import Window
+from dbt_bridge.nouns.project import Project
+from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.sync import SyncOptions, sync
+
+
+class Heard(Silent):
+    """Keeps what was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def narrow(project: Project) -> Callable[..., tuple[dict[str, Receipt], list[str]]]:
+    """A sync with little memory: its receipts, and what it told."""
+    credentials = {**project.warehouse.credentials, "settings": {"memory_limit": "40MB"}}
+    small = replace(project, warehouse=replace(project.warehouse, credentials=credentials))
+
+    def once(*tables: str, full_refresh: bool = False) -> tuple[dict[str, Receipt], list[str]]:
+        heard = Heard()
+        source = cdc_source(*(table(name, node="source.shop.landing.") for name in tables))
+        receipts = sync(replace(small, sources=(source,)), SyncOptions(full_refresh=full_refresh), heard)
+        assert {r.status for r in receipts} == {"success"}, [r.error for r in receipts]
+        return {r.node.rsplit(".", 1)[1]: r for r in receipts}, heard.lines
+
+    return once
+
+
+def test_values_larger_than_the_bound_land_by_copy_and_by_changes(
+    origin: psycopg.Connection, narrow: Callable, landed: Callable
+) -> None:
+    origin.execute("CREATE TABLE large (id int PRIMARY KEY, n int, v text)")
+    origin.execute("ALTER TABLE large ALTER v SET STORAGE EXTERNAL")
+    narrow("large")
+    origin.execute("INSERT INTO large SELECT i, 0, repeat(md5(i::text), 100000) FROM generate_series(1, 20) i")
+    _, told = narrow("large")
+    assert any("landing.large: DuckDB may take" in line for line in told), told
+    origin.execute("UPDATE large SET n = 1")  # values that are not sent again are read here
+    narrow("large")
+    expected = origin.execute("SELECT id, n, md5(v) FROM large ORDER BY 1").fetchall()
+    assert landed("SELECT id, n, md5(v) FROM landing.large ORDER BY 1") == expected
+    _, told = narrow("large", full_refresh=True)
+    assert any("landing.large: DuckDB may take" in line for line in told), told
+    assert landed("SELECT id, n, md5(v) FROM landing.large ORDER BY 1") == expected
+
+
+def test_many_tables_that_change_together_land(origin: psycopg.Connection, narrow: Callable, landed: Callable) -> None:
+    """Each table that is written takes blocks for its columns until the commit."""
+    names = [f"t{number}" for number in range(40)]
+    for name in names:
+        origin.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, a text, b text, c text, d text)".encode())
+        origin.execute(f"INSERT INTO {name} SELECT i, 'a', 'b', 'c', 'd' FROM generate_series(1, 5) i".encode())  # noqa: S608
+    narrow(*names)
+    with origin.transaction():
+        for name in names:
+            origin.execute(f"UPDATE {name} SET a = 'x' WHERE id < 3".encode())  # noqa: S608
+    _, told = narrow(*names)
+    assert any("DuckDB may take" in line for line in told), told
+    assert {landed(f"SELECT count(*) FROM landing.{name} WHERE a = 'x'")[0] for name in names} == {(2,)}  # noqa: S608
+
+
+def test_a_window_holds_the_batches_that_may_lie_in_one_vector() -> None:
+    window, batch = Window(), pa.record_batch({"v": pa.array(range(1500), pa.int64())})
+    assert window.add(batch) == batch.nbytes
+    assert window.add(batch) == 2 * batch.nbytes
+    assert window.add(batch) == 2 * batch.nbytes, "the last 2048 rows lie in two of them"
