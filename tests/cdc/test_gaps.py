@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
-from tests.projects import SyncTables, cdc_source
+from tests.projects import SyncTables, cdc_source, table
 
 from dbt_bridge.connectors.postgres.changes.source import PostgresChangeSource
 
@@ -282,9 +282,12 @@ def test_what_is_done_to_other_tables_of_a_publication_copies_nothing(
     same(two, warehouse_file, "t")
 
 
-def _forget(file: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    """Make the checkpoints those of a version that did not remember something."""
+def _forget(file: Path, edit: Callable[[dict[str, Any]], None] | None) -> None:
+    """Make the checkpoints those of a version that did not remember something; None for those of cursors."""
     with duckdb.connect(str(file)) as connection:
+        if edit is None:
+            connection.execute("UPDATE _dbt_bridge.checkpoints SET shape = ''")
+            return
         for node, text in connection.execute("SELECT node, shape FROM _dbt_bridge.checkpoints").fetchall():
             memory = json.loads(text)
             edit(memory["shape"])
@@ -323,3 +326,42 @@ def test_a_checkpoint_of_an_older_version_is_not_trusted_over_what_changed_since
     assert {receipt.hop for receipt in sync_sources(source).values()} == {"initial_copy"}
     for name in ("t", "k", "plain"):
         same(typed, warehouse_file, name)
+
+
+def test_values_that_read_otherwise_are_copied_anew_by_a_cursor_too(
+    typed: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
+) -> None:
+    typed.execute("ALTER TABLE t ADD COLUMN at int NOT NULL DEFAULT 1")
+    source = cdc_source(table("t", "incremental", node="source.shop.landing.", cursor="at"))
+    sync_sources(source)
+    _forget(warehouse_file, None)
+    typed.execute("INSERT INTO t (id, m, at) VALUES (2, 'ok', 2)")
+    assert sync_sources(source)["t"].checkpoint_from == "1", "a checkpoint of an older version goes on"
+    typed.execute("ALTER TYPE mood ADD VALUE 'happy'")
+    assert sync_sources(source)["t"].checkpoint_from == "2", "it is in no row yet"
+    for ddl in ("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'", "ALTER TYPE address ADD ATTRIBUTE zip text CASCADE"):
+        typed.execute(ddl.encode())
+        assert sync_sources(source)["t"].checkpoint_from is None
+        same(typed, warehouse_file, "t")
+        assert sync_sources(source)["t"].checkpoint_from == "2"
+
+
+def test_a_partition_that_is_followed_beside_its_root_is_refused(
+    parted: psycopg.Connection, sync_sources: SyncTables, warehouse_file: Path
+) -> None:
+    """Its changes come as the root's alone: it would stay as it was copied."""
+    receipts = sync_sources(cdc_source("ev", "ev_1"))
+    assert receipts["ev"].status == "success"
+    assert "partition of public.ev" in (receipts["ev_1"].error or "")
+    parted.execute(
+        "CREATE TABLE own (id int, day int, v text, PRIMARY KEY (id, day)); INSERT INTO own VALUES (5, 305, '')"
+    )
+    assert {receipt.error for receipt in sync_sources(cdc_source("ev", "own")).values()} == {None}
+    parted.execute("ALTER TABLE ev ATTACH PARTITION own FOR VALUES FROM (300) TO (400); UPDATE own SET v = 'seen'")
+    receipts = sync_sources(cdc_source("ev", "own"))
+    assert "partition of public.ev" in (receipts["own"].error or "")
+    same(parted, warehouse_file, "ev")
+    assert sync_sources(cdc_source("ev"))["ev"].error is None
+    parted.execute("UPDATE own SET v = 'again'")
+    assert sync_sources(cdc_source("own"))["own"].error is None, "the mend works as printed"
+    same(parted, warehouse_file, "own")

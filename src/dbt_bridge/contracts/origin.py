@@ -6,8 +6,8 @@ An open origin holds one consistent snapshot where its database has them: everyt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
@@ -23,11 +23,14 @@ class Described:
         table: its name, columns in order with their natural Arrow types, and primary key.
         rows: the catalog's estimate; None when it has none.
         bytes: size on the origin's disk; None when unknown.
+        forms: what the values of its columns look like, beyond their types: name of a type -> facts (the labels of an
+            enum). More facts change no stored value; where one is gone, rows that stand read otherwise.
     """
 
     table: Table
     rows: int | None = None
     bytes: int | None = None
+    forms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ class Checkpoint:
 
     @property
     def filters(self) -> str:
-        """Of a table with a cursor: what of it did not land as it is, as its declaration said then."""
+        """Of a table with a cursor: what else its rows were told by then (`sync/remembered.py`)."""
         return self.shape if self.cursor else ""
 
     def copy_anew(self, why: str) -> Checkpoint:

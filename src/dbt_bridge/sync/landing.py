@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +21,6 @@ from dbt_bridge.contracts.origin import Described, Increment
 from dbt_bridge.errors import BridgeError, KeyRefused, UsageError, as_bridge_error, is_interruption
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.checkpoint import Checkpoint
-from dbt_bridge.nouns.project import LandingTable
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Progress
@@ -31,6 +29,7 @@ from dbt_bridge.sync.ends import Ends
 from dbt_bridge.sync.future_cursor import hold_back
 from dbt_bridge.sync.landing_columns import landing_columns
 from dbt_bridge.sync.raw_copy import TableCopy, stage_raw_copy
+from dbt_bridge.sync.remembered import NOTHING, Remembered
 from dbt_bridge.sync.unfit import fit, land_as_text, may_be_text
 from dbt_bridge.sync.wanted import Wanted
 from dbt_bridge.system.owned_reader import owning
@@ -51,6 +50,7 @@ class Plan:
     checkpoint: Checkpoint | None
     workers: int
     receipt: Receipt
+    remembered: Remembered = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +194,7 @@ def _plan_load(ends: Ends, wanted: Wanted, found: Described, full_refresh: bool)
     plan = Plan(wanted, found.table.name, columns, load, None, None, workers_for(found), wanted.receipt)
     plan = replace(plan, receipt=replace(plan.receipt, destination=ends.destination.name))
     if wanted.table.replication == "incremental":
+        plan = replace(plan, remembered=Remembered.of_table(wanted.table, found.forms))
         return _incremental(ends, plan, full_refresh, several=has_versions(found.table, landing))
     return plan
 
@@ -236,15 +237,17 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
     ordered = disposition == "merge" and several
     newest = hold_back(ends.origin.newest(plan.name, table.cursor))
     last = ends.ledger.checkpoint(table.node)
-    hides, place = _hides(table), plan.wanted.place
+    place = plan.wanted.place
     stands = (
         last is not None
-        and (last.origin, last.cursor, last.filters) == (ends.origin.name, table.cursor, hides)
+        and (last.origin, last.cursor) == (ends.origin.name, table.cursor)
+        and Remembered.of_text(last.filters).goes_on(plan.remembered)
         and _is_there(last, plan.wanted)
         and hold_back(last.value) == last.value  # else rows were passed over
     )
     if last is None or not stands or full_refresh or ends.destination.find_table(plan.load.table.name) is None:
-        begun = Checkpoint(table.node, ends.origin.name, table.cursor, newest or "", shape=hides, landing=place)
+        shape = plan.remembered.as_text()
+        begun = Checkpoint(table.node, ends.origin.name, table.cursor, newest or "", shape=shape, landing=place)
         checkpoint = None if newest is None else begun
         if last is not None and checkpoint is None:  # an empty table is followed from its first row on
             ends.ledger.forget(table.node)
@@ -264,7 +267,7 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
         plan,
         load=replace(plan.load, write_disposition=disposition, window=window),
         increment=increment,
-        checkpoint=replace(last, value=value, landing=place),
+        checkpoint=replace(last, value=value, landing=place, shape=plan.remembered.as_text()),
         receipt=receipt,
     )
 
@@ -275,12 +278,6 @@ def _is_there(last: Checkpoint, wanted: Wanted) -> bool:
     if last.landing:
         return last.landing == wanted.place
     return not wanted.relation.database and wanted.relation.identifier == wanted.table.identifier
-
-
-def _hides(table: LandingTable) -> str:
-    """What of the table does not land as it is: rows that landed when it was otherwise must be copied anew."""
-    said = [sorted(table.columns.include), sorted(table.columns.exclude), sorted(table.mask.items())]
-    return json.dumps(said, ensure_ascii=False) if any(said) else ""
 
 
 def landing_key(table: Table, columns: Sequence[Column], wanted: Wanted) -> tuple[str, ...]:

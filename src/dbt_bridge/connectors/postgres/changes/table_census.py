@@ -39,6 +39,17 @@ LIMIT 1
 """
 
 
+# What a table is a partition of, at any height.
+_ABOVE = """
+SELECT w.oid::bigint, n.nspname, c.relname
+FROM unnest(%(oids)s::oid[]) AS w (oid)
+CROSS JOIN LATERAL pg_partition_ancestors(w.oid) a
+JOIN pg_class c ON c.oid = a.relid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE a.relid <> w.oid
+"""
+
+
 def resolve_name(origin: Connections, table: DeclaredTable) -> TableName:
     """A table's name at the origin; the default schema is known to a connection."""
     if not table.name.schema and not origin.server_version:
@@ -75,10 +86,14 @@ def examine_tables(
     names = {table.node: resolve_name(origin, table) for table in tables}
     oids = shapes.find_oids(origin, names.values())
     standing = shapes.describe_shapes(origin, oids.values(), look.publications)
+    above = [(oid, TableName(*name)) for oid, *name in origin.query(_ABOVE, {"oids": sorted(oids.values())})]
+    roots = {oid: root for oid, root in above if root in oids}
     found: dict[str, TableFinding | BridgeError] = {}
     for table in tables:
         name = names[table.node]
         try:
+            if (root := roots.get(oids.get(name, 0))) is not None:
+                raise _is_partition(name, root)
             finding = _examine(origin, table, (name, standing.get(oids.get(name, 0))), look)
             found[table.node] = replace(finding, lost=_CUT_OFF) if is_cut_off and table.shape else finding
         except ConnectionFailed:
@@ -175,6 +190,13 @@ def _check_key_is_sent(shape: Shape, declared: DeclaredTable) -> None:
             mend=f"ALTER TABLE {quote_table_name(shape.table)} REPLICA IDENTITY FULL; or USING INDEX, of an index of"
             " columns that are not generated; then dbt-bridge sync",
         )
+
+
+def _is_partition(name: TableName, root: TableName) -> OriginError:
+    return OriginError(
+        f"{name} is a partition of {root}, which is followed too, and its changes come as those of {root}",
+        mend=f"take one of the two out of the dbt source; or replication: initial_copy for {name.name}",
+    )
 
 
 def _missing(origin: Connections, name: TableName, table: DeclaredTable) -> OriginError:

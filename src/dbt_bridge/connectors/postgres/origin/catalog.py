@@ -10,6 +10,7 @@ from psycopg.errors import UndefinedColumn
 
 from dbt_bridge.connectors.postgres.origin.column_types import OriginType, WireColumn, natural_type
 from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.origin.type_forms import TypeForm, describe_forms
 from dbt_bridge.contracts.change_source import Outdated
 from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.table import (
@@ -149,6 +150,7 @@ class Relation:
         rows: the planner's estimate; None before the first ANALYZE.
         pages: its size in blocks of 8 kB (`block_size`), for reading it in ranges of them. 0 where that cannot be done:
             its rows are not all in its own file, or the server (before PostgreSQL 14) would read all of it each time.
+        forms: of the types of its columns.
     """
 
     table: Table
@@ -156,6 +158,7 @@ class Relation:
     rows: int | None
     bytes: int | None
     pages: int
+    forms: tuple[TypeForm, ...] = ()
 
 
 def list_tables(connections: Connections, schema: str) -> list[TableName]:
@@ -222,6 +225,7 @@ def describe_relation(connections: Connections, name: TableName) -> Relation:
         rows=None if estimate is None else int(estimate),
         bytes=size if kind in ("r", "p", "m") else None,
         pages=pages if has_ranges else 0,
+        forms=describe_forms(connections, [oid]).get(oid, ()),
     )
 
 

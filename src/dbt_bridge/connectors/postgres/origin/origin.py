@@ -87,7 +87,8 @@ class PostgresOrigin:
             published = {column.name for column in shape.columns} if shape else set()
             columns = tuple(c for c in table.columns if c.name in published)
             table = replace(table, columns=columns, key=table.key if published.issuperset(table.key) else ())
-        return Described(table, relation.rows, relation.bytes)
+        forms = {form.name: form.facts for form in relation.forms if form.parts}
+        return Described(table, relation.rows, relation.bytes, forms)
 
     def rows(
         self, name: TableName, columns: Sequence[Column], increment: Increment | None = None, *, workers: int = 1

@@ -85,6 +85,11 @@ class TypeForm:
     kind: str
     parts: tuple[str, ...]
 
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What stored values stand on: of an enum each label by itself, as others may come beside it."""
+        return self.parts if self.kind == "e" else ("; ".join(self.parts),)
+
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> TypeForm:
         """As a checkpoint has it."""
