@@ -11,10 +11,11 @@ import duckdb
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.projects import SyncTables, cdc_source, table
 
 from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.wire.session import with_encoding
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.sync import SyncOptions, sync
@@ -141,3 +142,8 @@ def test_a_connection_that_the_server_ended_between_two_snapshots_is_opened_anew
     hostile.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
     assert connections.query("SELECT 1") == [(1,)]
     connections.close()
+
+
+def test_every_connection_has_bounds_that_the_user_may_set() -> None:
+    bounded = conninfo_to_dict(with_encoding("postgresql://u@h/d?connect_timeout=90"))
+    assert (bounded["connect_timeout"], bounded["keepalives_idle"], bounded["user"]) == ("90", "30", "u")

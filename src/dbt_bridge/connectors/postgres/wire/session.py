@@ -114,9 +114,16 @@ def prepare_session(execute: Callable[[str], object]) -> None:
     execute(_CATALOG_FIRST)
 
 
+_BOUNDS = {"connect_timeout": "15", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+"""Seconds, where the user sets none: a server that does not answer is waited for, and one that has gone is noticed
+within a minute, however long a query may take."""
+
+
 def with_encoding(conninfo: str) -> str:
-    """A connection in UTF-8 from its first message on: names of any script come before a setting can."""
-    return make_conninfo(**{**conninfo_to_dict(conninfo), "client_encoding": "UTF8"})  # type: ignore[arg-type]
+    """A connection in UTF-8 from its first message on (names of any script come before a setting can), and one whose
+    waits have a bound."""
+    known = {**_BOUNDS, **conninfo_to_dict(conninfo), "client_encoding": "UTF8"}
+    return make_conninfo(**known)  # type: ignore[arg-type]
 
 
 def driver_conninfo(conninfo: str, *, finds_other_names: bool) -> str:
