@@ -79,7 +79,7 @@ def _find_model(exposure: Node, named: str | None, graph: Graph, where: str) -> 
             )
     if meant:
         return meant[0].unique_id
-    nearest = get_close_matches(named, map(_describe_version, candidates), n=1)
+    nearest = get_close_matches(named, [*(one.name for one in candidates), *map(_describe_version, candidates)], n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise UsageError(
         f"{where}: `model: {named}` is not among what it depends on",
