@@ -232,6 +232,19 @@ def test_columns_that_come_without_a_row_are_seen_after_a_while(
     assert landed("SELECT count(*) FROM shop_landing.orders WHERE size = 7") == [(100,)]
 
 
+def test_values_that_read_otherwise_without_a_row_are_seen_after_a_while(
+    shop: psycopg.Connection, followed: Project, landed: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbt_bridge.cdc.stream.LOOK", 0.5)
+    shop.execute("CREATE TYPE mood AS ENUM ('sad'); ALTER TABLE orders ADD COLUMN m mood NOT NULL DEFAULT 'sad'")
+    seen = Seen()
+    with streaming(followed, seen) as (running, _):
+        until(lambda: bool(seen.caught), running)
+        shop.execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'")
+        until(lambda: any(r.hop == "initial_copy" for r in seen.receipts[1:]), running)
+    assert landed("SELECT m, count(*) FROM shop_landing.orders GROUP BY m") == [("blue", 100)]
+
+
 def test_models_are_built_after_each_batch_that_changed_something(
     shop: psycopg.Connection, followed: Project, landed: Ask
 ) -> None:
