@@ -146,6 +146,16 @@ def test_options_have_answers_of_their_own(shop: DbtOptions, asked: list[str]) -
     assert asked == ["parse"] * 3
 
 
+def test_nothing_is_kept_where_dbt_is_to_parse_everything(
+    shop: DbtOptions, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_project(shop)
+    load_project(replace(shop, flags={"partial_parse": False}))
+    monkeypatch.setenv("DBT_PARTIAL_PARSE", "0")
+    load_project(shop)
+    assert asked == ["parse"] * 3
+
+
 def test_no_secret_is_kept(shop: DbtOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBT_ENV_SECRET_TOKEN", "s3cr3t-token")
     monkeypatch.setenv("SHOP_PASSWORD", "pa55word")

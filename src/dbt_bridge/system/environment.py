@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
+_NOT_INSTALLED = frozenset({"dbt_project.yml", "dbt_packages", "dbt_internal_packages"})
+"""What a dbt project has in its own folder, which may be on the path."""
 
-def list_distributions(prefix: str) -> list[str]:
-    """The installed distributions whose names begin so, each with its version: `dbt_core-1.11.16`, sorted.
 
-    One that is installed from its sources, to be edited, gets the time of its last installation with it: its version
-    alone says little.
+def list_installed(prefix: str) -> list[str]:
+    """Modules and distributions on the path whose names begin so, sorted, each with the time of its installation.
+
+    The name of a distribution has its version: `dbt_core-1.11.16.dist-info`.
     """
     found: set[str] = set()
     for place in sys.path:
@@ -19,6 +21,6 @@ def list_distributions(prefix: str) -> list[str]:
         except OSError:
             continue
         for entry in entries:
-            if entry.name.startswith(prefix) and entry.name.endswith(".dist-info"):
-                found.add(f"{entry.name.removesuffix('.dist-info')} {entry.stat().st_mtime_ns}")
+            if entry.name.startswith(prefix) and entry.name not in _NOT_INSTALLED:
+                found.add(f"{entry.name} {entry.stat().st_mtime_ns}")
     return sorted(found)

@@ -21,7 +21,7 @@ from typing import Any
 from dbt_bridge.nouns.graph import BareSource, Graph, Node
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.project.reading.inputs import Inputs, find_inputs, fingerprint, options_key
-from dbt_bridge.project.reading.project_file import find_target_folder
+from dbt_bridge.project.reading.project_file import find_target_folder, parses_whole
 from dbt_bridge.project.reading.rendering import NotRendered
 
 _FORMAT = 2
@@ -55,8 +55,9 @@ def recall(options: DbtOptions, dbt: str) -> Known | None:
     Args:
         dbt: which dbt would be asked: `Runner.identity`.
     """
-    file = _find_file(options, "graph", dbt + options_key(options))
-    kept = _read(file)
+    if parses_whole(options):
+        return None
+    kept = _read(_find_file(options, "graph", dbt + options_key(options)))
     try:
         inputs = Inputs(tuple(kept["folders"]), tuple(kept["files"]), _as_names(kept["variables"]))
         now = fingerprint(inputs, options, dbt, kept["salt"])
@@ -95,6 +96,8 @@ class Recorder:
         return seen
 
     def _look(self) -> tuple[Inputs, str] | None:
+        if parses_whole(self._options):
+            return None
         try:
             inputs = find_inputs(self._options)
         except NotRendered:

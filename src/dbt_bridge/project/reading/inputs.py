@@ -21,7 +21,7 @@ from typing import Any
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.project.reading.output import find_profiles_file
 from dbt_bridge.project.reading.project_file import read_project_file
-from dbt_bridge.system.environment import list_distributions
+from dbt_bridge.system.environment import list_installed
 
 _SUFFIXES = frozenset({".sql", ".yml", ".yaml", ".md", ".csv", ".py", ".js", ".json", ".jinja", ".ipynb"})
 _NAMES = frozenset({".dbtignore", ".env"})
@@ -81,7 +81,7 @@ def fingerprint(inputs: Inputs, options: DbtOptions, dbt: str, salt: str) -> str
     """
     root = options.project_dir.resolve()
     digest = hashlib.blake2b(digest_size=32)
-    digest.update(json.dumps([sys.version, dbt, list_distributions("dbt")]).encode())
+    digest.update(json.dumps([sys.version, dbt, list_installed("dbt")]).encode())
     for path in (*_walk(inputs.folders, root), *map(Path, inputs.files), find_profiles_file(options)):
         digest.update(f"\0{path}\0".encode("utf-8", "surrogateescape"))
         digest.update(_read(path))

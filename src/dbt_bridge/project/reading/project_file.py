@@ -134,6 +134,18 @@ def find_target_folder(options: DbtOptions) -> Path:
     return options.project_dir.resolve() / str(given)
 
 
+def parses_whole(options: DbtOptions) -> bool:
+    """Whether dbt is told to parse everything each time (`--no-partial-parse`): then nothing that it said is kept."""
+    given = options.flags.get("partial_parse", read_dbt_variable("PARTIAL_PARSE"))
+    if given is None:
+        try:
+            flags = read_project_file(options.project_dir, options.vars).content.get("flags")
+        except NotRendered:
+            return True
+        given = flags.get("partial_parse") if isinstance(flags, Mapping) else None
+    return str(given).lower() in ("false", "0", "f", "n", "no", "off")
+
+
 def read_dbt_variable(name: str) -> str | None:
     """One of dbt's own settings in the environment: `DBT_ENGINE_NAME`, or `DBT_NAME`."""
     return os.environ.get(f"DBT_ENGINE_{name}") or os.environ.get(f"DBT_{name}")
