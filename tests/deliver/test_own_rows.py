@@ -11,14 +11,13 @@ import duckdb
 import psycopg
 import pyarrow as pa
 import pytest
-from dbt_bridge.nouns.relation import Relation
 from tests.projects import known
 
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.deliver.digests import Digester
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.nouns.table import Column
+from dbt_bridge.nouns.table import Column, Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.prove.recorder import VerifyOptions
 from dbt_bridge.prove.verify import verify
