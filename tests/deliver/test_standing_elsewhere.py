@@ -162,3 +162,36 @@ def test_an_append_is_remembered_in_the_transaction_of_its_rows(place: Place) ->
     assert destination.has_arrived(NAME, second)
     assert not destination.has_arrived(NAME, first)  # it was followed by another one
     assert not destination.has_arrived(TableName("app", "other"), second)
+
+
+NESTED = {
+    "{'b': '101'::BIT}": "{'b': 101}",
+    "{'b': '10:00:00+02'::TIMETZ}": "{'b': '10:00:00+02'}",
+    "map(['k'], ['101'::BIT])": "{k=101}",
+    "[{'b': ['101'::BIT]}]": "[{'b': [101]}]",
+    "{'b': 5::UHUGEINT, 'BIT': 1}": "{'b': 5, 'BIT': 1}",
+    "{'b': '12345678901234567890123456789012345678901'::BIGNUM}": "{'b': 12345678901234567890123456789012345678901}",
+    "['a, BIT)', 'c']::ENUM('a, BIT)', 'c')[]": "['a, BIT)', c]",
+}
+
+
+def test_values_inside_of_nested_ones_leave_the_warehouse_as_they_are(tmp_path: Path) -> None:
+    """DuckDB's Arrow export drops an offset, wraps a large number around, and gives BIT its inner bytes."""
+    file = tmp_path / "w.duckdb"
+    with duckdb.connect(str(file)) as connection:
+        for number, value in enumerate(NESTED):
+            connection.execute(f"CREATE TABLE m{number} AS SELECT {value} AS v")
+        connection.execute(
+            "CREATE TABLE beyond AS SELECT {'b': 340282366920938463463374607431768211455::UHUGEINT} AS v"
+        )
+    with DuckDBWarehouse.open(file) as warehouse:
+        for number, wanted in enumerate(NESTED.values()):
+            table = warehouse.find_table(TableName("main", f"m{number}"))
+            assert table is not None
+            there = TableName("main", f"there{number}")
+            rows = warehouse.read(table.name)
+            warehouse.load(Load(Table.of_schema(there, rows.schema), "replace", new_load_id()), rows)
+            (text,) = warehouse.read(there, as_text=("v",)).read_all()["v"].to_pylist()
+            assert text.replace("'101'", "101").replace("'1234", "1234").replace("901'", "901") == wanted
+        with pytest.raises(BridgeError):
+            warehouse.read(TableName("main", "beyond")).read_all()

@@ -24,7 +24,13 @@ _SENT_AS = {
     "HUGEINT": "DECIMAL(38,0)",
     "UHUGEINT": "DECIMAL(38,0)",
 }
-_LIST = re.compile(r"(?P<element>.*?)(?P<dimensions>(\[\d*\])*)", re.DOTALL)
+# One of these types, at any depth of a list, struct or map; quoted names and values of enums are passed over.
+_INNER = re.compile(
+    r"""
+    "(?:[^"]|"")*" | '(?:[^']|'')*' | (?<![\w"])(?:TIME[ ]WITH[ ]TIME[ ]ZONE|BIT|BIGNUM|U?HUGEINT)(?=[,)\[]|$)
+    """,
+    re.VERBOSE,
+)
 
 
 def select_exactly(column: str, sql_type: str, *, as_text: bool = False) -> str:
@@ -42,10 +48,8 @@ def select_exactly(column: str, sql_type: str, *, as_text: bool = False) -> str:
 
 def cast_for_arrow(column: str, sql_type: str) -> str:
     """A quoted column, cast where Arrow has no such type and DuckDB's export would lose something."""
-    shape = _LIST.fullmatch(sql_type)
-    if shape and shape["element"] in _SENT_AS:
-        return f"CAST({column} AS {_SENT_AS[shape['element']]}{shape['dimensions']})"
-    return column
+    sent_as = _INNER.sub(lambda found: _SENT_AS.get(found[0], found[0]), sql_type)
+    return column if sent_as == sql_type else f"CAST({column} AS {sent_as})"
 
 
 def read_type(arrow: pa.DataType, sql_type: str) -> pa.DataType:

@@ -88,6 +88,8 @@ class DuckDBState:
         name, schema = replica.table.name, replica.table.arrow_schema
         selected = ", ".join(
             _select_exactly(f"t.{quote_identifier(stored.name)}", stored.type, quote_identifier(column))
+            if not _is_nested_as_text(schema.field(column).type, stored.type)
+            else f"CAST(t.{quote_identifier(stored.name)} AS VARCHAR) AS {quote_identifier(column)}"
             for column, stored in standing.columns.items()
         )
         query = f"SELECT {selected}\nFROM {standing.sql} AS t"
@@ -141,6 +143,11 @@ def _require_column(found: Relation, name: str, replica: Replica) -> _StoredColu
     if own is None:
         raise missing_column(replica.table.name, name, replica)
     return _StoredColumn(own, found.columns[own])
+
+
+def _is_nested_as_text(type_: pa.DataType, stored: str) -> bool:
+    """Whether a list, struct, map or union is asked for as text, as which it was delivered."""
+    return bool(pa.types.is_string(type_)) and (stored.endswith("]") or stored.startswith(("STRUCT", "MAP", "UNION")))
 
 
 def _select_exactly(column: str, type_: str, name: str) -> str:
