@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.projects import SyncTables, cdc_source, table
 
 from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.connectors.postgres.wire.session import with_encoding
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.observe.progress import Silent
@@ -147,3 +149,15 @@ def test_a_connection_that_the_server_ended_between_two_snapshots_is_opened_anew
 def test_every_connection_has_bounds_that_the_user_may_set() -> None:
     bounded = conninfo_to_dict(with_encoding("postgresql://u@h/d?connect_timeout=90"))
     assert (bounded["connect_timeout"], bounded["keepalives_idle"], bounded["user"]) == ("90", "30", "u")
+
+
+def test_a_query_that_a_person_wrote_finds_its_tables_by_their_own_path(
+    hostile: psycopg.Connection, database: str
+) -> None:
+    be_hostile(database)
+    hostile.execute("CREATE VIEW shadows.mine AS SELECT DATE '2026-02-01' AS d, 7 AS n")
+    queries = PostgresQueries("shop_pg", database)
+    columns, rows = queries.result("SELECT d, n FROM mine")
+    queries.close()
+    assert [str(column.type) for column in columns] == ["date32[day]", "int32"]
+    assert rows.to_pylist() == [{"d": date(2026, 2, 1), "n": 7}]

@@ -35,6 +35,12 @@ _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 _SAVEPOINT = "dbt_bridge"
+# SQL that gives another session the same path: what its driver connected with may be another.
+_PATH = """
+SELECT pg_catalog.format(
+    'SELECT pg_catalog.set_config(''search_path'', %L, true)', pg_catalog.current_setting('search_path')
+)
+"""
 
 
 class Connections:
@@ -116,12 +122,13 @@ class Connections:
             if self._idle:
                 return self._idle.pop()
             ((other_names,),) = control.execute(FINDS_OTHER_NAMES.encode()).fetchall()
+            ((path,),) = control.execute(_PATH.encode()).fetchall()
         try:
             connection = BulkConnection(driver_conninfo(self.conninfo(), finds_other_names=other_names))
         except bulk.Error as error:
             raise self.translate_connect_error(error) from error
         try:
-            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", self._set):
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", self._set, path):
                 connection.execute(statement)
         except (bulk.Error, OSError, pa.ArrowException) as error:
             self.drop_bulk(connection)
