@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import psycopg
+import pytest
 from tests.projects import dbt_result
 
+from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import (
+    DbtOptions,
     Delivery,
     LandingSource,
     LandingTable,
@@ -87,3 +90,26 @@ def test_a_failed_dbt_build_fails_the_build(project: Project) -> None:
 
     assert not outcome.ok
     assert outcome.receipts[0].error == "model orders: error: dbt-bridge build --select +exposure:crm"
+
+
+def test_a_table_that_nobody_knows_is_no_selection(
+    project: Project, origin: psycopg.Connection, source: MakeSource
+) -> None:
+    """With `tables: "*"` dbt cannot know the name, so the origin is asked."""
+    origin.execute("CREATE TABLE orders (id int)")
+    chosen = DbtOptions(select=("source:shop.ordres",))
+    whole = replace(
+        project,
+        sources=(source(every=True),),
+        needed=frozenset(),
+        selected=frozenset(),
+        needed_undeclared=("source.shop.shop.ordres",),
+        options=chosen,
+    )
+    dbt = Dbt({}, True)
+
+    with pytest.raises(UsageError, match=r"--select source:shop\.ordres selects nothing") as refused:
+        build(whole, dbt, SyncOptions(), Silent())
+
+    assert refused.value.mend == "did you mean source:shop.orders?"
+    assert dbt.calls == 0

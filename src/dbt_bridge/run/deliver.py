@@ -62,7 +62,8 @@ def deliver(
             receipt = start_delivery(item, load_id)
             options = format_options(project)
             why = find_refusal(item, known, unproven, options)
-            if why is None and known[item.model].build_id != load_id:  # what was just built and tested is not asked
+            built = known.get(item.model)
+            if why is None and built is not None and built.build_id != load_id:  # else it was just built and tested
                 why = find_change(item, known, warehouse, options)
             if why is not None:
                 receipt = record.skip_receipt(receipt, why)

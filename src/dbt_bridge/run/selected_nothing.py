@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.dbt_flags import spell_flags
+from dbt_bridge.nouns.selector import format_selector
 
 if TYPE_CHECKING:
     from dbt_bridge.nouns.parity import Parity
@@ -49,4 +51,19 @@ def nothing_compared(things: str, options: DbtOptions) -> UsageError:
     advice = f"{_SELECTED_AS[things]}; " if given and things in _SELECTED_AS else ""
     return UsageError(
         f"nothing was compared: {whose} {things}", mend=f"{advice}look at what is declared: dbt-bridge plan"
+    )
+
+
+def nothing_there(options: DbtOptions, there: Sequence[str]) -> UsageError:
+    """A selection that names tables which neither dbt nor the origins know.
+
+    Args:
+        there: unique_ids of what the origins have.
+    """
+    names = [format_selector(node) for node in there]
+    asked = [part for selector in options.select for part in selector.split()]
+    nearest = next((near[0] for one in asked if (near := get_close_matches(one.strip("+@"), names, n=1))), None)
+    return UsageError(
+        f"{format_selection(options)} selects nothing: dbt declares no such table, and the origin has none",
+        mend=f"did you mean {nearest}?" if nearest else f"one of {', '.join(sorted(names)[:10])}",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dbt_bridge.cdc.unused_logs import UnusedLogs
 from dbt_bridge.contracts.destination import Ledger
@@ -17,6 +17,7 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.claims import claim_landing, make_rules_of, refuse_shared_databases, refuse_undeclared
 from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import find_change_source, open_origin
+from dbt_bridge.run.selected_nothing import nothing_there
 from dbt_bridge.sync.ends import Ends, find_ends
 from dbt_bridge.sync.landing import land
 from dbt_bridge.sync.unfit import leave_out_empty
@@ -45,7 +46,8 @@ def sync(project: Project, options: SyncOptions, progress: Progress, *, load_id:
     """Land the needed tables. All tables of one origin come from one moment and become visible together.
 
     Raises:
-        UsageError: an origin or a destination is not configured, or two tables land in one; nothing was moved.
+        UsageError: an origin or a destination is not configured, two tables land in one, or the selection names
+            nothing, neither in dbt nor at the origins; nothing was moved.
     """
     load_id = load_id or new_load_id()
     refuse_shared_databases(project)
@@ -65,12 +67,18 @@ def sync(project: Project, options: SyncOptions, progress: Progress, *, load_id:
         for group in by_ends.values():
             receipts += _sync_group(run, group)
         _tell_unused(run, receipts)
+    if not receipts and project.selected == frozenset() and run.not_selected:
+        raise nothing_there(project.options, run.not_selected)
     return receipts
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What all sources of one sync share."""
+    """What all sources of one sync share.
+
+    Attributes:
+        not_selected: unique_ids of what origins have of which the selection needs nothing.
+    """
 
     project: Project
     options: SyncOptions
@@ -78,6 +86,7 @@ class _Run:
     warehouse: Ledger
     progress: Progress
     unused: UnusedLogs
+    not_selected: list[str] = field(default_factory=list)
 
     @property
     def threads(self) -> int:
@@ -97,6 +106,9 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
         rules = make_rules_of(run.project)(name)
         with open_origin(sources[0].origin, project_root=root) as origin:
             wanted = [w for s in sources for w in list_wanted_tables(s, origin, run.project.needs, run.load_id)]
+            if not wanted:
+                there = [w for s in sources for w in list_wanted_tables(s, origin, lambda _: True, run.load_id)]
+                run.not_selected.extend(one.table.node for one in there)
             wanted = leave_out_empty(wanted, origin, run.progress.message)
             _refuse_doubles(run.project, wanted)
 

@@ -55,11 +55,6 @@ class BuildResult:
     invocation_id: str = ""
     deferred: bool = False
 
-    @property
-    def statuses(self) -> dict[str, str]:
-        """What the run says to those who wait for a node's rows."""
-        return mark_partial({node.unique_id: node.status for node in self.nodes}, self.partial)
-
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
@@ -122,12 +117,3 @@ def as_utc(moment: datetime) -> datetime:
 def find_partial_option(arguments: Mapping[str, Any]) -> str | None:
     """The option that makes dbt build on no rows or on a sample of them, from what dbt says of its own run."""
     return next((f"--{name}" for name in ("empty", "sample") if arguments.get(name)), None)
-
-
-def mark_partial(statuses: dict[str, str], partial: str | None) -> dict[str, str]:
-    """A node that was built without the real rows has not succeeded for those who wait for them."""
-    if partial is None:
-        return statuses
-    name = partial.removeprefix("--")
-    but = f"but dbt ran with {partial}: dbt-bridge build, without {partial} and DBT_{name.upper()}"
-    return {node: f"{status}, {but}" for node, status in statuses.items()}
