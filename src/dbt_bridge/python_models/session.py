@@ -39,6 +39,7 @@ def session(dbt: Any, given: Any = None) -> Session:
     Raises:
         UsageError: called outside of a dbt-duckdb Python model without `session=`.
     """
+    _read_flags()  # refuses where dbt itself is not there
     connection = _unwrap(given if given is not None else _find_connection())
     return Session(_ADAPTER, connection, project_root(), _node(dbt))
 
