@@ -75,6 +75,8 @@ def test_by_default_they_are_refused_one_by_one(project: Project, awkward: None)
     assert {name: receipt.status for name, receipt in told.items()} == {
         "matrices": "failed", "twins": "failed", "nothing": "failed", "plain": "success",
     }  # fmt: skip
+    for name in ("twins", "nothing"):
+        assert "unfit: text" in str(told[name].error)
 
 
 @pytest.mark.parametrize("replication", ["initial_copy", "incremental"])

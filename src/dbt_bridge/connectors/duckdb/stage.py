@@ -11,6 +11,7 @@ from dbt_bridge.connectors.duckdb.memory import Memory, Window
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.names import find_twins
 from dbt_bridge.nouns.table import Column, TableName, quote_identifier
 from dbt_bridge.replicate.loads import check_request
@@ -26,7 +27,7 @@ def check(load: Load) -> None:
     if not table.columns:
         raise TypeRefused(
             f"{table.name} has no columns, and DuckDB has no tables without columns",
-            mend="leave the table out with `exclude:`",
+            mend="leave the table out with `exclude:`, or say `unfit: text` in the bridge block of its source",
         )
     for column in table.columns:
         if not column.name or column.name == ROW:
@@ -37,7 +38,8 @@ def check(load: Load) -> None:
     if twins := find_twins((column.name for column in table.columns), fold_case):
         raise TypeRefused(
             f"{table.name} has the columns {twins[0]!r} and {twins[1]!r}, which are one name to DuckDB",
-            mend="rename or leave out one of them",
+            mend="rename or leave out one of them; in the bridge of a source: `unfit: text` lands it under another"
+            f" name where rows are copied, and `columns: {{exclude: [{quote_in_yaml(twins[1])}]}}` leaves it out",
         )
 
 
