@@ -122,6 +122,17 @@ def test_evolve_adds_columns_and_says_so(place: Place) -> None:
         assert "extra" in place.read().column_names
 
 
+def test_no_mend_of_an_evolving_delivery_replaces_or_drops_anything(place: Place) -> None:
+    rows = pa.table({"id": pa.array([1], pa.int32()), "code": pa.array([5], pa.int32())})
+
+    with pytest.raises(TypeRefused) as refused:
+        send(place, rows, "append", evolve=True)
+
+    mend = refused.value.mend.lower()
+    assert "'code'" in str(refused.value)
+    assert mend and "drop" not in mend and "replace" not in mend and "full-refresh" not in mend, mend
+
+
 def test_a_table_that_a_delivery_created_is_its_own(place: Place) -> None:
     if isinstance(place.destination, DltDestination):
         pytest.skip("dlt keeps no mark at a table: what stands there is never altered unasked")

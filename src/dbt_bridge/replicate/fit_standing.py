@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from dbt_bridge.arrow.file_types import can_take
+from dbt_bridge.arrow.file_types import can_take, fit_schema
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.contracts.outgoing import describe_added, describe_altered, refuse_column, refuse_nulls, refuse_values
 from dbt_bridge.errors import TypeRefused
@@ -37,6 +37,20 @@ def fit_standing(existing: pa.Schema, incoming: pa.Schema, load: Load) -> pa.Sch
                 mend="bring the column in the model (and in `columns:`)",
             )
     return pa.schema(fields)
+
+
+def fit_evolving(existing: pa.Schema, incoming: pa.Schema, load: Load) -> pa.Schema:
+    """As `fit_schema`: new columns are added. A refused delivery is not told to replace the table.
+
+    Raises:
+        TypeRefused: a column's type cannot take the values.
+    """
+    try:
+        return fit_schema(existing, incoming, load.table)
+    except TypeRefused as refused:
+        if load.delivery is None:
+            raise
+        raise TypeRefused(refused.what, mend="cast it in the model, or leave it out with `columns:`") from None
 
 
 def cast_standing(load: Load, incoming: pa.Schema, schema: pa.Schema, cast: Cast) -> Cast:

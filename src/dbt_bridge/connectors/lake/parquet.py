@@ -24,14 +24,14 @@ from typing import Any
 import pyarrow as pa
 
 from dbt_bridge.arrow.counted_reader import CountedReader
-from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema, map_column
+from dbt_bridge.arrow.file_types import build_schema, cast_batch, map_column
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.connectors.lake.state import DatasetState
 from dbt_bridge.contracts.destination import Load, Loaded
 from dbt_bridge.contracts.outgoing import CREATED, Outgoing
 from dbt_bridge.errors import BridgeError, DestinationError, UsageError, scrubbed
 from dbt_bridge.nouns.table import Column, Table, TableName
-from dbt_bridge.replicate.fit_standing import cast_standing, describe_evolution, fit_standing, pad_columns
+from dbt_bridge.replicate.fit_standing import cast_standing, describe_evolution, fit_evolving, fit_standing, pad_columns
 from dbt_bridge.replicate.loads import check_load
 
 _ROWS_PER_GROUP = 122_880
@@ -141,7 +141,7 @@ class ParquetDestination:
             whole = there.arrow_schema
             return CountedReader(batches, whole, lambda batch: pad_columns(standing(batch), whole))
         if load.write_disposition == "append":
-            schema = fit_schema(there.arrow_schema, schema, load.table)
+            schema = fit_evolving(there.arrow_schema, schema, load)
         return CountedReader(batches, schema, cast)
 
     def _is_ours(self, name: TableName) -> bool:

@@ -40,7 +40,7 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_literal,
 )
-from dbt_bridge.replicate.fit_standing import cast_standing, describe_evolution, fit_standing, pad_columns
+from dbt_bridge.replicate.fit_standing import cast_standing, describe_evolution, fit_evolving, fit_standing, pad_columns
 from dbt_bridge.replicate.loads import check_cursor, check_load, last_per_key, several_rows
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class _Shape:
             return cls(schema, cast)
         if delivery.evolve or delivery.owns(there.metadata().description):
             if not replaces:
-                schema = fit_schema(existing, schema, load.table)
+                schema = fit_evolving(existing, schema, load)
             elif existing.names != schema.names and set(existing.names) - set(schema.names):
                 kept = [field for field in existing if field.name not in schema.names]  # which somebody may have added
                 return cls._padded(load, pa.schema([*schema, *kept]), schema, existing)
