@@ -40,7 +40,7 @@ exposures:
 RECEIPT = [
     "load_id", "hop", "node", "origin", "destination", "table_name", "write_disposition", "status", "rows_loaded",
     "rows_inserted", "rows_updated", "rows_deleted", "bytes", "checkpoint_from", "checkpoint_to", "started_at",
-    "finished_at", "duration_seconds", "error", "last_commit_at", "lag_seconds",
+    "finished_at", "duration_seconds", "error", "last_commit_at", "lag_seconds", "note", "without",
 ]  # fmt: skip
 
 Command = Callable[..., tuple[int, dict[str, Any]]]
