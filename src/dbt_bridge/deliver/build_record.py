@@ -82,8 +82,12 @@ def begin_build(project: Project, nodes: Iterable[str], before: Known, build_id:
     )
 
 
-def finish_build(begun: Begun, result: BuildResult, graph: Graph | None) -> dict[str, NodeRecord]:
-    """What is known after a build that ended: a node that dbt did not reach is as it was before."""
+def finish_build(begun: Begun, result: BuildResult, graph: Graph) -> dict[str, NodeRecord]:
+    """What is known after a build that ended: a node that a whole build did not reach is as it was before.
+
+    After a failure that may not be so: with --fail-fast dbt leaves nodes in the middle of their work, and tells nothing
+    of them.
+    """
     moment = now()
     ran: dict[str, NodeRecord] = {}
     for node in result.nodes:
@@ -100,14 +104,15 @@ def finish_build(begun: Begun, result: BuildResult, graph: Graph | None) -> dict
             finished_at=finished,
         )
     ran = take_back(ran, result.partial, graph if result.deferred else None)
-    left = {node: begun.before.get(node, replace(record, status="not run")) for node, record in begun.records.items()}
+    not_run = {node: replace(record, status="not run") for node, record in begun.records.items()}
+    left = {node: begun.before.get(node, record) for node, record in not_run.items()} if result.success else not_run
     return {**begun.before, **left, **ran}
 
 
 def list_built(project: Project) -> frozenset[str]:
     """The nodes that a `dbt build` of the project's selection builds and tests."""
     graph, chosen = project.graph, project.selected
-    if graph is None:  # a project made of values: what its deliveries wait for
+    if not graph.nodes:  # a project made of values: what its deliveries wait for
         every = frozenset(node for d in project.deliveries for node in (*d.ancestors, *d.gates) if _is_recorded(node))
     else:
         every = frozenset(node.unique_id for node in graph.list_nodes(*BUILT, *TESTS) if not node.is_ephemeral)
@@ -141,6 +146,6 @@ def _is_recorded(node: str) -> bool:
     return node.partition(".")[0] in BUILT | TESTS
 
 
-def _find_relation(graph: Graph | None, node: str) -> str:
-    found = graph.nodes.get(node) if graph is not None else None
+def _find_relation(graph: Graph, node: str) -> str:
+    found = graph.nodes.get(node)
     return found.relation_name if found is not None and found.is_built else ""

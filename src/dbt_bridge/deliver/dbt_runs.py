@@ -24,7 +24,7 @@ def adopt_run(run: DbtRun, project: Project, records: Iterable[NodeRecord], know
         known: those of this place.
     """
     place, graph = find_place(project), project.graph
-    if run.command not in _RUNS_NODES or graph is None or any(r.invocation_id == run.invocation_id for r in records):
+    if run.command not in _RUNS_NODES or any(r.invocation_id == run.invocation_id for r in records):
         return {}
     if not _is_of_place(run, project):
         return {}
