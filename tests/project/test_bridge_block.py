@@ -221,3 +221,14 @@ def test_a_new_key_is_declared_once_and_is_read_checked_and_handed_on() -> None:
 def test_what_a_run_gets_has_every_key_that_can_be_written(keys: type[Any], value: type[Any]) -> None:
     assert issubclass(value, keys)
     assert {key.name for key in fields(keys)} <= {key.name for key in fields(value)}
+
+
+def test_only_a_merge_deletes_its_own_rows() -> None:
+    with pytest.raises(UsageError, match="`deletes: own` is for write_disposition: merge"):
+        read_delivery_block({"destination": "crm", "write_disposition": "append", "deletes": "own"}, "exposure crm")
+
+
+def test_columns_of_a_delivery_have_its_key() -> None:
+    block = {"destination": "crm", "write_disposition": "merge", "primary_key": "id", "columns": ["name"]}
+    with pytest.raises(UsageError, match="leaves out 'id'"):
+        read_delivery_block(block, "exposure crm")
