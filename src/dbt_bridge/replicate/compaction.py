@@ -256,8 +256,10 @@ class Lineages:
         root = self._root[touches]
         found = self.keys.take(to_arrow(self.code[root])) if self.moves else None
         rows = pa.Table.from_arrays(arrays, schema=_nullable(self.changes.rows.schema))
-        continues = self.kind[root] != _INSERTED
-        return Written(rows, kept, continues, found, continues & (self.code[root] != self.code[touches]))
+        continues, moved = self.kind[root] != _INSERTED, np.zeros(len(touches), bool)
+        if self.moves:
+            moved = continues & (self.code[root] != self.code[touches])
+        return Written(rows, kept, continues, found, moved)
 
     def _sources(self, unsent: _Mask | None) -> _Index:
         """For each touch the change that holds the value which its row then has; -1 where the destination does."""
