@@ -21,6 +21,7 @@ def list_installed(prefix: str) -> list[str]:
         except OSError:
             continue
         for entry in entries:
-            if entry.name.startswith(prefix) and entry.name not in _NOT_INSTALLED:
+            is_module = entry.name.startswith(prefix) and entry.name not in _NOT_INSTALLED
+            if is_module and (entry.name.endswith(".py") or entry.is_dir()):  # not scripts, beside one that runs
                 found.add(f"{entry.name} {entry.stat().st_mtime_ns}")
     return sorted(found)
