@@ -87,7 +87,7 @@ def test_nothing_is_touched_or_read_before_the_first_call_and_errors_are_of_one_
 
 
 def test_a_comparison_of_nothing_is_refused(shop: Path) -> None:
-    with pytest.raises(UsageError, match="--select tag:none leaves no source table or exposure"):
+    with pytest.raises(UsageError, match="--select tag:none selects nothing"):
         dbt_bridge.open_project(shop).verify(select="tag:none")
     with pytest.raises(UsageError, match=r"the project has no model with config\.meta\.bridge\.reconcile"):
         dbt_bridge.open_project(shop).reconcile()

@@ -79,9 +79,9 @@ def test_the_plan_is_a_tree_in_order_and_touches_nothing(root: Path, capsys: pyt
 
 
 def test_a_selection_of_nothing_is_told_with_how_to_select(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["plan", "--select", "orders"]) == 0
+    assert run_command(["plan", "--select", "orders"]) == 2
     told = capsys.readouterr().err
-    assert "--select orders leaves nothing\n  -> select models by their name, tables as source:NAME.TABLE" in told
+    assert "--select orders selects nothing\n  -> did you mean source:shop.orders?" in told
 
 
 def test_a_narrow_terminal_shows_every_word(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,9 @@ def _refuse_nothing(options: DbtOptions, selection: Selection, graph: Graph) -> 
     hint = next((near for one in selection.list_criteria() if (near := _find_nearest(one, graph))), None)
     raise UsageError(
         f"{given} selects nothing",
-        mend=f"did you mean {hint}?" if hint else "look at what there is: dbt-bridge plan, or dbt ls",
+        mend=f"did you mean {hint}?"
+        if hint
+        else "select models by their name, tables as source:NAME.TABLE, deliveries as exposure:NAME: dbt-bridge plan",
     )
 
 
@@ -133,6 +135,7 @@ def _find_nearest(criterion: Criterion, graph: Graph) -> str | None:
         method = {"source": "source:", "exposure": "exposure:", "metric": "metric:"}.get(node.kind, "")
         if criterion.method in ("", "fqn") or f"{criterion.method}:" == method:
             names[f"{method}{name}"] = method + name
+            names.setdefault(node.name, method + name)
             if node.kind == "source":
                 names[f"source:{node.source_name}"] = f"source:{node.source_name}"
         elif criterion.method == "tag":
