@@ -19,6 +19,7 @@ from tests.warm import commands
 
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
+from dbt_bridge.system.lock_wait import LockWait, set_lock_wait
 
 pytest_plugins = ["tests.projects", "tests.cdc.ends"]
 
@@ -55,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: tests wait for servers and other processes a part of their time."""
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4) + 1
+
+
+@pytest.fixture(autouse=True)
+def _lock_wait() -> None:
+    """No test inherits the patience with held DuckDB files that another one gave this thread."""
+    set_lock_wait(LockWait())
 
 
 @pytest.fixture(scope="session")

@@ -196,7 +196,7 @@ def test_a_destination_that_another_process_holds_is_said_and_the_slot_stays_whe
         [sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(ConnectionFailed, match="cannot be opened"):
+        with pytest.raises(ConnectionFailed, match=f"in use: PID {holder.pid}"):
             sync_sources(cdc_source("orders"))
         assert holder.stdin is not None
         holder.stdin.close()

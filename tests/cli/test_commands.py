@@ -106,6 +106,11 @@ def test_a_build_lands_builds_delivers_and_says_so_in_one_document(
     assert [receipt["node"] for receipt in document["receipts"]] == ["source.shop.shop.orders"]
 
     code, document = command("deliver", "--dry-run")
+    assert (code, document["receipts"][0]["status"]) == (1, "skipped"), "the view has rows that were not tested"
+    assert "--select" in document["receipts"][0]["error"]
+    assert command("build", "--exclude", "exposure:*")[0] == 0
+
+    code, document = command("deliver", "--dry-run")
     (receipt,) = document["receipts"]
     assert (code, receipt["rows_inserted"], receipt["rows_updated"]) == (0, 1, 2)
     assert origin.execute("SELECT count(*) FROM crm.big").fetchall() == [(2,)], "a dry run writes nothing"

@@ -126,6 +126,8 @@ def test_an_interrupted_dbt_has_ended_before_the_error_goes_on(
 ) -> None:
     (dbt_root / "models" / "endless.sql").write_text(ENDLESS)
 
+    monkeypatch.setattr(command, "_SECONDS_TO_END", 2.0)  # dbt itself waits for a query of DuckDB that has begun
+
     class Interrupting(io.StringIO):
         def write(self, text: str) -> int:
             if "START" in text:  # as Ctrl-C would, while the model runs

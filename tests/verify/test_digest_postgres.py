@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dbt_bridge.arrow.mask import mask_array
-from dbt_bridge.connectors.postgres.origin.connection import SETTINGS
 from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.connectors.postgres.wire.digest_sql import (
     FIRST_VERSION,
@@ -32,6 +31,7 @@ from dbt_bridge.connectors.postgres.wire.digest_sql import (
     build_element,
     build_row_digest,
 )
+from dbt_bridge.connectors.postgres.wire.session import READ_SETTINGS
 from dbt_bridge.contracts.canon import (
     Canon,
     Digested,
@@ -163,7 +163,7 @@ def url(server: Server) -> Iterator[str]:
 
 def settled(connection: psycopg.Connection) -> None:
     """The settings of an origin's connection."""
-    for name, value in SETTINGS:
+    for name, value in READ_SETTINGS:
         if name != "transaction_timeout":
             connection.execute("SELECT set_config(%s, %s, false)", [name, value])
 

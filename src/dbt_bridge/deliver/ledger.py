@@ -26,6 +26,7 @@ from dbt_bridge.deliver.digests import SIZE
 from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
 from dbt_bridge.nouns.table import Table, TableName
+from dbt_bridge.system.owned_reader import make_reader
 
 _SCHEMA = pa.schema(
     [
@@ -89,7 +90,7 @@ def write_sent(warehouse: Ledger, delivery: Delivery, secret: bytes, sent: SentR
             yield pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
 
     load = Load(Table.of_schema(ledger_table(delivery), _SCHEMA), "replace", load_id)
-    warehouse.load(load, pa.RecordBatchReader.from_batches(_SCHEMA, batches()))
+    warehouse.load(load, make_reader(_SCHEMA, batches()))
 
 
 def _identify(secret: bytes) -> str:

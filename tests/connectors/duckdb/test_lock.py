@@ -31,10 +31,10 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()
 
 
-def open_with(wait: LockWait, path: Path) -> None:
+def open_with(wait: LockWait, path: Path, *prepare: str) -> None:
     def run() -> None:
         set_lock_wait(wait)
-        DuckDBWarehouse.open(path).close()
+        DuckDBWarehouse.open(path, prepare=prepare).close()
 
     copy_context().run(run)
 
@@ -61,7 +61,7 @@ def test_without_patience_the_process_is_named_at_once(holder: subprocess.Popen[
 def test_an_attached_file_is_waited_for_too(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     attach = f"ATTACH '{tmp_path / 'wh.duckdb'}' AS other"
     with pytest.raises(ConnectionFailed, match=f"PID {holder.pid}"):
-        DuckDBWarehouse.open(tmp_path / "mine.duckdb", prepare=[attach])
+        open_with(LockWait(), tmp_path / "mine.duckdb", attach)
     duckdb.connect(str(tmp_path / "mine.duckdb")).close()  # it was let go of
 
 

@@ -366,7 +366,7 @@ def test_a_file_that_another_process_has_open_is_named(file):
     )
     try:
         holder.stdout.readline()
-        with pytest.raises(ConnectionFailed, match=r"warehouse.duckdb cannot be opened"):
+        with pytest.raises(ConnectionFailed, match=rf"warehouse.duckdb is in use: PID {holder.pid}"):
             DuckDBWarehouse.open(file)
     finally:
         holder.kill()
