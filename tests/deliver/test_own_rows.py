@@ -145,6 +145,28 @@ def test_a_delivery_killed_around_its_commit_is_made_good_by_the_next(
     assert counts(send(rows_of((1, "Anna")))) == (0, 0, 1)  # 3 is known to be ours
 
 
+def test_a_row_that_an_application_inserted_after_a_refused_delivery_is_its_own(
+    send: Send, origin: psycopg.Connection
+) -> None:
+    send(rows_of((1, "Ann")))
+    origin.execute("ALTER TABLE app.contact ADD CHECK (name <> 'Bob')")
+    assert send(rows_of((1, "Ann"), (2, "Bob"))).status == "failed"
+    origin.execute("INSERT INTO app.contact VALUES (2, 'theirs')")
+
+    assert counts(send(rows_of((1, "Ann"), (2, "Bo")))) == (0, 1, 0)
+    assert counts(send(rows_of((1, "Ann")))) == (0, 0, 0)
+    assert origin.execute(CONTACTS).fetchall() == [(1, "Ann"), (2, "Bo")]
+
+
+def test_rows_that_went_past_the_ledger_are_sent_again(send: Send, origin: psycopg.Connection) -> None:
+    send(rows_of((1, "Ann"), (2, "Bob")))
+    send(rows_of((1, "Anna"), (2, "Bob")), deletes="none")
+
+    assert send(rows_of((1, "Ann"), (2, "Bob"))).rows_updated == 2
+    assert origin.execute(CONTACTS).fetchall() == [(1, "Ann"), (2, "Bob")]
+    assert counts(send(rows_of((1, "Ann")))) == (0, 0, 1)  # 2 is ours all the same
+
+
 def test_no_key_is_in_the_ledger_and_the_secret_is_not_in_the_warehouse(
     send: Send, origin: psycopg.Connection, warehouse_file: Path
 ) -> None:

@@ -146,6 +146,19 @@ def test_options_have_answers_of_their_own(shop: DbtOptions, asked: list[str]) -
     assert asked == ["parse"] * 3
 
 
+def test_the_profile_that_the_environment_names_is_read(
+    shop: DbtOptions, asked: list[str], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, nothing = tmp_path_factory.mktemp("profiles"), tmp_path_factory.mktemp("nothing")
+    (elsewhere / "profiles.yml").write_text("shop: {outputs: {default: {type: duckdb, path: elsewhere.duckdb}}}")
+    monkeypatch.chdir(nothing)
+    monkeypatch.setenv("HOME", str(nothing))
+    monkeypatch.setenv("DBT_PROFILES_DIR", str(elsewhere))
+    assert load_project(DbtOptions(project_dir=shop.project_dir)).warehouse.database == "elsewhere"
+    monkeypatch.delenv("DBT_PROFILES_DIR")
+    assert load_project(DbtOptions(project_dir=shop.project_dir)).warehouse.database == "shop"
+
+
 def test_nothing_is_kept_where_dbt_is_to_parse_everything(
     shop: DbtOptions, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,9 @@ def test_only_the_rows_that_differ_are_delivered_again(
     )
     (refused,) = repair(ready, RepairOptions(), Silent(), known({SEGMENTS.model: "error"})).receipts
     assert refused.status == "failed" and "is not repaired from its model: model dim_customers: error" in refused.error
+    elsewhere = replace(ready, options=replace(ready.options, target="prod"))
+    (told,) = repair(elsewhere, RepairOptions(dry_run=True), Silent()).receipts
+    assert "dbt-bridge build --select +exposure:crm_segments --target prod" in (told.error or "")
     done = repair(ready, RepairOptions(), Silent(), PASSED)
     (receipt,) = done.receipts
     assert done.ok, receipt.error

@@ -14,6 +14,7 @@ from dbt_bridge.contracts.destination import Destination, Ledger, Load, Loaded
 from dbt_bridge.contracts.outgoing import Outgoing, RemembersAppends
 from dbt_bridge.deliver.digests import digest_relation
 from dbt_bridge.deliver.gate import refuse_unknown_columns
+from dbt_bridge.deliver.ledger import doubt_sent
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, require_extra
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.project import Delivery
@@ -66,6 +67,8 @@ def deliver_exposure(
             elif delivery.write_disposition == "append" and isinstance(destination, RemembersAppends):
                 counted = _append_once(destination, planned.load, rows, build_id, dry_run=dry_run)
             else:
+                if not dry_run:
+                    doubt_sent(warehouse, delivery, receipt.load_id)
                 counted = rows.load(destination, planned.load, dry_run=dry_run)
             receipt = replace(receipt, note=format_note(counted.changes, planned.left_out))
             return record.finish_dry_run(receipt, counted) if dry_run else record.finish_receipt(receipt, counted)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.node_record import UNFINISHED, NodeRecord
-from dbt_bridge.nouns.project import Delivery
+from dbt_bridge.nouns.project import Delivery, Project
 
 PASSED = frozenset({"success", "pass", "warn"})
 """dbt's node statuses that count as passed; a warning is allowed."""
@@ -37,6 +37,13 @@ def find_refusal(
 def format_again(delivery: Delivery, options: str = "") -> str:
     """The command that builds, tests and delivers, as the end of a refusal."""
     return f": dbt-bridge build --select +exposure:{delivery.name}{options}"
+
+
+def format_options(project: Project) -> str:
+    """What the next command needs to be of the same place: ` --target prod`."""
+    options = project.options
+    named = (("--profile", options.profile), ("--target", options.target))
+    return "".join(f" {flag} {value}" for flag, value in named if value)
 
 
 def _list_obstacles(delivery: Delivery, known: Mapping[str, NodeRecord]) -> Iterator[str]:

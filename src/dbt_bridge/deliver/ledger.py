@@ -8,7 +8,9 @@ One table for each exposure, destination table and relation, `_dbt_bridge.delive
     secret_id    which secret the digests are made with: with another one they say nothing
 
 It is written before the destination commits, with what is about to be sent as uncertain, and after. A run that is
-killed in between sends those rows again, which a merge absorbs.
+killed in between sends those rows again, which a merge absorbs. Rows that a refused delivery was to insert are not its
+own: who inserts them by then is somebody else. What goes past the ledger (`repair`, a delivery without `deletes: own`)
+makes every row of it uncertain.
 """
 
 from __future__ import annotations
@@ -91,6 +93,17 @@ def write_sent(warehouse: Ledger, delivery: Delivery, secret: bytes, sent: SentR
 
     load = Load(Table.of_schema(ledger_table(delivery), _SCHEMA), "replace", load_id)
     warehouse.load(load, make_reader(_SCHEMA, batches()))
+
+
+def doubt_sent(warehouse: Ledger, delivery: Delivery, load_id: str) -> None:
+    """Take every row for uncertain, where there is a ledger: rows are about to be written past it."""
+    name = ledger_table(delivery)
+    if warehouse.find_table(name) is None:
+        return
+    rows = warehouse.read(name, _SCHEMA.names).read_all().cast(_SCHEMA)
+    place = _SCHEMA.get_field_index("row_digest")
+    doubted = rows.set_column(place, _SCHEMA.field(place), pa.nulls(len(rows), pa.binary()))
+    warehouse.load(Load(Table.of_schema(name, _SCHEMA), "replace", load_id), doubted.to_reader())
 
 
 def _identify(secret: bytes) -> str:

@@ -21,7 +21,7 @@ from dbt_bridge.contracts.destination import Destination, Ledger, Load, Loaded, 
 from dbt_bridge.contracts.outgoing import DeletesOwn, Outgoing
 from dbt_bridge.deliver.digests import SIZE, Digester, refuse_null_keys
 from dbt_bridge.deliver.ledger import SentRows, read_sent, write_sent
-from dbt_bridge.errors import UsageError
+from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.nouns.table import Column, Table
 from dbt_bridge.system.owned_reader import make_reader, owning
@@ -67,8 +67,13 @@ def deliver_own(
     load = replace(load, delivery=outgoing)
     if not dry_run:
         write_sent(warehouse, delivery, secret, changes.uncertain + gone, load.load_id)
-    with owning(digests.read_chosen(open_rows, changes.chosen)) as rows:
-        loaded = destination.preview(load, rows) if dry_run else destination.load(load, rows)
+    try:
+        with owning(digests.read_chosen(open_rows, changes.chosen)) as rows:
+            loaded = destination.preview(load, rows) if dry_run else destination.load(load, rows)
+    except BridgeError:
+        if not dry_run:
+            write_sent(warehouse, delivery, secret, changes.refused + gone, load.load_id)
+        raise
     if not dry_run:
         write_sent(warehouse, delivery, secret, changes.after, load.load_id)
     stays = len(gone.keys) - int(pc.sum(gone.own).as_py() or 0)
@@ -85,11 +90,13 @@ class _Changes:
     Attributes:
         chosen: digests of the keys that are sent.
         uncertain: all of the model, without digests of the rows that are sent.
+        refused: the same, where none of them was inserted.
         after: all of the model.
     """
 
     chosen: pa.Array
     uncertain: SentRows
+    refused: SentRows
     after: SentRows
 
     @property
@@ -105,7 +112,8 @@ def _compare(model: SentRows, before: SentRows, present: pa.Array) -> _Changes:
     was_own = pc.fill_null(before.own.take(place), fill_value=False)
     own = pc.or_(was_own, pc.invert(is_there))
     unknown = pc.if_else(sent, pa.scalar(None, pa.binary(SIZE)), model.rows)
-    return _Changes(model.keys.filter(sent), SentRows(model.keys, unknown, own), SentRows(model.keys, model.rows, own))
+    uncertain, after = (SentRows(model.keys, rows, own) for rows in (unknown, model.rows))
+    return _Changes(model.keys.filter(sent), uncertain, SentRows(model.keys, unknown, was_own), after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dbt_bridge.project.claims import find_aliases, list_claims, make_rules_of, 
 from dbt_bridge.project.exposures import list_deliveries
 from dbt_bridge.project.reading import cache
 from dbt_bridge.project.reading.output import list_other_targets, read_output
-from dbt_bridge.project.reading.project_file import find_target_folder
+from dbt_bridge.project.reading.project_file import find_target_folder, read_dbt_variable
 from dbt_bridge.project.reading.rendering import NotRendered
 from dbt_bridge.project.reading.warehouse import compose_named, compose_warehouse
 from dbt_bridge.project.reconciliations import list_reconciliations
@@ -43,7 +43,8 @@ def load_project(options: DbtOptions) -> Project:
             mend="go into a dbt project, name it with --project-dir, or write a new one: dbt-bridge init NAME",
         )
     places = (Path.cwd(), Path.home() / ".dbt")
-    if options.profiles_dir is None and not any((place / "profiles.yml").exists() for place in places):
+    named = options.profiles_dir or read_dbt_variable("PROFILES_DIR")
+    if not named and not any((place / "profiles.yml").exists() for place in places):
         options = replace(options, profiles_dir=root)  # where dbt itself would give up
     runner = invoke.choose_runner(options)
     read = _recall(options, runner) or _parse(options, runner)

@@ -28,7 +28,8 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.deliver.build_record import Known
 from dbt_bridge.deliver.delivery import describe_outgoing
-from dbt_bridge.deliver.gate import find_refusal, format_again
+from dbt_bridge.deliver.gate import find_refusal, format_again, format_options
+from dbt_bridge.deliver.ledger import doubt_sent
 from dbt_bridge.deliver.tested_rows import find_change
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
 from dbt_bridge.nouns import receipt as record
@@ -162,8 +163,10 @@ class _RepairRun:
                 f"{parity.destination} is delivered whole ({item.write_disposition}), not by its keys",
                 mend=f"dbt-bridge deliver --select exposure:{item.name}",
             )
-        if why := find_refusal(item, self.known) or find_change(item, self.known, warehouse):
-            again = format_again(item)
+        options = format_options(self.project)
+        known = self.known
+        if why := find_refusal(item, known, options=options) or find_change(item, known, warehouse, options):
+            again = format_again(item, options)
             raise DestinationError(
                 f"{parity.destination} is not repaired from its model: {why.removesuffix(again)}",
                 mend=again.removeprefix(": "),
@@ -205,6 +208,7 @@ class _RepairRun:
         with closing(open_destination(item.destination, project_root=self.project.root)) as destination:
             load = Load(replica.table, "merge", parity.load_id, delivery=describe_outgoing(item))
             keys = pa.concat_tables([plan.missing, plan.wrong, plan.doubled])
+            doubt_sent(question.ledger, item, parity.load_id)
             with owning(question.sides.origin.rows(names, keys)) as rows:
                 loaded = destination.load(load, rows)
             self._finish(record.finish_receipt(receipt, loaded), question.ledger)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from dbt_bridge.deliver.build_record import Known
 from dbt_bridge.deliver.delivery import deliver_exposure, start_delivery
-from dbt_bridge.deliver.gate import PASSED, find_refusal
+from dbt_bridge.deliver.gate import PASSED, find_refusal, format_options
 from dbt_bridge.deliver.tested_rows import find_change
 from dbt_bridge.errors import require_extra
 from dbt_bridge.nouns import receipt as record
@@ -19,7 +19,7 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.claims import refuse_shared_databases
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.run.outcomes import DeliverOutcome, Parities, Receipts
-from dbt_bridge.run.recorded_build import format_options, read_known
+from dbt_bridge.run.recorded_build import read_known
 
 
 def deliver_last_build(project: Project, progress: Progress, *, dry_run: bool) -> DeliverOutcome:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.deliver import build_record
 from dbt_bridge.deliver.build_record import Known
+from dbt_bridge.deliver.gate import format_options
 from dbt_bridge.deliver.tested_rows import take_fingerprints
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Project
@@ -86,14 +87,7 @@ def read_known(project: Project, *, keep: bool = True) -> Known:
 
 
 def _take_fingerprints(project: Project, known: Known, warehouse: Ledger, build_id: str) -> Known:
-    chosen = [d for d in project.deliveries if project.selected is None or d.node in project.selected]
-    taken = take_fingerprints(chosen, known, warehouse)
+    """Of every delivery's model, selected or not: a later command delivers what was built and tested now."""
+    taken = take_fingerprints(project.deliveries, known, warehouse)
     build_record.save_records(warehouse, taken.values(), build_id)
     return {**known, **taken}
-
-
-def format_options(project: Project) -> str:
-    """What the next command needs to be of the same place: ` --target prod`."""
-    options = project.options
-    named = (("--profile", options.profile), ("--target", options.target))
-    return "".join(f" {flag} {value}" for flag, value in named if value)

@@ -77,7 +77,8 @@ def fingerprint(inputs: Inputs, options: DbtOptions, dbt: str, salt: str) -> str
 
     Args:
         dbt: which dbt runs, and its version.
-        salt: mixed with the options and the environment's values, digested slowly so that none can be guessed.
+        salt: mixed with the files, the options and the environment's values, digested slowly so that none can be
+            guessed.
     """
     root = options.project_dir.resolve()
     digest = hashlib.blake2b(digest_size=32)
@@ -85,8 +86,8 @@ def fingerprint(inputs: Inputs, options: DbtOptions, dbt: str, salt: str) -> str
     for path in (*_walk(inputs.folders, root), *map(Path, inputs.files), find_profiles_file(options)):
         digest.update(f"\0{path}\0".encode("utf-8", "surrogateescape"))
         digest.update(_read(path))
-    digest.update(_digest_privately([options_key(options), *_read_environment(inputs.variables)], salt))
-    return digest.hexdigest()
+    # profiles.yml and .env may hold secrets themselves, so what the files make goes the slow way, too.
+    return _digest_privately([digest.hexdigest(), options_key(options), *_read_environment(inputs.variables)], salt)
 
 
 def options_key(options: DbtOptions) -> str:
@@ -161,6 +162,6 @@ def _read_environment(names: tuple[str, ...] | None) -> list[tuple[str, str | No
     return [(name, given.get(name)) for name in (sorted(given) if names is None else sorted({*names, *own}))]
 
 
-def _digest_privately(values: list[Any], salt: str) -> bytes:
+def _digest_privately(values: list[Any], salt: str) -> str:
     text = json.dumps(values).encode("utf-8", "surrogateescape")
-    return hashlib.pbkdf2_hmac("sha256", text, bytes.fromhex(salt), 5_000)
+    return hashlib.pbkdf2_hmac("sha256", text, bytes.fromhex(salt), 5_000).hex()
