@@ -96,17 +96,18 @@ def untangle_keys(
     Raises:
         Tangled: see there.
     """
-    stay, number, parts = stay.copy(), int(stay.max()) + 1, []
+    stay, number, parts, done = stay.copy(), int(stay.max()) + 1, [], 0
     first = np.flatnonzero(np.append(True, code[1:] != code[:-1]))
-    for own, is_tangled in zip(np.split(by_key, first[1:]), np.isin(code[first], tangled).tolist(), strict=True):
-        if not is_tangled:
-            parts.append(own)
-            continue
-        untangled = untangle([describe(place) for place in own.tolist()])
+    end = np.append(first[1:], len(code))
+    for key in np.flatnonzero(np.isin(code[first], tangled)).tolist():
+        parts.append(by_key[done : first[key]])
+        done = end[key]
+        untangled = untangle([describe(place) for place in by_key[first[key] : done].tolist()])
         for one in untangled.stays:
             stay[one] = number
             number += 1
         parts.append(np.array(untangled.order, np.int64))
+    parts.append(by_key[done:])
     return np.concatenate(parts), stay
 
 
