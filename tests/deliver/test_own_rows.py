@@ -14,6 +14,7 @@ import pytest
 from tests.projects import known
 
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
+from dbt_bridge.contracts.destination import BeginAgain, Load, Loaded
 from dbt_bridge.deliver.digests import Digester
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.nouns.receipt import Receipt
@@ -310,3 +311,21 @@ def test_digests_tell_values_from_their_neighbours_and_need_the_secret() -> None
 
     assert len(set(digests.to_pylist())) == 5
     assert set(digests.to_pylist()).isdisjoint(others.to_pylist())
+
+
+@pytest.mark.parametrize("deletes", ["own", "none"])
+def test_a_destination_that_made_room_gets_the_rows_again(
+    send: Send, origin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, deletes: str
+) -> None:
+    load, tries = PostgresWarehouse.load, []
+
+    def first_out_of_room(self: PostgresWarehouse, wanted: Load, batches: pa.RecordBatchReader) -> Loaded:
+        if wanted.table.name.name != "contact" or tries:
+            return load(self, wanted, batches)
+        tries.append(batches.read_all().num_rows)
+        raise BeginAgain("out of memory")
+
+    monkeypatch.setattr(PostgresWarehouse, "load", first_out_of_room)
+    receipt = send(rows_of((1, "Ann"), (2, "Bob")), deletes=deletes)
+    assert (tries, counts(receipt)) == ([2], (2, 0, 0))
+    assert origin.execute(CONTACTS).fetchall() == [(1, "Ann"), (2, "Bob")]

@@ -17,7 +17,10 @@ from tests.chance import SEED
 from tests.projects import NODE, table
 from tests.prove.spoilt import Shop
 
+from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
+from dbt_bridge.contracts.destination import BeginAgain, Loaded, Replica
+from dbt_bridge.nouns.changes import Event
 from dbt_bridge.nouns.project import Project
 
 Ask = Callable[[str], list[tuple[object, ...]]]
@@ -87,6 +90,27 @@ def test_everything_that_was_spoilt_is_set_right_at_one_lsn(
     shop.sync()
     assert landed("SELECT count(*) FROM shop_landing.customers WHERE name = 'later'") == [(19,)]
     assert shop.repair() == [], "nothing is left to be repaired"
+
+
+def test_a_destination_that_made_room_is_repaired_all_the_same(
+    project: Project, warehouse_file: Path, filled: psycopg.Connection, landed: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(project, warehouse_file, table("customers"))
+    shop.spoil(*SPOILT)
+    apply, tries = DuckDBApplication.apply, []
+
+    def first_out_of_room(self: DuckDBApplication, replica: Replica, event: Event) -> Loaded:
+        done = apply(self, replica, event)
+        tries.append(replica.node)
+        if len(tries) == 1:
+            raise BeginAgain("out of memory")
+        return done
+
+    monkeypatch.setattr(DuckDBApplication, "apply", first_out_of_room)
+    (receipt,) = shop.repair()
+    assert (receipt.status, receipt.rows_inserted, receipt.rows_deleted) == ("success", 2, 2), receipt.error
+    assert len(tries) > 1
+    assert shop.repair() == []
 
 
 def test_what_differs_is_repaired_under_a_writer(

@@ -23,6 +23,7 @@ from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.watched_reader import report_batches
 from dbt_bridge.project.destinations import open_destination, open_place
+from dbt_bridge.replicate.loads import with_room
 from dbt_bridge.system.owned_reader import make_reader, owning
 
 
@@ -94,9 +95,12 @@ class _OpenRows:
             yield _cast(rows, table)
 
     def load(self, destination: Destination, load: Load, *, dry_run: bool) -> Loaded:
-        with self.silent() as rows:
-            batches = report_batches(rows, self.delivery.node, self.progress)
-            return destination.preview(load, batches) if dry_run else destination.load(load, batches)
+        def once() -> Loaded:
+            with self.silent() as rows:
+                batches = report_batches(rows, self.delivery.node, self.progress)
+                return destination.preview(load, batches) if dry_run else destination.load(load, batches)
+
+        return with_room(once)
 
 
 def _append_once(destination: Destination, load: Load, rows: _OpenRows, build_id: str, *, dry_run: bool) -> Loaded:

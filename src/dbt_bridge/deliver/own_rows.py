@@ -24,6 +24,7 @@ from dbt_bridge.deliver.ledger import SentRows, read_sent, write_sent
 from dbt_bridge.errors import BridgeError, UsageError
 from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.nouns.table import Column, Table
+from dbt_bridge.replicate.loads import with_room
 from dbt_bridge.system.owned_reader import make_reader, owning
 
 OpenRows = Callable[[], AbstractContextManager[pa.RecordBatchReader]]
@@ -67,9 +68,13 @@ def deliver_own(
     load = replace(load, delivery=outgoing)
     if not dry_run:
         write_sent(warehouse, delivery, secret, changes.uncertain + gone, load.load_id)
-    try:
+
+    def send() -> Loaded:
         with owning(digests.read_chosen(open_rows, changes.chosen)) as rows:
-            loaded = destination.preview(load, rows) if dry_run else destination.load(load, rows)
+            return destination.preview(load, rows) if dry_run else destination.load(load, rows)
+
+    try:
+        loaded = with_room(send)
     except BridgeError:
         if not dry_run:
             write_sent(warehouse, delivery, secret, changes.refused + gone, load.load_id)

@@ -44,6 +44,7 @@ from dbt_bridge.prove.recorder import Question, VerifyOptions, fail_parity
 from dbt_bridge.prove.repair_changes import RepairPlan, take_stamp
 from dbt_bridge.prove.sides import make_landing_side
 from dbt_bridge.prove.verify import verify
+from dbt_bridge.replicate.loads import with_room
 from dbt_bridge.sync.ends import Ends
 from dbt_bridge.system.owned_reader import owning
 from dbt_bridge.verify.compare import compare, finish_parity
@@ -185,7 +186,7 @@ class _RepairRun:
         ends, replica = question.ends, question.replica
         assert ends is not None, "a landing table has them"
         destination = _require_repairable(ends.destination, parity)
-        done = _apply(question, ends, parity, plan, receipt)
+        done = with_room(lambda: _apply(question, ends, parity, plan, receipt))
         ledger = None if _keeps_receipts(ends) else ends.ledger  # None: the receipt was committed with the changes
         try:
             with destination.open_state() as state:
@@ -209,8 +210,12 @@ class _RepairRun:
             load = Load(replica.table, "merge", parity.load_id, delivery=describe_outgoing(item))
             keys = pa.concat_tables([plan.missing, plan.wrong, plan.doubled])
             doubt_sent(question.ledger, item, parity.load_id)
-            with owning(question.sides.origin.rows(names, keys)) as rows:
-                loaded = destination.load(load, rows)
+
+            def send() -> Loaded:
+                with owning(question.sides.origin.rows(names, keys)) as rows:
+                    return destination.load(load, rows)
+
+            loaded = with_room(send)
             self._finish(record.finish_receipt(receipt, loaded), question.ledger)
             with _require_readable(destination).open_state() as state:
                 again = _compare_again(question, parity, make_landing_side(state, replica, parity.destination))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from dbt_bridge.arrow.vectors import to_arrow
-from dbt_bridge.contracts.destination import WRITE_DISPOSITIONS, Load, Loaded, Warehouse
+from dbt_bridge.contracts.destination import WRITE_DISPOSITIONS, BeginAgain, Load, Loaded, Warehouse
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError
 from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.replicate.key_codes import encode_rows
+
+_T = TypeVar("_T")
 
 
 def check_request(load: Load) -> None:
@@ -137,3 +140,16 @@ def load_staged(warehouse: Warehouse, load: Load, batches: pa.RecordBatchReader)
     except BaseException:
         warehouse.discard([staged])
         raise
+
+
+def with_room(work: Callable[[], _T]) -> _T:
+    """The work, begun again whenever the destination has made room for it; each time there is more, up to a bound.
+
+    Args:
+        work: reads its rows anew each time.
+    """
+    while True:
+        try:
+            return work()
+        except BeginAgain:
+            continue

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import duckdb
 import psycopg
 import pyarrow as pa
 import pytest
 from tests.projects import cdc_source, table
 
-from dbt_bridge.connectors.duckdb.memory import Window
+from dbt_bridge.connectors.duckdb.memory import Memory, Window
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
@@ -81,3 +82,16 @@ def test_a_window_holds_the_batches_that_may_lie_in_one_vector() -> None:
     assert window.add(batch) == batch.nbytes
     assert window.add(batch) == 2 * batch.nbytes
     assert window.add(batch) == 2 * batch.nbytes, "the last 2048 rows lie in two of them"
+
+
+def test_what_one_database_of_a_connection_has_raised_another_does_not_lower() -> None:
+    with duckdb.connect(config={"memory_limit": "200MB"}) as connection:
+        one, other = Memory(connection, 2 << 30), Memory(connection, 2 << 30)
+        before = one.limit
+        other.make_room(400 << 20, 1, "wide")
+        raised = Memory(connection).limit
+        assert raised > 3 * before
+        one.make_room(100 << 20, 1, "narrow")
+        assert Memory(connection).limit == raised
+        assert one.limit == raised
+        assert one.take_told() == []

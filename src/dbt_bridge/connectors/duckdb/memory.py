@@ -7,6 +7,7 @@ written takes blocks of 256 KB, too. The bound is the database's: once raised it
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from contextlib import closing, suppress
 from typing import Any
@@ -32,6 +33,7 @@ FROM (
 )
 """
 _OUT_OF_MEMORY = ("out of memory", "failed to pin block", "could not allocate block")
+_raising = threading.Lock()  # so that nobody lowers what another thread has just raised
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -98,9 +100,13 @@ class Memory:
         bound = min(wanted, self._most)
         if bound <= now:
             return False
-        with closing(self._connection.cursor()) as cur:
+        with _raising, closing(self._connection.cursor()) as cur:
+            there = _read_limit(cur)
+            if there >= bound:  # raised meanwhile: by another thread, or for another database of this connection
+                self._limit = there
+                return True
             cur.execute(f"SET GLOBAL memory_limit = '{bound // 1000}KB'")
-        self._limit = bound
+            self._limit = bound
         self._told.append(
             f"{where}: DuckDB may take {bound / 1e6:,.0f} MB of memory from here on instead of {now / 1e6:,.0f} MB, for"
             " values or columns that need it (memory_limit in the profile's settings is where it begins)"
