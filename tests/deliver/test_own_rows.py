@@ -231,6 +231,7 @@ def test_nothing_goes_where_rows_of_other_tables_would_go_with_it(send: Send, or
     receipt = send(rows_of((2, "Bob")))
 
     assert receipt.status == "failed" and "app.visits" in (receipt.error or "")
+    assert "take `deletes: own` out" in (receipt.error or "")
     assert origin.execute("SELECT count(*) FROM app.visits").fetchone() == (1,)
 
 

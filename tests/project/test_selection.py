@@ -153,6 +153,7 @@ selectors:
 
 
 def test_selectors_yml_is_a_selection_only_where_it_says_so(root: Path) -> None:
+    (root / "selectors.yml").write_text("# none yet\n")  # dbt takes it
     everything = load_project(DbtOptions(root, profiles_dir=root))
     (root / "selectors.yml").write_text(SELECTORS)
     assert replace(load_project(DbtOptions(root, profiles_dir=root)), graph=everything.graph) == everything

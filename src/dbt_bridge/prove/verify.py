@@ -19,6 +19,7 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.contracts.side import Side
 from dbt_bridge.deliver import delivery as outgoing
+from dbt_bridge.deliver.gate import format_again, format_options
 from dbt_bridge.deliver.own_rows import sent_keys
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused, MissingExtra, UsageError
 from dbt_bridge.nouns.both import Both
@@ -310,7 +311,7 @@ def _verify_delivery(scope: _Scope, item: Delivery, warehouse: Ledger) -> Parity
                 raise _cannot_be_read(place)
             with place.open_state() as model, destination.open_state() as delivered:
                 states = Both(model, delivered)
-                question = _ask_delivery(scope.run, blank, item, place, destination, states)
+                question = _ask_delivery(scope, blank, item, place, destination, states)
                 if item.deletes == "own":
                     question = _narrow_to_own(question, item, warehouse, destination, delivered)
                 return scope.run.answer(replace(question, ledger=warehouse))
@@ -319,16 +320,16 @@ def _verify_delivery(scope: _Scope, item: Delivery, warehouse: Ledger) -> Parity
 
 
 def _ask_delivery(
-    run: VerifyRun, blank: Parity, item: Delivery, place: Ledger, destination: Destination, states: Both[State]
+    scope: _Scope, blank: Parity, item: Delivery, place: Ledger, destination: Destination, states: Both[State]
 ) -> Question:
-    planned = outgoing.plan_load(item, place, destination, run.load_id)
+    planned = outgoing.plan_load(item, place, destination, scope.run.load_id)
     load, as_text = planned.load, planned.as_text
     name = item.relation.name
     relation = place.find_table(name)
     assert relation is not None, "the plan has looked"
     if destination.find_table(load.table.name) is None:
-        command = f"dbt-bridge build --select +exposure:{item.name}"
-        raise DestinationError(f"{load.table.name} has not been delivered", mend=command)
+        again = format_again(item, format_options(scope.project)).removeprefix(": ")
+        raise DestinationError(f"{load.table.name} has not been delivered", mend=again)
     columns = [c for c in relation.columns if load.table.column(c.name) is not None]
     model = Table(name, tuple(c.as_text() if c.name in as_text else c for c in columns), load.table.key)
     replica = Replica(item.node, load.table)
@@ -338,7 +339,7 @@ def _ask_delivery(
     )
     # Rows that are appended may come again under their key: each row of the model is there, whatever else is.
     key = () if item.write_disposition == "append" else load.table.key
-    request = run.request(key, load.table.columns)
+    request = scope.run.request(key, load.table.columns)
     extra: Literal["different", "allowed"] = "different" if item.write_disposition == "replace" else "allowed"
     return Question(blank, sides, replace(request, extra=extra), replica, place)
 

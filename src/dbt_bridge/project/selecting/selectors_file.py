@@ -16,12 +16,12 @@ def read_selectors(options: DbtOptions, profile: str, target: str) -> dict[str, 
     Args:
         profile, target: their names, for templates.
     """
-    file = options.project_dir / "selectors.yml"
-    if not file.is_file():
+    content = read_yaml(options.project_dir / "selectors.yml")
+    if not isinstance(content, Mapping):  # no such file, or an empty one
         return {}
     renderer = Renderer(options.vars, context={"target": {"name": target, "profile_name": profile}})
     found: dict[str, Mapping[str, Any]] = {}
-    for raw in read_yaml(file).get("selectors") or ():
+    for raw in content.get("selectors") or ():
         if isinstance(raw, Mapping):
             found[str(raw.get("name"))] = _render(raw, renderer)
     return found

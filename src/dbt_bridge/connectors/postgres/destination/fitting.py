@@ -189,7 +189,7 @@ def _check_constraints(cur: Cursor[Any], new: Relation, there: Relation, standin
             )
 
 
-def refuse_cascades(cur: Cursor[Any], there: Relation) -> None:
+def refuse_cascades(cur: Cursor[Any], there: Relation, mend: str) -> None:
     """Refuse to delete rows with which rows of other tables would go, or lose their reference.
 
     Raises:
@@ -208,7 +208,7 @@ def refuse_cascades(cur: Cursor[Any], there: Relation) -> None:
         raise DestinationError(
             f"rows of {other} refer to {there.name} with ON DELETE {action} ({constraint}), so deleting its rows would"
             f" change {other}",
-            mend="write_disposition: merge with a primary_key, which deletes nothing",
+            mend=mend,
         )
 
 

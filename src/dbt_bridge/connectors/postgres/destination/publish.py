@@ -89,7 +89,7 @@ def _replace(cur: Cursor[Any], staged: Staged, there: Relation) -> Loaded:
         return Loaded(staged.rows, _count(cur, name), 0, deleted, staged.bytes, changes)
     there, changes = _prepare(cur, staged, there)
     if staged.load.delivery is not None and deleted:
-        refuse_cascades(cur, there)
+        refuse_cascades(cur, there, "write_disposition: merge with a primary_key, which deletes nothing")
     _empty(cur, there)
     inserted = _insert(cur, staged, there)
     cur.execute(sql.SQL("DROP TABLE {}").format(identifier(staged.staging)))
@@ -241,7 +241,7 @@ def _delete_keys(cur: Cursor[Any], staged: Staged, there: Relation) -> int:
     same = sql.SQL(" AND ").join(
         sql.SQL("t.{} = {}").format(sql.Identifier(k), _cast(k, there, alias="s")) for k in key
     )
-    refuse_cascades(cur, there)
+    refuse_cascades(cur, there, "take `deletes: own` out, so that the merge deletes nothing")
     cur.execute(
         sql.SQL("DELETE FROM {} AS t\nUSING {} AS s\nWHERE {}").format(
             identifier(there.name), identifier(staged.gone), same
