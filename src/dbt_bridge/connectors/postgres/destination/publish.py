@@ -30,10 +30,16 @@ from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import TableName, quote_table_name
 from dbt_bridge.replicate.loads import several_rows, type_changed
 
+LOCK_TIMEOUT = "60s"
+"""How long a delivery waits for a lock on an application's table: meanwhile the application's own writers wait behind
+it."""
+
 
 def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
     """Put one staged table in its place. What a delivery finds there and is not its own is never altered unasked."""
     load, name = staged.load, staged.load.table.name
+    if load.delivery is not None:
+        cur.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT)))
     there = find_table(cur, name)
     if there is None:
         _drop_ghost(cur, name)

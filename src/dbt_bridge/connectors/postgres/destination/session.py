@@ -103,6 +103,8 @@ def _mend(error: psycopg.Error, rights: str) -> str:
         return "free disk space at the Postgres server, then run the same command again"
     if isinstance(error, errors.UniqueViolation | errors.ForeignKeyViolation | errors.NotNullViolation):
         return error.diag.message_detail or "correct the rows, or the constraint"
+    if isinstance(error, errors.LockNotAvailable):
+        return "end the transaction that holds the table (pg_locks, pg_stat_activity), then run the same command again"
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:  # its COMMIT may have arrived
         return "run the same command again: what had arrived by then is not written twice"
     if isinstance(error, psycopg.OperationalError):
