@@ -253,6 +253,7 @@ def test_a_slot_that_no_source_uses_any_more_is_told_until_it_is_dropped(
     (unused,) = [report for report in document["slots"] if report["slot"] == slot]
     assert (code, unused["source"], unused["mend"]) == (1, "", f"dbt-bridge slots drop {slot}")
     assert unused["retained_bytes"] > 2_000_000 and "no source uses it any more" in unused["problem"]
+    assert ("(made for " in unused["problem"]) == (how == "another target"), "another warehouse may read it"
     code, document = command("doctor")
     (finding,) = [check for check in document["checks"] if f"'{slot}'" in check["what"] and check["mend"]]
     assert finding["mend"] == unused["mend"]

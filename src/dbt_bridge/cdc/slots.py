@@ -110,7 +110,7 @@ def _read_checkpoints(project: Project) -> list[Checkpoint]:
     """What the warehouse remembers; nothing where it is not there yet, and is not made by looking."""
     if find_warehouse_connector(project.warehouse).find_missing_file(project.warehouse) is not None:
         return []
-    databases = {source.landing_database for source in list_followed_sources(project)}
+    databases = {"", *(source.landing_database for source in list_followed_sources(project))}  # also where none is left
     with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
         ledgers = {id(ledger): ledger for ledger in (find_ledger(warehouse, database) for database in databases)}
         return [point for ledger in ledgers.values() for point in ledger.checkpoints()]

@@ -26,6 +26,7 @@ class UnusedLog:
         retained_bytes: of log that the origin keeps; None where it could not be asked.
         nodes: unique_ids of the tables that were followed through it, as far as the warehouse remembers them.
         unknown: why the origin could not be asked.
+        made_for: `project/target`, where the warehouse remembers nothing of it: another one may.
     """
 
     origin: str
@@ -33,10 +34,13 @@ class UnusedLog:
     retained_bytes: int | None
     nodes: tuple[str, ...] = ()
     unknown: str = ""
+    made_for: str = ""
 
     @property
     def what(self) -> str:
         was = f" (it was that of {', '.join(self.nodes)})" if self.nodes else ""
+        if self.made_for and not was:
+            was = f" (made for {self.made_for}: make sure that nobody runs that with another profile or warehouse)"
         unused = f"and no source uses it any more{was}"
         if self.retained_bytes is None:
             return f"slot {self.slot!r} of origin {self.origin!r} may retain log, {unused}: {self.unknown}"
@@ -99,7 +103,9 @@ class UnusedLogs:
             return [UnusedLog(origin, slot, None, tuple(sorted(n)), error.what) for slot, n in remembered.items()]
         used = list_used(self.project)
         return [
-            UnusedLog(origin, log.name, log.retained_bytes, tuple(sorted(remembered.get(log.name, ()))))
+            UnusedLog(
+                origin, log.name, log.retained_bytes, tuple(sorted(remembered.get(log.name, ()))), made_for=log.owner
+            )
             for log in kept
             if (origin, log.name) not in used
             and not log.is_read
