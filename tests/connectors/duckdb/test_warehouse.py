@@ -122,6 +122,15 @@ def test_merge_by_a_composite_key(warehouse):
     assert landed(warehouse) == [(1, "x", 1), (1, "y", 3), (2, "y", 4)]
 
 
+def test_merge_takes_two_spellings_of_an_interval_for_one_key(warehouse):
+    """PostgreSQL takes `29 days` for `1 mon -1 day`, and DuckDB does not."""
+    for spelling, value in (((1, -1, 0), 1), ((0, 29, 0), 2)):
+        rows = pa.table({"k": pa.array([spelling], pa.month_day_nano_interval()), "v": [value]})
+        warehouse.load(*load(rows, "merge", ("k",)))
+    ((key, value),) = (row.values() for row in warehouse.read(USERS).read_all().to_pylist())
+    assert (tuple(key), value) == ((0, 29, 0), 2)
+
+
 def test_merge_of_a_table_that_is_only_a_key(warehouse):
     warehouse.load(*load({"id": [1]}, "merge", ("id",)))
     loaded = warehouse.load(*load({"id": [1, 2]}, "merge", ("id",)))

@@ -21,6 +21,7 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.contracts.outgoing import CREATED, describe_added, describe_altered
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.table import TableName, quote_identifier, quote_literal
+from dbt_bridge.replicate.duckdb_equality import as_key
 from dbt_bridge.replicate.loads import check_cursor, several_rows, type_changed
 
 _TEXTS = ("VARCHAR", "JSON")
@@ -200,14 +201,21 @@ def _merge(on: CatalogCursor, staged: Staged, into: Relation) -> tuple[int, int]
     pairs = [(quote_identifier(into.column(c) or c), f"s.{quote_identifier(c)}") for c in source.columns]
     keys = [(quote_identifier(into.column(k) or k), f"s.{quote_identifier(k)}") for k in staged.load.table.key]
     rest = [pair for pair in pairs if pair not in keys]
-    update = "UPDATE SET " + ", ".join(f"{t} = {s}" for t, s in rest or keys)
+    same = [
+        (as_key(f"t.{t}", "INTERVAL"), as_key(s, "INTERVAL"))
+        if into.columns[into.column(k) or k] == source.columns[k] == "INTERVAL"
+        else (f"t.{t}", s)
+        for k, (t, s) in zip(staged.load.table.key, keys, strict=True)
+    ]
+    is_spelled = any(own != f"t.{t}" for (own, _), (t, _) in zip(same, keys, strict=True))  # as it came last
+    update = "UPDATE SET " + ", ".join(f"{t} = {s}" for t, s in (pairs if is_spelled else rest or keys))
     target, staging = on.sql_name(into.name), on.sql_name(staged.staging)
     before = on.scalar(f"SELECT count(*) FROM {target}")  # noqa: S608
     distinct = on.scalar(f"SELECT count(*) FROM {staging}")  # noqa: S608
     touched = on.scalar(
         f"MERGE INTO {target} AS t\n"  # noqa: S608
         f"USING {staging} AS s\n"
-        f"ON {' AND '.join(f't.{t} = {s}' for t, s in keys)}\n"
+        f"ON {' AND '.join(f'{own} = {given}' for own, given in same)}\n"
         f"WHEN MATCHED THEN {update}\n"
         f"WHEN NOT MATCHED THEN INSERT ({', '.join(t for t, _ in pairs)}) VALUES ({', '.join(s for _, s in pairs)})"
     )
