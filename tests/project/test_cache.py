@@ -137,6 +137,16 @@ def test_whatever_changes_is_noticed(parsed_shop: Path, asked: list[str]) -> Non
             assert parses() == 1, f"{what} is as before"
 
 
+def test_what_no_json_has_is_the_same_before_and_after(shop: DbtOptions, asked: list[str]) -> None:
+    (shop.project_dir / "models" / "all.yml").write_text(
+        "models: [{name: one, config: {meta: {sub: {1: a, no: 2026-01-02, 2026-01-03: b}}}}]"
+    )
+    parsed, again = load_project(shop), load_project(shop)
+    assert asked == ["parse"]
+    assert parsed.graph.nodes["model.shop.one"].meta == {"sub": {"1": "a", "false": "2026-01-02", "2026-01-03": "b"}}
+    assert again.graph.nodes == parsed.graph.nodes
+
+
 def test_options_have_answers_of_their_own(shop: DbtOptions, asked: list[str]) -> None:
     load_project(shop)
     two = load_project(replace(shop, vars={"wanted": "two"}))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -51,8 +53,8 @@ def make_graph(
         dbt_version=str(metadata.get("dbt_version") or ""),
         nodes={unique_id: _make_node(node) for part in parts for unique_id, node in part.items()},
         disabled={unique_id: _make_node(same[0], enabled=False) for unique_id, same in disabled.items() if same},
-        bare_sources=tuple(bare_sources),
-        raw_blocks=raw_blocks or {},
+        bare_sources=tuple(replace(one, meta=_as_json(one.meta)) for one in bare_sources),
+        raw_blocks={node: tuple(map(_as_json, blocks)) for node, blocks in (raw_blocks or {}).items()},
         overrides=frozenset(name.rpartition(".")[2] for name in manifest.get("macros") or ()) & {"source", "ref"},
     )
 
@@ -93,11 +95,16 @@ def _list_texts(given: Any) -> Iterator[str]:
     yield from (given,) if isinstance(given, str) else given or ()
 
 
+def _as_key(key: Any) -> str:
+    key = _as_json(key)
+    return key if isinstance(key, str) else json.dumps(key)
+
+
 def _as_json(value: Any) -> Any:
-    """As it would be read from the file: dates of YAML are texts there."""
+    """As it would be read from the file: dates of YAML are texts there, and so is every key."""
     match value:
         case dict():
-            return {key: _as_json(one) for key, one in value.items()}
+            return {_as_key(key): _as_json(one) for key, one in value.items()}
         case list() | tuple():
             return [_as_json(one) for one in value]
         case date():
