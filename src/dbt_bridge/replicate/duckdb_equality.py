@@ -15,9 +15,9 @@ _FLOATS = ("FLOAT", "DOUBLE")
 
 def as_key(expression: str, type_: str) -> str:
     """A key column as its origin compares it: an interval by its length, a month of 30 days of 24 hours."""
-    if type_ in _FLOATS:
+    if is_float(type_):
         return f"CASE WHEN {expression} = 0 THEN 0 ELSE {expression} END"
-    if _holds_floats(type_):
+    if holds_floats(type_):
         return f"[{expression}]"
     if type_ != "INTERVAL":
         return expression
@@ -31,12 +31,17 @@ def as_written(expression: str, type_: str) -> list[str]:
     """Expressions that are the same for values that are written the same, and for these alone."""
     if "INTERVAL" in type_ or "TIME WITH TIME ZONE" in type_:
         return [f"CAST({expression} AS VARCHAR)"]
-    if type_ in _FLOATS:
+    if is_float(type_):
         return [as_key(expression, type_), f"({expression} = 0 AND signbit({expression}))"]
-    if _holds_floats(type_):  # NaN is one value, whatever its sign
+    if holds_floats(type_):  # NaN is one value, whatever its sign
         return [as_key(expression, type_), f"replace(CAST({expression} AS VARCHAR), '-nan', 'nan')"]
     return [expression]
 
 
-def _holds_floats(type_: str) -> bool:
+def is_float(type_: str) -> bool:
+    return type_ in _FLOATS
+
+
+def holds_floats(type_: str) -> bool:
+    """Whether there are floats in a value of this type, at any depth."""
     return any(floats in type_ for floats in _FLOATS)

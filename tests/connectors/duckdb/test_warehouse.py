@@ -131,6 +131,40 @@ def test_merge_takes_two_spellings_of_an_interval_for_one_key(warehouse):
     assert (tuple(key), value) == ((0, 29, 0), 2)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (pa.array([0.0]), pa.array([-0.0])),
+        (pa.array([-0.0], pa.float32()), pa.array([0.0], pa.float32())),
+        (pa.array([(1, 0, 0)], pa.month_day_nano_interval()), pa.array([(0, 30, 0)], pa.month_day_nano_interval())),
+        (pa.array([(1, -1, 0)], pa.month_day_nano_interval()), pa.array([(0, 29, 0)], pa.month_day_nano_interval())),
+        (pa.array([{"a": 0.0}]), pa.array([{"a": -0.0}])),
+        (pa.array([[0.0]]), pa.array([[-0.0]])),
+    ],
+    ids=["double", "float", "a month", "a month but a day", "struct", "list"],
+)
+def test_merge_writes_a_value_that_is_equal_to_the_standing_one_and_yet_another(warehouse, before, after):
+    """DuckDB's UPDATE takes such a value for the one that stands, and leaves it."""
+    other = pa.array(["kept", "kept"])
+    ids = pa.array([1, 2])
+    warehouse.load(*load(pa.table({"id": ids, "v": pa.concat_arrays([before, before]), "o": other}), "merge", ("id",)))
+    loaded = warehouse.load(*load(pa.table({"id": ids[:1], "v": after}), "merge", ("id",)))
+    assert (loaded.rows_inserted, loaded.rows_updated) == (0, 1)
+    rows = sorted(warehouse.read(USERS).read_all().to_pylist(), key=lambda row: row["id"])
+    assert [str(row["v"]) for row in rows] == [str(after[0].as_py()), str(before[0].as_py())]
+    assert [row["o"] for row in rows] == ["kept", "kept"]
+
+
+@pytest.mark.parametrize("key", [pa.array([0.0]), pa.array([{"a": 0.0}])], ids=["double", "struct"])
+def test_merge_spells_a_key_as_it_came_last(warehouse, key):
+    for sign in (1, -1):
+        spelled = pa.array([-0.0 if sign < 0 else 0.0])
+        rows = spelled if key.type == pa.float64() else pa.StructArray.from_arrays([spelled], ["a"])
+        warehouse.load(*load(pa.table({"k": rows, "v": [sign]}), "merge", ("k",)))
+    (row,) = warehouse.read(USERS).read_all().to_pylist()
+    assert (str(row["k"]), row["v"]) == ("-0.0" if key.type == pa.float64() else "{'a': -0.0}", -1)
+
+
 def test_merge_of_a_table_that_is_only_a_key(warehouse):
     warehouse.load(*load({"id": [1]}, "merge", ("id",)))
     loaded = warehouse.load(*load({"id": [1, 2]}, "merge", ("id",)))

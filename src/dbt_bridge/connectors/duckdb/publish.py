@@ -8,6 +8,7 @@ import duckdb
 
 from dbt_bridge.arrow.calendar import parse_moment
 from dbt_bridge.connectors.duckdb.column_types import wider
+from dbt_bridge.connectors.duckdb.merge import merge_rows
 from dbt_bridge.connectors.duckdb.outgoing.fitting import check_fit, tell_refusal
 from dbt_bridge.connectors.duckdb.outgoing.marks import remember
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
@@ -21,8 +22,7 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.contracts.outgoing import CREATED, describe_added, describe_altered
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.table import TableName, quote_identifier, quote_literal
-from dbt_bridge.replicate.duckdb_equality import as_key
-from dbt_bridge.replicate.loads import check_cursor, several_rows, type_changed
+from dbt_bridge.replicate.loads import check_cursor, type_changed
 
 _TEXTS = ("VARCHAR", "JSON")
 _GONE = "_dbt_bridge_gone"
@@ -73,7 +73,7 @@ def _write(on: CatalogCursor, staged: Staged, standing: Relation) -> Loaded:
     assert into is not None
     if load.write_disposition == "merge":
         deleted = _delete_keys(on, staged, into)
-        inserted, updated = _merge(on, staged, into)
+        inserted, updated = merge_rows(on, staged, into)
         loaded = Loaded(staged.rows, inserted, updated, deleted, staged.bytes, changes)
     else:
         deleted = _delete_window(on, into, load.window) if load.window else 0
@@ -192,37 +192,6 @@ def _delete_keys(on: CatalogCursor, staged: Staged, into: Relation) -> int:
     deleted = on.scalar(f"DELETE FROM {on.sql_name(into.name)} AS t USING {_GONE} AS s WHERE {same}")  # noqa: S608
     on.cursor.unregister(_GONE)
     return int(deleted)
-
-
-def _merge(on: CatalogCursor, staged: Staged, into: Relation) -> tuple[int, int]:
-    """Rows inserted and updated. Columns that the load does not bring keep their values in updated rows."""
-    source = on.find_relation(staged.staging)
-    assert source is not None
-    pairs = [(quote_identifier(into.column(c) or c), f"s.{quote_identifier(c)}") for c in source.columns]
-    keys = [(quote_identifier(into.column(k) or k), f"s.{quote_identifier(k)}") for k in staged.load.table.key]
-    rest = [pair for pair in pairs if pair not in keys]
-    same = [
-        (as_key(f"t.{t}", "INTERVAL"), as_key(s, "INTERVAL"))
-        if into.columns[into.column(k) or k] == source.columns[k] == "INTERVAL"
-        else (f"t.{t}", s)
-        for k, (t, s) in zip(staged.load.table.key, keys, strict=True)
-    ]
-    is_spelled = any(own != f"t.{t}" for (own, _), (t, _) in zip(same, keys, strict=True))  # as it came last
-    update = "UPDATE SET " + ", ".join(f"{t} = {s}" for t, s in (pairs if is_spelled else rest or keys))
-    target, staging = on.sql_name(into.name), on.sql_name(staged.staging)
-    before = on.scalar(f"SELECT count(*) FROM {target}")  # noqa: S608
-    distinct = on.scalar(f"SELECT count(*) FROM {staging}")  # noqa: S608
-    touched = on.scalar(
-        f"MERGE INTO {target} AS t\n"  # noqa: S608
-        f"USING {staging} AS s\n"
-        f"ON {' AND '.join(f'{own} = {given}' for own, given in same)}\n"
-        f"WHEN MATCHED THEN {update}\n"
-        f"WHEN NOT MATCHED THEN INSERT ({', '.join(t for t, _ in pairs)}) VALUES ({', '.join(s for _, s in pairs)})"
-    )
-    if touched != distinct:
-        raise several_rows(into.name, staged.load.table.key, is_delivery=staged.load.delivery is not None)
-    inserted = on.scalar(f"SELECT count(*) FROM {target}") - before  # noqa: S608
-    return inserted, touched - inserted
 
 
 def evolve(on: CatalogCursor, staged: Staged, standing: Relation) -> tuple[str, ...]:
