@@ -362,6 +362,15 @@ def test_two_writers_of_one_table_are_refused_by_every_command(dbt_root: Path) -
         read(dbt_root)
 
 
+def test_no_table_has_a_name_of_the_bridges_own(dbt_root: Path) -> None:
+    """Staging tables are dropped by their names, and audit tables are written by theirs."""
+    for schema, table in (("raw", "_DBT_BRIDGE_stage_1"), ("_dbt_bridge", "checkpoints")):
+        bridge = f"config: {{meta: {{bridge: {{origin: shop_pg}}}}}}, tables: [{{name: {table}}}]"
+        write(dbt_root, places__yml=f"sources:\n  - {{name: a, schema: {schema}, {bridge}}}\n")
+        with pytest.raises(UsageError, match=rf"source\.shop\.a\.{table} lands in {schema}\.{table}: .*own"):
+            read(dbt_root)
+
+
 ALIASED = """
 sources:
   - {name: shop, schema: raw, config: {meta: {bridge: {origin: shop_pg}}}, tables: [{name: orders}, {name: others}]}

@@ -30,6 +30,7 @@ from dbt_bridge.nouns.checkpoint import Checkpoint, TableMemory, TableState
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.project import LandingTable
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_table_name
+from dbt_bridge.sync.ends import Ends
 from dbt_bridge.sync.landing_columns import landing_columns, shows
 from dbt_bridge.sync.unfit import fit_types
 from dbt_bridge.sync.wanted import Wanted
@@ -103,7 +104,7 @@ class Census:
 
 def take_census(
     changes: ChangeSource,
-    destination: Destination,
+    ends: Ends,
     wanted: Sequence[Wanted],
     checkpoints: Mapping[str, Checkpoint],
     chosen: Chosen,
@@ -117,6 +118,7 @@ def take_census(
     Raises:
         ConnectionFailed, OriginError, DestinationError: one of the ends did not answer.
     """
+    destination = ends.destination
     tracked: dict[str, Tracked] = {}
     to_copy: dict[str, tuple[Wanted, str]] = {}
     refused: dict[str, tuple[Wanted, BridgeError]] = {}
@@ -142,10 +144,10 @@ def take_census(
             _refuse_hidden_renamed(item, point, finding)
             if newly_hidden[node] and finding.latest is not None:
                 # What is wrong in the declaration itself is said first: a slip in a name must drop no history.
-                replica = track(destination, item, finding.latest, changes.beginning).replica
+                replica = track(ends, item, finding.latest, changes.beginning).replica
                 _refuse_what_was_kept(destination, replica, newly_hidden[node])
             is_followed = point is not None and point.state is not TableState.SET_ASIDE
-            verdict = "full refresh" if node in chosen.anew else _go_on(changes, destination, item, point, finding)
+            verdict = "full refresh" if node in chosen.anew else _go_on(changes, ends, item, point, finding)
             if isinstance(verdict, Tracked):
                 tracked[node] = verdict
             elif node in chosen.needed or (is_followed and node not in chosen.anew):
@@ -161,7 +163,7 @@ def take_census(
     return Census(tracked, to_copy, refused, findings)
 
 
-def track(destination: Destination, wanted: Wanted, version: TableVersion, position: Position) -> Tracked:
+def track(ends: Ends, wanted: Wanted, version: TableVersion, position: Position) -> Tracked:
     """A table in the version that its landing table has.
 
     Raises:
@@ -169,6 +171,7 @@ def track(destination: Destination, wanted: Wanted, version: TableVersion, posit
         UsageError: its declaration names columns that it does not have, or it has columns that the bridge adds.
         TypeRefused: the destination has no exact form of a type.
     """
+    destination = ends.destination
     key, log_only = version.key, wanted.table.write_disposition == "append"
     columns = landing_columns(Table(version.name, version.columns, key), wanted.table, destination)
     names = [column.name for column in columns]
@@ -191,7 +194,7 @@ def track(destination: Destination, wanted: Wanted, version: TableVersion, posit
         node, version.name, version.shape, columns, key, position, map_columns, mask, log_only, version.rotates
     )  # fmt: skip
     landing = Table(wanted.landing, tuple(_plain(c, wanted) for c in columns), () if log_only else key)
-    replica = Replica(node, landing, wanted.table.deletes, history=wanted.table.history, change_log=log_only)
+    replica = Replica(node, landing, wanted.table.deletes, wanted.table.history, log_only, ends.names)
     return Tracked(wanted, followed, replica, format_unfollowed(version, wanted.table))
 
 
@@ -218,7 +221,7 @@ def _plain(column: Column, wanted: Wanted) -> Column:
 
 
 def _go_on(
-    changes: ChangeSource, destination: Destination, wanted: Wanted, point: Checkpoint | None, finding: TableFinding
+    changes: ChangeSource, ends: Ends, wanted: Wanted, point: Checkpoint | None, finding: TableFinding
 ) -> Tracked | str:
     """The table as it goes on from its checkpoint; or why it must be copied."""
     if point is None:
@@ -227,10 +230,10 @@ def _go_on(
         return f"it was set aside: {point.set_aside}"
     if finding.lost:
         return finding.lost
-    tracked = track(destination, wanted, finding.version, changes.parse_position(point.value))
+    tracked = track(ends, wanted, finding.version, changes.parse_position(point.value))
     if point.memory is None or point.memory.declaration != fingerprint(wanted):
         return "its declaration in the dbt YAML changed"
-    if destination.find_table(wanted.landing) is None:
+    if ends.destination.find_table(wanted.landing) is None:
         return "its landing table is gone"
     return tracked
 

@@ -58,7 +58,7 @@ class Preparation:
         identity = source.changes.read_identity()
         points = read_checkpoints(source, identity, chosen.anew)
         tables = [wanted for wanted in source.tables if wanted.table.node not in self._receipts.failed_nodes]
-        census = take_census(source.changes, source.ends.destination, tables, points, chosen)
+        census = take_census(source.changes, source.ends, tables, points, chosen)
         self._refuse(census, points)
         source.changes.require_log({node: tracked.position for node, tracked in census.tracked.items()})
         # A lost log is begun anew only where nothing was followed through it.

@@ -74,7 +74,7 @@ def copy_tables(source: FollowedSource, snapshot: Snapshot, wanted: Sequence[Wan
 
 def _build_copy(snapshot: Snapshot, ends: Ends, wanted: Wanted, done: Arrived, at: int) -> Copy:
     version = snapshot.describe(make_declared_table(wanted))
-    tracked = track(ends.destination, wanted, version, snapshot.position)
+    tracked = track(ends, wanted, version, snapshot.position)
     rows = done.staged or done.loaded
     assert rows is not None, "what arrived is staged or loaded"
     receipt = replace(

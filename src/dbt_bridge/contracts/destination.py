@@ -26,6 +26,7 @@ from dbt_bridge.contracts.outgoing import Outgoing
 from dbt_bridge.errors import BridgeError, DestinationError
 from dbt_bridge.nouns.changes import Event
 from dbt_bridge.nouns.checkpoint import Checkpoint
+from dbt_bridge.nouns.names import UNKNOWN, NameRules
 from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
@@ -130,11 +131,12 @@ class Replica:
         table: its name here, its columns as the changes travel, and the key that finds a changed row. Without a key
             the whole row is matched, one row per change (REPLICA IDENTITY FULL).
         deletes: `soft` keeps a deleted row, with the commit's time in `_deleted_at`; a row that comes again has NULL.
-        history: beside the current state, `<table>_history` keeps every committed version of each row, with
+        history: beside the current state, `history_name` keeps every committed version of each row, with
             `valid_from` and `valid_to` (NULL for the current one) from the commits' times, and the commit's ordinal as
             `_lsn`.
         change_log: there is no state; every change is appended, with `_change` (insert, update, delete, truncate),
             `_lsn` (the ordinal, bigint), `_committed_at` and what else `change_log.LOG_COLUMNS` names.
+        names: how the destination reads names.
     """
 
     node: str
@@ -142,10 +144,17 @@ class Replica:
     deletes: Literal["hard", "soft"] = "hard"
     history: bool = False
     change_log: bool = False
+    names: NameRules = UNKNOWN
 
     @property
     def history_name(self) -> TableName:
-        return TableName(self.table.name.schema, f"{self.table.name.name}_history")
+        """`<table>_history`, or its short form where the destination would cut that off."""
+        return name_history(self.table.name, self.names)
+
+
+def name_history(table: TableName, names: NameRules) -> TableName:
+    """Where the history of a landing table is kept; see `nouns.names.make_name`."""
+    return TableName(table.schema, names.make(table.name, "_history"))
 
 
 class CannotReshape(DestinationError):

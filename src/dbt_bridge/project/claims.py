@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from typing import Literal
 
+from dbt_bridge.contracts.destination import name_history
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.graph import Graph
-from dbt_bridge.nouns.names import NameRules
+from dbt_bridge.nouns.names import OWN_NAMES, NameRules, is_own_name
 from dbt_bridge.nouns.project import Delivery, LandingSource, LandingTable, Project
+from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
 from dbt_bridge.nouns.table import Relation
 from dbt_bridge.project.connectors import DESTINATIONS, WAREHOUSES, registry
 from dbt_bridge.project.destinations import destination_settings
 from dbt_bridge.project.relations import RelationReader
+
+_SPOKEN = {"lands": "lands in", "is built": "is built into", "is delivered": "is delivered to"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +44,29 @@ class Claim:
         return f"{self.destination}: {self.relation}" if self.destination else str(self.relation)
 
 
-def claim_landing(source: LandingSource, table: LandingTable) -> Iterator[Claim]:
+RulesOf = Callable[[str | None], NameRules]
+"""How the warehouse (None), or a destination by its name, reads names."""
+
+
+def claim_landing(source: LandingSource, table: LandingTable, rules_of: RulesOf) -> Iterator[Claim]:
     """What a source table writes."""
     relation = source.relation_of(table)
     yield Claim(table.node, "lands", source.destination, relation)
     if table.history:
-        history = replace(relation, identifier=f"{relation.identifier}_history")
-        yield Claim(table.node, "keeps its history", source.destination, history)
+        history = name_history(relation.name, rules_of(source.destination)).name
+        yield Claim(table.node, "keeps its history", source.destination, replace(relation, identifier=history))
 
 
 def list_claims(
-    sources: Iterable[LandingSource], deliveries: Iterable[Delivery], graph: Graph, reader: RelationReader
+    sources: Iterable[LandingSource],
+    deliveries: Iterable[Delivery],
+    graph: Graph,
+    reader: RelationReader,
+    rules_of: RulesOf,
 ) -> list[Claim]:
     """All of a project, as far as dbt knows the tables."""
     return [
-        *(claim for source in sources for table in source.tables for claim in claim_landing(source, table)),
+        *(claim for source in sources for table in source.tables for claim in claim_landing(source, table, rules_of)),
         *list_built(graph, reader),
         *(
             Claim(d.node, "is delivered", d.destination, Relation(d.schema, d.table), d.write_disposition == "append")
@@ -83,10 +95,11 @@ def find_aliases(sources: Iterable[LandingSource], graph: Graph, reader: Relatio
 
 def refuse_shared_tables(
     claims: Iterable[Claim],
-    rules_of: Callable[[str | None], NameRules],
+    rules_of: RulesOf,
     identify: Callable[[str | None], Hashable] = lambda destination: destination,
 ) -> None:
-    """Refuse two who write one table, unless both only append to it. What dbt alone builds is dbt's to refuse.
+    """Refuse two who write one table, unless both only append to it, and who writes what is the bridge's own. What dbt
+    alone builds is dbt's to refuse.
 
     Args:
         rules_of: how a destination reads names; asked only of those whose names are alike.
@@ -97,6 +110,7 @@ def refuse_shared_tables(
     """
     alike: dict[tuple[str, str], list[Claim]] = {}
     for claim in claims:
+        _refuse_own_name(claim)
         key = claim.relation.schema.casefold(), claim.relation.identifier.casefold()
         alike.setdefault(key, []).append(claim)
     for group in alike.values():
@@ -108,6 +122,18 @@ def refuse_shared_tables(
                 one.destination == other.destination or identify(one.destination) == identify(other.destination)
             ):
                 raise _shared(one, other)
+
+
+def _refuse_own_name(claim: Claim) -> None:
+    """Raises UsageError: under such a name the bridge itself makes tables, and takes them away."""
+    relation = claim.relation
+    if not is_own_name(relation.identifier) and relation.schema.casefold() != AUDIT_SCHEMA:
+        return
+    raise UsageError(
+        f"{claim.owner} {_SPOKEN.get(claim.how, 'keeps its history in')} {claim.place}: the schema {AUDIT_SCHEMA} and"
+        f" names that begin with {OWN_NAMES} are dbt-bridge's own",
+        mend="give it another schema or name",
+    )
 
 
 def _shared(one: Claim, other: Claim) -> UsageError:
@@ -122,8 +148,7 @@ def _shared(one: Claim, other: Claim) -> UsageError:
     if one.how == other.how == "is delivered":
         mend = "give one of them another `table:` or `schema:`, or let both `write_disposition: append`"
         return UsageError(f"{one.owner} and {other.owner} are both delivered to {where}", mend=mend)
-    spoken = {"lands": "lands in", "is built": "is built into", "is delivered": "is delivered to"}
-    one_does, other_does = (spoken.get(claim.how, "keeps its history in") for claim in (one, other))
+    one_does, other_does = (_SPOKEN.get(claim.how, "keeps its history in") for claim in (one, other))
     return UsageError(
         f"{one.owner} {one_does} {one.place}, and {other.owner} {other_does} {other.place}, which is the same table",
         mend="give one of them another schema or name",
@@ -137,12 +162,13 @@ def refuse_shared_databases(project: Project) -> None:
         UsageError: names both.
     """
     reader = RelationReader.of_profile(project.warehouse)
-    claims = list_claims(project.sources, project.deliveries, project.graph, reader)
-    refuse_shared_tables(claims, make_rules_of(project), make_identify(project))
+    rules_of = make_rules_of(project)
+    claims = list_claims(project.sources, project.deliveries, project.graph, reader, rules_of)
+    refuse_shared_tables(claims, rules_of, make_identify(project))
 
 
-def make_rules_of(project: Project) -> Callable[[str | None], NameRules]:
-    """How the warehouse (None), or a destination by its name, reads names."""
+def make_rules_of(project: Project) -> RulesOf:
+    """See `RulesOf`."""
 
     @cache
     def rules_of(destination: str | None) -> NameRules:
@@ -173,11 +199,13 @@ def make_identify(project: Project) -> Callable[[str | None], Hashable]:
     return identify
 
 
-def refuse_undeclared(project: Project, landings: Sequence[Claim]) -> None:
+def refuse_undeclared(project: Project, landings: Iterable[tuple[LandingSource, LandingTable]]) -> None:
     """Refuse what two of these write, or one of them and dbt: tables that only their origin knows among them.
 
     Raises:
         UsageError: names both.
     """
     built = list_built(project.graph, RelationReader.of_profile(project.warehouse))
-    refuse_shared_tables([*landings, *built], make_rules_of(project))
+    rules_of = make_rules_of(project)
+    landed = [claim for source, table in landings for claim in claim_landing(source, table, rules_of)]
+    refuse_shared_tables([*landed, *built], rules_of)

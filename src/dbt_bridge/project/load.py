@@ -77,7 +77,8 @@ def load_project(options: DbtOptions) -> Project:
         graph=graph,
         other_targets=list_other_targets(options, read.profile, read.target),
     )
-    refuse_shared_tables(list_claims(sources, deliveries, graph, reader), make_rules_of(project))
+    rules_of = make_rules_of(project)
+    refuse_shared_tables(list_claims(sources, deliveries, graph, reader, rules_of), rules_of)
     return project
 
 

@@ -12,6 +12,7 @@ from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.contracts.destination import WRITE_DISPOSITIONS, BeginAgain, Load, Loaded, Warehouse
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError
 from dbt_bridge.nouns.bridge_keys import quote_in_yaml
+from dbt_bridge.nouns.names import OWN_NAMES, is_own_name
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.replicate.key_codes import encode_rows
 
@@ -24,12 +25,19 @@ def check_request(load: Load) -> None:
     Raises:
         UsageError: an unknown disposition, or a window for another one than append.
         KeyRefused: merge without a key, or with one that is not a column.
+        TypeRefused: a column has a name of the bridge's own.
     """
     name, columns = load.table.name, [c.name for c in load.table.columns]
     if load.write_disposition not in WRITE_DISPOSITIONS:
         raise UsageError(
             f"{name}: unknown write disposition {load.write_disposition!r}",
             mend=f"one of {', '.join(WRITE_DISPOSITIONS)}",
+        )
+    if own := next((column for column in columns if is_own_name(column)), None):
+        raise TypeRefused(
+            f"{name}: the rows have a column {own!r}, and names that begin with {OWN_NAMES} are dbt-bridge's own",
+            mend="rename it, or leave it out with `columns:`",
+            column=own,
         )
     if load.window is not None and load.write_disposition != "append":
         raise UsageError(f"{name}: only append has a window", mend="write_disposition: append")

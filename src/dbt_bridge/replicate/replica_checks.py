@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dbt_bridge.contracts.destination import (
     CHANGE_LSN,
@@ -11,7 +11,7 @@ from dbt_bridge.contracts.destination import (
     VALID_TO,
     Replica,
 )
-from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
+from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError
 from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 
@@ -48,6 +48,19 @@ def refuse_unsent(replica: Replica, rows: int) -> None:
             f"{replica.table.name} is a log in which {rows} rows kept a large value that was not sent again, while"
             " their key or that column's name changed, so their state cannot be rebuilt",
             mend=recopy_command(replica.node),
+        )
+
+
+def refuse_other_history(replica: Replica, columns: Iterable[str]) -> None:
+    """Raises UsageError: what stands under the history's name is no history, but somebody else's.
+
+    Args:
+        columns: of what stands there, as the destination compares them.
+    """
+    if not {VALID_FROM, VALID_TO, CHANGE_LSN}.issubset(columns):
+        raise UsageError(
+            f"{replica.history_name} is no history of {replica.table.name}: dbt-bridge did not make that table",
+            mend="rename it, or give the source's table another `identifier:`, or leave out `history:`",
         )
 
 

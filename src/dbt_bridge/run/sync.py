@@ -14,7 +14,7 @@ from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.receipt import Receipt, new_load_id
 from dbt_bridge.observe.progress import Progress
-from dbt_bridge.project.claims import claim_landing, make_rules_of, refuse_shared_databases, refuse_undeclared
+from dbt_bridge.project.claims import make_rules_of, refuse_shared_databases, refuse_undeclared
 from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import find_change_source, open_origin
 from dbt_bridge.run.selected_nothing import nothing_there
@@ -222,7 +222,7 @@ def _check_bound(project: Project, sources: Sequence[LandingSource], until: str 
 def _refuse_doubles(project: Project, wanted: Sequence[Wanted]) -> None:
     """Two that land in one table, or are built into it, would overwrite each other: also tables that dbt does not
     know."""
-    refuse_undeclared(project, [claim for item in wanted for claim in claim_landing(item.source, item.table)])
+    refuse_undeclared(project, [(item.source, item.table) for item in wanted])
 
 
 def _fail_all(run: _Run, sources: Sequence[LandingSource], error: BridgeError) -> list[Receipt]:

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from dbt_bridge.contracts.origin import Described, Origin
 from dbt_bridge.errors import OriginError, UsageError
 from dbt_bridge.nouns import receipt as record
+from dbt_bridge.nouns.names import is_own_name
 from dbt_bridge.nouns.project import LandingSource, LandingTable
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Relation, TableName
@@ -50,7 +51,7 @@ def list_wanted_tables(
     """
     tables = list(source.tables)
     if source.every_table and origin is not None:
-        names = [name.name for name in origin.tables(source.origin_schema)]
+        names = [table.name for table in origin.tables(source.origin_schema) if not is_own_name(table.name)]
         taken = {name for name in names if _matches(name, source)}
         tables = [table for table in tables if table.identifier not in names or table.identifier in taken]
         tables += _list_undeclared(source, taken - {table.identifier for table in tables})

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -23,7 +23,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dbt_bridge.contracts.destination import Application, CannotReshape, Loaded, NotApplied, Replica
-from dbt_bridge.errors import BridgeError, KeyRefused, TypeRefused
+from dbt_bridge.errors import BridgeError, KeyRefused, TypeRefused, UsageError
 from dbt_bridge.nouns.changes import Changes, Event, Reshaped, Truncated
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.testing.changes import Change, Model, Row, changes_of, instant, last_ordinal, rows_of
@@ -103,7 +103,7 @@ def follow(follower: Follower, replica: Replica, model: Model, ends: list[int]) 
         upto = 1 + max((last_ordinal(event) for _, event in model.events[:end]), default=-1)
         with commit_application(follower, upto) as application:
             for table, event in model.events[begin:end]:
-                now = Replica(replica.node, table, replica.deletes, replica.history, replica.change_log)
+                now = replace(replica, table=table)
                 application.apply(now, event)
         begin = end
 
@@ -170,6 +170,14 @@ class FollowsTests:
             application.apply(replica, Truncated(2, 2))
         assert follower.read(replica.table.name) == [BEFORE]
         assert len(follower.read(replica.history_name)) == 1
+
+    def test_a_table_of_somebody_else_is_not_taken_for_a_history(self, follower: Follower) -> None:
+        replica = replica_of(orders(), history=True)
+        other = replica_of(Table(replica.history_name, replica.table.columns, replica.table.key))
+        join_rows(follower, other, BEFORE)
+        with pytest.raises(UsageError, match="is no history"):
+            join_rows(follower, replica, BEFORE)
+        assert follower.read(other.table.name) == [BEFORE]
 
     def test_a_value_that_is_kept_of_a_row_that_is_not_there_is_never_null(self, follower: Follower) -> None:
         replica = replica_of(orders())

@@ -19,7 +19,7 @@ from dbt_bridge.connectors.duckdb.landing_table import (
     require_columns,
 )
 from dbt_bridge.connectors.duckdb.publish import evolve
-from dbt_bridge.connectors.duckdb.relation import CatalogCursor
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, fold_case
 from dbt_bridge.contracts.destination import (
     CHANGE_LSN,
     DELETED_AT,
@@ -31,6 +31,7 @@ from dbt_bridge.contracts.destination import (
 from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.compaction import Versions
 from dbt_bridge.replicate.duckdb_equality import as_key, as_written
+from dbt_bridge.replicate.replica_checks import refuse_other_history
 
 _KEYS = "_dbt_bridge_versions"
 _OWN = (VALID_FROM, VALID_TO, CHANGE_LSN)
@@ -98,6 +99,7 @@ def join(on: CatalogCursor, replica: Replica, staged: Staged, at: datetime) -> N
         return
     standing = on.find_table(name)
     assert standing is not None
+    refuse_other_history(replica, map(fold_case, standing.columns))
     evolve(on, staged, standing)
     history = require_history(on, replica, [column.name for column in staged.load.table.columns])
     equal = [

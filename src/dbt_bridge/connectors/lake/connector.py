@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dbt_bridge.contracts.connector import Connector
 from dbt_bridge.contracts.settings import DestinationSettings
 from dbt_bridge.errors import UsageError, require_extra
-from dbt_bridge.nouns.names import EXACT
+from dbt_bridge.nouns.names import FILES
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
@@ -44,7 +44,7 @@ def _open_destination(settings: DestinationSettings) -> DeltaDestination | Parqu
 LAKE = Connector(
     name="lake",
     destination_types=frozenset({"filesystem"}),
-    names={"filesystem": EXACT},
+    names={"filesystem": FILES},
     extra=_EXTRA,
     open_destination=_open_destination,
     identify_destination=lambda settings: ("filesystem", str(settings.dlt_configuration().bucket_url)),

@@ -10,9 +10,10 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from dbt_bridge.connectors.postgres.destination.relation import identifier
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.contracts.destination import Follows, Load, Replica
-from dbt_bridge.errors import KeyRefused, TypeRefused
+from dbt_bridge.errors import KeyRefused, TypeRefused, UsageError
 from dbt_bridge.nouns.changes import (
     DELETE,
     INSERT,
@@ -22,7 +23,8 @@ from dbt_bridge.nouns.changes import (
     Truncated,
 )
 from dbt_bridge.nouns.checkpoint import Checkpoint
-from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.nouns.names import POSTGRES
+from dbt_bridge.nouns.table import Column, Table, TableName, quote_table_name
 
 ORDERS = Table(
     TableName("landing", "orders"),
@@ -125,14 +127,38 @@ def test_the_key_has_one_unique_index_ours_or_somebodys(
     warehouse: PostgresWarehouse, origin: psycopg.Connection
 ) -> None:
     joined(warehouse, ROWS)
-    assert indexes(origin) == ["orders_dbt_bridge_key"]
-    origin.execute("DROP INDEX landing.orders_dbt_bridge_key")
+    assert indexes(origin) == ["_dbt_bridge_key_orders"]
+    origin.execute("DROP INDEX landing._dbt_bridge_key_orders")
     origin.execute("ALTER TABLE landing.orders ADD PRIMARY KEY (id)")
     joined(warehouse, ROWS)
     with warehouse.open_application("load-1") as application:
         application.apply(REPLICA, changes((INSERT, (9, "i", None, None), None)))
         application.commit(200)
     assert indexes(origin) == ["orders_pkey"]
+
+
+def test_an_index_of_that_name_elsewhere_stops_nothing(
+    warehouse: PostgresWarehouse, origin: psycopg.Connection
+) -> None:
+    joined(warehouse, ROWS)
+    origin.execute("ALTER TABLE landing.orders RENAME TO orders_before")  # its index keeps its name
+    joined(warehouse, ROWS)
+    joined(warehouse, ROWS)
+    assert indexes(origin) == ["_dbt_bridge_key_orders", "_dbt_bridge_key_orders_1"]
+
+
+def test_two_long_names_have_two_histories(warehouse: PostgresWarehouse, origin: psycopg.Connection) -> None:
+    """Postgres keeps 63 bytes of a name, and cuts off the rest without a word."""
+    letters = "\u00fc" * 31  # of two bytes
+    tables = [Table(TableName("landing", f"{letters}{last}"), ORDERS.columns, ORDERS.key) for last in "ab"]
+    replicas = [Replica(REPLICA.node, table, history=True, names=POSTGRES) for table in tables]
+    for number, replica in enumerate(replicas):
+        joined(warehouse, [(number, None, None, None)], replica)
+    for number, replica in enumerate(replicas):
+        assert len(replica.history_name.name.encode()) <= 63
+        assert rows_of(origin, f"SELECT id FROM {quote_table_name(replica.history_name)}") == [(number,)]  # noqa: S608
+    with pytest.raises(UsageError, match="63 bytes"):
+        identifier(TableName("landing", f"{letters}ab"))
 
 
 def test_a_copy_with_a_key_twice_is_refused(warehouse: PostgresWarehouse, origin: psycopg.Connection) -> None:

@@ -33,7 +33,7 @@ from dbt_bridge.replicate.change_runs import select_part
 from dbt_bridge.replicate.compaction import UTC_TIME, Lineages, Versions
 from dbt_bridge.replicate.key_codes import encode_rows, match_rows
 from dbt_bridge.replicate.merge_rows import DO, build_staging
-from dbt_bridge.replicate.replica_checks import recopy_command
+from dbt_bridge.replicate.replica_checks import recopy_command, refuse_other_history
 
 OWN = (Column(VALID_FROM, UTC_TIME), Column(VALID_TO, UTC_TIME), Column(CHANGE_LSN, pa.int64()))
 _CLOSED, _CONTINUED, _VERSION = 0, 1, 2
@@ -155,6 +155,7 @@ def join(
     if delta is None:
         delta = session.create(name, build_schema(table))
     past = FollowedTable(name, delta, load_id, anew=True)
+    refuse_other_history(replica, past.schema.names)
     names = [c.name for c in replica.table.columns]
     listed = ", ".join(quote_identifier(n) for n in names)
     is_open = f"{quote_identifier(VALID_TO)} IS NULL"

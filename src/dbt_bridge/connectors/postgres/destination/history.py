@@ -32,7 +32,7 @@ from dbt_bridge.nouns.changes import Truncated
 from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.replicate.compaction import UTC_TIME, Versions
 from dbt_bridge.replicate.merge_rows import DO, Staging, build_staging
-from dbt_bridge.replicate.replica_checks import recopy_command
+from dbt_bridge.replicate.replica_checks import recopy_command, refuse_other_history
 
 OWN = (
     Column(VALID_FROM, UTC_TIME, TIME),
@@ -235,6 +235,7 @@ def _create(cur: Cursor[Any], replica: Replica, names: dict[str, sql.Composable]
             sql.SQL("CREATE TABLE {history} ({definitions})").format(**names, definitions=join_list(definitions))
         )
         return
+    refuse_other_history(replica, there.columns)
     for column, definition in zip(columns, definitions, strict=True):
         if column.name not in there.columns:
             cur.execute(sql.SQL("ALTER TABLE {history} ADD COLUMN {definition}").format(**names, definition=definition))

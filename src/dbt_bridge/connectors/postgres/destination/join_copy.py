@@ -13,8 +13,8 @@ from dbt_bridge.connectors.postgres.destination import change_log, history
 from dbt_bridge.connectors.postgres.destination.history import moment_literal
 from dbt_bridge.connectors.postgres.destination.landing_table import (
     TIME,
+    drop_own_indexes,
     ensure_key,
-    index_name,
     join_list,
     own_columns,
     quote_identifiers,
@@ -42,7 +42,8 @@ def join(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> 
     if replica.change_log:
         return change_log.join(cur, replica, staged, copied_at)
     name = replica.table.name
-    _drop_own_index(cur, name)
+    if (standing := find_table(cur, name)) is not None:
+        drop_own_indexes(cur, standing)
     if replica.deletes == "soft":
         _keep_deleted(cur, replica, staged, copied_at)
     loaded = publish_one(cur, staged)
@@ -54,13 +55,6 @@ def join(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> 
     if replica.history:
         history.join(cur, replica, into, copied_at)
     return loaded
-
-
-def _drop_own_index(cur: Cursor[Any], name: TableName) -> None:
-    """Rows come faster into a table without it; it is made again after them."""
-    if find_table(cur, name) is not None:
-        index = sql.Identifier(name.schema, index_name(name))
-        cur.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(index))
 
 
 def _keep_deleted(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> int:

@@ -7,7 +7,7 @@ does not take the origin's values, stops the table until it is copied anew.
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,10 +24,10 @@ from dbt_bridge.connectors.postgres.destination.relation import Relation, find_r
 from dbt_bridge.contracts.destination import DELETED_AT, CannotReshape, Replica
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.changes import Reshaped
+from dbt_bridge.nouns.names import OWN_NAMES, POSTGRES
 from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.replicate.replica_checks import recopy_command
 
-_LONGEST_NAME = 63
 TIME = "timestamp with time zone"
 
 
@@ -124,17 +124,34 @@ WHERE i.indrelid = %(oid)s AND i.indisunique AND i.indisvalid AND i.indisready A
        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
        WHERE k.n <= i.indnkeyatts) = %(columns)s
 """
-_OURS = "_dbt_bridge_key"
+_OURS = f"{OWN_NAMES}_key"
+_OWN_INDEXES = """
+SELECT c.relname::text
+FROM pg_index i
+JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = %s AND position(%s IN c.relname) > 0
+"""
 
 
-def index_name(name: TableName) -> str:
-    """The name of our index on a table, within Postgres's 63 bytes."""
-    plain = f"{name.name}{_OURS}"
-    if len(plain.encode()) <= _LONGEST_NAME:
-        return plain
-    digest = hashlib.sha256(name.name.encode()).hexdigest()[:8]
-    room = _LONGEST_NAME - len(_OURS) - 9
-    return f"{name.name.encode()[:room].decode(errors='ignore')}_{digest}{_OURS}"
+def drop_own_indexes(cur: Cursor[Any], table: Relation) -> None:
+    """Rows come faster into a table without them; they are made again after them."""
+    cur.execute(_OWN_INDEXES, [table.oid, _OURS])
+    for (index,) in cur.fetchall():
+        cur.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(table.name.schema, index)))
+
+
+def _free_index_name(cur: Cursor[Any], name: TableName) -> str:
+    """A name for our index on a table. An index keeps its name when its table gets another one, so it may be taken."""
+    for number in itertools.count():
+        index = POSTGRES.make(f"{_OURS}_{name.name}", f"_{number}" if number else "")
+        cur.execute(
+            "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace\n"
+            "WHERE n.nspname = %s AND c.relname = %s",
+            [name.schema, index],
+        )
+        if cur.fetchone() is None:
+            return index
+    raise AssertionError("there are more numbers than indexes")
 
 
 def ensure_key(cur: Cursor[Any], replica: Replica, table: Relation, where: str = "") -> None:
@@ -151,7 +168,10 @@ def ensure_key(cur: Cursor[Any], replica: Replica, table: Relation, where: str =
     if cur.fetchone() is not None:
         return
     statement = sql.SQL("CREATE UNIQUE INDEX {} ON {} ({}){}").format(
-        sql.Identifier(index_name(table.name)), identifier(table.name), quote_identifiers(key), sql.SQL(where)
+        sql.Identifier(_free_index_name(cur, table.name)),
+        identifier(table.name),
+        quote_identifiers(key),
+        sql.SQL(where),
     )
     try:
         with cur.connection.transaction():

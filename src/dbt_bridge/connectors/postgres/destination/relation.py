@@ -8,8 +8,12 @@ from typing import Any
 
 from psycopg import Cursor, sql
 
-from dbt_bridge.errors import DestinationError
+from dbt_bridge.errors import DestinationError, UsageError
+from dbt_bridge.nouns.names import POSTGRES
 from dbt_bridge.nouns.table import GHOST_MARK, TableName
+
+LONGEST_NAME = POSTGRES.longest or 0
+"""In bytes. Postgres cuts off the rest without a word, so that a name may be that of another table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,12 @@ class Relation:
 
 
 def identifier(name: TableName) -> sql.Identifier:
+    """Raises UsageError: Postgres would cut the name off."""
+    if len(name.schema.encode()) > LONGEST_NAME or len(name.name.encode()) > LONGEST_NAME:
+        raise UsageError(
+            f"{name}: Postgres keeps {LONGEST_NAME} bytes of a name, so this may be another table's",
+            mend="give it a shorter name",
+        )
     return sql.Identifier(name.schema, name.name)
 
 

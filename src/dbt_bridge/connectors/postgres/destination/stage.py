@@ -19,7 +19,7 @@ from psycopg import Cursor, errors, sql
 
 from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.postgres.destination.column_types import Wire, landing_type, wire
-from dbt_bridge.connectors.postgres.destination.relation import identifier
+from dbt_bridge.connectors.postgres.destination.relation import LONGEST_NAME, identifier
 from dbt_bridge.connectors.postgres.destination.session import find_driver_conninfo
 from dbt_bridge.connectors.postgres.wire.session import prepare_session
 from dbt_bridge.contracts.destination import Load
@@ -30,7 +30,6 @@ from dbt_bridge.replicate.loads import check_request
 from dbt_bridge.system.owned_reader import make_reader
 
 ROW = "_dbt_bridge_row"
-_LONGEST_NAME = 63  # bytes; Postgres cuts off the rest in silence
 
 
 def check(load: Load) -> None:
@@ -44,10 +43,10 @@ def check(load: Load) -> None:
     check_request(load)
     names = [c.name for c in load.table.columns]
     for name in (load.table.name.schema, load.table.name.name, *names):
-        if not name or "\0" in name or len(name.encode()) > _LONGEST_NAME:
+        if not name or "\0" in name or len(name.encode()) > LONGEST_NAME:
             raise UsageError(
                 f"{load.table.name}: Postgres cannot keep the name {name!r}",
-                mend=f"names have 1 to {_LONGEST_NAME} bytes: rename it in the model or with `identifier:`",
+                mend=f"names have 1 to {LONGEST_NAME} bytes: rename it in the model or with `identifier:`",
             )
     if double := next((name for name in names if names.count(name) > 1), None):
         raise TypeRefused(f"{load.table.name} has two columns named {double!r}", mend="rename or leave out one of them")
