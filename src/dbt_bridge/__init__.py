@@ -57,7 +57,7 @@ _HOMES = {
     "dbt_bridge.nouns.receipt": ("Receipt",),
     "dbt_bridge.observe.progress": ("Progress",),
     # dbt's plugin manager looks for `plugins` in every `dbt_*` module (dbt.plugins.manager).
-    "dbt_bridge.python_models.ghost_sources": ("plugins",),
+    "dbt_bridge.python_models.plugins": ("plugins",),
     "dbt_bridge.python_models.transfer": ("api_to_df", "transfer"),
     "dbt_bridge.run.open_project": ("OpenProject", "open_project"),
 }

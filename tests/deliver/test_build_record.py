@@ -24,10 +24,12 @@ from dbt_bridge.nouns.node_record import NodeRecord
 from dbt_bridge.nouns.project import DbtOptions, Delivery, Project, WarehouseProfile
 from dbt_bridge.nouns.table import Relation
 from dbt_bridge.project.destinations import open_warehouse
+from dbt_bridge.project.places import digest_place, remember_place
 from dbt_bridge.project.run_results import DbtRun, RanNode
 from dbt_bridge.run.recorded_build import read_known, run_recorded
 
 MODEL, TEST, OTHER = "model.shop.dim", "test.shop.unique_dim_id.abc", "model.shop.other"
+HOOK = "operation.shop.end"
 RELATION = '"wh"."dev"."dim"'
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 OUT = Delivery(
@@ -124,6 +126,55 @@ def test_a_node_of_another_relation_says_nothing() -> None:
     assert adopted(run("test", ran(TEST, "fail", sql=elsewhere))) == {TEST: "fail"}, "a failure is never forgotten"
 
 
+@pytest.mark.parametrize(("said", "expected"), [(None, {}), ("here", {MODEL: "success", TEST: "pass"})])
+def test_a_run_counts_in_the_warehouse_that_dbts_plugin_wrote_down(
+    tmp_path: Path, said: str | None, expected: dict[str, str]
+) -> None:
+    here = replace(DEV, target_path=tmp_path, options=DbtOptions(target="dev"))
+    other = replace(DEV.warehouse, credentials={"path": "/elsewhere/wh.duckdb"})
+    remember_place(tmp_path, "two", digest_place("shop", "dev", DEV.warehouse if said else other))
+    assert adopted(run(), here) == expected, "whatever target dbt took by default"
+
+
+@pytest.mark.parametrize(
+    ("output", "elsewhere"),
+    [
+        ("type: postgres, host: db, dbname: wh, password: \"{{ env_var('SECRET') }}\"", False),
+        ("type: postgres, host: \"{{ env_var('HOST') }}\", dbname: wh", True),
+        ("type: duckdb, path: /var/wh.duckdb", False),
+        ("type: duckdb, path: wh.duckdb", True),
+        ("type: duckdb, path: /var/wh.duckdb, attach: [{path: \"{{ env_var('RAW') }}\"}]", True),
+    ],
+)
+def test_names_that_may_mean_another_warehouse_prove_nothing(tmp_path: Path, output: str, *, elsewhere: bool) -> None:
+    """Without the plugin: dbt of another environment, or dbt 2."""
+    (tmp_path / "profiles.yml").write_text(f"shop: {{target: dev, outputs: {{dev: {{{output}}}}}}}")
+    here = replace(DEV, target_path=tmp_path, options=DbtOptions(profiles_dir=tmp_path))
+    found = adopted(run(), here)
+    if not elsewhere:
+        assert found == {MODEL: "success", TEST: "pass"}
+        return
+    assert found[MODEL].startswith("success, but dbt does not say in which warehouse")
+    assert adopted(run(), here, record(MODEL), record(TEST, "pass")) == {}, "what is known here stays"
+    failed = run("build", ran(MODEL, "error"), ran("operation.shop.end"))
+    assert adopted(failed, here, record(MODEL)) == {MODEL: "error"}, "a failure is never forgotten"
+
+
+def test_a_macro_that_leads_elsewhere_is_no_success() -> None:
+    led = replace(DEV, graph=replace(GRAPH, overrides=frozenset({"ref"})))
+    right = replace(ran(MODEL), sql='select * from "wh"."dev"."other"')
+    assert adopted(run("build", right), led) == {MODEL: "success"}
+    found = adopted(run("build", replace(right, sql="select * from prod.other")), led)
+    assert found[MODEL].startswith("error: model.shop.dim does not read dev.other")
+
+
+def test_a_hook_is_remembered_as_it_ended() -> None:
+    hook = Node(HOOK, "operation", "end", "shop", "", tags=("on-run-end",))
+    hooked = replace(DEV, graph=replace(GRAPH, nodes={**GRAPH.nodes, HOOK: hook}))
+    failed = RanNode(HOOK, "error", "", "", "", NOON, NOON)
+    assert adopted(run("run", failed), hooked) == {HOOK: "error"}
+
+
 def test_a_run_without_the_real_rows_is_no_success() -> None:
     found = adopted(run(partial="--empty"))
     assert found[MODEL] == "success, but dbt ran with --empty: dbt-bridge build, without --empty and DBT_EMPTY"
@@ -134,6 +185,8 @@ def test_what_read_a_model_of_another_place_is_no_success() -> None:
     deferred = take_back({MODEL: record(MODEL), TEST: record(TEST, "pass")}, None, GRAPH)
     assert deferred[MODEL].status == "success, but with --defer it may have read another other"
     assert deferred[TEST].status == "pass"
+    unit = {"unit_test.shop.dim.adds": record("unit_test.shop.dim.adds", "pass")}
+    assert take_back(unit, None, GRAPH) == take_back(unit, "--empty", None) == unit, "its rows are written in it"
     everything = {node: record(node) for node in (MODEL, OTHER, TEST)}
     assert take_back(everything, None, GRAPH) == everything, "all was built here"
 
@@ -256,6 +309,10 @@ def test_dbts_own_commands_after_a_build(dbt_root: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("DESTINATION__OUT__CREDENTIALS", str(dbt_root / "out.duckdb"))
     for name, text in MODELS.items():
         (dbt_root / "models" / name).write_text(text)
+    (other := dbt_root / "other").mkdir()
+    monkeypatch.setenv("WAREHOUSE", str(dbt_root / "warehouse.duckdb"))
+    profiles = dbt_root / "profiles.yml"
+    profiles.write_text(profiles.read_text().replace(str(dbt_root / "warehouse.duckdb"), "{{ env_var('WAREHOUSE') }}"))
     shop = open_project(dbt_root, profiles_dir=dbt_root, target_path="elsewhere")
 
     def dbt(*arguments: str) -> None:
@@ -272,6 +329,9 @@ def test_dbts_own_commands_after_a_build(dbt_root: Path, monkeypatch: pytest.Mon
     with pytest.raises(UsageError, match="nothing is known"):
         shop.deliver()
     dbt("build")
+    with monkeypatch.context() as elsewhere, pytest.raises(UsageError, match="nothing is known"):
+        elsewhere.setenv("WAREHOUSE", str(other / "warehouse.duckdb"))
+        shop.deliver()
     assert delivered() == "success", "a plain dbt build is enough"
     dbt("run", "--vars", json.dumps({"name": "cast(null as text)"}))
     assert "model dim was built again (dbt run, " in delivered()
@@ -279,15 +339,8 @@ def test_dbts_own_commands_after_a_build(dbt_root: Path, monkeypatch: pytest.Mon
     assert "model dim was built again (dbt run, " in delivered(), "it was seen before"
     dbt("test")
     assert "test not_null_dim_name: fail" in delivered()
-    dbt("compile")
-    assert "test not_null_dim_name: fail" in delivered()
     outcome = shop.build()
     assert [receipt.status for receipt in outcome.receipts] == ["success"]
-    dbt("docs", "generate")
-    assert delivered() == "success"
     dbt("run", "--vars", json.dumps({"name": "'b'"}))
-    dbt("compile")
+    dbt("docs", "generate")
     assert "model dim holds other rows than those that were built and tested (dbt-bridge build, " in delivered()
-    dbt("run")
-    dbt("compile")
-    assert delivered() == "success", "the rows that were tested"

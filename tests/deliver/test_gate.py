@@ -99,6 +99,18 @@ def test_rows_that_were_built_again_after_their_test_hold_back() -> None:
     )
 
 
+def test_a_hook_that_failed_holds_back_until_it_has_passed() -> None:
+    end = "operation.shop.shop-on-run-end-0"
+    hooked = replace(SEGMENTS, hooks=frozenset({end}))
+
+    assert find_refusal(hooked, ALL_PASSED) is None, "a dbt that tells nothing of hooks"
+    assert find_refusal(hooked, ALL_PASSED | known(built(end, "success"))) is None
+    assert find_refusal(hooked, ALL_PASSED | known(built(end, "error"))) == (
+        f"hook shop-on-run-end-0: error (dbt-bridge build, 2026-11-30 12:00:00 UTC): {AGAIN}"
+    )
+    assert find_refusal(SEGMENTS, ALL_PASSED | known(built(end, "error"))) is None, "the project has it no more"
+
+
 def test_a_relation_of_another_name_is_not_what_was_built() -> None:
     here = replace(SEGMENTS, relations={MODEL: '"wh"."prod"."dim_customers"'})
     ran = ALL_PASSED | known(built(MODEL, "success", relation='"wh"."dev"."dim_customers"'))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
+import duckdb
 import psycopg
 import pytest
 from tests.projects import dbt_result
 
 from dbt_bridge.errors import UsageError
+from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.project import (
     DbtOptions,
     Delivery,
@@ -21,6 +24,7 @@ from dbt_bridge.nouns.table import Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.project.invoke import BuildResult
 from dbt_bridge.run.build import build
+from dbt_bridge.run.deliver import deliver_last_build
 from dbt_bridge.run.sync import SyncOptions
 
 MakeSource = Callable[..., LandingSource]
@@ -90,6 +94,57 @@ def test_a_failed_dbt_build_fails_the_build(project: Project) -> None:
 
     assert not outcome.ok
     assert outcome.receipts[0].error == "model orders: error: dbt-bridge build --select +exposure:crm"
+
+
+START = "operation.shop.shop-on-run-start-0"
+HOOKED = Graph(
+    "shop",
+    "duckdb",
+    "",
+    {
+        START: Node(START, "operation", "shop-on-run-start-0", "shop", "", tags=("on-run-start",)),
+        ORDERS.node: Node(ORDERS.node, "source", "orders", "shop", ""),
+        DELIVERY.model: Node(
+            DELIVERY.model, "model", "orders", "shop", "", materialized="table", depends_on=(ORDERS.node,)
+        ),
+    },
+)
+
+
+@pytest.mark.parametrize("alters", [True, False])
+def test_what_a_hook_makes_of_a_landing_is_not_what_landed(
+    project: Project, origin: psycopg.Connection, source: MakeSource, warehouse_file: Path, *, alters: bool
+) -> None:
+    origin.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    origin.execute("INSERT INTO orders VALUES (1), (2)")
+    whole = replace(project, sources=(source(ORDERS),), deliveries=(DELIVERY,), graph=HOOKED)
+
+    def dbt() -> BuildResult:
+        if alters:
+            with duckdb.connect(str(warehouse_file)) as warehouse:
+                warehouse.execute("DELETE FROM shop_landing.orders WHERE id = 2")
+        return dbt_result({START: "success", DELIVERY.model: "success"})
+
+    outcome = build(whole, dbt, SyncOptions(), Silent())
+
+    assert outcome.ok is not alters
+    if alters:
+        assert "source.shop.shop.orders was altered while dbt ran, by a hook" in outcome.problems[0]
+        assert outcome.receipts[-1].error == "model orders: error: dbt-bridge build --select +exposure:crm"
+        (kept,) = deliver_last_build(whole, Silent(), dry_run=False).receipts
+        assert (kept.status, kept.error) == ("skipped", outcome.receipts[-1].error)
+
+
+def test_a_hook_that_failed_holds_back(project: Project, origin: psycopg.Connection, source: MakeSource) -> None:
+    """dbt builds all the same, and says success of every model."""
+    origin.execute("CREATE TABLE orders (id int)")
+    hooked = replace(DELIVERY, hooks=frozenset({START}))
+    whole = replace(project, sources=(source(ORDERS),), deliveries=(hooked,), graph=HOOKED)
+
+    outcome = build(whole, Dbt({START: "error", DELIVERY.model: "success"}, False), SyncOptions(), Silent())
+
+    assert [r.status for r in outcome.receipts] == ["success", "skipped"]
+    assert (outcome.receipts[-1].error or "").startswith("hook shop-on-run-start-0: error (dbt-bridge build, ")
 
 
 def test_a_table_that_nobody_knows_is_no_selection(

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
 from dbt_bridge.contracts.destination import Ledger, Load
-from dbt_bridge.nouns.graph import BUILT, TESTS, Graph
+from dbt_bridge.nouns.graph import BUILT, HOOK, TESTS, Graph
 from dbt_bridge.nouns.node_record import BUILDS, UNFINISHED, NodeRecord, Place, as_arrow, of_row
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import now
@@ -128,6 +128,8 @@ def take_back(records: Known, partial: str | None, deferred: Graph | None) -> di
     """
     taken = dict(records)
     for node, record in records.items():
+        if node.startswith(("unit_test.", f"{HOOK}.")):  # the rows of a unit test are written in it
+            continue
         if partial is not None:
             without = f"without {partial} and DBT_{partial.removeprefix('--').upper()}"
             status = f"{record.status}, but dbt ran with {partial}: dbt-bridge build, {without}"
@@ -143,7 +145,7 @@ def _list_built_parents(node: str, graph: Graph) -> frozenset[str]:
 
 
 def _is_recorded(node: str) -> bool:
-    return node.partition(".")[0] in BUILT | TESTS
+    return node.partition(".")[0] in BUILT | TESTS | {HOOK}
 
 
 def _find_relation(graph: Graph, node: str) -> str:

@@ -7,11 +7,9 @@ from difflib import get_close_matches
 from types import MappingProxyType
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.node_record import UNFINISHED, NodeRecord
+from dbt_bridge.nouns.graph import HOOK
+from dbt_bridge.nouns.node_record import PASSED, UNFINISHED, NodeRecord
 from dbt_bridge.nouns.project import Delivery, Project
-
-PASSED = frozenset({"success", "pass", "warn"})
-"""dbt's node statuses that count as passed; a warning is allowed."""
 
 
 def find_refusal(
@@ -51,6 +49,9 @@ def _list_obstacles(delivery: Delivery, known: Mapping[str, NodeRecord]) -> Iter
     for node in (*built, *sorted(delivery.gates)):
         if why := _find_obstacle(node, known.get(node), delivery.relations.get(node, "")):
             yield why
+    for hook in sorted(delivery.hooks & known.keys()):
+        if known[hook].status not in PASSED:
+            yield f"{describe_node(hook)}: {known[hook].status} ({known[hook].command}, {format_time(known[hook])})"
     for test, read in sorted(delivery.tested.items()):
         for node in sorted(read & known.keys()):
             if _is_outdated(known[test], known[node]):
@@ -82,6 +83,7 @@ def describe_node(node: str) -> str:
     """A unique_id's readable part: without the project, and without a test's hash."""
     kind, _, name = node.partition(".")
     parts = name.split(".")[1:]
+    kind = "hook" if kind == HOOK else kind
     return f"{kind} {'.'.join(parts[:1] if kind == 'test' else parts) or name}"
 
 

@@ -9,6 +9,8 @@ from typing import Any
 TESTS = frozenset({"test", "unit_test"})
 BUILT = frozenset({"model", "seed", "snapshot"})
 """The kinds that have a relation that `dbt build` makes."""
+HOOK = "operation"
+"""The kind of a project's on-run-start and on-run-end hooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,11 @@ class Node:
     def is_test(self) -> bool:
         """A data test or a unit test."""
         return self.kind in TESTS
+
+    @property
+    def is_hook(self) -> bool:
+        """SQL that dbt runs before or after everything else: `on-run-start`, `on-run-end`."""
+        return self.kind == HOOK
 
     @property
     def is_ephemeral(self) -> bool:

@@ -17,6 +17,8 @@ from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
 from dbt_bridge.nouns.table import Column, Table, TableName
 
 UNFINISHED = "unfinished"
+PASSED = frozenset({"success", "pass", "warn"})
+"""dbt's node statuses that count as passed; a warning is allowed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,7 @@ class Delivery(DeliveryKeys):
         gates: unique_ids of the tests on those ancestors.
         relations: ancestor -> the relation that it is built as, as dbt writes it into SQL.
         tested: data test of `gates` -> the nodes whose rows it sees.
+        hooks: unique_ids of the project's hooks: what any of them was to do may be wanted of what is delivered.
         schema, table: where the rows go at the destination.
     """
 
@@ -143,6 +144,7 @@ class Delivery(DeliveryKeys):
     gates: frozenset[str]
     relations: Mapping[str, str] = field(default_factory=dict, repr=False)
     tested: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
+    hooks: frozenset[str] = field(default=frozenset(), repr=False)
     schema: str
     table: str
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.bridge_keys import DeliveryKeys
-from dbt_bridge.nouns.graph import Graph, Node
+from dbt_bridge.nouns.graph import HOOK, Graph, Node
 from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.project.bridge_block import read_delivery_block, select_keys
 from dbt_bridge.project.relations import RelationReader
@@ -47,6 +47,7 @@ def _make_delivery(exposure: Node, graph: Graph, reader: RelationReader) -> Deli
         ancestors=frozenset(node for node in upstream if not _is_ephemeral(graph, node)),
         gates=gates,
         relations={node: graph.nodes[node].relation_name for node in upstream if node in graph.nodes},
+        hooks=frozenset(hook.unique_id for hook in graph.list_nodes(HOOK)),
         tested={test: _list_tested(test, graph) for test in gates if graph.nodes[test].kind == "test"},
         **resolved,
     )

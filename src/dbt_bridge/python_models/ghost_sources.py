@@ -39,9 +39,6 @@ class GhostSources(dbtPlugin):
         return {}
 
 
-plugins = [GhostSources]
-
-
 def _lead_dlt_to_the_project(manifest: Manifest) -> None:
     """Let dlt find `.dlt/` beside dbt_project.yml, wherever dbt was started: it looks in the working folder.
 

@@ -50,7 +50,7 @@ def build(
         return BuildOutcome(Receipts(landed))
     landings = _verify_landings(project, options, progress) if verify else []
     wait_for_warehouse(project.warehouse, project_root=project.root)  # dbt itself would not
-    dbt, known = run_recorded(project, dbt_build, load_id)
+    dbt, known = run_recorded(project, dbt_build, load_id, is_verified=verify)
     # Built without the real rows, no model is what it is to replace.
     statuses = {} if dbt.partial else {node.unique_id: node.status for node in dbt.nodes}
     models = reconcile_built(project, statuses, progress)

@@ -8,10 +8,11 @@ from types import MappingProxyType
 
 from dbt_bridge.deliver.build_record import Known
 from dbt_bridge.deliver.delivery import deliver_exposure, start_delivery
-from dbt_bridge.deliver.gate import PASSED, find_refusal, format_options
+from dbt_bridge.deliver.gate import find_refusal, format_options
 from dbt_bridge.deliver.tested_rows import find_change
 from dbt_bridge.errors import require_extra
 from dbt_bridge.nouns import receipt as record
+from dbt_bridge.nouns.node_record import PASSED
 from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import Receipt, new_load_id

@@ -15,6 +15,7 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.project.redirected import mark_redirected
+from dbt_bridge.run.altered_landings import list_exposed, look_at, mark_altered
 
 if TYPE_CHECKING:
     from dbt_bridge.project.invoke import BuildResult
@@ -27,7 +28,7 @@ def run_recorded(
     command: str = "dbt-bridge build",
     nodes: Iterable[str] | None = None,
     *,
-    takes_fingerprints: bool = True,
+    is_verified: bool = False,
 ) -> tuple[BuildResult, Known]:
     """Run dbt; what is known of every node afterwards. A project that delivers nothing needs no record of it.
 
@@ -36,23 +37,24 @@ def run_recorded(
     Args:
         build_id: of this run, and of no other.
         nodes: what it builds and tests; by default what the project's selection names.
-        takes_fingerprints: of the models that may be delivered now.
+        is_verified: its landings were compared with their origins, and are to stay as they were.
     """
-    if not project.deliveries:
+    about_to_run = build_record.list_built(project) if nodes is None else frozenset(nodes)
+    exposed = list_exposed(project, about_to_run) if is_verified or project.deliveries else {}
+    if not project.deliveries and not exposed:
         return mark_redirected(project, dbt_build()), {}
-    place = build_record.find_place(project)
-    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
-        before = build_record.select_known(build_record.read_records(warehouse), place)
-        about_to_run = build_record.list_built(project) if nodes is None else nodes
+    with _open(project) as warehouse:
+        landings = look_at(exposed, warehouse)
+        before = build_record.select_known(build_record.read_records(warehouse), build_record.find_place(project))
         begun = build_record.begin_build(project, about_to_run, before, build_id, command)
         build_record.save_records(warehouse, begun.records.values(), build_id)
     result = mark_redirected(project, dbt_build())
-    known: Known = build_record.finish_build(begun, result, project.graph)
-    ended = [record for node, record in known.items() if node in begun.records or before.get(node) is not record]
-    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+    with _open(project) as warehouse:
+        result = mark_altered(result, landings, look_at(exposed, warehouse), project.graph)
+        known: Known = build_record.finish_build(begun, result, project.graph)
+        ended = [record for node, record in known.items() if node in begun.records or before.get(node) is not record]
         build_record.save_records(warehouse, ended, build_id)
-        if takes_fingerprints:
-            known = _take_fingerprints(project, known, warehouse, build_id)
+        known = _take_fingerprints(project, known, warehouse, build_id)
     return result, known
 
 
@@ -68,7 +70,7 @@ def read_known(project: Project, *, keep: bool = True) -> Known:
     from dbt_bridge.deliver.dbt_runs import adopt_run
     from dbt_bridge.project.run_results import read_last_run
 
-    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+    with _open(project) as warehouse:
         records = build_record.read_records(warehouse)
         known: Known = build_record.select_known(records, build_record.find_place(project))
         run = read_last_run(project.target_path)
@@ -84,6 +86,10 @@ def read_known(project: Project, *, keep: bool = True) -> Known:
             mend=f"dbt-bridge build{format_options(project)}",
         )
     return known
+
+
+def _open(project: Project) -> closing[Ledger]:
+    return closing(open_warehouse(project.warehouse, project_root=project.root))
 
 
 def _take_fingerprints(project: Project, known: Known, warehouse: Ledger, build_id: str) -> Known:

@@ -51,14 +51,8 @@ def make_rebuild(project: Project, watch: Watch) -> Callable[[frozenset[str]], b
         began = time.monotonic()
         with watch.aside():
             nodes = list_built(project) & project.graph.list_descendants(*changed)
-            built, _ = run_recorded(
-                project,
-                lambda: dbt_build(options, quiet=True),
-                new_load_id(),
-                "dbt-bridge stream --build",
-                nodes,
-                takes_fingerprints=False,  # each batch would read every delivered model
-            )
+            command = "dbt-bridge stream --build"
+            built, _ = run_recorded(project, lambda: dbt_build(options, quiet=True), new_load_id(), command, nodes)
         seconds = time.monotonic() - began
         watch.message(
             f"dbt build: {len(built.nodes)} nodes, {'' if built.success else 'not '}all well, {seconds:.1f} s"
