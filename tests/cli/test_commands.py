@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from dbt_bridge.cli import cli, run_command
-from dbt_bridge.cli.dbt_flags import spread_values
+from dbt_bridge.cli.dbt_flags import move_behind_command, spread_values
 
 SOURCES = """
 sources:
@@ -228,6 +228,9 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, command: Command) -> Non
     [
         (["build", "--nope"], "No such option '--nope'."),
         (["bild"], "No such command 'bild'."),
+        (["run", "--select", "a b"], "'run' is a command of dbt itself"),
+        (["docs", "generate"], "'docs' is a command of dbt itself"),
+        (["--no-use-colors", "--log-format", "json", "--nope", "build"], "No such option '--nope'."),
         (["build", "--threads", "0"], "Invalid value for '--threads'"),
         (["build", "--vars", "[1, 2]"], "--vars is not a YAML dictionary"),
         (["sync", "--until-lsn", "soon"], "'soon' is not an LSN: write it as Postgres does: 16/B374D848"),
@@ -268,3 +271,17 @@ def test_several_selectors_may_follow_one_flag_as_in_dbt() -> None:
         "build", "--select", "a", "--select", "b+", "--exclude", "c", "--json",
     ]  # fmt: skip
     assert spread_values(["init", "a", "b"]) == ["init", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["--no-use-colors", "build", "--json"], ["build", "--no-use-colors", "--json"]),
+        (["--log-format", "json", "-t", "dev", "build"], ["build", "--log-format", "json", "-t", "dev"]),
+        (["--log-format=json", "slots", "drop"], ["slots", "--log-format=json", "drop"]),
+        (["--version"], ["--version"]),
+        (["build", "--help"], ["build", "--help"]),
+    ],
+)
+def test_flags_may_stand_before_the_command_as_in_dbt(given: list[str], meant: list[str]) -> None:
+    assert move_behind_command(given) == meant

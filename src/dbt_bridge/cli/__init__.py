@@ -29,7 +29,7 @@ from dbt_bridge.cli.commands import (  # noqa: F401 (they add their commands to 
     sync,
     verify,
 )
-from dbt_bridge.cli.dbt_flags import explain_unknown, spread_values
+from dbt_bridge.cli.dbt_flags import explain_unknown, move_behind_command, spread_values
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.output import FAILED, USAGE, Output
 from dbt_bridge.errors import BridgeError, UsageError, is_interruption, scrubbed
@@ -42,7 +42,10 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command; every failure becomes a message and an exit code."""
     output = Output("--json" in arguments, debug="--debug" in arguments)
     try:
-        return cli.main(args=spread_values(arguments), prog_name="dbt-bridge", standalone_mode=False) or 0
+        return (
+            cli.main(args=spread_values(move_behind_command(arguments)), prog_name="dbt-bridge", standalone_mode=False)
+            or 0
+        )
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "dbt-bridge"

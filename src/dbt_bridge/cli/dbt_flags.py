@@ -39,6 +39,23 @@ def read_flags(given: Mapping[str, Any]) -> dict[str, FlagValue]:
     return check_flags({key: value for key, value in here.items() if not (key in marks and value is False)})
 
 
+_TAKE_A_VALUE = {"--target", "-t", "--profile"} | {
+    spelling for flag in FLAGS if flag.form in ("value", "values") for spelling in (f"--{flag.name}", *flag.aliases)
+}
+_ABOUT_US = ("-h", "--help", "--version", "--")
+
+
+def move_behind_command(arguments: Iterable[str]) -> list[str]:
+    """dbt takes flags before its command, too: `--no-use-colors build` is `build --no-use-colors`."""
+    rest = list(arguments)
+    flags: list[str] = []
+    while rest and rest[0].startswith("-") and rest[0] not in _ABOUT_US:
+        flags.append(rest.pop(0))
+        if flags[-1] in _TAKE_A_VALUE and rest:
+            flags.append(rest.pop(0))
+    return [*rest[:1], *flags, *rest[1:]]
+
+
 _SPREAD = {
     **dict.fromkeys(("--select", "-s", "--models", "--model", "-m"), "--select"),
     "--exclude": "--exclude",
