@@ -15,7 +15,8 @@ _MORE_THAN_DBT = {
     "debug": "dbt-bridge doctor looks at origins, warehouse and destinations",
 }
 _DBT_COMMANDS = (
-    *_MORE_THAN_DBT, "clean", "clone", "compile", "deps", "docs", "list", "ls", "parse", "run-operation", "show", "source",
+    *_MORE_THAN_DBT,
+    "clean", "clone", "compile", "deps", "docs", "list", "ls", "parse", "run-operation", "show", "source",
 )  # fmt: skip
 
 
