@@ -162,6 +162,20 @@ def origin(database: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
+def until() -> Callable[..., object]:
+    """`until(condition)` answers what it answers as soon as that is true, or fails after 20 s."""
+
+    def wait(condition: Callable[[], object], seconds: float = 180) -> object:
+        end = time.monotonic() + seconds
+        while not (answer := condition()):
+            assert time.monotonic() < end, "it never became true"
+            time.sleep(0.02)
+        return answer
+
+    return wait
+
+
+@pytest.fixture
 def real_database(server: Server, database: str) -> Callable[[str], dict[str, int]]:
     """Load a dump of `../shared/data` into the empty database; answers the rows per table that it should have."""
 

@@ -69,7 +69,8 @@ class Tracked:
         """Where the table stands, and in which shape."""
         memory = TableMemory(self.followed.shape, fingerprint(self.wanted), list_hidden(self.wanted))
         origin, place = self.wanted.source.origin, self.wanted.place
-        return Checkpoint(self.node, origin, "", str(self.position), identity, memory.as_text(), landing=place)
+        at = self.position
+        return Checkpoint(self.node, origin, "", str(at), identity, memory.as_text(), landing=place, past=at.past)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,8 @@ def _go_on(
         return f"it was set aside: {point.set_aside}"
     if finding.lost:
         return finding.lost
-    tracked = track(ends, wanted, finding.version, changes.parse_position(point.value))
+    position = replace(changes.parse_position(point.value), past=point.past)
+    tracked = track(ends, wanted, finding.version, position)
     if point.memory is None or point.memory.declaration != fingerprint(wanted):
         return "its declaration in the dbt YAML changed"
     if ends.destination.find_table(wanted.landing) is None:

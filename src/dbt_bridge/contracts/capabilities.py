@@ -7,6 +7,7 @@
     of an origin        SendsRawCopy      sends rows undecoded                             Postgres
                         DigestsTables     digests rows where they are                      Postgres
                         HasClock          knows when its snapshot began                    Postgres
+                        HasIdentity       says which database it is                        Postgres, SQLAlchemy
     of a destination    TakesRawCopy      takes such rows                                  Postgres
                         ComparesKeys      has types that it does not compare as keys       DuckDB, Postgres, Delta
                         Tells             has something to say beside counts               DuckDB
@@ -170,3 +171,12 @@ class HasClock(Protocol):
 
     def read_clock(self) -> int:
         """By the origin's clock: microseconds since 1970."""
+
+
+@runtime_checkable
+class HasIdentity(Protocol):
+    """An origin that says which database it is, whatever address leads to it."""
+
+    def read_identity(self) -> tuple[str, ...]:
+        """What it is known by: another server, database or file has none of these, a standby has one of them. Empty
+        where the database does not say."""

@@ -63,6 +63,8 @@ class Checkpoint:
         landing: where its rows landed, so that a table of the same name elsewhere is not taken for it; empty where an
             earlier version wrote it.
         state: whether it does; it stands exactly where `set_aside` is empty.
+        past: by what the origin is known again, and its past: of a position, the change source's own text; of a cursor,
+            read it through `sync/same_origin.py`; empty where an earlier version wrote it.
 
     Raises:
         ValueError: the state contradicts `set_aside`.
@@ -77,6 +79,7 @@ class Checkpoint:
     set_aside: str = ""
     state: TableState = TableState.STANDS
     landing: str = ""
+    past: str = ""
 
     def __post_init__(self) -> None:
         if self.stands == bool(self.set_aside):

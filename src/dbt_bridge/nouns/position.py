@@ -28,10 +28,13 @@ class Position:
     Attributes:
         ordinal: from 0 to 2**63 - 1; 0 is before the first commit.
         text: as people see it and as `ChangeSource.parse_position` reads it: without white space, with a digit.
+        past: by what the change source knows again whether its log is still the one that led here: opaque to everybody
+            else, kept in checkpoints, and empty where nothing is known.
     """
 
     ordinal: int
     text: str = field(compare=False)
+    past: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return self.text

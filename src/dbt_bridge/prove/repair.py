@@ -46,6 +46,7 @@ from dbt_bridge.prove.sides import make_landing_side
 from dbt_bridge.prove.verify import verify
 from dbt_bridge.replicate.loads import with_room
 from dbt_bridge.sync.ends import Ends
+from dbt_bridge.sync.same_origin import adopt_proven
 from dbt_bridge.system.owned_reader import owning
 from dbt_bridge.verify.compare import compare, finish_parity
 
@@ -132,6 +133,7 @@ class _RepairRun:
     def repair(self, question: Question, parity: Parity) -> Parity:
         """See `recorder.FollowUp`: what was not repaired stays different, and its receipt says why."""
         if parity.status != "different":
+            self._adopt_equal(question, parity)
             return parity
         self.before[parity.node] = parity
         receipt = _start_receipt(question, parity)
@@ -199,7 +201,13 @@ class _RepairRun:
             raise
         self._finish(_with_proven_counts(done, plan) if again.is_equal else done, ledger)
         self._report_unrepaired(receipt, again, ends.ledger)
+        self._adopt_equal(question, repaired)
         return repaired
+
+    def _adopt_equal(self, question: Question, parity: Parity) -> None:
+        """A checkpoint of another origin, or beyond what this one has now, is this one's where all rows are equal."""
+        if parity.is_equal and question.ends is not None and not self.options.dry_run:
+            adopt_proven(question.ends, parity.node, question.sides.origin.table.name)
 
     def _repair_delivery(self, question: Question, parity: Parity, plan: RepairPlan, receipt: Receipt) -> Parity:
         """Deliver these keys again. A merge takes no rows away: `_refuse_delivery` lets no plan pass that does."""

@@ -30,6 +30,7 @@ from dbt_bridge.sync.future_cursor import hold_back
 from dbt_bridge.sync.landing_columns import landing_columns
 from dbt_bridge.sync.raw_copy import TableCopy, stage_raw_copy
 from dbt_bridge.sync.remembered import NOTHING, Remembered
+from dbt_bridge.sync.same_origin import SeenOrigin, refuse_other_origin
 from dbt_bridge.sync.unfit import fit, land_as_text, may_be_text
 from dbt_bridge.sync.wanted import Wanted
 from dbt_bridge.system.owned_reader import owning
@@ -235,7 +236,8 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
             mend="add `primary_key: [...]` to its bridge block, or `write_disposition: append`",
         )
     ordered = disposition == "merge" and several
-    newest = hold_back(ends.origin.newest(plan.name, table.cursor))
+    greatest = ends.origin.newest(plan.name, table.cursor)
+    newest, seen = hold_back(greatest), SeenOrigin.of(ends.origin, plan.name, greatest)
     last = ends.ledger.checkpoint(table.node)
     place = plan.wanted.place
     stands = (
@@ -243,11 +245,14 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
         and (last.origin, last.cursor) == (ends.origin.name, table.cursor)
         and Remembered.of_text(last.filters).goes_on(plan.remembered)
         and _is_there(last, plan.wanted)
+        and not SeenOrigin.of_text(last.past).is_other_table(seen)
         and hold_back(last.value) == last.value  # else rows were passed over
     )
     if last is None or not stands or full_refresh or ends.destination.find_table(plan.load.table.name) is None:
         shape = plan.remembered.as_text()
-        begun = Checkpoint(table.node, ends.origin.name, table.cursor, newest or "", shape=shape, landing=place)
+        begun = Checkpoint(
+            table.node, ends.origin.name, table.cursor, newest or "", shape=shape, landing=place, past=seen.as_text()
+        )
         checkpoint = None if newest is None else begun
         if last is not None and checkpoint is None:  # an empty table is followed from its first row on
             ends.ledger.forget(table.node)
@@ -258,6 +263,7 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
             checkpoint=checkpoint,
             receipt=replace(plan.receipt, checkpoint_to=newest),
         )
+    refuse_other_origin(last, seen, greatest)
     increment = Increment(table.cursor, last.value, table.lag, ordered)
     bound = ends.origin.lower_bound(plan.name, increment)
     window = Window(table.cursor, bound) if disposition == "append" and bound is not None else None
@@ -267,7 +273,7 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
         plan,
         load=replace(plan.load, write_disposition=disposition, window=window),
         increment=increment,
-        checkpoint=replace(last, value=value, landing=place, shape=plan.remembered.as_text()),
+        checkpoint=replace(last, value=value, landing=place, shape=plan.remembered.as_text(), past=seen.as_text()),
         receipt=receipt,
     )
 

@@ -103,20 +103,6 @@ def taken() -> Callable[..., Reader]:
     return read
 
 
-@pytest.fixture
-def until() -> Callable[..., object]:
-    """`until(condition)` answers what it answers as soon as that is true, or fails after 20 s."""
-
-    def wait(condition: Callable[[], object], seconds: float = 180) -> object:
-        end = time.monotonic() + seconds
-        while not (answer := condition()):
-            assert time.monotonic() < end, "it never became true"
-            time.sleep(0.02)
-        return answer
-
-    return wait
-
-
 class Proxy:
     """A TCP proxy on the loopback: passes bytes, until it resets the connections or goes silent."""
 

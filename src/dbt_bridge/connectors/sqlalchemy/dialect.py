@@ -30,6 +30,11 @@ from dbt_bridge.nouns.table import Column, Table, TableName
 _TEXT = re.compile(r"n?(var)?char|n?text|string|enum", re.IGNORECASE)  # columns that an index finds by a text
 
 
+def format_address(url: sa.URL) -> str:
+    """Where a database is, for one that has no identity of its own."""
+    return f"{url.get_backend_name()}://{url.host or ''}:{url.port or ''}/{url.database or ''}"
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
     """`cursor >= value` in SQL; where it is not exact, it lets some rows too many through, never too few."""
@@ -54,6 +59,9 @@ class Dialect(Protocol):
 
     def begin_snapshot(self, connection: sa.Connection) -> None:
         """Take the snapshot, where the database has them."""
+
+    def read_identity(self, connection: sa.Connection, url: sa.URL) -> tuple[str, ...]:
+        """See `HasIdentity.read_identity`."""
 
     def find_default_schema(self, connection: sa.Connection) -> str: ...
 
@@ -106,6 +114,9 @@ class AnyDialect:
             if level in levels:
                 connection.execution_options(isolation_level=level)
                 return
+
+    def read_identity(self, connection: sa.Connection, url: sa.URL) -> tuple[str, ...]:
+        return (format_address(url),)
 
     def find_default_schema(self, connection: sa.Connection) -> str:
         return connection.dialect.default_schema_name or ""

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from dbt_bridge.connectors.sqlalchemy import mysql_types
 from dbt_bridge.connectors.sqlalchemy.column_types import Reading
 from dbt_bridge.connectors.sqlalchemy.cursor import format_value, parse_value
-from dbt_bridge.connectors.sqlalchemy.dialect import Bound, read_maximum
+from dbt_bridge.connectors.sqlalchemy.dialect import Bound, format_address, read_maximum
 from dbt_bridge.connectors.sqlalchemy.expressions import make_column
 from dbt_bridge.connectors.sqlalchemy.key_search import Lookup
 from dbt_bridge.connectors.sqlalchemy.mysql_types import (
@@ -62,6 +62,7 @@ _SIZE = sa.text(
     WHERE table_schema = :schema AND table_name = :name
     """
 )
+_IDENTITY = sa.text("SHOW GLOBAL VARIABLES WHERE variable_name IN ('server_uuid', 'server_uid')")
 _TABLES = sa.text(
     """
     SELECT table_name
@@ -84,6 +85,14 @@ class MySql:
     def begin_snapshot(self, connection: sa.Connection) -> None:
         for statement in _SESSION:
             connection.exec_driver_sql(statement)
+
+    def read_identity(self, connection: sa.Connection, url: sa.URL) -> tuple[str, ...]:
+        """MySQL's `server_uuid`. MariaDB's `server_uid` comes from its machine, and a container has another one at each
+        start: there the address identifies it too."""
+        known = {str(name): str(value) for name, value in connection.execute(_IDENTITY)}
+        if "server_uuid" in known:
+            return (known["server_uuid"],)
+        return (*known.values(), format_address(url))
 
     def find_default_schema(self, connection: sa.Connection) -> str:
         return connection.dialect.default_schema_name or ""

@@ -91,6 +91,10 @@ class SqlOrigin:
         self._result: _Result | None = None
         self._closed = False
 
+    def read_identity(self) -> tuple[str, ...]:
+        """See `Dialect.read_identity`."""
+        return self._ask(lambda connection: self._dialect.read_identity(connection, self._url), "its identity")
+
     def tables(self, schema: str | None) -> list[TableName]:
         """Every table of a schema (MySQL's word is database), sorted; no views.
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from tests.support.servers import start_standby
 
 from dbt_bridge.connectors.postgres.changes import publication
 from dbt_bridge.connectors.postgres.changes.slot import Replication
@@ -28,19 +25,8 @@ def pair() -> Iterator[tuple[Server, Server]]:
     """A primary and its standby."""
     primary = postgres.start(settings={"fsync": "off"})
     try:
-        data = Path(tempfile.mkdtemp(prefix="dbt-bridge-standby-"))
-        account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        if account is not None:
-            os.chown(data, account.pw_uid, account.pw_gid)
-        data.chmod(0o700)
-        copy = [primary.binaries / "pg_basebackup", "-d", primary.url(), "-D", data, "-R", "-c", "fast"]
-        user = {"user": account.pw_uid, "group": account.pw_gid} if account is not None else {}
-        subprocess.run(copy, check=True, capture_output=True, cwd=tempfile.gettempdir(), **user)
-        standby = postgres.start(data, {"fsync": "off", "hot_standby_feedback": "on"})
-        try:
+        with start_standby(primary, {"fsync": "off", "hot_standby_feedback": "on"}) as standby:
             yield primary, standby
-        finally:
-            postgres.remove(standby)
     finally:
         postgres.remove(primary)
 

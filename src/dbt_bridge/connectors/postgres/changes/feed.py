@@ -16,13 +16,14 @@ import numpy as np
 
 from dbt_bridge.connectors.postgres.changes.following import Following
 from dbt_bridge.connectors.postgres.changes.lsn import position_of
-from dbt_bridge.connectors.postgres.changes.messages import Messages, Rows
+from dbt_bridge.connectors.postgres.changes.messages import Messages, Rows, count_below
+from dbt_bridge.connectors.postgres.changes.past.witness import CommitWatch, Past
 from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
 from dbt_bridge.connectors.postgres.wire.relation import Relation
 from dbt_bridge.contracts.change_feed import Chunk, Pace
 from dbt_bridge.nouns.position import Position
 
-_BEGIN, _COMMIT = ord("B"), ord("C")
+_COMMIT = ord("C")
 _WAIT = 0.2  # seconds between looks at the clock while nothing comes
 _AHEAD = 2  # chunks that wait for the destination
 _HUGE = 32_768  # messages without a Commit from which on a transaction is decoded in pieces
@@ -44,14 +45,22 @@ class Feed:
         following: the tables.
         barriers: ascending: a chunk ends exactly at each, and the feed ends with the last one. None at the end goes on
             for ever.
+        past: of where the stream is positioned.
     """
 
-    def __init__(self, stream: Stream, following: Following, barriers: Sequence[Position | None], pace: Pace) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        following: Following,
+        barriers: Sequence[Position | None],
+        pace: Pace,
+        past: Past = Past(),  # noqa: B008 (a frozen value)
+    ) -> None:
         self._stream = stream
         self._following = following
         self._barriers = [None if barrier is None else barrier.ordinal for barrier in barriers]
         self._pace = pace
-        self._gathering = _Gathering(following)
+        self._gathering = _Gathering(following, past)
         self._ready: queue.Queue[Chunk | BaseException] = queue.Queue(_AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dbt-bridge-feed", daemon=True)
@@ -141,8 +150,10 @@ class _Gathering:
         barrier: nothing at or behind it is decoded, and no chunk stands beyond it; None for none.
     """
 
-    def __init__(self, following: Following) -> None:
+    def __init__(self, following: Following, past: Past) -> None:
         self.barrier: int | None = None
+        self._past = past
+        self._commits = CommitWatch()
         self._following = following
         self._decoder = Decoder()
         self._waiting: list[Messages] = []
@@ -164,7 +175,7 @@ class _Gathering:
         self._behind = False
         while self._waiting:
             first = self._waiting[0]
-            end, self._behind = _below(first, self.barrier)
+            end, self._behind = count_below(first, self.barrier)
             if not self._behind:
                 commits = np.flatnonzero(first.kind == _COMMIT)
                 if len(commits):
@@ -179,6 +190,7 @@ class _Gathering:
 
     def add(self, run: Messages) -> None:
         decoded = self._decoder.decode(run)
+        self._commits.read(run)
         for announced in decoded.announced:
             self._following.partition(announced)
         for item in decoded.items:
@@ -218,7 +230,7 @@ class _Gathering:
         chunk = Chunk(
             self._following.take_events(),
             self._rows,
-            None if upto is None else position_of(upto),
+            None if upto is None else position_of(upto, self._past.at(self._commits.last).as_text()),
             self._committed_at,
             self._transactions,
             behind=max(0, self._sent - (upto or 0)),
@@ -233,20 +245,3 @@ class _Gathering:
         """Below this LSN everything is here: all that was sent, unless a part of it waits; at most the barrier."""
         here = self._upto if self._waiting else max(self._upto, self._sent)
         return here if self.barrier is None else min(here, self.barrier)
-
-
-def _below(run: Messages, barrier: int | None) -> tuple[int, bool]:
-    """How many messages are below the barrier, and whether one that begins at or behind it follows."""
-    if barrier is not None:
-        begins = np.flatnonzero(run.kind == _BEGIN)
-        beyond = begins[_commit_lsn(run, begins) >= barrier]
-        if len(beyond):
-            return int(beyond[0]), True
-    return len(run), False
-
-
-def _commit_lsn(run: Messages, places: np.ndarray) -> np.ndarray:
-    """The commit LSN of Begin messages: int64[n]."""
-    at = run.body[places][:, None] + np.arange(8)
-    lsns: np.ndarray = run.buffer[at].view(">i8").reshape(-1).astype(np.int64)
-    return lsns

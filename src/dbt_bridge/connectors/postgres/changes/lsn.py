@@ -27,6 +27,6 @@ def format_lsn(lsn: int) -> str:
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
-def position_of(lsn: int) -> Position:
+def position_of(lsn: int, past: str = "") -> Position:
     """The LSN itself is the ordinal: it ascends along the log, and commit records begin at multiples of 8 bytes."""
-    return Position(lsn, format_lsn(lsn))
+    return Position(lsn, format_lsn(lsn), past)

@@ -14,6 +14,7 @@ import numpy as np
 
 from dbt_bridge.connectors.postgres.wire.relation import Relation
 
+_BEGIN = ord("B")
 NULL, UNCHANGED, TEXT, BINARY = b"nutb"  # how TupleData says what a value is
 
 SLACK = 8  # bytes; see `Messages.buffer`
@@ -140,3 +141,20 @@ class Decoded:
     transactions: int
     is_open: bool
     announced: tuple[Announcement, ...] = ()
+
+
+def count_below(run: Messages, barrier: int | None) -> tuple[int, bool]:
+    """How many messages are below the barrier, and whether one that begins at or behind it follows."""
+    if barrier is not None:
+        begins = np.flatnonzero(run.kind == _BEGIN)
+        beyond = begins[_commit_lsn(run, begins) >= barrier]
+        if len(beyond):
+            return int(beyond[0]), True
+    return len(run), False
+
+
+def _commit_lsn(run: Messages, places: np.ndarray) -> np.ndarray:
+    """The commit LSN of Begin messages: int64[n]."""
+    at = run.body[places][:, None] + np.arange(8)
+    lsns: np.ndarray = run.buffer[at].view(">i8").reshape(-1).astype(np.int64)
+    return lsns

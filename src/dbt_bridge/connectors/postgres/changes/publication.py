@@ -275,6 +275,11 @@ def drop(replication: Replication, name: str) -> list[str]:
     return dropped
 
 
+def list_existing(replication: Replication, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the publications that are there."""
+    return tuple(name for name in names if _existing(replication, name) is not None)
+
+
 def inserts_name(name: str) -> str:
     """The publication of tables without replica identity; Postgres's names have at most 63 bytes."""
     return f"{name[: 63 - len('_inserts')]}_inserts"

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
+from dbt_bridge.connectors.postgres.changes.past.timeline import Branches, read_branches
 from dbt_bridge.connectors.postgres.changes.slot_wait import Blockers
 from dbt_bridge.connectors.postgres.changes.walsender import SET, Walsender, translate_error
 from dbt_bridge.connectors.postgres.origin.connection import Connections
@@ -59,6 +60,7 @@ class Identity:
         system_identifier: of the cluster, made by initdb; physical copies share it.
         timeline: grows with each failover and each restore to a point in time.
         server_version: 180001 is 18.1.
+        branches: how it came to its timeline; of a standby none, which follows its primary to the next one.
     """
 
     system_identifier: str
@@ -66,6 +68,7 @@ class Identity:
     database: str
     server_version: int
     is_standby: bool
+    branches: Branches
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +159,13 @@ class Replication:
     def identity(self) -> Identity:
         """Asked of a walsender, so it also shows that the role may replicate."""
         if self._identity is None:
+            ((standby,),) = self.query("SELECT pg_is_in_recovery()")
             with Walsender(self.connections) as walsender:
                 rows, _ = walsender.command("IDENTIFY_SYSTEM")
                 version = walsender.server_version
-            system, timeline, _, database = rows[0]
-            ((standby,),) = self.query("SELECT pg_is_in_recovery()")
-            self._identity = Identity(system, int(timeline), database, version, standby)
+                system, timeline, _, database = rows[0]
+                branches = () if standby else read_branches(int(timeline), walsender.read_history)
+            self._identity = Identity(system, int(timeline), database, version, standby, branches)
         return self._identity
 
     def current_lsn(self) -> int:

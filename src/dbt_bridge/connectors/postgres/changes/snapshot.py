@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dbt_bridge.connectors.postgres.changes.lsn import position_of
+from dbt_bridge.connectors.postgres.changes.past.witness import Past
 from dbt_bridge.connectors.postgres.changes.slot import ExportedSlot
 from dbt_bridge.connectors.postgres.changes.table_census import describe_version, resolve_name
 from dbt_bridge.connectors.postgres.origin import shape as shapes
@@ -18,9 +19,14 @@ _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 
 class SlotSnapshot:
-    """The `Snapshot` of a new slot; can be read while the context of `Replication.create_slot` is open."""
+    """The `Snapshot` of a new slot; can be read while the context of `Replication.create_slot` is open.
 
-    def __init__(self, name: str, url: str, exported: ExportedSlot, publications: Sequence[str]) -> None:
+    Args:
+        past: of the slot's consistent point.
+    """
+
+    def __init__(self, name: str, url: str, exported: ExportedSlot, publications: Sequence[str], past: Past) -> None:
+        self._past = past
         self._name = name
         self._url = url
         self._exported = exported
@@ -29,7 +35,7 @@ class SlotSnapshot:
 
     @property
     def position(self) -> Position:
-        return position_of(self._exported.consistent_point)
+        return position_of(self._exported.consistent_point, self._past.as_text())
 
     def read_clock(self) -> int:
         ((at,),) = self._catalog.query(_NOW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from dbt_bridge.connectors.postgres.changes import publication
@@ -12,6 +13,8 @@ from dbt_bridge.connectors.postgres.changes.feed import Feed
 from dbt_bridge.connectors.postgres.changes.following import Following
 from dbt_bridge.connectors.postgres.changes.landing_lock import LandingLease, lock_landing, share_landing
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn, position_of
+from dbt_bridge.connectors.postgres.changes.past.proof import Log, require_same_past
+from dbt_bridge.connectors.postgres.changes.past.witness import Past
 from dbt_bridge.connectors.postgres.changes.publication import Publishable
 from dbt_bridge.connectors.postgres.changes.readiness import Wish, check_readiness
 from dbt_bridge.connectors.postgres.changes.slot import Replication
@@ -136,6 +139,26 @@ class PostgresChangeSource:
 
     def require_log(self, positions: Mapping[str, Position]) -> None:
         check_slot(self._replication, self.slot, positions)
+        if not positions:
+            return
+        branches = self._replication.identity().branches
+        log = Log(self.name, self.slot, branches, self._find_confirmed(), self._open_commits)
+        require_same_past(log, positions)
+
+    def _find_confirmed(self) -> int:
+        """Where the slot stands; 0 without one."""
+        state = self._replication.slot(self.slot)
+        return (state.confirmed_flush_lsn or 0) if state is not None else 0
+
+    @contextmanager
+    def _open_commits(self, start: int) -> Iterator[ReplicationStream]:
+        """What the slot sends from an LSN on, whole transactions in the order of their commits; confirms nothing."""
+        wait_until_free(self._replication, self.slot, self.read_identity())
+        names = publication.list_existing(self._replication, self._published_by)
+        with ReplicationStream(
+            self.name, self._url, self.slot, names, start, binary=False, spool_folder=None
+        ) as stream:
+            yield stream
 
     def ensure_log(self, followed: Sequence[DeclaredTable], copied: Sequence[DeclaredTable]) -> Mapping[str, str]:
         """Every table is in a publication, and none that is neither followed nor copied."""
@@ -171,11 +194,11 @@ class PostgresChangeSource:
         """The snapshot of the slot where that is new, else of a temporary one."""
         is_new = begins and self._begins_here()
         name = self.slot if is_new else f"{self.slot[:40]}_{label}"
-        with (
-            self._replication.create_slot(name, temporary=not is_new, on_wait=self._settings.tell) as exported,
-            closing(SlotSnapshot(self.name, self._url, exported, self._published_by)) as snapshot,
-        ):
-            yield snapshot
+        branches, stood = self._replication.identity().branches, self._find_confirmed()
+        with self._replication.create_slot(name, temporary=not is_new, on_wait=self._settings.tell) as exported:
+            past = Past(branches, since=exported.consistent_point, slot=stood)
+            with closing(SlotSnapshot(self.name, self._url, exported, self._published_by, past)) as snapshot:
+                yield snapshot
 
     def _begins_here(self) -> bool:
         """Whether there is no slot, or none any more: a lost one can be read by nobody, and nobody needs it. Nor can
@@ -194,6 +217,8 @@ class PostgresChangeSource:
         wait_until_free(self._replication, self.slot, identity)
         with self._catalog() as now:
             binary = all(_travels_binary(now, table) for table in tables)
+        before = Past.of_text(start.past) or Past(since=start.ordinal, slot=start.ordinal)
+        past = replace(before, branches=self._replication.identity().branches)
         with (
             ReplicationStream(
                 self.name,
@@ -205,7 +230,7 @@ class PostgresChangeSource:
                 spool_folder=find_shared_folder("spool"),
             ) as stream,
             closing(_Catalog(self.name, self._url, self._published_by)) as catalog,
-            Feed(stream, Following(tables, catalog, binary=binary), barriers, pace) as feed,
+            Feed(stream, Following(tables, catalog, binary=binary), barriers, pace, past) as feed,
         ):
             remember_reader(self._replication, self.slot, identity)
             yield feed

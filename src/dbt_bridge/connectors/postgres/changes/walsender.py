@@ -97,6 +97,15 @@ class Walsender:
         rows = [tuple(_text(result.get_value(r, c)) for c in range(result.nfields)) for r in range(result.ntuples)]
         return rows, result
 
+    def read_history(self, timeline: int) -> str:
+        """The content of a timeline's history file.
+
+        Raises:
+            OriginError: the server has none (any more).
+        """
+        rows, _ = self.command(f"TIMELINE_HISTORY {timeline}")
+        return str(rows[0][1])
+
     def _readable(self, seconds: float) -> bool:
         """`select` knows only the first thousand files of a process."""
         with selectors.DefaultSelector() as selector:

@@ -27,6 +27,17 @@ from dbt_bridge.nouns.table import (
     quote_table_name,
 )
 
+_IDENTITY = """
+SELECT c.system_identifier || '/' || d.oid
+FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+WHERE d.datname = pg_catalog.current_database()
+"""
+_NO_IDENTITY = (
+    "42501",
+    "42883",
+    "0A000",
+)  # no privilege; not there, or not supported, on a relative of Postgres
+
 
 class PostgresOrigin:
     """A Postgres database in one exported snapshot, which begins with the first use and ends with `close`.
@@ -70,6 +81,16 @@ class PostgresOrigin:
         """When the snapshot was begun or imported, by the server's clock: microseconds since 1970."""
         began = "SELECT (extract(epoch FROM transaction_timestamp()) * 1000000)::bigint"
         return int(self._connections.query(began)[0][0])
+
+    def read_identity(self) -> tuple[str, ...]:
+        """`system identifier/oid of the database`, which a standby has too; empty where the user may not see it."""
+        try:
+            ((identity,),) = self._connections.query(_IDENTITY)
+        except OriginError as error:
+            if error.sqlstate not in _NO_IDENTITY:
+                raise
+            return ()
+        return (str(identity),)
 
     def tables(self, schema: str | None) -> list[TableName]:
         """Every ordinary, partitioned (by its root) or foreign table of a schema, sorted.
