@@ -51,8 +51,9 @@ def start_standby(
     user = {"user": account.pw_uid, "group": account.pw_gid} if account is not None else {}
     subprocess.run(copy, check=True, capture_output=True, cwd=tempfile.gettempdir(), **user)
     upstream = f"host=127.0.0.1 port={primary.port} user={primary.user}" + f" dbname={database}" * bool(database)
-    given = {"primary_conninfo": upstream, "primary_slot_name": slot, **settings}
-    standby = postgres.start(data, given, binaries=primary.binaries)
+    with (data / "postgresql.auto.conf").open("a") as conf:  # as ALTER SYSTEM: it holds when it is started again
+        conf.write(f"primary_conninfo = '{upstream}'\nprimary_slot_name = '{slot}'\n")
+    standby = postgres.start(data, settings, binaries=primary.binaries)
     try:
         yield standby
     finally:
