@@ -31,6 +31,14 @@ def column(*values):
     return table([{"v": value} for value in values]).column("v")
 
 
+def test_nan_among_integers_is_refused_also_where_each_batch_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python_frames, "ROWS_PER_BATCH", 1)
+    with pytest.raises(TypeRefused, match="NaN is a float"):
+        column(1, math.nan, None)
+    assert column(1, math.nan, 2.5).to_pylist()[::2] == [1.0, 2.5], "beside a float it is one"
+    assert column(None, math.nan).type == pa.float64()
+
+
 @pytest.mark.parametrize(
     ("values", "type_"),
     [

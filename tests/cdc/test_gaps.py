@@ -347,6 +347,9 @@ def test_values_that_read_otherwise_are_copied_anew_by_a_cursor_too(
         assert sync_sources(source)["t"].checkpoint_from is None
         same(typed, warehouse_file, "t")
         assert sync_sources(source)["t"].checkpoint_from == "2"
+    typed.execute("ALTER TYPE mood RENAME TO humour; ALTER TYPE humour RENAME VALUE 'blue' TO 'low'")
+    assert sync_sources(source)["t"].checkpoint_from is None, "a type is the same one under another name"
+    same(typed, warehouse_file, "t")
 
 
 def test_a_partition_that_is_followed_beside_its_root_is_refused(

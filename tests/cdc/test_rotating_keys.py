@@ -54,6 +54,24 @@ def test_a_rotation_is_applied(queue: psycopg.Connection, end: End, rotation: st
     same(queue, end)
 
 
+def test_a_row_that_is_deleted_in_the_place_of_another_one_is_kept_under_its_own(
+    queue: psycopg.Connection, end: End
+) -> None:
+    """Where it was deleted last stands the other one; what is kept of it is what it was before."""
+    if end.kind != "duckdb":
+        pytest.skip("it does not depend on the destination")
+    landing = table("queue", deletes="soft")
+    end.sync(landing)
+    with queue.transaction():
+        queue.execute("SET CONSTRAINTS ALL DEFERRED")
+        queue.execute("UPDATE queue SET place = 2 WHERE place = 1; DELETE FROM queue WHERE name = 'n1'")
+        queue.execute("UPDATE queue SET place = 4 WHERE place = 3; UPDATE queue SET place = 30 WHERE name = 'n3'")
+    end.sync(landing)
+    found = end.rows("queue", "place, name, _deleted_at IS NULL")
+    assert found[:3] == [(1, "n1", False), (2, "n2", True), (4, "n4", True)]
+    assert found[-1] == (30, "n3", True), "one that goes on has no mark anywhere"
+
+
 @pytest.mark.parametrize("deletes", ["hard", "soft"])
 def test_any_transactions_are_applied(queue: psycopg.Connection, end: End, deletes: str) -> None:
     """By chance; what leaves two rows with one key is rolled back by the origin."""

@@ -174,11 +174,14 @@ def _spool(chunks: Iterator[pa.RecordBatch], where: str) -> pa.RecordBatchReader
         return pa.RecordBatchReader.from_batches(schema, [python_rows.fit_batch(first, schema, where)])
     spool: IO[bytes] = tempfile.TemporaryFile(prefix="dbt-bridge-")  # noqa: SIM115 - closed by `_replay`
     try:
-        schema = first.schema
+        schema, seen = first.schema, [first.schema]
         for chunk in itertools.chain((first, second), chunks):
             schema = python_rows.unify_schemas([schema, chunk.schema], where)
+            if not any(chunk.schema.equals(other, check_metadata=True) for other in seen):
+                seen.append(chunk.schema)
             with pa.ipc.new_stream(spool, chunk.schema) as writer:
                 writer.write_batch(chunk)
+        python_rows.refuse_nan_among_others(seen, where)
     except BaseException:
         spool.close()
         raise

@@ -17,6 +17,7 @@ pyarrow's own inference is not used across types: it cuts a datetime to a date, 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import math
 import uuid
@@ -32,6 +33,8 @@ from dbt_bridge.errors import TypeRefused, UsageError
 
 _NESTED = (dict, list, tuple, set, frozenset)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_NO_FLOATS = "NaN is a float, and the others are none: yield None for a value that is missing"
+_ONLY_NAN = {"dbt_bridge": "only NaN"}  # of a column that decides its type only beside those of other batches
 
 
 def make_batch(rows: Sequence[Mapping[str, Any]], where: str) -> pa.RecordBatch:
@@ -44,8 +47,18 @@ def make_batch(rows: Sequence[Mapping[str, Any]], where: str) -> pa.RecordBatch:
     names: dict[str, None] = {}
     for row in rows:
         names.update(dict.fromkeys(_require_mapping(row, where)))
-    arrays = [make_array([row.get(name) for row in rows], name, where) for name in names]
-    return pa.record_batch(arrays, names=list(names))
+    arrays = {name: make_array([row.get(name) for row in rows], name, where) for name in names}
+    fields = [
+        pa.field(name, array.type, metadata=_ONLY_NAN if _holds_only_nan(array) else None)
+        for name, array in arrays.items()
+    ]
+    return pa.record_batch(list(arrays.values()), schema=pa.schema(fields))
+
+
+def _holds_only_nan(array: pa.Array) -> bool:
+    if not pa.types.is_floating(array.type) or array.null_count == len(array):
+        return False
+    return bool(pc.all(pc.is_nan(array)).as_py())
 
 
 def _require_mapping(row: Any, where: str) -> Mapping[str, Any]:
@@ -88,7 +101,7 @@ def _refuse_nan(values: Sequence[Any]) -> None:
     """NaN among integers or texts most likely stands for a missing value, as pandas writes it; as a value it would make
     doubles of integers."""
     if not any(isinstance(v, float) and not math.isnan(v) for v in values):
-        raise ValueError("NaN is a float, and the others are none: yield None for a value that is missing")
+        raise ValueError(_NO_FLOATS)
 
 
 def _kind_of(type_: type) -> str:
@@ -220,6 +233,24 @@ def unify_schemas(schemas: Iterable[pa.Schema], where: str) -> pa.Schema:
         for field in schema:
             types[field.name] = _widen(types.get(field.name, pa.null()), field.type, field.name, where)
     return pa.schema(list(types.items()))
+
+
+def refuse_nan_among_others(schemas: Iterable[pa.Schema], where: str) -> None:
+    """What `make_array` refuses inside of one batch, over all of them.
+
+    Raises:
+        TypeRefused: a column is one of floats only for its NaN.
+    """
+    by_column: dict[str, list[pa.Field]] = {}
+    for field in itertools.chain.from_iterable(schemas):
+        if not pa.types.is_null(field.type):
+            by_column.setdefault(field.name, []).append(field)
+    for name, fields in by_column.items():
+        floats = [field for field in fields if pa.types.is_floating(field.type)]
+        if 0 < len(floats) < len(fields) and all(field.metadata for field in floats):
+            raise TypeRefused(
+                f"{where}: column {name!r}: {_NO_FLOATS}", mend=f"yield None for {name!r} where there is no value"
+            )
 
 
 def _widen(a: pa.DataType, b: pa.DataType, column: str, where: str) -> pa.DataType:

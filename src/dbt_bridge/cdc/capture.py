@@ -61,16 +61,24 @@ class CaptureOptions:
 
 
 def open_capture(
-    project: Project, source: LandingSource, ends: Ends, options: CaptureOptions, progress: Progress
+    project: Project,
+    source: LandingSource,
+    ends: Ends,
+    options: CaptureOptions,
+    progress: Progress,
+    tell_left_out: Callable[[str], None] = lambda _: None,
 ) -> Capture | None:
     """The capture of a source's cdc tables; None when the selection needs none of them.
+
+    Args:
+        tell_left_out: takes a line for each table without columns that `unfit: text` leaves out.
 
     Raises:
         UsageError: the origin has no log that can be followed.
     """
     every = list_wanted_tables(source, ends.origin, lambda _: True, options.load_id)
     tables = [wanted for wanted in every if wanted.table.replication == "cdc"]
-    tables = leave_out_empty(tables, ends.origin, lambda _: None)  # who landed the others has told
+    tables = leave_out_empty(tables, ends.origin, tell_left_out)
     needed = frozenset(wanted.table.node for wanted in tables if project.needs(wanted.table.node))
     if not needed:
         return None
@@ -245,7 +253,8 @@ class Capture:
             committed = applier.take(Chunk(content, upto=applier.standing.position))
             self._receipts.add(committed.receipts if committed else ())
         except GivenUp as given_up:
-            return self._give_up(applier, given_up)
+            has_room_now = not (given_up.failed or given_up.lost)
+            return self._give_up(applier, given_up) or has_room_now
         finally:
             applier.undo()
             self._standing = applier.standing

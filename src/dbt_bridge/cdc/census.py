@@ -25,13 +25,14 @@ from dbt_bridge.contracts.destination import (
     Destination,
     Replica,
 )
-from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, KeyRefused, TypeRefused, UsageError
+from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, KeyRefused, UsageError
 from dbt_bridge.nouns.checkpoint import Checkpoint, TableMemory, TableState
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.project import LandingTable
+from dbt_bridge.nouns.refusals import Refusals
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_table_name
 from dbt_bridge.sync.ends import Ends
-from dbt_bridge.sync.landing_columns import landing_columns, shows
+from dbt_bridge.sync.landing_columns import find_landing_columns, landing_columns, shows
 from dbt_bridge.sync.unfit import fit_types
 from dbt_bridge.sync.wanted import Wanted
 from dbt_bridge.system.retry import is_transient
@@ -142,6 +143,8 @@ def take_census(
             findings[node] = finding
             natural = Table(finding.version.name, finding.version.columns, finding.version.key)
             item = fit_types(item, natural, destination, anew=node in chosen.anew)
+            if finding.refused is not None:
+                raise _join_own_refusals(destination, item, finding.version, finding.refused)
             _refuse_hidden_renamed(item, point, finding)
             if newly_hidden[node] and finding.latest is not None:
                 # What is wrong in the declaration itself is said first: a slip in a name must drop no history.
@@ -152,7 +155,7 @@ def take_census(
             if isinstance(verdict, Tracked):
                 tracked[node] = verdict
             elif node in chosen.needed or (is_followed and node not in chosen.anew):
-                _check_before_copy(destination, item, finding.version)
+                track(ends, item, finding.version, changes.beginning)  # refused before a log is kept for it
                 to_copy[node] = (item, verdict)
         except (DestinationError, ConnectionFailed):
             raise  # of an end, not of this table: nothing has to be copied anew for it
@@ -174,16 +177,7 @@ def track(ends: Ends, wanted: Wanted, version: TableVersion, position: Position)
     """
     destination = ends.destination
     key, log_only = version.key, wanted.table.write_disposition == "append"
-    columns = landing_columns(Table(version.name, version.columns, key), wanted.table, destination)
-    names = [column.name for column in columns]
-    if not log_only and (absent := [column for column in key if column not in names]):
-        raise KeyRefused(
-            f"{version.name}: the key column {absent[0]!r} does not land, and changes are found by it",
-            mend=f"take {absent[0]!r} into `columns`, or `write_disposition: append` for a log of changes",
-        )
-    _refuse_own_names(names, wanted)
-    if not log_only:
-        check_keys(destination, wanted.landing, version, columns, wanted.table.mask)
+    columns = _find_columns(destination, wanted, version)
 
     def map_columns(table: Table, renamed: Mapping[str, str]) -> tuple[Column, ...]:
         mapped = landing_columns(table, wanted.table, destination)
@@ -199,20 +193,47 @@ def track(ends: Ends, wanted: Wanted, version: TableVersion, position: Position)
     return Tracked(wanted, followed, replica, format_unfollowed(version, wanted.table))
 
 
+def _find_columns(destination: Destination, wanted: Wanted, version: TableVersion) -> tuple[Column, ...]:
+    """The columns that land, after a look at everything that could be wrong with them; raises what `track` does."""
+    refusals = Refusals()
+    columns: tuple[Column, ...] = ()
+    with refusals.gather():
+        natural = Table(version.name, version.columns, version.key)
+        columns = find_landing_columns(natural, wanted.table, destination, refusals)
+    names = [column.name for column in version.columns if wanted.table.columns.lets_land(column.name)]
+    with refusals.gather():
+        _refuse_own_names(names, wanted)
+    if wanted.table.write_disposition != "append":
+        with refusals.gather():
+            _refuse_absent_key(version, names)
+        with refusals.gather():
+            check_keys(destination, wanted.landing, version, columns, wanted.table.mask)
+    refusals.raise_all()
+    return columns
+
+
+def _join_own_refusals(
+    destination: Destination, wanted: Wanted, version: TableVersion, refused: BridgeError
+) -> BridgeError:
+    """What the origin refuses, and what would be refused here if it did not."""
+    refusals = Refusals()
+    refusals.add(refused)
+    with refusals.gather():
+        _find_columns(destination, wanted, version)
+    return refusals.join() or refused
+
+
+def _refuse_absent_key(version: TableVersion, names: Sequence[str]) -> None:
+    if absent := [column for column in version.key if column not in names]:
+        raise KeyRefused(
+            f"{version.name}: the key column {absent[0]!r} does not land, and changes are found by it",
+            mend=f"take {absent[0]!r} into `columns`, or `write_disposition: append` for a log of changes",
+        )
+
+
 def format_unfollowed(version: TableVersion, declared: LandingTable) -> str:
     """The columns that would land if the log had them, and why it does not; empty for none."""
     return "; ".join(str(column) for column in version.unfollowed if shows(column.name, declared))
-
-
-def _check_before_copy(destination: Destination, wanted: Wanted, version: TableVersion) -> None:
-    """Raises KeyRefused before the origin keeps a log for the table; what is wrong with its values, the copy tells."""
-    if wanted.table.write_disposition == "append":
-        return
-    try:
-        columns = landing_columns(Table(version.name, version.columns, version.key), wanted.table, destination)
-    except (TypeRefused, UsageError):
-        return
-    check_keys(destination, wanted.landing, version, columns, wanted.table.mask)
 
 
 def _plain(column: Column, wanted: Wanted) -> Column:

@@ -17,6 +17,7 @@ from dbt_bridge.contracts.change_feed import TableVersion
 from dbt_bridge.contracts.destination import Destination
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.bridge_keys import quote_in_yaml
+from dbt_bridge.nouns.refusals import Refusals
 from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.replicate.key_codes import find_incomparable
 
@@ -38,22 +39,32 @@ def check_keys(
         KeyRefused: names table, column and type, and the line of YAML that mends it.
     """
     own = {column.name: column for column in version.columns}
-    for column in columns:
-        if column.name not in version.key:
-            continue
-        if column.name not in masked and not _stay_apart(own[column.name], column.type):
-            raise KeyRefused(
-                f"{version.name}: its key column {column.name!r} is {own[column.name].origin_type or 'of another type'}"
-                f" and would land as {column.type}, in which two of its keys may be one",
-                mend=f"take {column.name!r} out of `types:`, or types: {{{quote_in_yaml(column.name)}: text}}",
-            )
-        if (part := find_incomparable(column.type)) is not None:
-            raise KeyRefused(
-                f"{version.name}: its key column {column.name!r} is {column.type}, and {part} has no equality",
-                mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
-            )
-        if isinstance(destination, ComparesKeys):
-            destination.check_key(landing, column)
+    refusals = Refusals()
+    for column in [column for column in columns if column.name in version.key]:
+        with refusals.gather():
+            if column.name not in masked:
+                _check_stays_apart(version.name, own[column.name], column)
+            _check_comparable(version.name, column)
+            if isinstance(destination, ComparesKeys):
+                destination.check_key(landing, column)
+    refusals.raise_all()
+
+
+def _check_stays_apart(table: TableName, own: Column, column: Column) -> None:
+    if not _stay_apart(own, column.type):
+        raise KeyRefused(
+            f"{table}: its key column {column.name!r} is {own.origin_type or 'of another type'}"
+            f" and would land as {column.type}, in which two of its keys may be one",
+            mend=f"take {column.name!r} out of `types:`, or types: {{{quote_in_yaml(column.name)}: text}}",
+        )
+
+
+def _check_comparable(table: TableName, column: Column) -> None:
+    if (part := find_incomparable(column.type)) is not None:
+        raise KeyRefused(
+            f"{table}: its key column {column.name!r} is {column.type}, and {part} has no equality",
+            mend=f"types: {{{quote_in_yaml(column.name)}: text}}",
+        )
 
 
 _Kind = Callable[[pa.DataType], bool]

@@ -14,6 +14,7 @@ from dbt_bridge.cdc.capture import Bounds, Capture
 from dbt_bridge.cdc.stream_connection import (
     Retry,
     StreamOptions,
+    TellOnce,
     follows_log,
     no_table_left,
     open_source,
@@ -126,6 +127,7 @@ class _Follower:
         self._source = source
         self._options = options
         self._watch = watch
+        self._tell = TellOnce(watch.message)
         self._stop = stop
         self._committed_at = time.monotonic()
 
@@ -156,7 +158,7 @@ class _Follower:
         if not self.lease.take():
             pause.set()
             return
-        with open_source(self._project, self._source, warehouse, self._options, self._watch) as capture:
+        with open_source(self._project, self._source, warehouse, self._options, self._watch, self._tell) as capture:
 
             def report(committed: Committed) -> None:
                 self._report(committed)

@@ -15,9 +15,11 @@ from dbt_bridge.errors import BridgeError, OriginError
 from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.observe.stream_progress import Watch
+from dbt_bridge.project.claims import make_rules_of
 from dbt_bridge.project.destinations import open_destination
 from dbt_bridge.project.origins import open_origin
 from dbt_bridge.sync.ends import find_ends
+from dbt_bridge.sync.left_tables import set_left_aside
 from dbt_bridge.system.retry import STREAM, is_transient
 
 _LOOK_UP = 0.2  # seconds
@@ -73,21 +75,47 @@ class Retry:
             raise self.broken
 
 
+class TellOnce:
+    """Passes each line on once: a stream looks at its tables again and again."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._told: set[str] = set()
+
+    def __call__(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self._tell(line)
+
+
 @contextmanager
 def open_source(
-    project: Project, source: LandingSource, warehouse: Ledger, options: StreamOptions, watch: Watch
+    project: Project,
+    source: LandingSource,
+    warehouse: Ledger,
+    options: StreamOptions,
+    watch: Watch,
+    tell: Callable[[str], None],
 ) -> Iterator[Capture]:
-    """One life of a source's connections."""
+    """One life of a source's connections.
+
+    Args:
+        tell: takes lines on tables that are not followed.
+    """
     with ExitStack() as stack:
         destination = None
         if source.destination:
             opened = open_destination(source.destination, project_root=project.root)
             destination = stack.enter_context(closing(opened))
         with open_origin(source.origin, project_root=project.root) as origin:
-            ends = find_ends(origin, destination, warehouse, source.landing_database)
+            rules = make_rules_of(project)(source.destination)
+            ends = find_ends(origin, destination, warehouse, source.landing_database, rules)
             chosen = CaptureOptions(new_load_id(), options.full_refresh, options.threads or project.warehouse.threads)
-            capture = open_capture(project, source, ends, chosen, watch)
-            assert capture is not None, "only sources with cdc tables are followed"
+            for line in set_left_aside(ends, source, project.needs) if source.every_table else ():
+                tell(line)
+            capture = open_capture(project, source, ends, chosen, watch, tell)
+            if capture is None:
+                raise no_table_left()
         yield stack.enter_context(capture)
 
 
@@ -127,5 +155,6 @@ def follows_log(project: Project, source: LandingSource) -> bool:
 
 def no_table_left() -> OriginError:
     return OriginError(
-        "no table is followed any more: each of them was set aside, as told above", mend="then: dbt-bridge sync"
+        "no table is followed any more: each of them was set aside, as told above, or left the origin",
+        mend="then: dbt-bridge sync",
     )

@@ -12,6 +12,7 @@ from dbt_bridge.cdc.capture import Bounds
 from dbt_bridge.cdc.stream_connection import (
     Retry,
     StreamOptions,
+    TellOnce,
     follows_log,
     no_table_left,
     open_source,
@@ -31,9 +32,14 @@ Rebuild = Callable[[frozenset[str]], bool]
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """What the turns of one stream share: where they report, and whether to go on."""
+    """What the turns of one stream share: where they report, and whether to go on.
+
+    Attributes:
+        tell: takes lines on tables that are not followed.
+    """
 
     watch: Watch
+    tell: TellOnce
     go_on: Callable[[], bool]
 
 
@@ -58,7 +64,7 @@ def follow_in_turns(
     def go_on() -> bool:
         return not stop.is_set() and not any(lease.is_wanted() for lease in leases)
 
-    turn = _Turn(watch, go_on)
+    turn = _Turn(watch, TellOnce(watch.message), go_on)
     with ExitStack() as stack:
         for lease in leases:
             stack.callback(lease.let_go)
@@ -95,7 +101,7 @@ def _take_turn(
     """Bring one source up to the end of its log; what ended is added to `landed`, also where the rest failed."""
     with (
         closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse,
-        open_source(project, source, warehouse, options, turn.watch) as capture,
+        open_source(project, source, warehouse, options, turn.watch, turn.tell) as capture,
     ):
         try:
             capture.catch_up(Bounds(), turn.go_on, tell_unchanged=False)

@@ -83,11 +83,16 @@ class UnusedLogs:
         return self._found[origin]
 
     def refuse_beyond(self, source: LandingSource) -> None:
-        """Raises OriginError: one of the source's origin is larger than the source's `max_wal`."""
+        """Raises OriginError: one of this target is larger than the source's `max_wal`. Another target's is told, but
+        its `max_wal` is another, and it may be in use there."""
         bound = source.max_wal
         for unused in self.of(source.origin) if bound is not None else ():
-            if bound is not None and (unused.retained_bytes or 0) > bound:
+            if bound is not None and self._is_of_target(unused) and (unused.retained_bytes or 0) > bound:
                 raise OriginError(f"{unused.what}; max_wal is {format_bytes(bound)}", mend=unused.mend)
+
+    def _is_of_target(self, unused: UnusedLog) -> bool:
+        """Whether this warehouse remembers it, or it was made for this target."""
+        return bool(unused.nodes) or unused.made_for in ("", f"{self.project.name}/{self.project.target}")
 
     def _find(self, origin: str) -> Sequence[UnusedLog]:
         remembered = {slot: nodes for (of, slot), nodes in self._remembered().items() if of == origin}

@@ -80,6 +80,8 @@ class TableFinding:
         renamed: columns since the checkpoint, old name -> new name.
         is_late: its columns are others now than in `version`, and the log may say nothing of it before the next row.
         latest: the table as it is now, where it was asked for (`DeclaredTable.asks_latest`).
+        refused: why it cannot be followed; the rest is told all the same, so that everything that is wrong with it can
+            be told at once.
     """
 
     name: TableName
@@ -89,6 +91,7 @@ class TableFinding:
     renamed: Mapping[str, str] = field(default_factory=dict)
     is_late: bool = False
     latest: TableVersion | None = None
+    refused: BridgeError | None = None
 
 
 @dataclass(frozen=True, slots=True)

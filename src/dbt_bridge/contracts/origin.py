@@ -23,8 +23,9 @@ class Described:
         table: its name, columns in order with their natural Arrow types, and primary key.
         rows: the catalog's estimate; None when it has none.
         bytes: size on the origin's disk; None when unknown.
-        forms: what the values of its columns look like, beyond their types: name of a type -> facts (the labels of an
-            enum). More facts change no stored value; where one is gone, rows that stand read otherwise.
+        forms: what the values of its columns look like, beyond their types: what identifies a type, under whatever
+            name, -> facts (the labels of an enum). More facts change no stored value; where one is gone, rows that
+            stand read otherwise.
     """
 
     table: Table

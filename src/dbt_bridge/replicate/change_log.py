@@ -33,7 +33,9 @@ from dbt_bridge.nouns.changes import (
     Truncated,
 )
 from dbt_bridge.nouns.table import Table
-from dbt_bridge.replicate.compaction import UTC_TIME, find_moved, with_values_before
+from dbt_bridge.replicate.compaction import UTC_TIME
+from dbt_bridge.replicate.key_codes import find_moved
+from dbt_bridge.replicate.old_values import with_values_before
 
 SEQUENCE, UNCHANGED = "_seq", "_unchanged"
 LOG_COLUMNS = {

@@ -40,6 +40,7 @@ from dbt_bridge.nouns.changes import (
 )
 from dbt_bridge.nouns.table import Table
 from dbt_bridge.replicate.key_codes import encode_keys
+from dbt_bridge.replicate.old_values import with_values_before
 from dbt_bridge.replicate.rotations import Tangled, Touch, encode_values, untangle_keys
 
 UTC_TIME = pa.timestamp("us", "UTC")
@@ -180,6 +181,8 @@ class Lineages:
         by_row = np.argsort(lineage, kind="stable") if len(leaves) or len(by_key) < len(event) else by_key
         first = _starts(lineage[by_row])
         row_start = np.maximum.accumulate(np.where(first, np.arange(len(event)), 0))
+        if len(by_key) < len(event):
+            kind = _end_where_last_seen(kind, by_key, by_row, row_start)
         root = np.empty_like(by_row)
         root[by_row] = by_row[row_start]
         return cls(table, changes, event, code, kind, by_key, by_row, row_start, keys, bool(len(leaves)), root)
@@ -241,11 +244,10 @@ class Lineages:
         """The rows as they are right after these touches."""
         kept: dict[str, _Mask] = {}
         whole = self._sources(None)[touches]
-        own, nowhere = self.event[touches], np.zeros(len(touches), bool)
         arrays = []
         for column in self.changes.rows.column_names:
             if column in self.table.key:  # as it was written last: 0.0 and -0.0 are one key
-                arrays.append(_take(self.changes.rows[column], own, nowhere))
+                arrays.append(self._take_key(column, touches))
                 continue
             unsent = self.changes.unchanged.get(column)
             source = whole if unsent is None else self._sources(unsent)[touches]
@@ -260,6 +262,15 @@ class Lineages:
         if self.moves:
             moved = continues & (self.code[root] != self.code[touches])
         return Written(rows, kept, continues, found, moved)
+
+    def _take_key(self, column: str, touches: _Index) -> pa.ChunkedArray:
+        """Each row's key: that of its change, or that which the row had before where it ends with leaving it."""
+        rows = self.changes.rows[column]
+        leaves = np.append(self.event[1:] == self.event[:-1], False)[touches]
+        places = np.where(leaves, len(rows) + self.code[touches], self.event[touches])
+        if leaves.any():
+            rows = pa.chunked_array([*rows.chunks, *self.keys[column].chunks], rows.type)
+        return _take(rows, places, np.zeros(len(touches), bool))
 
     def _sources(self, unsent: _Mask | None) -> _Index:
         """For each touch the change that holds the value which its row then has; -1 where the destination does."""
@@ -280,37 +291,6 @@ def net(table: Table, changes: Changes, *, soft: bool = False) -> Net:
         KeyRefused: see `Lineages.of`.
     """
     return Lineages.of(table, changes).net(soft=soft)
-
-
-def find_moved(table: Table, changes: Changes) -> _Mask:
-    """bool: updates that changed the key of their row.
-
-    Raises:
-        KeyRefused: see `Lineages.of`.
-    """
-    codes = encode_keys(table, changes)
-    return codes.old != codes.new
-
-
-def with_values_before(changes: Changes) -> Changes:
-    """The same changes with the values that only their old rows brought: those of a key that is stored out of line,
-    and all of REPLICA IDENTITY FULL."""
-    before, has_before = changes.before, changes.has_before
-    if before is None or has_before is None:
-        return changes
-    rows, unchanged = changes.rows, dict(changes.unchanged)
-    for name in [name for name in unchanged if name in before.column_names]:
-        known = unchanged[name] & has_before
-        if not known.any():
-            continue
-        place = np.arange(len(changes))
-        both = pa.chunked_array([*rows[name].chunks, *before[name].chunks], rows[name].type)
-        filled = both.take(to_arrow(np.where(known, place + len(changes), place)))
-        rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), filled)
-        unchanged[name] = unchanged[name] & ~known
-        if not unchanged[name].any():
-            del unchanged[name]
-    return replace(changes, rows=rows, unchanged=unchanged)
 
 
 def _starts(ordered: _Index) -> _Mask:
@@ -382,6 +362,21 @@ def _join_stays(stay: _Index, leaves: _Index) -> _Index:
         if (further == before).all():
             return before[stay]
         before = further
+
+
+def _end_where_last_seen(kind: _Index, by_key: _Index, by_row: _Index, row_start: _Index) -> _Index:
+    """The kinds of touches: a row that was deleted after it had come and gone beside one that stands ends under the key
+    that it had before, which it did not leave for another one."""
+    stands = np.zeros(len(kind), bool)
+    stands[by_key] = True
+    place = np.arange(len(kind))
+    latest = np.maximum.accumulate(np.where(stands[by_row], place, -1))
+    last = np.append(row_start[1:] != row_start[:-1], True)
+    ends = last & (kind[by_row] == _DELETED) & ~stands[by_row] & (latest >= row_start)
+    before = by_row[latest[ends]]
+    kind = kind.copy()
+    kind[before[kind[before] == _LEFT]] = _DELETED
+    return kind
 
 
 def _take(column: pa.ChunkedArray, source: _Index, missing: _Mask) -> pa.ChunkedArray:

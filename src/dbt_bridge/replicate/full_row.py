@@ -15,7 +15,8 @@ from dbt_bridge.contracts.destination import DELETED_AT
 from dbt_bridge.errors import KeyRefused
 from dbt_bridge.nouns.changes import DELETE, UPDATE, Changes
 from dbt_bridge.nouns.table import Table
-from dbt_bridge.replicate.compaction import UTC_TIME, with_values_before
+from dbt_bridge.replicate.compaction import UTC_TIME
+from dbt_bridge.replicate.old_values import with_values_before
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,16 @@ def encode_keys(table: Table, changes: Changes) -> KeyCodes:
     return KeyCodes(old, new, keys)
 
 
+def find_moved(table: Table, changes: Changes) -> np.ndarray:
+    """bool: updates that changed the key of their row.
+
+    Raises:
+        KeyRefused: see `encode_keys`.
+    """
+    codes = encode_keys(table, changes)
+    return codes.old != codes.new
+
+
 def find_incomparable(type_: pa.DataType) -> pa.DataType | None:
     """The part of a type whose values have no equality here; None where it can be a key."""
     if isinstance(type_, pa.BaseExtensionType):

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 
 from dbt_bridge.arrow.type_names import apply_overrides
+from dbt_bridge.cdc.census import Chosen, take_census
+from dbt_bridge.cdc.followed_source import make_declared_table
 from dbt_bridge.cdc.unused_logs import UnusedLogs
 from dbt_bridge.contracts.change_feed import DeclaredTable, TableFinding
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
@@ -29,9 +31,12 @@ from dbt_bridge.nouns.outcome import Outcome, rows_to_arrow
 from dbt_bridge.nouns.project import Delivery, LandingSource, LandingTable, Project
 from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_identifier
+from dbt_bridge.project.claims import make_rules_of
 from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import WITHOUT_LOG, find_change_source, format_log_need, open_origin
+from dbt_bridge.sync.ends import Ends, find_ends
 from dbt_bridge.sync.landing_columns import shows
+from dbt_bridge.sync.left_tables import make_empty_error
 from dbt_bridge.sync.wanted import Wanted, list_wanted_tables
 
 Status = Literal["ok", "note", "fault"]
@@ -195,8 +200,13 @@ def _check_sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
                 yield _make_fault(subject, error)
                 continue
             yield from _check_origin(sources, origin, own or warehouse, project)
+            rules = make_rules_of(project)(landing or None)
             for source in sources:
-                yield from _check_capture(source, origin, project.root)
+                try:
+                    ends = find_ends(origin, own, warehouse, source.landing_database, rules)
+                except BridgeError:
+                    continue  # said where its place is looked at
+                yield from _check_capture(source, ends, project)
             place = f"destination {landing}" if landing else f"warehouse ({project.warehouse.adapter})"
             landings = (relation for source in sources for relation in source.relations)
             for database, schema in dict.fromkeys((relation.database, relation.schema) for relation in landings):
@@ -237,6 +247,8 @@ def _check_origin(
     schemas = ", ".join(f"{schema or 'its default schema'} has {n} tables" for schema, n in count.items())
     yield Finding(subject, "ok", f"reachable; {schemas}")
     for source in sources:
+        if not list_wanted_tables(source, origin, lambda _: True, "doctor"):
+            yield _make_fault(f"source {source.name}", make_empty_error(source))
         for wanted in list_wanted_tables(source, origin, project.needs, "doctor"):
             yield _check_table(wanted, origin, destination)
 
@@ -267,34 +279,44 @@ def _check_table(wanted: Wanted, origin: Origin, destination: Destination) -> Fi
     return Finding(subject, "ok", f"readable, {len(landed)} columns, key {', '.join(key) or 'none'}")
 
 
-def _check_capture(source: LandingSource, origin: Origin, root: Path) -> Iterator[Finding]:
+def _check_capture(source: LandingSource, ends: Ends, project: Project) -> Iterator[Finding]:
     """What change capture needs of the origin; of all tables of the source that have it, as they move together."""
     try:
-        every = list_wanted_tables(source, origin, lambda _: True, "doctor")
+        every = list_wanted_tables(source, ends.origin, lambda _: True, "doctor")
     except BridgeError:
         return  # said already
-    tables = [wanted.table for wanted in every if wanted.table.replication == "cdc"]
-    if not tables:
+    wanted = [one for one in every if one.table.replication == "cdc"]
+    if not wanted:
         return
     subject = f"origin {source.origin}, slot {source.slot}"
-    changes = find_change_source(source, project_root=root)
+    changes = find_change_source(source, project_root=project.root)
     if changes is None:
         yield Finding(subject, "fault", format_log_need(), WITHOUT_LOG)
         return
     known: list[DeclaredTable] = []
-    for table in tables:
+    for one in wanted:
         try:
-            name = origin.describe(TableName(source.origin_schema or "", table.identifier)).table.name
+            name = ends.origin.describe(TableName(source.origin_schema or "", one.table.identifier)).table.name
         except BridgeError:
             continue  # a finding of the table's own
-        known.append(DeclaredTable(table.node, name, table.primary_key, table.write_disposition == "append"))
+        known.append(replace(make_declared_table(one), name=name))
+    told: set[str] = set()
     try:
         with changes:
             for found in changes.check_readiness(known):
+                told |= {found.subject} if found.status == "fault" else set()
                 yield Finding(f"origin {source.origin}, {found.subject}", found.status, found.what, found.mend)
-            yield from _check_unfollowed(source, changes.take_census(known), {table.node: table for table in tables})
+            needed = frozenset(table.node for table in known)
+            chosen = Chosen(needed, needed)
+            census = take_census(changes, ends, [w for w in wanted if w.table.node in needed], {}, chosen)
     except BridgeError as error:
         yield _make_fault(subject, error)
+        return
+    names = {table.node: f"table {table.name}" for table in known}
+    for node, (_, refused) in census.refused.items():
+        if names[node] not in told:
+            yield _make_fault(node, refused)
+    yield from _check_unfollowed(source, census.findings, {one.table.node: one.table for one in wanted})
 
 
 def _check_unused(project: Project, warehouse: Ledger) -> Iterator[Finding]:
@@ -308,12 +330,10 @@ def _check_unused(project: Project, warehouse: Ledger) -> Iterator[Finding]:
 
 
 def _check_unfollowed(
-    source: LandingSource, census: Mapping[str, TableFinding | BridgeError], tables: Mapping[str, LandingTable]
+    source: LandingSource, findings: Mapping[str, TableFinding], tables: Mapping[str, LandingTable]
 ) -> Iterator[Finding]:
     """Columns that the log does not have, and how a model has them all the same."""
-    for node, finding in census.items():
-        if isinstance(finding, BridgeError):
-            continue  # said where its table is looked at
+    for node, finding in findings.items():
         for column in finding.version.unfollowed:
             if shows(column.name, tables[node]):
                 call = f"{{{{ source('{source.name}', '{tables[node].name}') }}}}"

@@ -20,6 +20,7 @@ from dbt_bridge.project.origins import find_change_source, open_origin
 from dbt_bridge.run.selected_nothing import nothing_there
 from dbt_bridge.sync.ends import Ends, find_ends
 from dbt_bridge.sync.landing import land
+from dbt_bridge.sync.left_tables import make_empty_error, set_left_aside
 from dbt_bridge.sync.unfit import leave_out_empty
 from dbt_bridge.sync.wanted import Wanted, group_by_database, list_wanted_tables
 
@@ -105,22 +106,24 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
     try:
         rules = make_rules_of(run.project)(name)
         with open_origin(sources[0].origin, project_root=root) as origin:
-            wanted = [w for s in sources for w in list_wanted_tables(s, origin, run.project.needs, run.load_id)]
+            there = {s.name: list_wanted_tables(s, origin, lambda _: True, run.load_id) for s in sources}
+            wanted = [one for every in there.values() for one in every if run.project.needs(one.table.node)]
             if not wanted:
-                there = [w for s in sources for w in list_wanted_tables(s, origin, lambda _: True, run.load_id)]
-                run.not_selected.extend(one.table.node for one in there)
+                run.not_selected.extend(one.table.node for every in there.values() for one in every)
             wanted = leave_out_empty(wanted, origin, run.progress.message)
             _refuse_doubles(run.project, wanted)
 
             def find(database: str) -> Ends:
                 return find_ends(origin, destination, run.warehouse, database, rules)
 
+            _tell_left(run, sources, find)
+            receipts = _fail_empty(run, [source for source in sources if not there[source.name]])
             copied = [w for w in wanted if w.table.replication != "cdc"]
-            receipts: list[Receipt] = []
             for database, items in group_by_database(copied).items():
                 receipts += _copy(run, items, find(database))
-            if len(copied) < len(wanted):
-                receipts += _catch_up(run, sources, find)
+            for source in [source for source in sources if source.follows_log]:
+                is_idle = not any(one.table.replication == "cdc" for one in there[source.name])
+                receipts += (_release if is_idle else _catch_up)(run, source, find(source.landing_database))
             return receipts
     except UsageError:
         raise
@@ -129,6 +132,24 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
     finally:
         if destination is not None:
             destination.close()
+
+
+def _tell_left(run: _Run, sources: Sequence[LandingSource], find: Callable[[str], Ends]) -> None:
+    """Landings that nobody keeps any more, of tables that their origin has no more."""
+    for source in sources:
+        for line in (
+            set_left_aside(find(source.landing_database), source, run.project.needs) if source.every_table else ()
+        ):
+            run.progress.message(line)
+
+
+def _fail_empty(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
+    """Sources for which their origin has no table at all."""
+    receipts: list[Receipt] = []
+    for source in sources:
+        failed = record.fail_receipt(_start_blank_receipt(run, source), make_empty_error(source))
+        receipts += _fail(run, [failed])
+    return receipts
 
 
 def _copy(run: _Run, wanted: Sequence[Wanted], ends: Ends) -> list[Receipt]:
@@ -145,30 +166,37 @@ def _stop_following(ledger: Ledger, wanted: Sequence[Wanted]) -> None:
         ledger.save([point.put_aside("it landed without cdc since") for point in points], [])
 
 
-def _catch_up(run: _Run, sources: Sequence[LandingSource], find: Callable[[str], Ends]) -> list[Receipt]:
-    """The cdc tables, each source through its own log.
-
-    Args:
-        find: the ends of what lands in a database.
-    """
+def _catch_up(run: _Run, source: LandingSource, ends: Ends) -> list[Receipt]:
+    """The cdc tables of a source, through its own log."""
     from dbt_bridge.cdc.capture import Bounds, CaptureOptions, open_capture
 
     options = CaptureOptions(run.load_id, run.options.full_refresh, run.threads)
-    receipts: list[Receipt] = []
-    for source in sources:
-        capture = open_capture(run.project, source, find(source.landing_database), options, run.progress)
-        if capture is not None:
-            with capture:
-                try:
-                    with capture.changes.share_landing():
-                        capture.catch_up(Bounds(run.options.until_lsn, run.options.max_seconds))
-                    run.unused.refuse_beyond(source)
-                    receipts += capture.receipts
-                except UsageError:
-                    raise
-                except BridgeError as error:  # of this source alone
-                    receipts += capture.fail(error)
-    return receipts
+    capture = open_capture(run.project, source, ends, options, run.progress)
+    if capture is None:
+        return []
+    with capture:
+        try:
+            with capture.changes.share_landing():
+                capture.catch_up(Bounds(run.options.until_lsn, run.options.max_seconds))
+            run.unused.refuse_beyond(source)
+            return capture.receipts
+        except UsageError:
+            raise
+        except BridgeError as error:  # of this source alone
+            return capture.fail(error)
+
+
+def _release(run: _Run, source: LandingSource, ends: Ends) -> list[Receipt]:
+    """A source that follows no table now: its log is let go of."""
+    from dbt_bridge.cdc.idle_log import release_idle_log
+
+    try:
+        release_idle_log(run.project, source, ends, run.progress)
+    except UsageError:
+        raise
+    except BridgeError as error:
+        return _fail(run, [record.fail_receipt(_start_blank_receipt(run, source), error)])
+    return []
 
 
 def _tell_unused(run: _Run, receipts: Sequence[Receipt]) -> None:
@@ -228,19 +256,26 @@ def _refuse_doubles(project: Project, wanted: Sequence[Wanted]) -> None:
 def _fail_all(run: _Run, sources: Sequence[LandingSource], error: BridgeError) -> list[Receipt]:
     """The origin or the destination of these sources could not be reached."""
     wanted = [w for source in sources for w in list_wanted_tables(source, None, run.project.needs, run.load_id)]
-    receipts = [record.fail_receipt(item.receipt, error) for item in wanted]
-    if not receipts:  # `tables: "*"` alone: there is no table to name
-        source = sources[0]
-        blank = record.start_receipt(
-            run.load_id,
-            source.defaults.replication,
-            source.defaults.node,
-            origin=source.origin,
-            destination=source.destination or run.warehouse.name,
-            table_name=str(source.relation_of(replace(source.defaults, identifier="*"))),
-            write_disposition="replace",
-        )
-        receipts = [record.fail_receipt(blank, error)]
+    # With `tables: "*"` alone there is no table to name.
+    blanks = [item.receipt for item in wanted] or [_start_blank_receipt(run, sources[0])]
+    return _fail(run, [record.fail_receipt(blank, error) for blank in blanks])
+
+
+def _start_blank_receipt(run: _Run, source: LandingSource) -> Receipt:
+    """Of all tables of a source together."""
+    return record.start_receipt(
+        run.load_id,
+        source.defaults.replication,
+        source.defaults.node,
+        origin=source.origin,
+        destination=source.destination or run.warehouse.name,
+        table_name=str(source.relation_of(replace(source.defaults, identifier="*"))),
+        write_disposition="replace",
+    )
+
+
+def _fail(run: _Run, receipts: list[Receipt]) -> list[Receipt]:
+    """Write and report failed receipts."""
     run.warehouse.record(receipts)
     for receipt in receipts:
         run.progress.finished(receipt)

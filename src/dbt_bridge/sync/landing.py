@@ -242,6 +242,7 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
     place = plan.wanted.place
     stands = (
         last is not None
+        and last.stands
         and (last.origin, last.cursor) == (ends.origin.name, table.cursor)
         and Remembered.of_text(last.filters).goes_on(plan.remembered)
         and _is_there(last, plan.wanted)

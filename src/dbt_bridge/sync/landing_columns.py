@@ -9,6 +9,7 @@ from dbt_bridge.arrow.type_names import apply_overrides
 from dbt_bridge.contracts.destination import Destination
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import LandingTable
+from dbt_bridge.nouns.refusals import Refusals
 from dbt_bridge.nouns.table import Column, Table
 
 
@@ -17,14 +18,31 @@ def landing_columns(table: Table, declared: LandingTable, destination: Destinati
 
     Raises:
         UsageError: `columns`, `mask` or `types` names a column that the table does not have.
-        TypeRefused: the destination has no exact form of a type.
+        TypeRefused: the destination has no exact form of a type; names every such column.
+    """
+    refusals = Refusals()
+    columns = find_landing_columns(table, declared, destination, refusals)
+    refusals.raise_all()
+    return columns
+
+
+def find_landing_columns(
+    table: Table, declared: LandingTable, destination: Destination, refusals: Refusals
+) -> tuple[Column, ...]:
+    """Those that land of `landing_columns`, where others are refused, and the refusals.
+
+    Raises:
+        UsageError: see `landing_columns`.
     """
     check_names(table, declared)
     landing = [
         column for column in apply_overrides(table, declared.types).columns if declared.columns.lets_land(column.name)
     ]
-    masked = [column.as_text() if column.name in declared.mask else column for column in landing]
-    return tuple(destination.map_column(column) for column in masked)
+    columns: list[Column] = []
+    for column in landing:
+        with refusals.gather():
+            columns.append(destination.map_column(column.as_text() if column.name in declared.mask else column))
+    return tuple(columns)
 
 
 def check_names(table: Table, declared: LandingTable) -> None:

@@ -28,6 +28,7 @@ from dbt_bridge.nouns.changes import (
     Truncated,
 )
 from dbt_bridge.nouns.table import Column, Table
+from dbt_bridge.replicate.key_codes import encode_rows
 
 
 class Catalog(Protocol):
@@ -281,10 +282,11 @@ def _before(
     has_before = rows.has_before
     old = {c.name: _column(rows.before, c, table, version) for c in wanted}
     places = np.flatnonzero(has_before)
-    if not whole and all(_equal(old[c.name], new[c.name].take(to_arrow(places))) for c in wanted):
+    pairs = [] if whole else [(old[c.name], new[c.name].take(to_arrow(places))) for c in wanted]
+    if not whole and all(_equal(*pair) for pair in pairs):
         return None, None
     if table.key and table.log_only:  # an old key is logged where it differs; under full identity every update sends it
-        left = np.any([_differ(old[c.name], new[c.name].take(to_arrow(places))) for c in wanted], axis=0)
+        left = _differ(pairs)
         has_before = np.zeros(len(rows), bool)
         has_before[places[left]] = True
         old = {name: array.filter(to_arrow(left)) for name, array in old.items()}
@@ -299,13 +301,11 @@ def _equal(a: pa.Array, b: pa.Array) -> bool:
     return bool(plain[0].equals(plain[1]))
 
 
-def _differ(a: pa.Array, b: pa.Array) -> np.ndarray:
-    """bool: where two arrays of one type differ; NULL is equal to NULL."""
-    plain = [x.storage if isinstance(x.type, pa.BaseExtensionType) else x for x in (a, b)]
-    if pa.types.is_nested(plain[0].type):  # Arrow encodes no lists
-        return np.array([x != y for x, y in zip(*(x.to_pylist() for x in plain), strict=True)], bool)
-    codes = pa.concat_arrays(plain).dictionary_encode().indices.fill_null(-1).to_numpy()
-    return np.asarray(codes[: len(a)] != codes[len(a) :])
+def _differ(pairs: Sequence[tuple[pa.Array, pa.Array]]) -> np.ndarray:
+    """bool: where the rows of two lists of columns differ, as the origin compares them; NULL is equal to NULL."""
+    codes = encode_rows([pa.chunked_array(pair) for pair in pairs])
+    half = len(codes) // 2
+    return np.asarray(codes[:half] != codes[half:])
 
 
 def _from(changes: Changes, first: int) -> Changes:

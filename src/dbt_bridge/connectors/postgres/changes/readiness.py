@@ -178,7 +178,8 @@ def _tables(tables: dict[TableName, Publishable], wish: Wish) -> Iterator[Readin
             what = (
                 f"other tables inherit from {name}: a copy has their rows, and the log has them under their own names"
             )
-            yield Readiness(f"table {name}", "fault", what, "`replication: initial_copy` or `incremental`")
+            mend = "`replication: initial_copy` or `incremental` for it; they themselves can be followed"
+            yield Readiness(f"table {name}", "fault", what, mend)
         elif not table.identifies and name not in wish.logs:
             lacking = ", ".join(map(str, table.unidentified))
             statements = " ".join(

@@ -15,7 +15,8 @@ from dbt_bridge.connectors.postgres.origin.shape import Shape
 from dbt_bridge.connectors.postgres.origin.shape_changes import find_renames, find_rewrite
 from dbt_bridge.contracts.change_feed import DeclaredTable, TableFinding, TableVersion
 from dbt_bridge.errors import BridgeError, ConnectionFailed, KeyRefused, OriginError
-from dbt_bridge.nouns.table import TableName, quote_table_name
+from dbt_bridge.nouns.refusals import Refusals
+from dbt_bridge.nouns.table import TableName, quote_identifier, quote_table_name
 from dbt_bridge.system.retry import is_transient
 
 _CUT_OFF = "its publication was dropped, and a slot cannot be read from before the next one was made"
@@ -24,6 +25,20 @@ SELECT 1
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('v', 'm', 'f')
+"""
+# By which index a change may say which row it means: https://www.postgresql.org/docs/current/sql-altertable.html
+_IDENTIFYING = """
+SELECT x.relname
+FROM pg_index i
+JOIN pg_class x ON x.oid = i.indexrelid
+WHERE i.indrelid = %(oid)s AND i.indisunique AND i.indimmediate AND i.indisvalid
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+  AND (SELECT bool_and(a.attnotnull AND a.attgenerated = '')
+       FROM unnest(i.indkey) WITH ORDINALITY AS k (attnum, n)
+       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+       WHERE k.n <= i.indnkeyatts)
+ORDER BY i.indnkeyatts, 1
+LIMIT 1
 """
 # A deferrable constraint's index is not immediate (indimmediate).
 _UNIQUE_AT_ONCE = """
@@ -135,11 +150,10 @@ def _examine(
     name, now = there
     if now is None or name not in look.publishable:  # or was dropped between the two looks
         raise _missing(origin, name, table)
-    _check_publishable(look.publishable[name], table)
-    _check_key_is_sent(now, table)
+    refused = _find_refusal(origin, look.publishable[name], now, table)
     if not table.shape:
         version = describe_version(origin, table, now)
-        return TableFinding(name, version, now.as_json(), latest=version)
+        return TableFinding(name, version, now.as_json(), latest=version, refused=refused)
     before, unknown = adopt(origin, look.slot, Shape.from_json(table.shape), now)
     is_same = before.oid == now.oid
     lost = find_rewrite(before, now) or unknown if is_same else "it is another table of the same name at the origin"
@@ -149,7 +163,20 @@ def _examine(
     goes_on = now if lost or is_as_it_was else replace(before, partitions=now.partitions, unsent=now.unsent)
     version = describe_version(origin, table, goes_on)
     latest = describe_version(origin, table, now) if table.asks_latest else None
-    return TableFinding(name, version, now.as_json(), lost, renamed, goes_on.relation != now.relation, latest)
+    is_late = goes_on.relation != now.relation
+    return TableFinding(name, version, now.as_json(), lost, renamed, is_late, latest, refused)
+
+
+def _find_refusal(
+    origin: Connections, published: Publishable, now: Shape, declared: DeclaredTable
+) -> BridgeError | None:
+    """Everything for which the table cannot be followed whole."""
+    refusals = Refusals()
+    with refusals.gather():
+        _check_publishable(published, declared)
+    with refusals.gather():
+        _check_key_is_sent(origin, now, declared)
+    return refusals.join()
 
 
 def _check_publishable(table: Publishable, declared: DeclaredTable) -> None:
@@ -167,7 +194,8 @@ def _check_publishable(table: Publishable, declared: DeclaredTable) -> None:
     if table.has_heirs:
         raise OriginError(
             f"other tables inherit from {table.name}, and their changes come under their own names",
-            mend="declare those tables beside it, each with cdc; or replication: initial_copy for this one",
+            mend=f"replication: initial_copy or incremental for {table.name.name}, which has their rows too; they"
+            " themselves can be followed",
         )
     if table.identifies or declared.log_only:
         return
@@ -181,14 +209,15 @@ def _check_publishable(table: Publishable, declared: DeclaredTable) -> None:
     )
 
 
-def _check_key_is_sent(shape: Shape, declared: DeclaredTable) -> None:
+def _check_key_is_sent(origin: Connections, shape: Shape, declared: DeclaredTable) -> None:
     """Raises KeyRefused: rows are named by a column that the log does not have."""
     unsent = [column for column in shape.unsent if column.name in shape.identity_columns]
     if unsent and not declared.log_only:
+        indexes = origin.query(_IDENTIFYING, {"oid": shape.oid})
+        identity = f"USING INDEX {quote_identifier(indexes[0][0])}" if indexes else "FULL"
         raise KeyRefused(
             f"updates and deletes of {shape.table} name their row by {unsent[0]}",
-            mend=f"ALTER TABLE {quote_table_name(shape.table)} REPLICA IDENTITY FULL; or USING INDEX, of an index of"
-            " columns that are not generated; then dbt-bridge sync",
+            mend=f"ALTER TABLE {quote_table_name(shape.table)} REPLICA IDENTITY {identity}; then dbt-bridge sync",
         )
 
 

@@ -27,10 +27,22 @@ FROM (
     SELECT p.xmin FROM pg_publication p WHERE p.oid = ANY(%(publications)s::oid[])
     UNION ALL
     SELECT r.xmin FROM pg_publication_rel r WHERE r.oid = ANY(%(members)s::oid[])
+    {by_schema}
 ) AS catalog
 WHERE NOT coalesce(
     (SELECT age(catalog.written) > age(s.catalog_xmin) FROM pg_replication_slots s WHERE s.slot_name = %(slot)s), false
 )
+"""
+# A table that moves to another schema is written in the row of its type (see `membership`).
+_BY_SCHEMA = """
+    UNION ALL
+    SELECT s.xmin FROM pg_publication_namespace s WHERE s.oid = ANY(%(members)s::oid[])
+    UNION ALL
+    SELECT t.xmin
+    FROM pg_class c
+    JOIN pg_type t ON t.oid = c.reltype
+    JOIN pg_publication_namespace s ON s.pnnspid = c.relnamespace
+    WHERE c.oid = %(table)s::oid AND s.oid = ANY(%(members)s::oid[])
 """
 
 
@@ -50,7 +62,9 @@ def adopt(origin: Connections, slot: str, before: Shape, now: Shape) -> tuple[Sh
         "types": types,
         "publications": [member.publication for member in members],
         "members": [member.member for member in members],
+        "table": now.oid,
     }
-    ((newer,),) = origin.query(_NEWER, wanted)
+    by_schema = _BY_SCHEMA if origin.server_version >= 150000 else ""
+    ((newer,),) = origin.query(_NEWER.replace("{by_schema}", by_schema), wanted)
     why = "its types or its publication may have changed before this version remembered them" if newer else ""
     return adopted, why

@@ -108,7 +108,9 @@ class PostgresOrigin:
             published = {column.name for column in shape.columns} if shape else set()
             columns = tuple(c for c in table.columns if c.name in published)
             table = replace(table, columns=columns, key=table.key if published.issuperset(table.key) else ())
-        forms = {form.name: form.facts for form in relation.forms if form.parts}
+        # By the name too: checkpoints of earlier versions have no other.
+        known = [(name, form.facts) for form in relation.forms if form.parts for name in (str(form.oid), form.name)]
+        forms = dict(known)
         return Described(table, relation.rows, relation.bytes, forms)
 
     def rows(
