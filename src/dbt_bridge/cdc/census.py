@@ -120,7 +120,6 @@ def take_census(
     Raises:
         ConnectionFailed, OriginError, DestinationError: one of the ends did not answer.
     """
-    destination = ends.destination
     tracked: dict[str, Tracked] = {}
     to_copy: dict[str, tuple[Wanted, str]] = {}
     refused: dict[str, tuple[Wanted, BridgeError]] = {}
@@ -142,14 +141,8 @@ def take_census(
                 raise finding
             findings[node] = finding
             natural = Table(finding.version.name, finding.version.columns, finding.version.key)
-            item = fit_types(item, natural, destination, anew=node in chosen.anew)
-            if finding.refused is not None:
-                raise _join_own_refusals(destination, item, finding.version, finding.refused)
-            _refuse_hidden_renamed(item, point, finding)
-            if newly_hidden[node] and finding.latest is not None:
-                # What is wrong in the declaration itself is said first: a slip in a name must drop no history.
-                replica = track(ends, item, finding.latest, changes.beginning).replica
-                _refuse_what_was_kept(destination, replica, newly_hidden[node])
+            item = fit_types(item, natural, ends.destination, anew=node in chosen.anew)
+            _refuse(changes, ends, item, (point, newly_hidden[node]), finding)
             is_followed = point is not None and point.state is not TableState.SET_ASIDE
             verdict = "full refresh" if node in chosen.anew else _go_on(changes, ends, item, point, finding)
             if isinstance(verdict, Tracked):
@@ -165,6 +158,28 @@ def take_census(
             if point is not None or node in chosen.needed:
                 refused[node] = (item, error)
     return Census(tracked, to_copy, refused, findings)
+
+
+def _refuse(
+    changes: ChangeSource,
+    ends: Ends,
+    wanted: Wanted,
+    before: tuple[Checkpoint | None, set[str]],
+    finding: TableFinding,
+) -> None:
+    """Refuse what the origin refuses, and what would show values that are to be hidden.
+
+    Args:
+        before: the table's checkpoint, and what its declaration hides that it did not hide there.
+    """
+    point, newly_hidden = before
+    if finding.refused is not None:
+        raise _join_own_refusals(ends.destination, wanted, finding.version, finding.refused)
+    _refuse_hidden_renamed(wanted, point, finding)
+    if newly_hidden and finding.latest is not None:
+        # What is wrong in the declaration itself is said first: a slip in a name must drop no history.
+        replica = track(ends, wanted, finding.latest, changes.beginning).replica
+        _refuse_what_was_kept(ends.destination, replica, newly_hidden)
 
 
 def track(ends: Ends, wanted: Wanted, version: TableVersion, position: Position) -> Tracked:

@@ -78,7 +78,7 @@ def find_moved(table: Table, changes: Changes) -> np.ndarray:
         KeyRefused: see `encode_keys`.
     """
     codes = encode_keys(table, changes)
-    return codes.old != codes.new
+    return np.asarray(codes.old != codes.new)
 
 
 def find_incomparable(type_: pa.DataType) -> pa.DataType | None:

@@ -203,20 +203,20 @@ def _check_sources(project: Project, warehouse: Ledger) -> Iterator[Finding]:
             rules = make_rules_of(project)(landing or None)
             for source in sources:
                 try:
-                    ends = find_ends(origin, own, warehouse, source.landing_database, rules)
+                    found = find_ends(origin, own, warehouse, source.landing_database, rules)
                 except BridgeError:
                     continue  # said where its place is looked at
-                yield from _check_capture(source, ends, project)
+                yield from _check_capture(source, found, project)
             place = f"destination {landing}" if landing else f"warehouse ({project.warehouse.adapter})"
             landings = (relation for source in sources for relation in source.relations)
             for database, schema in dict.fromkeys((relation.database, relation.schema) for relation in landings):
                 where = f"{place}, schema {database}.{schema}" if database else f"{place}, schema {schema}"
                 try:
-                    found = own or open_place(warehouse, database, to_write=True)
+                    written = own or open_place(warehouse, database, to_write=True)
                 except BridgeError as error:
                     yield _make_fault(where, error)
                 else:
-                    yield _check_writable(where, found, schema)
+                    yield _check_writable(where, written, schema)
 
 
 def _check_reconciliations(project: Project, warehouse: Ledger) -> Iterator[Finding]:
