@@ -17,7 +17,7 @@ from tests.chance import SEED
 from tests.projects import NODE, table
 from tests.prove.spoilt import Shop
 
-from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
+from dbt_bridge.connectors.duckdb.following.apply import DuckDBApplication
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
 from dbt_bridge.contracts.destination import BeginAgain, Loaded, Replica
 from dbt_bridge.nouns.changes import Event

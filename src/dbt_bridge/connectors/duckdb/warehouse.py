@@ -21,8 +21,8 @@ import pyarrow as pa
 from dbt_bridge.arrow.duckdb_rows import interruptible
 from dbt_bridge.connectors.duckdb import audit
 from dbt_bridge.connectors.duckdb import read as reading
-from dbt_bridge.connectors.duckdb.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.column_types import map_column
+from dbt_bridge.connectors.duckdb.following.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.memory import Memory, is_out_of_memory
 from dbt_bridge.connectors.duckdb.outgoing.marks import ensure_marks, recall
 from dbt_bridge.connectors.duckdb.profile import file_of, find_database, require_writable

@@ -16,9 +16,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_bridge.connectors.duckdb import audit, history
-from dbt_bridge.connectors.duckdb import keyless as multiset
-from dbt_bridge.connectors.duckdb.join_copy import join, to_datetime
+from dbt_bridge.connectors.duckdb import audit
+from dbt_bridge.connectors.duckdb.following import history
+from dbt_bridge.connectors.duckdb.following import keyless as multiset
+from dbt_bridge.connectors.duckdb.following.join_copy import join, to_datetime
 from dbt_bridge.connectors.duckdb.landing_table import (
     Source,
     Target,

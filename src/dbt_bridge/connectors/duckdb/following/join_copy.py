@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from dbt_bridge.connectors.duckdb import history
+from dbt_bridge.connectors.duckdb.following import history
 from dbt_bridge.connectors.duckdb.publish import evolve, is_kept, publish_one
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.contracts.destination import (

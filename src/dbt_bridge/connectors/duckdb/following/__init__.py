@@ -1,0 +1,1 @@
+"""Changes of a log are applied to DuckDB: to landings, their histories, and tables without a key."""
