@@ -15,11 +15,11 @@ import psycopg
 import pytest
 from hypothesis import settings
 from tests.chance import IS_FIXED
+from tests.proxy import Proxy, put_before
 from tests.warm import commands
 
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
-from dbt_bridge.system.lock_wait import LockWait, set_lock_wait
 
 pytest_plugins = ["tests.projects", "tests.cdc.ends"]
 
@@ -56,12 +56,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: tests wait for servers and other processes a part of their time."""
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4) + 1
-
-
-@pytest.fixture(autouse=True)
-def _lock_wait() -> None:
-    """No test inherits the patience with held DuckDB files that another one gave this thread."""
-    set_lock_wait(LockWait())
 
 
 @pytest.fixture(scope="session")
@@ -173,6 +167,19 @@ def until() -> Callable[..., object]:
         return answer
 
     return wait
+
+
+@pytest.fixture
+def proxied() -> Iterator[Callable[..., tuple[str, Proxy]]]:
+    """`proxied(url)` is the same server behind a proxy: its URL (with more of libpq's parameters), and the proxy."""
+    with contextlib.ExitStack() as stack:
+
+        def behind(url: str, **parameters: str) -> tuple[str, Proxy]:
+            through, proxy = put_before(url, **parameters)
+            stack.callback(proxy.close)
+            return through, proxy
+
+        yield behind
 
 
 @pytest.fixture

@@ -10,18 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import duckdb
 import psycopg
 import pytest
-from tests.connectors.postgres.conftest import Proxy
 from tests.killed import killed_sync
 from tests.projects import SyncTables, cdc_source
+from tests.proxy import Proxy
 
 from dbt_bridge.cdc import preparation
 from dbt_bridge.cdc.applier import Applier
@@ -39,22 +38,6 @@ def shop(origin: psycopg.Connection) -> psycopg.Connection:
     origin.execute("CREATE TABLE orders (id int PRIMARY KEY, amount numeric(10,2), note text)")
     origin.execute("INSERT INTO orders SELECT g, g, 'n' || g FROM generate_series(1, 500) g")
     return origin
-
-
-@pytest.fixture
-def proxied() -> Iterator[Callable[[str], tuple[str, Proxy]]]:
-    """`proxied(url)` is the same server behind a proxy: its URL, and the proxy."""
-    proxies: list[Proxy] = []
-
-    def behind(url: str) -> tuple[str, Proxy]:
-        parts = urlsplit(url)
-        proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
-        proxies.append(proxy)
-        return url.replace(f":{parts.port}/", f":{proxy.port}/"), proxy
-
-    yield behind
-    for proxy in proxies:
-        proxy.close()
 
 
 def same(shop: psycopg.Connection, file: Path, name: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +17,7 @@ from urllib.parse import urlsplit
 import duckdb
 import psycopg
 import pytest
-from tests.connectors.postgres.conftest import Proxy
+from tests.proxy import Proxy
 
 from dbt_bridge.connectors.postgres.changes.landing_lock import LandingLease, lock_landing, share_landing
 from dbt_bridge.connectors.postgres.changes.lsn import parse_lsn
@@ -245,19 +243,11 @@ class Pooler(Proxy):
         self.passed = bytearray()
         super().__init__(host, port)
 
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                try:
-                    data = source.recv(65_536)
-                except TimeoutError:
-                    continue
-                if not data:
-                    break
-                if (at := data.find(self._KEY)) >= 0:
-                    data = data[: at + 5] + b"\0\0\0\7" + data[at + 9 :]
-                self.passed.extend(data)
-                sink.sendall(data)
+    def alter(self, data: bytes) -> bytes:
+        if (at := data.find(self._KEY)) >= 0:
+            data = data[: at + 5] + b"\0\0\0\7" + data[at + 9 :]
+        self.passed.extend(data)
+        return data
 
 
 def test_through_a_pooler_no_lock_and_no_setting_is_left_behind(origin: psycopg.Connection, database: str) -> None:

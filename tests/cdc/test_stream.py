@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from tests.connectors.postgres.conftest import Proxy
 from tests.projects import landing_source, table
+from tests.proxy import Proxy
 
 from dbt_bridge.cdc import followed_source
 from dbt_bridge.cdc.stream import stream
@@ -337,27 +336,28 @@ def test_the_servers_restart_is_waited_for(
 
 
 def test_a_connection_that_went_silent_does_not_keep_the_stream_from_its_own_slot(
-    shop: psycopg.Connection, followed: Project, landed: Ask, database: str, monkeypatch: pytest.MonkeyPatch
+    shop: psycopg.Connection,
+    followed: Project,
+    landed: Ask,
+    database: str,
+    proxied: Callable[[str], tuple[str, Proxy]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The server does not know that nobody listens, and would keep the slot for another minute."""
-    parts = urlsplit(database)
-    proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
+    url, proxy = proxied(database)
     monkeypatch.setattr(ReplicationStream, "status_every", 0.3)
     monkeypatch.setattr(ReplicationStream, "silence", 2.0)
-    monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", database.replace(f":{parts.port}/", f":{proxy.port}/"))
+    monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", url)
     seen, reader = Seen(), "SELECT active_pid FROM pg_replication_slots WHERE active AND database = current_database()"
-    try:
-        with streaming(followed, seen) as (running, _):
-            until(lambda: bool(seen.caught), running)
-            shop.execute("UPDATE orders SET note = 'before' WHERE id = 1")
-            until(lambda: any(batch.changes == 1 for batch in seen.batches), running)
-            (before,) = shop.execute(reader).fetchall()
-            proxy.freeze()
-            monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", database)
-            until(lambda: bool(seen.retries), running)
-            assert shop.execute(reader).fetchall() == [before]
-            shop.execute("UPDATE orders SET note = 'after' WHERE id < 3")
-            until(lambda: any(batch.changes == 2 for batch in seen.batches), running)
-    finally:
-        proxy.close()
+    with streaming(followed, seen) as (running, _):
+        until(lambda: bool(seen.caught), running)
+        shop.execute("UPDATE orders SET note = 'before' WHERE id = 1")
+        until(lambda: any(batch.changes == 1 for batch in seen.batches), running)
+        (before,) = shop.execute(reader).fetchall()
+        proxy.freeze()
+        monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", database)
+        until(lambda: bool(seen.retries), running)
+        assert shop.execute(reader).fetchall() == [before]
+        shop.execute("UPDATE orders SET note = 'after' WHERE id < 3")
+        until(lambda: any(batch.changes == 2 for batch in seen.batches), running)
     assert landed("SELECT note FROM shop_landing.orders WHERE id < 3") == [("after",), ("after",)]

@@ -17,8 +17,8 @@ import duckdb
 import psycopg
 import pytest
 from tests.chance import SEED
-from tests.connectors.postgres.conftest import Proxy
 from tests.projects import NODE, landing_source, table
+from tests.proxy import Proxy
 
 from dbt_bridge.connectors.postgres.changes.landing_lock import LandingLease
 from dbt_bridge.nouns.bridge_keys import Columns

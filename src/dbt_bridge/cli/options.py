@@ -100,7 +100,8 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
                  help="dbt command to run; by default dbt's module in this environment, else the command on PATH."),
     click.option("--threads", type=click.IntRange(min=1), help="Tables and nodes at once; by default the profile's."),
     click.option("--lock-wait", type=Span(zero=True), metavar="TIME", default="30", show_default=True,
-                 envvar="DBT_BRIDGE_LOCK_WAIT", help="How long to wait for a DuckDB file that another process holds."),
+                 envvar="DBT_BRIDGE_LOCK_WAIT",
+                 help="How long to wait for a DuckDB file or a PostgreSQL table that somebody else holds."),
     *SELECTION_FLAGS,
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document with the receipts.")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from dbt_bridge.errors import UsageError, require_extra
 from dbt_bridge.nouns.dbt_flags import check_flags
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.observe.progress import as_progress
 from dbt_bridge.observe.stream_progress import as_watch
-from dbt_bridge.system.lock_wait import DEFAULT_SECONDS, LockWait, set_lock_wait
+from dbt_bridge.system.lock_wait import DEFAULT_SECONDS, LockWait, iterate_waiting, use_lock_wait
 
 if TYPE_CHECKING:
     from dbt_bridge.cdc.slots import Dropped
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     )
     from dbt_bridge.run.plan import Plan
     from dbt_bridge.run.stream import Stream
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 Selectors = str | Sequence[str]
 """dbt's selectors, as after `--select`: one text or several."""
@@ -71,7 +75,7 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
         selector, state, defer, resource_type, exclude_resource_type, indirect_selection, target_path: as dbt's options.
         threads: tables and nodes at once; None for the profile's number.
         dbt: the dbt command to run; None for dbt's module in this environment, else the command on PATH.
-        lock_wait: seconds to wait for a DuckDB file that another process holds.
+        lock_wait: seconds to wait for a DuckDB file that another process holds, or a table of PostgreSQL.
         flags: dbt's other options by name: `{"log_path": "logs", "favor_state": True, "fail_fast": True}`.
         progress: who hears what happens. None: nobody. A function gets each line of text (`print`, `logger.info`). An
             object like `dbt_bridge.observe.progress.Progress` gets every event, one like its `stream_progress.Watch`
@@ -100,6 +104,17 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
     return OpenProject(options, progress, lock_wait)
 
 
+def _waiting(method: Callable[Concatenate[OpenProject, _P], _T]) -> Callable[Concatenate[OpenProject, _P], _T]:
+    """What the method opens, and the tables that it writes, are waited for as the project says; then no longer."""
+
+    @wraps(method)
+    def call(project: OpenProject, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with use_lock_wait(project._patience):
+            return method(project, *args, **kwargs)
+
+    return call
+
+
 @dataclass(frozen=True, slots=True)
 class OpenProject:
     """A dbt project and its options, from `open_project`; it holds nothing open.
@@ -113,13 +128,14 @@ class OpenProject:
     Attributes:
         options: dbt's, as they were given.
         progress: who hears what happens; None for nobody.
-        lock_wait: seconds to wait for a DuckDB file that another process holds.
+        lock_wait: seconds to wait for a DuckDB file that another process holds, or a table of PostgreSQL.
     """
 
     options: DbtOptions
     progress: Progress | Callable[[str], None] | None = field(default=None, repr=False, compare=False)
     lock_wait: float = DEFAULT_SECONDS
 
+    @_waiting
     def sync(
         self,
         *,
@@ -143,6 +159,7 @@ class OpenProject:
         options = SyncOptions(full_refresh, self.options.threads, until_lsn, max_seconds)
         return SyncOutcome(Receipts(sync(project, options, as_progress(self.progress))))
 
+    @_waiting
     def build(
         self,
         *,
@@ -183,6 +200,7 @@ class OpenProject:
             verify=verify,
         )
 
+    @_waiting
     def deliver(
         self, *, select: Selectors | None = None, exclude: Selectors | None = None, dry_run: bool = False
     ) -> DeliverOutcome:
@@ -198,6 +216,7 @@ class OpenProject:
 
         return deliver_last_build(self._read(select, exclude), as_progress(self.progress), dry_run=dry_run)
 
+    @_waiting
     def verify(
         self,
         *,
@@ -234,6 +253,7 @@ class OpenProject:
         require_compared(parities, MOVED, project.options)
         return CompareOutcome(project.name, Parities(parities))
 
+    @_waiting
     def reconcile(
         self,
         *,
@@ -262,6 +282,7 @@ class OpenProject:
         require_compared(parities, REPLACING, project.options)
         return CompareOutcome(project.name, Parities(parities))
 
+    @_waiting
     def repair(
         self,
         *,
@@ -322,6 +343,7 @@ class OpenProject:
         )
         return prepared.run(as_watch(self.progress), stop or threading.Event())
 
+    @_waiting
     def prepare_stream(
         self,
         *,
@@ -339,6 +361,7 @@ class OpenProject:
 
         return Stream(project, StreamOptions(every, full_refresh, self.options.threads, max_seconds), build)
 
+    @_waiting
     def plan(self, *, select: Selectors | None = None, exclude: Selectors | None = None) -> Plan:
         """What `build` would do, in order, without connecting to anything."""
         from dbt_bridge.run.plan import make_plan
@@ -360,8 +383,9 @@ class OpenProject:
         """The findings of `doctor`, each as soon as it is known."""
         from dbt_bridge.run.doctor import stream_findings
 
-        return stream_findings(lambda: self._read(select, exclude))
+        return iterate_waiting(self._patience, stream_findings(lambda: self._read(select, exclude)))
 
+    @_waiting
     def slots(self, *, select: Selectors | None = None, exclude: Selectors | None = None) -> SlotReports:
         """The replication slots of the cdc sources: lag, log that they retain, and what mends a fault."""
         from dbt_bridge.cdc.slots import list_reports
@@ -369,6 +393,7 @@ class OpenProject:
 
         return SlotReports(list_reports(self._read(select, exclude)))
 
+    @_waiting
     def drop_slots(
         self,
         name: str | None,
@@ -401,11 +426,14 @@ class OpenProject:
             report(one)
         return tuple(dropped)
 
+    @property
+    def _patience(self) -> LockWait:
+        return LockWait(self.lock_wait, as_progress(self.progress).message)
+
     def _read(self, select: Selectors | None, exclude: Selectors | None, *, full_refresh: bool = False) -> Project:
         """The project as it is now, with the selection of one call."""
         from dbt_bridge.project.load import load_project
 
-        set_lock_wait(LockWait(self.lock_wait, as_progress(self.progress).message))
         options = replace(
             self.options,
             select=self.options.select if select is None else _as_selectors(select),

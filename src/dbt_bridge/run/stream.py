@@ -14,7 +14,7 @@ from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.observe.stream_progress import BatchCount, Watch, Watches
 from dbt_bridge.run.outcomes import StreamOutcome
 from dbt_bridge.run.recorded_build import run_recorded
-from dbt_bridge.system.lock_wait import LockWait, set_lock_wait
+from dbt_bridge.system.lock_wait import LockWait, use_lock_wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Stream:
 
     def run(self, watch: Watch, stop: threading.Event) -> StreamOutcome:
         """Follow the cdc sources that the selection needs until `stop` is set; see `cdc.stream`."""
-        set_lock_wait(LockWait())  # a stream tries again by itself, and can be stopped meanwhile
         count = BatchCount()
         rebuild = make_rebuild(self.project, watch) if self.build else None
-        stream(self.project, self.options, Watches([watch, count]), stop, rebuild)
+        with use_lock_wait(LockWait()):  # a stream tries again by itself, and can be stopped meanwhile
+            stream(self.project, self.options, Watches([watch, count]), stop, rebuild)
         return StreamOutcome(count.batches, count.changes)
 
 

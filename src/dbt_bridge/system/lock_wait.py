@@ -1,13 +1,15 @@
-"""How long a file that another process holds is waited for, and who hears of it.
+"""How long a file or a table that somebody else holds is waited for, and who hears of it.
 
-A warehouse's file may be held for a moment: by a query in a notebook, by dbt, by the run before. A command waits a
-little before it fails. The patience belongs to the thread that opens: threads that it starts have none of their own.
+A warehouse's file may be held for a moment: by a query in a notebook, by dbt, by the run before; a table by a report
+that somebody left open. A command waits a little before it fails. The patience belongs to the thread that opens:
+threads that it starts have none of their own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +45,25 @@ def find_lock_wait() -> LockWait:
     return _current.get() or LockWait()
 
 
-def set_lock_wait(wait: LockWait) -> None:
-    """From here on, in this thread."""
-    _current.set(wait)
+@contextmanager
+def use_lock_wait(wait: LockWait) -> Iterator[None]:
+    """Within the block, in this thread."""
+    before = _current.set(wait)
+    try:
+        yield
+    finally:
+        _current.reset(before)
+
+
+def iterate_waiting(wait: LockWait, items: Iterator[_T]) -> Iterator[_T]:
+    """The items, each made with this patience; between two of them their reader has its own."""
+    end = object()
+    while True:
+        with use_lock_wait(wait):
+            item = next(items, end)
+        if item is end:
+            return
+        yield item  # type: ignore[misc]
 
 
 def open_when_free(file: str | Path, connect: Callable[[], _T], name_holder: Callable[[Exception], str | None]) -> _T:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextvars import copy_context
 from pathlib import Path
 
 import duckdb
@@ -15,7 +14,7 @@ from dbt_bridge.connectors.duckdb.session import name_holder
 from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.errors import ConnectionFailed
 from dbt_bridge.run.open_project import open_project
-from dbt_bridge.system.lock_wait import LockWait, set_lock_wait
+from dbt_bridge.system.lock_wait import LockWait, find_lock_wait, use_lock_wait
 
 _HOLD = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 
@@ -32,11 +31,8 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def open_with(wait: LockWait, path: Path, *prepare: str) -> None:
-    def run() -> None:
-        set_lock_wait(wait)
+    with use_lock_wait(wait):
         DuckDBWarehouse.open(path, prepare=prepare).close()
-
-    copy_context().run(run)
 
 
 def test_it_is_waited_for_and_told_once(holder: subprocess.Popen[str], tmp_path: Path) -> None:
@@ -83,7 +79,11 @@ def test_every_method_of_a_project_has_its_patience(
         if "waiting up to" in text and holder.stdin is not None:
             holder.stdin.close()
 
-    assert open_project(tmp_path, profiles_dir=tmp_path, lock_wait=600, progress=let_go).build().ok
+    project = open_project(tmp_path, profiles_dir=tmp_path, lock_wait=600, progress=let_go)
+    assert project.build().ok
+    assert find_lock_wait() == LockWait(), "its patience is its own"
+    for _ in project.stream_findings():
+        assert find_lock_wait() == LockWait()
     assert sum("waiting up to" in text for text in told) == 1
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -101,74 +97,3 @@ def taken() -> Callable[..., Reader]:
         return reader
 
     return read
-
-
-class Proxy:
-    """A TCP proxy on the loopback: passes bytes, until it resets the connections or goes silent."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
-        self._passing = threading.Event()
-        self._passing.set()
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def reset(self) -> None:
-        """Every connection gets a TCP RST."""
-        pairs, self._pairs = self._pairs, []
-        for side in (side for pair in pairs for side in pair):
-            side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            with contextlib.suppress(OSError):
-                side.close()
-
-    def freeze(self) -> None:
-        """Connections stay open and nothing passes, as behind a firewall that forgot them."""
-        self._passing.clear()
-
-    def close(self) -> None:
-        self._passing.set()
-        self._listener.close()
-        self.reset()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                self._pairs.append((client, server))
-                for source, sink in ((client, server), (server, client)):
-                    source.settimeout(0.05)  # a thread that waits in recv would keep a closed socket open
-                    threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                try:
-                    data = source.recv(65_536)
-                except TimeoutError:
-                    continue
-                if not data:
-                    break
-                self._passing.wait()
-                sink.sendall(data)
-        for side in (source, sink):
-            with contextlib.suppress(OSError):
-                side.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.fixture
-def proxied() -> Iterator[Callable[[str], tuple[str, Proxy]]]:
-    """`proxied(url)` is the same server behind a proxy: its URL, and the proxy."""
-    proxies: list[Proxy] = []
-
-    def behind(url: str) -> tuple[str, Proxy]:
-        parts = urlsplit(url)
-        proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
-        proxies.append(proxy)
-        return url.replace(f":{parts.port}/", f":{proxy.port}/"), proxy
-
-    yield behind
-    for proxy in proxies:
-        proxy.close()

@@ -25,6 +25,7 @@ from psycopg import pq
 
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.wire.session import CONTROL_SETTINGS, build_settings_sql
+from dbt_bridge.connectors.postgres.wire.watch import connect_watched
 from dbt_bridge.errors import ConnectionFailed, OriginError
 
 PATIENCE = 600.0  # seconds to wait for a mover to let go: it finishes its transaction, its copy or its dbt build
@@ -70,11 +71,12 @@ class _Session:
         self.move, self.hold = _key("move", slot), _key("hold", slot)
         self._connections = Connections(name, url)
         try:
-            self._connection = psycopg.connect(self._connections.conninfo(), autocommit=True)
+            self._connection = connect_watched(self._connections.conninfo())
         except psycopg.Error as error:
             raise self._connections.translate_connect_error(error) from error
         try:
-            self.is_lent = self.query("SELECT pg_catalog.pg_backend_pid()") != [(self._connection.info.backend_pid,)]
+            [(self._connection.watch.pid,)] = self.query("SELECT pg_catalog.pg_backend_pid()")
+            self.is_lent = self._connection.watch.pid != self._connection.info.backend_pid
             if not self.is_lent:  # else whoever has the session next would have its settings
                 self.query(build_settings_sql(_SETTINGS, for_transaction=False))
         except BaseException:

@@ -19,6 +19,7 @@ from dbt_bridge.connectors.postgres.changes.past.timeline import Branches, read_
 from dbt_bridge.connectors.postgres.changes.slot_wait import Blockers
 from dbt_bridge.connectors.postgres.changes.walsender import SET, Walsender, translate_error
 from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.wire.watch import WatchedConnection, connect_watched
 from dbt_bridge.errors import BridgeError, OriginError, UsageError
 from dbt_bridge.nouns.table import quote_identifier
 
@@ -128,7 +129,7 @@ class Replication:
         self.name = name
         self.url = url
         self.connections = Connections(name, url)
-        self._control: psycopg.Connection[Any] | None = None
+        self._control: WatchedConnection | None = None
         self._identity: Identity | None = None
         self._lock = threading.RLock()
 
@@ -310,13 +311,13 @@ class Replication:
     def _states(self, name: str | None) -> list[SlotState]:
         return [_state(row) for row in self.query(_SLOTS, {"name": name})]
 
-    def _connect_control(self) -> psycopg.Connection[Any]:
+    def _connect_control(self) -> WatchedConnection:
         if self._control is None:
             try:
-                control = psycopg.connect(self.connections.conninfo(), autocommit=True)
+                control = connect_watched(self.connections.conninfo())
             except psycopg.Error as error:
                 raise self.connections.translate_connect_error(error) from error
-            control.execute(SET.encode())
+            control.prepare(SET)
             # Nothing here has to outlive the loss of the server's disk: do not wait for synchronous standbys.
             control.execute("SET synchronous_commit = local")
             self._control = control

@@ -16,7 +16,7 @@ from dbt_bridge.connectors.postgres.changes.receiver import Patience, Receiver, 
 from dbt_bridge.connectors.postgres.changes.slot import Replication
 from dbt_bridge.connectors.postgres.changes.spool import Spool
 from dbt_bridge.connectors.postgres.changes.walsender import Walsender
-from dbt_bridge.errors import OriginError
+from dbt_bridge.errors import ConnectionFailed, OriginError
 from dbt_bridge.nouns.table import quote_identifier, quote_literal
 from dbt_bridge.system.retry import SLOT, retry
 
@@ -121,8 +121,16 @@ class ReplicationStream:
             state = replication.slot(self._slot)
             return (state is not None and state.active) or error.sqlstate == OBJECT_IN_USE
 
+        def expect_answer(seconds: float) -> None:
+            """The server answers before it reads its log, so it is not what it works on."""
+            if seconds >= self.silence:
+                raise ConnectionFailed(
+                    f"origin {self.name!r}: its server has not answered START_REPLICATION for {seconds:.0f} s",
+                    mend="check the network between here and the server; then run the same command again",
+                )
+
         try:
-            retry(lambda: walsender.command(command), self.in_use, is_in_use)
+            retry(lambda: walsender.command(command, waiting=expect_answer), self.in_use, is_in_use)
         except OriginError as error:
             state = replication.slot(self._slot)
             if state is not None and state.active:

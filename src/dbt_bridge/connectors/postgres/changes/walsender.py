@@ -13,18 +13,16 @@ from typing import Any
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.wire.session import CONTROL_SETTINGS, build_settings_sql
+from dbt_bridge.connectors.postgres.wire.watch import Silence, Watch
 from dbt_bridge.errors import BridgeError, OriginError
 
 # `SET`, not libpq's `options`: unknown settings are passed over on older servers, and the user's own `options` stay.
 # A walsender that waits for transactions, or keeps a snapshot, is idle in a transaction and must not be ended for it.
 SET = build_settings_sql(CONTROL_SETTINGS, for_transaction=False)
-
-# What tells a dead peer from a quiet one, below the protocol's own keepalives.
-_TCP = {"keepalives": "1", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 
 
 class Walsender:
@@ -41,15 +39,17 @@ class Walsender:
     def __init__(self, connections: Connections) -> None:
         self.name = connections.name
         self._connections = connections
-        known = {**_TCP, **conninfo_to_dict(connections.conninfo()), "replication": "database"}
+        self._watch = Watch(connections.conninfo())
         try:
-            self._connection = psycopg.connect(make_conninfo(**known), autocommit=True)  # type: ignore[arg-type]
+            walsender = make_conninfo(connections.conninfo(), replication="database")
+            self._connection = psycopg.connect(walsender, autocommit=True)
         except psycopg.Error as error:
             raise translate_error(connections, error, connecting=True) from error
         self.pgconn = self._connection.pgconn
         self.server_version = self.pgconn.server_version
         try:
-            self.command(SET)
+            rows, _ = self.command(SET)
+            self._watch.pid = int(rows[0][-1])
         except BaseException:
             self.close()
             raise
@@ -73,29 +73,42 @@ class Walsender:
         """
         self.pgconn.send_query(sql.encode())
         begun = time.monotonic()
+        results = []
+        while (result := self._next_result(begun, waiting)) is not None:
+            if result.status == pq.ExecStatus.COPY_BOTH:
+                return [], result
+            results.append(result)
+        if not results:
+            raise self.make_broken_error()
+        result = results[0]
+        if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+            raise self.make_refusal(result)
+        rows = [tuple(_text(result.get_value(r, c)) for c in range(result.nfields)) for r in range(result.ntuples)]
+        return rows, result
+
+    def _next_result(self, begun: float, waiting: Callable[[float], None] | None) -> pq.abc.PGresult | None:
+        heard = time.monotonic()
         while True:
             self.flush()
             if not self.pgconn.is_busy():
-                break
+                return self.pgconn.get_result()
             if self._readable(0.5):
                 self.consume()
-            elif waiting is not None:
+                heard = time.monotonic()
+                continue
+            self._look(time.monotonic() - heard)
+            if waiting is not None:
                 try:
                     waiting(time.monotonic() - begun)
                 except BaseException:
                     self._connection.cancel_safe(timeout=5)
                     raise
-        result = self.pgconn.get_result()
-        if result is None:
-            raise self.make_broken_error()
-        if result.status == pq.ExecStatus.COPY_BOTH:
-            return [], result
-        while self.pgconn.get_result() is not None:
-            pass
-        if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
-            raise self.make_refusal(result)
-        rows = [tuple(_text(result.get_value(r, c)) for c in range(result.nfields)) for r in range(result.ntuples)]
-        return rows, result
+
+    def _look(self, silent: float) -> None:
+        try:
+            self._watch.look(silent)
+        except Silence as error:
+            raise translate_error(self._connections, error) from error
 
     def read_history(self, timeline: int) -> str:
         """The content of a timeline's history file.

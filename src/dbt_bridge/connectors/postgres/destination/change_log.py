@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from psycopg import Cursor, sql
@@ -17,6 +18,7 @@ from dbt_bridge.connectors.postgres.destination.column_types import base, landin
 from dbt_bridge.connectors.postgres.destination.history import moment_literal
 from dbt_bridge.connectors.postgres.destination.keyless import EXACT
 from dbt_bridge.connectors.postgres.destination.landing_table import join_list, quote_identifiers, value
+from dbt_bridge.connectors.postgres.destination.locks import do_when_free
 from dbt_bridge.connectors.postgres.destination.publish import publish_one
 from dbt_bridge.connectors.postgres.destination.relation import Relation, find_table, identifier
 from dbt_bridge.contracts.destination import (
@@ -58,11 +60,10 @@ def join(cur: Cursor[Any], replica: Replica, staged: Staged, copied_at: int) -> 
         )
     loaded = publish_one(cur, replace(staged, load=replace(staged.load, write_disposition=_disposition(goes_on))))
     for column in OWN:
-        cur.execute(
-            sql.SQL("ALTER TABLE {target} ADD COLUMN IF NOT EXISTS {column} {type}").format(
-                **names, column=sql.Identifier(column.name), type=sql.SQL(OWN_TYPES[column.name])
-            )
+        add = sql.SQL("ALTER TABLE {target} ADD COLUMN IF NOT EXISTS {column} {type}").format(
+            **names, column=sql.Identifier(column.name), type=sql.SQL(OWN_TYPES[column.name])
         )
+        do_when_free(cur, name, partial(cur.execute, add))
     cur.execute(
         sql.SQL(
             "UPDATE {target} AS t\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from dbt_bridge.connectors.postgres.destination.landing_table import (
     same_key,
     value,
 )
+from dbt_bridge.connectors.postgres.destination.locks import do_when_free
 from dbt_bridge.connectors.postgres.destination.relation import Relation, find_relation, identifier
 from dbt_bridge.contracts.destination import (
     CHANGE_LSN,
@@ -238,7 +240,8 @@ def _create(cur: Cursor[Any], replica: Replica, names: dict[str, sql.Composable]
     refuse_other_history(replica, there.columns)
     for column, definition in zip(columns, definitions, strict=True):
         if column.name not in there.columns:
-            cur.execute(sql.SQL("ALTER TABLE {history} ADD COLUMN {definition}").format(**names, definition=definition))
+            add = sql.SQL("ALTER TABLE {history} ADD COLUMN {definition}").format(**names, definition=definition)
+            do_when_free(cur, replica.history_name, partial(cur.execute, add))
 
 
 def _type(column: Column) -> str:

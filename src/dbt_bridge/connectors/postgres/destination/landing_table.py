@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from psycopg import Cursor, errors, sql
@@ -20,6 +21,7 @@ from dbt_bridge.connectors.postgres.destination.column_types import (
     wider,
     wire,
 )
+from dbt_bridge.connectors.postgres.destination.locks import do_when_free, try_at_once
 from dbt_bridge.connectors.postgres.destination.relation import Relation, find_relation, identifier
 from dbt_bridge.contracts.destination import DELETED_AT, CannotReshape, Replica
 from dbt_bridge.errors import KeyRefused, TypeRefused
@@ -134,10 +136,11 @@ WHERE i.indrelid = %s AND position(%s IN c.relname) > 0
 
 
 def drop_own_indexes(cur: Cursor[Any], table: Relation) -> None:
-    """Rows come faster into a table without them; they are made again after them."""
+    """Rows come faster into a table without them; they are made again after them. Under a reader they stay."""
     cur.execute(_OWN_INDEXES, [table.oid, _OURS])
-    for (index,) in cur.fetchall():
-        cur.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(table.name.schema, index)))
+    drops = [sql.SQL("DROP INDEX {}").format(sql.Identifier(table.name.schema, index)) for (index,) in cur.fetchall()]
+    for drop in drops:
+        try_at_once(cur, partial(cur.execute, drop))
 
 
 def _free_index_name(cur: Cursor[Any], name: TableName) -> str:
@@ -174,8 +177,7 @@ def ensure_key(cur: Cursor[Any], replica: Replica, table: Relation, where: str =
         sql.SQL(where),
     )
     try:
-        with cur.connection.transaction():
-            cur.execute(statement)
+        do_when_free(cur, table.name, lambda: cur.execute(statement), readers=False)
     except (errors.UniqueViolation, errors.UndefinedObject, errors.ProgramLimitExceeded) as error:
         told = " ".join((error.diag.message_detail or error.diag.message_primary or "").split())
         raise KeyRefused(
@@ -253,9 +255,9 @@ def _widen(cur: Cursor[Any], replica: Replica, table: Relation, column: Column) 
 
 
 def _alter(cur: Cursor[Any], replica: Replica, name: TableName, change: sql.Composable) -> None:
+    alter = sql.SQL("ALTER TABLE {} {}").format(identifier(name), change)
     try:
-        with cur.connection.transaction():
-            cur.execute(sql.SQL("ALTER TABLE {} {}").format(identifier(name), change))
+        do_when_free(cur, name, lambda: cur.execute(alter))
     except (
         errors.FeatureNotSupported,
         errors.DependentObjectsStillExist,

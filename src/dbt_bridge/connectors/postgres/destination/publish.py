@@ -1,7 +1,8 @@
 """A staged table takes its place in Postgres: replace, append or merge, inside the caller's transaction.
 
 A replaced table is dropped and the staging table renamed where nothing hangs on it. Views, grants, indexes, foreign
-keys and the like keep the table itself: then its rows are replaced in place. Nothing is ever dropped with CASCADE.
+keys and the like keep the table itself, and so does somebody who reads it just now: then its rows are replaced in
+place. Nothing is ever dropped with CASCADE.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from psycopg import Cursor, errors, sql
 
 from dbt_bridge.connectors.postgres.destination.column_types import base, fits, wider
 from dbt_bridge.connectors.postgres.destination.fitting import check_fit, refuse_cascades, tell_refusal
+from dbt_bridge.connectors.postgres.destination.locks import bound_waits, do_when_free, try_at_once
 from dbt_bridge.connectors.postgres.destination.marks import remember
 from dbt_bridge.connectors.postgres.destination.relation import (
     Relation,
@@ -30,16 +32,11 @@ from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused
 from dbt_bridge.nouns.table import TableName, quote_table_name
 from dbt_bridge.replicate.loads import several_rows, type_changed
 
-LOCK_TIMEOUT = "60s"
-"""How long a delivery waits for a lock on an application's table: meanwhile the application's own writers wait behind
-it."""
-
 
 def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
     """Put one staged table in its place. What a delivery finds there and is not its own is never altered unasked."""
     load, name = staged.load, staged.load.table.name
-    if load.delivery is not None:
-        cur.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT)))
+    bound_waits(cur)
     there = find_table(cur, name)
     if there is None:
         _drop_ghost(cur, name)
@@ -48,7 +45,8 @@ def publish_one(cur: Cursor[Any], staged: Staged) -> Loaded:
         _remember(cur, load)
         return Loaded(staged.rows, _count(cur, name), 0, 0, staged.bytes, created)
     # One writer at a time; readers go on until the end of the transaction.
-    cur.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(identifier(name)))
+    lock = sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(identifier(name))
+    do_when_free(cur, name, lambda: cur.execute(lock), readers=False)
     if load.delivery is None:
         return _write(cur, staged, there)
     with _refusing(there):
@@ -82,8 +80,7 @@ def _replace(cur: Cursor[Any], staged: Staged, there: Relation) -> Loaded:
     name = staged.load.table.name
     deleted = _count(cur, name)
     new = _staging(cur, staged)
-    if _is_replaceable(cur, staged.load, there, new):
-        cur.execute(sql.SQL("DROP TABLE {}").format(identifier(name)))
+    if _is_replaceable(cur, staged.load, there, new) and _drop(cur, there, new):
         _rename(cur, staged)
         changes = tuple(
             describe_altered(column, there.columns[column], type_)
@@ -114,6 +111,17 @@ def _is_replaceable(cur: Cursor[Any], load: Load, there: Relation, new: Relation
     return is_bare(cur, there, new, load.delivery.mark if load.delivery is not None else "")
 
 
+def _drop(cur: Cursor[Any], there: Relation, new: Relation) -> bool:
+    """Make room for the new table. False where somebody reads the old one, and its rows may as well be replaced."""
+    drop = sql.SQL("DROP TABLE {}").format(identifier(there.name))
+    if try_at_once(cur, lambda: cur.execute(drop)):
+        return True
+    if list(there.columns.items()) == list(new.columns.items()):
+        return False
+    do_when_free(cur, there.name, lambda: cur.execute(drop))
+    return True
+
+
 def _prepare(cur: Cursor[Any], staged: Staged, there: Relation) -> tuple[Relation, tuple[str, ...]]:
     """The table as the rows can be written to it, and what was altered for that."""
     delivery = staged.load.delivery
@@ -135,12 +143,15 @@ def _refusing(there: Relation) -> Iterator[None]:
 
 
 def _empty(cur: Cursor[Any], table: Relation) -> None:
-    """Without its rows. TRUNCATE is refused where a foreign key points here, or the privilege is missing."""
+    """Without its rows. TRUNCATE is refused where a foreign key points here, or the privilege is missing; and whoever
+    reads the table just now goes on reading the rows that are deleted."""
+    truncate = sql.SQL("TRUNCATE {}").format(identifier(table.name))
     try:
-        with cur.connection.transaction():
-            cur.execute(sql.SQL("TRUNCATE {}").format(identifier(table.name)))
+        if try_at_once(cur, lambda: cur.execute(truncate)):
+            return
     except (errors.FeatureNotSupported, errors.InsufficientPrivilege, errors.WrongObjectType):
-        cur.execute(sql.SQL("DELETE FROM {}").format(identifier(table.name)))
+        pass  # DELETE can
+    cur.execute(sql.SQL("DELETE FROM {}").format(identifier(table.name)))
 
 
 def _rename(cur: Cursor[Any], staged: Staged) -> None:
@@ -162,8 +173,7 @@ def _drop_ghost(cur: Cursor[Any], name: TableName) -> None:
     if found is None:
         return
     try:
-        with cur.connection.transaction():
-            cur.execute(sql.SQL("DROP VIEW {}").format(identifier(name)))
+        do_when_free(cur, name, lambda: cur.execute(sql.SQL("DROP VIEW {}").format(identifier(name))))
     except errors.DependentObjectsStillExist as error:
         raise DestinationError(
             f"views depend on the placeholder view {name}, which the table is to replace: {_detail(error)}",
@@ -344,9 +354,9 @@ def _all_fit(cur: Cursor[Any], new: Relation, column: str, type_: str) -> bool:
 def _alter(
     cur: Cursor[Any], table: Relation, change: sql.Composable, column: str = "", *, is_delivery: bool = False
 ) -> None:
+    alter = sql.SQL("ALTER TABLE {} {}").format(identifier(table.name), change)
     try:
-        with cur.connection.transaction():
-            cur.execute(sql.SQL("ALTER TABLE {} {}").format(identifier(table.name), change))
+        do_when_free(cur, table.name, lambda: cur.execute(alter))
     except (errors.FeatureNotSupported, errors.DependentObjectsStillExist) as error:
         # "cannot alter type of a column used by a view or rule"
         dropped = f"drop what depends on {quote_table_name(table.name)} (dbt build makes its views again), then run the"

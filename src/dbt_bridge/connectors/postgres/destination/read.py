@@ -7,7 +7,7 @@ arrays and every type that Arrow lacks as Postgres's own text. Timestamps and da
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +21,9 @@ from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.postgres.destination.column_types import BY_ARROW, base
 from dbt_bridge.connectors.postgres.destination.relation import Relation
 from dbt_bridge.connectors.postgres.destination.session import find_driver_conninfo
-from dbt_bridge.connectors.postgres.wire.bulk import repair_moments
-from dbt_bridge.connectors.postgres.wire.session import prepare_session
+from dbt_bridge.connectors.postgres.wire import bulk
+from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection, repair_moments
+from dbt_bridge.connectors.postgres.wire.watch import Silence, Watch
 from dbt_bridge.errors import DestinationError, TypeRefused, scrubbed
 from dbt_bridge.nouns.table import (
     Column,
@@ -30,11 +31,11 @@ from dbt_bridge.nouns.table import (
     quote_identifier,
     quote_table_name,
 )
+from dbt_bridge.system.aside import Aside
 from dbt_bridge.system.owned_reader import make_reader
 
 _ARROW = {**BY_ARROW, "oid": pa.int64()}
 _NUMERIC = re.compile(r"numeric\((\d+),(\d+)\)")
-_BATCH_BYTES = "4000000"
 _EARLIEST_US = -210_866_803_200_000_000  # Postgres's own first moment, 4714-11-24 BC
 _EARLIEST_DAY = -2_440_588
 _TEXTS = {"text", "character varying", "character", "name"}
@@ -97,19 +98,21 @@ def _select(column: Column) -> _Selected:
 
 
 def _rows(conninfo: str, table: Table, selected: Sequence[_Selected], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    import adbc_driver_postgresql.dbapi as adbc
-
     statement = f"SELECT {', '.join(s.expression for s in selected)}\nFROM {quote_table_name(table.name)}"
+    driver = find_driver_conninfo(conninfo)
+    watch = Watch(driver)
+
+    def batches() -> Generator[pa.RecordBatch, None, None]:
+        with closing(BulkConnection(driver, watch)) as connection:
+            connection.prepare_session()  # the text forms below depend on it
+            yield from connection.stream(statement)
+
     try:
-        driver = find_driver_conninfo(conninfo)
-        with closing(adbc.connect(driver, autocommit=True)) as connection, closing(connection.cursor()) as cur:
-            prepare_session(cur.execute)  # the text forms below depend on it
-            cur.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": _BATCH_BYTES})
-            cur.execute(statement)
-            for batch in cur.fetch_record_batch():
+        with Aside(watch.look_at_waiting) as aside:
+            for batch in aside.iterate(batches()):
                 arrays = [_decode(a, s.column, table) for a, s in zip(batch.columns, selected, strict=True)]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-    except (adbc.Error, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
+    except (bulk.Error, Silence, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
         raise DestinationError(
             f"Postgres broke off while {table.name} was read: {scrubbed(' '.join(str(error).split()))}",
             mend="run the same command again; if the message is about a value, cast its column in the model",

@@ -14,6 +14,7 @@ from dbt_bridge.connectors.postgres.wire.session import (
     prepare_session,
     with_encoding,
 )
+from dbt_bridge.connectors.postgres.wire.watch import WatchedConnection, connect_watched
 from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, scrubbed
 from dbt_bridge.nouns.table import TableName
 
@@ -21,14 +22,14 @@ WRITING = "USAGE, CREATE on the schema (and ownership of the table)"
 READING = "USAGE on the schema and SELECT on the table"
 
 
-def connect(conninfo: str, name: str) -> psycopg.Connection:
+def connect(conninfo: str, name: str) -> WatchedConnection:
     """A connection, in autocommit.
 
     Args:
         name: the destination's, for messages.
     """
     try:
-        connection = psycopg.connect(with_encoding(conninfo), autocommit=True)
+        connection = connect_watched(with_encoding(conninfo, writes=True))
     except psycopg.OperationalError as error:
         raise ConnectionFailed(
             f"the Postgres destination {name!r} cannot be reached: {scrubbed(str(error)).strip()}",
@@ -36,24 +37,26 @@ def connect(conninfo: str, name: str) -> psycopg.Connection:
         ) from None  # the driver's error holds the connection's parameters
     try:
         with translate_errors("a new session"):
-            prepare_session(lambda statement: connection.execute(statement.encode()))
+            pid = prepare_session(lambda statement: connection.execute(statement.encode()).fetchone() or ())
+            connection.watch.pid = pid
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def find_driver_conninfo(conninfo: str, connection: psycopg.Connection | None = None) -> str:
+def find_driver_conninfo(conninfo: str, connection: psycopg.Connection | None = None, *, writes: bool = False) -> str:
     """With what ADBC's driver connects to the same database as the same user; asks the server.
 
     Args:
+        writes: see `with_encoding`.
         connection: one of `connect`'s, where there is one; else it is asked through a new one.
     """
     if connection is None:
         with closing(connect(conninfo, "")) as asked:
-            return find_driver_conninfo(conninfo, asked)
+            return find_driver_conninfo(conninfo, asked, writes=writes)
     ((other_names,),) = connection.execute(FINDS_OTHER_NAMES.encode()).fetchall()
-    return driver_conninfo(conninfo, finds_other_names=other_names)
+    return driver_conninfo(conninfo, finds_other_names=other_names, writes=writes)
 
 
 @contextmanager

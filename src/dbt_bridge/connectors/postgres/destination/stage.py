@@ -21,12 +21,15 @@ from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.postgres.destination.column_types import Wire, landing_type, wire
 from dbt_bridge.connectors.postgres.destination.relation import LONGEST_NAME, identifier
 from dbt_bridge.connectors.postgres.destination.session import find_driver_conninfo
-from dbt_bridge.connectors.postgres.wire.session import prepare_session
+from dbt_bridge.connectors.postgres.wire import bulk
+from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
+from dbt_bridge.connectors.postgres.wire.watch import Silence, Watch
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError, scrubbed
 from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_identifier
 from dbt_bridge.replicate.loads import check_request
+from dbt_bridge.system.aside import Aside
 from dbt_bridge.system.owned_reader import make_reader
 
 ROW = "_dbt_bridge_row"
@@ -125,18 +128,22 @@ def create(cur: Cursor[Any], staging: TableName, load: Load, *, logged: bool, ra
 
 def copy_in(conninfo: str, staging: TableName, encoded: Encoded) -> None:
     """Copy all batches in. Without columns there is nothing to copy; rows of a table without columns are not kept."""
-    import adbc_driver_postgresql.dbapi as adbc
-
     reader = encoded.reader()
     if not reader.schema.names:
         encoded.rows += sum(batch.num_rows for batch in reader)
         return
+    driver = find_driver_conninfo(conninfo, writes=True)
+    watch = Watch(driver)
+
+    def ingest() -> None:
+        with closing(BulkConnection(driver, watch)) as connection:
+            connection.prepare_session()
+            connection.ingest(staging.schema, staging.name, reader)
+
     try:
-        driver = find_driver_conninfo(conninfo)
-        with closing(adbc.connect(driver, autocommit=True)) as connection, closing(connection.cursor()) as cur:
-            prepare_session(cur.execute)
-            cur.adbc_ingest(staging.name, reader, mode="append", db_schema_name=staging.schema)
-    except adbc.Error as error:
+        with Aside(watch.look_at_waiting) as aside:
+            aside.call(ingest)
+    except (bulk.Error, Silence) as error:
         if encoded.failure is not None:
             raise encoded.failure from None
         raise translate_error(str(error), getattr(error, "sqlstate", None), staging, encoded) from error
@@ -227,7 +234,7 @@ class Carrier:
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
-        self._connection: Any = None
+        self._connection: BulkConnection | None = None
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -246,8 +253,6 @@ class Carrier:
             TypeRefused: a value that Postgres cannot keep.
             DestinationError: Postgres broke off.
         """
-        import adbc_driver_postgresql.dbapi as adbc
-
         load = Load(Table(of, tuple(columns)), "append", "")
         encoded = Encoded(load, rows.select([c.name for c in columns]).to_reader())
         definitions = sql.SQL(", ").join(
@@ -255,21 +260,30 @@ class Carrier:
         )
         create = sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(identifier(staging), definitions)
         try:
-            with self._lock, self._open().cursor() as cur:
-                cur.execute(create.as_string())
-                cur.adbc_ingest(staging.name, encoded.reader(), mode="append", db_schema_name=staging.schema)
-        except adbc.Error as error:
+            with self._lock:
+                self._carry(create.as_string(), staging, encoded.reader())
+        except (bulk.Error, Silence) as error:
             self.close()  # it may be broken; the next rows open another one
             if encoded.failure is not None:
                 raise encoded.failure from None
             raise translate_error(str(error), getattr(error, "sqlstate", None), staging, encoded) from error
 
-    def _open(self) -> Any:
-        import adbc_driver_postgresql.dbapi as adbc
+    def _carry(self, create: str, staging: TableName, rows: pa.RecordBatchReader) -> None:
+        driver = "" if self._connection else find_driver_conninfo(self._conninfo, writes=True)
+        watch = self._connection.watch if self._connection else Watch(driver)
 
-        if self._connection is None:
-            self._connection = adbc.connect(find_driver_conninfo(self._conninfo), autocommit=True)
-            with self._connection.cursor() as cur:
-                prepare_session(cur.execute)
-                cur.execute("SET synchronous_commit = off")  # what is staged need not survive anything
-        return self._connection
+        def carry() -> None:
+            if self._connection is None:
+                self._connection = _open_carrier(driver, watch)
+            self._connection.execute(create)
+            self._connection.ingest(staging.schema, staging.name, rows)
+
+        with Aside(watch.look_at_waiting) as aside:
+            aside.call(carry)
+
+
+def _open_carrier(driver: str, watch: Watch) -> BulkConnection:
+    connection = BulkConnection(driver, watch)
+    connection.prepare_session()
+    connection.execute("SET synchronous_commit = off")  # what is staged need not survive anything
+    return connection

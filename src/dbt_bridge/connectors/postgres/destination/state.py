@@ -36,6 +36,7 @@ from dbt_bridge.connectors.postgres.wire.digest_sql import (
 )
 from dbt_bridge.connectors.postgres.wire.key_search import Comparison, Lookup
 from dbt_bridge.connectors.postgres.wire.session import READ_SETTINGS, build_settings_sql
+from dbt_bridge.connectors.postgres.wire.watch import Silence, Watch, WatchedConnection
 from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
 from dbt_bridge.contracts.side import BucketSelection
@@ -50,6 +51,7 @@ from dbt_bridge.nouns.table import (
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
 from dbt_bridge.replicate.replica_checks import recopy_command
 from dbt_bridge.replicate.stored_values import cast_columns, missing_column
+from dbt_bridge.system.aside import Aside
 from dbt_bridge.system.owned_reader import make_reader
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -83,7 +85,7 @@ class PostgresState:
         snapshot: that transaction's.
     """
 
-    def __init__(self, conninfo: str, control: psycopg.Connection[Any], snapshot: str) -> None:
+    def __init__(self, conninfo: str, control: WatchedConnection, snapshot: str) -> None:
         self._driver_conninfo = find_driver_conninfo(conninfo, control)
         self._control = control
         self._snapshot = snapshot
@@ -156,18 +158,21 @@ class PostgresState:
 
     def stream(self, query: str, where: TableName) -> Iterator[pa.RecordBatch]:
         """The batches of a query, on a connection of its own in the snapshot."""
+        watch = Watch(self._driver_conninfo)
         try:
-            connection = self._idle.pop() if self._idle else self._open_connection()
-            self._reading.append(connection)
-            try:
-                yield from connection.stream(query)
-            except BaseException:  # also when nobody reads on: what is still sent would have to be read
-                connection.close()
-                raise
-            finally:
-                self._reading.remove(connection)
-            self._idle.append(connection)
-        except (bulk.Error, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
+            connection = self._idle.pop() if self._idle else None
+            with Aside((connection.watch if connection else watch).look_at_waiting) as aside:
+                connection = connection or aside.call(lambda: self._open_connection(watch))
+                self._reading.append(connection)
+                try:
+                    yield from aside.iterate(connection.stream(query))
+                except BaseException:  # also when nobody reads on: what is still sent would have to be read
+                    connection.close()
+                    raise
+                finally:
+                    self._reading.remove(connection)
+                self._idle.append(connection)
+        except (bulk.Error, Silence, OSError, pa.ArrowException) as error:  # pyarrow's own in the middle of a stream
             said = scrubbed(" ".join(str(error).split()))
             raise DestinationError(
                 f"Postgres broke off while {where} was read: {said}",
@@ -179,19 +184,19 @@ class PostgresState:
         with suppress(psycopg.Error):  # it ended by itself, or the server is gone
             self._control.cancel_safe(timeout=5)
         for connection in list(self._reading):
-            with suppress(bulk.Error):  # likewise
-                connection.cancel()
+            connection.cancel()
 
     def close(self) -> None:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
 
-    def _open_connection(self) -> BulkConnection:
-        connection = BulkConnection(self._driver_conninfo)
+    def _open_connection(self, watch: Watch) -> BulkConnection:
+        connection = BulkConnection(self._driver_conninfo, watch)
         try:
-            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", _SET):
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'"):
                 connection.execute(statement)
+            connection.prepare(_SET)
         except BaseException:
             connection.close()
             raise
@@ -278,7 +283,7 @@ def open_state(conninfo: str, name: str) -> Iterator[PostgresState]:
     with closing(connect(conninfo, name)) as control:
         with translate_errors("a state to read", READING):
             control.execute(_BEGIN.encode())
-            control.execute(_SET.encode())
+            control.prepare(_SET)
             row = control.execute("SELECT pg_export_snapshot()").fetchone()
         assert row is not None, "it has one"
         with closing(PostgresState(conninfo, control, str(row[0]))) as state:

@@ -23,6 +23,7 @@ from dbt_bridge.connectors.postgres.destination import audit
 from dbt_bridge.connectors.postgres.destination import stage as staging_area
 from dbt_bridge.connectors.postgres.destination.apply import PostgresApplication
 from dbt_bridge.connectors.postgres.destination.column_types import TEXTS, base, check_key, copied_as, map_column
+from dbt_bridge.connectors.postgres.destination.locks import bound_waits
 from dbt_bridge.connectors.postgres.destination.marks import recall
 from dbt_bridge.connectors.postgres.destination.publish import publish_one
 from dbt_bridge.connectors.postgres.destination.read import read_relation, relation_table
@@ -46,6 +47,7 @@ from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.replicate.loads import check_cursor, load_staged
+from dbt_bridge.system.lock_wait import find_lock_wait, use_lock_wait
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
 _CLASS = 0x6462_7462  # "dbtb": the first key of our advisory locks
@@ -77,6 +79,7 @@ class PostgresWarehouse:
         self._alive: psycopg.Connection | None = None
         self._carrier = Carrier(conninfo)
         self._lock = threading.Lock()
+        self._lock_wait = find_lock_wait()  # of whoever opens it, also for threads that it starts
 
     def queries(self, schema: str = "") -> PostgresQueries:
         """Its relations, asked in SQL; names without a schema are found by the user's own search_path."""
@@ -345,7 +348,11 @@ class PostgresWarehouse:
 
     @contextmanager
     def _connect(self, where: object) -> Iterator[psycopg.Connection]:
-        with connect(self._conninfo, self.name) as connection, translate_errors(where):
+        with (
+            use_lock_wait(self._lock_wait),
+            connect(self._conninfo, self.name) as connection,
+            translate_errors(where),
+        ):
             yield connection
 
     @contextmanager
@@ -359,7 +366,9 @@ def _lock_named(cur: Cursor[Any], name: str) -> None:
 
 
 def _lock_table(cur: Cursor[Any], name: TableName) -> None:
+    cur.execute("SET LOCAL lock_timeout = 0")  # another run of ours ends by itself
     _lock_named(cur, str(name))
+    bound_waits(cur)
 
 
 def _becomes_the_table(cur: Cursor[Any], load: Load, there: Relation | None) -> bool:

@@ -28,6 +28,7 @@ from dbt_bridge.connectors.postgres.wire.session import (
     driver_conninfo,
     with_encoding,
 )
+from dbt_bridge.connectors.postgres.wire.watch import Watch, WatchedConnection, connect_watched
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError
 from dbt_bridge.nouns.table import TableName, quote_table_name
 
@@ -59,7 +60,7 @@ class Connections:
         self.server_version = 0
         self._url = re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", url)
         self._origin = DriverOrigin(name, self._url)
-        self._control: psycopg.Connection[Any] | None = None
+        self._control: WatchedConnection | None = None
         self._imported = snapshot
         settings = [(name, value) for name, value in READ_SETTINGS if not own_path or name != "search_path"]
         self._set = build_settings_sql(settings, for_transaction=True)
@@ -115,34 +116,44 @@ class Connections:
                 self._roll_back(control)
                 raise self.translate_error(error, name) from error
 
-    def borrow_bulk(self) -> BulkConnection:
-        """An ADBC connection in the snapshot, for one thread. `return_bulk` it, or `drop_bulk` it after an error."""
+    def borrow_bulk(self, watched: Callable[[Watch], None] = lambda _: None) -> BulkConnection:
+        """An ADBC connection in the snapshot, for one thread. `return_bulk` it, or `drop_bulk` it after an error.
+
+        Args:
+            watched: takes the connection's watch, before it is waited for.
+        """
         with self._lock:
             control = self._connect()
             if self._idle:
-                return self._idle.pop()
+                idle = self._idle.pop()
+                watched(idle.watch)
+                return idle
             ((other_names,),) = control.execute(FINDS_OTHER_NAMES.encode()).fetchall()
             ((path,),) = control.execute(_PATH.encode()).fetchall()
+        watch = Watch(self.conninfo())
+        watched(watch)
         try:
-            connection = BulkConnection(driver_conninfo(self.conninfo(), finds_other_names=other_names))
+            connection = BulkConnection(driver_conninfo(self.conninfo(), finds_other_names=other_names), watch)
         except bulk.Error as error:
             raise self.translate_connect_error(error) from error
         try:
-            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'", self._set, path):
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{self._snapshot}'"):
                 connection.execute(statement)
+            connection.prepare(self._set)
+            connection.execute(path)
         except (bulk.Error, OSError, pa.ArrowException) as error:
             self.drop_bulk(connection)
             raise self.translate_error(error) from error
         return connection
 
     @contextlib.contextmanager
-    def open_copy(self) -> Iterator[psycopg.Connection[Any]]:
+    def open_copy(self) -> Iterator[WatchedConnection]:
         """A connection in the snapshot for one COPY; `close` breaks it off."""
         with self._lock:
             self._connect()
             snapshot = self._snapshot
         try:
-            connection = psycopg.connect(self.conninfo(), autocommit=True)
+            connection = connect_watched(self.conninfo())
         except psycopg.Error as error:
             raise self.translate_connect_error(error) from error
 
@@ -151,8 +162,9 @@ class Connections:
                 connection.cancel_safe(timeout=5)
 
         with contextlib.closing(connection):
-            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{snapshot}'", self._set):
+            for statement in (_BEGIN, f"SET TRANSACTION SNAPSHOT '{snapshot}'"):
                 connection.execute(statement.encode())
+            connection.prepare(self._set)
             self.stop_on_close(stop)
             try:
                 yield connection
@@ -214,7 +226,7 @@ class Connections:
         """What libpq connects with; its own defaults for what the URL leaves open."""
         try:
             known = conninfo_to_dict(self._url)
-            defaults = {"connect_timeout": "15", "fallback_application_name": "dbt-bridge"}
+            defaults = {"fallback_application_name": "dbt-bridge"}
             return with_encoding(make_conninfo(**{**defaults, **known}))  # type: ignore[arg-type]
         except psycopg.ProgrammingError:  # its message quotes the URL
             raise ConnectionFailed(
@@ -227,7 +239,7 @@ class Connections:
         with contextlib.suppress(psycopg.Error):  # the connection may be gone; the first error is the one that matters
             control.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}".encode())
 
-    def _connect(self) -> psycopg.Connection[Any]:
+    def _connect(self) -> WatchedConnection:
         if self._control is not None and self._snapshot:
             return self._control
         if self._closed:
@@ -243,7 +255,7 @@ class Connections:
                 kept.close()
                 self._control = None
         try:
-            control = self._control or psycopg.connect(self.conninfo(), autocommit=True)
+            control = self._control or connect_watched(self.conninfo())
         except psycopg.Error as error:
             raise self.translate_connect_error(error) from error
         try:
@@ -253,7 +265,7 @@ class Connections:
                 control.execute(f"SET TRANSACTION SNAPSHOT '{self._imported}'".encode())
             row = control.execute("SELECT pg_catalog.current_schema()").fetchone()  # by the user's own path
             self.default_schema = (row and row[0]) or "public"
-            control.execute(self._set.encode())
+            control.prepare(self._set)
             row = control.execute("SELECT pg_export_snapshot()").fetchone()
             control.execute(f"SAVEPOINT {_SAVEPOINT}".encode())
         except psycopg.Error as error:

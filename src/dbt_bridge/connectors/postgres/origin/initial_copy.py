@@ -6,6 +6,7 @@ import contextlib
 import queue
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,8 +16,8 @@ from dbt_bridge.connectors.postgres.origin.casts import describe_first_failure
 from dbt_bridge.connectors.postgres.origin.column_types import UNFIT, Reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.ctid_ranges import EVERYTHING
-from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
+from dbt_bridge.connectors.postgres.wire.watch import Silence, Watch
 from dbt_bridge.errors import BridgeError, OriginError, TypeRefused
 from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import (
@@ -28,6 +29,7 @@ from dbt_bridge.nouns.table import (
 from dbt_bridge.system.owned_reader import make_reader
 
 QUEUE_BATCHES = 3
+_GOODBYE = 10.0  # seconds: a server that no longer answers cannot be cancelled; the threads are daemons
 
 _REFUSED_ELSEWHERE = re.compile(
     r"invalid input syntax for (type \w+.*)"  # Postgres, of a text cast to json or uuid
@@ -110,8 +112,9 @@ def _stream_batches(connections: Connections, copy: Copy, workers: int) -> Itera
     finally:
         readers.stop()
         connections.forget_stop(readers.stop)
+        until = time.monotonic() + (0 if readers.is_lost else _GOODBYE)
         for thread in threads:
-            thread.join(timeout=10)  # a server that no longer answers cannot be cancelled; the threads are daemons
+            thread.join(timeout=max(0.0, until - time.monotonic()))
 
 
 class _Readers:
@@ -126,15 +129,21 @@ class _Readers:
             self._ranges.put(range_)
         self._stopped = threading.Event()
         self._reading: set[BulkConnection] = set()
+        self._watches: list[Watch] = []
         self._lock = threading.Lock()
 
     def stop(self) -> None:
         """Cancel the queries, and tell the threads to end."""
         self._stopped.set()
         with self._lock:
-            for connection in self._reading:
-                with contextlib.suppress(bulk.Error):  # the query may have ended just now
-                    connection.cancel()
+            reading = tuple(self._reading)
+        for connection in reading:
+            connection.cancel()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a thread waits for what will never come."""
+        return any(watch.is_over for watch in self._watches)
 
     def next(self) -> pa.RecordBatch | BridgeError | None:
         """The next batch, an error, or None when a thread has ended."""
@@ -142,17 +151,28 @@ class _Readers:
             try:
                 return self.batches.get(timeout=0.2)
             except queue.Empty:
+                if (lost := self._look()) is not None:
+                    return lost
                 if self._stopped.is_set():
                     return OriginError(
                         f"{self._copy.name}: the origin was closed while its rows were read",
                         mend="run the same command again",
                     )
 
+    def _look(self) -> BridgeError | None:
+        """Why nothing more will come over one of the connections."""
+        try:
+            for watch in tuple(self._watches):
+                watch.look_at_waiting()
+        except Silence as error:
+            return self._connections.translate_error(error, self._copy.name)
+        return None
+
     def run(self) -> None:
         """A thread: ranges one after the other until none is left."""
         connection = None
         try:
-            connection = self._connections.borrow_bulk()
+            connection = self._connections.borrow_bulk(self._watches.append)
             while not self._stopped.is_set():
                 try:
                     range_ = self._ranges.get_nowait()

@@ -6,20 +6,28 @@ polars where they are installed (1.13), which takes seconds of start and 70 MB.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import adbc_driver_manager
 import adbc_driver_postgresql
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_bridge.connectors.postgres.wire.session import prepare_session
+from dbt_bridge.connectors.postgres.wire.watch import Watch
+from dbt_bridge.system.owned_reader import make_reader
+
 BATCH_BYTES = 4_000_000
 RAW_FORMAT = "PostgreSQL COPY, format binary"
 """What `SendsRawCopy` and `TakesRawCopy` say of this connector's origin and destination."""
 
 Error = adbc_driver_manager.Error
+
+_CANCEL = 5.0  # seconds
 
 # adbc_driver_postgresql 1.13 adds the 30 years from 2000 to 1970 to Postgres's own numbers and lets them wrap around.
 _EPOCH_US = 946_684_800_000_000
@@ -38,20 +46,35 @@ class BulkConnection:
             pa.ArrowInvalid instead.
     """
 
-    def __init__(self, conninfo: str) -> None:
-        self._database = adbc_driver_postgresql.connect(conninfo)
-        try:
-            self._connection = adbc_driver_manager.AdbcConnection(self._database)
-        except Error:
-            self._database.close()
-            raise
+    def __init__(self, conninfo: str, watch: Watch | None = None) -> None:
+        self.watch = watch or Watch(conninfo)
         self._statement: adbc_driver_manager.AdbcStatement | None = None
         self._lock = threading.Lock()
+        with self.watch.waiting():
+            self._database = adbc_driver_postgresql.connect(conninfo)
+            try:
+                self._connection = adbc_driver_manager.AdbcConnection(self._database)
+            except Error:
+                self._database.close()
+                raise
 
-    def execute(self, sql: str) -> None:
-        """Run a statement, and ignore its answer."""
-        for _ in self.stream(sql):
-            pass
+    def execute(self, sql: str) -> pa.RecordBatch | None:
+        """Run a statement; answers its first rows."""
+        batches = [batch for batch in self.stream(sql) if batch.num_rows]
+        return batches[0] if batches else None
+
+    def prepare(self, settings: str) -> None:
+        """Run SQL of `build_settings_sql`."""
+        self.watch.pid = self._first_row(settings)[-1]
+
+    def prepare_session(self) -> None:
+        """Set what a session of a destination relies on."""
+        self.watch.pid = prepare_session(self._first_row)
+
+    def _first_row(self, sql: str) -> Sequence[Any]:
+        answer = self.execute(sql)
+        assert answer is not None, "it has rows"
+        return [column[0].as_py() for column in answer.columns]
 
     def stream(self, sql: str) -> Generator[pa.RecordBatch, None, None]:
         """The batches of a query, each about BATCH_BYTES as Postgres sends them."""
@@ -61,22 +84,62 @@ class BulkConnection:
         try:
             statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
             statement.set_sql_query(sql)
-            handle, _ = statement.execute_query()
-            yield from pa.RecordBatchReader.from_stream(handle)
+            with self.watch.waiting():
+                handle, _ = statement.execute_query()
+                reader = pa.RecordBatchReader.from_stream(handle)
+            while (batch := self._read(reader)) is not None:
+                yield batch
         finally:
             with self._lock:
                 self._statement = None
             statement.close()
 
+    def _read(self, reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
+        with self.watch.waiting():
+            try:
+                return reader.read_next_batch()
+            except StopIteration:
+                return None
+
+    def ingest(self, schema: str, table: str, rows: pa.RecordBatchReader) -> None:
+        """Append rows to a table, committed at once. What reading them raises, the driver tells as its own error."""
+        with contextlib.closing(adbc_driver_manager.AdbcStatement(self._connection)) as statement:
+            statement.set_options(
+                **{
+                    adbc_driver_manager.INGEST_OPTION_TARGET_TABLE: table,
+                    adbc_driver_manager.INGEST_OPTION_MODE: adbc_driver_manager.INGEST_OPTION_MODE_APPEND,
+                    adbc_driver_manager.StatementOptions.INGEST_TARGET_DB_SCHEMA.value: schema,
+                }
+            )
+            statement.bind_stream(make_reader(rows.schema, self._pull(rows), rows))
+            with self.watch.waiting():
+                statement.execute_update()
+
+    def _pull(self, rows: pa.RecordBatchReader) -> Generator[pa.RecordBatch, None, None]:
+        while True:
+            with self.watch.resting():
+                batch = next(rows, None)
+            if batch is None:
+                return
+            yield batch
+
     def cancel(self) -> None:
-        """End a running query; it raises in its own thread."""
-        with self._lock:
+        """End a running query; it raises in its own thread. Waits a few seconds at most."""
+        if not self.watch.is_over:
+            asking = threading.Thread(target=self._cancel, name="dbt-bridge-cancel", daemon=True)
+            asking.start()
+            asking.join(_CANCEL)
+
+    def _cancel(self) -> None:
+        with self._lock, contextlib.suppress(Error):  # the query may have ended just now
             if self._statement is not None:
                 self._statement.cancel()
 
     def close(self) -> None:
-        self._connection.close()
-        self._database.close()
+        """One that another thread still waits for is left to the end of the process."""
+        if not self.watch.is_waiting:
+            self._connection.close()
+            self._database.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,12 @@ sets what these depend on. `lc_monetary` alone is left as it is, for it says wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from dbt_bridge.connectors.postgres.wire.watch import find_keepalives
 
 Settings = tuple[tuple[str, str], ...]
 
@@ -34,6 +37,13 @@ _UNLIMITED: Settings = (
     ("idle_session_timeout", "0"),  # since PostgreSQL 14
     ("transaction_timeout", "0"),  # since PostgreSQL 17
 )
+# A server whose peer is gone without a word notices within a minute, and gives back locks, snapshots and slots. Not
+# tcp_user_timeout: it ends a connection whose peer takes its time to read on, too.
+_NOTICING: Settings = (
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+)
 _PLAIN: Settings = (
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
@@ -43,6 +53,7 @@ _PLAIN: Settings = (
 READ_SETTINGS: Settings = (
     *_FORMS,
     *_UNLIMITED,
+    *_NOTICING,
     ("search_path", "pg_catalog"),
     ("row_security", "off"),  # rows that a policy would hide from us are an error, as for pg_dump
     ("lock_timeout", "60s"),  # a table that is being rewritten must not stop a sync for ever
@@ -52,7 +63,7 @@ READ_SETTINGS: Settings = (
 CONTROL_SETTINGS: Settings = (*READ_SETTINGS[:-1], ("lock_timeout", "0"), *_PLAIN)
 """Of a session that controls a log, or receives it. It may be idle for long, and waits for whom it must wait."""
 
-_SESSION: Settings = (*_FORMS, *_UNLIMITED, *_PLAIN)
+_SESSION: Settings = (*_FORMS, *_UNLIMITED, *_NOTICING, *_PLAIN)
 # The catalog's names come first; what the user's own path finds is still found.
 _CATALOG_FIRST = """
 SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', 'pg_catalog', nullif(s.setting, '')), false),
@@ -66,7 +77,7 @@ WHERE s.name OPERATOR(pg_catalog.=) 'search_path' AND c.name OPERATOR(pg_catalog
 # Names have their schema, because a role's own search path may put other things before the catalog. A setting that
 # this version does not have, or this role may not set, is passed over.
 _SET = """
-SELECT pg_catalog.set_config(wanted.name, wanted.value, {})
+SELECT pg_catalog.set_config(wanted.name, wanted.value, {}), pg_catalog.pg_backend_pid()
 FROM (VALUES {}) AS wanted (name, value)
 JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(wanted.name)
 WHERE s.context OPERATOR(pg_catalog.=) 'user'
@@ -95,6 +106,8 @@ _OPTIONS = "-c quote_all_identifiers=off -c search_path=pg_catalog"
 def build_settings_sql(wanted: Iterable[tuple[str, str]], *, for_transaction: bool) -> str:
     """SQL that sets those of the settings that the server's version has and the role may set.
 
+    Each of its rows ends with the number of the server's process: see `Watch.pid`.
+
     Args:
         wanted: (name, value) pairs. They stand in the SQL as they are, so none may come from a user.
         for_transaction: else for the session.
@@ -102,39 +115,44 @@ def build_settings_sql(wanted: Iterable[tuple[str, str]], *, for_transaction: bo
     return _SET.format("true" if for_transaction else "false", ", ".join(f"('{n}', '{v}')" for n, v in wanted))
 
 
-def prepare_session(execute: Callable[[str], object]) -> None:
-    """Set what a session of a destination relies on.
+def prepare_session(query: Callable[[str], Sequence[Any]]) -> int:
+    """Set what a session of a destination relies on; answers the number of the server's process.
 
     Its commits are on disk: an origin is told that it need not keep what was committed here.
 
     Args:
-        execute: of the session, outside of any transaction.
+        query: of the session, outside of any transaction; answers a row.
     """
-    execute(build_settings_sql(_SESSION, for_transaction=False))
-    execute(_CATALOG_FIRST)
+    pid = query(build_settings_sql(_SESSION, for_transaction=False))[-1]
+    query(_CATALOG_FIRST)
+    return int(pid)
 
 
-_BOUNDS = {"connect_timeout": "15", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
-"""Seconds, where the user sets none: a server that does not answer is waited for, and one that has gone is noticed
-within a minute, however long a query may take."""
-
-
-def with_encoding(conninfo: str) -> str:
+def with_encoding(conninfo: str, *, writes: bool = False) -> str:
     """A connection in UTF-8 from its first message on (names of any script come before a setting can), and one whose
-    waits have a bound."""
-    known = {**_BOUNDS, **conninfo_to_dict(conninfo), "client_encoding": "UTF8"}
+    waits have a bound, where the user sets none; see `watch`.
+
+    Args:
+        writes: rows. Then a server may take its time to read on, for which `tcp_user_timeout` would end it.
+    """
+    keepalives = find_keepalives(conninfo)
+    bounds = {"connect_timeout": "15", **keepalives.as_parameters()}
+    if not writes:
+        bounds["tcp_user_timeout"] = f"{keepalives.bound * 1000:.0f}"
+    known = {**bounds, **conninfo_to_dict(conninfo), "client_encoding": "UTF8"}
     return make_conninfo(**known)  # type: ignore[arg-type]
 
 
-def driver_conninfo(conninfo: str, *, finds_other_names: bool) -> str:
+def driver_conninfo(conninfo: str, *, finds_other_names: bool, writes: bool = False) -> str:
     """With what ADBC's driver connects.
 
     Startup options only where nothing else helps: a pooler may refuse them.
 
     Args:
         finds_other_names: what `FINDS_OTHER_NAMES` says of the server, asked by such a user.
+        writes: see `with_encoding`.
     """
-    known = conninfo_to_dict(with_encoding(conninfo))
+    known = conninfo_to_dict(with_encoding(conninfo, writes=writes))
     if finds_other_names:
         known["options"] = f"{known.get('options') or ''} {_OPTIONS}".strip()
     return make_conninfo(**known)  # type: ignore[arg-type]
