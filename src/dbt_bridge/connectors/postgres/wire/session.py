@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from dbt_bridge.connectors.postgres.wire.watch import find_keepalives
+from dbt_bridge.connectors.postgres.wire.watch import find_keepalives, name_keepalives
 
 Settings = tuple[tuple[str, str], ...]
 
@@ -136,7 +136,7 @@ def with_encoding(conninfo: str, *, writes: bool = False) -> str:
         writes: rows. Then a server may take its time to read on, for which `tcp_user_timeout` would end it.
     """
     keepalives = find_keepalives(conninfo)
-    bounds = {"connect_timeout": "15", **keepalives.as_parameters()}
+    bounds = {"connect_timeout": "15", **name_keepalives(keepalives)}
     if not writes:
         bounds["tcp_user_timeout"] = f"{keepalives.bound * 1000:.0f}"
     known = {**bounds, **conninfo_to_dict(conninfo), "client_encoding": "UTF8"}

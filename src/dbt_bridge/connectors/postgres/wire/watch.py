@@ -1,30 +1,27 @@
-"""A connection that waits is watched: a server that works is waited for, one that can no longer be heard is not.
+"""Connections to PostgreSQL that are watched while they wait; see `system/silence.py`.
 
-TCP's keepalives are answered by the kernel at the other end: of a proxy or a pooler whose own other side is gone, or of
-a host whose process hangs. So where a connection waits and no byte comes, another one asks the server what the process
-of the first one does. It may compute, or wait for a lock or a disk, for hours. One that waits for us while we wait for
-it will do so for ever: something between was lost. It is ended, so that no lock, snapshot or slot stays with it, and no
-COMMIT that is still on its way is taken later.
+Which of the server's processes waits for its client is told by its wait event:
 https://www.postgresql.org/docs/current/monitoring-stats.html#WAIT-EVENT-CLIENT-TABLE
 """
 
 from __future__ import annotations
 
-import enum
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from dbt_bridge.system import silence
+from dbt_bridge.system.silence import Keepalives, Said
+
 _T = TypeVar("_T")
 
-_WHAT_IT_DOES = """
+_WAITS_FOR_US = """
 SELECT a.wait_event_type OPERATOR(pg_catalog.=) 'Client'
        AND a.wait_event OPERATOR(pg_catalog.=) ANY ('{ClientRead,ClientWrite}'::pg_catalog.text[])
 FROM pg_catalog.pg_stat_activity a
@@ -39,35 +36,8 @@ class Silence(psycopg.OperationalError):
     """The server cannot be heard any more; the connection is of no use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Keepalives:
-    """How long a silent server is waited for: libpq's parameters of these names, in seconds.
-
-    Attributes:
-        idle: without a byte, after which the server is asked.
-        interval: between two questions where the answer was a bad one.
-        count: of unanswered questions, after which the server counts as gone.
-    """
-
-    idle: float = 30.0
-    interval: float = 10.0
-    count: int = 3
-
-    @property
-    def bound(self) -> float:
-        return self.idle + self.interval * self.count
-
-    def as_parameters(self) -> dict[str, str]:
-        """libpq's, for the kernel."""
-        return {
-            "keepalives_idle": f"{self.idle:.0f}",
-            "keepalives_interval": f"{self.interval:.0f}",
-            "keepalives_count": str(self.count),
-        }
-
-
 def find_keepalives(conninfo: str) -> Keepalives:
-    """What the user set, and our own numbers for the rest."""
+    """What the user set with libpq's parameters of these names, and our own numbers for the rest."""
     known = conninfo_to_dict(conninfo)
     given = Keepalives()
     # 0 is libpq's word for the system's own number, which is of hours.
@@ -78,17 +48,17 @@ def find_keepalives(conninfo: str) -> Keepalives:
     )
 
 
-class _Said(enum.Enum):
-    """What a look at the server found."""
+def name_keepalives(keepalives: Keepalives) -> dict[str, str]:
+    """As libpq's parameters, for the kernel too."""
+    return {
+        "keepalives_idle": f"{keepalives.idle:.0f}",
+        "keepalives_interval": f"{keepalives.interval:.0f}",
+        "keepalives_count": str(keepalives.count),
+    }
 
-    WORKS = enum.auto()  # or the server lets nobody in just now, which tells nothing
-    WAITS_FOR_US = enum.auto()
-    UNKNOWN = enum.auto()  # it answers, but which of its processes is ours was lost, too
-    NOTHING = enum.auto()
 
-
-class Watch:
-    """Over one connection, for one that waits for it.
+class Watch(silence.Watch):
+    """Over one connection to PostgreSQL.
 
     Args:
         conninfo: with what it was connected.
@@ -97,88 +67,28 @@ class Watch:
         pid: of the server's process, as it says itself: a pooler greets with a number of its own.
     """
 
+    lost = Silence
+
     def __init__(self, conninfo: str) -> None:
+        super().__init__(find_keepalives(conninfo))
         self.pid: int | None = None
-        self.is_over = False
         self._conninfo = conninfo
-        self._keepalives = find_keepalives(conninfo)
-        self._since: float | None = None
-        self._due = self._keepalives.idle
-        self._suspects = False
 
-    @property
-    def is_waiting(self) -> bool:
-        return self._since is not None
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Here a driver waits, which says nothing meanwhile; another thread calls `look_at_waiting`."""
-        self._since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._since = None
-
-    @contextmanager
-    def resting(self) -> Iterator[None]:
-        """Here, within `waiting`, the driver has us do something."""
-        self._since = None
-        try:
-            yield
-        finally:
-            self._since = time.monotonic()
-
-    def look_at_waiting(self) -> None:
-        """As `look`, by a thread beside the one that waits."""
-        if (since := self._since) is not None:
-            self.look(time.monotonic() - since)
-
-    def look(self, silent: float) -> None:
-        """Called now and then while the connection waits.
-
-        Args:
-            silent: seconds since the last byte.
-
-        Raises:
-            Silence: nothing more will come.
-        """
-        known = self._keepalives
-        if silent < known.idle:
-            self._due, self._suspects = known.idle, False
-        if silent < self._due:
-            return
-        said = self._ask()
-        if said is _Said.WORKS:
-            self._due, self._suspects = silent + known.idle, False
-            return
-        waits = said is _Said.WAITS_FOR_US
-        if silent >= known.bound or (waits and self._suspects):
-            self.is_over = True
-            raise Silence(f"the connection is lost: no answer for {silent:.0f} s, {_WHY[said]}")
-        self._suspects |= waits
-        self._due = silent + known.interval
-
-    def _ask(self) -> _Said:
+    def ask(self, *, ends: bool) -> Said:
+        """See `silence.Watch.ask`."""
         try:
             with closing(_connect_briefly(self._conninfo)) as asking:
                 if self.pid is None:
-                    return _Said.UNKNOWN
-                row = asking.execute(_WHAT_IT_DOES.encode(), {"pid": self.pid}).fetchone()
+                    return Said.UNKNOWN
+                row = asking.execute(_WAITS_FOR_US.encode(), {"pid": self.pid}).fetchone()
                 if row is not None and not row[0]:
-                    return _Said.WORKS
-                if row is not None and self._suspects:
+                    return Said.WORKS
+                if row is not None and ends:
                     asking.execute(_END.encode(), {"pid": self.pid})
-                return _Said.WAITS_FOR_US
+                return Said.WAITS_FOR_US
         except psycopg.Error as error:
             is_away = isinstance(error, Silence) or _NO_ANSWER.search(str(error)) is not None
-            return _Said.NOTHING if is_away else _Said.WORKS
-
-
-_WHY = {
-    _Said.WAITS_FOR_US: "while the server has answered or waits for us: the network between lost something",
-    _Said.UNKNOWN: "though the server answers others: the network between lost something",
-    _Said.NOTHING: "and the server does not answer another connection either",
-}
+            return Said.NOTHING if is_away else Said.WORKS
 
 
 class WatchedConnection(psycopg.Connection[Any]):
