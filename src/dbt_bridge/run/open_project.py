@@ -5,16 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from dbt_bridge.errors import UsageError, require_extra
 from dbt_bridge.nouns.dbt_flags import check_flags
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.observe.progress import as_progress
 from dbt_bridge.observe.stream_progress import as_watch
-from dbt_bridge.system.lock_wait import DEFAULT_SECONDS, LockWait, iterate_waiting, use_lock_wait
+from dbt_bridge.system.lock_wait import DEFAULT_SECONDS, LockWait, iterate_waiting, waits
 
 if TYPE_CHECKING:
     from dbt_bridge.cdc.slots import Dropped
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     )
     from dbt_bridge.run.plan import Plan
     from dbt_bridge.run.stream import Stream
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 Selectors = str | Sequence[str]
 """dbt's selectors, as after `--select`: one text or several."""
@@ -104,17 +100,6 @@ def open_project(  # noqa: PLR0913 - dbt's own options, by name; the value behin
     return OpenProject(options, progress, lock_wait)
 
 
-def _waiting(method: Callable[Concatenate[OpenProject, _P], _T]) -> Callable[Concatenate[OpenProject, _P], _T]:
-    """What the method opens, and the tables that it writes, are waited for as the project says; then no longer."""
-
-    @wraps(method)
-    def call(project: OpenProject, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        with use_lock_wait(project._patience):
-            return method(project, *args, **kwargs)
-
-    return call
-
-
 @dataclass(frozen=True, slots=True)
 class OpenProject:
     """A dbt project and its options, from `open_project`; it holds nothing open.
@@ -135,7 +120,7 @@ class OpenProject:
     progress: Progress | Callable[[str], None] | None = field(default=None, repr=False, compare=False)
     lock_wait: float = DEFAULT_SECONDS
 
-    @_waiting
+    @waits
     def sync(
         self,
         *,
@@ -159,7 +144,7 @@ class OpenProject:
         options = SyncOptions(full_refresh, self.options.threads, until_lsn, max_seconds)
         return SyncOutcome(Receipts(sync(project, options, as_progress(self.progress))))
 
-    @_waiting
+    @waits
     def build(
         self,
         *,
@@ -200,7 +185,7 @@ class OpenProject:
             verify=verify,
         )
 
-    @_waiting
+    @waits
     def deliver(
         self, *, select: Selectors | None = None, exclude: Selectors | None = None, dry_run: bool = False
     ) -> DeliverOutcome:
@@ -216,7 +201,7 @@ class OpenProject:
 
         return deliver_last_build(self._read(select, exclude), as_progress(self.progress), dry_run=dry_run)
 
-    @_waiting
+    @waits
     def verify(
         self,
         *,
@@ -253,7 +238,7 @@ class OpenProject:
         require_compared(parities, MOVED, project.options)
         return CompareOutcome(project.name, Parities(parities))
 
-    @_waiting
+    @waits
     def reconcile(
         self,
         *,
@@ -282,7 +267,7 @@ class OpenProject:
         require_compared(parities, REPLACING, project.options)
         return CompareOutcome(project.name, Parities(parities))
 
-    @_waiting
+    @waits
     def repair(
         self,
         *,
@@ -343,7 +328,7 @@ class OpenProject:
         )
         return prepared.run(as_watch(self.progress), stop or threading.Event())
 
-    @_waiting
+    @waits
     def prepare_stream(
         self,
         *,
@@ -361,7 +346,7 @@ class OpenProject:
 
         return Stream(project, StreamOptions(every, full_refresh, self.options.threads, max_seconds), build)
 
-    @_waiting
+    @waits
     def plan(self, *, select: Selectors | None = None, exclude: Selectors | None = None) -> Plan:
         """What `build` would do, in order, without connecting to anything."""
         from dbt_bridge.run.plan import make_plan
@@ -383,9 +368,9 @@ class OpenProject:
         """The findings of `doctor`, each as soon as it is known."""
         from dbt_bridge.run.doctor import stream_findings
 
-        return iterate_waiting(self._patience, stream_findings(lambda: self._read(select, exclude)))
+        return iterate_waiting(self.patience, stream_findings(lambda: self._read(select, exclude)))
 
-    @_waiting
+    @waits
     def slots(self, *, select: Selectors | None = None, exclude: Selectors | None = None) -> SlotReports:
         """The replication slots of the cdc sources: lag, log that they retain, and what mends a fault."""
         from dbt_bridge.cdc.slots import list_reports
@@ -393,7 +378,7 @@ class OpenProject:
 
         return SlotReports(list_reports(self._read(select, exclude)))
 
-    @_waiting
+    @waits
     def drop_slots(
         self,
         name: str | None,
@@ -427,7 +412,8 @@ class OpenProject:
         return tuple(dropped)
 
     @property
-    def _patience(self) -> LockWait:
+    def patience(self) -> LockWait:
+        """How long what is held by others is waited for, and who hears of it."""
         return LockWait(self.lock_wait, as_progress(self.progress).message)
 
     def _read(self, select: Selectors | None, exclude: Selectors | None, *, full_refresh: bool = False) -> Project:

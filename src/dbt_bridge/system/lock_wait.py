@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from dbt_bridge.errors import ConnectionFailed
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
+_S = TypeVar("_S", bound="HasPatience")
 
 DEFAULT_SECONDS = 30.0
 _PAUSE = 0.2
@@ -53,6 +56,24 @@ def use_lock_wait(wait: LockWait) -> Iterator[None]:
         yield
     finally:
         _current.reset(before)
+
+
+class HasPatience(Protocol):
+    """Whatever waits as its user said."""
+
+    @property
+    def patience(self) -> LockWait: ...
+
+
+def waits(method: Callable[Concatenate[_S, _P], _T]) -> Callable[Concatenate[_S, _P], _T]:
+    """A method in which the object's own patience is used, and no longer."""
+
+    @wraps(method)
+    def call(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with use_lock_wait(self.patience):
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 def iterate_waiting(wait: LockWait, items: Iterator[_T]) -> Iterator[_T]:
