@@ -14,7 +14,7 @@ from dbt_bridge.cdc.followed_source import FollowedSource
 from dbt_bridge.cdc.preparation import Preparation, Prepared
 from dbt_bridge.cdc.run_receipts import RunReceipts
 from dbt_bridge.cdc.snapshot_copy import discard_staged
-from dbt_bridge.contracts.change_feed import Chunk, Pace, TableEvents
+from dbt_bridge.contracts.change_feed import Chunk, Pace, TableEvents, Unreadable
 from dbt_bridge.contracts.change_source import Snapshot
 from dbt_bridge.contracts.destination import Staged
 from dbt_bridge.errors import BridgeError
@@ -212,6 +212,7 @@ class Capture:
             go_on: called between chunks; False ends it at the next commit.
             on_commit: called with everything that became visible.
         """
+        broken_at: list[Position] = []
         try:
             while True:
                 applier = self._applier()
@@ -222,6 +223,12 @@ class Capture:
                 except GivenUp as given_up:
                     # What was not committed is undone; the log is read again from there, without these tables.
                     if self._give_up(applier, given_up):
+                        return True
+                except Unreadable as unreadable:
+                    # Without suspects it is read again from the last commit, until that is the one before it.
+                    broken_at.append(applier.standing.position)
+                    is_known = unreadable.suspects or broken_at.count(broken_at[-1]) > _ROUNDS
+                    if is_known and self._give_up(applier, _pass_over(applier.standing, unreadable)):
                         return True
                 finally:
                     applier.undo()
@@ -352,6 +359,16 @@ class Capture:
         discard_staged(self._source.ends, staged)
         self._prepared = replace(self._prepared, copies=())
         self._standing = replace(self._standing, copies=())
+
+
+def _pass_over(standing: Standing, unreadable: Unreadable) -> GivenUp:
+    """Nobody can read what else the commit changed: every table is copied anew, but for the one to blame, where that is
+    known."""
+    suspects = [node for node in unreadable.suspects if node in standing.every_table]
+    failed = {suspects[0]: unreadable} if len(suspects) == 1 else {}
+    of = f" of {' or '.join(unreadable.suspects)}" if unreadable.suspects else ""
+    why = f"a commit with changes{of} cannot be read: {unreadable}"
+    return GivenUp(failed, {node: why for node in standing.every_table if node not in failed})
 
 
 def _spare_unfit(given_up: GivenUp, known: Mapping[str, Tracked]) -> GivenUp:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dbt_bridge.errors import BridgeError
+from dbt_bridge.errors import BridgeError, OriginError
 from dbt_bridge.nouns.changes import Event
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.table import Column, Table, TableName, UnfollowedColumn
@@ -65,6 +65,17 @@ class TableVersion:
     key: tuple[str, ...]
     unfollowed: tuple[UnfollowedColumn, ...] = ()
     rotates: bool = False
+
+
+class Unreadable(OriginError):
+    """A change that the origin cannot send, however often it is asked: no table can be followed beyond its commit.
+
+    Attributes:
+        suspects: nodes of the tables that the change may be of; empty where that is not known yet, and is found out by
+            reading again from the last commit.
+    """
+
+    suspects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

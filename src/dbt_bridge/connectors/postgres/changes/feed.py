@@ -20,10 +20,11 @@ from dbt_bridge.connectors.postgres.changes.messages import Messages, Rows, coun
 from dbt_bridge.connectors.postgres.changes.past.witness import CommitWatch, Past
 from dbt_bridge.connectors.postgres.changes.pgoutput.decoder import Decoder
 from dbt_bridge.connectors.postgres.wire.relation import Relation
-from dbt_bridge.contracts.change_feed import Chunk, Pace
+from dbt_bridge.contracts.change_feed import Chunk, Pace, Unreadable
 from dbt_bridge.nouns.position import Position
 
-_COMMIT = ord("C")
+_COMMIT, _RELATION = ord("C"), ord("R")
+_CHANGES = np.frombuffer(b"IUDT", np.uint8)
 _WAIT = 0.2  # seconds between looks at the clock while nothing comes
 _AHEAD = 2  # chunks that wait for the destination
 _HUGE = 32_768  # messages without a Commit from which on a transaction is decoded in pieces
@@ -46,6 +47,8 @@ class Feed:
         barriers: ascending: a chunk ends exactly at each, and the feed ends with the last one. None at the end goes on
             for ever.
         past: of where the stream is positioned.
+        is_whole: the stream gives each transaction only as a whole, so that what came last tells of which table a
+            change is that is `Unreadable`.
     """
 
     def __init__(
@@ -55,12 +58,15 @@ class Feed:
         barriers: Sequence[Position | None],
         pace: Pace,
         past: Past = Past(),  # noqa: B008 (a frozen value)
+        *,
+        is_whole: bool = False,
     ) -> None:
         self._stream = stream
         self._following = following
         self._barriers = [None if barrier is None else barrier.ordinal for barrier in barriers]
         self._pace = pace
         self._gathering = _Gathering(following, past)
+        self._suspects = _Suspects() if is_whole else None
         self._ready: queue.Queue[Chunk | BaseException] = queue.Queue(_AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dbt-bridge-feed", daemon=True)
@@ -114,6 +120,12 @@ class Feed:
             for barrier in self._barriers:
                 if not self._until(barrier):
                     return
+        except Unreadable as error:
+            rest = self._gathering.take_whole()
+            if rest is None and self._suspects is not None and not self._gathering.has_given:
+                error.suspects = self._following.list_nodes(self._suspects.oids)
+            if rest is None or self._put(rest):
+                self._put(error)
         except BaseException as error:
             self._put(error)
 
@@ -133,7 +145,10 @@ class Feed:
         while not self._stop.is_set():
             if gathering.has_reached_barrier():
                 return self._put(gathering.chunk(is_last=True))
-            gathering.receive(self._stream.next(_WAIT))
+            received = self._stream.next(_WAIT)
+            if received is not None and self._suspects is not None:
+                self._suspects.look(received)
+            gathering.receive(received)
             for run in gathering.runs():
                 gathering.add(run)
                 if gathering.is_full(self._pace, is_starved=self._ready.empty()) and not self._put(gathering.chunk()):
@@ -143,15 +158,41 @@ class Feed:
         return False
 
 
+class _Suspects:
+    """The tables of which a transaction had changes when it broke off.
+
+    Attributes:
+        oids: the last one alone where it had just been announced: the change that cannot be sent is its first.
+    """
+
+    def __init__(self) -> None:
+        self.oids: set[int] = set()
+        self._seen: set[int] = set()
+
+    def look(self, run: Messages) -> None:
+        """Take note of a run, all of whose tables are announced in it or before."""
+        places = np.flatnonzero(run.kind == _RELATION)
+        if not len(places):
+            self.oids = self._seen or self.oids
+            return
+        at = run.body[places][:, None] + np.arange(4)
+        announced = run.buffer[at].view(">u4").reshape(-1).tolist()
+        self._seen |= set(announced)
+        is_last = not np.isin(run.kind[places[-1] + 1 :], _CHANGES).any()
+        self.oids = {announced[-1]} if is_last else set(self._seen)
+
+
 class _Gathering:
     """The chunk that grows, and what waits: an unfinished transaction, or what lies behind a barrier.
 
     Attributes:
         barrier: nothing at or behind it is decoded, and no chunk stands beyond it; None for none.
+        has_given: transactions were in earlier chunks.
     """
 
     def __init__(self, following: Following, past: Past) -> None:
         self.barrier: int | None = None
+        self.has_given = False
         self._past = past
         self._commits = CommitWatch()
         self._following = following
@@ -238,8 +279,13 @@ class _Gathering:
         self._reported = max(self._reported, upto or 0)
         self._behind = False
         self._begun = time.monotonic()
+        self.has_given |= self._transactions > 0
         self._rows = self._transactions = self._committed_at = 0
         return chunk
+
+    def take_whole(self) -> Chunk | None:
+        """The transactions that came whole; None where there are none, or one was given in part."""
+        return self.chunk() if self._transactions and not self._is_open else None
 
     def _position(self) -> int:
         """Below this LSN everything is here: all that was sent, unless a part of it waits; at most the barrier."""

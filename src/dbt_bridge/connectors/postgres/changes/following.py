@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -97,6 +97,10 @@ class Following:
         answer = TableEvents(_merge_neighbours(self._events), self.bytes, self._taken_up, self._lost, self._failed)
         self._events, self.bytes, self._taken_up, self._lost, self._failed = [], 0, {}, {}, {}
         return answer
+
+    def list_nodes(self, oids: Collection[int]) -> tuple[str, ...]:
+        """Those of these relations that are followed, and their partitions' roots."""
+        return tuple(one.table.node for oid, one in self._tables.items() if oid in oids)
 
     def relation(self, sent: Relation) -> None:
         """Keep a Relation message until rows come that are to be applied: those before may be of an older shape."""

@@ -38,7 +38,14 @@ from dbt_bridge.connectors.postgres.origin.column_types import WireColumn
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.shape import Shape
 from dbt_bridge.connectors.postgres.origin.shape_changes import find_rewrite
-from dbt_bridge.contracts.change_feed import DeclaredTable, FollowedTable, Pace, TableEvents, TableFinding
+from dbt_bridge.contracts.change_feed import (
+    DeclaredTable,
+    FollowedTable,
+    Pace,
+    TableEvents,
+    TableFinding,
+    Unreadable,
+)
 from dbt_bridge.contracts.change_source import DroppedLog, KeptLog, LogHealth, Readiness
 from dbt_bridge.contracts.settings import ChangeSourceSettings
 from dbt_bridge.errors import BridgeError, OriginError
@@ -72,6 +79,7 @@ class PostgresChangeSource:
         self._published_by = (settings.slot, publication.inserts_name(settings.slot))
         self._names: dict[str, TableName] = {}  # node -> as the last census found it
         self._publishable: dict[TableName, Publishable] = {}
+        self._is_unreadable = False
         self._is_cut_off = False  # as the last census found it
 
     def __enter__(self) -> PostgresChangeSource:
@@ -227,13 +235,24 @@ class PostgresChangeSource:
                 self._publications,
                 start.ordinal,
                 binary=binary,
-                spool_folder=find_shared_folder("spool"),
+                spool_folder=None if self._is_unreadable else find_shared_folder("spool"),
             ) as stream,
             closing(_Catalog(self.name, self._url, self._published_by)) as catalog,
-            Feed(stream, Following(tables, catalog, binary=binary), barriers, pace, past) as feed,
+            Feed(
+                stream,
+                Following(tables, catalog, binary=binary),
+                barriers,
+                pace,
+                past,
+                is_whole=self._is_unreadable,
+            ) as feed,
         ):
             remember_reader(self._replication, self.slot, identity)
-            yield feed
+            try:
+                yield feed
+            except Unreadable as error:  # read again, one whole transaction after the other, until it is known of what
+                self._is_unreadable = not error.suspects
+                raise
 
     def check_backlog(self, *, is_caught_up: bool) -> None:
         if is_caught_up:

@@ -18,6 +18,7 @@ from psycopg.conninfo import make_conninfo
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.wire.session import CONTROL_SETTINGS, build_settings_sql
 from dbt_bridge.connectors.postgres.wire.watch import Silence, Watch
+from dbt_bridge.contracts.change_feed import Unreadable
 from dbt_bridge.errors import BridgeError, OriginError
 
 # `SET`, not libpq's `options`: unknown settings are passed over on older servers, and the user's own `options` stay.
@@ -140,12 +141,35 @@ class Walsender:
 
     def make_refusal(self, result: pq.abc.PGresult) -> BridgeError:
         """What the server said instead of a result."""
-        return translate_error(self._connections, psycopg.errors.error_from_result(result))
+        error = psycopg.errors.error_from_result(result)
+        return _find_unreadable(self._connections, error) or translate_error(self._connections, error)
 
     def make_broken_error(self) -> BridgeError:
         """What libpq says of a connection that has just failed."""
         said = self.pgconn.get_error_message() or "the server closed the connection"
         return translate_error(self._connections, psycopg.OperationalError(said))
+
+
+# What a change's own values bring about, and brings about again: a row of more than 1 GB, as texts or with its old
+# values (54000, or XX000 for a request of memory beyond that), a text that is none in its encoding (class 22).
+_OF_VALUES = re.compile("22|54000|XX000")
+_IN_CHANGE = re.compile(r"in the (?:stream_)?change callback")
+
+
+def _find_unreadable(connections: Connections, error: psycopg.Error) -> Unreadable | None:
+    """The error, where it is that of one change and not of the walsender."""
+    diagnosis = error.diag
+    if not (_OF_VALUES.match(diagnosis.sqlstate or "") and _IN_CHANGE.search(diagnosis.context or "")):
+        return None
+    detail = f": {diagnosis.message_detail}" if diagnosis.message_detail else ""
+    return Unreadable(
+        f"origin {connections.name!r}: its server cannot send a change, as it is too large (a row of more than 1 GB) or"
+        f" no valid text ({diagnosis.message_primary}{detail})",
+        mend="where the table has REPLICA IDENTITY FULL, which sends old and new values together, give it a key;"
+        " where a row itself is as large, replication: incremental with `columns: {exclude: [...]}`; then dbt-bridge"
+        " sync",
+        sqlstate=diagnosis.sqlstate or "",
+    )
 
 
 def _text(value: bytes | None) -> str | None:
