@@ -30,13 +30,13 @@ COMMANDS = {
     "deliver": ["deliver", "--dry-run", "--quiet"],
 }
 
-HEAVY = ("dbt", "dlt", "pandas", "sqlalchemy", "networkx", "agate", "sqlglot")
+HEAVY = ("dbt", "dlt", "pandas", "polars", "sqlalchemy", "networkx", "agate", "sqlglot")
 
 # Runs one command as `dbt-bridge` does, and says on the last line of standard error when it was ready.
 CHILD = """
 import json, os, sys, time
 began = float(os.environ["BEGAN"])
-from dbt_bridge.cli import run_command
+from dbt_bridge.cli import main
 from dbt_bridge.project import connectors
 opened = connectors.Registry.open
 times = []
@@ -46,7 +46,11 @@ def noted(self, *given):
     finally:
         times.append(time.time() - began)
 connectors.Registry.open = noted
-code = run_command(sys.argv[1:])
+code = 1
+try:
+    main()
+except SystemExit as ended:
+    code = ended.code
 heavy = [name for name in HEAVY if name in sys.modules]
 whole = time.time() - began
 print(json.dumps([code, times[0] if times else whole, whole, time.process_time(), heavy]), file=sys.stderr)
@@ -62,7 +66,7 @@ credentials = "{url}"
 SOURCES = """sources:
   - name: shop
     schema: landing
-    config: {meta: {bridge: {origin: shop_pg, schema: public, primary_key: id}}}
+    config: {meta: {bridge: {origin: shop_pg, schema: public, primary_key: id, slot: shop_SIZE}}}
     tables:
       - name: copied
         config: {meta: {bridge: {replication: incremental, cursor: id}}}
@@ -90,7 +94,7 @@ def make_project(root: Path, models: int, url: str) -> None:
         reads = "source('shop', 'followed')" if number % 10 == 0 else f"ref('model_{number - 1}')"
         (root / "models" / f"model_{number}.sql").write_text(f"select id, name from {{{{ {reads} }}}}\n")  # noqa: S608
         described.append(f"  - {{name: model_{number}, columns: [{{name: id, data_tests: [not_null]}}]}}")
-    (root / "models" / "all.yml").write_text("\n".join(described) + "\n" + SOURCES)
+    (root / "models" / "all.yml").write_text("\n".join(described) + "\n" + SOURCES.replace("SIZE", str(models)))
 
 
 def run(root: Path, arguments: list[str]) -> tuple[float, float, float, list[str]]:

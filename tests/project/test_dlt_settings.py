@@ -82,6 +82,82 @@ def test_without_dlt_the_same_origins_are_found(tmp_path: Path, monkeypatch: pyt
     assert (without[-1], with_dlt[-1]) == ("False", "True")
 
 
+DESTINATIONS = """
+import sys
+from pathlib import Path
+from dbt_bridge.connectors.postgres.connector import _destination_parameters
+from dbt_bridge.project.connectors import DESTINATIONS, registry
+from dbt_bridge.project.destinations import destination_settings
+root = Path(sys.argv[1])
+if sys.argv[2] == "dlt":
+    import dlt
+for name in sys.argv[3:]:
+    settings = destination_settings(name, project_root=root)
+    where = registry().find(DESTINATIONS, settings.destination_type).identify_destination(settings)
+    parameters = _destination_parameters(settings) if settings.destination_type == "postgres" else {}
+    print(name, settings.is_configured(), settings.find_setting("ours"), where, sorted(parameters.items()))
+print("dlt" in sys.modules)
+"""
+
+PLAIN = """
+[destination.crm]
+destination_type = "postgres"
+credentials = "postgresql://me:s%40cret@db.example.com:5433/shop?application_name=x&sslmode=require"
+ours = "kept"
+[destination.peer]
+destination_type = "dlt.destinations.postgres"
+credentials = "postgresql://me@localhost/shop"
+[destination.duckdb]
+credentials = "data/file.duckdb"
+[destination.lake]
+destination_type = "filesystem"
+bucket_url = "lake"
+[destination.far]
+destination_type = "filesystem"
+bucket_url = "/srv/lake/shop"
+"""
+
+ODD = """
+[destination.port]
+destination_type = "postgres"
+credentials = "postgresql://me:%C3%A9@host:05432/shop?connect_timeout=3"
+[destination.whole]
+destination_type = "postgres"
+credentials = {host = "host", username = "me", password = "secret", database = "shop"}
+[destination.above]
+destination_type = "filesystem"
+bucket_url = "file:///srv/lake"
+"""
+
+
+def _ask(root: Path, how: str, *names: str) -> list[str]:
+    program = [sys.executable, "-c", DESTINATIONS, str(root), how, *names]
+    return subprocess.run(program, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_without_dlt_a_destination_is_what_dlt_makes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".dlt").mkdir()
+    secrets = tmp_path / ".dlt" / "secrets.toml"
+    secrets.write_text(PLAIN + ODD)
+    monkeypatch.setenv("DESTINATION__CRM__OURS", "from outside")
+    plain, odd = ("crm", "peer", "duckdb", "lake", "far"), ("port", "whole", "above")
+    without = _ask(tmp_path, "plain", *plain)
+    assert without[-1] == "False"
+    assert without[:-1] == _ask(tmp_path, "dlt", *plain)[:-1]
+    assert "('host', 'db.example.com'), ('password', 's@cret'), ('port', 5433)" in without[0]
+    assert "True from outside" in without[0]
+    assert _ask(tmp_path, "plain", *odd) == _ask(tmp_path, "dlt", *odd)
+
+    # A password of its own is laid over a URL without one, from wherever dlt would take it.
+    monkeypatch.setenv("CREDENTIALS__PASSWORD", "outside")
+    found = _ask(tmp_path, "plain", "peer")
+    assert found == _ask(tmp_path, "dlt", "peer")
+    assert "('password', 'outside')" in found[0]
+    monkeypatch.delenv("CREDENTIALS__PASSWORD")
+    secrets.write_text(PLAIN + '[destination.postgres.credentials]\npassword = "of all"\n')
+    assert _ask(tmp_path, "plain", "peer")[0] == _ask(tmp_path, "dlt", "peer")[0]
+
+
 def test_a_vault_or_a_broken_file_is_left_to_dlt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modules = {name: module for name, module in sys.modules.items() if name != "dlt"}
     monkeypatch.setattr(sys, "modules", modules)

@@ -32,8 +32,10 @@ from dbt_bridge.cli.commands import (  # noqa: F401 (they add their commands to 
 from dbt_bridge.cli.dbt_flags import explain_unknown, move_behind_command, spread_values
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.output import FAILED, USAGE, Output
+from dbt_bridge.contracts.connector import has_plugins
 from dbt_bridge.errors import BridgeError, UsageError, is_interruption, scrubbed
 from dbt_bridge.nouns.parity import Interrupted
+from dbt_bridge.system.unasked_pandas import keep_pandas_out
 
 __all__ = ["cli", "main", "run_command"]
 
@@ -80,6 +82,10 @@ def _report_interruption(output: Output, by: BaseException) -> int:
     return output.report_interruption((), ())
 
 
+_MOVES = frozenset({"deliver", "doctor", "plan", "reconcile", "repair", "slots", "sync", "verify"})
+"""The commands that run no model of the project, which might make a frame of pandas."""
+
+
 def main() -> None:
     """The entry point `dbt-bridge`."""
 
@@ -87,6 +93,8 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if _MOVES & set(sys.argv):
+        keep_pandas_out(unless=has_plugins)
     if "--json" in sys.argv:
         _keep_standard_output_for_the_document()
     sys.exit(run_command(sys.argv[1:]))

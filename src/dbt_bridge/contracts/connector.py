@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from dbt_bridge.nouns.names import NameRules
@@ -89,3 +90,9 @@ class Connector:
     is_one_process: bool = False
     find_missing_file: Callable[[WarehouseProfile], Path | None] = lambda _: None
     compose_warehouse: Callable[[ProfileOutput], WarehouseProfile | None] = lambda _: None
+
+
+def has_plugins() -> bool:
+    """Whether another package than ours brings a connector."""
+    package = __name__.partition(".")[0]
+    return any(point.module.partition(".")[0] != package for point in entry_points(group=GROUP))

@@ -85,6 +85,7 @@ class DestinationSettings:
         find_setting: key -> text, from the environment or `.dlt/`; None where it is not set.
         dlt_destination: dlt's destination object. Raises UsageError for a type that dlt does not know.
         dlt_configuration: dlt's configuration with its credentials. Raises UsageError where a setting is missing.
+        find_alone: key -> text, where that text alone says what dlt would make of it; None where dlt must be asked.
     """
 
     name: str
@@ -94,6 +95,7 @@ class DestinationSettings:
     find_setting: Callable[[str], str | None]
     dlt_destination: Callable[[], Any]
     dlt_configuration: Callable[[], Any]
+    find_alone: Callable[[str], str | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from dbt_bridge.contracts.destination import Destination, Ledger
 from dbt_bridge.contracts.settings import DestinationSettings, WarehouseSettings
 from dbt_bridge.errors import MissingExtra, UsageError
 from dbt_bridge.project.connectors import DESTINATIONS, WAREHOUSES, registry
-from dbt_bridge.project.reading.dlt_settings import read_providers
+from dbt_bridge.project.reading.dlt_settings import DestinationSection, read_providers
 
 if TYPE_CHECKING:
     from dlt.common.configuration.specs import BaseConfiguration
@@ -109,6 +109,8 @@ def destination_settings(destination: Any, *, project_root: Path | None) -> Dest
     Raises:
         UsageError: it is none of them.
     """
+    if isinstance(destination, str) and (section := _read_section(destination, project_root)) is not None:
+        return _make_settings(destination, section.destination_type, project_root, section=section)
     use_project(project_root)
     from dlt.common.destination.reference import Destination as DltsDestination
 
@@ -125,17 +127,18 @@ def destination_settings(destination: Any, *, project_root: Path | None) -> Dest
     )
 
 
-def _read_type(name: str, root: Path | None) -> str | None:
-    """The type of a configured destination, where it can be told without dlt."""
-    providers = read_providers(root) if root is not None else None
-    if providers is None:
-        return None
-    found = (provider.find("destination_type", "destination", name) for provider in providers)
-    return str(next((value for value in found if value is not None), name))
+def _read_section(name: str, root: Path | None) -> DestinationSection | None:
+    """What is set for a destination, where that can be told without dlt."""
+    providers = None if root is None else read_providers(root)
+    return None if providers is None else DestinationSection(name, providers)
 
 
 def _make_settings(
-    name: str, type_: str, root: Path | None, given: Callable[[], DltsDestination[Any, Any]] | None = None
+    name: str,
+    type_: str,
+    root: Path | None,
+    given: Callable[[], DltsDestination[Any, Any]] | None = None,
+    section: DestinationSection | None = None,
 ) -> DestinationSettings:
     """The settings of a destination; dlt is imported when one is asked for that only it can tell."""
 
@@ -144,10 +147,14 @@ def _make_settings(
         return resolve_destination(name, root) if given is None else given()
 
     def is_configured() -> bool:
+        if section is not None:
+            return section.is_configured
         use_project(root)
         return name in list_destinations()
 
     def find(key: str) -> str | None:
+        if section is not None:
+            return section.find(key)
         use_project(root)
         return find_setting(name, key)
 
@@ -159,6 +166,7 @@ def _make_settings(
         find,
         in_dlt,
         lambda: resolve_configuration(in_dlt(), root),
+        lambda key: None if section is None else section.find_alone(key),
     )
 
 

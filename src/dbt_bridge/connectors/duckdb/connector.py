@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dbt_bridge.contracts.settings import ProfileOutput
     from dbt_bridge.nouns.project import WarehouseProfile
 
+_PLAIN_PATH = re.compile(r"/?(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:duckdb|db)")
+
 
 def _open_queries(settings: OriginSettings) -> DuckDBQueries:
     from dbt_bridge.connectors.duckdb.profile import file_of
@@ -34,10 +36,20 @@ def _open_queries(settings: OriginSettings) -> DuckDBQueries:
     return legacy.queries(release=legacy.close)
 
 
+def _find_plain_file(settings: DestinationSettings) -> str | None:
+    """The file that the credentials name, where they are a path of plain letters; else dlt is asked."""
+    path = settings.find_alone("credentials")
+    if path is None or settings.project_root is None or not _PLAIN_PATH.fullmatch(path):
+        return None
+    return str(settings.project_root.resolve() / path)
+
+
 def _open_destination(settings: DestinationSettings) -> DuckDBWarehouse:
-    credentials = settings.dlt_configuration().credentials
     from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 
+    if (plain := _find_plain_file(settings)) is not None:
+        return DuckDBWarehouse.open(plain, name=settings.name)
+    credentials = settings.dlt_configuration().credentials
     if (connection := credentials.external_conn()) is not None:  # dlt.destinations.duckdb(session.cursor())
         return DuckDBWarehouse.over(connection, name=settings.name)
     config = dict(credentials.global_config or {})
@@ -66,6 +78,8 @@ def _open_session(settings: SessionSettings) -> DuckDBModelSession:
 
 
 def _identify_destination(settings: DestinationSettings) -> tuple[str, str] | None:
+    if (plain := _find_plain_file(settings)) is not None:
+        return _identify_file(plain)
     credentials = settings.dlt_configuration().credentials
     return None if credentials.external_conn() is not None else _identify_file(str(credentials.database))
 

@@ -8,6 +8,8 @@ table_format = "delta"              # the default, as transactions are; or "parq
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING
 
 from dbt_bridge.contracts.connector import Connector
@@ -17,13 +19,14 @@ from dbt_bridge.nouns.names import FILES
 
 if TYPE_CHECKING:
     from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
+    from dbt_bridge.connectors.lake.location import Lake
     from dbt_bridge.connectors.lake.parquet import ParquetDestination
 
 _EXTRA = "filesystem"
+_PLAIN_PATH = re.compile(r"/?(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 def _open_destination(settings: DestinationSettings) -> DeltaDestination | ParquetDestination:
-    configuration = settings.dlt_configuration()
     table_format = settings.find_setting("table_format") or "delta"
     if table_format not in ("delta", "parquet"):
         raise UsageError(
@@ -33,12 +36,27 @@ def _open_destination(settings: DestinationSettings) -> DeltaDestination | Parqu
     if table_format == "parquet":
         from dbt_bridge.connectors.lake.parquet import ParquetDestination
 
-        return ParquetDestination.of(settings.name, configuration)
+        return ParquetDestination.of(settings.name, settings.dlt_configuration())
     with require_extra(_EXTRA, f"the Delta destination {settings.name!r}"):
         import deltalake  # noqa: F401
     from dbt_bridge.connectors.lake.delta.destination import DeltaDestination
 
-    return DeltaDestination.of(settings.name, configuration)
+    return DeltaDestination(settings.name, _find_lake(settings))
+
+
+def _find_lake(settings: DestinationSettings) -> Lake:
+    """Where it lies: read without dlt where `bucket_url` is a path of plain letters, of a folder of this machine."""
+    from dbt_bridge.connectors.lake.location import Lake, lake_of
+
+    path = settings.find_alone("bucket_url")
+    if path is None or settings.project_root is None or not _PLAIN_PATH.fullmatch(path):
+        return lake_of(settings.dlt_configuration())
+    return Lake(os.path.realpath(settings.project_root / path))
+
+
+def _identify(settings: DestinationSettings) -> tuple[str, str]:
+    lake = _find_lake(settings)
+    return "filesystem", os.path.realpath(lake.url) if lake.is_local else lake.url
 
 
 LAKE = Connector(
@@ -47,5 +65,5 @@ LAKE = Connector(
     names={"filesystem": FILES},
     extra=_EXTRA,
     open_destination=_open_destination,
-    identify_destination=lambda settings: ("filesystem", str(settings.dlt_configuration().bucket_url)),
+    identify_destination=_identify,
 )

@@ -53,7 +53,7 @@ def _open_change_source(settings: ChangeSourceSettings) -> PostgresChangeSource:
 
 
 def _open_destination(settings: DestinationSettings) -> PostgresWarehouse:
-    return _warehouse(settings.name, _parameters(settings.dlt_configuration().credentials))
+    return _warehouse(settings.name, _destination_parameters(settings))
 
 
 def _open_warehouse(settings: WarehouseSettings) -> PostgresWarehouse:
@@ -68,6 +68,14 @@ def _warehouse(name: str, parameters: Mapping[str, Any]) -> PostgresWarehouse:
 
     # The key=value form carries any password; in a URL, dlt leaves spaces and % as they are.
     return PostgresWarehouse(name, make_conninfo("", **{k: v for k, v in parameters.items() if v is not None}))
+
+
+def _destination_parameters(settings: DestinationSettings) -> dict[str, Any]:
+    from dbt_bridge.connectors.postgres.plain_url import split_url
+
+    if plain := split_url(settings.find_alone("credentials") or ""):
+        return plain
+    return _parameters(settings.dlt_configuration().credentials)
 
 
 def _parameters(credentials: Any) -> dict[str, Any]:
@@ -124,6 +132,6 @@ POSTGRES = Connector(
     open_destination=_open_destination,
     open_warehouse=_open_warehouse,
     compose_warehouse=_compose_warehouse,
-    identify_destination=lambda settings: _identify(_parameters(settings.dlt_configuration().credentials)),
+    identify_destination=lambda settings: _identify(_destination_parameters(settings)),
     identify_warehouse=lambda profile: _identify(_profile_parameters(profile)),
 )

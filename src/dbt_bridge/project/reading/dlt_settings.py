@@ -12,7 +12,8 @@ import re
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_providers(root: Path) -> list[SettingsProvider] | None:
 class _Environment:
     def find(self, key: str, *sections: str) -> Any:
         name = "__".join((*filter(None, sections), key)).upper()
-        secret = Path("/run/secrets") / name.lower().replace("_", "-")
+        secret = _SECRETS / name.lower().replace("_", "-")
         try:
             return (secret / secret.name if secret.is_dir() else secret).read_text(encoding="utf-8")
         except (OSError, ValueError):
@@ -101,6 +102,60 @@ def _merge(into: dict[str, Any], given: Mapping[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+_SECRETS = Path("/run/secrets")
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationSection:
+    """`[destination.NAME]` of the environment and the TOML files."""
+
+    name: str
+    providers: Sequence[SettingsProvider]
+
+    @property
+    def destination_type(self) -> str:
+        """The setting of this name, or NAME itself, as it may be that of a type."""
+        return self.find("destination_type") or self.name
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether anything is set under this name; the environment's variables are in upper case."""
+        prefix = f"DESTINATION__{self.name}__".upper()
+        return any(isinstance(provider.find(self.name, "destination"), Mapping) for provider in self.providers) or any(
+            variable.startswith(prefix) for variable in os.environ
+        )
+
+    def find(self, key: str) -> str | None:
+        """The text of a setting; the first place that has it wins."""
+        value = self._value(key)
+        return None if value is None else str(value)
+
+    def find_alone(self, key: str) -> str | None:
+        """The text of a setting where nothing else has a say in what dlt makes of it.
+
+        Parts of credentials may stand under names of their own (`[destination.NAME.credentials]`, and shorter ones down
+        to CREDENTIALS__PASSWORD), and are laid over a connection string that lacks them.
+        """
+        value = self._value(key)
+        return value if isinstance(value, str) and not self._has_parts_of_credentials() else None
+
+    def _value(self, key: str) -> Any:
+        found = (provider.find(key, "destination", self.name) for provider in self.providers)
+        return next((value for value in found if value is not None), None)
+
+    def _has_parts_of_credentials(self) -> bool:
+        sections = [(), ("destination",), ("destination", self.name), ("destination", self.destination_type)]
+        return (
+            any(
+                isinstance(provider.find("credentials", *section), Mapping)
+                for provider in self.providers
+                for section in sections
+            )
+            or any("CREDENTIALS__" in name and not name.startswith("SOURCES__") for name in map(str.upper, os.environ))
+            or any("credentials--" in file.name for file in _SECRETS.glob("*"))
+        )
 
 
 _PLAIN = r"(?:[A-Za-z0-9_.~-]|%[0-9A-F]{2})*"
