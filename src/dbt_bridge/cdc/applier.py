@@ -12,7 +12,7 @@ from dbt_bridge.cdc.followed_source import FollowedSource
 from dbt_bridge.cdc.snapshot_copy import Copy
 from dbt_bridge.contracts.capabilities import Tells
 from dbt_bridge.contracts.change_feed import Chunk
-from dbt_bridge.contracts.destination import Application, BeginAgain, CannotReshape, Loaded, NotApplied
+from dbt_bridge.contracts.destination import Application, BeginAgain, CannotReshape, Loaded, NotApplied, TooManyTables
 from dbt_bridge.errors import BridgeError, KeyRefused, TypeRefused
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.changes import Event, Reshaped
@@ -31,13 +31,18 @@ class GivenUp(Exception):
         failed: table -> the error for which it is set aside.
         lost: table -> why it is copied anew.
 
+        tables: how many may have changes in one commit from now on; None for any number.
+
     With neither, all of them go on: the destination had not room enough, and has now.
     """
 
-    def __init__(self, failed: Mapping[str, BridgeError], lost: Mapping[str, str]) -> None:
+    def __init__(
+        self, failed: Mapping[str, BridgeError], lost: Mapping[str, str], *, tables: int | None = None
+    ) -> None:
         super().__init__(", ".join([*failed, *lost]))
         self.failed = failed
         self.lost = lost
+        self.tables = tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +106,15 @@ class Applier:
         identity: of the origin's log, for checkpoints.
         standing: as it was committed last.
         acknowledge: tells the origin that everything below a position is durable here.
+        most_tables: that may have changes in one commit; the others stay where they stand, for another one.
     """
 
     source: FollowedSource
     identity: str
     standing: Standing
     acknowledge: Callable[[Position], None] = lambda _: None
+    most_tables: int | None = None
+    _left: set[str] = field(default_factory=set)
     _tracked: dict[str, Tracked] = field(default_factory=dict)  # as far as was applied
     _stack: ExitStack = field(default_factory=ExitStack)
     _application: Application | None = None
@@ -122,6 +130,11 @@ class Applier:
         """A transaction of the origin has begun here and not ended."""
         return self._application is not None
 
+    @property
+    def has_left(self) -> bool:
+        """Changes of some tables were left for another commit: from here on they come first."""
+        return bool(self._left)
+
     def take(self, chunk: Chunk) -> Committed | None:
         """Apply a chunk; commits where it ends outside of a transaction.
 
@@ -134,10 +147,10 @@ class Applier:
             raise GivenUp(content.failed, content.lost)
         try:
             for node, event in content.events:
-                if node in self._tracked:
+                if node in self._tracked and not self._leaves(node):
                     self._apply(node, event)
             for node, followed in content.tables.items():
-                if (tracked := self._tracked.get(node)) is not None:
+                if (tracked := self._tracked.get(node)) is not None and node not in self._left:
                     self._tracked[node] = replace(tracked, followed=replace(followed, position=tracked.position))
             self._transactions += chunk.transactions
             if chunk.upto is None:
@@ -154,7 +167,7 @@ class Applier:
         joined = [self._join(application, copy) for copy in due]
         changed = {node: counts.rows_loaded for node, counts in self._counts.items()}
         receipts = [*joined, *self._receipts(upto, committed_at)]
-        self._tracked = {node: tracked.at(upto) for node, tracked in self._tracked.items()}
+        self._tracked = {n: t if n in self._left else t.at(upto) for n, t in self._tracked.items()}
         checkpoints = [tracked.checkpoint(self.identity) for tracked in self._tracked.values()]
         try:
             if ends.destination is ends.ledger:
@@ -163,6 +176,8 @@ class Applier:
                 application.commit(upto.ordinal)
         except BeginAgain as error:
             raise GivenUp({}, {}) from error
+        except TooManyTables as error:
+            raise self._with_fewer_tables() from error
         except NotApplied as refused:
             lost = isinstance(refused.error, CannotReshape)
             failed = {} if lost else {refused.node: refused.error}
@@ -172,11 +187,12 @@ class Applier:
         self._close()
         self._pass_on()
         before = self.standing
-        self.standing = Standing(dict(self._tracked), tuple(copy for copy in before.copies if copy not in due), upto)
-        self.acknowledge(upto)
+        stands = min((self._tracked[node].position for node in self._left), default=upto)
+        self.standing = Standing(dict(self._tracked), tuple(copy for copy in before.copies if copy not in due), stands)
+        self.acknowledge(stands)
         for receipt in receipts:
             self.source.progress.finished(receipt)
-        done = Committed(upto, committed_at, changed, tuple(receipts), self._transactions, before.position)
+        done = Committed(stands, committed_at, changed, tuple(receipts), self._transactions, before.position)
         self._transactions = 0
         return done
 
@@ -185,6 +201,7 @@ class Applier:
         self._pass_on()
         self._close()
         self._tracked = dict(self.standing.tracked)
+        self._left = set()
         self._transactions = 0
 
     def give_up(self, nodes: Collection[str]) -> list[Checkpoint]:
@@ -206,12 +223,23 @@ class Applier:
             raise GivenUp({}, {node: error.what}) from error
         except BeginAgain as error:
             raise GivenUp({}, {}) from error
+        except TooManyTables as error:
+            raise self._with_fewer_tables() from error
         except (TypeRefused, KeyRefused) as error:
             raise GivenUp({node: error}, {}) from error
         self._counts[node] = self._counts.get(node, _NOTHING) + loaded
         self.source.progress.advanced(node, loaded.rows_loaded, loaded.bytes)
         if isinstance(event, Reshaped):
             self._tracked[node] = _reshape(tracked, event)
+
+    def _leaves(self, node: str) -> bool:
+        """Whether a table's changes are left for another commit: they are all of them, or none."""
+        if self.most_tables is not None and node not in self._counts and len(self._counts) >= self.most_tables:
+            self._left.add(node)
+        return node in self._left
+
+    def _with_fewer_tables(self) -> GivenUp:
+        return GivenUp({}, {}, tables=max(1, len(self._counts) // 2))
 
     def _pass_on(self) -> None:
         destination = self.source.ends.destination

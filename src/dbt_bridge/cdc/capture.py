@@ -46,6 +46,38 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class _Course:
+    """How changes are followed.
+
+    Attributes:
+        target: everything below it is applied; None for ever.
+        go_on: asked between chunks; False ends it at the next commit.
+        on_commit: called with everything that became visible.
+        first: the position of a commit that left some tables behind: they come there before any goes beyond it.
+    """
+
+    target: Position | None
+    pace: Pace
+    go_on: Callable[[], bool]
+    on_commit: Callable[[Committed], None]
+    first: Position | None = None
+
+    def list_barriers(self, standing: Standing) -> list[Position | None]:
+        """Where commits are wanted: at the next copy, at `first`, and at the target. None for no end."""
+        wanted = [copy.tracked.position for copy in standing.copies[:1]]
+        if self.first is not None and self.first > standing.position:
+            wanted.append(self.first)
+        barriers: list[Position | None] = [*sorted(set(wanted))]
+        if self.target is None or self.target > max(wanted, default=standing.position):
+            barriers.append(self.target)
+        return barriers
+
+    def catches_up(self, standing: Standing) -> bool:
+        """Whether tables are behind the others."""
+        return self.first is not None and standing.position < self.first
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureOptions:
     """How a capture goes.
 
@@ -102,6 +134,7 @@ class Capture:
         self._chosen = Chosen(source.needed, source.anew)
         self._prepared = Prepared("", {}, (), {})
         self._standing = Standing({}, (), source.changes.beginning)
+        self._most_tables: int | None = None  # that may have changes in one commit
 
     def __enter__(self) -> Capture:
         return_large_blocks()
@@ -212,14 +245,17 @@ class Capture:
             go_on: called between chunks; False ends it at the next commit.
             on_commit: called with everything that became visible.
         """
+        course = _Course(target, pace, go_on, on_commit)
         broken_at: list[Position] = []
         try:
             while True:
-                applier = self._applier()
+                applier = self._applier(self._most_tables)
                 try:
                     self._join_first(applier)
-                    self._run(applier, target, pace, go_on, on_commit)
-                    return False
+                    left_behind = self._run(applier, course)
+                    if left_behind is None:
+                        return False
+                    course = replace(course, first=left_behind)
                 except GivenUp as given_up:
                     # What was not committed is undone; the log is read again from there, without these tables.
                     if self._give_up(applier, given_up):
@@ -282,9 +318,9 @@ class Capture:
         finally:
             self._standing = applier.standing
 
-    def _applier(self) -> Applier:
+    def _applier(self, most_tables: int | None = None) -> Applier:
         standing = Standing.of(self._standing.tracked, self._standing.copies, self.changes.beginning)
-        return Applier(self._source, self._prepared.identity, standing)
+        return Applier(self._source, self._prepared.identity, standing, most_tables=most_tables)
 
     def _any_stands(self) -> bool:
         return any_stands(self._source.ends.ledger, self._prepared.identity)
@@ -295,43 +331,46 @@ class Capture:
         if copies and not applier.standing.tracked:
             self._receipts.add(applier.commit(copies[0].tracked.position).receipts)
 
-    def _run(
-        self,
-        applier: Applier,
-        target: Position | None,
-        pace: Pace,
-        go_on: Callable[[], bool],
-        on_commit: Callable[[Committed], None],
-    ) -> None:
+    def _run(self, applier: Applier, course: _Course) -> Position | None:
+        """Apply what comes; answers the position of a commit that left tables for another one, which ends it."""
         standing = applier.standing
         if not standing.tracked:
-            return
-        barriers: list[Position | None] = [copy.tracked.position for copy in standing.copies[:1]]
-        if target is None or target > max((b for b in barriers if b is not None), default=standing.position):
-            barriers.append(target)
+            return None
+        barriers = course.list_barriers(standing)
         if not barriers:
-            return
+            return None
 
         def is_going() -> bool:
-            if applier.is_inside:  # a transaction that has begun here is finished: it would take as long the next time
+            # A transaction that has begun here is finished: it would take as long the next time. So are tables that
+            # were left behind: no sync ends with them at another position than the others.
+            if applier.is_inside or course.catches_up(applier.standing):
                 return True
-            if not go_on():
+            if not course.go_on():
                 return False
             self.changes.check_backlog(is_caught_up=False)
             return True
 
         tables = [table.followed for table in standing.every_table.values()]
-        with self.changes.follow(tables, standing.position, barriers, pace) as feed:
+        with self.changes.follow(tables, standing.position, barriers, course.pace) as feed:
             applier.acknowledge = feed.acknowledge
             for chunk in feed.chunks(is_going):
                 committed = applier.take(chunk)
                 if committed is not None:
                     self._receipts.add(committed.receipts)
-                    on_commit(committed)
+                    course.on_commit(committed)
+                    if applier.has_left:
+                        return chunk.upto
+        return None
 
     def _give_up(self, applier: Applier, given_up: GivenUp) -> bool:
         """Set tables aside; True when some of them are to be copied anew."""
         applier.undo()
+        if given_up.tables is not None:
+            self._most_tables = given_up.tables
+            self._source.progress.message(
+                f"{self._source.name}: changes of {given_up.tables} tables are committed at once from here on, as there"
+                " is no memory for those of more; all of them stand at one position when this ends"
+            )
         known = applier.standing.every_table
         given_up = _spare_unfit(given_up, known)
         for node, reason in given_up.lost.items():

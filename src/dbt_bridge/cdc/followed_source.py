@@ -14,8 +14,12 @@ from dbt_bridge.nouns.table import TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.sync.ends import Ends
 from dbt_bridge.sync.wanted import Wanted
+from dbt_bridge.system.memory_room import share_memory
 
-_LARGE = 512 << 20  # bytes of values that a destination gets at once where each time costs much
+# Bytes of values that a destination gets at once: where each time costs little, and where it costs much. Four times as
+# many are on their way (one is applied, two wait, one grows), beside what the destination makes of them.
+_SMALL, _LARGE = 128 << 20, 512 << 20
+_PART = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,8 @@ class FollowedSource:
         """
         rows = self.follower.chunk_rows
         if isinstance(self.ends.destination, Warehouse):
-            return Pace(rows, least=rows // 4, seconds=seconds or 5)
-        return Pace(rows, least=rows, bytes=_LARGE, seconds=seconds or 60)
+            return Pace(rows, least=rows // 4, bytes=share_memory(_SMALL, _PART), seconds=seconds or 5)
+        return Pace(rows, least=rows, bytes=share_memory(_LARGE, _PART), seconds=seconds or 60)
 
 
 def make_declared_table(wanted: Wanted, point: Checkpoint | None = None, *, asks_latest: bool = False) -> DeclaredTable:

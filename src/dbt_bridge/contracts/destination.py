@@ -165,6 +165,10 @@ class BeginAgain(DestinationError):
     """The destination was out of room and made more: the same rows or changes, from the last commit on, land now."""
 
 
+class TooManyTables(DestinationError):
+    """The destination has no room for the changes of so many tables in one commit: fewer at once land."""
+
+
 class NotApplied(Exception):
     """A commit that writes table by table was refused by one of them, which is to be set aside.
 

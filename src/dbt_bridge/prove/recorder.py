@@ -17,6 +17,7 @@ from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.receipt import now
 from dbt_bridge.nouns.table import Column
 from dbt_bridge.observe.progress import Progress
+from dbt_bridge.replicate.loads import with_room
 from dbt_bridge.sync.ends import Ends
 from dbt_bridge.sync.wanted import Wanted
 from dbt_bridge.system.malloc import keep_large_blocks
@@ -188,9 +189,10 @@ class VerifyRun:
         blank, progress = question.blank, self.recorder.progress
         progress.started(blank.node, format_name(blank.destination), None)
         request = replace(question.request, progress=lambda rows: progress.advanced(blank.node, rows, 0))
+        origin, destination = question.sides
         try:
             with keep_large_blocks():
-                found = compare(blank, question.sides.origin, question.sides.destination, request)
+                found = with_room(lambda: compare(blank, origin, destination, request))
             parity = self.follow_up(question, found)
         except BridgeError as error:
             parity = fail_parity(blank, error)

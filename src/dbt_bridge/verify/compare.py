@@ -12,6 +12,7 @@ from dbt_bridge.errors import BridgeError, is_interruption
 from dbt_bridge.nouns.both import Both
 from dbt_bridge.nouns.parity import Parity, Status
 from dbt_bridge.nouns.receipt import now
+from dbt_bridge.system.memory_room import measure_room
 from dbt_bridge.system.temporary_files import full
 from dbt_bridge.verify.aggregates import compare_aggregates
 from dbt_bridge.verify.counts import compare_counts
@@ -34,20 +35,47 @@ def compare(blank: Parity, origin: Side, destination: Side, request: VerifyReque
     Raises:
         BridgeError: the sides could not be compared: that is a failure, never a match.
     """
+    while True:
+        try:
+            found = _compare_once(blank, Both(origin, destination), request)
+            break
+        except _OutOfMemory as error:
+            more = 2 * request.memory_mb
+            if more << 20 > measure_room():
+                raise error.told from error
+            request = replace(request, memory_mb=more)
+    status: Status = "equal" if _is_equal(found, request) else "different"
+    return finish_parity(found, level=request.level, status=status, error=None, key=request.key)
+
+
+class _OutOfMemory(Exception):
+    """The engine had too little memory.
+
+    Attributes:
+        told: what is said of it where there is no more.
+    """
+
+    def __init__(self, told: BridgeError) -> None:
+        super().__init__(str(told))
+        self.told = told
+
+
+def _compare_once(blank: Parity, sides: Both[Side], request: VerifyRequest) -> Parity:
     with open_workspace(request.memory_mb) as workspace:
         try:
-            found = _LEVELS[request.level](blank, Both(origin, destination), request, workspace)
+            return _LEVELS[request.level](blank, sides, request, workspace)
         except (engine_errors(), OSError, pa.ArrowException) as error:
             parent = workspace.folder.parent
-            what = f"{origin.name} and {destination.name} could not be compared"
+            what = f"{sides.origin.name} and {sides.destination.name} could not be compared"
             mend = f"if memory or disk ran out, free some (TMPDIR names the disk, now {parent}) and run it again"
-            raise full(parent, error, what) or BridgeError(f"{what}: {error}", mend=mend) from error
+            told = full(parent, error, what) or BridgeError(f"{what}: {error}", mend=mend)
+            if isinstance(error, engine_errors()) and "out of memory" in str(error).lower():
+                raise _OutOfMemory(told) from error
+            raise told from error
         except BaseException as error:
             if is_interruption(error):  # DuckDB 1.5.5 would go on with its query, and closing would wait for it
                 workspace.engine.interrupt()
             raise
-    status: Status = "equal" if _is_equal(found, request) else "different"
-    return finish_parity(found, level=request.level, status=status, error=None, key=request.key)
 
 
 def finish_parity(parity: Parity, **changes: Any) -> Parity:

@@ -1,4 +1,5 @@
-"""A small bound of memory: what is larger lands all the same, as the bound is raised for it, and told."""
+"""A small bound of memory: what is larger lands all the same, as the bound is raised for it, and told; one that the
+profile names is kept, and then tables are committed one after the other."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 from tests.projects import cdc_source, table
 
+from dbt_bridge.connectors.duckdb import memory
 from dbt_bridge.connectors.duckdb.memory import Memory, Window
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import Receipt
@@ -29,16 +31,23 @@ class Heard(Silent):
 
 
 @pytest.fixture
-def narrow(project: Project) -> Callable[..., tuple[dict[str, Receipt], list[str]]]:
-    """A sync with little memory: its receipts, and what it told."""
-    credentials = {**project.warehouse.credentials, "settings": {"memory_limit": "40MB"}}
-    small = replace(project, warehouse=replace(project.warehouse, credentials=credentials))
+def narrow(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, Receipt], list[str]]]:
+    """A sync that begins with little memory: its receipts, and what it told."""
+    monkeypatch.setattr(memory, "_FIRST", 40_000_000)
+    return make_sync(project)
 
-    def once(*tables: str, full_refresh: bool = False) -> tuple[dict[str, Receipt], list[str]]:
+
+def with_limit(project: Project, limit: str) -> Project:
+    credentials = {**project.warehouse.credentials, "settings": {"memory_limit": limit}}
+    return replace(project, warehouse=replace(project.warehouse, credentials=credentials))
+
+
+def make_sync(small: Project) -> Callable[..., tuple[dict[str, Receipt], list[str]]]:
+    def once(*tables: str, full_refresh: bool = False, status: str = "success") -> tuple[dict[str, Receipt], list[str]]:
         heard = Heard()
         source = cdc_source(*(table(name, node="source.shop.landing.") for name in tables))
         receipts = sync(replace(small, sources=(source,)), SyncOptions(full_refresh=full_refresh), heard)
-        assert {r.status for r in receipts} == {"success"}, [r.error for r in receipts]
+        assert {r.status for r in receipts} <= {status}, [r.error for r in receipts]
         return {r.node.rsplit(".", 1)[1]: r for r in receipts}, heard.lines
 
     return once
@@ -62,19 +71,51 @@ def test_values_larger_than_the_bound_land_by_copy_and_by_changes(
     assert landed("SELECT id, n, md5(v) FROM landing.large ORDER BY 1") == expected
 
 
-def test_many_tables_that_change_together_land(origin: psycopg.Connection, narrow: Callable, landed: Callable) -> None:
+def test_many_tables_that_change_together_land(
+    origin: psycopg.Connection, project: Project, narrow: Callable, landed: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each table that is written takes blocks for its columns until the commit."""
     names = [f"t{number}" for number in range(40)]
     for name in names:
         origin.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, a text, b text, c text, d text)".encode())
         origin.execute(f"INSERT INTO {name} SELECT i, 'a', 'b', 'c', 'd' FROM generate_series(1, 5) i".encode())  # noqa: S608
     narrow(*names)
-    with origin.transaction():
-        for name in names:
-            origin.execute(f"UPDATE {name} SET a = 'x' WHERE id < 3".encode())  # noqa: S608
+
+    def change(value: str) -> None:
+        with origin.transaction():
+            for name in names:
+                origin.execute(f"UPDATE {name} SET a = '{value}' WHERE id < 3".encode())  # noqa: S608
+
+    def count(value: str) -> set[tuple[int]]:
+        return {landed(f"SELECT count(*) FROM landing.{name} WHERE a = '{value}'")[0] for name in names}  # noqa: S608
+
+    change("x")
     _, told = narrow(*names)
     assert any("DuckDB may take" in line for line in told), told
-    assert {landed(f"SELECT count(*) FROM landing.{name} WHERE a = 'x'")[0] for name in names} == {(2,)}  # noqa: S608
+    assert count("x") == {(2,)}
+    change("y")
+    change("z")
+    receipts, told = make_sync(with_limit(project, "30MB"))(*names)
+    assert not any("DuckDB may take" in line for line in told), told
+    assert any("tables are committed at once" in line for line in told), told
+    assert count("z") == {(2,)}
+    assert {receipt.checkpoint_to for receipt in receipts.values()} == {receipts["t0"].checkpoint_to}
+    assert {receipt.rows_loaded for receipt in receipts.values()} == {4}
+
+
+def test_what_does_not_fit_into_the_limit_of_the_profile_is_refused_with_numbers(
+    origin: psycopg.Connection, project: Project, landed: Callable
+) -> None:
+    origin.execute("CREATE TABLE large (id int PRIMARY KEY, v text)")
+    origin.execute("ALTER TABLE large ALTER v SET STORAGE EXTERNAL")
+    origin.execute("INSERT INTO large SELECT i, repeat(md5(i::text), 100000) FROM generate_series(1, 20) i")
+    receipts, _ = make_sync(with_limit(project, "40MB"))("large", status="failed")
+    error = str(receipts["large"].error)
+    assert "landing.large: DuckDB holds 2048 rows of every column at once" in error
+    assert "40 MB that the profile's memory_limit allows" in error
+    assert landed(
+        "SELECT count(*) FROM duckdb_tables() WHERE table_name LIKE '%large%' OR table_name LIKE '%stage%'"
+    ) == [(0,)]
 
 
 def test_a_window_holds_the_batches_that_may_lie_in_one_vector() -> None:
@@ -84,9 +125,14 @@ def test_a_window_holds_the_batches_that_may_lie_in_one_vector() -> None:
     assert window.add(batch) == 2 * batch.nbytes, "the last 2048 rows lie in two of them"
 
 
+def test_of_a_large_batch_a_window_holds_as_many_rows_as_one_vector() -> None:
+    batch = pa.record_batch({"v": pa.array(["x" * 5_000] * 10_000)})
+    assert Window().add(batch) <= batch.nbytes * 2 * 2048 / 10_000, "two vectors: its rows need not begin with one"
+
+
 def test_what_one_database_of_a_connection_has_raised_another_does_not_lower() -> None:
     with duckdb.connect(config={"memory_limit": "200MB"}) as connection:
-        one, other = Memory(connection, 2 << 30), Memory(connection, 2 << 30)
+        one, other = Memory(connection), Memory(connection)
         before = one.limit
         other.make_room(400 << 20, 1, "wide")
         raised = Memory(connection).limit

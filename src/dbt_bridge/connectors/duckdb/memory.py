@@ -3,32 +3,53 @@
 DuckDB works on vectors of 2048 rows, and holds all values of one at once when it commits or reads them (1.5.5: "failed
 to pin block"): twenty rows of 48 MB need 1 GB, although there is a disk for what does not fit. Each column that is
 written takes blocks of 256 KB, too. The bound is the database's: once raised it stays so until that is closed.
+
+It is raised as far as the machine, its control group and this process's own limits leave room, and never beyond a
+`memory_limit` of the profile. Where there is no more of it DuckDB goes on with one thread, each of which has blocks of
+its own for every column. Only what does not fit then is refused.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import closing, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
+from dbt_bridge.errors import TypeRefused
+from dbt_bridge.system.memory_room import find_limit, measure_room
+
+_T = TypeVar("_T")
 _VECTOR_ROWS = 2048
 _COLUMN = 512 << 10  # of each column that is written, with what its compression needs
 _BASE = 150 << 20
+_SMALL = 16 << 20  # of a batch that need not be cut
+# The process, with Arrow batches in flight and what DuckDB does not count, stays under 600 MB at any number of rows.
+_FIRST, _LEAST = 300_000_000, 64_000_000
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 # What is longer than a block's share lies in blocks of its own; of rows that are only in the log the length is known.
 _LONG_VALUES = """
 SELECT coalesce(max(bytes), 0)
 FROM (
-  SELECT sum(least(
-    least(count, 2048) * coalesce(try_cast(regexp_extract(stats, 'Max String Length: ([0-9]+)', 1) AS BIGINT), 0),
-    CASE WHEN persistent THEN len(additional_block_ids) * 262144 ELSE 9223372036854775807 END
-  )) AS bytes
-  FROM pragma_storage_info(?)
-  WHERE segment_type <> 'VALIDITY'
+  SELECT sum(least(stored, 2048 * longest)) AS bytes
+  FROM (
+    SELECT
+      row_group_id,
+      max(longest) AS longest,
+      sum(least(count * longest, CASE WHEN persistent THEN len(blocks) * 262144 ELSE 9223372036854775807 END)) AS stored
+    FROM (
+      SELECT
+        row_group_id, column_path, count, persistent, additional_block_ids AS blocks,
+        coalesce(try_cast(regexp_extract(stats, 'Max String Length: ([0-9]+)', 1) AS BIGINT), 0) AS longest
+      FROM pragma_storage_info(?)
+      WHERE segment_type <> 'VALIDITY'
+    )
+    GROUP BY row_group_id, column_path
+  )
   GROUP BY row_group_id
 )
 """
@@ -38,7 +59,8 @@ _raising = threading.Lock()  # so that nobody lowers what another thread has jus
 
 def is_out_of_memory(error: BaseException) -> bool:
     """DuckDB's own bound is reached, or the machine's. A COMMIT says it in words alone."""
-    return isinstance(error, duckdb.Error) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+    raised = (duckdb.Error, pa.ArrowException, OSError)  # the last two, by a stream
+    return isinstance(error, raised) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 class Memory:
@@ -46,12 +68,12 @@ class Memory:
 
     Args:
         connection: to it; every use is on a cursor of its own, so that several threads may have one.
-        most: bytes beyond which it is never raised; None for DuckDB's own default, four fifths of the machine.
+        is_fixed: somebody chose the bound, which is never raised.
     """
 
-    def __init__(self, connection: Any, most: int | None = None) -> None:
+    def __init__(self, connection: Any, *, is_fixed: bool = False) -> None:
         self._connection = connection
-        self._most = most
+        self._is_fixed = is_fixed
         self._limit: int | None = None
         self._told: list[str] = []
 
@@ -60,30 +82,69 @@ class Memory:
         told, self._told = self._told, []
         return told
 
-    def make_room(self, window: int, columns: int, where: object) -> None:
+    def make_room(self, window: int, columns: int, where: object) -> int:
         """Raise the bound where so many bytes in rows that DuckDB handles at once need it.
 
         Args:
             window: see `Window`.
             columns: of the table that is written.
+
+        Returns:
+            Bytes that it needs at least.
+
+        Raises:
+            TypeRefused: they fit into no bound that there may be.
         """
         needed = _BASE + 2 * window + columns * _COLUMN
         if needed > (now := self.limit):
             self._raise(now, max(needed, now * 3 // 2), where)
+            if window > self.limit:
+                raise self.refuse(window, where)
+        return window + columns * _COLUMN
 
     def make_more(self, where: object) -> bool:
-        """After an operation was out of memory: twice as much; False where the machine has no more."""
+        """After an operation was out of memory: twice as much, then fewer threads; False where neither is left."""
         now = self.limit
-        return self._raise(now, 2 * now, where)
+        return self._raise(now, 2 * now, where) or self._work_alone(where)
 
-    def make_room_to_read(self, table: str, where: object) -> None:
+    def with_more(self, work: Callable[[], _T], where: object) -> _T:
+        """Do work that leaves nothing behind when it fails, again as long as there is more memory for it."""
+        while True:
+            try:
+                return work()
+            except duckdb.Error as error:
+                if not (is_out_of_memory(error) and self.make_more(where)):
+                    raise
+
+    def make_room_to_read(self, table: str, where: object) -> int:
         """Raise the bound for a table whose long values DuckDB holds at once when they are read.
 
         Args:
             table: its quoted name; a view tells nothing of itself.
+
+        Returns:
+            Bytes of the long values that it may hold at once.
+
+        Raises:
+            TypeRefused: they fit into no bound that there may be.
         """
         with closing(self._connection.cursor()) as cur, suppress(duckdb.CatalogException):
-            self.make_room(int(cur.execute(_LONG_VALUES, [table]).fetchone()[0]), 0, where)
+            window = int(cur.execute(_LONG_VALUES, [table]).fetchone()[0])
+            self.make_room(window, 0, where)
+            return window
+        return 0
+
+    def refuse(self, needed: int, where: object) -> TypeRefused:
+        """The error where rows and columns for which so many bytes are needed at once do not fit."""
+        if self._is_fixed:
+            bound, mend = "the profile's memory_limit allows", "raise memory_limit in the profile; or "
+        else:
+            bound, mend = f"{find_limit().name} leaves to it", "run where there is more memory; or "
+        return TypeRefused(
+            f"{where}: DuckDB holds 2048 rows of every column at once, {needed / 1e6:,.0f} MB here, and has the"
+            f" {self.limit / 1e6:,.0f} MB that {bound}",
+            mend=f"{mend}leave large columns out with `columns: {{exclude: [...]}}`",
+        )
 
     @property
     def limit(self) -> int:
@@ -94,22 +155,31 @@ class Memory:
         return self._limit
 
     def _raise(self, now: int, wanted: int, where: object) -> bool:
-        if self._most is None:
-            with closing(duckdb.connect()) as other:
-                self._most = _read_limit(other)
-        bound = min(wanted, self._most)
-        if bound <= now:
+        if self._is_fixed:
             return False
         with _raising, closing(self._connection.cursor()) as cur:
             there = _read_limit(cur)
-            if there >= bound:  # raised meanwhile: by another thread, or for another database of this connection
+            bound = min(wanted, _read_used(cur) + measure_room())
+            if there > now or bound <= now:  # raised meanwhile: by another thread, or for another database
                 self._limit = there
-                return True
+                return there > now
             cur.execute(f"SET GLOBAL memory_limit = '{bound // 1000}KB'")
             self._limit = bound
         self._told.append(
             f"{where}: DuckDB may take {bound / 1e6:,.0f} MB of memory from here on instead of {now / 1e6:,.0f} MB, for"
-            " values or columns that need it (memory_limit in the profile's settings is where it begins)"
+            " values or columns that need it (a memory_limit in the profile's settings is kept)"
+        )
+        return True
+
+    def _work_alone(self, where: object) -> bool:
+        with _raising, closing(self._connection.cursor()) as cur:
+            threads = int(cur.execute("SELECT current_setting('threads')").fetchone()[0])
+            if threads == 1:
+                return False
+            cur.execute("SET GLOBAL threads = 1")
+        self._told.append(
+            f"{where}: DuckDB works with one thread from here on instead of {threads}, for its"
+            f" {self.limit / 1e6:,.0f} MB of memory were too little"
         )
         return True
 
@@ -123,6 +193,12 @@ class Window:
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> int:
         """Take up a batch; answers the bytes of the last batches that may lie in one vector."""
+        if rows.num_rows <= _VECTOR_ROWS or rows.nbytes < _SMALL:
+            return self._add(rows)
+        parts = (rows.slice(start, _VECTOR_ROWS) for start in range(0, rows.num_rows, _VECTOR_ROWS))
+        return max(self._add(part) for part in parts)
+
+    def _add(self, rows: pa.Table | pa.RecordBatch) -> int:
         if not rows.num_rows:
             return self._bytes
         size = int(rows.nbytes)
@@ -134,6 +210,15 @@ class Window:
             self._rows -= gone
             self._bytes -= size
         return self._bytes
+
+
+def first_limit() -> int:
+    """Bytes that DuckDB may take at first: more than usual tables need, and less where the machine is small."""
+    return min(_FIRST, max(_LEAST, measure_room() // 2))
+
+
+def _read_used(cur: Any) -> int:
+    return int(cur.execute("SELECT coalesce(sum(memory_usage_bytes), 0) FROM duckdb_memory()").fetchone()[0])
 
 
 def _read_limit(cur: Any) -> int:

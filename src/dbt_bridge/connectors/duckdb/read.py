@@ -68,16 +68,19 @@ def schema_of(cur: Any, query: str, columns: Mapping[str, str]) -> pa.Schema:
     return _schema(stream_query(cur, f"{query}\nLIMIT 0").schema, columns)
 
 
-def read(cur: Any, where: object, query: str, columns: Mapping[str, str]) -> pa.RecordBatchReader:
+def read(
+    cur: Any, where: object, query: str, columns: Mapping[str, str], vector_bytes: int = 0
+) -> pa.RecordBatchReader:
     """Stream a query over `select_exactly`s of these columns (name -> SQL type); closes the cursor at the end.
 
     Args:
         where: what is read, for messages.
+        vector_bytes: see `stream_relation`.
 
     Raises (while it is read):
         DestinationError: a value does not fit its Arrow type, or DuckDB broke off.
     """
-    source = stream_query(cur, query)
+    source = stream_query(cur, query, vector_bytes)
     schema = _schema(source.schema, columns)
     return make_reader(schema, _batches(cur, where, source, schema), source)
 

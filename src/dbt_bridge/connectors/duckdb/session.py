@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import duckdb
 
+from dbt_bridge.connectors.duckdb.memory import is_out_of_memory
 from dbt_bridge.errors import BridgeError, DestinationError, scrubbed
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.system.retry import CONFLICT, retry
@@ -62,9 +63,9 @@ def roll_back(cur: Any) -> None:
 
 @contextmanager
 def blaming(name: TableName) -> Iterator[None]:
-    """What fails is this table's fault: told as such, but for a conflict, which is tried again as a whole."""
+    """What fails is this table's fault: told as such, but for what is tried again as a whole."""
     try:
-        with translate_errors(name, unless=is_conflict):
+        with translate_errors(name, unless=lambda error: is_conflict(error) or is_out_of_memory(error)):
             yield
     except BridgeError as error:
         error.table = name
@@ -88,7 +89,7 @@ def _mend(text: str) -> str:
     if "no space left" in lowered or "could not write" in lowered:
         return "free disk space beside the DuckDB file, then run the same command again"
     if "out of memory" in lowered:
-        return "raise memory_limit in the profile's config_options or settings"
+        return "raise memory_limit in the profile where it has one, or run where there is more memory"
     if "conversion error" in lowered or "out of range" in lowered:
         return "cast the column, in the model that builds it, to a type that holds its values"
     if "depend" in lowered:

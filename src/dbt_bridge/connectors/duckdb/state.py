@@ -13,10 +13,10 @@ import pyarrow as pa
 from dbt_bridge.arrow.duckdb_rows import interruptible, stream_query
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.landing_table import lend_rows
-from dbt_bridge.connectors.duckdb.memory import Memory
+from dbt_bridge.connectors.duckdb.memory import Memory, is_out_of_memory
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fill_in
 from dbt_bridge.connectors.duckdb.session import roll_back, translate_errors
-from dbt_bridge.contracts.destination import DELETED_AT, Replica
+from dbt_bridge.contracts.destination import DELETED_AT, BeginAgain, Replica
 from dbt_bridge.errors import DestinationError, scrubbed
 from dbt_bridge.nouns.table import quote_identifier
 from dbt_bridge.replicate.change_log import LOG_COLUMNS
@@ -38,10 +38,17 @@ class _StoredColumn:
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """What is read: SQL after FROM whose rows stand for the origin's, and the replica's columns there."""
+    """What is read.
+
+    Attributes:
+        sql: after FROM: its rows stand for the origin's.
+        columns: the replica's, as they are there.
+        vector_bytes: of long values in 2048 rows, at most.
+    """
 
     sql: str
     columns: Mapping[str, _StoredColumn]
+    vector_bytes: int
 
 
 class DuckDBState:
@@ -54,6 +61,7 @@ class DuckDBState:
     def __init__(self, cur: Any, catalog: str, memory: Memory) -> None:
         self._cur = cur
         self._memory = memory
+        self._catalog = catalog
         self._on = CatalogCursor(cur, catalog)
         self._streaming = ""
 
@@ -103,9 +111,12 @@ class DuckDBState:
         self._streaming = str(name)
         try:
             with lent:
-                for batch in stream_query(self._cur, query):
+                for batch in stream_query(self._cur, query, standing.vector_bytes):
                     yield cast_columns(batch.columns, schema, name)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
+            if is_out_of_memory(error) and self._memory.make_more(name):
+                self._begin_anew()
+                raise BeginAgain(f"DuckDB was out of memory while {name} was read") from error
             raise DestinationError(
                 f"DuckDB broke off while {name} was read: {scrubbed(' '.join(str(error).split()))}",
                 mend="run the same command again",
@@ -113,19 +124,25 @@ class DuckDBState:
         finally:
             self._streaming = ""
 
+    def _begin_anew(self) -> None:
+        """DuckDB takes no more statements in a transaction that was out of memory. Who compares holds the landing
+        still, and the file is of one process: it is the same state."""
+        roll_back(self._cur)
+        _begin(self._cur, self._catalog)
+
     def _standing(self, replica: Replica) -> _Standing:
         found = self._on.find_relation(replica.table.name)
         if found is None or found.is_ghost:
             raise DestinationError(f"there is no table {replica.table.name}", mend=recopy_command(replica.node))
         columns = {c.name: _require_column(found, c.name, replica) for c in replica.table.columns}
         table = self._on.sql_name(found.name)
-        self._memory.make_room_to_read(table, replica.table.name)
+        size = self._memory.make_room_to_read(table, replica.table.name)
         if replica.change_log:
-            return _Standing(self._log_state(replica, found, table), columns)
+            return _Standing(self._log_state(replica, found, table), columns, size)
         if replica.deletes == "soft":
             deleted_at = quote_identifier(_require_column(found, DELETED_AT, replica).name)
-            return _Standing(f"(SELECT * FROM {table} WHERE {deleted_at} IS NULL)", columns)  # noqa: S608
-        return _Standing(table, columns)
+            return _Standing(f"(SELECT * FROM {table} WHERE {deleted_at} IS NULL)", columns, size)  # noqa: S608
+        return _Standing(table, columns, size)
 
     def _log_state(self, replica: Replica, found: Relation, table: str) -> str:
         for column in LOG_COLUMNS:
@@ -178,11 +195,15 @@ def open_state(connection: Any, catalog: str, memory: Memory) -> Iterator[DuckDB
     cur = connection.cursor()
     try:
         with translate_errors("a state to read"):
-            cur.execute("BEGIN")
-            # The transaction of an attached database begins with the first look at its catalog.
-            cur.execute(fill_in("SELECT count(*) FROM duckdb_tables() WHERE database_name = ?", catalog)).fetchall()
+            _begin(cur, catalog)
         with interruptible(cur):
             yield DuckDBState(cur, catalog, memory)
     finally:
         roll_back(cur)
         cur.close()
+
+
+def _begin(cur: Any, catalog: str) -> None:
+    cur.execute("BEGIN")
+    # The transaction of an attached database begins with the first look at its catalog.
+    cur.execute(fill_in("SELECT count(*) FROM duckdb_tables() WHERE database_name = ?", catalog)).fetchall()

@@ -23,7 +23,7 @@ from dbt_bridge.connectors.duckdb import audit
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.column_types import map_column
 from dbt_bridge.connectors.duckdb.following.apply import DuckDBApplication
-from dbt_bridge.connectors.duckdb.memory import Memory, is_out_of_memory
+from dbt_bridge.connectors.duckdb.memory import Memory, first_limit, is_out_of_memory
 from dbt_bridge.connectors.duckdb.outgoing.marks import ensure_marks, recall
 from dbt_bridge.connectors.duckdb.profile import file_of, find_database, require_writable
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
@@ -61,11 +61,11 @@ from dbt_bridge.nouns.table import (
 )
 from dbt_bridge.replicate.loads import load_staged
 from dbt_bridge.system.lock_wait import open_when_free
+from dbt_bridge.system.owned_reader import make_reader
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
 _TEXT = "VARCHAR"
-# The process, with Arrow batches in flight and what DuckDB does not count, stays under 600 MB at any number of rows.
-DEFAULT_MEMORY_LIMIT = "300MB"
+_LIMITS = frozenset({"memory_limit", "max_memory"})  # two names of one setting
 
 # A DuckDB file is open in one process at a time: staging tables of any other token are left over from a killed run.
 _PROCESS = secrets.token_hex(4)
@@ -84,13 +84,22 @@ class DuckDBWarehouse:
 
     chunk_rows = 250_000
 
-    def __init__(self, connection: Any, *, name: str, catalog: str, owned: bool, file: str | Path = "") -> None:
+    def __init__(
+        self,
+        connection: Any,
+        *,
+        name: str,
+        catalog: str,
+        owned: bool,
+        file: str | Path = "",
+        memory: Memory | None = None,
+    ) -> None:
         self.name = name
         self._file = file
         self._connection = connection
         self._catalog = catalog
         self._owned = owned
-        self._memory = Memory(connection)
+        self._memory = memory or Memory(connection, is_fixed=True)
 
     @classmethod
     def open(
@@ -99,7 +108,6 @@ class DuckDBWarehouse:
         *,
         config: Mapping[str, Any] | None = None,
         name: str = "duckdb",
-        memory_limit: str = DEFAULT_MEMORY_LIMIT,
         prepare: Sequence[str] = (),
         catalog: str | None = None,
     ) -> DuckDBWarehouse:
@@ -118,7 +126,7 @@ class DuckDBWarehouse:
         tuned = {
             "preserve_insertion_order": False,
             "force_compression": "fsst",
-            "memory_limit": memory_limit,
+            "memory_limit": f"{first_limit() // 1000}KB",
             **(config or {}),
         }
 
@@ -139,7 +147,9 @@ class DuckDBWarehouse:
                 f"the DuckDB file {path} cannot be opened: {error}",
                 mend="close the program that has it open, or check the path and the profile's config_options",
             ) from error
-        return cls(connection, name=name, catalog=catalog or _current_catalog(connection), owned=True, file=path)
+        memory = Memory(connection, is_fixed=not _LIMITS.isdisjoint(config or ()))
+        catalog = catalog or _current_catalog(connection)
+        return cls(connection, name=name, catalog=catalog, owned=True, file=path, memory=memory)
 
     @classmethod
     def over(cls, connection: Any, *, name: str = "duckdb", catalog: str | None = None) -> DuckDBWarehouse:
@@ -170,7 +180,9 @@ class DuckDBWarehouse:
             found = find_database(cur, name)
         if to_write:
             require_writable(found)
-        return DuckDBWarehouse(self._connection, name=self.name, catalog=found.name, owned=False, file=self._file)
+        return DuckDBWarehouse(
+            self._connection, name=self.name, catalog=found.name, owned=False, file=self._file, memory=self._memory
+        )
 
     def is_database_of(self, settings: OriginSettings) -> bool:
         """See `OpensOnce`."""
@@ -312,7 +324,7 @@ class DuckDBWarehouse:
             audit.ensure(cur, self._catalog)
             for one in staged:
                 ensure_marks(CatalogCursor(cur, self._catalog), one.load.table.name, one.load.delivery)
-            return in_transaction(cur, work)
+            return self._memory.with_more(lambda: in_transaction(cur, work), tables)
 
     @contextmanager
     def open_state(self) -> Iterator[DuckDBState]:
@@ -390,7 +402,10 @@ class DuckDBWarehouse:
             wanted = {c: found.columns[c] for c in columns} if columns else found.columns
             text = frozenset(as_text)
             types = {c: _TEXT if c in text else t for c, t in wanted.items()}
-            return reading.read(cur, name, self._select(found.name, wanted, text), types)
+            table = f"{quote_identifier(self._catalog)}.{quote_table_name(found.name)}"
+            size = self._memory.make_room_to_read(table, name)
+            rows = reading.read(cur, name, self._select(found.name, wanted, text), types, size)
+        return make_reader(rows.schema, self._begin_again_with_more(rows, name), rows)
 
     def fingerprint(self, name: TableName) -> str:
         """The number of rows and the sum of their hashes."""
@@ -410,6 +425,14 @@ class DuckDBWarehouse:
             return f"{rows}:{total}"
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _begin_again_with_more(self, rows: pa.RecordBatchReader, name: TableName) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from rows
+        except DestinationError as error:
+            if error.__cause__ is not None and is_out_of_memory(error.__cause__) and self._memory.make_more(name):
+                raise BeginAgain(f"DuckDB was out of memory while {name} was read") from error
+            raise
 
     @contextmanager
     def _cursor(self, where: object) -> Iterator[Any]:

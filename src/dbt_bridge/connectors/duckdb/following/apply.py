@@ -42,8 +42,8 @@ from dbt_bridge.contracts.destination import (
     NotApplied,
     Replica,
     Staged,
+    TooManyTables,
 )
-from dbt_bridge.errors import TypeRefused
 from dbt_bridge.nouns.changes import (
     Changes,
     Event,
@@ -71,12 +71,13 @@ class DuckDBApplication:
         self._cur = cur
         self._memory = memory
         self._windows: dict[TableName, Window] = {}
-        self._largest: tuple[int, str] = (0, "")  # bytes that DuckDB handles at once, and whose they are
+        self._largest: tuple[int, str] = (0, "")  # bytes that are needed at once, and whose they are
         self._catalog = catalog
         self._on = CatalogCursor(cur, catalog)
         self._open = False
         self._over = False
         self._changed: set[TableName] = set()
+        self._touched: set[TableName] = set()
         self._last: dict[TableName, int] = {}  # the commit that the last piece of a history belongs to
         self._log_rows: dict[TableName, LogRows] = {}
 
@@ -92,6 +93,7 @@ class DuckDBApplication:
         """Apply a run of changes, a TRUNCATE or a change of the columns."""
         with self._in_memory(replica.table.name, replica.node), translate_errors(replica.table.name, is_out_of_memory):
             self._begin()
+            self._touched.add(replica.table.name)
             check_names(replica, fold_case)
             if isinstance(event, Reshaped):
                 return self._reshape(replica, event)
@@ -118,31 +120,31 @@ class DuckDBApplication:
 
     @contextmanager
     def _in_memory(self, where: object, node: str) -> Iterator[None]:
-        """Where it is too little, there is more of it the next time; a table that needs more than there is, is refused.
+        """Where it is too little, there is more of it the next time; or fewer tables are to be committed at once; a
+        table that needs more than there is, is refused.
 
         Raises:
             BeginAgain: begin again at the last commit.
-            TypeRefused: the machine has no more, for this table.
-            NotApplied: the same at the commit, for the table with the largest rows.
+            TooManyTables: there is no more of it for all of them.
+            TypeRefused: there is no more of it for this table.
+            NotApplied: the same at the commit.
         """
         try:
             yield
         except duckdb.Error as error:  # none but those that are out of memory come so far
             if self._memory.make_more(where):
                 raise BeginAgain(f"DuckDB was out of memory on {where}") from error
-            refused = TypeRefused(
-                f"{where}: rows of {self._largest[0] / 1e6:,.0f} MB that DuckDB handles at once do not fit into the"
-                f" {self._memory.limit / 1e6:,.0f} MB that it may take on this machine",
-                mend="columns: {exclude: [...]} leaves the large column out; or run on a machine with more memory",
-            )
+            if len(self._touched) > 1:
+                raise TooManyTables(f"DuckDB was out of memory on {where}") from error
+            refused = self._memory.refuse(self._largest[0], where)
             if not node and self._largest[1]:
                 raise NotApplied(self._largest[1], refused) from error
             raise refused from error
 
     def _make_room(self, replica: Replica, rows: pa.Table) -> None:
         window = self._windows.setdefault(replica.table.name, Window()).add(rows)
-        self._largest = max(self._largest, (window, replica.node))
-        self._memory.make_room(window, rows.num_columns, replica.table.name)
+        needed = self._memory.make_room(window, rows.num_columns, replica.table.name)
+        self._largest = max(self._largest, (needed, replica.node))
 
     def _begin(self) -> None:
         assert not self._over, "an application is committed once"
