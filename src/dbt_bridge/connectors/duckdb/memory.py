@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
-from dbt_bridge.errors import TypeRefused
+from dbt_bridge.contracts.destination import BeginAgain
+from dbt_bridge.errors import DestinationError, TypeRefused
 from dbt_bridge.system.memory_room import find_limit, measure_room
+from dbt_bridge.system.owned_reader import make_reader
 
 _T = TypeVar("_T")
 _VECTOR_ROWS = 2048
@@ -115,6 +117,20 @@ class Memory:
             except duckdb.Error as error:
                 if not (is_out_of_memory(error) and self.make_more(where)):
                     raise
+
+    def watch(self, rows: pa.RecordBatchReader, where: object) -> pa.RecordBatchReader:
+        """The same rows; raises BeginAgain where they were out of memory, and there is more now."""
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from rows
+            except DestinationError as error:
+                cause = error.__cause__
+                if cause is not None and is_out_of_memory(cause) and self.make_more(where):
+                    raise BeginAgain(f"DuckDB was out of memory while {where} was read") from error
+                raise
+
+        return make_reader(rows.schema, batches(), rows)
 
     def make_room_to_read(self, table: str, where: object) -> int:
         """Raise the bound for a table whose long values DuckDB holds at once when they are read.

@@ -61,7 +61,6 @@ from dbt_bridge.nouns.table import (
 )
 from dbt_bridge.replicate.loads import load_staged
 from dbt_bridge.system.lock_wait import open_when_free
-from dbt_bridge.system.owned_reader import make_reader
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
 _TEXT = "VARCHAR"
@@ -85,15 +84,9 @@ class DuckDBWarehouse:
     chunk_rows = 250_000
 
     def __init__(
-        self,
-        connection: Any,
-        *,
-        name: str,
-        catalog: str,
-        owned: bool,
-        file: str | Path = "",
+        self, connection: Any, *, name: str, catalog: str, owned: bool, file: str | Path = "",
         memory: Memory | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.name = name
         self._file = file
         self._connection = connection
@@ -402,10 +395,9 @@ class DuckDBWarehouse:
             wanted = {c: found.columns[c] for c in columns} if columns else found.columns
             text = frozenset(as_text)
             types = {c: _TEXT if c in text else t for c, t in wanted.items()}
-            table = f"{quote_identifier(self._catalog)}.{quote_table_name(found.name)}"
-            size = self._memory.make_room_to_read(table, name)
+            size = self._memory.make_room_to_read(self._sql_name(found.name), name)
             rows = reading.read(cur, name, self._select(found.name, wanted, text), types, size)
-        return make_reader(rows.schema, self._begin_again_with_more(rows, name), rows)
+        return self._memory.watch(rows, name)
 
     def fingerprint(self, name: TableName) -> str:
         """The number of rows and the sum of their hashes."""
@@ -413,11 +405,10 @@ class DuckDBWarehouse:
             found = CatalogCursor(cur, self._catalog).find_relation(name)
             if found is None:
                 return ""
-            relation = f"{quote_identifier(self._catalog)}.{quote_table_name(found.name)}"
             try:
                 cur.execute(
                     "SELECT count(*), coalesce(sum(hash(_dbt_bridge_row)::HUGEINT), 0)\n"
-                    f"FROM {relation} AS _dbt_bridge_row"
+                    f"FROM {self._sql_name(found.name)} AS _dbt_bridge_row"
                 )
             except duckdb.NotImplementedException:  # a type without a hash
                 return ""
@@ -426,14 +417,6 @@ class DuckDBWarehouse:
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    def _begin_again_with_more(self, rows: pa.RecordBatchReader, name: TableName) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from rows
-        except DestinationError as error:
-            if error.__cause__ is not None and is_out_of_memory(error.__cause__) and self._memory.make_more(name):
-                raise BeginAgain(f"DuckDB was out of memory while {name} was read") from error
-            raise
-
     @contextmanager
     def _cursor(self, where: object) -> Iterator[Any]:
         with closing(self._connection.cursor()) as cur, interruptible(cur), translate_errors(where):
@@ -441,7 +424,10 @@ class DuckDBWarehouse:
 
     def _select(self, name: TableName, columns: Mapping[str, str], as_text: Collection[str] = ()) -> str:
         parts = ", ".join(reading.select_exactly(c, sql, as_text=c in as_text) for c, sql in columns.items())
-        return f"SELECT {parts}\nFROM {quote_identifier(self._catalog)}.{quote_table_name(name)}"
+        return f"SELECT {parts}\nFROM {self._sql_name(name)}"
+
+    def _sql_name(self, name: TableName) -> str:
+        return f"{quote_identifier(self._catalog)}.{quote_table_name(name)}"
 
 
 def _run_preparation(connection: Any, statement: str) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dbt_bridge.arrow.batch_sizes import group_batches
 from dbt_bridge.arrow.counted_reader import CountedReader
 from dbt_bridge.arrow.file_types import build_schema, cast_batch, map_column
 from dbt_bridge.connectors.lake.location import Lake, lake_of
@@ -34,7 +35,7 @@ from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.replicate.fit_standing import cast_standing, describe_evolution, fit_evolving, fit_standing, pad_columns
 from dbt_bridge.replicate.loads import check_load
 
-_ROWS_PER_GROUP = 122_880
+_ROWS_PER_GROUP, _BYTES_PER_GROUP = 122_880, 64 << 20
 _LOADED = re.compile(r"\d{8}T\d{12}-[0-9a-f]{6}-[0-9a-f]{8}(-[0-9a-f]{32})?\.parquet")
 
 
@@ -243,16 +244,9 @@ def _digits(delivery: Outgoing) -> str:
 
 
 def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
-    """The batches of a driver are small; a row group should not be."""
-    held: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in reader:
-        held.append(batch)
-        rows += batch.num_rows
-        if rows >= _ROWS_PER_GROUP:
-            yield pa.Table.from_batches(held, reader.schema)
-            held, rows = [], 0
-    yield pa.Table.from_batches(held, reader.schema)
+    """The batches of a driver are small; a row group should not be. Who reads one holds all of it."""
+    for group in group_batches(reader, _ROWS_PER_GROUP, _BYTES_PER_GROUP):
+        yield pa.Table.from_batches(group, reader.schema)
 
 
 class _TranslatedErrors:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from dbt_bridge.arrow.batch_sizes import cut_batch
+
 PARTS = 64
 _ROWS_PER_WRITE = 131_072
 _BYTES_PER_WRITE = 4 << 20
@@ -66,10 +68,8 @@ class Partitions:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add the rows of a batch: a large one piece by piece, so that never all of it is copied at once."""
-        pieces = 1 + batch.nbytes // _BYTES_PER_WRITE
-        rows = max(1, -(-batch.num_rows // pieces))
-        for start in range(0, batch.num_rows, rows):
-            self._add(batch.slice(start, rows))
+        for piece in cut_batch(batch, _BYTES_PER_WRITE):
+            self._add(piece)
 
     def _add(self, batch: pa.RecordBatch) -> None:
         self._pending.append(copy_batch(batch))

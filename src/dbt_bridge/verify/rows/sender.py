@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dbt_bridge.arrow.batch_sizes import cut_batch
 from dbt_bridge.contracts.side import BucketSelection, Cancels, Digests, Side
 from dbt_bridge.nouns.both import End
 from dbt_bridge.system.owned_reader import owning
@@ -32,6 +33,7 @@ from dbt_bridge.verify.rows.in_flight import CursorLimit
 Numbers = NDArray[np.int64]
 Arrays = Mapping[ColumnPair, pa.Array]
 KEY, ROW, LATE = "_key", "_row", "_late"
+_MOST_BYTES = 16 << 20  # of a batch: what is made of its values to be digested has several times as many
 _THREADS = 2  # numpy lets go of the interpreter: one thread would still digest when the other side is done
 
 
@@ -110,7 +112,7 @@ class Sender:
         with owning(self.side.rows([pair.name_at(self.end) for pair in pairs], keys)) as reader:
             for batch in reader:
                 self.count_read(batch.nbytes, batch.num_rows)
-                yield batch
+                yield from cut_batch(batch, _MOST_BYTES)
 
     def digest_identity(self, arrays: Arrays, row: Numbers | None = None) -> Numbers:
         """The digest by which rows of both sides meet: of the key, or of the whole row without one.

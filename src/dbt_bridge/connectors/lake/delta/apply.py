@@ -57,9 +57,11 @@ from dbt_bridge.replicate.change_runs import join_runs, select_part
 from dbt_bridge.replicate.compaction import Lineages
 from dbt_bridge.replicate.merge_rows import DELETED_AT_COLUMN
 from dbt_bridge.replicate.replica_checks import check_names, recopy_command
+from dbt_bridge.system.memory_room import share_memory
 
 _LOG = tuple(Column(name, type_) for name, type_ in LOG_COLUMNS.items())
-_MOST_ROWS, _MOST_BYTES = 1_200_000, 256 << 20  # that wait in memory for a table
+_MOST_ROWS = 1_200_000  # that wait in memory for a table
+_MOST_BYTES, _PART = 256 << 20, 16  # that wait for all tables, or a part of the memory that there is
 
 
 @dataclass(slots=True)
@@ -77,11 +79,14 @@ class _Followed:
         return [self.landing] if self.history is None else [self.history, self.landing]
 
     def overflows(self, event: Event) -> bool:
-        """Whether what waits is to be written before this one waits too."""
+        """Whether so many rows wait that they are to be written before this one waits too."""
         runs = [run for run in (*self.waiting, event) if isinstance(run, Changes)]
-        return bool(self.waiting) and (
-            sum(map(len, runs)) > _MOST_ROWS or sum(run.rows.nbytes for run in runs) > _MOST_BYTES
-        )
+        return bool(self.waiting) and sum(map(len, runs)) > _MOST_ROWS
+
+    @property
+    def bytes(self) -> int:
+        """That wait."""
+        return sum(int(run.rows.nbytes) for run in self.waiting if isinstance(run, Changes))
 
 
 class DeltaApplication:
@@ -91,6 +96,8 @@ class DeltaApplication:
         self._session = session
         self._load_id = load_id
         self._followed: dict[TableName, _Followed] = {}
+        self._most_bytes = share_memory(_MOST_BYTES, _PART)
+        self._bytes = 0  # that wait for all tables
 
     # --- Application -------------------------------------------------------------------------------------------
 
@@ -98,7 +105,7 @@ class DeltaApplication:
         """The rows are there already; what a replica has beside them is added."""
         assert isinstance(staged, Loaded), "Delta has no stages"
         name = replica.table.name
-        self._followed.pop(name, None)
+        self._bytes -= gone.bytes if (gone := self._followed.pop(name, None)) is not None else 0
         check_names(replica, str.lower)
         landing = self._open(name, replica, anew=True)
         own = _LOG if replica.change_log else (DELETED_AT_COLUMN,) if replica.deletes == "soft" else ()
@@ -126,10 +133,12 @@ class DeltaApplication:
             return Loaded(0, 0, 0, 0, 0)
         if followed.overflows(event):
             self._write(followed)
+        loaded, size = (1, 0) if isinstance(event, Truncated) else (len(event), int(event.rows.nbytes))
+        self._write_largest(size)
         followed.replica = replica
         followed.waiting.append(event)
-        loaded = 1 if isinstance(event, Truncated) else len(event)
-        return Loaded(loaded, None, None, None, 0 if isinstance(event, Truncated) else int(event.rows.nbytes))
+        self._bytes += size
+        return Loaded(loaded, None, None, None, size)
 
     def commit(self, upto: int, checkpoints: Sequence[Checkpoint] = (), receipts: Sequence[Receipt] = ()) -> None:
         """Write what waits, one commit per table. Delta is no ledger: it keeps no checkpoints and receipts."""
@@ -140,6 +149,7 @@ class DeltaApplication:
             except (TypeRefused, KeyRefused, CannotReshape) as error:
                 raise NotApplied(followed.replica.node, error) from error
         self._followed.clear()
+        self._bytes = 0
 
     def undo(self) -> None:
         """Take back what was written in pieces and belongs to no LSN."""
@@ -147,6 +157,7 @@ class DeltaApplication:
             for table in followed.tables:
                 table.undo()
         self._followed.clear()
+        self._bytes = 0
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -165,6 +176,11 @@ class DeltaApplication:
             raise TypeRefused(f"the Delta table {name} is not there any more", mend=recopy_command(replica.node))
         return FollowedTable(name, delta, self._load_id, anew=anew)
 
+    def _write_largest(self, more: int) -> None:
+        """Before so many more bytes wait: write the tables for which most of them do, until there is room."""
+        while self._bytes and self._bytes + more > self._most_bytes:
+            self._write(max(self._followed.values(), key=lambda followed: followed.bytes))
+
     def _write(self, followed: _Followed, upto: int | None = None) -> None:
         """Write what waits; with `upto` each table's last commit says where it stands.
 
@@ -172,6 +188,7 @@ class DeltaApplication:
         what it has already is then for the landing table alone, however many batches or pieces bring that again.
         """
         runs = join_runs(followed.waiting)
+        self._bytes -= followed.bytes
         followed.waiting = []
         stands = ahead = followed.landing.position
         if followed.history is not None:
