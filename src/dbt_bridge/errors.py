@@ -104,7 +104,15 @@ class KeyRefused(BridgeError):
 
 
 class DestinationError(BridgeError):
-    """The destination refused, or broke off in the middle; it holds what it held before."""
+    """The destination refused, or broke off in the middle; it holds what it held before.
+
+    Attributes:
+        broke_off: the server shut down, or the connection to it was lost.
+    """
+
+    def __init__(self, what: str, *, mend: str = "", role: str = "", broke_off: bool = False) -> None:
+        super().__init__(what, mend=mend, role=role)
+        self.broke_off = broke_off
 
 
 class DbtFailed(BridgeError):

@@ -28,6 +28,7 @@ from dbt_bridge.nouns.project import LandingSource, Project
 from dbt_bridge.observe.stream_progress import Batch, Watch
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.project.origins import open_change_source
+from dbt_bridge.system.retry import is_transient
 
 LOOK = 60.0  # seconds between looks at the tables
 
@@ -138,7 +139,16 @@ class _Follower:
             try:
                 self._follow(warehouse, pause)
             except BridgeError as error:
-                self.retry.wait(error, began, lambda: self._is_paused(pause))
+                self.retry.wait(error, began, lambda: self._is_paused_meanwhile(pause))
+
+    def _is_paused_meanwhile(self, pause: threading.Event) -> bool:
+        """While another connection is waited for, the lease's may break, too: it is taken again with all of them."""
+        try:
+            return self._is_paused(pause)
+        except BridgeError as error:
+            if not is_transient(error):
+                raise
+            return pause.is_set()
 
     def _is_paused(self, pause: threading.Event) -> bool:
         if self.lease.is_mine and self.lease.is_wanted():

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dbt_bridge.errors import ConnectionFailed, OriginError
+from dbt_bridge.errors import ConnectionFailed, DestinationError, OriginError
 
 _T = TypeVar("_T")
 
@@ -62,7 +62,9 @@ DLT_SCHEMA = RetryPolicy(0.1, 1.6, attempts=6)
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same may succeed later without anybody doing anything: a server is away, or went away."""
-    return isinstance(error, ConnectionFailed) or (isinstance(error, OriginError) and error.broke_off)
+    return isinstance(error, ConnectionFailed) or (
+        isinstance(error, OriginError | DestinationError) and error.broke_off
+    )
 
 
 def retry(work: Callable[[], _T], policy: RetryPolicy, is_worth: Callable[[Exception], bool] = is_transient) -> _T:

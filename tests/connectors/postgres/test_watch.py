@@ -20,6 +20,7 @@ from dbt_bridge.connectors.postgres.wire.watch import Silence, find_keepalives
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import ConnectionFailed, DestinationError, OriginError
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.system.retry import is_transient
 
 Proxied = Callable[..., tuple[str, Proxy]]
 SOON = {"keepalives_idle": "1", "keepalives_interval": "1", "keepalives_count": "2", "connect_timeout": "2"}
@@ -120,8 +121,9 @@ def test_a_load_whose_network_went_silent_ends(
     url, proxy = proxied(database, **SOON)
     with PostgresWarehouse("here", url) as warehouse:
         proxy.fail_on(moment, "stall")
-        with pytest.raises(DestinationError, match="no answer for"):
+        with pytest.raises(DestinationError, match="no answer for") as broken:
             warehouse.load(Load(NOTES, "replace", "first"), ROWS.to_reader())
+        assert is_transient(broken.value)
         assert proxy.struck.is_set()
         loaded = warehouse.load(Load(NOTES, "replace", "second"), ROWS.to_reader())
     assert loaded.rows_inserted == ROWS.num_rows

@@ -25,6 +25,7 @@ from dbt_bridge.connectors.sqlalchemy.mysql_types import (
     natural_type,
     read_as_text,
 )
+from dbt_bridge.connectors.sqlalchemy.mysql_watch import make_watched_engine
 from dbt_bridge.contracts.origin import Described
 from dbt_bridge.nouns.table import Column, Table, TableName
 
@@ -80,6 +81,8 @@ class MySql:
 
     def make_engine(self, url: sa.URL) -> sa.Engine:
         # utf8mb4 whatever the URL says: in a narrower charset the server replaces characters by '?'.
+        if url.get_driver_name() == "pymysql":
+            return make_watched_engine(url, charset="utf8mb4")
         return sa.create_engine(url, poolclass=sa.NullPool, connect_args={"charset": "utf8mb4"})
 
     def begin_snapshot(self, connection: sa.Connection) -> None:

@@ -11,6 +11,7 @@ from psycopg import errors
 from dbt_bridge.connectors.postgres.wire.session import (
     FINDS_OTHER_NAMES,
     driver_conninfo,
+    is_broken,
     prepare_session,
     with_encoding,
 )
@@ -85,7 +86,9 @@ def translate_errors(where: object, rights: str = WRITING) -> Iterator[None]:
         raise
     except psycopg.Error as error:
         text = scrubbed(error.diag.message_primary or str(error)).strip()
-        raise DestinationError(f"Postgres failed on {where}: {text}", mend=_mend(error, rights)) from error
+        broken = isinstance(error, psycopg.OperationalError) and is_broken(error.sqlstate or "", text)
+        said = f"Postgres failed on {where}: {text}"
+        raise DestinationError(said, mend=_mend(error, rights), broke_off=broken) from error
 
 
 def advise_grant(said: str, rights: str) -> str:

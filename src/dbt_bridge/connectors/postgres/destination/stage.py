@@ -23,6 +23,7 @@ from dbt_bridge.connectors.postgres.destination.relation import LONGEST_NAME, id
 from dbt_bridge.connectors.postgres.destination.session import find_driver_conninfo
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
+from dbt_bridge.connectors.postgres.wire.session import is_broken
 from dbt_bridge.connectors.postgres.wire.watch import Silence, Watch
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import DestinationError, KeyRefused, TypeRefused, UsageError, scrubbed
@@ -173,7 +174,8 @@ def translate_error(text: str, sqlstate: str | None, staging: TableName, encoded
             mend = f"take the character chr(0) out of {column} in the model: replace({column}, chr(0), '')"
         return TypeRefused(f"{name}: a value cannot be kept in Postgres: {text}", mend=mend)
     mend = "free disk space at the Postgres server" if sqlstate == "53100" else "run the same command again"
-    return DestinationError(f"Postgres broke off while {name} was loaded: {text}", mend=mend)
+    said = f"Postgres broke off while {name} was loaded: {text}"
+    return DestinationError(said, mend=mend, broke_off=is_broken(sqlstate or "", text))
 
 
 def read_texts(cur: Cursor[Any], staging: TableName, columns: Sequence[Column]) -> None:

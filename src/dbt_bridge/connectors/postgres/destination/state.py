@@ -35,7 +35,7 @@ from dbt_bridge.connectors.postgres.wire.digest_sql import (
     measure_transfer_rate,
 )
 from dbt_bridge.connectors.postgres.wire.key_search import Comparison, Lookup
-from dbt_bridge.connectors.postgres.wire.session import READ_SETTINGS, build_settings_sql
+from dbt_bridge.connectors.postgres.wire.session import READ_SETTINGS, build_settings_sql, is_broken
 from dbt_bridge.connectors.postgres.wire.watch import Silence, Watch, WatchedConnection
 from dbt_bridge.contracts.canon import Digested, NoDigests
 from dbt_bridge.contracts.destination import DELETED_AT, Replica
@@ -177,6 +177,7 @@ class PostgresState:
             raise DestinationError(
                 f"Postgres broke off while {where} was read: {said}",
                 mend=advise_grant(said, READING) or "run the same command again",
+                broke_off=is_broken("", said),
             ) from error
 
     def cancel(self) -> None:

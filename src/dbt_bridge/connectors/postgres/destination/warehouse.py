@@ -93,10 +93,7 @@ class PostgresWarehouse:
 
     def close(self) -> None:
         self._carrier.close()
-        with self._lock:
-            if self._alive is not None:
-                self._alive.close()
-                self._alive = None
+        self._forget_token()
 
     # --- Destination -------------------------------------------------------------------------------------------
 
@@ -346,14 +343,26 @@ class PostgresWarehouse:
                 self._alive = connect(self._conninfo, self.name)
                 self._alive.execute("SELECT pg_advisory_lock(%s, %s)", [_CLASS, self._token])
 
+    def _forget_token(self) -> None:
+        """The connection that holds it went the same way, perhaps: the next load takes it again."""
+        with self._lock:
+            if self._alive is not None:
+                self._alive.close()
+                self._alive = None
+
     @contextmanager
     def _connect(self, where: object) -> Iterator[psycopg.Connection]:
-        with (
-            use_lock_wait(self._lock_wait),
-            connect(self._conninfo, self.name) as connection,
-            translate_errors(where),
-        ):
-            yield connection
+        try:
+            with (
+                use_lock_wait(self._lock_wait),
+                connect(self._conninfo, self.name) as connection,
+                translate_errors(where),
+            ):
+                yield connection
+        except DestinationError as error:
+            if error.broke_off:
+                self._forget_token()
+            raise
 
     @contextmanager
     def _transaction(self, where: object) -> Iterator[Cursor[Any]]:

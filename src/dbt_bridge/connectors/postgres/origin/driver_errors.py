@@ -10,15 +10,11 @@ from functools import partial
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from dbt_bridge.connectors.postgres.wire.session import is_broken
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError, TypeRefused, scrubbed
 from dbt_bridge.nouns.table import TableName, quote_table_name
 
 ROLE = "origin"  # begins the message of an error that starts with the database's name
-_BROKEN = re.compile(
-    "terminating connection|shutting down|starting up|in recovery mode|closed the connection|no connection"
-    "|connection (is |was )?(lost|closed|reset|bad)|connection not open|SSL SYSCALL|could not receive data",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,7 @@ def translate_error(error: Exception, origin: DriverOrigin, table: TableName | N
         )
     if state == "57014":  # by `Connections.close`, by a timeout, or by an administrator
         return refuse(f"{place}: reading was broken off: {text}", mend="run the same command again")
-    if state.startswith(("08", "57P")) or _BROKEN.search(text):
+    if is_broken(state, text):
         again = "run the same command again when the server is up"
         return refuse(f"{place} broke off: {text}", mend=again, broke_off=True)
     if state.startswith("22") or "overflow" in text or "invalid input syntax" in text:

@@ -6,6 +6,7 @@ sets what these depend on. `lc_monetary` alone is left as it is, for it says wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -156,3 +157,19 @@ def driver_conninfo(conninfo: str, *, finds_other_names: bool, writes: bool = Fa
     if finds_other_names:
         known["options"] = f"{known.get('options') or ''} {_OPTIONS}".strip()
     return make_conninfo(**known)  # type: ignore[arg-type]
+
+
+_BROKEN = re.compile(
+    "terminating connection|shutting down|starting up|in recovery mode|closed the connection|no connection"
+    "|connection (is |was )?(lost|closed|reset|bad)|connection not open|SSL SYSCALL|could not receive data",
+    re.IGNORECASE,
+)
+
+
+def is_broken(sqlstate: str, said: str) -> bool:
+    """Whether an error is that of a connection which was lost, or of a server that goes down.
+
+    Args:
+        sqlstate: empty where the driver has none, as in the middle of a read.
+    """
+    return sqlstate.startswith(("08", "57P")) or _BROKEN.search(said) is not None
