@@ -6,6 +6,7 @@
                         HoldsDatabases    reaches several databases                        DuckDB, some through dlt
     of an origin        SendsRawCopy      sends rows undecoded                             Postgres
                         DigestsTables     digests rows where they are                      Postgres
+                        HoldsTables       keeps tables from changing while it reads them   Postgres
                         HasClock          knows when its snapshot began                    Postgres
                         HasIdentity       says which database it is                        Postgres, SQLAlchemy
     of a destination    TakesRawCopy      takes such rows                                  Postgres
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
     from dbt_bridge.contracts.settings import OriginSettings
     from dbt_bridge.contracts.side import Digests
     from dbt_bridge.nouns.table import Column, TableName
+
+
+@runtime_checkable
+class HoldsTables(Protocol):
+    """An origin that keeps a table from being dropped or rewritten from its description on, until it is closed."""
+
+    def let_go(self, name: TableName) -> None:
+        """Nothing more is read of a table: it is kept no more. It may be described again."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from dbt_bridge.arrow.mask import mask_batches
-from dbt_bridge.contracts.capabilities import Tells
+from dbt_bridge.contracts.capabilities import HoldsTables, Tells
 from dbt_bridge.contracts.destination import (
     BeginAgain,
     Load,
@@ -115,6 +115,8 @@ def arrive(ends: Ends, wanted: Wanted, progress: Progress, full_refresh: bool) -
         progress.message(f"{wanted.relation}: column {refused!r} lands as text, as a value has no other exact form")
         wanted = land_as_text(wanted, refused)
         done, refused = _try_arrive(ends, wanted, progress, full_refresh=True)
+    if isinstance(done, Arrived) and isinstance(ends.origin, HoldsTables):
+        ends.origin.let_go(done.plan.name)
     return done
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from dbt_bridge.contracts.capabilities import HoldsTables
 from dbt_bridge.contracts.destination import Destination
 from dbt_bridge.contracts.origin import Described, Increment, Origin
 from dbt_bridge.errors import BridgeError, TypeRefused
@@ -125,6 +126,8 @@ def _has_no_columns(wanted: Wanted, origin: Origin) -> bool:
         found = origin.describe(TableName(wanted.source.origin_schema or "", wanted.table.identifier))
     except BridgeError:  # whoever lands it tells
         return False
+    if isinstance(origin, HoldsTables):
+        origin.let_go(found.table.name)
     return not found.table.columns
 
 

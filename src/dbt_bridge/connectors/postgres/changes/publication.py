@@ -18,6 +18,8 @@ from dbt_bridge.nouns.table import TableName, quote_identifier, quote_literal, q
 _MADE = "made by dbt-bridge"  # begins the comment of publications that are ours to change
 _FOR = " for "  # then for whom, in those since 1.0
 LOCK_TIMEOUT = "60s"  # a table that is being rewritten must not stop a sync for ever
+_TABLES = 500  # that are added at once
+_ADD = " ADD TABLE "
 _EVERYTHING = "insert, update, delete, truncate"
 _INSERTS = "insert, truncate"
 
@@ -92,6 +94,7 @@ class Publishable:
         is_ours: our role owns it, and may add it to a publication.
         identity: `relreplident`: d(efault), n(othing), f(ull), i(ndex).
         unidentified: the table or those partitions of it whose updates and deletes do not say which row they mean.
+        parts: it and its partitions, all of which are locked with it.
     """
 
     name: TableName
@@ -101,6 +104,7 @@ class Publishable:
     is_ours: bool
     identity: str
     unidentified: tuple[TableName, ...] = ()
+    parts: int = 1
 
     @property
     def identifies(self) -> bool:
@@ -153,7 +157,8 @@ def describe_publishable(replication: Replication, names: Sequence[TableName]) -
         is_root_of_parts = kind == "p" and (part_schema, part) == (schema, table)
         if not identifies and not is_root_of_parts:  # a partitioned table itself holds no rows
             lacking += (TableName(part_schema, part),)
-        found[name] = Publishable(name, kind, persistence, heirs, ours, root, lacking)
+        parts = known.parts + 1 if known else 1
+        found[name] = Publishable(name, kind, persistence, heirs, ours, root, lacking, parts)
     return found
 
 
@@ -179,7 +184,11 @@ def ensure(
     """
     _check_identified(replication, everything)
     found = plan_publications(replication, name, everything, inserts, owner)
-    _execute(replication, found.statements)
+    # Each table that is added is locked until its transaction ends.
+    at_once = [statement for statement in found.statements if _ADD not in statement]
+    _execute(replication, at_once)
+    for statement in [statement for statement in found.statements if _ADD in statement]:
+        _execute(replication, [statement])
     return found
 
 
@@ -260,7 +269,10 @@ def _plan_publication(
             statements.append(f"ALTER PUBLICATION {quote_identifier(name)} DROP TABLE {_format_tables(removed)}")
         members = whole
     added = tuple(table for table in tables if table not in members)
-    statements += [f"ALTER PUBLICATION {quote_identifier(name)} ADD TABLE {_format_tables(added)}"] if added else []
+    statements += [
+        f"ALTER PUBLICATION {quote_identifier(name)}{_ADD}{_format_tables(added[first : first + _TABLES])}"
+        for first in range(0, len(added), _TABLES)
+    ]
     return Ensured((name,), added, tuple(removed), existing is None, tuple(statements))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from dbt_bridge.connectors.postgres.changes import publication
@@ -23,6 +23,8 @@ SELECT current_setting('wal_level'),
        current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots)::int,
        current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_stat_replication)::int,
        (SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
+       (current_setting('max_locks_per_transaction')::int
+        * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int))::int,
        current_database(), current_user, has_database_privilege(current_database(), 'CREATE'),
        mark, has_function_privilege(mark, 'EXECUTE')
 FROM ({MARK}) AS known (mark)
@@ -64,6 +66,7 @@ class _Settings:
     free_slots: int
     free_walsenders: int
     keep_size: int | None
+    locks: int
     database: str
     user: str
     may_create: bool
@@ -84,6 +87,7 @@ def check_readiness(replication: Replication, wish: Wish) -> Iterator[Readiness]
     yield from _slot(replication, state, wish, settings)
     tables = publication.describe_publishable(replication, wish.tables)
     yield from _tables(tables, wish)
+    yield from _locks(tables, settings)
     yield from _publications(replication, tables, wish, settings)
 
 
@@ -192,6 +196,19 @@ def _tables(tables: dict[TableName, Publishable], wish: Wish) -> Iterator[Readin
                 f"ALTER TABLE {quote_table_name(name)} ADD PRIMARY KEY (...); or {statements} or "
                 "`write_disposition: append` in its bridge, which lands its inserts as a log",
             )
+
+
+def _locks(tables: Mapping[TableName, Publishable], settings: _Settings) -> Iterator[Readiness]:
+    """The server's lock table has room for what is locked at once: a partitioned table with all its partitions."""
+    largest = max(tables.values(), key=lambda table: table.parts, default=None)
+    if largest is not None and largest.parts * 2 > settings.locks:
+        yield Readiness(
+            "max_locks_per_transaction",
+            "note",
+            f"a copy of {largest.name} locks {largest.parts} tables at once, it and its partitions; the server has room"
+            f" for {settings.locks} locks of everybody",
+            "ALTER SYSTEM SET max_locks_per_transaction = <more>; and restart the server",
+        )
 
 
 def _publications(

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from dbt_bridge.connectors.postgres.origin import driver_errors
 from dbt_bridge.connectors.postgres.origin.column_types import WireColumn
 from dbt_bridge.connectors.postgres.origin.driver_errors import DriverOrigin
+from dbt_bridge.connectors.postgres.origin.table_locks import TableLocks
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
 from dbt_bridge.connectors.postgres.wire.session import (
@@ -30,7 +31,7 @@ from dbt_bridge.connectors.postgres.wire.session import (
 )
 from dbt_bridge.connectors.postgres.wire.watch import Watch, WatchedConnection, connect_watched
 from dbt_bridge.errors import BridgeError, ConnectionFailed, OriginError
-from dbt_bridge.nouns.table import TableName, quote_table_name
+from dbt_bridge.nouns.table import TableName
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -65,6 +66,7 @@ class Connections:
         settings = [(name, value) for name, value in READ_SETTINGS if not own_path or name != "search_path"]
         self._set = build_settings_sql(settings, for_transaction=True)
         self._snapshot = ""
+        self._locks = TableLocks(self._connect_for_locks, self._begin_for_locks)
         self._idle: list[BulkConnection] = []
         self._stops: list[Callable[[], None]] = []
         self._closed = False
@@ -105,16 +107,31 @@ class Connections:
                 raise self.translate_error(error) from error
 
     def lock(self, name: TableName) -> None:
-        """Keep a table (and those that inherit from it) from being dropped or rewritten until `close`."""
+        """Keep a table (and those that inherit from it) from being dropped or rewritten until `let_go` or `close`."""
         with self._lock:
-            control = self._connect()
+            self._connect()
             try:
-                # Rolling back to a savepoint gives up later locks, so the savepoint moves behind this one.
-                control.execute(f"LOCK TABLE {quote_table_name(name)} IN ACCESS SHARE MODE".encode())
-                control.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}; SAVEPOINT {_SAVEPOINT}".encode())
+                self._locks.take(name)
             except psycopg.Error as error:
-                self._roll_back(control)
                 raise self.translate_error(error, name) from error
+
+    def let_go(self, name: TableName) -> None:
+        """Nothing more is read of a table, as far as its user knows; it is locked no more."""
+        with self._lock:
+            if self._control is None:
+                return
+            with contextlib.suppress(psycopg.Error):  # a connection that is gone has no locks any more
+                self._locks.let_go(name)
+            self._roll_back(self._control)  # what queries have locked
+
+    def _connect_for_locks(self) -> WatchedConnection:
+        connection = connect_watched(self.conninfo())
+        self._begin_for_locks(connection)
+        return connection
+
+    def _begin_for_locks(self, connection: WatchedConnection) -> None:
+        connection.execute(b"BEGIN READ ONLY")
+        connection.prepare(self._set)
 
     def borrow_bulk(self, watched: Callable[[Watch], None] = lambda _: None) -> BulkConnection:
         """An ADBC connection in the snapshot, for one thread. `return_bulk` it, or `drop_bulk` it after an error.
@@ -141,6 +158,7 @@ class Connections:
                 connection.execute(statement)
             connection.prepare(self._set)
             connection.execute(path)
+            connection.execute(f"SAVEPOINT {_SAVEPOINT}")
         except (bulk.Error, OSError, pa.ArrowException) as error:
             self.drop_bulk(connection)
             raise self.translate_error(error) from error
@@ -172,6 +190,12 @@ class Connections:
                 self.forget_stop(stop)
 
     def return_bulk(self, connection: BulkConnection) -> None:
+        """It locks no table any more."""
+        try:
+            connection.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+        except (bulk.Error, OSError, pa.ArrowException):  # what it read has arrived, and another one can be had
+            self.drop_bulk(connection)
+            return
         with self._lock:
             if self._control is not None:
                 self._idle.append(connection)
@@ -195,6 +219,7 @@ class Connections:
         """May be called while another thread's query waits, for a lock say: that query is cancelled."""
         self._closed = True  # a thread between two queries must not begin another snapshot
         while not self._lock.acquire(timeout=0.1):
+            self._locks.cancel()
             if (control := self._control) is not None:
                 with contextlib.suppress(psycopg.Error):  # it ended by itself, or the server is gone
                     control.cancel_safe(timeout=5)
@@ -205,6 +230,7 @@ class Connections:
             for connection in self._idle:
                 self.drop_bulk(connection)
             self._idle.clear()
+            self._locks.close()
             if self._control is not None:
                 self._control.close()
                 self._control = None

@@ -113,6 +113,11 @@ class PostgresOrigin:
         forms = dict(known)
         return Described(table, relation.rows, relation.bytes, forms)
 
+    def let_go(self, name: TableName) -> None:
+        with self._lock:
+            relation = self._relations.pop(name, None)
+        self._connections.let_go(name if relation is None else relation.table.name)
+
     def rows(
         self, name: TableName, columns: Sequence[Column], increment: Increment | None = None, *, workers: int = 1
     ) -> pa.RecordBatchReader:
