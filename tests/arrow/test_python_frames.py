@@ -7,6 +7,7 @@ import enum
 import json
 import math
 import uuid
+from contextlib import closing
 from decimal import Decimal
 
 import pandas as pd
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbt_bridge.arrow import python_frames
-from dbt_bridge.arrow.python_frames import cast_reader, open_batches
+from dbt_bridge.arrow.python_frames import cast_reader, to_frames
 from dbt_bridge.errors import TypeRefused, UsageError
 
 NOON = dt.datetime(2026, 1, 2, 12, 0, 0, 7)
@@ -24,7 +25,23 @@ ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
 
 def table(data):
-    return open_batches(data, "s.t").read_all()
+    (frame,) = to_frames(data, "s.t")
+    with closing(frame):
+        return frame.batches.read_all()
+
+
+@pytest.mark.parametrize("rows", [[], [{"v": 1}], [{"v": n} for n in range(python_frames.ROWS_PER_BATCH + 1)]])
+def test_rows_that_were_spooled_are_read_again_from_their_beginning(rows):
+    (frame,) = to_frames(iter(rows), "s.t")
+    with closing(frame):
+        next(iter(frame.batches), None)
+        again = [frame.reopen().batches.read_all() for _ in range(2)]
+    assert [found.num_rows for found in again] == [len(rows)] * 2
+
+
+def test_a_stream_is_read_once():
+    (frame,) = to_frames(pa.table({"v": [1]}).to_reader(), "s.t")
+    assert frame.reopen() is None
 
 
 def column(*values):

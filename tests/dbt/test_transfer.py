@@ -10,7 +10,13 @@ import sys
 import time
 
 import duckdb
+import pyarrow as pa
 import pytest
+
+from dbt_bridge.connectors.duckdb.model_session import DuckDBModelSession
+from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
+from dbt_bridge.contracts.destination import BeginAgain
+from dbt_bridge.python_models.transfer import _Place, _Request, _Transfer
 
 
 def call(rows, table, **arguments):
@@ -85,6 +91,19 @@ def built(make_project):
         "dbt_bridge.transfer(dbt, [{'id': 1}], 'duckdb', 'landed', 'appended')\n"
         + call("[{'id': 1, 'new': 1.5}]", "appended", write_disposition="append"),
     )
+    theirs = (
+        "session.execute('create schema if not exists landed')\n"
+        "session.execute('create table landed.{0} as select 1 as id')\n"
+    )
+    project.model(
+        "theirs",
+        theirs.format("theirs")
+        + call("[{'id': 1, 'new': 1.5}]", "theirs", write_disposition="append", on_error="receipt"),
+    )
+    project.model(
+        "evolved",
+        theirs.format("evolved") + call("[{'id': 1, 'new': 1.5}]", "evolved", write_disposition="append", evolve=True),
+    )
     project.model(
         "emptied",
         "dbt_bridge.transfer(dbt, [{'id': 1, 'v': 'x'}], 'duckdb', 'landed', 'emptied')\n" + call("[]", "emptied"),
@@ -138,6 +157,14 @@ def test_merge_updates_and_inserts_and_the_last_row_of_a_key_wins(built):
 
 def test_append_adds_and_new_columns_evolve_the_table(built):
     assert built.query("from landed.appended order by all") == [(1, 1.5), (1, None)]
+
+
+def test_a_table_that_was_there_before_is_altered_only_where_that_is_allowed(built):
+    assert built.query("from landed.theirs") == [(1,)]
+    ((error,),) = built.query("select error from theirs")
+    assert "has no column 'new'" in error and "evolve=True" in error
+    assert built.query("from landed.evolved order by all") == [(1, 1.5), (1, None)]
+    assert built.query("select note from evolved") == [("added the column new DOUBLE",)]
 
 
 def test_an_empty_input_leaves_an_empty_table_with_its_columns(built):
@@ -330,3 +357,29 @@ def _until(condition, seconds):
             return True
         time.sleep(0.02)
     return False
+
+
+@pytest.mark.parametrize("is_once", [False, True])
+def test_a_warehouse_that_made_room_gets_the_rows_again(monkeypatch, is_once):
+    """What is known of a real lack of memory is in tests of the warehouse."""
+    stage, tries = DuckDBWarehouse.stage, []
+
+    def first_out_of_room(self, load, batches):
+        if tries:
+            return stage(self, load, batches)
+        tries.append(batches.read_all().num_rows)
+        raise BeginAgain("DuckDB was out of memory while landed.t was copied")
+
+    monkeypatch.setattr(DuckDBWarehouse, "stage", first_out_of_room)
+    with duckdb.connect() as connection:
+        session = DuckDBModelSession(connection, "duckdb")
+        moving = _Transfer(
+            _Place(session.warehouse, session), _Request("landed", "t", "replace", (), False), "model.a.b"
+        )
+        rows = pa.table({"id": [1, 2]})
+        (receipt,) = moving.run(rows.to_reader() if is_once else rows, tolerate=True)
+    assert tries == [2]
+    if is_once:
+        assert receipt.status == "failed" and "can be read once only" in receipt.error
+    else:
+        assert (receipt.status, receipt.rows_loaded, receipt.note) == ("success", 2, "created the table")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,58 +11,27 @@ import duckdb
 import psycopg
 import pyarrow as pa
 import pytest
-from tests.projects import known
+from deltalake import DeltaTable, write_deltalake
+from tests.deliver.contacts import CONTACTS, Send, build_model, make_send
 
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.contracts.destination import BeginAgain, Load, Loaded
+from dbt_bridge.contracts.outgoing import Outgoing
 from dbt_bridge.deliver.digests import Digester
-from dbt_bridge.nouns.project import Delivery, Project
+from dbt_bridge.errors import DestinationError
+from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.nouns.table import Column, Relation
+from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.prove.recorder import VerifyOptions
 from dbt_bridge.prove.verify import verify
-from dbt_bridge.run.deliver import deliver
 
-PASSED = known({"model.shop.m": "success"})
-DELIVERY = Delivery(
-    node="exposure.shop.contacts",
-    name="contacts",
-    model="model.shop.m",
-    relation=Relation("marts", "m"),
-    ancestors=frozenset({"model.shop.m"}),
-    gates=frozenset(),
-    destination="crm_pg",
-    schema="app",
-    table="contact",
-    write_disposition="merge",
-    primary_key=("id",),
-    deletes="own",
-)
-Send = Callable[..., Receipt]
+DELIVERY = replace(CONTACTS, deletes="own")
 
 
 @pytest.fixture
 def send(project: Project, warehouse_file: Path) -> Send:
-    """Delivers the rows of a query into `app.contact`; of the model as it is where there is none."""
-
-    def once(query: str = "", *, dry_run: bool = False, build: str = "", **keys: Any) -> Receipt:
-        if query:
-            build_model(warehouse_file, query)
-        if keys.get("write_disposition", "merge") != "merge":
-            keys |= {"primary_key": (), "deletes": "none"}
-        item = replace(DELIVERY, **keys)
-        built = {node: replace(one, build_id=build) for node, one in PASSED.items()}
-        (receipt,) = deliver(replace(project, deliveries=(item,)), built, Silent(), dry_run=dry_run)
-        return receipt
-
-    return once
-
-
-def build_model(file: Path, query: str) -> None:
-    with duckdb.connect(str(file)) as connection:
-        connection.execute("CREATE SCHEMA IF NOT EXISTS marts")
-        connection.execute(f"CREATE OR REPLACE TABLE marts.m AS {query}")
+    return make_send(project, warehouse_file, DELIVERY)
 
 
 def rows_of(*rows: tuple[int, str]) -> str:
@@ -75,7 +44,7 @@ def counts(receipt: Receipt) -> tuple[int | None, ...]:
     return receipt.rows_inserted, receipt.rows_updated, receipt.rows_deleted
 
 
-CONTACTS = "SELECT id, name FROM app.contact ORDER BY id"
+ROWS = "SELECT id, name FROM app.contact ORDER BY id"
 
 
 def test_only_what_changed_is_sent_and_what_left_the_model_goes(send: Send, origin: psycopg.Connection) -> None:
@@ -91,7 +60,7 @@ def test_only_what_changed_is_sent_and_what_left_the_model_goes(send: Send, orig
     assert (*counts(again), again.rows_loaded) == (0, 0, 0, 0)
     assert counts(looked) == counts(changed) == (1, 0, 1)
     assert "1 rows left the model and stay" in (changed.note or "")  # 2 was there before the first delivery
-    assert origin.execute(CONTACTS).fetchall() == [(1, "Ann"), (2, "Bob"), (4, "Dan"), (99, "theirs")]
+    assert origin.execute(ROWS).fetchall() == [(1, "Ann"), (2, "Bob"), (4, "Dan"), (99, "theirs")]
 
 
 def test_a_row_of_an_application_under_a_key_that_was_never_sent_stays(send: Send, origin: psycopg.Connection) -> None:
@@ -101,7 +70,7 @@ def test_a_row_of_an_application_under_a_key_that_was_never_sent_stays(send: Sen
     gone = send(rows_of((2, "Bob")))
 
     assert counts(gone) == (1, 0, 1)
-    assert origin.execute(CONTACTS).fetchall() == [(2, "Bob"), (7, "theirs")]
+    assert origin.execute(ROWS).fetchall() == [(2, "Bob"), (7, "theirs")]
 
 
 def test_a_table_that_was_made_anew_has_nothing_of_ours(send: Send, origin: psycopg.Connection) -> None:
@@ -112,7 +81,7 @@ def test_a_table_that_was_made_anew_has_nothing_of_ours(send: Send, origin: psyc
     receipt = send(rows_of((2, "Bob")))
 
     assert counts(receipt) == (0, 1, 0)
-    assert origin.execute(CONTACTS).fetchall() == [(1, "theirs"), (2, "Bob")]
+    assert origin.execute(ROWS).fetchall() == [(1, "theirs"), (2, "Bob")]
 
 
 def test_a_row_that_somebody_deleted_there_comes_again(send: Send, origin: psycopg.Connection) -> None:
@@ -120,7 +89,7 @@ def test_a_row_that_somebody_deleted_there_comes_again(send: Send, origin: psyco
     origin.execute("DELETE FROM app.contact WHERE id = 1")
 
     assert counts(send()) == (1, 0, 0)
-    assert origin.execute(CONTACTS).fetchall() == [(1, "Ann"), (2, "Bob")]
+    assert origin.execute(ROWS).fetchall() == [(1, "Ann"), (2, "Bob")]
 
 
 def test_a_delivery_killed_around_its_commit_is_made_good_by_the_next(
@@ -141,9 +110,100 @@ def test_a_delivery_killed_around_its_commit_is_made_good_by_the_next(
     made_good = send()
 
     assert made_good.status == "success", made_good.error
-    assert origin.execute(CONTACTS).fetchall() == [(1, "Anna"), (3, "Cid")]
+    assert origin.execute(ROWS).fetchall() == [(1, "Anna"), (3, "Cid")]
     assert counts(send()) == (0, 0, 0)
     assert counts(send(rows_of((1, "Anna")))) == (0, 0, 1)  # 3 is known to be ours
+
+
+def test_whether_a_commit_without_an_answer_arrived_is_no_guess(
+    send: Send, origin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(rows_of((1, "Ann")))
+    load = PostgresWarehouse.load
+
+    def unanswered(self: PostgresWarehouse, *given: Any, arrives: bool) -> Any:
+        if arrives:
+            load(self, *given)
+        raise DestinationError("the connection broke off")
+
+    for key, arrives in ((2, True), (3, False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                PostgresWarehouse, "load", lambda *given, arrives=arrives: unanswered(*given, arrives=arrives)
+            )
+            assert send(rows_of((1, "Ann"), (key, "Bob"))).status == "failed"
+    origin.execute("INSERT INTO app.contact VALUES (3, 'theirs')")
+
+    assert counts(send(rows_of((1, "Ann"), (3, "Cid")))) == (0, 1, 1), "2 was ours, and left the model"
+    assert counts(send(rows_of((1, "Ann")))) == (0, 0, 0), "3 was theirs when it came to be sent"
+    assert origin.execute(ROWS).fetchall() == [(1, "Ann"), (3, "Cid")]
+
+
+def test_what_another_warehouse_delivered_is_sent_again_and_never_taken_for_ours(
+    send: Send, origin: psycopg.Connection, project: Project, tmp_path: Path
+) -> None:
+    send(rows_of((1, "Ann"), (2, "Bob")))
+    file = tmp_path / "other.duckdb"
+    elsewhere = replace(
+        project, warehouse=replace(project.warehouse, credentials={"type": "duckdb", "path": str(file)})
+    )
+    make_send(elsewhere, file, DELIVERY)(rows_of((1, "Anna"), (3, "Cid")))
+
+    assert counts(send(rows_of((1, "Ann"), (2, "Bob")))) == (0, 2, 0)
+    assert counts(send(rows_of((1, "Ann")))) == (0, 0, 1)
+    assert origin.execute(ROWS).fetchall() == [(1, "Ann"), (3, "Cid")]
+
+
+def test_one_run_delivers_at_a_time(send: Send, origin: psycopg.Connection, database: str) -> None:
+    send(rows_of((1, "Ann")))
+    outgoing = Outgoing("shop", DELIVERY.node, str(DELIVERY.relation))
+    with PostgresWarehouse("crm_pg", database).hold(TableName("app", "contact"), outgoing):
+        assert send(dry_run=True).status == "success"
+        refused = send(rows_of((2, "Bob")))
+
+    assert refused.status == "failed" and "another run is delivering" in (refused.error or "")
+    assert counts(send()) == (1, 0, 1)
+
+
+def test_a_run_that_another_one_came_before_writes_nothing(
+    send: Send, origin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that was lost with its connection."""
+    send(rows_of((1, "Ann")))
+    load = PostgresWarehouse.load
+
+    def overtaken(self: PostgresWarehouse, *given: Any) -> Any:
+        origin.execute("UPDATE app._dbt_bridge_deliveries SET token = 'another'")
+        return load(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PostgresWarehouse, "load", overtaken)
+        refused = send(rows_of((2, "Bob")))
+
+    assert refused.status == "failed" and "another run delivered" in (refused.error or "")
+    assert origin.execute(ROWS).fetchall() == [(1, "Ann")]
+    again = send()
+    assert counts(again) == (1, 0, 0), "whether 1 is still ours is not known"
+    assert "1 rows left the model and stay" in (again.note or "")
+
+
+def test_a_row_that_came_while_rows_were_sent_is_never_deleted(
+    send: Send, origin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(rows_of((1, "Ann")))
+    load = PostgresWarehouse.load
+
+    def racing(self: PostgresWarehouse, *given: Any) -> Any:
+        origin.execute("INSERT INTO app.contact VALUES (2, 'theirs')")
+        return load(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PostgresWarehouse, "load", racing)
+        told = send(rows_of((1, "Ann"), (2, "Bob"), (3, "Cid")))
+
+    assert "somebody wrote to the table meanwhile" in (told.note or "")
+    assert counts(send(rows_of((1, "Ann")))) == (0, 0, 0)
+    assert origin.execute(ROWS).fetchall() == [(1, "Ann"), (2, "Bob"), (3, "Cid")]
 
 
 def test_a_row_that_an_application_inserted_after_a_refused_delivery_is_its_own(
@@ -156,7 +216,7 @@ def test_a_row_that_an_application_inserted_after_a_refused_delivery_is_its_own(
 
     assert counts(send(rows_of((1, "Ann"), (2, "Bo")))) == (0, 1, 0)
     assert counts(send(rows_of((1, "Ann")))) == (0, 0, 0)
-    assert origin.execute(CONTACTS).fetchall() == [(1, "Ann"), (2, "Bo")]
+    assert origin.execute(ROWS).fetchall() == [(1, "Ann"), (2, "Bo")]
 
 
 def test_rows_that_went_past_the_ledger_are_sent_again(send: Send, origin: psycopg.Connection) -> None:
@@ -164,7 +224,7 @@ def test_rows_that_went_past_the_ledger_are_sent_again(send: Send, origin: psyco
     send(rows_of((1, "Anna"), (2, "Bob")), deletes="none")
 
     assert send(rows_of((1, "Ann"), (2, "Bob"))).rows_updated == 2
-    assert origin.execute(CONTACTS).fetchall() == [(1, "Ann"), (2, "Bob")]
+    assert origin.execute(ROWS).fetchall() == [(1, "Ann"), (2, "Bob")]
     assert counts(send(rows_of((1, "Ann")))) == (0, 0, 1)  # 2 is ours all the same
 
 
@@ -243,7 +303,7 @@ def test_a_table_that_an_application_holds_is_not_waited_for_for_ever(send: Send
 
     assert receipt.status == "failed" and f"server process {origin.info.backend_pid}" in (receipt.error or "")
     assert counts(send()) == (0, 1, 0)
-    assert origin.execute(CONTACTS).fetchall() == [(1, "Anna")]
+    assert origin.execute(ROWS).fetchall() == [(1, "Anna")]
 
 
 def test_in_duckdb_too(send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: psycopg.Connection) -> None:
@@ -261,6 +321,26 @@ def test_in_duckdb_too(send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (counts(first), counts(again), counts(gone)) == ((2, 0, 0), (0, 0, 0), (0, 1, 1))
     with duckdb.connect(str(file)) as connection:
         assert connection.sql("FROM app.contact ORDER BY id").fetchall() == [(2, "Bea"), (99, "theirs")]
+
+
+def test_in_delta_too(send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: psycopg.Connection) -> None:
+    monkeypatch.setenv("DESTINATION__LAKE__DESTINATION_TYPE", "filesystem")
+    monkeypatch.setenv("DESTINATION__LAKE__BUCKET_URL", str(tmp_path / "lake"))
+    folder = tmp_path / "lake" / "app" / "contact"
+    write_deltalake(folder, pa.table({"id": pa.array([2, 99], pa.int32()), "name": ["theirs before", "theirs"]}))
+    lake = partial(send, destination="lake")
+
+    first = lake(rows_of((1, "Ann"), (2, "Bob"), (3, "Cid")))
+    again = lake()
+    looked = lake(rows_of((1, "Anna")), dry_run=True)
+    gone = lake(rows_of((1, "Anna")))
+
+    assert [counts(one) for one in (first, again, looked, gone)] == [(2, 1, 0), (0, 0, 0), (0, 1, 1), (0, 1, 1)]
+    rows = DeltaTable(folder).to_pyarrow_table().sort_by("id").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [(1, "Anna"), (2, "Bob"), (99, "theirs")]
+    DeltaTable(folder).delete()
+    assert counts(lake(rows_of((1, "Anna"), (4, "Dan")))) == (2, 0, 0)
+    assert counts(lake(rows_of((4, "Dan")))) == (0, 0, 1)
 
 
 def test_verify_compares_the_own_rows_alone(
@@ -340,4 +420,4 @@ def test_a_destination_that_made_room_gets_the_rows_again(
     monkeypatch.setattr(PostgresWarehouse, "load", first_out_of_room)
     receipt = send(rows_of((1, "Ann"), (2, "Bob")), deletes=deletes)
     assert (tries, counts(receipt)) == ([2], (2, 0, 0))
-    assert origin.execute(CONTACTS).fetchall() == [(1, "Ann"), (2, "Bob")]
+    assert origin.execute(ROWS).fetchall() == [(1, "Ann"), (2, "Bob")]

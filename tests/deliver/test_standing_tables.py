@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import psycopg
 import pytest
-from tests.projects import known
+from tests.deliver.contacts import Send, make_send
 
-from dbt_bridge.nouns.project import Delivery, Project
-from dbt_bridge.nouns.receipt import Receipt
-from dbt_bridge.nouns.table import Relation
-from dbt_bridge.observe.progress import Silent
-from dbt_bridge.run.deliver import deliver
+from dbt_bridge.nouns.project import Project
 
-PASSED = known({"model.shop.m": "success"})
-DELIVERY = Delivery(
-    node="exposure.shop.contacts",
-    name="contacts",
-    model="model.shop.m",
-    relation=Relation("marts", "m"),
-    ancestors=frozenset({"model.shop.m"}),
-    gates=frozenset(),
-    destination="crm_pg",
-    schema="app",
-    table="contact",
-    write_disposition="merge",
-    primary_key=("id",),
-)
 COLUMNS = """
     SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum)
     FROM pg_attribute WHERE attrelid = 'app.contact'::regclass AND attnum > 0 AND NOT attisdropped
 """
-Send = Callable[..., Receipt]
 
 
 @pytest.fixture
 def send(project: Project, warehouse_file: Path, origin: psycopg.Connection) -> Send:
-    """Delivers the rows of a query into `app.contact`."""
     origin.execute("CREATE SCHEMA app")
-
-    def once(query: str, *, dry_run: bool = False, **keys: Any) -> Receipt:
-        with duckdb.connect(str(warehouse_file)) as connection:
-            connection.execute("CREATE SCHEMA IF NOT EXISTS marts")
-            connection.execute(f"CREATE OR REPLACE TABLE marts.m AS {query}")
-        if keys.get("write_disposition", "merge") != "merge":
-            keys["primary_key"] = ()
-        item = replace(DELIVERY, **keys)
-        (receipt,) = deliver(replace(project, deliveries=(item,)), PASSED, Silent(), dry_run=dry_run)
-        return receipt
-
-    return once
+    return make_send(project, warehouse_file)
 
 
 # type in the application's table, its own value, what the model has

@@ -90,10 +90,14 @@ def test_what_reads_a_changed_table_is_selected_whatever_its_name(root: Path) ->
     for model, table in (("blank", "order items"), ("word", "order_items"), ("dot", "a.b")):
         (root / "models" / f"{model}.sql").write_text(f"select * from {{{{ source('odd', '{table}') }}}}")  # noqa: S608
     project = load_project(DbtOptions(root, profiles_dir=root))
-    built = select_downstream(project.options, project.graph, ["source.shop.odd.order items", "source.shop.odd.a.b"])
-    assert built is not None
-    chosen = load_project(replace(built)).selected or frozenset()
-    assert {node for node in chosen if node.startswith("model.")} == {"model.shop.blank", "model.shop.dot"}
+    changed = ["source.shop.odd.order items", "source.shop.odd.a.b"]
+    by_source = select_downstream(project.options, project.graph, changed)
+    by_name = select_downstream(project.options, project.graph, changed, frozenset(project.graph.nodes))
+    assert by_name is not None and set(by_name.select) == {"fqn:shop.blank", "fqn:shop.dot"}
+    for built in (by_source, by_name):
+        assert built is not None
+        chosen = load_project(built).selected or frozenset()
+        assert {node for node in chosen if node.startswith("model.")} == {"model.shop.blank", "model.shop.dot"}
 
 
 def test_the_order_is_parents_first_with_their_tests(root: Path) -> None:

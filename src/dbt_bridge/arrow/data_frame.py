@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +30,7 @@ def build_data_frame(data: Any, schema: pa.Schema | None) -> Any:
             f" {', '.join(str(f.name) for f in found)}",
             mend="pass one of them: source.resources['...']",
         )
-    with owning(found[0].batches) as batches:
+    with closing(found[0]), owning(found[0].batches) as batches:
         rows = batches.read_all().combine_chunks()
     _check_names(rows.schema, schema)
     columns = {field.name: _simplify(rows.column(field.name)) for field in rows.schema}

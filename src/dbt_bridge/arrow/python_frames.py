@@ -11,7 +11,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import pyarrow as pa
@@ -32,11 +32,19 @@ class Frame:
         name: the table's own name (a dlt resource's); None where it has none.
         batches: the rows. A schema without columns means that there were neither rows nor names of columns.
         incremental: a dlt resource with an incremental cursor, whose state only a dlt pipeline would keep.
+        again: opens the same rows from their beginning; None where they can be read once only (an Arrow stream).
+        close: of what is kept for that.
     """
 
     name: str | None
     batches: pa.RecordBatchReader
     incremental: bool = False
+    again: Callable[[], pa.RecordBatchReader] | None = None
+    close: Callable[[], None] = lambda: None
+
+    def reopen(self) -> Frame | None:
+        """The same rows from their beginning; None where they can be read once only."""
+        return None if self.again is None else replace(self, batches=self.again())
 
 
 def to_frames(data: Any, where: str) -> list[Frame]:
@@ -55,19 +63,19 @@ def to_frames(data: Any, where: str) -> list[Frame]:
         return [_make_frame(resource) for resource in data.selected_resources.values()]
     if _is_dlt(data, "DltResource"):
         return [_make_frame(data)]
-    return [Frame(None, open_batches(data, where))]
+    return [_open(data, where)]
 
 
-def open_batches(data: Any, where: str) -> pa.RecordBatchReader:
-    """One table's rows as a stream. Raises as `to_frames` does."""
+def _open(data: Any, where: str) -> Frame:
     reader = _find_reader(data)
     if reader is not None:
-        return reader
+        is_kept = isinstance(data, pa.Table | pa.RecordBatch) or type(data).__name__ in ("DataFrame", "LazyFrame")
+        return Frame(None, reader, again=(lambda: _find_reader(data)) if is_kept else None)
     if isinstance(data, Mapping):
         data = [data]
     if isinstance(data, str | bytes) or not isinstance(data, Iterable):
         if callable(data):
-            return open_batches(data(), where)
+            return _open(data(), where)
         raise UsageError(
             f"{where}: cannot read rows from a {type(data).__name__}",
             mend="pass rows, pages of rows, a data frame, Arrow data, a DuckDB relation or a dlt resource",
@@ -78,7 +86,7 @@ def open_batches(data: Any, where: str) -> pa.RecordBatchReader:
 def _make_frame(resource: Any) -> Frame:
     # Set by an `incremental` hint or argument; its cursor is not bound before the first row is asked for.
     incremental = getattr(resource, "incremental", None) is not None
-    return Frame(resource.name, open_batches(iter(resource), resource.name), incremental)
+    return replace(_open(iter(resource), resource.name), name=resource.name, incremental=incremental)
 
 
 def _is_dlt(data: Any, class_name: str) -> bool:
@@ -163,16 +171,21 @@ def _keep_schema(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist([], schema=reader.schema)
 
 
-def _spool(chunks: Iterator[pa.RecordBatch], where: str) -> pa.RecordBatchReader:
-    """Read all chunks to their end, and stream them again under the one schema that holds them."""
+def _spool(chunks: Iterator[pa.RecordBatch], where: str) -> Frame:
+    """Read all chunks to their end, and stream them again, as often as it is asked, under the one schema of them."""
     first = next(chunks, None)
     if first is None:
-        return pa.table({}).to_reader()
+        return Frame(None, pa.table({}).to_reader(), again=pa.table({}).to_reader)
     second = next(chunks, None)
     if second is None:
         schema = python_rows.unify_schemas([first.schema], where)
-        return pa.RecordBatchReader.from_batches(schema, [python_rows.fit_batch(first, schema, where)])
-    spool: IO[bytes] = tempfile.TemporaryFile(prefix="dbt-bridge-")  # noqa: SIM115 - closed by `_replay`
+        only = python_rows.fit_batch(first, schema, where)
+
+        def open_only() -> pa.RecordBatchReader:
+            return pa.RecordBatchReader.from_batches(schema, [only])
+
+        return Frame(None, open_only(), again=open_only)
+    spool: IO[bytes] = tempfile.TemporaryFile(prefix="dbt-bridge-")  # noqa: SIM115 - closed by `Frame.close`
     try:
         schema, seen = first.schema, [first.schema]
         for chunk in itertools.chain((first, second), chunks):
@@ -185,16 +198,19 @@ def _spool(chunks: Iterator[pa.RecordBatch], where: str) -> pa.RecordBatchReader
     except BaseException:
         spool.close()
         raise
-    spool.seek(0)
-    return make_reader(schema, _replay(spool, schema, where))
+
+    def open_spool() -> pa.RecordBatchReader:
+        return make_reader(schema, _replay(spool, schema, where))
+
+    return Frame(None, open_spool(), again=open_spool, close=spool.close)
 
 
 def _replay(spool: IO[bytes], schema: pa.Schema, where: str) -> Iterator[pa.RecordBatch]:
-    with spool:
-        while spool.read(1):
-            spool.seek(-1, 1)
-            for batch in pa.ipc.open_stream(spool):
-                yield python_rows.fit_batch(batch, schema, where)
+    spool.seek(0)
+    while spool.read(1):
+        spool.seek(-1, 1)
+        for batch in pa.ipc.open_stream(spool):
+            yield python_rows.fit_batch(batch, schema, where)
 
 
 def cast_reader(

@@ -43,6 +43,19 @@ ANY = "*"
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveryKind:
+    """What an exposure asks of its destination.
+
+    Attributes:
+        find_setting: as in `DestinationSettings`.
+    """
+
+    write_disposition: str
+    deletes: str
+    find_setting: Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Connector:
     """One technology.
 
@@ -69,6 +82,8 @@ class Connector:
         find_missing_file: the warehouse's file, where it has one that is not there yet; opening would make it.
         compose_warehouse: what dbt's adapter makes of an output of a profile, told without it, so that dbt need not be
             imported; None where only the adapter can tell. Believed only where the adapter has once said the same.
+        find_refusal: why its destinations take no delivery of a kind, told before anything is opened; empty where they
+            do.
     """
 
     name: str
@@ -90,6 +105,7 @@ class Connector:
     is_one_process: bool = False
     find_missing_file: Callable[[WarehouseProfile], Path | None] = lambda _: None
     compose_warehouse: Callable[[ProfileOutput], WarehouseProfile | None] = lambda _: None
+    find_refusal: Callable[[DeliveryKind], str] = lambda _: ""
 
 
 def has_plugins() -> bool:

@@ -12,19 +12,21 @@ drops and makes again is the application's. Everything else was there before, al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from dbt_bridge.errors import TypeRefused
+from dbt_bridge.errors import DestinationError, TypeRefused
 from dbt_bridge.nouns.table import TableName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
     import pyarrow as pa
 
 CREATED = "created the table"
+TOKEN_DIGITS = 15  # hexadecimal: what fits the numbers that Delta keeps
 MARKS = "_dbt_bridge_deliveries"
 """The table, beside those that are delivered to, in which a database remembers what arrived: of each exposure the token
 of its last append, and the secret with which the keys of its rows are digested in the warehouse's ledger. The secret
@@ -42,8 +44,11 @@ class Outgoing:
         node: unique_id of the exposure.
         relation: what is delivered, for people: `marts.dim_customers`.
         evolve: a table that is not ours may be altered, too.
-        token: of what an append brings: kept in the transaction of its rows. Empty where it is not to be remembered.
+        token: of what an append brings, or of this one merge: kept in the transaction of its rows. Empty where it is
+            not to be remembered.
         secret: of a merge, kept in the same way; see `MARKS`.
+        follows: the token that this merge was made after. With another one by then, another run came in between, and
+            nothing is written; None for whatever there is.
         deletes: keys (the columns of the table's key) whose rows go in the same transaction; for a merge.
     """
 
@@ -52,7 +57,8 @@ class Outgoing:
     relation: str
     evolve: bool = False
     token: str = ""
-    secret: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
+    follows: str | None = None
     deletes: pa.Table | None = None
 
     @property
@@ -63,6 +69,18 @@ class Outgoing:
     def owns(self, comment: str | None) -> bool:
         """Whether a table with this comment is this project's own."""
         return comment == self.mark
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a table's database remembers of an exposure's last delivery into it; empty without one.
+
+    Attributes:
+        token, secret: as in `Outgoing`.
+    """
+
+    token: str = ""
+    secret: bytes = field(default=b"", repr=False)
 
 
 @runtime_checkable
@@ -76,10 +94,34 @@ class RemembersAppends(Protocol):
 
 @runtime_checkable
 class DeletesOwn(Protocol):
-    """A destination that deletes rows by their keys in the transaction of a merge, and keeps a secret beside them."""
+    """A destination that deletes rows by their keys in the transaction of a merge, and keeps a mark beside them."""
 
-    def find_secret(self, name: TableName, delivery: Outgoing) -> bytes:
-        """The secret that was kept with this exposure's last merge into this very table; empty without one."""
+    def find_mark(self, name: TableName, delivery: Outgoing) -> Mark:
+        """What was kept with this exposure's last merge into this very table."""
+
+    def hold(self, name: TableName, delivery: Outgoing) -> AbstractContextManager[None]:
+        """Keep other runs from delivering this exposure into this table, as far as the destination can; what it
+        cannot keep away is found by `Outgoing.follows`.
+
+        Raises:
+            DestinationError: another run delivers it now, also after the time that there is patience for.
+        """
+
+
+def refuse_overtaken(name: TableName, delivery: Outgoing) -> DestinationError:
+    """The error for a merge that another run came before."""
+    return DestinationError(
+        f"another run delivered {delivery.node} into {name} meanwhile, so nothing was written",
+        mend="run the same command again",
+    )
+
+
+def refuse_held(name: TableName, delivery: Outgoing) -> DestinationError:
+    """The error for a delivery that another run makes at the same time."""
+    return DestinationError(
+        f"another run is delivering {delivery.node} into {name}, so nothing was written",
+        mend="let it end, then run the same command again; or wait longer for it: --lock-wait 10m",
+    )
 
 
 def describe_added(column: str, type_: str) -> str:
@@ -91,8 +133,8 @@ def describe_altered(column: str, before: str, after: str) -> str:
 
 
 _MEND = (
-    "cast it in the model, leave it out with `columns:`, or change the table yourself; `evolve: true` lets the bridge"
-    " add and widen columns"
+    "cast it in the model, leave it out with `columns:`, or change the table yourself; `evolve: true` (in a transfer"
+    " `evolve=True`) lets the bridge add and widen columns"
 )
 
 
@@ -103,7 +145,8 @@ def refuse_column(name: TableName, column: str, type_: str, present: Iterable[st
         f"{name} has no column {column!r} ({type_} in the model), and the table is not the bridge's own, so it is not"
         " altered",
         mend=(f"did you mean {nearest[0]!r}? " if nearest else "")
-        + "leave it out with `columns:`, or add the column yourself; `evolve: true` lets the bridge add it",
+        + "leave it out with `columns:`, or add the column yourself; `evolve: true` (in a transfer `evolve=True`) lets"
+        " the bridge add it",
     )
 
 

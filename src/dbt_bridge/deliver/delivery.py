@@ -12,6 +12,7 @@ import pyarrow as pa
 from dbt_bridge.arrow.type_names import apply_overrides
 from dbt_bridge.contracts.destination import Destination, Ledger, Load, Loaded
 from dbt_bridge.contracts.outgoing import Outgoing, RemembersAppends
+from dbt_bridge.deliver.appends import Appends
 from dbt_bridge.deliver.digests import digest_relation
 from dbt_bridge.deliver.gate import refuse_unknown_columns
 from dbt_bridge.deliver.ledger import doubt_sent
@@ -65,8 +66,8 @@ def deliver_exposure(
                 with require_extra("verify", "`deletes: own`"):
                     from dbt_bridge.deliver.own_rows import deliver_own
                 counted = deliver_own(delivery, warehouse, destination, planned.load, rows.silent, dry_run=dry_run)
-            elif delivery.write_disposition == "append" and isinstance(destination, RemembersAppends):
-                counted = _append_once(destination, planned.load, rows, build_id, dry_run=dry_run)
+            elif delivery.write_disposition == "append":
+                counted = _append_once(warehouse, destination, planned.load, rows, build_id, dry_run=dry_run)
             else:
                 if not dry_run:
                     doubt_sent(warehouse, delivery, receipt.load_id)
@@ -103,15 +104,28 @@ class _OpenRows:
         return with_room(once)
 
 
-def _append_once(destination: Destination, load: Load, rows: _OpenRows, build_id: str, *, dry_run: bool) -> Loaded:
+_APPENDED_BEFORE = Loaded(
+    0, 0, 0, 0, 0, ("this build was appended before, so nothing was sent; a new build is appended",)
+)
+
+
+def _append_once(
+    warehouse: Ledger, destination: Destination, load: Load, rows: _OpenRows, build_id: str, *, dry_run: bool
+) -> Loaded:
     """Append what the last append did not bring: the same rows of the same build arrive once, however often they are
-    delivered, and whatever of the bridge was killed in between."""
-    assert load.delivery is not None and isinstance(destination, RemembersAppends)
+    delivered. Whatever was killed in between is known to the destination, or is told as not known."""
+    assert load.delivery is not None, "a delivery"
     delivery = replace(load.delivery, token=digest_relation(load, rows.silent, build_id))
-    if destination.has_arrived(load.table.name, delivery):
-        told = "this build was appended before, so nothing was sent; a new build is appended"
-        return Loaded(0, 0, 0, 0, 0, (told,))
-    return rows.load(destination, replace(load, delivery=delivery), dry_run=dry_run)
+    if isinstance(destination, RemembersAppends):
+        if destination.has_arrived(load.table.name, delivery):
+            return _APPENDED_BEFORE
+        return rows.load(destination, replace(load, delivery=delivery), dry_run=dry_run)
+    if dry_run:
+        return rows.load(destination, load, dry_run=True)
+    appends = Appends(warehouse, rows.delivery, delivery.token, load.load_id)
+    is_there = destination.find_table(load.table.name) is not None
+    sent = appends.append_once(lambda: rows.load(destination, load, dry_run=False), is_there=is_there)
+    return _APPENDED_BEFORE if sent is None else sent
 
 
 @dataclass(frozen=True, slots=True)

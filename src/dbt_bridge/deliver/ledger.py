@@ -6,24 +6,27 @@ One table for each exposure, destination table and relation, `_dbt_bridge.delive
     row_digest   of the whole row as it was sent; NULL while that is not certain
     is_own       whether a delivery inserted the row: one that was there before is somebody else's, and never deleted
     secret_id    which secret the digests are made with: with another one they say nothing
+    token        of the delivery after which the destination holds the row so
 
-It is written before the destination commits, with what is about to be sent as uncertain, and after. A run that is
-killed in between sends those rows again, which a merge absorbs. Rows that a refused delivery was to insert are not its
-own: who inserts them by then is somebody else. What goes past the ledger (`repair`, a delivery without `deletes: own`)
-makes every row of it uncertain.
+The destination keeps the token of its last delivery in the transaction of the rows. So before a delivery sends
+anything, the ledger is written as it is and as it will be, each under its token; which of them is true is never a
+guess, whatever was killed or got no answer in between. Under a token that the ledger does not know (another warehouse
+delivered there) every row is uncertain, and own is what was own in all that it knows. What goes past the ledger
+(`repair`, a delivery without `deletes: own`) makes every row of it uncertain.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_bridge.contracts.destination import Ledger, Load
+from dbt_bridge.contracts.outgoing import Mark
 from dbt_bridge.deliver.digests import SIZE
 from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.nouns.receipt import AUDIT_SCHEMA
@@ -36,6 +39,7 @@ _SCHEMA = pa.schema(
         pa.field("row_digest", pa.binary()),
         pa.field("is_own", pa.bool_()),
         pa.field("secret_id", pa.string()),
+        pa.field("token", pa.string()),
     ]
 )
 _ROWS = 100_000
@@ -56,10 +60,6 @@ class SentRows:
     def filter(self, chosen: pa.Array) -> SentRows:
         return SentRows(self.keys.filter(chosen), self.rows.filter(chosen), self.own.filter(chosen))
 
-    def __add__(self, other: SentRows) -> SentRows:
-        pairs = ((self.keys, other.keys), (self.rows, other.rows), (self.own, other.own))
-        return SentRows(*(pa.concat_arrays([one, two]) for one, two in pairs))
-
 
 def ledger_table(delivery: Delivery) -> TableName:
     """Where a delivery's ledger is."""
@@ -69,27 +69,38 @@ def ledger_table(delivery: Delivery) -> TableName:
     return TableName(AUDIT_SCHEMA, f"delivered_{readable}_{digest}")
 
 
-def read_sent(warehouse: Ledger, delivery: Delivery, secret: bytes) -> SentRows:
-    """What was sent, as far as it is digested with this secret."""
-    name = ledger_table(delivery)
-    if not secret or warehouse.find_table(name) is None:
+def read_sent(warehouse: Ledger, delivery: Delivery, mark: Mark) -> SentRows:
+    """What was sent, as far as it is digested with the secret of the destination's mark."""
+    rows = _read(warehouse, delivery) if mark.secret else None
+    if rows is None:
         return SentRows.none()
-    rows = warehouse.read(name, _SCHEMA.names).read_all()
-    rows = rows.filter(pc.equal(rows["secret_id"], _identify(secret)))
-    key, row = (_whole(rows[column].cast(pa.binary()).cast(pa.binary(SIZE))) for column in ("key_digest", "row_digest"))
-    return SentRows(key, row, _whole(rows["is_own"].cast(pa.bool_())))
+    rows = rows.filter(pc.equal(rows["secret_id"], _identify(mark.secret)))
+    now = rows.filter(pc.equal(rows["token"], mark.token))
+    is_known = bool(len(now)) or not len(rows)
+    found = now if is_known else _doubt_all(rows)
+    keys, digests = (
+        _whole(found[name].cast(pa.binary()).cast(pa.binary(SIZE))) for name in ("key_digest", "row_digest")
+    )
+    return SentRows(keys, digests, _whole(found["is_own"].cast(pa.bool_())))
 
 
-def write_sent(warehouse: Ledger, delivery: Delivery, secret: bytes, sent: SentRows, load_id: str) -> None:
-    """Replace the ledger."""
+def write_sent(
+    warehouse: Ledger, delivery: Delivery, secret: bytes, states: Mapping[str, SentRows], load_id: str
+) -> None:
+    """Replace the ledger.
+
+    Args:
+        states: what the destination holds, by the token of the delivery after which it does.
+    """
     secret_id = _identify(secret)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for start in range(0, len(sent.keys), _ROWS):
-            keys, rows, own = (column.slice(start, _ROWS) for column in (sent.keys, sent.rows, sent.own))
-            ids = pa.repeat(pa.scalar(secret_id, pa.string()), len(keys))
-            columns = [keys.cast(pa.binary()), rows.cast(pa.binary()), own, ids]
-            yield pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+        for token, sent in states.items():
+            for start in range(0, len(sent.keys), _ROWS):
+                keys, rows, own = (column.slice(start, _ROWS) for column in (sent.keys, sent.rows, sent.own))
+                said = (pa.repeat(pa.scalar(text, pa.string()), len(keys)) for text in (secret_id, token))
+                columns = [keys.cast(pa.binary()), rows.cast(pa.binary()), own, *said]
+                yield pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
 
     load = Load(Table.of_schema(ledger_table(delivery), _SCHEMA), "replace", load_id)
     warehouse.load(load, make_reader(_SCHEMA, batches()))
@@ -97,13 +108,33 @@ def write_sent(warehouse: Ledger, delivery: Delivery, secret: bytes, sent: SentR
 
 def doubt_sent(warehouse: Ledger, delivery: Delivery, load_id: str) -> None:
     """Take every row for uncertain, where there is a ledger: rows are about to be written past it."""
-    name = ledger_table(delivery)
-    if warehouse.find_table(name) is None:
+    rows = _read(warehouse, delivery)
+    if rows is None:
         return
-    rows = warehouse.read(name, _SCHEMA.names).read_all().cast(_SCHEMA)
     place = _SCHEMA.get_field_index("row_digest")
     doubted = rows.set_column(place, _SCHEMA.field(place), pa.nulls(len(rows), pa.binary()))
-    warehouse.load(Load(Table.of_schema(name, _SCHEMA), "replace", load_id), doubted.to_reader())
+    load = Load(Table.of_schema(ledger_table(delivery), _SCHEMA), "replace", load_id)
+    warehouse.load(load, doubted.to_reader())
+
+
+def _read(warehouse: Ledger, delivery: Delivery) -> pa.Table | None:
+    """The ledger; None where there is none. One of an earlier version knows no tokens, and neither does its mark."""
+    name = ledger_table(delivery)
+    if warehouse.find_table(name) is None:
+        return None
+    rows = warehouse.read(name).read_all()
+    if "token" not in rows.column_names:
+        rows = rows.append_column("token", pa.repeat(pa.scalar("", pa.string()), len(rows)))
+    return rows.select(_SCHEMA.names).cast(_SCHEMA)
+
+
+def _doubt_all(rows: pa.Table) -> pa.Table:
+    """All that is known, of whatever state, with what is own in every one."""
+    states = len(pc.unique(rows["token"]))
+    grouped = rows.group_by("key_digest").aggregate([("is_own", "all"), ("is_own", "count")])
+    own = pc.and_(grouped["is_own_all"], pc.equal(grouped["is_own_count"], states))
+    nulls = pa.nulls(len(grouped), pa.binary())
+    return pa.table({"key_digest": grouped["key_digest"], "row_digest": nulls, "is_own": own})
 
 
 def _identify(secret: bytes) -> str:

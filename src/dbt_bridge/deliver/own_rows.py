@@ -8,9 +8,10 @@ is deleted. Nothing else is asked of it: a value that somebody changed there sin
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +19,10 @@ import pyarrow.compute as pc
 
 from dbt_bridge.arrow.vectors import to_arrow
 from dbt_bridge.contracts.destination import Destination, Ledger, Load, Loaded, Readable, Replica
-from dbt_bridge.contracts.outgoing import DeletesOwn, Outgoing
+from dbt_bridge.contracts.outgoing import TOKEN_DIGITS, DeletesOwn, Mark, Outgoing
 from dbt_bridge.deliver.digests import SIZE, Digester, refuse_null_keys
 from dbt_bridge.deliver.ledger import SentRows, read_sent, write_sent
-from dbt_bridge.errors import BridgeError, UsageError
+from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import Delivery
 from dbt_bridge.nouns.table import Column, Table
 from dbt_bridge.replicate.loads import with_room
@@ -29,6 +30,10 @@ from dbt_bridge.system.owned_reader import make_reader, owning
 
 OpenRows = Callable[[], AbstractContextManager[pa.RecordBatchReader]]
 _NO_ROWS = Loaded(0, 0, 0, 0, 0)
+
+
+class _Destination(Destination, DeletesOwn, Readable, Protocol):
+    """What a delivery with `deletes: own` needs of its destination."""
 
 
 def deliver_own(
@@ -51,41 +56,67 @@ def deliver_own(
             mend="take `deletes` out, or deliver to PostgreSQL or DuckDB",
         )
     assert load.delivery is not None, "a delivery"
-    there = destination.find_table(load.table.name)
-    kept = b"" if there is None else destination.find_secret(load.table.name, load.delivery)
-    secret = kept or secrets.token_bytes(32)
-    before = read_sent(warehouse, delivery, kept)
-    digests = _Digests.of(load, there, secret)
-    model = digests.read_model(open_rows)
-    gone = before.filter(pc.invert(pc.is_in(before.keys, value_set=model.keys)))
-    present, deletes = digests.read_keys(destination, there, gone.keys.filter(gone.own))
-    changes = _compare(model, before, present)
-    outgoing = replace(load.delivery, secret=secret, deletes=deletes)
-    if not changes.sends and not deletes.num_rows:
-        if not dry_run and (len(gone.keys) or len(model.keys) != len(before.keys)):
-            write_sent(warehouse, delivery, secret, changes.after, load.load_id)
-        return replace(_NO_ROWS, changes=("nothing changed since the last delivery, so nothing was sent",))
-    load = replace(load, delivery=outgoing)
-    if not dry_run:
-        write_sent(warehouse, delivery, secret, changes.uncertain + gone, load.load_id)
+    with nullcontext() if dry_run else destination.hold(load.table.name, load.delivery):
+        return _Own(delivery, warehouse, destination, load, open_rows).deliver(dry_run=dry_run)
 
-    def send() -> Loaded:
-        with owning(digests.read_chosen(open_rows, changes.chosen)) as rows:
-            return destination.preview(load, rows) if dry_run else destination.load(load, rows)
 
-    try:
-        loaded = with_room(send)
-    except BridgeError:
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """One delivery; its parameters are those of `deliver_own`."""
+
+    delivery: Delivery
+    warehouse: Ledger
+    destination: _Destination
+    load: Load
+    open_rows: OpenRows
+
+    def deliver(self, *, dry_run: bool) -> Loaded:
+        name, outgoing = self.load.table.name, self._outgoing
+        there = self.destination.find_table(name)
+        mark = Mark() if there is None else self.destination.find_mark(name, outgoing)
+        secret = mark.secret or secrets.token_bytes(32)
+        before = read_sent(self.warehouse, self.delivery, mark)
+        digests = _Digests.of(self.load, there, secret)
+        model = digests.read_model(self.open_rows)
+        gone = before.filter(pc.invert(pc.is_in(before.keys, value_set=model.keys)))
+        present, deletes = digests.read_keys(self.destination, there, gone.keys.filter(gone.own))
+        changes = _compare(model, before, present)
+        if not len(changes.chosen) and not deletes.num_rows:
+            if not dry_run and (len(gone.keys) or len(model.keys) != len(before.keys)):
+                self._write(secret, {mark.token: changes.after})
+            return replace(_NO_ROWS, changes=("nothing changed since the last delivery, so nothing was sent",))
+        token = secrets.token_hex(8)[:TOKEN_DIGITS]
         if not dry_run:
-            write_sent(warehouse, delivery, secret, changes.refused + gone, load.load_id)
-        raise
-    if not dry_run:
-        write_sent(warehouse, delivery, secret, changes.after, load.load_id)
+            self._write(secret, {mark.token: before, token: changes.after})
+        sent = replace(outgoing, secret=secret, token=token, follows=mark.token, deletes=deletes)
+        loaded = self._send(replace(self.load, delivery=sent), digests, changes, dry_run=dry_run)
+        told = [*loaded.changes, *_tell_staying(gone)]
+        if not dry_run and loaded.rows_inserted not in (None, changes.inserts):
+            self._write(secret, {token: replace(changes.after, own=changes.was_own)})
+            told.append("somebody wrote to the table meanwhile: which new rows are the delivery's own is not known, so")
+            told[-1] += " they stay when they leave the model"
+        return replace(loaded, changes=tuple(told))
+
+    @property
+    def _outgoing(self) -> Outgoing:
+        assert self.load.delivery is not None, "a delivery"
+        return self.load.delivery
+
+    def _write(self, secret: bytes, states: Mapping[str, SentRows]) -> None:
+        write_sent(self.warehouse, self.delivery, secret, states, self.load.load_id)
+
+    def _send(self, load: Load, digests: _Digests, changes: _Changes, *, dry_run: bool) -> Loaded:
+        def once() -> Loaded:
+            with owning(digests.read_chosen(self.open_rows, changes.chosen)) as rows:
+                return self.destination.preview(load, rows) if dry_run else self.destination.load(load, rows)
+
+        return with_room(once)
+
+
+def _tell_staying(gone: SentRows) -> Iterator[str]:
     stays = len(gone.keys) - int(pc.sum(gone.own).as_py() or 0)
     if stays:
-        told = f"{stays} rows left the model and stay: they were there before the first delivery"
-        loaded = replace(loaded, changes=(*loaded.changes, told))
-    return loaded
+        yield f"{stays} rows left the model and stay: no delivery from here is known to have inserted them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +125,15 @@ class _Changes:
 
     Attributes:
         chosen: digests of the keys that are sent.
-        uncertain: all of the model, without digests of the rows that are sent.
-        refused: the same, where none of them was inserted.
-        after: all of the model.
+        inserts: how many of these are not there yet.
+        after: all of the model, as it will stand there.
+        was_own: which rows of that were own before.
     """
 
     chosen: pa.Array
-    uncertain: SentRows
-    refused: SentRows
+    inserts: int
     after: SentRows
-
-    @property
-    def sends(self) -> int:
-        return len(self.chosen)
+    was_own: pa.Array
 
 
 def _compare(model: SentRows, before: SentRows, present: pa.Array) -> _Changes:
@@ -116,9 +143,8 @@ def _compare(model: SentRows, before: SentRows, present: pa.Array) -> _Changes:
     sent = pc.invert(pc.and_(same, is_there))
     was_own = pc.fill_null(before.own.take(place), fill_value=False)
     own = pc.or_(was_own, pc.invert(is_there))
-    unknown = pc.if_else(sent, pa.scalar(None, pa.binary(SIZE)), model.rows)
-    uncertain, after = (SentRows(model.keys, rows, own) for rows in (unknown, model.rows))
-    return _Changes(model.keys.filter(sent), uncertain, SentRows(model.keys, unknown, was_own), after)
+    inserts = int(pc.sum(pc.invert(is_there)).as_py() or 0)
+    return _Changes(model.keys.filter(sent), inserts, SentRows(model.keys, model.rows, own), was_own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +225,8 @@ def _find_column(there: Table | None, column: Column) -> Column:
 def sent_keys(delivery: Delivery, warehouse: Ledger, destination: Destination, load: Load) -> tuple[pa.Array, Digester]:
     """The digests of the keys that the last delivery left at the destination, and what digests a key there."""
     there = destination.find_table(load.table.name)
-    secret = b""
+    mark = Mark()
     if isinstance(destination, DeletesOwn) and isinstance(load.delivery, Outgoing) and there is not None:
-        secret = destination.find_secret(load.table.name, load.delivery)
-    digests = _Digests.of(load, there, secret or bytes(32))
-    return read_sent(warehouse, delivery, secret).keys, digests.key
+        mark = destination.find_mark(load.table.name, load.delivery)
+    digests = _Digests.of(load, there, mark.secret or bytes(32))
+    return read_sent(warehouse, delivery, mark).keys, digests.key

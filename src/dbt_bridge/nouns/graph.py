@@ -22,6 +22,7 @@ class Node:
             semantic_model, analysis, operation, ...
         name: as declared; a source table's own name, without its source's.
         package: the dbt project that declares it.
+        fqn: its fully qualified name: package, folders, name.
         path: its file, from the root of its package (`original_file_path`).
         patch_path: the YAML file that describes it, `package://path`; empty without one.
         database, schema, identifier: the three parts of its relation as dbt renders them (`identifier` is the alias of
@@ -65,6 +66,7 @@ class Node:
     language: str = ""
     source_name: str = ""
     source_meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    fqn: tuple[str, ...] = ()
 
     @property
     def is_built(self) -> bool:

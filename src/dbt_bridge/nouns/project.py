@@ -185,6 +185,10 @@ class Project:
     graph: Graph = field(default=Graph("", "", "", {}), repr=False, compare=False)
     other_targets: tuple[str, ...] = ()
 
+    def selects(self, node: str) -> bool:
+        """Whether the selection names the node with this unique_id."""
+        return self.selected is None or node in self.selected
+
     def needs(self, node: str) -> bool:
         """Whether the selection needs the source table with this unique_id, declared in dbt or not."""
         if self.needed is None or node in self.needed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # dbt splits selectors at blanks and commas, walks the graph at + and @, and reads the others as a glob, which they fit.
 _READ_BY_DBT = re.compile(r"[\s,+@*?\[\]]")
@@ -14,6 +15,14 @@ def format_shell_selector(node: str) -> str:
     import shlex  # not with the package, which dbt imports at each start
 
     return shlex.quote(format_selector(node))
+
+
+def format_fqn(fqn: Iterable[str]) -> str:
+    """dbt's selector of a node's fully qualified name: packages may have models of one name, and versions share theirs.
+
+    It takes what lies in a folder of that name too.
+    """
+    return f"fqn:{_READ_BY_DBT.sub(_OTHER, '.'.join(fqn))}"
 
 
 def format_selector(node: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from dbt_bridge.nouns.dbt_flags import spell_flags
 from dbt_bridge.nouns.project import DbtOptions
@@ -29,6 +30,11 @@ def spell_selection(options: DbtOptions) -> list[str]:
         for selector in selectors:
             arguments += [flag, selector]
     return arguments + spell_flags(options.flags, "selection")
+
+
+def format_selection(options: DbtOptions) -> str:
+    """The selection as a shell takes it; empty for none."""
+    return shlex.join(spell_selection(options))
 
 
 _OF_OUTPUT = frozenset({

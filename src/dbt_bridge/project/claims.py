@@ -8,6 +8,7 @@ from functools import cache
 from itertools import combinations
 from typing import Literal
 
+from dbt_bridge.contracts.connector import ANY, DeliveryKind
 from dbt_bridge.contracts.destination import name_history
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.graph import Graph
@@ -165,6 +166,29 @@ def refuse_shared_databases(project: Project) -> None:
     rules_of = make_rules_of(project)
     claims = list_claims(project.sources, project.deliveries, project.graph, reader, rules_of)
     refuse_shared_tables(claims, rules_of, make_identify(project))
+
+
+def refuse_impossible(project: Project) -> None:
+    """Refuse a delivery that its destination cannot take, before anything moves.
+
+    Raises:
+        UsageError: names the exposure, the destination and what it cannot.
+    """
+    for item in project.deliveries:
+        if item.write_disposition != "merge" or not project.selects(item.node):
+            continue
+        settings = destination_settings(item.destination, project_root=project.root)
+        connector = registry().find(DESTINATIONS, settings.destination_type)
+        if not settings.find_setting("destination_type") and ANY in connector.destination_types:
+            continue  # it may not be configured: whoever opens it says so
+        kind = DeliveryKind(item.write_disposition, item.deletes, settings.find_setting)
+        if why := connector.find_refusal(kind):
+            asked = "`deletes: own`" if item.deletes == "own" else f"`write_disposition: {item.write_disposition}`"
+            raise UsageError(
+                f"{item.node}: {asked} is not for the destination {item.destination!r}: {why}",
+                mend="deliver to PostgreSQL, DuckDB or Delta, or with "
+                + ("`deletes: none`" if item.deletes == "own" else "`write_disposition: replace`"),
+            )
 
 
 def make_rules_of(project: Project) -> RulesOf:

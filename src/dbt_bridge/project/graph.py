@@ -87,6 +87,7 @@ def _make_node(node: Mapping[str, Any], *, enabled: bool = True) -> Node:
         language=node.get("language") or "",
         source_name=node.get("source_name") or "",
         source_meta=_as_json(node.get("source_meta") or {}),
+        fqn=tuple(_list_texts(node.get("fqn"))),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -14,8 +13,8 @@ from typing import Any
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.graph import BUILT, TESTS, Graph
 from dbt_bridge.nouns.project import DbtOptions, LandingSource
-from dbt_bridge.nouns.selector import format_selector
-from dbt_bridge.project.arguments import spell_selection
+from dbt_bridge.nouns.selector import format_fqn, format_selector
+from dbt_bridge.project.arguments import format_selection
 from dbt_bridge.project.reading.project_file import read_dbt_variable
 from dbt_bridge.project.selecting.criteria import Criterion, Selection, parse_definition, parse_texts, spell_texts
 from dbt_bridge.project.selecting.undeclared import list_undeclared
@@ -117,7 +116,7 @@ def _refuse_nothing(options: DbtOptions, selection: Selection, graph: Graph) -> 
     """Raises UsageError: nothing is selected, and names the nearest. That nothing has changed is no mistake."""
     if any(criterion.method in _OF_ANOTHER_RUN for criterion in selection.list_criteria()):
         return
-    given = shlex.join(spell_selection(options)) or "the default selector of selectors.yml"
+    given = format_selection(options) or "the default selector of selectors.yml"
     hint = next((near for one in selection.list_criteria() if (near := _find_nearest(one, graph))), None)
     raise UsageError(
         f"{given} selects nothing",
@@ -206,6 +205,6 @@ def select_downstream(
     if selected is None:
         return replace(options, select=tuple(sources), full_refresh=False)
     below = [graph.nodes[node] for node in sorted(graph.list_descendants(*known) & selected)]
-    names = tuple(f"{node.name}" for node in below if node.is_built)
+    names = tuple(format_fqn(node.fqn) for node in below if node.is_built)
     flags = {key: value for key, value in options.flags.items() if key != "selector"}
     return replace(options, select=names, exclude=(), flags=flags, full_refresh=False) if names else None

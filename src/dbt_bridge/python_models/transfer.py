@@ -12,21 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from dbt_bridge.contracts.destination import (
     WRITE_DISPOSITIONS,
+    BeginAgain,
     Destination,
     Load,
     Loaded,
     Warehouse,
     WriteDisposition,
 )
+from dbt_bridge.contracts.outgoing import Outgoing
 from dbt_bridge.contracts.settings import SessionSettings
-from dbt_bridge.errors import UsageError
+from dbt_bridge.errors import DestinationError, UsageError
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.receipt import Receipt, as_arrow, new_load_id
 from dbt_bridge.nouns.table import Column, Table, TableName
@@ -49,6 +51,7 @@ def transfer(  # noqa: PLR0913 - the names that a dbt model reads; the values be
     write_disposition: WriteDisposition = "replace",
     primary_key: str | Sequence[str] | None = None,
     *,
+    evolve: bool = False,
     on_error: OnError = "raise",
     session: Any = None,
 ) -> Any:
@@ -64,6 +67,8 @@ def transfer(  # noqa: PLR0913 - the names that a dbt model reads; the values be
         write_disposition: replace (exactly these rows), append, or merge (one row per key; of several rows with one
             key in these rows, the last one wins).
         primary_key: the key's columns; needed for merge.
+        evolve: columns may be added to, and widened in, a table that no transfer or delivery of this project has made;
+            by default such a table is never altered, and what does not fit it is refused.
         on_error: "receipt" returns the receipt of a failed load instead of raising.
         session: the second argument of `def model`; needed only in threads that the model itself starts.
 
@@ -78,7 +83,7 @@ def transfer(  # noqa: PLR0913 - the names that a dbt model reads; the values be
     from dbt_bridge.python_models.session import session as running
 
     with tell_once("transfer"):
-        request = _check(_Request(dataset_name, table_name, write_disposition, _key(primary_key)), on_error)
+        request = _check(_Request(dataset_name, table_name, write_disposition, _key(primary_key), evolve), on_error)
         here = running(dbt, session)
         refuse_partial_run(f"transfer into {dataset_name}.{table_name or '*'}")
         with _open_place(target_destination, here) as place:
@@ -114,6 +119,7 @@ class _Request:
     table: str | None
     write_disposition: WriteDisposition
     key: tuple[str, ...]
+    evolve: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +189,22 @@ class _Transfer:
             raise told from None
 
     def _run(self, data: Any) -> list[Receipt]:
+        """Begun again, with less at once, where the destination was out of room and made more."""
         frames = self._frames(data)
+        try:
+            while True:
+                try:
+                    return self._move(frames)
+                except BeginAgain as error:
+                    again = [frame.reopen() for frame in frames]
+                    frames = [frame for frame in again if frame is not None]
+                    if len(frames) < len(again):
+                        raise _refuse_once_only(error) from error
+        finally:
+            for frame in frames:
+                frame.close()
+
+    def _move(self, frames: Sequence[Frame]) -> list[Receipt]:
         loads = [(self._load(frame), frame) for frame in frames]
         begun = [self._receipt(load.table.name.name) for load, _ in loads]
         destination = self._place.destination
@@ -192,7 +213,7 @@ class _Transfer:
         done = []
         for (load, frame), receipt in zip(loads, begun, strict=True):
             loaded = self._nothing(load) or destination.load(load, self._batches(load, frame))
-            done.append(record.finish_receipt(receipt, loaded))
+            done.append(_finish(receipt, loaded))
             self._place.warehouse.record(done[-1:])
         return done
 
@@ -201,7 +222,8 @@ class _Transfer:
 
         where = f"{self._request.dataset}.{self._request.table or '*'}"
         rows = self._place.session.find_rows(data)
-        found = to_frames(data, where) if rows is None else [Frame(None, rows)]
+        find = self._place.session.find_rows
+        found = to_frames(data, where) if rows is None else [Frame(None, rows, again=lambda: _require(find(data)))]
         if len(found) > 1 and self._request.table is not None:
             raise UsageError(
                 f"transfer: table_name={self._request.table!r} was given for a source of {len(found)} tables:"
@@ -227,7 +249,10 @@ class _Transfer:
             existing = self._place.destination.find_table(table_name)
             columns = existing.columns if existing else ()
         landed = tuple(self._place.destination.map_column(column) for column in columns)
-        return Load(Table(table_name, landed, self._request.key), self._request.write_disposition, self._load_id)
+        project = self._node.split(".")[1] if self._node.count(".") > 1 else ""
+        outgoing = Outgoing(project, self._node, self._origin, self._request.evolve)
+        table = Table(table_name, landed, self._request.key)
+        return Load(table, self._request.write_disposition, self._load_id, delivery=outgoing)
 
     def _batches(self, load: Load, frame: Frame) -> pa.RecordBatchReader:
         from dbt_bridge.arrow.python_frames import cast_reader
@@ -248,7 +273,7 @@ class _Transfer:
         def close(loaded: Sequence[Loaded]) -> list[Receipt]:
             answers = iter(loaded)
             return [
-                record.finish_receipt(receipt, self._nothing(load) or next(answers))
+                _finish(receipt, self._nothing(load) or next(answers))
                 for (load, _), receipt in zip(loads, begun, strict=True)
             ]
 
@@ -282,6 +307,23 @@ class _Transfer:
             table_name=f"{self._request.dataset}.{table}",
             write_disposition=self._request.write_disposition,
         )
+
+
+def _require(rows: pa.RecordBatchReader | None) -> pa.RecordBatchReader:
+    assert rows is not None, "it was a relation before"
+    return rows
+
+
+def _refuse_once_only(error: BeginAgain) -> DestinationError:
+    return DestinationError(
+        f"{error.what}, and these rows can be read once only",
+        mend="pass what can be read again: a table, a frame, a relation or rows in place of a stream; or raise"
+        " memory_limit in the profile's settings",
+    )
+
+
+def _finish(receipt: Receipt, loaded: Loaded) -> Receipt:
+    return record.finish_receipt(replace(receipt, note="; ".join(loaded.changes) or None), loaded)
 
 
 def _none(call: Callable[[Sequence[Loaded]], list[Receipt]], loaded: Sequence[Loaded]) -> list[Receipt]:

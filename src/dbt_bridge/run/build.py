@@ -10,6 +10,7 @@ from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.observe.progress import Progress
+from dbt_bridge.project.claims import refuse_impossible
 from dbt_bridge.project.destinations import wait_for_warehouse
 from dbt_bridge.run.deliver import deliver, list_unproven, reconcile_built
 from dbt_bridge.run.outcomes import BuildOutcome, Parities, Receipts
@@ -43,6 +44,7 @@ def build(
             "--verify brings cdc tables to an LSN of its own, so --until-lsn and --max-seconds cannot hold them back",
             mend="dbt-bridge sync with the bound, then dbt-bridge build --verify without it",
         )
+    refuse_impossible(project)
     load_id = new_load_id()
     landed = sync(project, options, progress, load_id=load_id)
     if any(receipt.status == "failed" for receipt in landed):

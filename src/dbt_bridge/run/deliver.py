@@ -17,7 +17,7 @@ from dbt_bridge.nouns.parity import Parity
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import Receipt, new_load_id
 from dbt_bridge.observe.progress import Progress
-from dbt_bridge.project.claims import refuse_shared_databases
+from dbt_bridge.project.claims import refuse_impossible, refuse_shared_databases
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.run.outcomes import DeliverOutcome, Parities, Receipts
 from dbt_bridge.run.recorded_build import read_known
@@ -30,6 +30,7 @@ def deliver_last_build(project: Project, progress: Progress, *, dry_run: bool) -
         UsageError: nothing was ever built here.
     """
     refuse_shared_databases(project)
+    refuse_impossible(project)
     known = read_known(project, keep=not dry_run)
     statuses = {node: one.status for node, one in known.items()}
     required = reconcile_built(project, statuses, progress, for_deliveries=True)

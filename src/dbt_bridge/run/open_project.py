@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_bridge.errors import UsageError, require_extra
+from dbt_bridge.errors import require_extra
 from dbt_bridge.nouns.dbt_flags import check_flags
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.observe.progress import as_progress
@@ -17,7 +17,6 @@ from dbt_bridge.system.lock_wait import DEFAULT_SECONDS, LockWait, iterate_waiti
 
 if TYPE_CHECKING:
     from dbt_bridge.cdc.slots import Dropped
-    from dbt_bridge.deliver.build_record import Known
     from dbt_bridge.nouns.parity import Level, Method
     from dbt_bridge.nouns.project import LandingSource, Project
     from dbt_bridge.observe.progress import Progress
@@ -286,13 +285,15 @@ class OpenProject:
             UsageError: nothing was compared.
         """
         from dbt_bridge.run.outcomes import RepairOutcome
+        from dbt_bridge.run.recorded_build import find_known
         from dbt_bridge.run.selected_nothing import MOVED, require_compared
 
         project = self._read(select, exclude)
         with require_extra("verify", "comparing rows"):
             from dbt_bridge.prove.repair import RepairOptions, repair
         options = RepairOptions(max_share, dry_run, self.options.threads)
-        repaired = repair(project, options, as_progress(self.progress), _find_known(project, keep=not dry_run))
+        known = find_known(project, keep=not dry_run) if project.deliveries else {}
+        repaired = repair(project, options, as_progress(self.progress), known)
         require_compared(repaired.parities, MOVED, project.options)
         return RepairOutcome(repaired)
 
@@ -437,13 +438,3 @@ def _nearest_project() -> Path:
 
 def _as_selectors(selectors: Selectors) -> tuple[str, ...]:
     return (selectors,) if isinstance(selectors, str) else tuple(selectors)
-
-
-def _find_known(project: Project, *, keep: bool) -> Known:
-    """What is known of the builds that deliveries wait for; nothing where nothing was built."""
-    from dbt_bridge.run.recorded_build import read_known
-
-    try:
-        return read_known(project, keep=keep) if project.deliveries else {}
-    except UsageError:
-        return {}

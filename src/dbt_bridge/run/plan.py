@@ -120,9 +120,15 @@ class Plan(Outcome):
 
 
 def make_plan(project: Project) -> Plan:
-    """The plan of a project's selection."""
+    """The plan of a project's selection.
+
+    Raises:
+        UsageError: a delivery of it is impossible.
+    """
+    from dbt_bridge.project.claims import refuse_impossible
     from dbt_bridge.project.selection import list_build_order
 
+    refuse_impossible(project)
     return Plan(
         project=project.name,
         landings=tuple(landing for source in project.sources for landing in _list_landings(source, project)),

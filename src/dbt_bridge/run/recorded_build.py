@@ -59,13 +59,26 @@ def run_recorded(
 
 
 def read_known(project: Project, *, keep: bool = True) -> Known:
+    """As `find_known`.
+
+    Raises:
+        UsageError: nothing was ever built here.
+    """
+    known = find_known(project, keep=keep)
+    if not known:
+        raise UsageError(
+            f"nothing is known of a build of {project.name} for the target {project.target} in this warehouse, so"
+            " nothing is known of the tests that guard deliveries",
+            mend=f"dbt-bridge build{format_options(project)}",
+        )
+    return known
+
+
+def find_known(project: Project, *, keep: bool = True) -> Known:
     """What is known of each node, of builds of the bridge's own and of what dbt's last command says beyond that.
 
     Args:
         keep: write down what dbt's last command says, as its next one may overwrite it.
-
-    Raises:
-        UsageError: nothing was ever built here.
     """
     from dbt_bridge.deliver.dbt_runs import adopt_run
     from dbt_bridge.project.run_results import read_last_run
@@ -79,12 +92,6 @@ def read_known(project: Project, *, keep: bool = True) -> Known:
         if keep and run is not None:
             build_record.save_records(warehouse, adopted.values(), run.invocation_id)
             known = _take_fingerprints(project, known, warehouse, run.invocation_id)
-    if not known:
-        raise UsageError(
-            f"nothing is known of a build of {project.name} for the target {project.target} in this warehouse, so"
-            " nothing is known of the tests that guard deliveries",
-            mend=f"dbt-bridge build{format_options(project)}",
-        )
     return known
 
 

@@ -7,12 +7,22 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from dbt_bridge.errors import UsageError
-from dbt_bridge.nouns.dbt_flags import spell_flags
 from dbt_bridge.nouns.selector import format_selector
+from dbt_bridge.project.arguments import format_selection
 
 if TYPE_CHECKING:
     from dbt_bridge.nouns.parity import Parity
     from dbt_bridge.nouns.project import DbtOptions
+
+__all__ = [
+    "MOVED",
+    "REPLACING",
+    "SELECTING",
+    "format_selection",
+    "nothing_compared",
+    "nothing_there",
+    "require_compared",
+]
 
 MOVED = "source table or exposure with a config.meta.bridge block"
 REPLACING = "model with config.meta.bridge.reconcile"
@@ -22,13 +32,6 @@ _SELECTED_AS = {
     REPLACING: "select models by their name",
 }
 SELECTING = f"{_SELECTED_AS[REPLACING]}, {_SELECTED_AS[MOVED].removeprefix('select ')}"
-
-
-def format_selection(options: DbtOptions) -> str:
-    """The selection's flags, as a command line has them; empty for none."""
-    flags = (("--select", options.select), ("--exclude", options.exclude))
-    given = [f"{flag} {' '.join(selectors)}" for flag, selectors in flags if selectors]
-    return " ".join([*given, *spell_flags(options.flags, "selection")])
 
 
 def require_compared(parities: Sequence[Parity], things: str, options: DbtOptions) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_bridge.connectors.dlt.name_rules import NAME_RULES
-from dbt_bridge.contracts.connector import ANY, Connector
+from dbt_bridge.contracts.connector import ANY, Connector, DeliveryKind
 from dbt_bridge.contracts.settings import DestinationSettings, WarehouseSettings
 
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ def _open_warehouse(settings: WarehouseSettings) -> DltWarehouse:
     return open_dlt_warehouse(settings)
 
 
+def _find_refusal(kind: DeliveryKind) -> str:
+    if kind.deletes == "own":
+        return "what is reached through dlt deletes no rows in the transaction of a merge"
+    return ""
+
+
 DLT = Connector(
     name="dlt",
     adapters=frozenset({ANY}),
@@ -35,4 +41,5 @@ DLT = Connector(
     open_destination=_open_destination,
     open_warehouse=_open_warehouse,
     holds_databases=True,
+    find_refusal=_find_refusal,
 )

@@ -11,7 +11,7 @@ import itertools
 import secrets
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from dbt_bridge.contracts.destination import (
     Loaded,
     Staged,
 )
-from dbt_bridge.contracts.outgoing import Outgoing
+from dbt_bridge.contracts.outgoing import Mark, Outgoing
 from dbt_bridge.contracts.settings import OriginSettings
 from dbt_bridge.errors import ConnectionFailed, DestinationError, KeyRefused
 from dbt_bridge.nouns.bridge_keys import quote_in_yaml
@@ -235,16 +235,20 @@ class DuckDBWarehouse:
         with self._cursor(name) as cur:
             on = CatalogCursor(cur, self._catalog)
             table = on.find_relation(name)
-            if table is None or not delivery.token or recall(on, table.name, delivery)[0] != delivery.token:
+            if table is None or not delivery.token or recall(on, table.name, delivery).token != delivery.token:
                 return False
             return on.row(f"SELECT 1 FROM {on.sql_name(table.name)} LIMIT 1") is not None  # noqa: S608
 
-    def find_secret(self, name: TableName, delivery: Outgoing) -> bytes:
+    def find_mark(self, name: TableName, delivery: Outgoing) -> Mark:
         """See `DeletesOwn`."""
         with self._cursor(name) as cur:
             on = CatalogCursor(cur, self._catalog)
             table = on.find_relation(name)
-            return b"" if table is None else recall(on, table.name, delivery)[1]
+            return Mark() if table is None else recall(on, table.name, delivery)
+
+    def hold(self, name: TableName, delivery: Outgoing) -> AbstractContextManager[None]:
+        """See `DeletesOwn`. The file belongs to one process, which has it open by now."""
+        return nullcontext()
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """The exact counts of a load: it is done, and rolled back."""

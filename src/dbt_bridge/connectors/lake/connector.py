@@ -12,7 +12,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from dbt_bridge.contracts.connector import Connector
+from dbt_bridge.contracts.connector import Connector, DeliveryKind
 from dbt_bridge.contracts.settings import DestinationSettings
 from dbt_bridge.errors import UsageError, require_extra
 from dbt_bridge.nouns.names import FILES
@@ -59,11 +59,18 @@ def _identify(settings: DestinationSettings) -> tuple[str, str]:
     return "filesystem", os.path.realpath(lake.url) if lake.is_local else lake.url
 
 
+def _find_refusal(kind: DeliveryKind) -> str:
+    if kind.write_disposition == "merge" and kind.find_setting("table_format") == "parquet":
+        return "a merge must change single rows, and Parquet files cannot"
+    return ""
+
+
 LAKE = Connector(
     name="lake",
     destination_types=frozenset({"filesystem"}),
     names={"filesystem": FILES},
     extra=_EXTRA,
     open_destination=_open_destination,
+    find_refusal=_find_refusal,
     identify_destination=_identify,
 )

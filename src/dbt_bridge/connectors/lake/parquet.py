@@ -185,7 +185,9 @@ class ParquetDestination:
             return sorted(path for path in self._files.ls(folder, detail=False) if path.endswith(".parquet"))
 
     def _remove_hidden(self, name: TableName) -> None:
-        left = set(self._all(name)) - set(self._list_files(name))
+        """What killed loads have left; a hidden file of any other name is somebody else's."""
+        named = ((path, path.rsplit("/", 1)[-1]) for path in self._all(name))
+        left = [path for path, file in named if file.startswith(".") and _LOADED.fullmatch(file[1:])]
         with self._translate_errors(name):
             for path in left:
                 self._files.rm(path)

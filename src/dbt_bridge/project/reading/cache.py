@@ -24,7 +24,7 @@ from dbt_bridge.project.reading.inputs import Inputs, find_inputs, fingerprint, 
 from dbt_bridge.project.reading.project_file import find_target_folder, parses_whole
 from dbt_bridge.project.reading.rendering import NotRendered
 
-_FORMAT = 2
+_FORMAT = 3
 _KEPT = 24
 """Files in the folder: the oldest go."""
 

@@ -38,12 +38,8 @@ class YamlFiles:
             UsageError: such a source needs more of dbt's templates than is known here.
         """
         for package, file, content in self._files.values():
-            for raw in _list_entries(content, "sources"):
-                if (
-                    raw.get("tables")
-                    or "overrides" in raw
-                    or "bridge" not in {**_meta(raw), **_meta(raw.get("config"))}
-                ):
+            for raw in list_entries(content, "sources"):
+                if not is_bare(raw):
                     continue
                 try:
                     source = self._read_source(raw, package, file)
@@ -57,7 +53,9 @@ class YamlFiles:
         found: dict[str, tuple[Any, ...]] = {}
         for unique_id, node in (manifest.get("nodes") or {}).items():
             place = self._files.get(node.get("patch_path") or "")
-            if node["resource_type"] in BUILT and place and (blocks := tuple(list_blocks(node, place[2]))):
+            content = place[2] if place else None
+            blocks = tuple(list_blocks(node["resource_type"], node["name"], content))
+            if node["resource_type"] in BUILT and blocks:
                 found[unique_id] = blocks
         return found
 
@@ -70,14 +68,14 @@ class YamlFiles:
         declared = {
             (package.name, raw.get("name")): (raw, package, file)
             for package, file, content in self._files.values()
-            for raw in _list_entries(content, "sources")
+            for raw in list_entries(content, "sources")
         }
         for table in (manifest.get("sources") or {}).values():
             found = declared.get((table["package_name"], table["source_name"]))
             if "source_meta" in table or found is None:
                 continue
             raw, package, file = found
-            own = next((one for one in _list_entries(raw, "tables") if one.get("name") == table["name"]), {})
+            own = next((one for one in list_entries(raw, "tables") if one.get("name") == table["name"]), {})
             wanted = {"meta": {**_meta(raw), **_meta(raw.get("config"))}, "quoting": raw.get("quoting") or {}}
             try:
                 source = self._renderer(package).render({**wanted, "own": own.get("quoting") or {}})
@@ -88,19 +86,7 @@ class YamlFiles:
 
     def _read_source(self, raw: Mapping[str, Any], package: ProjectFile, file: Path) -> BareSource | None:
         entry = self._renderer(package).render({key: raw[key] for key in raw if key not in _UNRENDERED})
-        settings = entry.get("config") or {}
-        if not settings.get("enabled", True):
-            return None
-        name = str(entry.get("name"))
-        return BareSource(
-            package.name,
-            name,
-            str(file.relative_to(package.folder)),
-            entry.get("schema") or name,
-            entry.get("database") or None,
-            {**_meta(entry), **_meta(settings)},
-            entry.get("quoting") or {},
-        )
+        return make_bare_source(entry, package.name, str(file.relative_to(package.folder)))
 
     def _renderer(self, package: ProjectFile) -> Renderer:
         def find_var(name: str) -> Any:
@@ -119,10 +105,27 @@ def _refuse_template(raw: Mapping[str, Any], package: ProjectFile, file: Path, w
     )
 
 
-def list_blocks(node: Mapping[str, Any], content: Any) -> Iterator[Any]:
+def is_bare(raw: Mapping[str, Any]) -> bool:
+    """Whether an entry of `sources:` has a `bridge` block, and no table of which dbt would have a node."""
+    has_block = "bridge" in {**_meta(raw), **_meta(raw.get("config"))}
+    return has_block and not raw.get("tables") and "overrides" not in raw
+
+
+def make_bare_source(entry: Mapping[str, Any], package: str, path: str) -> BareSource | None:
+    """Of a rendered entry; None where it is not enabled."""
+    settings = entry.get("config") or {}
+    if not settings.get("enabled", True):
+        return None
+    name = str(entry.get("name"))
+    meta = {**_meta(entry), **_meta(settings)}
+    schema, database = entry.get("schema") or name, entry.get("database") or None
+    return BareSource(package, name, path, schema, database, meta, entry.get("quoting") or {})
+
+
+def list_blocks(kind: str, name: str, content: Any) -> Iterator[Any]:
     """The `bridge` blocks of one node in the YAML file that describes it."""
-    for entry in _list_entries(content, f"{node['resource_type']}s"):
-        if entry.get("name") == node["name"]:
+    for entry in list_entries(content, f"{kind}s"):
+        if entry.get("name") == name:
             for meta in (_meta(entry), _meta(entry.get("config"))):
                 if "bridge" in meta:
                     yield meta["bridge"]
@@ -133,7 +136,8 @@ def _list_yaml(package: ProjectFile) -> Iterator[Path]:
         yield from sorted(file for file in folder.rglob("*") if file.suffix in (".yml", ".yaml") and file.is_file())
 
 
-def _list_entries(content: Any, key: str) -> Iterator[Mapping[str, Any]]:
+def list_entries(content: Any, key: str) -> Iterator[Mapping[str, Any]]:
+    """What stands under a key of a YAML file, as far as it has the form that dbt wants."""
     entries = content.get(key) if isinstance(content, Mapping) else None
     return (entry for entry in entries or () if isinstance(entry, Mapping))
 

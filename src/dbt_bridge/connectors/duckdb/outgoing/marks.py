@@ -6,7 +6,7 @@ A table is known by its name: DuckDB gives it no other identity that lasts.
 from __future__ import annotations
 
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor
-from dbt_bridge.contracts.outgoing import MARKS, Outgoing
+from dbt_bridge.contracts.outgoing import MARKS, Mark, Outgoing, refuse_overtaken
 from dbt_bridge.nouns.table import TableName
 
 
@@ -22,9 +22,15 @@ def ensure_marks(on: CatalogCursor, name: TableName, delivery: Outgoing | None) 
 
 
 def remember(on: CatalogCursor, name: TableName, delivery: Outgoing | None, load_id: str) -> None:
-    """Keep what this delivery brought, in the transaction of its rows."""
+    """Keep what this delivery brought, in the transaction of its rows.
+
+    Raises:
+        DestinationError: another run came before it.
+    """
     if delivery is None or not (delivery.token or delivery.secret):
         return
+    if delivery.follows is not None and recall(on, name, delivery).token != delivery.follows:
+        raise refuse_overtaken(name, delivery)
     place = [name.name, delivery.node, delivery.relation]
     on.execute(
         f"DELETE FROM {_marks(on, name)} WHERE table_name = ? AND exposure = ? AND relation = ?",  # noqa: S608
@@ -36,16 +42,16 @@ def remember(on: CatalogCursor, name: TableName, delivery: Outgoing | None, load
     )
 
 
-def recall(on: CatalogCursor, name: TableName, delivery: Outgoing) -> tuple[str, bytes]:
-    """The token and the secret of this exposure's last delivery into a table of this name; empty without one."""
+def recall(on: CatalogCursor, name: TableName, delivery: Outgoing) -> Mark:
+    """Of this exposure's last delivery into a table of this name."""
     if on.find_relation(TableName(name.schema, MARKS)) is None:
-        return "", b""
+        return Mark()
     row = on.row(
         f"SELECT token, secret FROM {_marks(on, name)}\n"  # noqa: S608
         "WHERE table_name = ? AND exposure = ? AND relation = ?",
         [name.name, delivery.node, delivery.relation],
     )
-    return ("", b"") if row is None else (row[0], bytes(row[1]))
+    return Mark() if row is None else Mark(row[0], bytes(row[1]))
 
 
 def _marks(on: CatalogCursor, name: TableName) -> str:

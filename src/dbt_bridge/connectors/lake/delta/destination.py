@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from dbt_bridge.arrow.counted_reader import CountedReader
 from dbt_bridge.arrow.file_types import build_schema, cast_batch, fit_schema, map_column
 from dbt_bridge.connectors.lake.delta.landing_table import find_matches
+from dbt_bridge.connectors.lake.delta.marks import find_mark, has_token, list_transactions, prepare_merge
 from dbt_bridge.connectors.lake.delta.session import STANDS_AT, DeltaSession, query, schema_of, translate
 from dbt_bridge.connectors.lake.location import Lake, lake_of
 from dbt_bridge.connectors.lake.state import DatasetState
@@ -30,7 +31,7 @@ from dbt_bridge.contracts.destination import (
     Replica,
     Window,
 )
-from dbt_bridge.contracts.outgoing import CREATED, Outgoing
+from dbt_bridge.contracts.outgoing import CREATED, Mark, Outgoing
 from dbt_bridge.errors import KeyRefused, TypeRefused
 from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 # The minimum and maximum of a decimal column are doubles in Delta's log. deltalake 1.x compares with them to pass over
 # files, and finds none of the rows whose values differ after those digits.
 _STATISTICS_DIGITS = 15
+_GONE = "_dbt_bridge_gone"
 _TEXTS = ("string", "large_string", "string_view")
 
 
@@ -112,7 +114,9 @@ class DeltaDestination:
         if load.write_disposition == "merge":
             rows = last_per_key(load, passing.reader().read_all())
             updated = 0 if there is None else count_matching(there, rows, load.table.key)
-            return Loaded(passing.rows, len(rows) - updated, updated, 0, passing.bytes, shape.changes)
+            gone = None if load.delivery is None else load.delivery.deletes
+            deleted = 0 if there is None or gone is None else count_matching(there, gone, load.table.key)
+            return Loaded(passing.rows, len(rows) - updated, updated, deleted, passing.bytes, shape.changes)
         for _ in passing.reader():
             pass
         deleted = 0
@@ -127,9 +131,15 @@ class DeltaDestination:
     def has_arrived(self, name: TableName, delivery: Outgoing) -> bool:
         """See `RemembersAppends`."""
         table = self.session.open(name)
-        if table is None or not delivery.token:
-            return False
-        return bool(table.transaction_version(_remembered(delivery)) == _number(delivery) and table.count())
+        return table is not None and has_token(table, delivery) and bool(table.count())
+
+    def find_mark(self, name: TableName, delivery: Outgoing) -> Mark:
+        """See `DeletesOwn`."""
+        return find_mark(self.session, name, delivery)
+
+    def hold(self, name: TableName, delivery: Outgoing) -> AbstractContextManager[None]:
+        """See `DeletesOwn`. Nothing is held in files: of two commits at once Delta refuses the second."""
+        return nullcontext()
 
     @contextmanager
     def open_state(self) -> Iterator[DatasetState]:
@@ -201,14 +211,15 @@ class DeltaDestination:
         schema = shape.schema
         passing = CountedReader(batches, schema, shape.cast)
         rows = last_per_key(load, passing.reader().read_all())
+        prepare_merge(self.session, load.table.name, load.delivery)
         if there is None:
             all_new = CountedReader(rows.to_reader(), schema, lambda batch: batch)
             self._write(load, all_new, None, replace=True, shape=shape)
             return Loaded(passing.rows, len(rows), 0, 0, passing.bytes, shape.changes)
         _refuse_doubles(there, rows, load)
         counted = self._committing(load, passing, lambda: _merge_rows(there, rows, load))
-        inserted, updated = counted["num_target_rows_inserted"], counted["num_target_rows_updated"]
-        return Loaded(passing.rows, inserted, updated, 0, passing.bytes, shape.changes)
+        inserted, updated, deleted = (counted[f"num_target_rows_{did}"] for did in ("inserted", "updated", "deleted"))
+        return Loaded(passing.rows, inserted, updated, deleted, passing.bytes, shape.changes)
 
     def _committing(self, load: Load, passing: CountedReader, write: Callable[[], Any]) -> Any:
         try:
@@ -278,39 +289,43 @@ class _Shape:
 
 
 def _merge_rows(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
-    """Columns that the load does not bring keep their values in updated rows."""
+    """Columns that the load does not bring keep their values in updated rows; what a delivery deletes goes too."""
     values = {quote_identifier(c): f"s.{quote_identifier(c)}" for c in rows.column_names}
     keys = [quote_identifier(c) for c in load.table.key]
     rest = {c: value for c, value in values.items() if c not in keys}
+    gone = None if load.delivery is None else load.delivery.deletes
+    deletes = gone is not None and bool(gone.num_rows)
     merger = there.merge(
-        rows,
+        _add_gone(rows, gone) if deletes else rows,
         predicate=" AND ".join(f"t.{k} = s.{k}" for k in keys),
         source_alias="s",
         target_alias="t",
         merge_schema=not set(rows.column_names) <= set(schema_of(there).names),
         commit_properties=_properties(load),
     )
-    return dict(merger.when_matched_update(updates=rest or values).when_not_matched_insert(updates=values).execute())
+    comes = f"NOT s.{_GONE}" if deletes else None
+    if deletes:
+        merger = merger.when_matched_delete(predicate=f"s.{_GONE}")
+    merger = merger.when_matched_update(updates=rest or values, predicate=comes)
+    return dict(merger.when_not_matched_insert(updates=values, predicate=comes).execute())
+
+
+def _add_gone(rows: pa.Table, gone: pa.Table) -> pa.Table:
+    """The keys of rows that go, below those that come, told apart by a column that no clause takes to the table."""
+    schema = rows.schema.append(pa.field(_GONE, pa.bool_()))
+    keys = gone.cast(pa.schema([rows.schema.field(name) for name in gone.column_names]))
+    columns = [keys[f.name] if f.name in keys.column_names else pa.nulls(len(keys), f.type) for f in rows.schema]
+    going = [*columns, pa.repeat(pa.scalar(value=True), len(keys))]
+    coming = [*rows.columns, pa.repeat(pa.scalar(value=False), len(rows))]
+    parts = [pa.Table.from_arrays(coming, schema=schema), pa.Table.from_arrays(going, schema=schema)]
+    return pa.concat_tables(parts)
 
 
 def _properties(load: Load) -> Any:
-    from deltalake import CommitProperties, Transaction
+    from deltalake import CommitProperties
 
-    delivery = load.delivery
-    remembered = (
-        [] if delivery is None or not delivery.token else [Transaction(_remembered(delivery), _number(delivery))]
-    )
-    return CommitProperties(custom_metadata={"dbt_bridge_load_id": load.load_id}, app_transactions=remembered)
-
-
-def _remembered(delivery: Outgoing) -> str:
-    """Under which application the table's log has an exposure's last append."""
-    return f"dbt-bridge/appended/{delivery.node}/{delivery.relation}"
-
-
-def _number(delivery: Outgoing) -> int:
-    """The token, as far as the log's 64 bits take it."""
-    return int(delivery.token[:15], 16)
+    told = {"dbt_bridge_load_id": load.load_id}
+    return CommitProperties(custom_metadata=told, app_transactions=list_transactions(load.delivery))
 
 
 def _build_predicate(window: Window, schema: pa.Schema, name: TableName) -> str:

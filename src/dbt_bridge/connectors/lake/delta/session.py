@@ -6,14 +6,14 @@ https://github.com/delta-io/delta/blob/master/PROTOCOL.md#transaction-identifier
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from dbt_bridge.connectors.lake.location import Lake
 from dbt_bridge.errors import BridgeError, DestinationError, TypeRefused, scrubbed
-from dbt_bridge.nouns.table import TableName
+from dbt_bridge.nouns.table import TableName, quote_identifier
 
 STANDS_AT = "dbt-bridge"
 UNFINISHED = "dbt-bridge/unfinished"
@@ -45,6 +45,16 @@ class DeltaSession:
         try:
             options = dict(self._lake.storage_options)
             return DeltaTable.create(self._lake.folder(name), schema=schema, storage_options=options)
+        except Exception as error:
+            raise translate(error, name) from error
+
+    def replace(self, name: TableName, rows: pa.Table, key: Sequence[str]) -> None:
+        """One row in the place of that with its key; the table is made where there is none."""
+        there = self.open(name) or self.create(name, rows.schema)
+        same = " AND ".join(f"t.{quote_identifier(k)} = s.{quote_identifier(k)}" for k in key)
+        try:
+            merger = there.merge(rows, predicate=same, source_alias="s", target_alias="t")
+            merger.when_matched_update_all().when_not_matched_insert_all().execute()
         except Exception as error:
             raise translate(error, name) from error
 

@@ -5,21 +5,30 @@ A table is known by its oid: one that was dropped and made again has nothing beh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from psycopg import Cursor, sql
+from psycopg import Connection, Cursor, errors, sql
 
 from dbt_bridge.connectors.postgres.destination.relation import Relation, find_relation, identifier
-from dbt_bridge.contracts.outgoing import MARKS, Outgoing
+from dbt_bridge.contracts.outgoing import MARKS, Mark, Outgoing, refuse_held, refuse_overtaken
 from dbt_bridge.nouns.table import TableName
+from dbt_bridge.system.lock_wait import find_lock_wait
 
 _LOCK = 0x6462_7464
 
 
 def remember(cur: Cursor[Any], table: Relation, delivery: Outgoing, load_id: str) -> None:
-    """Keep what this delivery brought, in the transaction of its rows."""
+    """Keep what this delivery brought, in the transaction of its rows.
+
+    Raises:
+        DestinationError: another run came before it.
+    """
     if not (delivery.token or delivery.secret):
         return
+    if delivery.follows is not None and recall(cur, table, delivery).token != delivery.follows:
+        raise refuse_overtaken(table.name, delivery)
     marks = _marks(cur, table.name.schema)
     if find_relation(cur, marks) is None:
         cur.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
@@ -45,11 +54,11 @@ def remember(cur: Cursor[Any], table: Relation, delivery: Outgoing, load_id: str
     )  # fmt: skip
 
 
-def recall(cur: Cursor[Any], table: Relation, delivery: Outgoing) -> tuple[str, bytes]:
-    """The token and the secret of this exposure's last delivery into this very table; empty without one."""
+def recall(cur: Cursor[Any], table: Relation, delivery: Outgoing) -> Mark:
+    """Of this exposure's last delivery into this very table."""
     marks = _marks(cur, table.name.schema)
     if find_relation(cur, marks) is None:
-        return "", b""
+        return Mark()
     cur.execute(
         sql.SQL("SELECT token, secret FROM {} WHERE table_oid = %s AND exposure = %s AND relation = %s").format(
             identifier(marks)
@@ -57,7 +66,25 @@ def recall(cur: Cursor[Any], table: Relation, delivery: Outgoing) -> tuple[str, 
         [table.oid, delivery.node, delivery.relation],
     )
     row = cur.fetchone()
-    return ("", b"") if row is None else (row[0], bytes(row[1]))
+    return Mark() if row is None else Mark(row[0], bytes(row[1]))
+
+
+@contextmanager
+def hold(connection: Connection[Any], name: TableName, delivery: Outgoing) -> Iterator[None]:
+    """See `DeletesOwn.hold`: a lock of this connection's session, which goes when the process does."""
+    wait = find_lock_wait()
+    key = [_LOCK + 1, f"{name} {delivery.node} {delivery.relation}"]
+    row = connection.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", key).fetchone()
+    if row != (True,):
+        if wait.seconds <= 0:
+            raise refuse_held(name, delivery)
+        wait.tell(f"waiting up to {wait.seconds:g} seconds for another run that delivers {delivery.node}")
+        connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{wait.seconds * 1000:.0f}ms"])
+        try:
+            connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", key)
+        except errors.LockNotAvailable:
+            raise refuse_held(name, delivery) from None
+    yield
 
 
 def _marks(cur: Cursor[Any], schema: str) -> TableName:

@@ -24,7 +24,7 @@ from dbt_bridge.connectors.postgres.destination import stage as staging_area
 from dbt_bridge.connectors.postgres.destination.apply import PostgresApplication
 from dbt_bridge.connectors.postgres.destination.column_types import TEXTS, base, check_key, copied_as, map_column
 from dbt_bridge.connectors.postgres.destination.locks import bound_waits
-from dbt_bridge.connectors.postgres.destination.marks import recall
+from dbt_bridge.connectors.postgres.destination.marks import hold, recall
 from dbt_bridge.connectors.postgres.destination.publish import publish_one
 from dbt_bridge.connectors.postgres.destination.read import read_relation, relation_table
 from dbt_bridge.connectors.postgres.destination.relation import (
@@ -40,7 +40,7 @@ from dbt_bridge.connectors.postgres.destination.state import PostgresState, open
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
 from dbt_bridge.connectors.postgres.wire.bulk import RAW_FORMAT
 from dbt_bridge.contracts.destination import Load, Loaded, Staged
-from dbt_bridge.contracts.outgoing import Outgoing
+from dbt_bridge.contracts.outgoing import Mark, Outgoing
 from dbt_bridge.errors import DestinationError
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.parity_row import ParityRow
@@ -121,15 +121,21 @@ class PostgresWarehouse:
         """See `RemembersAppends`."""
         with self._transaction(name) as cur:
             table = find_relation(cur, name)
-            if table is None or not delivery.token or recall(cur, table, delivery)[0] != delivery.token:
+            if table is None or not delivery.token or recall(cur, table, delivery).token != delivery.token:
                 return False
             return cur.execute(sql.SQL("SELECT 1 FROM {} LIMIT 1").format(identifier(name))).fetchone() is not None
 
-    def find_secret(self, name: TableName, delivery: Outgoing) -> bytes:
+    def find_mark(self, name: TableName, delivery: Outgoing) -> Mark:
         """See `DeletesOwn`."""
         with self._transaction(name) as cur:
             table = find_relation(cur, name)
-            return b"" if table is None else recall(cur, table, delivery)[1]
+            return Mark() if table is None else recall(cur, table, delivery)
+
+    @contextmanager
+    def hold(self, name: TableName, delivery: Outgoing) -> Iterator[None]:
+        """See `DeletesOwn`."""
+        with self._connect(name) as connection, hold(connection, name, delivery):
+            yield
 
     def preview(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """The exact counts of a load: it is done, and rolled back."""
