@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,18 +23,17 @@ Append = Callable[..., Loaded | None]
 
 
 @pytest.fixture
-def append(project: Project) -> Iterator[Append]:
-    with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
+def append(project: Project) -> Append:
+    def once(token: str, *, fails: Exception | None = None, is_there: bool = True) -> Loaded | None:
+        def send() -> Loaded:
+            if fails is not None:
+                raise fails
+            return ONE
 
-        def once(token: str, *, fails: Exception | None = None, is_there: bool = True) -> Loaded | None:
-            def send() -> Loaded:
-                if fails is not None:
-                    raise fails
-                return ONE
-
+        with closing(open_warehouse(project.warehouse, project_root=project.root)) as warehouse:
             return Appends(warehouse, CONTACTS, token, "load").append_once(send, is_there=is_there)
 
-        yield once
+    return once
 
 
 def test_one_build_is_appended_once(append: Append) -> None:

@@ -171,7 +171,7 @@ def _as_names(names: Any) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
-_TUPLES = ("tags", "depends_on", "primary_key")
+_TUPLES = ("tags", "depends_on", "primary_key", "fqn")
 _DEFAULTS = {
     field.name: field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
     for field in fields(Node)
