@@ -30,6 +30,10 @@ from dbt_bridge.system.owned_reader import make_reader, owning
 
 OpenRows = Callable[[], AbstractContextManager[pa.RecordBatchReader]]
 _NO_ROWS = Loaded(0, 0, 0, 0, 0)
+_OTHERS_WROTE = (
+    "somebody wrote to the table meanwhile: which new rows are the delivery's own is not known, so they stay when they"
+    " leave the model"
+)
 
 
 class _Destination(Destination, DeletesOwn, Readable, Protocol):
@@ -93,8 +97,7 @@ class _Own:
         told = [*loaded.changes, *_tell_staying(gone)]
         if not dry_run and loaded.rows_inserted not in (None, changes.inserts):
             self._write(secret, {token: replace(changes.after, own=changes.was_own)})
-            told.append("somebody wrote to the table meanwhile: which new rows are the delivery's own is not known, so")
-            told[-1] += " they stay when they leave the model"
+            told.append(_OTHERS_WROTE)
         return replace(loaded, changes=tuple(told))
 
     @property

@@ -312,7 +312,7 @@ def _merge_rows(there: Any, rows: pa.Table, load: Load) -> dict[str, Any]:
 
 def _add_gone(rows: pa.Table, gone: pa.Table) -> pa.Table:
     """The keys of rows that go, below those that come, told apart by a column that no clause takes to the table."""
-    schema = rows.schema.append(pa.field(_GONE, pa.bool_()))
+    schema = pa.schema([field.with_nullable(True) for field in rows.schema]).append(pa.field(_GONE, pa.bool_()))
     keys = gone.cast(pa.schema([rows.schema.field(name) for name in gone.column_names]))
     columns = [keys[f.name] if f.name in keys.column_names else pa.nulls(len(keys), f.type) for f in rows.schema]
     going = [*columns, pa.repeat(pa.scalar(value=True), len(keys))]
