@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from dbt_bridge.connectors.dlt.profile import open_dlt_warehouse
 from dbt_bridge.connectors.dlt.warehouse import DltWarehouse
 from dbt_bridge.nouns.project import WarehouseProfile
 from dbt_bridge.nouns.table import TableName
+from dbt_bridge.project.destinations import open_warehouse
 
 _numbers = itertools.count(1)
 _CLIENTS = {"snowflake": "snowflake.connector", "bigquery": "google.cloud.bigquery"}
@@ -50,7 +50,9 @@ class Cloud:
         return self.profile.adapter
 
     def warehouse(self) -> DltWarehouse:
-        return open_dlt_warehouse(self.profile, None)
+        opened = open_warehouse(self.profile)
+        assert isinstance(opened, DltWarehouse)
+        return opened
 
     def ask(self, statement: str, *names: str) -> list[tuple[Any, ...]]:
         """Run a statement, with tables (`schema.name`) in place of its `{}`, spelled as the warehouse does."""

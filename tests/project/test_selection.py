@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.project import DbtOptions, Project
+from dbt_bridge.project import load
 from dbt_bridge.project.load import load_project
+from dbt_bridge.project.runners.module import ModuleRunner
 from dbt_bridge.project.selecting.criteria import parse_definition, parse_texts, spell_texts
 from dbt_bridge.project.selection import list_build_order, select_downstream
 
@@ -36,20 +39,46 @@ exposures:
 """
 
 
+PROJECT = {
+    "dbt_project.yml": "{name: shop, profile: shop}",
+    "profiles.yml": "shop: {target: dev, outputs: {dev: {type: duckdb, path: w.duckdb}}}",
+}
+FILES = {
+    "models/all.yml": YAML,
+    "models/stg_orders.sql": "select 1 as id from {{ source('shop', 'orders') }}",
+    "models/stg_customers.sql": "select 1 as id from {{ source('shop', 'customers') }}",
+    "models/mart.sql": "select id from {{ ref('stg_orders') }}",
+}
+
+
+def write(root: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
 @pytest.fixture
 def root(dbt_root: Path) -> Path:
-    (dbt_root / "models" / "all.yml").write_text(YAML)
-    (dbt_root / "models" / "stg_orders.sql").write_text("select 1 as id from {{ source('shop', 'orders') }}")
-    (dbt_root / "models" / "stg_customers.sql").write_text("select 1 as id from {{ source('shop', 'customers') }}")
-    (dbt_root / "models" / "mart.sql").write_text("select id from {{ ref('stg_orders') }}")
-    return dbt_root
+    return write(dbt_root, FILES)
 
 
-def test_the_selection_is_dbts_and_brings_the_sources_that_it_reads(root: Path) -> None:
-    """One story, as every selection parses the project again."""
+@pytest.fixture(scope="module")
+def parsed_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModuleRunner]:
+    return write(tmp_path_factory.mktemp("unchanged"), {**PROJECT, **FILES}), ModuleRunner()
 
+
+@pytest.fixture
+def unchanged(parsed_once: tuple[Path, ModuleRunner], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project for tests that change nothing of it: dbt parses it for the first of them, and selects for all."""
+    root, runner = parsed_once
+    monkeypatch.setattr(load.invoke, "choose_runner", lambda _: runner)
+    return root
+
+
+def test_the_selection_is_dbts_and_brings_the_sources_that_it_reads(unchanged: Path) -> None:
     def picked(*select: str, exclude: tuple[str, ...] = ()) -> Project:
-        return load_project(DbtOptions(root, profiles_dir=root, select=select, exclude=exclude))
+        return load_project(DbtOptions(unchanged, profiles_dir=unchanged, select=select, exclude=exclude))
 
     downstream = picked("source:shop.orders+")
     assert downstream.needed == {"source.shop.shop.orders"}
@@ -100,8 +129,8 @@ def test_what_reads_a_changed_table_is_selected_whatever_its_name(root: Path) ->
         assert {node for node in chosen if node.startswith("model.")} == {"model.shop.blank", "model.shop.dot"}
 
 
-def test_the_order_is_parents_first_with_their_tests(root: Path) -> None:
-    project = load_project(DbtOptions(root, profiles_dir=root))
+def test_the_order_is_parents_first_with_their_tests(unchanged: Path) -> None:
+    project = load_project(DbtOptions(unchanged, profiles_dir=unchanged))
     order = list_build_order(project.graph, None)
     names = [node.name for node in order]
     assert names[0] == "source_unique_shop_customers_id", "a test on a source alone comes first"
@@ -110,17 +139,17 @@ def test_the_order_is_parents_first_with_their_tests(root: Path) -> None:
     assert [test.split(".")[2] for test in mart.tests] == ["not_null_mart_id"]
 
 
-def test_a_selector_that_dbt_does_not_understand_is_refused(root: Path) -> None:
+def test_a_selector_that_dbt_does_not_understand_is_refused(unchanged: Path) -> None:
     with pytest.raises(UsageError, match="selection") as refused:
-        load_project(DbtOptions(root, profiles_dir=root, select=("nonsense:x",)))
+        load_project(DbtOptions(unchanged, profiles_dir=unchanged, select=("nonsense:x",)))
     assert refused.value.mend.endswith("dbt ls --select nonsense:x")
 
 
-def test_an_exclusion_is_never_touched_whoever_reads_it(root: Path) -> None:
+def test_an_exclusion_is_never_touched_whoever_reads_it(unchanged: Path) -> None:
     """The model that reads an excluded source is built, on what landed before; as dbt leaves an excluded model."""
 
     def needs(**options: Any) -> set[str]:
-        project = load_project(DbtOptions(root, profiles_dir=root, **options))
+        project = load_project(DbtOptions(unchanged, profiles_dir=unchanged, **options))
         tables = ("shop.orders", "shop.customers", "shop.unseen", "erp.unseen")
         return {name for name in tables if project.needs(f"source.shop.{name}")}
 
@@ -190,8 +219,10 @@ def test_selectors_yml_is_a_selection_only_where_it_says_so(root: Path) -> None:
         ("tag:nightli", "tag:nightly"),
     ],
 )
-def test_a_selection_of_nothing_is_refused_and_names_the_nearest(root: Path, given: str, nearest: str | None) -> None:
-    options = DbtOptions(root, profiles_dir=root, select=(given,))
+def test_a_selection_of_nothing_is_refused_and_names_the_nearest(
+    unchanged: Path, given: str, nearest: str | None
+) -> None:
+    options = DbtOptions(unchanged, profiles_dir=unchanged, select=(given,))
     if nearest is None:
         assert load_project(options).needs("source.shop.shop.custommers"), "the origin may have it: dbt cannot know"
         return
@@ -228,20 +259,19 @@ EPHEMERAL = {"m1", "m3", "m4"}
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("web") / "shop"
-    (root / "models").mkdir(parents=True)
-    (root / "dbt_project.yml").write_text("name: shop\nversion: '1.0'\nprofile: shop\n")
-    (root / "profiles.yml").write_text("shop: {target: dev, outputs: {dev: {type: duckdb, path: w.duckdb}}}")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tables = ", ".join(f"{{name: t{number}}}" for number in range(4))
     bridge = "config: {meta: {bridge: {origin: shop_pg}}}"
-    (root / "models" / "all.yml").write_text(f"sources: [{{name: s, {bridge}, tables: [{tables}]}}]")
+    files = {"models/all.yml": f"sources: [{{name: s, {bridge}, tables: [{tables}]}}]"}
     for name, read in MODELS.items():
         kind = "ephemeral" if name in EPHEMERAL else "table"
         froms = [f"{{{{ source('s', 't{one}') }}}}" if one < 4 else f"{{{{ ref('m{one - 4}') }}}}" for one in read]
         head = "{{ config(materialized='kind') }} select * from ".replace("kind", kind)
-        (root / "models" / f"{name}.sql").write_text(head + ", ".join(froms))
-    return root
+        files[f"models/{name}.sql"] = head + ", ".join(froms)
+    runner = ModuleRunner()
+    with pytest.MonkeyPatch.context() as patch:  # its test is the file's last
+        patch.setattr(load.invoke, "choose_runner", lambda _: runner)
+        yield write(tmp_path_factory.mktemp("web"), {**PROJECT, **files})
 
 
 def read_tables(model: str) -> set[str]:
@@ -260,7 +290,7 @@ _terms = st.builds("{}{}{}".format, st.sampled_from(["", "+", "1+"]), _names, st
 _parts = st.lists(_terms, min_size=1, max_size=2).map(",".join)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(select=st.lists(_parts, min_size=1, max_size=2), exclude=st.lists(st.sampled_from(list(MODELS)), max_size=1))
 def test_what_lands_is_what_the_nodes_of_dbt_ls_read(web: Path, select: list[str], exclude: list[str]) -> None:
     try:
