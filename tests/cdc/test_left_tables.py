@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import duckdb
 import psycopg
@@ -13,6 +14,7 @@ from tests.projects import landing_source
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
+from dbt_bridge.run.plan import make_plan
 from dbt_bridge.run.sync import SyncOptions, sync
 
 Ask = Callable[[str], list[tuple[object, ...]]]
@@ -28,12 +30,15 @@ class Told(Silent):
 
 
 def run(project: Project, replication: str = "cdc") -> tuple[list[Receipt], str]:
-    """The receipts of a sync of every table, and what it told."""
+    """The receipts of a sync of every table, and what it told, which a plan tells after it."""
     told = Told()
     source = replace(EVERY, defaults=replace(EVERY.defaults, replication=replication))
     if replication == "incremental":
         source = replace(source, defaults=replace(source.defaults, cursor="id"))
-    receipts = sync(replace(project, sources=(source,)), SyncOptions(), told)
+    chosen = replace(project, sources=(source,), target_path=Path("target"))
+    receipts = sync(chosen, SyncOptions(), told)
+    notes = make_plan(chosen).notes
+    assert [f"{note.what}\n  -> {note.mend}" for note in notes] == told.lines
     return receipts, "\n".join(told.lines)
 
 

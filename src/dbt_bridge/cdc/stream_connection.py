@@ -111,8 +111,8 @@ def open_source(
             rules = make_rules_of(project)(source.destination)
             ends = find_ends(origin, destination, warehouse, source.landing_database, rules)
             chosen = CaptureOptions(new_load_id(), options.full_refresh, options.threads or project.warehouse.threads)
-            for line in set_left_aside(ends, source, project.needs) if source.every_table else ():
-                tell(line)
+            for left in set_left_aside(ends, source, project.needs) if source.every_table else ():
+                tell(left.line)
             capture = open_capture(project, source, ends, chosen, watch, tell)
             if capture is None:
                 raise no_table_left()

@@ -1,4 +1,7 @@
-"""What a `build` would do, in order, from the dbt project alone: no connection is opened."""
+"""What a `build` would do, in order, from the dbt project alone: no connection is opened.
+
+What the last sync saw at the origins is told with it (`last_look`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
 from dbt_bridge.nouns.outcome import Outcome, rows_to_arrow
+from dbt_bridge.run.last_look import Note, recall
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,13 +92,18 @@ class _Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan(Outcome):
-    """The steps of a build, and what `reconcile` compares."""
+    """The steps of a build, and what `reconcile` compares.
+
+    Attributes:
+        notes: what the last sync saw at the origins: logs that no source uses, columns that no log has.
+    """
 
     project: str
     landings: tuple[Landing, ...]
     nodes: tuple[BuildNode, ...]
     deliveries: tuple[Outgoing, ...]
     reconciliations: tuple[Comparison, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -111,11 +120,13 @@ class Plan(Outcome):
         return self._make_document(plan=self.as_json())
 
     def to_arrow(self) -> pa.Table:
-        """A row for each thing to do, in order: step (land, build, deliver, reconcile), node, what; all texts."""
+        """A row for each thing to do, in order: step (land, build, deliver, reconcile), node, what; all texts. Then a
+        row for each thing that the last sync saw: note, subject, what."""
         rows = [("land", one.node, _format_landing(one)) for one in self.landings]
         rows += [("build", one.unique_id, _format_node(one)) for one in self.nodes]
         rows += [("deliver", one.node, _format_delivery(one)) for one in self.deliveries]
         rows += [("reconcile", one.node, _format_comparison(one)) for one in self.reconciliations]
+        rows += [("note", one.subject, _format_note(one)) for one in self.notes]
         return rows_to_arrow(_Step, [_Step(*row) for row in rows])
 
 
@@ -143,6 +154,7 @@ def make_plan(project: Project) -> Plan:
             for declared in project.reconciliations
             if project.selected is None or declared.node in project.selected
         ),
+        notes=recall(project),
     )
 
 
@@ -226,6 +238,8 @@ def print_plan(plan: Plan, out: IO[str]) -> None:
     titled = [(f"{number}. {title}", lines) for number, (title, lines) in enumerate(steps, 1)]
     if others:
         titled.append(("only with dbt-bridge reconcile", [_format_comparison(one) for one in others]))
+    if plan.notes:
+        titled.append(("seen by the last sync", [_format_note(one) for one in plan.notes]))
     for title, lines in titled:
         branch = tree.add(Text(title, style="bold"))
         for line in lines:
@@ -257,6 +271,12 @@ def _format_node(node: BuildNode) -> str:
     tests = f", then {_format_count(len(node.tests), 'test')}" if node.tests else ""
     made = f" ({node.materialized})" if node.materialized != node.kind else ""
     return f"{node.kind} {node.name}{made}{tests}"
+
+
+def _format_note(note: Note) -> str:
+    subject = note.subject if note.subject.startswith("origin ") else _shorten(note.subject)
+    mend = f" -> {note.mend}" if note.mend else ""
+    return f"{subject}: {note.what} ({note.seen_at}){mend}"
 
 
 def _format_comparison(comparison: Comparison) -> str:

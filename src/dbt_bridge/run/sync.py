@@ -17,6 +17,7 @@ from dbt_bridge.observe.progress import Progress
 from dbt_bridge.project.claims import make_rules_of, refuse_shared_databases, refuse_undeclared
 from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import find_change_source, open_origin
+from dbt_bridge.run.last_look import remember
 from dbt_bridge.run.selected_nothing import nothing_there
 from dbt_bridge.sync.ends import Ends, find_ends
 from dbt_bridge.sync.landing import land
@@ -68,6 +69,7 @@ def sync(project: Project, options: SyncOptions, progress: Progress, *, load_id:
         for group in by_ends.values():
             receipts += _sync_group(run, group)
         _tell_unused(run, receipts)
+    remember(project, {**run.seen, **{one.node: _list_lacking(one) for one in receipts if one.status == "success"}})
     if not receipts and project.selected == frozenset() and run.not_selected:
         raise nothing_there(project.options, run.not_selected)
     return receipts
@@ -79,6 +81,7 @@ class _Run:
 
     Attributes:
         not_selected: unique_ids of what origins have of which the selection needs nothing.
+        seen: see `remember`.
     """
 
     project: Project
@@ -88,6 +91,7 @@ class _Run:
     progress: Progress
     unused: UnusedLogs
     not_selected: list[str] = field(default_factory=list)
+    seen: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     @property
     def threads(self) -> int:
@@ -136,11 +140,11 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
 
 def _tell_left(run: _Run, sources: Sequence[LandingSource], find: Callable[[str], Ends]) -> None:
     """Landings that nobody keeps any more, of tables that their origin has no more."""
-    for source in sources:
-        for line in (
-            set_left_aside(find(source.landing_database), source, run.project.needs) if source.every_table else ()
-        ):
-            run.progress.message(line)
+    for source in [source for source in sources if source.every_table]:
+        told = set_left_aside(find(source.landing_database), source, run.project.needs)
+        run.seen[source.defaults.node.removesuffix(".")] = [(left.what, left.mend) for left in told]
+        for left in told:
+            run.progress.message(left.line)
 
 
 def _fail_empty(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
@@ -199,6 +203,11 @@ def _release(run: _Run, source: LandingSource, ends: Ends) -> list[Receipt]:
     return []
 
 
+def _list_lacking(receipt: Receipt) -> list[tuple[str, str]]:
+    """The columns without which a table landed, as a note."""
+    return [(f"lands without {receipt.without}", "")] if receipt.without else []
+
+
 def _tell_unused(run: _Run, receipts: Sequence[Receipt]) -> None:
     """Logs that fill the disks of the origins that answered, and of those that no source names any more."""
     failed = {receipt.origin for receipt in receipts if receipt.status == "failed"}
@@ -206,8 +215,12 @@ def _tell_unused(run: _Run, receipts: Sequence[Receipt]) -> None:
     named = {source.origin for source in run.project.sources}
     needed = {source.origin for source in run.project.sources if run.project.needs_source(source)} - failed
     for origin in run.unused.origins:
-        for unused in run.unused.of(origin) if origin in needed or origin not in named else ():
+        if origin in named and origin not in needed:
+            continue
+        run.seen[f"origin {origin}"] = []
+        for unused in run.unused.of(origin):
             run.progress.message(f"{unused.what}\n  -> {unused.mend}")
+            run.seen[f"origin {origin}"].append((unused.what, unused.mend))
 
 
 def _check_declarations(project: Project, sources: Sequence[LandingSource], load_id: str) -> None:

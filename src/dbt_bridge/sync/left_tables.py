@@ -39,6 +39,11 @@ class LeftTable:
         return f"{self.landing} is not kept any more: {gone}, and what landed of it stays as it last was"
 
     @property
+    def line(self) -> str:
+        """To be told to a person."""
+        return f"{self.what}\n  -> {self.mend}"
+
+    @property
     def mend(self) -> str:
         return f"drop {self.landing} when nobody reads it; it lands anew when {self.table} is there again"
 
@@ -74,14 +79,14 @@ def make_empty_error(source: LandingSource) -> OriginError:
     )
 
 
-def set_left_aside(ends: Ends, source: LandingSource, needs: Callable[[str], bool]) -> list[str]:
-    """Go on without them; answers what is to be told. One whose landing table is gone too is forgotten."""
+def set_left_aside(ends: Ends, source: LandingSource, needs: Callable[[str], bool]) -> list[LeftTable]:
+    """Go on without them; answers those that are to be told. One whose landing table is gone too is forgotten."""
     told, aside = [], []
     for left in find_left(ends, source, needs):
         if ends.destination.find_table(left.landing.name) is None:
             ends.ledger.forget(left.point.node)
             continue
-        told.append(f"{left.what}\n  -> {left.mend}")
+        told.append(left)
         if left.point.stands:
             aside.append(left.point.put_aside(left.what))
     if aside:

@@ -16,6 +16,8 @@ from dbt_bridge.cli.options import OPTIONS, OUTPUT, add_options, make_output, op
 def plan(**given: Any) -> int:
     """Show what `build` would do, in order, without connecting to anything.
 
+    What the last sync saw at the origins is told with it: slots that no source uses, columns that no log has.
+
     \b
     Example:
       dbt-bridge plan
