@@ -33,7 +33,8 @@ def check_request(load: Load) -> None:
             f"{name}: unknown write disposition {load.write_disposition!r}",
             mend=f"one of {', '.join(WRITE_DISPOSITIONS)}",
         )
-    if own := next((column for column in columns if is_own_name(column)), None):
+    is_own = is_own_name(name.name)  # what is staged for a warehouse behind dlt, with what is to be done with each row
+    if own := next((column for column in columns if is_own_name(column) and not is_own), None):
         raise TypeRefused(
             f"{name}: the rows have a column {own!r}, and names that begin with {OWN_NAMES} are dbt-bridge's own",
             mend="rename it, or leave it out with `columns:`",
