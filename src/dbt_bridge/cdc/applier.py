@@ -16,10 +16,11 @@ from dbt_bridge.contracts.destination import Application, BeginAgain, CannotResh
 from dbt_bridge.errors import BridgeError, KeyRefused, TypeRefused
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.changes import Event, Reshaped
-from dbt_bridge.nouns.checkpoint import Checkpoint
+from dbt_bridge.nouns.checkpoint import BEGINNING, Checkpoint, HistoryClock
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Table
+from dbt_bridge.replicate.history_time import keep_ascending, keep_moment_ascending
 
 _NOTHING = Loaded(0, 0, 0, 0, 0)
 
@@ -105,6 +106,7 @@ class Applier:
     Args:
         identity: of the origin's log, for checkpoints.
         standing: as it was committed last.
+        clock: that histories have come to, if no table that is followed has come further.
         acknowledge: tells the origin that everything below a position is durable here.
         most_tables: that may have changes in one commit; the others stay where they stand, for another one.
     """
@@ -112,6 +114,7 @@ class Applier:
     source: FollowedSource
     identity: str
     standing: Standing
+    clock: HistoryClock = BEGINNING
     acknowledge: Callable[[Position], None] = lambda _: None
     most_tables: int | None = None
     _left: set[str] = field(default_factory=set)
@@ -121,9 +124,10 @@ class Applier:
     _counts: dict[str, Loaded] = field(default_factory=dict)
     _began: datetime = field(default_factory=record.now)
     _transactions: int = 0
+    _clocks: dict[str, HistoryClock] = field(default_factory=dict)  # of the histories that this chunk changes
 
     def __post_init__(self) -> None:
-        self._tracked = dict(self.standing.tracked)
+        self._begin_anew()
 
     @property
     def is_inside(self) -> bool:
@@ -153,6 +157,7 @@ class Applier:
                 if (tracked := self._tracked.get(node)) is not None and node not in self._left:
                     self._tracked[node] = replace(tracked, followed=replace(followed, position=tracked.position))
             self._transactions += chunk.transactions
+            self._settle_clock()
             if chunk.upto is None:
                 return None
             return replace(self.commit(chunk.upto, chunk.committed_at), behind=chunk.behind)
@@ -167,7 +172,10 @@ class Applier:
         joined = [self._join(application, copy) for copy in due]
         changed = {node: counts.rows_loaded for node, counts in self._counts.items()}
         receipts = [*joined, *self._receipts(upto, committed_at)]
-        self._tracked = {n: t if n in self._left else t.at(upto) for n, t in self._tracked.items()}
+        self._tracked = {
+            node: tracked if node in self._left else self._come_to(upto, tracked)
+            for node, tracked in self._tracked.items()
+        }
         checkpoints = [tracked.checkpoint(self.identity) for tracked in self._tracked.values()]
         try:
             if ends.destination is ends.ledger:
@@ -200,9 +208,14 @@ class Applier:
         """Nothing since the last commit stays."""
         self._pass_on()
         self._close()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._tracked = dict(self.standing.tracked)
         self._left = set()
         self._transactions = 0
+        self._clocks = {}
+        self.clock = HistoryClock.latest_of([self.clock, *(tracked.clock for tracked in self._tracked.values())])
 
     def give_up(self, nodes: Collection[str]) -> list[Checkpoint]:
         """Follow these tables no more; their landing tables stay as they last were.
@@ -217,6 +230,9 @@ class Applier:
 
     def _apply(self, node: str, event: Event) -> None:
         tracked = self._tracked[node]
+        if tracked.replica.history:
+            before = self._clocks.get(node) or (tracked.clock if tracked.clock.latest else self.clock)
+            self._clocks[node], event = keep_ascending(before, event)
         try:
             loaded = self._open().apply(tracked.replica, event)
         except CannotReshape as error:
@@ -241,6 +257,23 @@ class Applier:
     def _with_fewer_tables(self) -> GivenUp:
         return GivenUp({}, {}, tables=max(1, len(self._counts) // 2))
 
+    def _come_to(self, upto: Position, tracked: Tracked) -> Tracked:
+        """A table that stands there now."""
+        return replace(tracked.at(upto), clock=self.clock if tracked.replica.history else tracked.clock)
+
+    def _settle_clock(self) -> None:
+        """The tables of a chunk begin at one time: their commits came side by side."""
+        for clock in self._clocks.values():
+            self.clock = self.clock.joined_with(clock)
+        self._clocks = {}
+
+    def _find_time(self, copy: Copy) -> int:
+        """When a copy was made: the time at which versions in its history end and begin."""
+        if not copy.tracked.replica.history:
+            return copy.copied_at
+        self.clock, at = keep_moment_ascending(self.clock, copy.copied_at)
+        return at
+
     def _pass_on(self) -> None:
         destination = self.source.ends.destination
         for line in destination.take_told() if isinstance(destination, Tells) else ():
@@ -248,7 +281,7 @@ class Applier:
 
     def _join(self, application: Application, copy: Copy) -> Receipt:
         try:
-            loaded = application.join(copy.tracked.replica, copy.rows, copy.copied_at)
+            loaded = application.join(copy.tracked.replica, copy.rows, self._find_time(copy))
         except BeginAgain as error:
             raise GivenUp({}, {}) from error
         except (TypeRefused, KeyRefused) as error:

@@ -26,7 +26,7 @@ from dbt_bridge.contracts.destination import (
     Replica,
 )
 from dbt_bridge.errors import BridgeError, ConnectionFailed, DestinationError, KeyRefused, UsageError
-from dbt_bridge.nouns.checkpoint import Checkpoint, TableMemory, TableState
+from dbt_bridge.nouns.checkpoint import BEGINNING, Checkpoint, HistoryClock, TableMemory, TableState
 from dbt_bridge.nouns.position import Position
 from dbt_bridge.nouns.project import LandingTable
 from dbt_bridge.nouns.refusals import Refusals
@@ -46,12 +46,14 @@ class Tracked:
         followed: what the feed knows of it.
         replica: what the destination knows of it.
         without: columns that would land if the log had them, and why it does not; empty for none.
+        clock: of its history.
     """
 
     wanted: Wanted
     followed: FollowedTable
     replica: Replica
     without: str = ""
+    clock: HistoryClock = BEGINNING
 
     @property
     def node(self) -> str:
@@ -68,7 +70,7 @@ class Tracked:
 
     def checkpoint(self, identity: str) -> Checkpoint:
         """Where the table stands, and in which shape."""
-        memory = TableMemory(self.followed.shape, fingerprint(self.wanted), list_hidden(self.wanted))
+        memory = TableMemory(self.followed.shape, fingerprint(self.wanted), list_hidden(self.wanted), self.clock)
         origin, place = self.wanted.source.origin, self.wanted.place
         at = self.position
         return Checkpoint(self.node, origin, "", str(at), identity, memory.as_text(), landing=place, past=at.past)
@@ -273,7 +275,7 @@ def _go_on(
         return "its declaration in the dbt YAML changed"
     if ends.destination.find_table(wanted.landing) is None:
         return "its landing table is gone"
-    return tracked
+    return replace(tracked, clock=point.memory.clock)
 
 
 def fingerprint(wanted: Wanted) -> str:

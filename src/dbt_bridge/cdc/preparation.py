@@ -13,7 +13,7 @@ from dbt_bridge.cdc.snapshot_copy import Copy, copy_tables
 from dbt_bridge.contracts.change_feed import TableFinding
 from dbt_bridge.contracts.destination import Warehouse
 from dbt_bridge.nouns import receipt as record
-from dbt_bridge.nouns.checkpoint import Checkpoint
+from dbt_bridge.nouns.checkpoint import BEGINNING, Checkpoint, HistoryClock
 from dbt_bridge.sync.wanted import Wanted
 
 
@@ -26,12 +26,14 @@ class Prepared:
         tracked: the tables that are followed, by node, each at its checkpoint.
         copies: of tables that are joined once the others have come to their snapshot.
         findings: how each table stood at the origin when it was looked at, or copied.
+        clock: that histories of the source have come to, also of tables that are copied anew.
     """
 
     identity: str
     tracked: Mapping[str, Tracked]
     copies: Sequence[Copy]
     findings: Mapping[str, TableFinding]
+    clock: HistoryClock = BEGINNING
 
 
 class Preparation:
@@ -65,7 +67,9 @@ class Preparation:
         begins = not census.tracked
         census = self._ensure_log(census)
         copies = self._copy(census, identity, points, begins=begins)
-        return Prepared(identity, census.tracked, copies, _as_copied(census.findings, copies))
+        memories = [point.memory for point in points.values()]
+        clock = HistoryClock.latest_of(memory.clock for memory in memories if memory is not None)
+        return Prepared(identity, census.tracked, copies, _as_copied(census.findings, copies), clock)
 
     def _ensure_log(self, census: Census) -> Census:
         """The log has the changes of every table that is followed or copied; what it missed is copied anew."""

@@ -7,7 +7,7 @@ are read all the same (`Checkpoint.of_row`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
@@ -23,6 +23,30 @@ class TableState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryClock:
+    """The origin's clock, as far as a history has followed it.
+
+    Attributes:
+        latest: the greatest time of a commit so far, microseconds since 1970; 0 before the first.
+        is_behind: the origin's clock went back since, and has not come to `latest` again.
+    """
+
+    latest: int = 0
+    is_behind: bool = False
+
+    @classmethod
+    def latest_of(cls, clocks: Iterable[HistoryClock]) -> HistoryClock:
+        return max(clocks, key=lambda clock: (clock.latest, clock.is_behind), default=cls())
+
+    def joined_with(self, other: HistoryClock) -> HistoryClock:
+        """Of two tables of one log, which brought commits side by side."""
+        return HistoryClock(max(self.latest, other.latest), self.is_behind or other.is_behind)
+
+
+BEGINNING = HistoryClock()
+
+
+@dataclass(frozen=True, slots=True)
 class TableMemory:
     """What the checkpoint of a table that follows a log remembers of it.
 
@@ -30,21 +54,27 @@ class TableMemory:
         shape: the table at the origin when it stood there: the change source's own text, opaque to everybody else.
         declaration: a fingerprint of what the dbt YAML says of the rows that land.
         hidden: what of it hides values: each mask, and each choice of columns.
+        clock: of its history.
     """
 
     shape: str
     declaration: str
     hidden: tuple[str, ...]
+    clock: HistoryClock = BEGINNING
 
     def as_text(self) -> str:
         """As JSON."""
-        return _compact({"shape": _nest(self.shape), "landing": self.declaration, "hidden": list(self.hidden)})
+        known = {"shape": _nest(self.shape), "landing": self.declaration, "hidden": list(self.hidden)}
+        if self.clock.latest:
+            known["clock"] = [self.clock.latest, self.clock.is_behind]
+        return _compact(known)
 
     @classmethod
     def of_text(cls, text: str) -> TableMemory:
         found = json.loads(text)
         shape = found["shape"]
-        return cls(shape if isinstance(shape, str) else _compact(shape), found["landing"], tuple(found["hidden"]))
+        text = shape if isinstance(shape, str) else _compact(shape)
+        return cls(text, found["landing"], tuple(found["hidden"]), HistoryClock(*found.get("clock", ())))
 
 
 @dataclass(frozen=True, slots=True)

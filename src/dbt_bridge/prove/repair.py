@@ -33,6 +33,7 @@ from dbt_bridge.deliver.ledger import doubt_sent
 from dbt_bridge.deliver.tested_rows import find_change
 from dbt_bridge.errors import BridgeError, DestinationError, KeyRefused
 from dbt_bridge.nouns import receipt as record
+from dbt_bridge.nouns.checkpoint import BEGINNING, HistoryClock
 from dbt_bridge.nouns.parity import Interrupted, Parity
 from dbt_bridge.nouns.project import Delivery, Project
 from dbt_bridge.nouns.receipt import Receipt
@@ -333,7 +334,7 @@ def _apply(question: Question, ends: Ends, parity: Parity, plan: RepairPlan, rec
     overwrites = isinstance(ends.destination, Warehouse)
     with destination.open_application(parity.load_id) as application:
         counts = Loaded(0, 0, 0, 0, 0)
-        origin, stamp = question.sides.origin, take_stamp(question.position, ends.origin)
+        origin, stamp = question.sides.origin, take_stamp(question.position, ends.origin, _find_clock(question, ends))
         for change in repair_changes.stream_changes(replica, plan, origin, stamp, overwrites=overwrites):
             counts += application.apply(written, change)
         _refuse_moved(question, ends)  # where others could write to the table, it is locked by now
@@ -344,6 +345,12 @@ def _apply(question: Question, ends: Ends, parity: Parity, plan: RepairPlan, rec
         except NotApplied as refused:
             raise refused.error from refused
     return done
+
+
+def _find_clock(question: Question, ends: Ends) -> HistoryClock:
+    """That the history beside a landing table has come to."""
+    point = ends.ledger.checkpoint(question.blank.node) if question.replica.history else None
+    return point.memory.clock if point is not None and point.memory is not None else BEGINNING
 
 
 def _keeps_receipts(ends: Ends) -> bool:

@@ -22,7 +22,9 @@ from dbt_bridge.nouns.changes import (
     UPDATE,
     Changes,
 )
+from dbt_bridge.nouns.checkpoint import BEGINNING, HistoryClock
 from dbt_bridge.nouns.position import Position
+from dbt_bridge.replicate.history_time import keep_moment_ascending
 from dbt_bridge.system.owned_reader import owning
 from dbt_bridge.verify.rows.findings import DESTINATION_ROWS, KIND, ORIGIN_ROWS
 
@@ -90,12 +92,16 @@ class Stamp:
     moment: int
 
 
-def take_stamp(position: Position | None, origin: Origin) -> Stamp:
+def take_stamp(position: Position | None, origin: Origin, clock: HistoryClock = BEGINNING) -> Stamp:
     """The stamp of a repair at a position; of tables that follow no log, before all commits.
 
     Commits are at least two apart: one below the position is none of theirs, and before all that is to come.
+
+    Args:
+        clock: of the history that the repair is written to.
     """
     moment = origin.read_clock() if isinstance(origin, HasClock) else time.time_ns() // 1000
+    _, moment = keep_moment_ascending(clock, moment)
     return Stamp(0 if position is None else position.ordinal - 1, moment)
 
 

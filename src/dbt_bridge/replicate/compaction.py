@@ -39,6 +39,7 @@ from dbt_bridge.nouns.changes import (
     Changes,
 )
 from dbt_bridge.nouns.table import Table
+from dbt_bridge.replicate.history_time import keep_each_ascending
 from dbt_bridge.replicate.key_codes import encode_keys
 from dbt_bridge.replicate.old_values import with_values_before
 from dbt_bridge.replicate.rotations import Tangled, Touch, encode_values, untangle_keys
@@ -215,6 +216,7 @@ class Lineages:
         codes, begins = self.code[steps], committed_at[self.event[steps]]
         followed = np.zeros(len(steps), bool)
         followed[:-1] = codes[1:] == codes[:-1]
+        begins = keep_each_ascending(begins, codes)
         ends = np.where(followed, np.append(begins[1:], 0), 0)
         first = _starts(codes)
         closed = self.keys.take(to_arrow(codes[first])).append_column(VALID_TO, to_arrow(begins[first]).cast(UTC_TIME))

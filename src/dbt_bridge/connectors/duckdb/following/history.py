@@ -62,10 +62,18 @@ def write(on: CatalogCursor, replica: Replica, state: Target, versions: Versions
             on,
             history,
             versions.closed,
-            f"UPDATE {history.sql} AS t\nSET {_END} = s.{_END}\nFROM {_KEYS} AS s\nWHERE true",
+            f"UPDATE {history.sql} AS t\nSET {_end_at(f's.{_END}')}\nFROM {_KEYS} AS s\nWHERE true",
         )
         for source in sources:
             insert(on, history, source)
+
+
+def _end_at(moment: str) -> str:
+    """An open version ends, and not before it begins: a copy's, whose time is read after its snapshot, begins then."""
+    return (
+        f"{_END} = CASE WHEN t.{_LSN} IS NULL THEN {moment} ELSE greatest({moment}, t.{_BEGIN}) END,"
+        f" {_BEGIN} = CASE WHEN t.{_LSN} IS NULL THEN least({moment}, t.{_BEGIN}) ELSE t.{_BEGIN} END"
+    )
 
 
 def _with_keys(on: CatalogCursor, history: Target, keys: pa.Table, statement: str) -> None:
@@ -83,7 +91,7 @@ def truncate(on: CatalogCursor, replica: Replica, ordinal: int, at: datetime) ->
     """Every open version ends; those of the same commit never were."""
     history = require_history(on, replica, [])
     on.execute(f"DELETE FROM {history.sql}\nWHERE {_END} IS NULL AND {_LSN} = {int(ordinal)}")  # noqa: S608
-    on.execute(f"UPDATE {history.sql}\nSET {_END} = ?\nWHERE {_END} IS NULL", [at])
+    on.execute(f"UPDATE {history.sql} AS t\nSET {_end_at('$1')}\nWHERE {_END} IS NULL", [at])
 
 
 def join(on: CatalogCursor, replica: Replica, staged: Staged, at: datetime) -> None:
@@ -117,7 +125,7 @@ def join(on: CatalogCursor, replica: Replica, staged: Staged, at: datetime) -> N
     ]
     on.execute(
         f"UPDATE {history.sql} AS t\n"  # noqa: S608
-        f"SET {_END} = ?\n"
+        f"SET {_END} = greatest(?, t.{_BEGIN})\n"
         f"WHERE {_END} IS NULL AND NOT EXISTS (SELECT 1 FROM {copy} AS s WHERE {' AND '.join(equal)})",
         [at],
     )

@@ -70,7 +70,7 @@ def _build_truncate(past: FollowedTable, run: Truncated) -> Any:
     def step(properties: Any) -> Any:
         merger = past.delta.merge(one, is_open, "s", "t", commit_properties=properties)
         merger = merger.when_matched_delete(f"t.{quote_identifier(CHANGE_LSN)} = {run.ordinal}")
-        return merger.when_matched_update({quote_identifier(VALID_TO): format_moment(run.committed_at)}).execute()
+        return merger.when_matched_update(_end_at(format_moment(run.committed_at))).execute()
 
     return step
 
@@ -95,10 +95,18 @@ def _merge(replica: Replica, past: FollowedTable, rows: pa.Table, first_lsn: int
             commit_properties=properties,
         )
         merger = merger.when_matched_delete(f"{do} = {_CONTINUED} AND t.{quote_identifier(CHANGE_LSN)} = {first_lsn}")
-        merger = merger.when_matched_update({to: f"s.{to}"})
+        merger = merger.when_matched_update(_end_at(f"s.{to}"))
         return merger.when_not_matched_insert(inserts, predicate=f"{do} = {_VERSION}").execute()
 
     return step
+
+
+def _end_at(moment: str) -> dict[str, str]:
+    """An open version ends, and not before it begins: a copy's, whose time is read after its snapshot, begins then."""
+    begin, lsn = f"t.{quote_identifier(VALID_FROM)}", f"t.{quote_identifier(CHANGE_LSN)}"
+    ends = f"CASE WHEN {lsn} IS NOT NULL AND {moment} < {begin} THEN {begin} ELSE {moment} END"
+    begins = f"CASE WHEN {lsn} IS NULL AND {moment} < {begin} THEN {moment} ELSE {begin} END"
+    return {quote_identifier(VALID_TO): ends, quote_identifier(VALID_FROM): begins}
 
 
 def _stage_versions(replica: Replica, landing: FollowedTable, past: FollowedTable, versions: Versions) -> pa.Table:

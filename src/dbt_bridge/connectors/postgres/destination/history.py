@@ -93,11 +93,21 @@ def write(cur: Cursor[Any], replica: Replica, into: Relation, history: Relation,
         _keep_first_ends(cur, replica, history, names)
     cur.execute(
         sql.SQL(
-            "UPDATE {history} AS t\nSET {to} = s.{to}\nFROM {staged} AS s\n"
-            "WHERE {do} = {closed} AND {same} AND t.{to} IS NULL"
-        ).format(**names, closed=sql.Literal(_CLOSED))
+            "UPDATE {history} AS t\nSET {ends}\nFROM {staged} AS s\nWHERE {do} = {closed} AND {same} AND t.{to} IS NULL"
+        ).format(**names, closed=sql.Literal(_CLOSED), ends=_end_at(sql.Identifier("s", VALID_TO)))
     )
     _insert(cur, replica, into, history, staged.staging, names)
+
+
+def _end_at(moment: sql.Composable) -> sql.Composable:
+    """An open version ends, and not before it begins: a copy's, whose time is read after its snapshot, begins then."""
+    return sql.SQL(
+        "{to} = CASE WHEN t.{lsn} IS NULL THEN {moment} ELSE greatest({moment}, t.{from}) END,\n"
+        "    {from} = CASE WHEN t.{lsn} IS NULL THEN least({moment}, t.{from}) ELSE t.{from} END"
+    ).format(
+        **{"to": sql.Identifier(VALID_TO), "lsn": sql.Identifier(CHANGE_LSN), "from": sql.Identifier(VALID_FROM)},
+        moment=moment,
+    )
 
 
 def _keep_first_ends(cur: Cursor[Any], replica: Replica, history: Relation, names: dict[str, sql.Composable]) -> None:
@@ -175,8 +185,8 @@ def truncate(cur: Cursor[Any], history: Relation, event: Truncated) -> None:
         )
     )
     cur.execute(
-        sql.SQL("UPDATE {history} SET {to} = {time} WHERE {to} IS NULL").format(
-            **names, time=moment_literal(event.committed_at)
+        sql.SQL("UPDATE {history} AS t SET {ends} WHERE {to} IS NULL").format(
+            **names, ends=_end_at(moment_literal(event.committed_at))
         )
     )
 
@@ -207,7 +217,7 @@ def join(cur: Cursor[Any], replica: Replica, into: Relation, copied_at: int) -> 
     history = require_history(cur, replica)
     cur.execute(
         sql.SQL(
-            "UPDATE {history} AS h\nSET {to} = {at}\nWHERE h.{to} IS NULL AND NOT EXISTS (\n"
+            "UPDATE {history} AS h\nSET {to} = greatest({at}, h.{from})\nWHERE h.{to} IS NULL AND NOT EXISTS (\n"
             "  SELECT FROM {target} AS t WHERE {same} AND {alive} AND {alike})"
         ).format(**names, alike=_alike(replica, history))
     )
