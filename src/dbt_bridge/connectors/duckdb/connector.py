@@ -61,12 +61,15 @@ def _open_warehouse(settings: WarehouseSettings) -> DuckDBWarehouse:
     from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 
     given = settings.profile.credentials
-    # dbt-duckdb's `settings` are SET on each connection; duckdb takes the same names when it connects.
-    config = {**(given.get("config_options") or {}), **(given.get("settings") or {})}
+    config = {**(given.get("config_options") or {}), **profile.find_room(given)}
     return DuckDBWarehouse.open(
         given.get("path") or ":memory:",
         config=config,
-        prepare=(*profile.list_extension_statements(given), *settings.profile.prepare),
+        prepare=(
+            *profile.list_extension_statements(given),
+            *profile.list_setting_statements(given),
+            *settings.profile.prepare,
+        ),
         catalog=profile.catalog(given, settings.profile.database),
     )
 

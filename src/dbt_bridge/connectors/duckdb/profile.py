@@ -24,6 +24,7 @@ _DEFAULTS = {"schema": "main", "path": ":memory:", "settings": {}, "secrets": []
 _ONLY_DBT = ("secrets", "use_credential_provider", "motherduck_token", "remote", "plugins", "is_ducklake", "flights")
 _WRITTEN = ("duckdb", "motherduck")
 """Kinds whose tables DuckDB itself keeps: another one's keep other types."""
+_ROOM = ("memory_limit", "max_memory", "threads", "worker_threads", "temp_directory", "max_temp_directory_size")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -34,6 +35,24 @@ def list_extension_statements(credentials: Mapping[str, Any]) -> list[str]:
         UsageError: a name that DuckDB does not take.
     """
     return [statement for extension in credentials.get("extensions") or () for statement in _extension(extension)]
+
+
+def find_room(credentials: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the profile's `settings` that say how much of the machine DuckDB may use, from its first moment on."""
+    return {name: value for name, value in (credentials.get("settings") or {}).items() if name.lower() in _ROOM}
+
+
+def list_setting_statements(credentials: Mapping[str, Any]) -> list[str]:
+    """The profile's other `settings`, as dbt-duckdb sets them: as texts, after extensions were loaded.
+
+    It sets them on each of its cursors, and here GLOBAL is for every cursor.
+    """
+    given = (credentials.get("settings") or {}).items()
+    return [
+        f"SET GLOBAL {_word(str(name))} = {quote_literal(str(value))}"
+        for name, value in given
+        if name.lower() not in _ROOM
+    ]
 
 
 def catalog(credentials: Mapping[str, Any], database: str) -> str | None:

@@ -439,6 +439,9 @@ def _run_preparation(connection: Any, statement: str) -> None:
     try:
         connection.execute(statement)
     except duckdb.Error as error:
+        if "cannot be set globally" in str(error):  # a setting of each connection
+            connection.execute(statement.replace("SET GLOBAL", "SET", 1))
+            return
         if "SECRET" not in statement.partition("(")[0]:
             raise
         raise ConnectionFailed(
