@@ -26,6 +26,8 @@ sources:
         config: {meta: {bridge: {replication: incremental, cursor: id, write_disposition: merge}}}
       - name: log
         config: {meta: {bridge: {replication: incremental, cursor: id}}}
+      - name: local
+        config: {meta: {bridge: {replication: incremental, cursor: at}}}
       - name: gone
 exposures:
   - name: crm
@@ -61,10 +63,11 @@ def test_each_fault_is_found_with_what_mends_it(
     origin.execute("CREATE TABLE secret_table (id int)")
     origin.execute("CREATE TABLE keyless (id int)")
     origin.execute("CREATE TABLE log (id int)")
+    origin.execute("CREATE TABLE local (id int PRIMARY KEY, at timestamp NOT NULL)")
     origin.execute("CREATE SCHEMA crm")
     origin.execute("DROP ROLE IF EXISTS patient")
     origin.execute("CREATE ROLE patient LOGIN")
-    origin.execute("GRANT SELECT ON orders, keyless, log TO patient")
+    origin.execute("GRANT SELECT ON orders, keyless, log, local TO patient")
     url = database.replace("//postgres@", "//patient:x@")
     (root / ".dlt" / "secrets.toml").write_text(
         f'[sources.shop_pg]\ncredentials = "{url}"\n'
@@ -82,7 +85,9 @@ def test_each_fault_is_found_with_what_mends_it(
         status["versions"] == status["dbt project"] == status["warehouse (duckdb)"] == status["origin shop_pg"] == "ok"
     )
     assert status["source.shop.shop.orders"] == "ok"
-    assert status["source.shop.shop.log"] == "note"
+    assert status["source.shop.shop.log"] == status["source.shop.shop.local"] == "note"
+    assert "no time zone" in checks["source.shop.shop.local"]["what"]
+    assert "`lag: 1 hour`" in checks["source.shop.shop.local"]["mend"]
     assert status["exposure.shop.crm"] == "note", "its model is not built yet"
     faults = {subject: check["mend"] for subject, check in checks.items() if check["status"] == "fault"}
     assert set(faults) == {

@@ -320,11 +320,7 @@ class Capture:
 
     def _applier(self, most_tables: int | None = None) -> Applier:
         standing = Standing.of(self._standing.tracked, self._standing.copies, self.changes.beginning)
-<<<<<<< HEAD
-        return Applier(self._source, self._prepared.identity, standing, most_tables=most_tables)
-=======
-        return Applier(self._source, self._prepared.identity, standing, self._prepared.clock)
->>>>>>> 9291efa (Times of a history never go back: an origin whose clock is set back leaves one version per key and moment)
+        return Applier(self._source, self._prepared.identity, standing, self._prepared.clock, most_tables=most_tables)
 
     def _any_stands(self) -> bool:
         return any_stands(self._source.ends.ledger, self._prepared.identity)

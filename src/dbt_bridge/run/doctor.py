@@ -42,6 +42,7 @@ from dbt_bridge.sync.wanted import Wanted, list_wanted_tables
 Status = Literal["ok", "note", "fault"]
 
 _PACKAGES = ("dbt-bridge", "dbt-core", "dlt", "pyarrow", "duckdb", "dbt-duckdb", "dbt-postgres", "psycopg")
+_HOUR = 3600
 _PROBE = "_dbt_bridge_doctor"
 
 
@@ -276,7 +277,20 @@ def _check_table(wanted: Wanted, origin: Origin, destination: Destination) -> Fi
             return Finding(subject, "fault", f"{described.table.name} has no primary key, and a merge needs one", mend)
         what = "readable; without a primary key its increments are appended, and updated rows come twice"
         return Finding(subject, "note", what, "add `primary_key: [...]` to its bridge block if it has one")
+    if table.cursor and (note := _doubt_local_cursor(described.table.column(table.cursor), table)):
+        return Finding(subject, "note", *note)
     return Finding(subject, "ok", f"readable, {len(landed)} columns, key {', '.join(key) or 'none'}")
+
+
+def _doubt_local_cursor(cursor: Column | None, table: LandingTable) -> tuple[str, str] | None:
+    """What may go wrong with a timestamp without a time zone, and a mend; None for every other cursor."""
+    if cursor is None or not pa.types.is_timestamp(cursor.type) or cursor.type.tz is not None or table.lag >= _HOUR:
+        return None
+    what = (
+        f"readable; its cursor {cursor.name!r} has no time zone: where it is written as local time, the hour that comes"
+        " twice in autumn hides rows behind the checkpoint"
+    )
+    return what, "`lag: 1 hour` in its bridge block, a cursor with a time zone, or clocks in UTC (then all is well)"
 
 
 def _check_capture(source: LandingSource, ends: Ends, project: Project) -> Iterator[Finding]:
