@@ -23,10 +23,13 @@ from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.node_record import NodeRecord
 from dbt_bridge.nouns.project import DbtOptions, Delivery, Project, WarehouseProfile
 from dbt_bridge.nouns.table import Relation
+from dbt_bridge.observe.stream_progress import as_watch
+from dbt_bridge.project import invoke
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.project.places import digest_place, remember_place
 from dbt_bridge.project.run_results import DbtRun, RanNode
 from dbt_bridge.run.recorded_build import read_known, run_recorded
+from dbt_bridge.run.stream import make_rebuild
 
 MODEL, TEST, OTHER = "model.shop.dim", "test.shop.unique_dim_id.abc", "model.shop.other"
 HOOK = "operation.shop.end"
@@ -285,6 +288,22 @@ def test_rows_that_changed_unseen_are_not_those_that_were_tested(
     for change in ("UPDATE main.dim SET name = 'c' WHERE id = 3", "INSERT INTO main.dim SELECT * FROM main.dim"):
         ask(change)
         assert "model dim holds other rows than those that were built and tested" in (found() or "")
+
+
+def test_what_a_stream_builds_is_tied_to_its_rows(
+    filled: tuple[Project, Callable[[str], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "source.shop.raw.rows"
+    nodes = {
+        **GRAPH.nodes,
+        source: Node(source, "source", "rows", "shop", "raw.yml", source_name="raw"),
+        MODEL: replace(GRAPH.nodes[MODEL], depends_on=(source,)),
+    }
+    delivery = replace(OUT, ancestors=frozenset({MODEL}))
+    followed = replace(filled[0], graph=replace(GRAPH, nodes=nodes), deliveries=(delivery,))
+    monkeypatch.setattr(invoke, "build", lambda *_, **__: dbt_result({MODEL: "success", TEST: "pass"}))
+    assert make_rebuild(followed, as_watch(None))(frozenset({source}))
+    assert read_known(followed, keep=False)[MODEL].fingerprint.startswith("3:")
 
 
 MODELS = {

@@ -311,7 +311,7 @@ def test_in_duckdb_too(send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DESTINATION__CRM_DUCK__DESTINATION_TYPE", "duckdb")
     monkeypatch.setenv("DESTINATION__CRM_DUCK__CREDENTIALS", str(file))
     with duckdb.connect(str(file)) as connection:
-        connection.execute("CREATE SCHEMA app; CREATE TABLE app.contact (ID BIGINT PRIMARY KEY, name VARCHAR)")
+        connection.execute("CREATE SCHEMA app; CREATE TABLE app.Contact (ID BIGINT PRIMARY KEY, name VARCHAR)")
         connection.execute("INSERT INTO app.contact VALUES (99, 'theirs')")
 
     first = send(rows_of((1, "Ann"), (2, "Bob")), destination="crm_duck")

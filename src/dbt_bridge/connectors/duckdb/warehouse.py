@@ -24,7 +24,7 @@ from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.column_types import map_column
 from dbt_bridge.connectors.duckdb.following.apply import DuckDBApplication
 from dbt_bridge.connectors.duckdb.memory import Memory, first_limit, is_out_of_memory
-from dbt_bridge.connectors.duckdb.outgoing.marks import ensure_marks, recall
+from dbt_bridge.connectors.duckdb.outgoing.marks import ensure_marks, has_arrived, recall
 from dbt_bridge.connectors.duckdb.profile import file_of, find_database, require_writable
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
 from dbt_bridge.connectors.duckdb.queries import DuckDBQueries
@@ -233,18 +233,12 @@ class DuckDBWarehouse:
     def has_arrived(self, name: TableName, delivery: Outgoing) -> bool:
         """See `RemembersAppends`."""
         with self._cursor(name) as cur:
-            on = CatalogCursor(cur, self._catalog)
-            table = on.find_relation(name)
-            if table is None or not delivery.token or recall(on, table.name, delivery).token != delivery.token:
-                return False
-            return on.row(f"SELECT 1 FROM {on.sql_name(table.name)} LIMIT 1") is not None  # noqa: S608
+            return has_arrived(CatalogCursor(cur, self._catalog), name, delivery)
 
     def find_mark(self, name: TableName, delivery: Outgoing) -> Mark:
         """See `DeletesOwn`."""
         with self._cursor(name) as cur:
-            on = CatalogCursor(cur, self._catalog)
-            table = on.find_relation(name)
-            return Mark() if table is None else recall(on, table.name, delivery)
+            return recall(CatalogCursor(cur, self._catalog), name, delivery)
 
     def hold(self, name: TableName, delivery: Outgoing) -> AbstractContextManager[None]:
         """See `DeletesOwn`. The file belongs to one process, which has it open by now."""

@@ -31,7 +31,8 @@ def remember(on: CatalogCursor, name: TableName, delivery: Outgoing | None, load
         return
     if delivery.follows is not None and recall(on, name, delivery).token != delivery.follows:
         raise refuse_overtaken(name, delivery)
-    place = [name.name, delivery.node, delivery.relation]
+    written = on.find_relation(name)
+    place = [name.name if written is None else written.name.name, delivery.node, delivery.relation]
     on.execute(
         f"DELETE FROM {_marks(on, name)} WHERE table_name = ? AND exposure = ? AND relation = ?",  # noqa: S608
         place,
@@ -42,10 +43,19 @@ def remember(on: CatalogCursor, name: TableName, delivery: Outgoing | None, load
     )
 
 
+def has_arrived(on: CatalogCursor, name: TableName, delivery: Outgoing) -> bool:
+    """See `RemembersAppends`."""
+    if not delivery.token or recall(on, name, delivery).token != delivery.token:
+        return False
+    return on.row(f"SELECT 1 FROM {on.sql_name(name)} LIMIT 1") is not None  # noqa: S608
+
+
 def recall(on: CatalogCursor, name: TableName, delivery: Outgoing) -> Mark:
-    """Of this exposure's last delivery into a table of this name."""
-    if on.find_relation(TableName(name.schema, MARKS)) is None:
+    """Of this exposure's last delivery into a table of this name, as it is spelled there; empty without the table."""
+    table = on.find_relation(name)
+    if table is None or on.find_relation(TableName(name.schema, MARKS)) is None:
         return Mark()
+    name = table.name
     row = on.row(
         f"SELECT token, secret FROM {_marks(on, name)}\n"  # noqa: S608
         "WHERE table_name = ? AND exposure = ? AND relation = ?",
