@@ -83,9 +83,14 @@ def test_a_table_that_left_the_project_comes_back_as_a_new_copy(
 
 
 def test_nothing_is_built_on_a_table_that_did_not_join_in_time(
-    shop: psycopg.Connection, project: Project, sync_sources: SyncTables
+    shop: psycopg.Connection, project: Project, sync_sources: SyncTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The run ends after its first batch, which comes whatever the bound is."""
     sync_sources(cdc_source("orders"))
+    for order in range(1, 9):
+        shop.execute("UPDATE orders SET note = 'a' WHERE id = %s", [order])
+    monkeypatch.setattr(DuckDBWarehouse, "chunk_rows", 1)
+    monkeypatch.setattr(receiver, "RUN_MESSAGES", 4)  # Begin, Relation, Update, Commit
 
     def built() -> tuple[Mapping[str, str], bool]:
         raise AssertionError("dbt was run")
@@ -95,6 +100,7 @@ def test_nothing_is_built_on_a_table_that_did_not_join_in_time(
     receipts = {receipt.node: receipt for receipt in outcome.receipts}
     assert not outcome.ok
     assert "max-seconds" in (receipts["source.shop.landing.customers"].error or "")
+    assert 1 <= (receipts["source.shop.landing.orders"].rows_loaded or 0) < 8
 
 
 def test_a_bounded_run_finishes_the_transaction_that_it_is_in(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from dbt_bridge.cdc.followed_source import FollowedSource
 from dbt_bridge.cdc.preparation import Preparation, Prepared
 from dbt_bridge.cdc.run_receipts import RunReceipts
 from dbt_bridge.cdc.snapshot_copy import discard_staged
+from dbt_bridge.cdc.time_bound import TimeBound
 from dbt_bridge.contracts.change_feed import Chunk, Pace, TableEvents, Unreadable
 from dbt_bridge.contracts.change_source import Snapshot
 from dbt_bridge.contracts.destination import Staged
@@ -38,7 +38,8 @@ class Bounds:
 
     Attributes:
         until: a position, as the origin writes it; None for where the log ends when it starts.
-        seconds: after which it stops at the next commit; None for no bound.
+        seconds: after which it stops at the next commit, from the first read of the log on; None for no bound. One
+            batch comes, however long it takes.
     """
 
     until: str | None = None
@@ -189,17 +190,21 @@ class Capture:
                 origin broke off; or it keeps more log than `max_wal`, although everything has arrived. What was
                 committed stays, and the same command goes on from there.
         """
-        deadline = None if bounds.seconds is None else time.monotonic() + bounds.seconds
+        bound = TimeBound(bounds.seconds)
         until = None if bounds.until is None else self.changes.parse_position(bounds.until)
 
         def in_time() -> bool:
-            return go_on() and (deadline is None or time.monotonic() < deadline)
+            return go_on() and not bound.is_over()
+
+        def committed(what: Committed) -> None:
+            bound.brought()
+            on_commit(what)
 
         for _ in range(_ROUNDS):
             self._prepare()
             target = self.changes.find_end() if until is None else until
             again = self._leave_stale()
-            again |= self.follow(target, self.pace(), in_time, on_commit)
+            again |= self.follow(target, self.pace(), in_time, committed)
             settles = until is None and in_time()  # else the log may not have come to those columns
             if not in_time() or not ((settles and self._settle()) or again):
                 break

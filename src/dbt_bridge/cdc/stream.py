@@ -21,11 +21,12 @@ from dbt_bridge.cdc.stream_connection import (
     wait_for_leases,
 )
 from dbt_bridge.cdc.stream_turns import Rebuild, follow_in_turns
+from dbt_bridge.cdc.time_bound import StopAfter
 from dbt_bridge.contracts.change_source import ChangeSource, LandingLease
 from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.errors import BridgeError, ConnectionFailed, UsageError
 from dbt_bridge.nouns.project import LandingSource, Project
-from dbt_bridge.observe.stream_progress import Batch, Watch
+from dbt_bridge.observe.stream_progress import Batch, Watch, Watches
 from dbt_bridge.project.destinations import open_warehouse
 from dbt_bridge.project.origins import open_change_source
 from dbt_bridge.system.retry import is_transient
@@ -51,12 +52,9 @@ def stream(
             "the selection needs no table with `replication: cdc`, so there is nothing to follow",
             mend="replication: cdc in the bridge block of a source; or dbt-bridge sync",
         )
-    # Before the time runs, as drivers are imported here.
     logs = {source.name: open_change_source(source, project_root=project.root) for source in sources}
     if options.max_seconds is not None:
-        timer = threading.Timer(options.max_seconds, stop.set)
-        timer.daemon = True
-        timer.start()
+        watch = Watches([watch, StopAfter([source.name for source in sources], options.max_seconds, stop)])
     only = replace(project, sources=tuple(sources))
     if rebuild is not None:
         follow_in_turns(only, logs, options, watch, stop, rebuild)

@@ -34,7 +34,7 @@ class StreamOptions:
         every: seconds between commits, at most.
         full_refresh: the tables that the selection needs are copied anew first.
         threads: tables that are copied at once; None for the dbt profile's number.
-        max_seconds: after which the stream ends; None for no bound.
+        max_seconds: after which the stream ends, from when each source has brought its first batch; None for no bound.
     """
 
     every: float = 2.0
