@@ -93,7 +93,7 @@ def built(make_project):
     )
     theirs = (
         "session.execute('create schema if not exists landed')\n"
-        "session.execute('create table landed.{0} as select 1 as id')\n"
+        "session.execute('create table landed.{0} as select 1::bigint as id')\n"
     )
     project.model(
         "theirs",
