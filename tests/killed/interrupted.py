@@ -114,6 +114,7 @@ def _forked(command: Command) -> int:
 
 
 def main() -> None:
+    killed_sync.import_late()
     for line in sys.stdin:
         given = json.loads(line)
         orders = Orders(**{**given["orders"], "tables": tuple(given["orders"]["tables"])})

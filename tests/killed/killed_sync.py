@@ -185,7 +185,23 @@ def _forked(orders: Orders) -> int:
         os._exit(code)
 
 
+# What a sync imports only when it needs it: each fork would again, for more time than its sync takes.
+LATE = (
+    "pandas", "arro3.core", "dbt_bridge.cdc.capture", "dbt_bridge.connectors.dlt.connector",
+    "dbt_bridge.connectors.duckdb.connector", "dbt_bridge.connectors.lake.connector",
+    "dbt_bridge.connectors.lake.delta.apply", "dbt_bridge.connectors.lake.delta.history",
+    "dbt_bridge.connectors.postgres.changes.source", "dbt_bridge.connectors.postgres.connector",
+    "dbt_bridge.connectors.postgres.origin.origin", "dbt_bridge.connectors.sqlalchemy.connector",
+)  # fmt: skip
+
+
+def import_late() -> None:
+    for module in LATE:
+        importlib.import_module(module)
+
+
 def main() -> None:
+    import_late()
     for line in sys.stdin:
         given = json.loads(line)
         print(_forked(Orders(**{**given, "tables": tuple(given["tables"])})), flush=True)
