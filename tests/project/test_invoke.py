@@ -20,6 +20,7 @@ from dbt_bridge.project import invoke
 from dbt_bridge.project.load import load_project
 from dbt_bridge.project.run_results import read_last_run
 from dbt_bridge.project.runners import command, module
+from dbt_bridge.project.runners.failures import describe_parse_failure
 
 MODELS = {
     "good.sql": "select 1 as id",
@@ -176,3 +177,13 @@ def test_what_dbt_refuses_is_said_in_the_same_words(each_dbt: str, dbt_root: Pat
     (dbt_root / "profiles.yml").write_text("shop: {target: dev, outputs: {dev: {type: nobase}}}")
     with pytest.raises(DbtFailed, match="no adapter of the profile's type nobase"):
         load_project(options)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "extra"), [("snowflake", "dbt-bridge[snowflake]"), ("databricks", "dbt-databricks")]
+)
+def test_an_adapter_that_is_absent_is_told_before_anything_is_touched(adapter: str, extra: str) -> None:
+    said = f"Runtime Error Credentials in profile invalid: Could not find adapter type {adapter}!"
+    refused = describe_parse_failure(said, DbtOptions(Path()))
+    assert isinstance(refused, UsageError), "exit code 2"
+    assert adapter in refused.what and extra in refused.mend

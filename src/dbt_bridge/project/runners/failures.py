@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dbt_bridge.errors import BridgeError, DbtFailed, MissingExtra, UsageError
+from dbt_bridge.errors import MissingExtra, UsageError
 from dbt_bridge.nouns.project import DbtOptions
 
 _OF_STACK = re.compile(r"\d+: |at \./")
@@ -21,7 +21,7 @@ def format_said(text: str) -> str:
     return " ".join(line for line in lines if line and not _OF_STACK.match(line))
 
 
-def describe_parse_failure(said: str, options: DbtOptions, *, of_project: bool = False) -> BridgeError:
+def describe_parse_failure(said: str, options: DbtOptions, *, of_project: bool = False) -> UsageError:
     """Why a project cannot be read.
 
     Args:
@@ -31,8 +31,9 @@ def describe_parse_failure(said: str, options: DbtOptions, *, of_project: bool =
     if absent := re.search(r"Could not find adapter type (\w+)", said):
         adapter = absent.group(1)
         if adapter in _ADAPTERS_OF_EXTRAS:
-            return MissingExtra(adapter, f"a dbt profile of type {adapter}")
-        return DbtFailed(f"dbt has no adapter of the profile's type {adapter}", mend=f"pip install dbt-{adapter}")
+            missing = MissingExtra(adapter, f"a dbt profile of type {adapter}")
+            return UsageError(missing.what, mend=missing.mend)
+        return UsageError(f"dbt has no adapter of the profile's type {adapter}", mend=f"pip install dbt-{adapter}")
     if of_project or "profile" in said.lower():
         return UsageError(
             f"dbt cannot load the project or its profile: {said}",
