@@ -18,6 +18,7 @@ from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.sync import SyncOptions, sync
+from dbt_bridge.system.memory_room import MemoryLimit
 
 
 class Heard(Silent):
@@ -75,7 +76,7 @@ def test_many_tables_that_change_together_land(
     origin: psycopg.Connection, project: Project, narrow: Callable, landed: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each table that is written takes blocks for its columns until the commit."""
-    names, texts = [f"t{number}" for number in range(24)], [f"c{number}" for number in range(50)]
+    names, texts = [f"t{number}" for number in range(10)], [f"c{number}" for number in range(120)]
     for name in names:
         columns = ", ".join(f"{text} text DEFAULT 'x'" for text in texts)
         origin.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, a text, {columns})".encode())
@@ -142,3 +143,14 @@ def test_what_one_database_of_a_connection_has_raised_another_does_not_lower() -
         assert Memory(connection).limit == raised
         assert one.limit == raised
         assert one.take_told() == []
+
+
+def test_work_that_no_raise_helps_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "find_limit", lambda: MemoryLimit(700 << 20, 0, "this test"))
+    with duckdb.connect(config={"memory_limit": "200MB", "threads": 2}) as connection:
+        bound, raises = Memory(connection), 0
+        while bound.make_more("wide") or bound.make_all("wide"):
+            raises += 1
+            assert raises < 10
+        assert bound.limit == pytest.approx((700 - 256) * 0.8 * (1 << 20), rel=0.01)
+        assert "one thread" in "".join(bound.take_told())

@@ -32,6 +32,11 @@ _BASE = 150 << 20
 _SMALL = 16 << 20  # of a batch that need not be cut
 # The process, with Arrow batches in flight and what DuckDB does not count, stays under 600 MB at any number of rows.
 _FIRST, _LEAST = 300_000_000, 64_000_000
+# What DuckDB does not count comes on top: Python, Arrow's batches, vectors of long values. Of the rest it may have a
+# part at first, as other tables are copied at the same time, and all that is usual where nothing else helps.
+_UNCOUNTED = 256 << 20
+_PART, _ALL = 0.6, 0.8
+_STEP = 20  # a raise by less than this part is none: work that it does not help would be done for ever
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 # What is longer than a block's share lies in blocks of its own; of rows that are only in the log the length is known.
 _LONG_VALUES = """
@@ -99,7 +104,7 @@ class Memory:
         """
         needed = _BASE + 2 * window + columns * _COLUMN
         if needed > (now := self.limit):
-            self._raise(now, max(needed, now * 3 // 2), where)
+            self._raise(now, max(needed, now * 3 // 2), where, _PART)
             if window > self.limit:
                 raise self.refuse(window, where)
         return window + columns * _COLUMN
@@ -107,7 +112,12 @@ class Memory:
     def make_more(self, where: object) -> bool:
         """After an operation was out of memory: twice as much, then fewer threads; False where neither is left."""
         now = self.limit
-        return self._raise(now, 2 * now, where) or self._work_alone(where)
+        return self._raise(now, 2 * now, where, _PART) or self._work_alone(where)
+
+    def make_all(self, where: object) -> bool:
+        """After nothing else has helped: all that there is; False where it has that."""
+        now = self.limit
+        return self._raise(now, 2 * now, where, _ALL)
 
     def with_more(self, work: Callable[[], _T], where: object) -> _T:
         """Do work that leaves nothing behind when it fails, again as long as there is more memory for it."""
@@ -115,7 +125,7 @@ class Memory:
             try:
                 return work()
             except duckdb.Error as error:
-                if not (is_out_of_memory(error) and self.make_more(where)):
+                if not (is_out_of_memory(error) and (self.make_more(where) or self.make_all(where))):
                     raise
 
     def watch(self, rows: pa.RecordBatchReader, where: object) -> pa.RecordBatchReader:
@@ -126,7 +136,7 @@ class Memory:
                 yield from rows
             except DestinationError as error:
                 cause = error.__cause__
-                if cause is not None and is_out_of_memory(cause) and self.make_more(where):
+                if cause is not None and is_out_of_memory(cause) and (self.make_more(where) or self.make_all(where)):
                     raise BeginAgain(f"DuckDB was out of memory while {where} was read") from error
                 raise
 
@@ -170,15 +180,17 @@ class Memory:
                 self._limit = _read_limit(cur)
         return self._limit
 
-    def _raise(self, now: int, wanted: int, where: object) -> bool:
+    def _raise(self, now: int, wanted: int, where: object, share: float) -> bool:
         if self._is_fixed:
             return False
         with _raising, closing(self._connection.cursor()) as cur:
             there = _read_limit(cur)
-            bound = min(wanted, _read_used(cur) + measure_room())
-            if there > now or bound <= now:  # raised meanwhile: by another thread, or for another database
+            most = int((find_limit().bytes - _UNCOUNTED) * share)
+            bound = min(wanted, most, _read_used(cur) + measure_room())
+            least = now + now // _STEP
+            if there > least or bound < least:  # raised meanwhile: by another thread, or for another database
                 self._limit = there
-                return there > now
+                return there > least
             cur.execute(f"SET GLOBAL memory_limit = '{bound // 1000}KB'")
             self._limit = bound
         self._told.append(

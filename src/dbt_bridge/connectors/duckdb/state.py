@@ -114,7 +114,7 @@ class DuckDBState:
                 for batch in stream_query(self._cur, query, standing.vector_bytes):
                     yield cast_columns(batch.columns, schema, name)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            if is_out_of_memory(error) and self._memory.make_more(name):
+            if is_out_of_memory(error) and (self._memory.make_more(name) or self._memory.make_all(name)):
                 self._begin_anew()
                 raise BeginAgain(f"DuckDB was out of memory while {name} was read") from error
             raise DestinationError(

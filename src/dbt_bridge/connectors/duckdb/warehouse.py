@@ -285,7 +285,7 @@ class DuckDBWarehouse:
             except BaseException as error:
                 on.drop_staging(staging)
                 counter.raise_own_error()
-                if is_out_of_memory(error) and self._memory.make_more(name):
+                if is_out_of_memory(error) and (self._memory.make_more(name) or self._memory.make_all(name)):
                     raise BeginAgain(f"DuckDB was out of memory while {name} was copied") from error
                 raise
         return Staged(load, staging, counter.rows, counter.bytes)

@@ -136,6 +136,8 @@ class DuckDBApplication:
                 raise BeginAgain(f"DuckDB was out of memory on {where}") from error
             if len(self._touched) > 1:
                 raise TooManyTables(f"DuckDB was out of memory on {where}") from error
+            if self._memory.make_all(where):
+                raise BeginAgain(f"DuckDB was out of memory on {where}") from error
             refused = self._memory.refuse(self._largest[0], where)
             if not node and self._largest[1]:
                 raise NotApplied(self._largest[1], refused) from error
