@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 # Some hundred processes are started by the tests: whoever keeps Python from writing bytecode has each compile anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-chance duckdb2 test-duckdb2 dbt2 lint format bench docs lock install clean
+.PHONY: demo test test-chance duckdb2 test-duckdb2 dbt2 lint format bench docs lock install wheel clean
 
 demo: $(STAMP)
 	$(BIN)/dbt-bridge demo $(ARGS)
@@ -60,6 +60,12 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/draw_rooms.py
+
+# What is installed elsewhere: docs/install.md.
+wheel: $(STAMP)
+	@if command -v uv >/dev/null; then uv build --quiet --wheel --out-dir dist; \
+	else $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .; fi
+	@ls dist/*.whl
 
 # The only target that needs uv: new versions for everybody.
 lock:

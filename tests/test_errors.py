@@ -90,7 +90,14 @@ def test_the_tree_is_shallow_and_drawn() -> None:
 
 
 def test_a_missing_extra_names_the_pip_command() -> None:
-    assert MissingExtra("s3", "the destination 'lake'").mend == "pip install 'dbt-bridge[s3]'"
+    assert MissingExtra("s3", "the destination 'lake'", of="lake").mend == "pip install 'lake[s3]'"
+
+
+def test_what_an_extra_of_ours_brings_is_installed_by_its_own_names() -> None:
+    """Under our name PyPI has another project."""
+    mend = MissingExtra("mysql", "the origin 'shop'").mend
+    assert mend.startswith("pip install '") and "'pymysql>=1.1'" in mend and "'sqlalchemy>=2.0'" in mend
+    assert "dbt-bridge" not in mend and "docs/install.md" in MissingExtra("unheard", "it").mend
 
 
 SOURCE = """

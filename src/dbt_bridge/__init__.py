@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dbt_bridge.nouns.parity import Parity as Parity
     from dbt_bridge.nouns.receipt import Receipt as Receipt
     from dbt_bridge.observe.progress import Progress as Progress
+    from dbt_bridge.python_models.guarded_client import guard_client as guard_client
     from dbt_bridge.python_models.transfer import api_to_df as api_to_df
     from dbt_bridge.python_models.transfer import transfer as transfer
     from dbt_bridge.run.open_project import OpenProject as OpenProject
@@ -44,6 +45,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "api_to_df",
+    "guard_client",
     "open_project",
     "transfer",
 ]
@@ -58,6 +60,7 @@ _HOMES = {
     "dbt_bridge.observe.progress": ("Progress",),
     # dbt's plugin manager looks for `plugins` in every `dbt_*` module (dbt.plugins.manager).
     "dbt_bridge.python_models.plugins": ("plugins",),
+    "dbt_bridge.python_models.guarded_client": ("guard_client",),
     "dbt_bridge.python_models.transfer": ("api_to_df", "transfer"),
     "dbt_bridge.run.open_project": ("OpenProject", "open_project"),
 }

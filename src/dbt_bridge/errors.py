@@ -8,7 +8,7 @@
     ├── KeyRefused              a merge key is absent, NULL or not declared
     ├── DestinationError        the destination refused or broke off: disk full, locked, privilege
     ├── DbtFailed               dbt stopped before its end, or a node of it failed
-    └── MissingExtra            an optional dependency is not installed; names the pip command
+    └── MissingExtra            an optional dependency is not installed; names the command that installs it
 
 Which of them are worth another try is in `system/retry.py`.
 
@@ -22,6 +22,8 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_OURS = "dbt-bridge"
 
 
 class BridgeError(Exception):
@@ -122,15 +124,43 @@ class DbtFailed(BridgeError):
 class MissingExtra(BridgeError):
     """An optional dependency is not installed: an extra of dbt-bridge, or of another package."""
 
-    def __init__(self, extra: str, needed_for: str, *, of: str = "dbt-bridge") -> None:
+    def __init__(self, extra: str, needed_for: str, *, of: str = _OURS) -> None:
         super().__init__(
-            f"{needed_for} needs an optional part of {of} that is not installed",
-            mend=f"pip install '{of}[{extra}]'",
+            f"{needed_for} needs an optional part of {of} that is not installed: {extra}",
+            mend=format_install(extra) if of == _OURS else f"pip install '{of}[{extra}]'",
         )
 
 
+def format_install(extra: str) -> str:
+    """The command that installs what an extra of ours brings. Under our own name PyPI has another project."""
+    wanted = list(dict.fromkeys(_list_requirements(extra)))
+    if not wanted:  # the package is used without being installed, or was installed before it had that extra
+        return f"install dbt-bridge again, with its extra {extra!r} (docs/install.md)"
+    return f"pip install {' '.join(map(repr, wanted))}"
+
+
+def _list_requirements(extra: str) -> Iterator[str]:
+    """What the installed package says that an extra needs; extras of its own in it are followed."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        known = requires(_OURS) or []
+    except PackageNotFoundError:
+        return
+    for line in known:
+        needed, _, marker = (part.strip() for part in line.partition(";"))
+        if re.sub(r"[\s'\"]", "", marker) != f"extra=={extra}":
+            continue
+        own = re.fullmatch(rf"{_OURS}\[(.*)\]", needed)
+        if own is None:
+            yield needed
+        else:
+            for inner in own[1].split(","):
+                yield from _list_requirements(inner.strip())
+
+
 @contextmanager
-def require_extra(extra: str, needed_for: str, *, of: str = "dbt-bridge", own: str = "dbt_bridge") -> Iterator[None]:
+def require_extra(extra: str, needed_for: str, *, of: str = _OURS, own: str = "dbt_bridge") -> Iterator[None]:
     """Around the imports of what an extra installs.
 
     Args:

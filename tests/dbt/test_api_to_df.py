@@ -64,32 +64,6 @@ def api():
     server.server_close()
 
 
-@pytest.fixture
-def endpoint():
-    """Starts a server that answers each GET by a function of its handler; gives its address."""
-    servers = []
-
-    def start(answer):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                answer(self)
-
-            def log_message(self, *_):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def pages(api, token="right"):
     client = RESTClient(api, auth=BearerTokenAuth(token), paginator=JSONLinkPaginator("next"), data_selector="data")
     return client.paginate("/users")

@@ -115,7 +115,7 @@ def test_without_the_extra_the_command_to_install_it_is_named(monkeypatch: pytes
     monkeypatch.delitem(sys.modules, "dbt_bridge.observe.prometheus")
     with pytest.raises(MissingExtra, match="--metrics-port needs an optional part") as refused:
         importlib.import_module("dbt_bridge.observe.prometheus")
-    assert refused.value.mend == "pip install 'dbt-bridge[metrics]'"
+    assert refused.value.mend == "pip install 'prometheus-client>=0.20'"
 
 
 def test_plain_lines_add_up_what_came_between_them() -> None:

@@ -162,7 +162,7 @@ def test_a_dbt_that_is_not_there_is_said(dbt_root: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UsageError, match="no dbt command is on PATH") as refused:
         load_project(DbtOptions(dbt_root, profiles_dir=dbt_root))
-    assert "pip install 'dbt-bridge[duckdb]'" in refused.value.mend
+    assert "pip install dbt-core dbt-duckdb" in refused.value.mend
 
 
 def test_what_dbt_refuses_is_said_in_the_same_words(each_dbt: str, dbt_root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 
 from dbt_bridge.cli import run_command
+from dbt_bridge.run.surroundings import check_installation, check_secrets, find_others
 
 YAML = """
 sources:
@@ -93,7 +95,7 @@ def test_each_fault_is_found_with_what_mends_it(
     assert set(faults) == {
         "source.shop.shop.secret_table", "source.shop.shop.keyless", "source.shop.shop.gone", "destination crm_pg",
     }  # fmt: skip
-    assert faults["source.shop.shop.secret_table"] == 'GRANT SELECT ON "public"."secret_table" TO patient;'
+    assert faults["source.shop.shop.secret_table"].startswith('GRANT SELECT ON "public"."secret_table" TO patient;')
     assert "primary_key: [...]" in faults["source.shop.shop.keyless"]
     assert faults["source.shop.shop.gone"]
     assert faults["destination crm_pg"]
@@ -143,25 +145,55 @@ def test_a_project_that_dbt_cannot_read_is_a_fault(root: Path, capsys: pytest.Ca
 
 
 def test_secrets_that_git_would_take_are_a_fault(root: Path) -> None:
-    from dbt_bridge.run.doctor import _check_secrets
-
     git = shutil.which("git")
     if git is None:
         pytest.skip("git is not installed")
     (root / ".dlt" / "secrets.toml").write_text("")
     subprocess.run([git, "init", "-q", str(root)], check=True)
 
-    (open_,) = _check_secrets(root)
+    (open_,) = check_secrets(root)
     assert (open_.status, open_.mend) == ("fault", "echo .dlt/secrets.toml >> .gitignore")
 
     (root / ".gitignore").write_text(".dlt/secrets.toml\n")
-    (ignored,) = _check_secrets(root)
+    (ignored,) = check_secrets(root)
     assert ignored.status == "ok"
 
     subprocess.run([git, "-C", str(root), "add", "-f", ".dlt/secrets.toml"], check=True)
-    (committed,) = _check_secrets(root)
+    (committed,) = check_secrets(root)
     assert committed.status == "fault"
     assert "git rm --cached" in committed.mend
+
+
+def test_secrets_that_others_of_the_machine_may_read_or_write_are_a_fault() -> None:
+    with tempfile.TemporaryDirectory() as made:  # pytest's own folders are closed to others
+        root, file = Path(made), Path(made) / ".dlt" / "secrets.toml"
+        if not all(folder.stat().st_mode & 0o001 for folder in root.parents):
+            pytest.skip("others may not enter this machine's folder of temporary files")
+        root.chmod(0o755)
+        file.parent.mkdir()
+        file.touch()
+        for mode, may in ((0o640, ""), (0o644, "read"), (0o602, "write"), (0o666, "read and write")):
+            file.chmod(mode)
+            assert find_others(file) == may
+        fault, _ = check_secrets(root)
+        assert (fault.status, fault.mend) == ("fault", f"chmod o-w {file.parent} && chmod o-rw {file}")
+        file.chmod(0o600)
+        file.parent.chmod(0o777)
+        assert find_others(file) == "write", "whoever may write in the folder puts another file there"
+        root.chmod(0o700)
+        assert find_others(file) == ""
+
+
+def test_another_project_of_the_same_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "dbt_bridge-0.1.5.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.4\nName: dbt-bridge\nVersion: 0.1.5\n")
+    assert {finding.status for finding in check_installation()} == {"ok"}
+    monkeypatch.syspath_prepend(tmp_path)
+    *_, found = check_installation()
+    assert (
+        found.status == "fault" and "another project of PyPI, 0.1.5" in found.what and "docs/install.md" in found.mend
+    )
 
 
 def test_what_change_capture_needs_of_the_origin_is_looked_at(

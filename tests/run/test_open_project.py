@@ -22,9 +22,10 @@ from dbt_bridge.nouns.receipt import RECEIPTS, Receipt, start_receipt
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.observe.stream_progress import Batch, WatchSilent, as_watch
 from dbt_bridge.project.invoke import BuildResult
-from dbt_bridge.run.doctor import Finding, Findings
+from dbt_bridge.run.doctor import Findings
 from dbt_bridge.run.outcomes import BuildOutcome, DeliverOutcome, Parities, Receipts, SlotReports, SyncOutcome
 from dbt_bridge.run.plan import Plan
+from dbt_bridge.run.surroundings import Finding
 
 shop = test_commands.shop
 

@@ -129,18 +129,18 @@ def test_a_destination_that_is_not_installed_is_answered_with_pip(
     receipt = document["receipts"][-1]
     assert (code, receipt["hop"], receipt["status"]) == (1, "deliver", "failed")
     assert "'crm'" in receipt["error"]
-    assert "-> pip install 'dbt-bridge[snowflake]'" in receipt["error"]
+    assert "'dlt[snowflake]'" in receipt["error"]
 
 
 @pytest.mark.parametrize(
     ("adapter", "mend"),
-    [("snowflake", "pip install 'dbt-bridge[snowflake]'"), ("clickhouse", "pip install dbt-clickhouse")],
+    [("snowflake", "'dlt[snowflake]'"), ("clickhouse", "pip install dbt-clickhouse")],
 )
 def test_an_adapter_that_is_not_installed_is_answered_with_pip(shop: Shop, run: Run, adapter: str, mend: str) -> None:
     output = {"type": adapter, "account": "a", "schema": "s"}
     (shop.root / "profiles.yml").write_text(json.dumps({"shop": {"target": "dev", "outputs": {"dev": output}}}))
     code, document = run("build")
-    assert (code, document["error"]["mend"]) == (1, mend)
+    assert code == 1 and mend in document["error"]["mend"]
 
 
 def test_a_full_disk_under_the_warehouse_leaves_the_old_rows(shop: Shop, run: Run) -> None:

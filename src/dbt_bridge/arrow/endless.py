@@ -54,7 +54,7 @@ class _Pages:
         self._number += 1
         sent = getattr(getattr(page, "response", None), "request", None)
         if sent is not None:
-            self._check_seen(_digest((sent.method, sent.url, sent.body)), "asks the same again as", _name_request(sent))
+            self._check_seen(_digest((sent.method, sent.url, sent.body)), "asks the same again as", name_request(sent))
         self._empty = 0 if page else self._empty + 1
         if self._empty >= _EMPTY_PAGES:
             raise UsageError(f"{self._where}: {self._empty} pages without a row came one after the other", mend=_MEND)
@@ -103,7 +103,7 @@ def _digest(value: Any) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _name_request(sent: Any) -> str:
+def name_request(sent: Any) -> str:
     """The method and address, whose query may hold secrets, without their values."""
     address, _, query = str(sent.url).partition("?")
     names = "&".join(part.partition("=")[0] for part in query.split("&") if part)

@@ -175,6 +175,18 @@ class DigestsReplicas(Protocol):
 
 
 @runtime_checkable
+class ChecksReading(Protocol):
+    """An origin, or a destination, that knows before the first row whether its user sees all of them."""
+
+    def require_readable(self, name: TableName, columns: Sequence[str]) -> None:
+        """Nothing where there is no such table.
+
+        Raises:
+            OriginError, DestinationError: a column may not be read, or some of the rows are hidden from the user.
+        """
+
+
+@runtime_checkable
 class HasClock(Protocol):
     """An origin that knows when the snapshot began that it reads."""
 

@@ -202,8 +202,8 @@ def registry() -> Registry:
         raise UsageError(
             f"dbt-bridge is installed without its connectors {', '.join(lacking)}: the installation is older than"
             " its code",
-            mend="install it again: pip install --force-reinstall --no-deps dbt-bridge"
-            " (in a clone: rm -f .venv/.installed && make install)",
+            mend="install it again from its wheel, with --force-reinstall --no-deps (docs/install.md); in a clone:"
+            " rm -f .venv/.installed && make install",
         )
     return Registry(points)
 

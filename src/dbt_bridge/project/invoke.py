@@ -38,7 +38,7 @@ def choose_runner(options: DbtOptions) -> Runner:
         return _open_command(found)
     raise UsageError(
         "dbt is not installed beside dbt-bridge, and no dbt command is on PATH",
-        mend="pip install 'dbt-bridge[duckdb]' (or the extra of your warehouse), or name a dbt command: --dbt PATH",
+        mend="pip install dbt-core dbt-duckdb (or the adapter of your warehouse), or name a dbt command: --dbt PATH",
     )
 
 

@@ -71,7 +71,7 @@ def _read_flags() -> Any:
     except ImportError:
         raise UsageError(
             "transfer, api_to_df and ghost sources need dbt 1 with dbt-duckdb, which is not installed here",
-            mend="pip install 'dbt-bridge[duckdb]'; with dbt 2, land the rows as a source instead: `bridge` in its "
+            mend="pip install 'dbt-core<2' dbt-duckdb; with dbt 2, land the rows as a source instead: `bridge` in its "
             "config.meta, then dbt-bridge sync",
         ) from None
     return get_flags()  # type: ignore[no-untyped-call]

@@ -32,6 +32,7 @@ from dbt_bridge.errors import DestinationError, UsageError
 from dbt_bridge.nouns import receipt as record
 from dbt_bridge.nouns.receipt import Receipt, as_arrow, new_load_id
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.python_models.guarded_client import guard_pages
 from dbt_bridge.python_models.one_message import tell_once, translate
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ def transfer(  # noqa: PLR0913 - the names that a dbt model reads; the values be
         here = running(dbt, session)
         refuse_partial_run(f"transfer into {dataset_name}.{table_name or '*'}")
         with _open_place(target_destination, here) as place:
-            receipts = _Transfer(place, request, here.node).run(source_data, tolerate=on_error == "receipt")
+            receipts = _Transfer(place, request, here.node).run(
+                guard_pages(source_data), tolerate=on_error == "receipt"
+            )
         return place.session.to_relation(as_arrow(receipts))
 
 
@@ -110,7 +113,7 @@ def api_to_df(data: Any, schema: pa.Schema | None = None) -> Any:
     from dbt_bridge.arrow.data_frame import build_data_frame
 
     with tell_once("api_to_df"):
-        return build_data_frame(data, schema)
+        return build_data_frame(guard_pages(data), schema)
 
 
 @dataclass(frozen=True, slots=True)

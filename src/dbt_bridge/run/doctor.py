@@ -6,15 +6,11 @@ stays.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, replace
 from itertools import groupby
-from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -22,6 +18,7 @@ from dbt_bridge.arrow.type_names import apply_overrides
 from dbt_bridge.cdc.census import Chosen, take_census
 from dbt_bridge.cdc.followed_source import make_declared_table
 from dbt_bridge.cdc.unused_logs import UnusedLogs
+from dbt_bridge.contracts.capabilities import ChecksReading
 from dbt_bridge.contracts.change_feed import DeclaredTable, TableFinding
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
 from dbt_bridge.contracts.origin import Origin
@@ -34,31 +31,14 @@ from dbt_bridge.nouns.table import Column, Table, TableName, quote_identifier
 from dbt_bridge.project.claims import make_rules_of
 from dbt_bridge.project.destinations import open_destination, open_place, open_warehouse
 from dbt_bridge.project.origins import WITHOUT_LOG, find_change_source, format_log_need, open_origin
+from dbt_bridge.run.surroundings import Finding, check_installation, check_profile, check_secrets
 from dbt_bridge.sync.ends import Ends, find_ends
 from dbt_bridge.sync.landing_columns import shows
 from dbt_bridge.sync.left_tables import make_empty_error
 from dbt_bridge.sync.wanted import Wanted, list_wanted_tables
 
-Status = Literal["ok", "note", "fault"]
-
-_PACKAGES = ("dbt-bridge", "dbt-core", "dlt", "pyarrow", "duckdb", "dbt-duckdb", "dbt-postgres", "psycopg")
 _HOUR = 3600
 _PROBE = "_dbt_bridge_doctor"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        subject: `origin shop_pg`, `source.shop.orders`, ...
-        mend: the command, SQL or line of YAML that mends a fault.
-    """
-
-    subject: str
-    status: Status
-    what: str
-    mend: str = ""
 
 
 class Findings(Outcome, tuple[Finding, ...]):
@@ -84,14 +64,15 @@ def stream_findings(load: Callable[[], Project]) -> Iterator[Finding]:
     Args:
         load: reads the project; what it raises is a finding too.
     """
-    yield _report_versions()
+    yield from check_installation()
     try:
         project = load()
     except BridgeError as error:
         yield _make_fault("dbt project", error)
         return
     yield Finding("dbt project", "ok", f"{project.name}: dbt parses it, and its profile is complete")
-    yield from _check_secrets(project.root)
+    yield from check_secrets(project.root)
+    yield from check_profile(project.options)
     try:
         warehouse = open_warehouse(project.warehouse, project_root=project.root)
     except BridgeError as error:
@@ -128,49 +109,6 @@ def print_findings(findings: Iterable[Finding], out: IO[str]) -> Findings:
 
 def _make_fault(subject: str, error: BridgeError) -> Finding:
     return Finding(subject, "fault", error.what, error.mend)
-
-
-def _report_versions() -> Finding:
-    known = []
-    for package in _PACKAGES:
-        try:
-            known.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return Finding("versions", "ok", ", ".join(known))
-
-
-def _check_secrets(root: Path) -> Iterator[Finding]:
-    """The file of secrets: readable, and kept out of git."""
-    file = root / ".dlt" / "secrets.toml"
-    if not file.exists():
-        yield Finding(".dlt/secrets.toml", "note", "is absent: credentials come from the environment or a vault")
-        return
-    try:
-        file.read_bytes()
-    except OSError as error:
-        yield Finding(".dlt/secrets.toml", "fault", f"cannot be read: {error.strerror}", f"chmod u+r {file}")
-        return
-    git = shutil.which("git")
-    if git is None or _run_git(git, root, "rev-parse", "--is-inside-work-tree"):
-        yield Finding(".dlt/secrets.toml", "ok", "is readable; the project is not in a git repository")
-    elif not _run_git(git, root, "ls-files", "--error-unmatch", ".dlt/secrets.toml"):
-        mend = "git rm --cached .dlt/secrets.toml && echo .dlt/secrets.toml >> .gitignore; then change the passwords"
-        yield Finding(".dlt/secrets.toml", "fault", "is committed to git, with its passwords", mend)
-    elif _run_git(git, root, "check-ignore", "-q", ".dlt/secrets.toml"):
-        yield Finding(".dlt/secrets.toml", "fault", "is not ignored by git", "echo .dlt/secrets.toml >> .gitignore")
-    else:
-        yield Finding(".dlt/secrets.toml", "ok", "is readable, and git ignores it")
-
-
-def _run_git(git: str, root: Path, *arguments: str) -> int:
-    """git's exit code."""
-    command = [git, "-C", str(root), *arguments]
-    try:
-        done = subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
-    except subprocess.TimeoutExpired:  # a file system that does not answer: git has nothing to say
-        return 1
-    return done.returncode
 
 
 def _check_writable(subject: str, destination: Destination, schema: str) -> Finding:
@@ -262,6 +200,8 @@ def _check_table(wanted: Wanted, origin: Origin, destination: Destination) -> Fi
         described = origin.describe(TableName(wanted.source.origin_schema or "", table.identifier))
         columns = apply_overrides(described.table, table.types).columns
         landed = [destination.map_column(column) for column in columns]
+        if isinstance(origin, ChecksReading):
+            origin.require_readable(described.table.name, [c.name for c in columns if shows(c.name, table)])
         if table.replication == "incremental" and table.cursor:
             origin.newest(described.table.name, table.cursor)
     except BridgeError as error:
@@ -360,6 +300,8 @@ def _check_delivery(delivery: Delivery, project: Project, warehouse: Ledger) -> 
     try:
         with closing(open_destination(delivery.destination, project_root=project.root)) as destination:
             yield _check_writable(f"destination {delivery.destination}", destination, delivery.schema)
+            if isinstance(destination, ChecksReading):
+                destination.require_readable(TableName(delivery.schema, delivery.table), ())
         place = open_place(warehouse, delivery.relation.database)
         relation = place.find_table(delivery.relation.name)
         if relation is None:

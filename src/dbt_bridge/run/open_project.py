@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dbt_bridge.nouns.parity import Level, Method
     from dbt_bridge.nouns.project import LandingSource, Project
     from dbt_bridge.observe.progress import Progress
-    from dbt_bridge.run.doctor import Finding, Findings
+    from dbt_bridge.run.doctor import Findings
     from dbt_bridge.run.outcomes import (
         BuildOutcome,
         CompareOutcome,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from dbt_bridge.run.plan import Plan
     from dbt_bridge.run.stream import Stream
+    from dbt_bridge.run.surroundings import Finding
 
 Selectors = str | Sequence[str]
 """dbt's selectors, as after `--select`: one text or several."""

@@ -401,3 +401,31 @@ def test_what_the_database_refuses_is_told_and_nothing_stays(
         arrive(warehouse, people((2, "b"), (3, "c")), "append")
     assert rows_of(origin) == [(1, "a")]
     assert staging_tables(origin) == []
+
+
+@pytest.mark.parametrize("disposition", ["replace", "merge", "append"])
+def test_rows_that_a_policy_hides_from_the_writer_refuse_the_load(
+    origin: psycopg.Connection, database: str, disposition: str
+) -> None:
+    """They were written again, beside those that are there, and the load was a success."""
+    role = f"{origin.info.dbname}_writer"
+    for statement in (
+        "CREATE SCHEMA landing",
+        "CREATE TABLE landing.orders (id bigint, name text)",
+        "INSERT INTO landing.orders VALUES (1, 'hidden'), (2, 'seen')",
+        "ALTER TABLE landing.orders ENABLE ROW LEVEL SECURITY",
+        f"CREATE ROLE {role} LOGIN",
+        f"GRANT ALL ON SCHEMA landing TO {role}",
+        f"GRANT ALL ON landing.orders TO {role}",
+        f"CREATE POLICY some ON landing.orders TO {role} USING (id > 1) WITH CHECK (true)",
+    ):
+        origin.execute(statement.encode())
+    with PostgresWarehouse("crm", database.replace("postgres@", f"{role}@")) as warehouse:
+        with pytest.raises(DestinationError, match="row-level security") as refused:
+            arrive(warehouse, people((1, "a"), (2, "b")), disposition, ("id",) if disposition == "merge" else ())
+        assert "BYPASSRLS" in refused.value.mend
+        assert rows_of(origin) == [(1, "hidden"), (2, "seen")]
+        with pytest.raises(DestinationError, match="row-level security policy hides rows"):
+            warehouse.require_readable(ORDERS)
+    origin.execute(f"DROP OWNED BY {role}".encode())
+    origin.execute(f"DROP ROLE {role}".encode())

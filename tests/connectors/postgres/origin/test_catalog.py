@@ -151,5 +151,35 @@ def test_missing_privileges_name_the_grant(origin: psycopg.Connection, database:
             reading.describe(TableName("closed", "t"))
         with pytest.raises(OriginError, match="row-level security policy hides rows"):
             reading.rows(guarded, reading.describe(guarded).table.columns).read_all()
+        with pytest.raises(OriginError, match="row-level security policy hides rows"):
+            reading.require_readable(guarded, ["i"])
     origin.execute("DROP OWNED BY limited")
     origin.execute("DROP ROLE limited")
+
+
+def test_privileges_on_the_columns_that_land_suffice(origin: psycopg.Connection, database: str) -> None:
+    """The mend never hands over what is to stay hidden."""
+    origin.execute("CREATE TABLE t (i int PRIMARY KEY, v text, secret text)")
+    origin.execute("INSERT INTO t VALUES (1, 'a', 'canary')")
+    origin.execute("DROP ROLE IF EXISTS by_column")
+    origin.execute("CREATE ROLE by_column LOGIN")
+    origin.execute("GRANT SELECT (i, v) ON t TO by_column")
+    with PostgresOrigin("pg", database.replace("postgres@", "by_column@")) as reading:
+        columns = reading.describe(T).table.columns
+        shown = columns[:2]
+        assert reading.rows(T, shown).read_all().to_pylist() == [{"i": 1, "v": "a"}]
+        assert b"canary" not in b"".join(reading.copy_raw(T, ["i", "v"], {})[0])
+        assert reading.count(T) == 1 and reading.newest(T, "i") == "1"
+        reading.require_readable(T, ["i", "v"])
+        told = r"""no privilege to read public.t, column 'secret'.*exclude: \[secret\].*GRANT SELECT \("secret"\) ON"""
+        for reads in (reading.rows, lambda name, all_: reading.copy_raw(name, [c.name for c in all_], {})):
+            with pytest.raises(OriginError, match=f"(?s){told}"):
+                reads(T, columns)
+    origin.execute("REVOKE SELECT (v) ON t FROM by_column")
+    with (
+        PostgresOrigin("pg", database.replace("postgres@", "by_column@")) as reading,
+        pytest.raises(OriginError, match=r"""GRANT SELECT \("v"\) ON "public"."t" TO by_column;"""),
+    ):
+        reading.rows(T, shown)
+    origin.execute("DROP OWNED BY by_column")
+    origin.execute("DROP ROLE by_column")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import psycopg
 from psycopg import errors
@@ -89,6 +90,21 @@ def translate_errors(where: object, rights: str = WRITING) -> Iterator[None]:
         broken = isinstance(error, psycopg.OperationalError) and is_broken(error.sqlstate or "", text)
         said = f"Postgres failed on {where}: {text}"
         raise DestinationError(said, mend=_mend(error, rights), broke_off=broken) from error
+
+
+def refuse_hidden_rows(cur: psycopg.Cursor[Any], name: TableName) -> None:
+    """Raises DestinationError: policies of the table are for the user of the connection, too."""
+    cur.execute(
+        "SELECT row_security_active(c.oid)\n"
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace\n"
+        "WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')",
+        [name.schema, name.name],
+    )
+    if cur.fetchone() == (True,):
+        raise DestinationError(
+            f"{name}: a row-level security policy hides rows from the user of the connection",
+            mend=advise_grant("row-level security", ""),
+        )
 
 
 def advise_grant(said: str, rights: str) -> str:

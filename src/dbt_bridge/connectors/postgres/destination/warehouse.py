@@ -34,7 +34,7 @@ from dbt_bridge.connectors.postgres.destination.relation import (
     identifier,
     is_bare,
 )
-from dbt_bridge.connectors.postgres.destination.session import blaming, connect, translate_errors
+from dbt_bridge.connectors.postgres.destination.session import blaming, connect, refuse_hidden_rows, translate_errors
 from dbt_bridge.connectors.postgres.destination.stage import Carrier
 from dbt_bridge.connectors.postgres.destination.state import PostgresState, open_state
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
@@ -110,6 +110,11 @@ class PostgresWarehouse:
         with self._transaction(name) as cur:
             found = find_relation(cur, name)
             return None if found is None or found.is_ghost else relation_table(cur, found)
+
+    def require_readable(self, name: TableName, columns: Sequence[str] = ()) -> None:
+        """See `ChecksReading`."""
+        with self._transaction(name) as cur:
+            refuse_hidden_rows(cur, name)
 
     def load(self, load: Load, batches: pa.RecordBatchReader) -> Loaded:
         """Stage and publish one table. On any error the table is what it was."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -13,6 +13,7 @@ from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.type_forms import TypeForm, describe_forms
 from dbt_bridge.contracts.change_source import Outdated
 from dbt_bridge.errors import OriginError
+from dbt_bridge.nouns.bridge_keys import quote_in_yaml
 from dbt_bridge.nouns.table import (
     Column,
     Table,
@@ -42,7 +43,8 @@ ORDER BY 1
 """
 
 _RELATION = """
-SELECT c.oid, c.relkind, has_schema_privilege(n.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT')
+SELECT c.oid, c.relkind, has_schema_privilege(n.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT'),
+       has_any_column_privilege(c.oid, 'SELECT')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s
@@ -74,6 +76,13 @@ _STILL_THERE = """
 SELECT count(has_column_privilege(a.attrelid, a.attname::text, 'SELECT'))
 FROM pg_attribute a
 WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+_READABLE = """
+SELECT a.attname
+FROM pg_attribute a
+WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
+  AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')
 """
 
 # A domain is followed to its base type; the modifier is the first that is set on the way down.
@@ -149,8 +158,10 @@ class Relation:
         types: of its columns, by name.
         rows: the planner's estimate; None before the first ANALYZE.
         pages: its size in blocks of 8 kB (`block_size`), for reading it in ranges of them. 0 where that cannot be done:
-            its rows are not all in its own file, or the server (before PostgreSQL 14) would read all of it each time.
+            its rows are not all in its own file, the server (before PostgreSQL 14) would read all of it each time, or
+            the role may read some of its columns alone, and ctid is none of them.
         forms: of the types of its columns.
+        readable: the columns that the role may read; None where it may read all of the table.
     """
 
     table: Table
@@ -159,6 +170,7 @@ class Relation:
     bytes: int | None
     pages: int
     forms: tuple[TypeForm, ...] = ()
+    readable: frozenset[str] | None = None
 
 
 def list_tables(connections: Connections, schema: str) -> list[TableName]:
@@ -191,17 +203,12 @@ def describe_relation(connections: Connections, name: TableName) -> Relation:
         elsewhere = [row[0] for row in connections.query(_ELSEWHERE, {"name": name.name})]
         mend = f"did you mean {elsewhere[0]!r}?" if elsewhere else _suggest_name(name.name, near, "a table")
         raise OriginError(f"origin {connections.name!r} has no table {name}", mend=mend)
-    oid, kind, usable, readable = found[0]
-    if not (usable and readable):
-        user = connections.query("SELECT quote_ident(current_user)")[0][0]
-        missing = (
-            f"SELECT ON {quote_table_name(name)}" if usable else f"USAGE ON SCHEMA {quote_identifier(name.schema)}"
-        )
-        raise OriginError(
-            f"origin {connections.name!r}: no privilege to read {name}", mend=f"GRANT {missing} TO {user};"
-        )
+    oid, kind, usable, is_whole, is_readable = found[0]
+    if not (usable and is_readable):
+        raise _unreadable(connections, name, usable=usable)
+    readable = None if is_whole else frozenset(row[0] for row in connections.query(_READABLE, {"oid": oid}))
     if kind in ("r", "p"):
-        connections.lock(name)
+        connections.lock(name, by_columns=not is_whole)
     is_tree, rewritten, estimate, size, pages = connections.query(_FILES, {"oid": oid})[0]
     if rewritten:
         raise Outdated(
@@ -224,9 +231,50 @@ def describe_relation(connections: Connections, name: TableName) -> Relation:
         types,
         rows=None if estimate is None else int(estimate),
         bytes=size if kind in ("r", "p", "m") else None,
-        pages=pages if has_ranges else 0,
+        pages=pages if has_ranges and is_whole else 0,
         forms=describe_forms(connections, [oid]).get(oid, ()),
+        readable=readable,
     )
+
+
+def _unreadable(connections: Connections, name: TableName, *, usable: bool) -> OriginError:
+    user = find_user(connections)
+    mend = f"GRANT USAGE ON SCHEMA {quote_identifier(name.schema)} TO {user};"
+    if usable:
+        on = f"ON {quote_table_name(name)} TO {user};"
+        mend = f"GRANT SELECT {on} or only what lands, with the others in columns: {{exclude: [...]}}:"
+        mend += f" GRANT SELECT (column, ...) {on}"
+    return OriginError(f"origin {connections.name!r}: no privilege to read {name}", mend=mend)
+
+
+def find_user(connections: Connections) -> str:
+    """The role, as SQL writes it."""
+    return str(connections.query("SELECT quote_ident(current_user)")[0][0])
+
+
+def require_columns(connections: Connections, relation: Relation, columns: Iterable[str]) -> None:
+    """Refuse to read what is not there, or may not be read.
+
+    Raises:
+        OriginError: a column is absent, or the role has no privilege on it.
+    """
+    wanted = tuple(dict.fromkeys(columns))
+    name = relation.table.name
+    for column in wanted:
+        if column not in relation.types:
+            near = get_close_matches(column, relation.types, n=1)
+            raise OriginError(
+                f"origin {connections.name!r}: {name} has no column {column!r}",
+                mend=f"did you mean {near[0]!r}?" if near else "take it out of the table's columns",
+            )
+    hidden = [c for c in wanted if relation.readable is not None and c not in relation.readable]
+    if hidden:
+        granted = ", ".join(map(quote_identifier, hidden))
+        raise OriginError(
+            f"origin {connections.name!r}: no privilege to read {name}, column {', '.join(map(repr, hidden))}",
+            mend=f"columns: {{exclude: [{', '.join(map(quote_in_yaml, hidden))}]}} where that is not to land, or"
+            f" GRANT SELECT ({granted}) ON {quote_table_name(name)} TO {find_user(connections)};",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,12 +106,16 @@ class Connections:
             except psycopg.Error as error:
                 raise self.translate_error(error) from error
 
-    def lock(self, name: TableName) -> None:
-        """Keep a table (and those that inherit from it) from being dropped or rewritten until `let_go` or `close`."""
+    def lock(self, name: TableName, *, by_columns: bool = False) -> None:
+        """Keep a table (and those that inherit from it) from being dropped or rewritten until `let_go` or `close`.
+
+        Args:
+            by_columns: see `TableLocks.take`.
+        """
         with self._lock:
             self._connect()
             try:
-                self._locks.take(name)
+                self._locks.take(name, by_columns=by_columns)
             except psycopg.Error as error:
                 raise self.translate_error(error, name) from error
 

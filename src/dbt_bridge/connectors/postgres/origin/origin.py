@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 
 import pyarrow as pa
 
@@ -19,7 +18,6 @@ from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, Part, open_
 from dbt_bridge.connectors.postgres.origin.shape import describe_shape, find_oid
 from dbt_bridge.connectors.postgres.wire.bulk import RAW_FORMAT
 from dbt_bridge.contracts.origin import Described, Increment
-from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.table import (
     Column,
     TableName,
@@ -154,17 +152,20 @@ class PostgresOrigin:
     ) -> list[Iterator[bytes]]:  # fmt: skip
         """The same rows for another Postgres; see binary_copy.py."""
         relation = self._find_relation(name)
+        self._require_columns(relation, columns)
         part = self._build_part(relation, increment)
         return copy_binary(self._connections, relation, columns, casts, part, workers=1 if part.order else workers)
 
+    def require_readable(self, name: TableName, columns: Sequence[str]) -> None:
+        """See `ChecksReading`."""
+        relation = self._find_relation(name)
+        self._require_columns(relation, columns)
+        names = ", ".join(map(quote_identifier, columns))
+        # A policy that hides rows is an error of its planning (row_security is off).
+        self._connections.query(f"SELECT {names} FROM {quote_table_name(relation.table.name)} LIMIT 0")  # noqa: S608
+
     def _require_columns(self, relation: catalog.Relation, columns: Sequence[str]) -> None:
-        for column in columns:
-            if column not in relation.types:
-                near = get_close_matches(column, relation.types, n=1)
-                raise OriginError(
-                    f"origin {self.name!r}: {relation.table.name} has no column {column!r}",
-                    mend=f"did you mean {near[0]!r}?" if near else "take it out of the table's columns",
-                )
+        catalog.require_columns(self._connections, relation, columns)
 
     def _build_part(self, relation: catalog.Relation, increment: Increment | None) -> Part:
         """The rows that an increment wants; all of them without one."""

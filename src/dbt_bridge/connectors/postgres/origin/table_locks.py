@@ -44,13 +44,20 @@ class TableLocks:
         self._sessions: list[_Session] = []
         self._waiting: WatchedConnection | None = None
 
-    def take(self, name: TableName) -> None:
-        """Keep a table (and those that inherit from it) from being dropped or rewritten until it is let go of."""
+    def take(self, name: TableName, *, by_columns: bool = False) -> None:
+        """Keep a table (and those that inherit from it) from being dropped or rewritten until it is let go of.
+
+        Args:
+            by_columns: the role may read some columns alone, which before PostgreSQL 16 is not enough for LOCK; a query
+                takes the same lock.
+        """
         if any(name in session.live for session in self._sessions):
             return
         session = self._choose()
         self._waiting = session.connection
-        lock = f"SAVEPOINT one; LOCK TABLE {quote_table_name(name)} IN ACCESS SHARE MODE; RELEASE SAVEPOINT one"
+        table = quote_table_name(name)
+        locking = f"SELECT FROM {table} LIMIT 0" if by_columns else f"LOCK TABLE {table} IN ACCESS SHARE MODE"
+        lock = f"SAVEPOINT one; {locking}; RELEASE SAVEPOINT one"
         try:
             session.connection.execute(lock.encode())
         except psycopg.Error:

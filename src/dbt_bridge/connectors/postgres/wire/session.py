@@ -64,7 +64,13 @@ READ_SETTINGS: Settings = (
 CONTROL_SETTINGS: Settings = (*READ_SETTINGS[:-1], ("lock_timeout", "0"), *_PLAIN)
 """Of a session that controls a log, or receives it. It may be idle for long, and waits for whom it must wait."""
 
-_SESSION: Settings = (*_FORMS, *_UNLIMITED, *_NOTICING, *_PLAIN)
+_SESSION: Settings = (
+    *_FORMS,
+    *_UNLIMITED,
+    *_NOTICING,
+    *_PLAIN,
+    ("row_security", "off"),  # rows that a policy hides from us would be written again beside themselves
+)
 # The catalog's names come first; what the user's own path finds is still found.
 _CATALOG_FIRST = """
 SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', 'pg_catalog', nullif(s.setting, '')), false),
