@@ -7,7 +7,6 @@ Exit codes: 0 all done, 1 something failed, 2 the command or the project is wron
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,7 +30,8 @@ from dbt_bridge.cli.commands import (  # noqa: F401 (they add their commands to 
 )
 from dbt_bridge.cli.dbt_flags import explain_unknown, move_behind_command, spread_values
 from dbt_bridge.cli.group import cli
-from dbt_bridge.cli.output import FAILED, USAGE, Output
+from dbt_bridge.cli.output import FAILED, INTERRUPTED, USAGE, Output
+from dbt_bridge.cli.process import find_failure, handle_interruptions, open_outlet, prepare_process
 from dbt_bridge.contracts.connector import has_plugins
 from dbt_bridge.errors import BridgeError, UsageError, is_interruption, scrubbed
 from dbt_bridge.nouns.parity import Interrupted
@@ -64,9 +64,6 @@ def run_command(arguments: Sequence[str]) -> int:
         return output.report_failure(error.what, error.mend, USAGE)
     except BridgeError as error:
         return output.report_failure(error.what, error.mend, FAILED)
-    except BrokenPipeError:  # `dbt-bridge plan | head`
-        sys.stderr.close()
-        return FAILED
     except Exception as error:
         if is_interruption(error):
             return _report_interruption(output, error)
@@ -88,20 +85,24 @@ _MOVES = frozenset({"deliver", "doctor", "plan", "reconcile", "repair", "slots",
 
 def main() -> None:
     """The entry point `dbt-bridge`."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    prepare_process()
+    handle_interruptions()
     if _MOVES & set(sys.argv):
         keep_pandas_out(unless=has_plugins)
     if "--json" in sys.argv:
         _keep_standard_output_for_the_document()
-    sys.exit(run_command(sys.argv[1:]))
+    code = run_command(sys.argv[1:])
+    if (failure := find_failure(sys.stdout)) is not None:
+        click.echo(f"standard output cannot be written: {failure.strerror}", err=True)
+        code = code or FAILED
+    if code == INTERRUPTED:  # threads of drivers may be at work still, and end a process badly that ends around them
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _keep_standard_output_for_the_document() -> None:
     """What a Python model's child process, or a library in C, writes to file descriptor 1 goes to standard error."""
-    document = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    document = open_outlet(os.dup(1), encoding="utf-8")
     os.dup2(2, 1)
     sys.stdout = document

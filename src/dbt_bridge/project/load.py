@@ -25,6 +25,7 @@ from dbt_bridge.project.relations import RelationReader
 from dbt_bridge.project.runners.contract import Parsed, Runner
 from dbt_bridge.project.selecting.selectors_file import read_selectors
 from dbt_bridge.project.sources import list_sources
+from dbt_bridge.system.environment import find_home
 
 
 def load_project(options: DbtOptions) -> Project:
@@ -42,7 +43,7 @@ def load_project(options: DbtOptions) -> Project:
             f"there is no dbt_project.yml in {root}",
             mend="go into a dbt project, name it with --project-dir, or write a new one: dbt-bridge init NAME",
         )
-    places = (Path.cwd(), Path.home() / ".dbt")
+    places = (Path.cwd(), find_home() / ".dbt")
     named = options.profiles_dir or read_dbt_variable("PROFILES_DIR")
     if not named and not any((place / "profiles.yml").exists() for place in places):
         options = replace(options, profiles_dir=root)  # where dbt itself would give up

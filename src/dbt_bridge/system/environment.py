@@ -1,12 +1,21 @@
-"""What is installed in this environment, without importing it."""
+"""What is installed in this environment, without importing it, and where its user is at home."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 _NOT_INSTALLED = frozenset({"dbt_project.yml", "dbt_packages", "dbt_internal_packages"})
 """What a dbt project has in its own folder, which may be on the path."""
+
+
+def find_home() -> Path:
+    """The user's home; a folder that is not there for one who has none, such as a container's user without a name."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/nonexistent")
 
 
 def list_installed(prefix: str) -> list[str]:

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from dbt_bridge.system.environment import find_home
+
 _DLT = "dlt"
 
 
@@ -80,7 +82,7 @@ class _Document:
 def _find_user_folder() -> Path:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return Path("/var/dlt")
-    home = Path.home()
+    home = find_home()
     if not os.access(home, os.W_OK):
         return Path(tempfile.gettempdir()) / "dlt"
     given = os.environ.get("XDG_DATA_HOME")

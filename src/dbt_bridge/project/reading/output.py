@@ -10,6 +10,7 @@ from dbt_bridge.contracts.settings import ProfileOutput
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.project.reading.project_file import read_dbt_variable, read_project_file, read_yaml
 from dbt_bridge.project.reading.rendering import NotRendered, Renderer
+from dbt_bridge.system.environment import find_home
 
 _PUBLIC = ("schema", "database", "dbname", "path", "host", "port", "user", "role", "account", "warehouse", "project",
            "dataset", "catalog")  # fmt: skip
@@ -27,7 +28,7 @@ def find_profiles_file(options: DbtOptions) -> Path:
     """Where dbt looks for profiles.yml; it need not be there."""
     given = options.profiles_dir or read_dbt_variable("PROFILES_DIR")
     here = Path.cwd()
-    folder = Path(given) if given else here if (here / "profiles.yml").exists() else Path.home() / ".dbt"
+    folder = Path(given) if given else here if (here / "profiles.yml").exists() else find_home() / ".dbt"
     return folder.absolute() / "profiles.yml"
 
 

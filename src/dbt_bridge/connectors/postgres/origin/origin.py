@@ -18,6 +18,7 @@ from dbt_bridge.connectors.postgres.origin.initial_copy import Copy, Part, open_
 from dbt_bridge.connectors.postgres.origin.shape import describe_shape, find_oid
 from dbt_bridge.connectors.postgres.wire.bulk import RAW_FORMAT
 from dbt_bridge.contracts.origin import Described, Increment
+from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.table import (
     Column,
     TableName,
