@@ -10,15 +10,20 @@ from typing import Any
 
 import duckdb
 import psycopg
+import pyarrow as pa
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.projects import SyncTables, cdc_source, table
 
+from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.connectors.postgres.origin.connection import Connections
+from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.connectors.postgres.origin.queries import PostgresQueries
-from dbt_bridge.connectors.postgres.wire.session import with_encoding
+from dbt_bridge.connectors.postgres.wire.session import StartUp, driver_conninfo, with_encoding
+from dbt_bridge.contracts.destination import Load
 from dbt_bridge.nouns.project import Project
+from dbt_bridge.nouns.table import Table, TableName
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.run.sync import SyncOptions, sync
 
@@ -161,3 +166,46 @@ def test_a_query_that_a_person_wrote_finds_its_tables_by_their_own_path(
     queries.close()
     assert [str(column.type) for column in columns] == ["date32[day]", "int32"]
     assert rows.to_pylist() == [{"d": date(2026, 2, 1), "n": 7}]
+
+
+def test_what_the_driver_asks_first_runs_nothing_of_the_databases_owner(
+    origin: psycopg.Connection, database: str
+) -> None:
+    """It asks for the version and the types before any setting can be made."""
+    origin.execute("""
+        CREATE SCHEMA shadows;
+        CREATE FUNCTION shadows.version() RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE 'ours was run'; END$$;
+        CREATE FUNCTION shadows.differ(regproc, int) RETURNS bool LANGUAGE plpgsql AS $$BEGIN RAISE 'so was it'; END$$;
+        CREATE OPERATOR shadows.<> (FUNCTION = shadows.differ, LEFTARG = regproc, RIGHTARG = int);
+        CREATE FUNCTION shadows.two() RETURNS int LANGUAGE sql AS 'SELECT 2';
+        CREATE FUNCTION public.own() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN two(); END';
+        CREATE TABLE public.t (id int PRIMARY KEY);
+        INSERT INTO public.t VALUES (1);
+        CREATE VIEW public.v AS SELECT own() AS n;
+    """)
+    name = sql.Identifier(origin.info.dbname)
+    origin.execute(sql.SQL("ALTER DATABASE {} SET search_path = shadows, pg_catalog, public").format(name))
+    table_t, view = TableName("public", "t"), TableName("public", "v")
+    with PostgresOrigin("shop_pg", database) as reading:
+        columns = reading.describe(table_t).table.columns
+        assert reading.rows(table_t, columns).read_all().to_pylist() == [{"id": 1}]
+    with PostgresWarehouse("crm", database) as warehouse:
+        rows = pa.table({"id": pa.array([5], pa.int64())})
+        warehouse.load(Load(Table.of_schema(TableName("public", "u"), rows.schema), "replace", "l"), rows.to_reader())
+        assert origin.execute("SELECT id FROM public.u").fetchall() == [(5,)]
+        assert warehouse.read(view).read_all().to_pylist() == [{"n": 2}], "views find their own names, as ever"
+
+
+@pytest.mark.parametrize(
+    ("own_path", "is_lent", "needed"),
+    [
+        ('"$user", public', False, True),
+        ('"$user", public', True, False),
+        ("pg_catalog, public", True, False),
+        ('public, "pg_catalog"', True, True),
+    ],
+)
+def test_a_pooler_is_given_options_only_where_nothing_else_helps(own_path: str, is_lent: bool, needed: bool) -> None:
+    start = StartUp(False, own_path, "pg_catalog", is_lent, "-c role=x")
+    options = conninfo_to_dict(driver_conninfo("postgresql://u@h/d", start)).get("options")
+    assert options == ("-c role=x -c quote_all_identifiers=off -c search_path=pg_catalog" if needed else None)

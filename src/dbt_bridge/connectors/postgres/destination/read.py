@@ -20,7 +20,7 @@ from pyarrow import types as is_
 from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.postgres.destination.column_types import BY_ARROW, base
 from dbt_bridge.connectors.postgres.destination.relation import Relation
-from dbt_bridge.connectors.postgres.destination.session import find_driver_conninfo
+from dbt_bridge.connectors.postgres.destination.session import find_driver
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection, repair_moments
 from dbt_bridge.connectors.postgres.wire.watch import Silence, Watch
@@ -99,12 +99,12 @@ def _select(column: Column) -> _Selected:
 
 def _rows(conninfo: str, table: Table, selected: Sequence[_Selected], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     statement = f"SELECT {', '.join(s.expression for s in selected)}\nFROM {quote_table_name(table.name)}"
-    driver = find_driver_conninfo(conninfo)
-    watch = Watch(driver)
+    driver = find_driver(conninfo)
+    watch = Watch(driver.conninfo)
 
     def batches() -> Generator[pa.RecordBatch, None, None]:
-        with closing(BulkConnection(driver, watch)) as connection:
-            connection.prepare_session()  # the text forms below depend on it
+        with closing(BulkConnection(driver.conninfo, watch)) as connection:
+            connection.prepare_session(driver.path)  # the text forms below depend on it
             yield from connection.stream(statement)
 
     try:

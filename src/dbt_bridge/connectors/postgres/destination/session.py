@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import errors
 
 from dbt_bridge.connectors.postgres.wire.session import (
-    FINDS_OTHER_NAMES,
+    StartUp,
     driver_conninfo,
     is_broken,
     prepare_session,
@@ -47,8 +48,20 @@ def connect(conninfo: str, name: str) -> WatchedConnection:
     return connection
 
 
-def find_driver_conninfo(conninfo: str, connection: psycopg.Connection | None = None, *, writes: bool = False) -> str:
-    """With what ADBC's driver connects to the same database as the same user; asks the server.
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """How ADBC's driver connects to the same database as the same user.
+
+    Attributes:
+        path: the `search_path` of `connect`'s sessions: what hangs on a table may find its own by it.
+    """
+
+    conninfo: str
+    path: str
+
+
+def find_driver(conninfo: str, connection: psycopg.Connection | None = None, *, writes: bool = False) -> Driver:
+    """Asks the server.
 
     Args:
         writes: see `with_encoding`.
@@ -56,9 +69,9 @@ def find_driver_conninfo(conninfo: str, connection: psycopg.Connection | None = 
     """
     if connection is None:
         with closing(connect(conninfo, "")) as asked:
-            return find_driver_conninfo(conninfo, asked, writes=writes)
-    ((other_names,),) = connection.execute(FINDS_OTHER_NAMES.encode()).fetchall()
-    return driver_conninfo(conninfo, finds_other_names=other_names, writes=writes)
+            return find_driver(conninfo, asked, writes=writes)
+    start = StartUp.ask(connection)
+    return Driver(driver_conninfo(conninfo, start, writes=writes), start.path)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from psycopg import Cursor, errors, sql
 from dbt_bridge.arrow import decimals
 from dbt_bridge.connectors.postgres.destination.column_types import Wire, landing_type, wire
 from dbt_bridge.connectors.postgres.destination.relation import LONGEST_NAME, identifier
-from dbt_bridge.connectors.postgres.destination.session import find_driver_conninfo
+from dbt_bridge.connectors.postgres.destination.session import Driver, find_driver
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
 from dbt_bridge.connectors.postgres.wire.session import is_broken
@@ -133,12 +133,12 @@ def copy_in(conninfo: str, staging: TableName, encoded: Encoded) -> None:
     if not reader.schema.names:
         encoded.rows += sum(batch.num_rows for batch in reader)
         return
-    driver = find_driver_conninfo(conninfo, writes=True)
-    watch = Watch(driver)
+    driver = find_driver(conninfo, writes=True)
+    watch = Watch(driver.conninfo)
 
     def ingest() -> None:
-        with closing(BulkConnection(driver, watch)) as connection:
-            connection.prepare_session()
+        with closing(BulkConnection(driver.conninfo, watch)) as connection:
+            connection.prepare_session(driver.path)
             connection.ingest(staging.schema, staging.name, reader)
 
     try:
@@ -271,8 +271,8 @@ class Carrier:
             raise translate_error(str(error), getattr(error, "sqlstate", None), staging, encoded) from error
 
     def _carry(self, create: str, staging: TableName, rows: pa.RecordBatchReader) -> None:
-        driver = "" if self._connection else find_driver_conninfo(self._conninfo, writes=True)
-        watch = self._connection.watch if self._connection else Watch(driver)
+        driver = Driver("", "") if self._connection else find_driver(self._conninfo, writes=True)
+        watch = self._connection.watch if self._connection else Watch(driver.conninfo)
 
         def carry() -> None:
             if self._connection is None:
@@ -284,8 +284,8 @@ class Carrier:
             aside.call(carry)
 
 
-def _open_carrier(driver: str, watch: Watch) -> BulkConnection:
-    connection = BulkConnection(driver, watch)
-    connection.prepare_session()
+def _open_carrier(driver: Driver, watch: Watch) -> BulkConnection:
+    connection = BulkConnection(driver.conninfo, watch)
+    connection.prepare_session(driver.path)
     connection.execute("SET synchronous_commit = off")  # what is staged need not survive anything
     return connection

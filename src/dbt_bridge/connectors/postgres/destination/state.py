@@ -23,7 +23,7 @@ from dbt_bridge.connectors.postgres.destination.session import (
     READING,
     advise_grant,
     connect,
-    find_driver_conninfo,
+    find_driver,
     translate_errors,
 )
 from dbt_bridge.connectors.postgres.wire import bulk, key_search
@@ -86,7 +86,7 @@ class PostgresState:
     """
 
     def __init__(self, conninfo: str, control: WatchedConnection, snapshot: str) -> None:
-        self._driver_conninfo = find_driver_conninfo(conninfo, control)
+        self._driver_conninfo = find_driver(conninfo, control).conninfo
         self._control = control
         self._snapshot = snapshot
         self._idle: list[BulkConnection] = []

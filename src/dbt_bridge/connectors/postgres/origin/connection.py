@@ -23,8 +23,8 @@ from dbt_bridge.connectors.postgres.origin.table_locks import TableLocks
 from dbt_bridge.connectors.postgres.wire import bulk
 from dbt_bridge.connectors.postgres.wire.bulk import BulkConnection
 from dbt_bridge.connectors.postgres.wire.session import (
-    FINDS_OTHER_NAMES,
     READ_SETTINGS,
+    StartUp,
     build_settings_sql,
     driver_conninfo,
     with_encoding,
@@ -149,12 +149,12 @@ class Connections:
                 idle = self._idle.pop()
                 watched(idle.watch)
                 return idle
-            ((other_names,),) = control.execute(FINDS_OTHER_NAMES.encode()).fetchall()
+            start = StartUp.ask(control)
             ((path,),) = control.execute(_PATH.encode()).fetchall()
         watch = Watch(self.conninfo())
         watched(watch)
         try:
-            connection = BulkConnection(driver_conninfo(self.conninfo(), finds_other_names=other_names), watch)
+            connection = BulkConnection(driver_conninfo(self.conninfo(), start), watch)
         except bulk.Error as error:
             raise self.translate_connect_error(error) from error
         try:

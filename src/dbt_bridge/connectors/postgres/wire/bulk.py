@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from dbt_bridge.connectors.postgres.wire.session import prepare_session
 from dbt_bridge.connectors.postgres.wire.watch import Watch
+from dbt_bridge.nouns.table import quote_literal
 from dbt_bridge.system.owned_reader import make_reader
 
 BATCH_BYTES = 4_000_000
@@ -67,9 +68,14 @@ class BulkConnection:
         """Run SQL of `build_settings_sql`."""
         self.watch.pid = self._first_row(settings)[-1]
 
-    def prepare_session(self) -> None:
-        """Set what a session of a destination relies on."""
+    def prepare_session(self, path: str) -> None:
+        """Set what a session of a destination relies on.
+
+        Args:
+            path: its `search_path`; the driver may have begun with another one.
+        """
         self.watch.pid = prepare_session(self._first_row)
+        self.execute(f"SELECT pg_catalog.set_config('search_path', {quote_literal(path)}, false)")
 
     def _first_row(self, sql: str) -> Sequence[Any]:
         answer = self.execute(sql)

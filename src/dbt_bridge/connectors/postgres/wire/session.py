@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dbt_bridge.connectors.postgres.wire.watch import find_keepalives, name_keepalives
@@ -91,9 +93,10 @@ WHERE s.context OPERATOR(pg_catalog.=) 'user'
    OR (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) current_user)
 """
 
-# ADBC's driver reads the types of a server when it connects, before anything can be set, and knows each by the name of
-# its function as Postgres writes it: without quotes or a schema (postgres_type.h, InsertType; version 1.13).
-FINDS_OTHER_NAMES = """
+# ADBC's driver (1.13) asks a server as soon as it is connected, before anything can be set: `SELECT version()`, and the
+# types, by functions and operators without their schema. It knows each type by the name of its function as Postgres
+# writes it, without quotes or a schema (postgres_type.h, InsertType).
+START_UP = """
 SELECT pg_catalog.current_setting('quote_all_identifiers') OPERATOR(pg_catalog.=) 'on'
     OR q.reset_val OPERATOR(pg_catalog.=) 'on'
     OR EXISTS (
@@ -103,11 +106,46 @@ SELECT pg_catalog.current_setting('quote_all_identifiers') OPERATOR(pg_catalog.=
         JOIN pg_catalog.pg_proc o ON o.proname OPERATOR(pg_catalog.=) p.proname
             AND o.pronamespace OPERATOR(pg_catalog.<>) p.pronamespace
         WHERE t.typnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace
-    )
+    ), own.reset_val, pg_catalog.current_setting('search_path'), pg_catalog.pg_backend_pid()
 FROM pg_catalog.pg_settings q
-WHERE q.name OPERATOR(pg_catalog.=) 'quote_all_identifiers'
+CROSS JOIN pg_catalog.pg_settings own
+WHERE q.name OPERATOR(pg_catalog.=) 'quote_all_identifiers' AND own.name OPERATOR(pg_catalog.=) 'search_path'
 """
 _OPTIONS = "-c quote_all_identifiers=off -c search_path=pg_catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class StartUp:
+    """What a session knows of how the next one of the same user begins.
+
+    Attributes:
+        conflicts: names of the database keep ADBC's driver from knowing the types.
+        own_path: the `search_path` with which it begins.
+        path: that of the session that was asked.
+        is_lent: by a pooler, which greets its clients with a process number of its own.
+        options: with which the session that was asked began: its own, of a service or of PGOPTIONS.
+    """
+
+    conflicts: bool
+    own_path: str
+    path: str
+    is_lent: bool
+    options: str
+
+    @classmethod
+    def ask(cls, connection: psycopg.Connection[Any]) -> StartUp:
+        ((conflicts, own_path, path, pid),) = connection.execute(START_UP.encode()).fetchall()
+        options = next((o.val for o in connection.pgconn.info if o.keyword == b"options"), None) or b""
+        return cls(conflicts, own_path or "", path, pid != connection.info.backend_pid, options.decode())
+
+    @property
+    def needs_options(self) -> bool:
+        """Whether the next session is to begin with a path of the catalog alone.
+
+        Not behind a pooler, which may refuse start-up options, as long as nothing comes before the catalog.
+        """
+        names = [name.strip().strip('"') for name in self.own_path.split(",")]
+        return self.conflicts or not self.is_lent or "pg_catalog" in names[1:]
 
 
 def build_settings_sql(wanted: Iterable[tuple[str, str]], *, for_transaction: bool) -> str:
@@ -150,18 +188,16 @@ def with_encoding(conninfo: str, *, writes: bool = False) -> str:
     return make_conninfo(**known)  # type: ignore[arg-type]
 
 
-def driver_conninfo(conninfo: str, *, finds_other_names: bool, writes: bool = False) -> str:
-    """With what ADBC's driver connects.
-
-    Startup options only where nothing else helps: a pooler may refuse them.
+def driver_conninfo(conninfo: str, start: StartUp, *, writes: bool = False) -> str:
+    """With what ADBC's driver connects: by options of the start-up nothing of the database's owner is run by what it
+    asks first.
 
     Args:
-        finds_other_names: what `FINDS_OTHER_NAMES` says of the server, asked by such a user.
         writes: see `with_encoding`.
     """
     known = conninfo_to_dict(with_encoding(conninfo, writes=writes))
-    if finds_other_names:
-        known["options"] = f"{known.get('options') or ''} {_OPTIONS}".strip()
+    if start.needs_options:
+        known["options"] = f"{start.options} {_OPTIONS}".strip()
     return make_conninfo(**known)  # type: ignore[arg-type]
 
 
