@@ -12,7 +12,6 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 from typing import Literal
 
-from dbt_bridge import __version__
 from dbt_bridge.nouns.project import DbtOptions
 from dbt_bridge.project.reading.output import find_profiles_file
 
@@ -64,8 +63,7 @@ def _check_name(installed: Distribution) -> Iterator[Finding]:
     yield Finding(
         _OURS,
         "fault",
-        f"what is installed under this name is another project of PyPI, {installed.version}; the code that runs is"
-        f" {__version__}",
+        f"what is installed under this name is another project of PyPI, {installed.version}",
         "pip uninstall dbt-bridge, then install this one from its repository or its wheel (docs/install.md)",
     )
 

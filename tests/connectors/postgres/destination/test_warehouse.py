@@ -417,7 +417,7 @@ def test_rows_that_a_policy_hides_from_the_writer_refuse_the_load(
         f"CREATE ROLE {role} LOGIN",
         f"GRANT ALL ON SCHEMA landing TO {role}",
         f"GRANT ALL ON landing.orders TO {role}",
-        f"CREATE POLICY some ON landing.orders TO {role} USING (id > 1) WITH CHECK (true)",
+        f"CREATE POLICY partly ON landing.orders TO {role} USING (id > 1) WITH CHECK (true)",
     ):
         origin.execute(statement.encode())
     with PostgresWarehouse("crm", database.replace("postgres@", f"{role}@")) as warehouse:
