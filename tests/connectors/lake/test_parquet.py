@@ -14,6 +14,7 @@ from dbt_bridge.connectors.lake.location import Lake
 from dbt_bridge.connectors.lake.parquet import ParquetDestination
 from dbt_bridge.contracts.destination import Load, Loaded, Window
 from dbt_bridge.errors import DestinationError, TypeRefused, UsageError
+from dbt_bridge.nouns.receipt import new_load_id
 from dbt_bridge.nouns.table import Table, TableName
 
 ORDERS = TableName("landing", "orders")
@@ -95,11 +96,12 @@ def test_a_broken_load_leaves_no_part_and_a_killed_one_is_cleaned_up(lake: Parqu
         lake.load(load, pa.RecordBatchReader.from_batches(people().schema, breaking()))
     folder = tmp_path / "landing" / "orders"
     assert len(list(folder.iterdir())) == 1
-    (folder / ".load-0-killed.parquet").write_bytes(b"PAR1 half")
+    (folder / f".{new_load_id()}-0123abcd.parquet").write_bytes(b"PAR1 half")
+    (folder / ".theirs.parquet").write_bytes(b"PAR1 of somebody else")
     assert rows_of(tmp_path) == [(1, "a")]
     arrive(lake, people((2, "b")), "append")
     assert rows_of(tmp_path) == [(1, "a"), (2, "b")]
-    assert not list(folder.glob(".*"))
+    assert [file.name for file in folder.glob(".*")] == [".theirs.parquet"]
 
 
 @pytest.mark.parametrize(
