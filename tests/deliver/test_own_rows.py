@@ -25,6 +25,7 @@ from dbt_bridge.nouns.table import Column, TableName
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.prove.recorder import VerifyOptions
 from dbt_bridge.prove.verify import verify
+from dbt_bridge.system.lock_wait import LockWait, use_lock_wait
 
 DELIVERY = replace(CONTACTS, deletes="own")
 
@@ -297,7 +298,7 @@ def test_nothing_goes_where_rows_of_other_tables_would_go_with_it(send: Send, or
 
 def test_a_table_that_an_application_holds_is_not_waited_for_for_ever(send: Send, origin: psycopg.Connection) -> None:
     send(rows_of((1, "Ann")))
-    with origin.transaction():
+    with origin.transaction(), use_lock_wait(LockWait()):
         origin.execute("UPDATE app.contact SET name = 'theirs'")
         receipt = send(rows_of((1, "Anna")))
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import replace
 
 from dbt_bridge.cdc.applier import Committed
@@ -92,7 +93,9 @@ def _follow_side_by_side(
 def _run_all(followers: Sequence[_Follower], warehouse: Ledger, pause: threading.Event, stop: threading.Event) -> None:
     """Until they are stopped, or one of them is to let go, and with it all: they share the warehouse."""
     with ThreadPoolExecutor(len(followers), thread_name_prefix="dbt-bridge-stream") as pool:
-        jobs: list[Future[None]] = [pool.submit(follower.run, warehouse, pause) for follower in followers]
+        jobs: list[Future[None]] = [
+            pool.submit(copy_context().run, follower.run, warehouse, pause) for follower in followers
+        ]
         try:
             wait(jobs, return_when=FIRST_EXCEPTION)
         except BaseException:

@@ -43,9 +43,9 @@ class LockWait:
 _current: ContextVar[LockWait | None] = ContextVar("dbt_bridge_lock_wait", default=None)
 
 
-def find_lock_wait() -> LockWait:
-    """The patience of this thread; none where nobody said."""
-    return _current.get() or LockWait()
+def find_lock_wait(seconds: float = 0.0) -> LockWait:
+    """The patience of this thread; so many seconds where nobody said."""
+    return _current.get() or LockWait(seconds)
 
 
 @contextmanager

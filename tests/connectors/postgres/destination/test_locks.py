@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -90,3 +90,32 @@ def test_a_reader_does_not_keep_rows_from_being_appended(origin: psycopg.Connect
         reader.execute(COUNT)
         arrive(warehouse, 2, how="append")
     assert origin.execute(COUNT).fetchone() == (2,)
+
+
+@pytest.fixture
+def eager_vacuum(origin: psycopg.Connection) -> Iterator[None]:
+    """The server looks every second for tables to vacuum."""
+    origin.execute("ALTER SYSTEM SET autovacuum_naptime = 1")
+    origin.execute("SELECT pg_reload_conf()")
+    yield
+    origin.execute("ALTER SYSTEM RESET autovacuum_naptime")
+    origin.execute("SELECT pg_reload_conf()")
+
+
+@pytest.mark.usefixtures("eager_vacuum")
+def test_an_autovacuum_gives_way(
+    origin: psycopg.Connection, database: str, until: Callable[[Callable[[], object]], object]
+) -> None:
+    """The server ends it for whoever waits for longer than `deadlock_timeout`, which a short spell never does."""
+    slowly = "autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_threshold = 1"
+    with opened(database, LockWait()) as warehouse:
+        arrive(warehouse, *range(100_000))
+        origin.execute(f"ALTER TABLE landing.notes SET ({slowly}, autovacuum_vacuum_scale_factor = 0)".encode())
+        origin.execute("DELETE FROM landing.notes WHERE id % 2 = 0")
+        vacuums = (
+            "SELECT a.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+            " WHERE a.backend_type = 'autovacuum worker' AND l.relation = 'landing.notes'::regclass"
+        )
+        until(lambda: origin.execute(vacuums).fetchall())
+        arrive(warehouse, -1, how="append")
+    assert origin.execute(COUNT).fetchone() == (50_001,)

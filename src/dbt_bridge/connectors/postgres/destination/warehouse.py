@@ -47,7 +47,7 @@ from dbt_bridge.nouns.parity_row import ParityRow
 from dbt_bridge.nouns.receipt import Receipt
 from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.replicate.loads import check_cursor, load_staged
-from dbt_bridge.system.lock_wait import find_lock_wait, use_lock_wait
+from dbt_bridge.system.lock_wait import DEFAULT_SECONDS, find_lock_wait, use_lock_wait
 
 STAGING_PREFIX = "_dbt_bridge_stage_"
 _CLASS = 0x6462_7462  # "dbtb": the first key of our advisory locks
@@ -79,7 +79,7 @@ class PostgresWarehouse:
         self._alive: psycopg.Connection | None = None
         self._carrier = Carrier(conninfo)
         self._lock = threading.Lock()
-        self._lock_wait = find_lock_wait()  # of whoever opens it, also for threads that it starts
+        self._lock_wait = find_lock_wait(DEFAULT_SECONDS)  # of whoever opens it, also for threads that it starts
 
     def queries(self, schema: str = "") -> PostgresQueries:
         """Its relations, asked in SQL; names without a schema are found by the user's own search_path."""

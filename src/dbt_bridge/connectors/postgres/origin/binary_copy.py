@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import psycopg
 import pyarrow as pa
+from psycopg.abc import Buffer
 
 from dbt_bridge.connectors.postgres.origin.catalog import Relation
 from dbt_bridge.connectors.postgres.origin.column_types import resolve_reading
 from dbt_bridge.connectors.postgres.origin.connection import Connections
 from dbt_bridge.connectors.postgres.origin.ctid_ranges import split_evenly
 from dbt_bridge.connectors.postgres.origin.initial_copy import Part
+from dbt_bridge.connectors.postgres.wire.watch import WatchedConnection
 from dbt_bridge.nouns.table import TableName, quote_identifier, quote_table_name
 
 _CHUNK = 1 << 18
@@ -65,7 +67,7 @@ def _stream(connections: Connections, name: TableName, select: str) -> Iterator[
         ):
             pending: list[bytes] = []
             size = 0
-            while data := copy.read():
+            for data in _read(connection, copy):
                 pending.append(bytes(data))
                 size += len(data)
                 if size >= _CHUNK:
@@ -74,3 +76,20 @@ def _stream(connections: Connections, name: TableName, select: str) -> Iterator[
             yield b"".join(pending)
     except psycopg.Error as error:
         raise connections.translate_error(error, name) from error
+
+
+def _read(connection: WatchedConnection, copy: psycopg.Copy) -> Iterator[Buffer]:
+    """The rows of a COPY. Those that libpq has already are taken from it: psycopg's own way takes twice as long."""
+    take = connection.pgconn.get_copy_data
+    while True:
+        size, row = take(1)
+        if size > 0:
+            yield row
+            continue
+        if size < 0:
+            connection.expect_end()
+            return
+        waited_for = copy.read()
+        if not waited_for:
+            return
+        yield waited_for

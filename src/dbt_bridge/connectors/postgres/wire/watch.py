@@ -13,8 +13,11 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import pq
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.generators import fetch_many
+from psycopg.waiting import Wait
 
 from dbt_bridge.system import silence
 from dbt_bridge.system.silence import Keepalives, Said
@@ -107,22 +110,39 @@ class WatchedConnection(psycopg.Connection[Any]):
         if row is not None:
             self.watch.pid = row[-1]
 
+    def expect_end(self) -> None:
+        """The results of a command, after its last row was taken out of libpq.
+
+        Raises:
+            psycopg.Error: it failed.
+        """
+        for result in self.wait(fetch_many(self.pgconn)):
+            if result.status != pq.ExecStatus.COMMAND_OK:
+                raise psycopg.errors.error_from_result(result)
+
     def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
         """As psycopg's, which is what it does between two looks."""
         if self.look is None:
             return super().wait(gen, *args, **kwargs)
         try:
-            return super().wait(_watched(gen, self.look), *args, **kwargs)
+            wanted = next(gen)
+        except StopIteration as end:  # of a COPY, libpq has many rows already
+            return end.value  # type: ignore[no-any-return]
+        try:
+            return super().wait(_watched(gen, wanted, self.look), *args, **kwargs)
         except Silence:
             self.pgconn.finish()  # else whoever tidies up would wait again
             raise
 
 
-def _watched(gen: PQGen[_T], look: Callable[[float], None]) -> PQGen[_T]:
-    """The steps of psycopg's generator, with a look where nothing was ready."""
+def _watched(gen: PQGen[_T], wanted: Wait, look: Callable[[float], None]) -> PQGen[_T]:
+    """The steps of psycopg's generator, with a look where nothing was ready.
+
+    Args:
+        wanted: its first step.
+    """
+    since = time.monotonic()
     try:
-        wanted = next(gen)
-        since = time.monotonic()
         while True:
             ready = yield wanted
             if ready:
