@@ -198,3 +198,30 @@ def test_checkpoints_and_receipts_come_with_the_rows_or_not_at_all(
     assert warehouse.checkpoints() == [point]
     assert rows_of(origin, "SELECT count(*) FROM landing.orders") == [(4,)]
     assert isinstance(warehouse, Follows)
+
+
+def test_a_table_whose_changes_have_too_many_columns_is_refused(
+    warehouse: PostgresWarehouse, origin: psycopg.Connection
+) -> None:
+    def wide(count: int) -> Replica:
+        numbers = (Column(f"c{i}", pa.int32(), "integer") for i in range(count - 1))
+        return Replica(
+            "source.shop.shop.wide", Table(TableName("landing", "wide"), (*ORDERS.columns[:1], *numbers), ("id",))
+        )
+
+    with pytest.raises(TypeRefused, match="has 1600 columns, and its changes come with 1 more"):
+        joined(warehouse, [[1] * 1600], wide(1600))
+    assert rows_of(origin, "SELECT to_regclass('landing.wide')") == [(None,)]
+    replica = wide(1599)
+    joined(warehouse, [[1] * 1599, [2] * 1599], replica)
+    values = [1, 5, *[7] * 1597]
+    with warehouse.open_application("load-2") as application:
+        application.apply(replica, changes((UPDATE, values, None), table=replica.table))
+        application.commit(200)
+    assert rows_of(origin, "SELECT id, c0, c1597 FROM landing.wide ORDER BY id") == [(1, 5, 7), (2, 2, 2)]
+    kept = changes((UPDATE, [1, None, *values[2:]], None), table=replica.table, unchanged="c0")
+    with (
+        warehouse.open_application("load-3") as application,
+        pytest.raises(TypeRefused, match="its changes come with 2 more"),
+    ):
+        application.apply(replica, kept)

@@ -55,6 +55,9 @@ class _Tables:
     history: Relation | None
 
 
+_MOST_COLUMNS = 1600  # https://www.postgresql.org/docs/current/limits.html
+
+
 class PostgresApplication:
     """An `Application` inside one transaction of `connection`.
 
@@ -89,6 +92,7 @@ class PostgresApplication:
         name = replica.table.name
         self._tables.pop(name, None)
         check_names(replica)
+        _check_width(replica)
         with self._telling(name) as cur:
             self._lock(cur, name)
             return join(cur, replica, staged, copied_at)
@@ -168,6 +172,7 @@ class PostgresApplication:
         self, cur: Cursor[Any], replica: Replica, columns: Sequence[Column], rows: pa.Table
     ) -> Iterator[TableName]:
         name = replica.table.name
+        _check_count(replica, len(columns) - len(replica.table.columns))
         staging = self._new_staging(name.schema)
         self.staged.append(staging)
         self._carrier.carry(staging, name, columns, rows)
@@ -184,6 +189,26 @@ class PostgresApplication:
                 f"{where}: a value cannot be kept in Postgres: {error.diag.message_primary}",
                 mend="types: {column: text}, or correct the column's type at the destination",
             ) from error
+
+
+def _check_width(replica: Replica) -> None:
+    """Refuse, before its first row, a table none of whose changes could be brought."""
+    if replica.change_log:
+        _check_count(replica, len(change_log.OWN))
+    else:
+        _check_count(replica, 1 + max(len(history.OWN) * replica.history, len(own_columns(replica))))
+
+
+def _check_count(replica: Replica, own: int) -> None:
+    """Raises TypeRefused: Postgres has no room for the columns of a changed row beside those that say what becomes of
+    it, one of them for each column whose value was not sent."""
+    if (count := len(replica.table.columns)) + own > _MOST_COLUMNS:
+        raise TypeRefused(
+            f"{replica.table.name} has {count} columns, and its changes come with {own} more: a table of Postgres has"
+            f" {_MOST_COLUMNS} at most",
+            mend=f"leave {count + own - _MOST_COLUMNS} of them out with `columns: {{exclude: [...]}}`, or"
+            " `replication: initial_copy`",
+        )
 
 
 def _count_loaded(changes: Changes, counted: Effects) -> Loaded:
