@@ -10,13 +10,17 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 # Some hundred processes are started by the tests: whoever keeps Python from writing bytecode has each compile anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-chance duckdb2 test-duckdb2 dbt2 lint format bench docs lock install wheel clean
+.PHONY: demo test test-command test-chance duckdb2 test-duckdb2 dbt2 lint format bench docs lock install wheel clean
 
 demo: $(STAMP)
 	$(BIN)/dbt-bridge demo $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15 $(ARGS)
+
+# What has dbt read and build projects, with dbt as a command of its own (as dbt 2 is) in place of its module.
+test-command: $(STAMP)
+	DBT_BRIDGE_TEST_RUNNER=command $(BIN)/python -m pytest -n auto --dist loadfile -q tests/run tests/cli/test_commands.py $(ARGS)
 
 # Other seeds and examples than those of every other run; a failure says its seed (tests/chance.py).
 test-chance: $(STAMP)

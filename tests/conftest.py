@@ -205,6 +205,13 @@ def warm_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def _runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With DBT_BRIDGE_TEST_RUNNER=command, `make test-command`, dbt is a process of its own wherever it is asked."""
+    if os.environ.get("DBT_BRIDGE_TEST_RUNNER") == "command":
+        monkeypatch.setenv("DBT_BRIDGE_DBT", str(request.getfixturevalue("warm_commands") / "dbt"))
+
+
 @pytest.fixture(params=["module", "command"])
 def each_dbt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """dbt in this process, then as a process of its own; answers which one."""
