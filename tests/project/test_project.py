@@ -205,6 +205,13 @@ def test_env_var_that_is_missing_is_dbts_error(shop: Path, monkeypatch: pytest.M
             "give one of them another `slot:`",
         ),
         (
+            "sources: [{name: a, config: {meta: {bridge: {origin: x, replication: cdc, slot: one}}}, "
+            "tables: [{name: t}]}, {name: b, "
+            "config: {meta: {bridge: {origin: x, replication: cdc, slot: one_inserts}}}, tables: [{name: u}]}]",
+            "the slot 'one_inserts' of the source b has the name of the second publication of 'one', the slot of a",
+            "give one of them another `slot:`",
+        ),
+        (
             "sources: [{name: shop, config: {meta: {bridge: {origin: x, slot: one}}}, tables: [{name: t}]}]",
             "source shop (models/sources.yml): `slot` needs replication: cdc",
             "add `replication: cdc`",

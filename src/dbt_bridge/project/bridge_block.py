@@ -19,7 +19,8 @@ from dbt_bridge.errors import UsageError
 from dbt_bridge.nouns.bridge_keys import Columns, DeliveryKeys, SourceBlock, TableKeys
 from dbt_bridge.nouns.quantities import parse_duration, parse_size
 
-SLOT_LENGTH = 63 - len("_inserts")  # NAMEDATALEN - 1, less what the second publication's name adds
+INSERTS = "_inserts"  # what the name of a slot's second publication adds
+SLOT_LENGTH = 63 - len(INSERTS)  # NAMEDATALEN - 1
 
 # What only means something for `replication: cdc`, and what means nothing there.
 _CDC_KEYS = ("deletes", "history")

@@ -14,6 +14,7 @@ from dbt_bridge.nouns.graph import Graph, Node
 from dbt_bridge.nouns.project import LandingSource, LandingTable
 from dbt_bridge.nouns.table import Relation
 from dbt_bridge.project.bridge_block import (
+    INSERTS,
     SLOT_LENGTH,
     Block,
     read_block,
@@ -139,7 +140,8 @@ def default_slot(project: str, source: str, target: str) -> str:
 
 
 def _refuse_shared_slots(sources: Sequence[LandingSource]) -> None:
-    """A slot has one position: two sources that move on at different times cannot share it."""
+    """A slot has one position: two sources that move on at different times cannot share it, nor its publications,
+    `<slot>` and `<slot>_inserts`."""
     taken: dict[tuple[str, str], LandingSource] = {}
     for source in sources:
         if "cdc" not in {source.defaults.replication, *(table.replication for table in source.tables)}:
@@ -150,6 +152,14 @@ def _refuse_shared_slots(sources: Sequence[LandingSource]) -> None:
                 f"the sources {other.name} and {source.name} share the slot {source.slot!r} of the origin "
                 f"{source.origin}",
                 mend="give one of them another `slot:`, or take it out of both for names of their own",
+            )
+    for (origin, slot), source in taken.items():
+        near = taken.get((origin, slot.removesuffix(INSERTS)))
+        if near is not None and near is not source:
+            raise UsageError(
+                f"the slot {slot!r} of the source {source.name} has the name of the second publication of"
+                f" {near.slot!r}, the slot of {near.name}, at the origin {origin}",
+                mend="give one of them another `slot:`",
             )
 
 

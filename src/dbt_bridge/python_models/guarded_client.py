@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from email.utils import mktime_tz, parsedate_tz
@@ -176,6 +177,7 @@ class _Answer:
                 chunks.append(chunk)
         except BaseException:
             response.close()
+            self._body_since, self._since = None, time.monotonic()  # dlt may try again
             raise
         response._content = b"".join(chunks)
         response._content_consumed = True
@@ -226,7 +228,8 @@ class _Answer:
         self._is_given_up = True
         stop = getattr(getattr(self._response, "raw", None), "shutdown", None)  # since urllib3 2.3
         if stop is not None:
-            stop()
+            with suppress(ValueError):  # the connection was given back
+                stop()
 
     def _refuse_long_pause(self, response: Any) -> None:
         pause = _parse_pause(response.headers.get("retry-after", ""))
