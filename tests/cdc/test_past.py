@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import psycopg
 import pytest
+from tests.cdc.ends import End
 from tests.conftest import INSTALLED
-from tests.projects import SyncTables, cdc_source
+from tests.projects import SyncTables, cdc_source, landing_source, table
 from tests.support.servers import copy_disk, set_back, start_standby
 
 from dbt_bridge.connectors.postgres.changes.stream import ReplicationStream
 from dbt_bridge.demo import postgres
 from dbt_bridge.demo.postgres import Server
 from dbt_bridge.nouns.receipt import Receipt
+from dbt_bridge.observe.progress import Silent
+from dbt_bridge.prove.recorder import VerifyOptions
+from dbt_bridge.prove.verify import verify
 
 SETTINGS = {"fsync": "off", "shared_buffers": "32MB", "max_wal_size": "1GB"}
 STANDBY = {**SETTINGS, "hot_standby_feedback": "on", "sync_replication_slots": "on"}
@@ -217,3 +222,43 @@ def test_a_standby_goes_on_where_it_had_everything(land: Land, pair: Pair, until
     land.goes_on(full_refresh=True)
     land.sql("UPDATE a SET v = 'fifth' WHERE id = 10")
     land.goes_on()
+
+
+def test_a_copy_anew_of_a_server_that_was_set_back_is_followed_at_every_destination(
+    end: End, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log begins below what the destination has seen: what guards by positions begins anew, too."""
+    tables = (table("a", history=True), table("b", write_disposition="append"))
+    server = postgres.start(settings=SETTINGS)
+
+    def move(to: Server) -> psycopg.Connection:
+        monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", to.url())
+        return psycopg.connect(to.url(), autocommit=True)
+
+    try:
+        with move(server) as connection:
+            connection.execute(TABLES.encode())
+            end.sync(*tables)
+        server.stop()
+        disk = copy_disk(server)
+        server = postgres.start(server.data, SETTINGS)
+        with move(server) as connection:
+            connection.execute(GROWTH.encode())
+            connection.execute("UPDATE a SET v = 'undone' WHERE id < 50; DELETE FROM b WHERE id < 50")
+            end.sync(*tables)
+        server = set_back(server, disk, SETTINGS)
+        with move(server) as connection:
+            connection.execute("UPDATE a SET v = 'instead' WHERE id > 90; DELETE FROM b WHERE id > 90")
+            end.sync(*tables, full_refresh=True)
+            connection.execute("UPDATE a SET v = 'on' WHERE id < 5; INSERT INTO b VALUES (500, 'on')")
+            connection.execute("DELETE FROM b WHERE id = 60")
+            end.sync(*tables)
+            assert end.rows("a", "id, v") == connection.execute("SELECT * FROM a ORDER BY id").fetchall()
+            open_now = end.rows("a_history", "id, v, valid_to")
+            assert [row[:2] for row in open_now if row[2] is None] == end.rows("a", "id, v")
+            source = landing_source(*tables, destination=end.destination, slot="dbt_bridge_ends")
+            project = replace(end.project, sources=(source,))
+            parities = verify(project, VerifyOptions(level="rows"), Silent())
+        assert {parity.status for parity in parities} == {"equal"}, [parity.error for parity in parities]
+    finally:
+        postgres.remove(server)
