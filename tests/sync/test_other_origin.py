@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from tests.projects import SyncTables, landing_source, table
 
+from dbt_bridge.connectors.postgres.origin.origin import PostgresOrigin
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.prove.repair import RepairOptions, repair
@@ -135,3 +136,21 @@ def test_another_file_is_refused(
     monkeypatch.setenv("SOURCES__SHOP_PG__CREDENTIALS", f"sqlite:///{tmp_path / 'two.db'}")
     for receipt in sync_sources(source).values():
         assert "another server or database" in str(receipt.error)
+
+
+def test_a_clock_that_goes_back_hides_no_row(
+    origin: psycopg.Connection, sync_sources: SyncTables, landed: Landed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The origin's clock is an hour behind what it wrote before; rows of two runs lie below the greatest value."""
+    source = landing_source(table("items", "incremental", cursor="at"))
+    origin.execute("CREATE TABLE items (id int PRIMARY KEY, v text, at timestamptz DEFAULT clock_timestamp())")
+    origin.execute("INSERT INTO items SELECT i, 'first' FROM generate_series(1, 5) i")
+    sync_sources(source)
+    read_clock = PostgresOrigin.read_clock
+    monkeypatch.setattr(PostgresOrigin, "read_clock", lambda self: read_clock(self) - 3_600_000_000)
+    for value in ("second", "third"):
+        origin.execute("INSERT INTO items SELECT max(id) + 1, %s, now() - interval '1 hour' FROM items", [value])
+        origin.execute("UPDATE items SET v = %s, at = now() - interval '1 hour' WHERE id = 1", [value])
+        assert {receipt.status for receipt in sync_sources(source).values()} == {"success"}
+        rows = origin.execute("SELECT id, v FROM items ORDER BY id").fetchall()
+        assert landed("SELECT id, v FROM shop_landing.items ORDER BY id") == rows

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from dbt_bridge.arrow.calendar import parse_moment
 
+_SLACK = 1_000_000  # microseconds: a row that was written a moment ago is not of the future
 _MARGIN = timedelta(days=1)
 """More than the zones of the world are apart, and the clocks of its machines: a timestamp without a zone may be the
 local time of anywhere."""
@@ -34,9 +35,25 @@ def hold_back(newest: str | None, now: datetime | None = None) -> str | None:
     return _write_like(newest, now - _MARGIN)
 
 
+def hold_back_to_clock(newest: str | None, clock: int) -> str | None:
+    """The same for a timestamp with a time zone, by the clock of the origin, which may have gone back: what it writes
+    until it has caught up lies below the greatest value.
+
+    Args:
+        clock: microseconds since 1970; 0 where it is not known.
+    """
+    if newest is None or not clock or not has_zone(newest) or parse_moment(newest) <= clock + _SLACK:
+        return newest
+    return _write_like(newest, datetime.fromtimestamp(clock // 1_000_000, UTC))
+
+
 def _write_like(text: str, moment: datetime) -> str:
     """A moment in the form of another one's text."""
     if ":" not in text:
         return moment.date().isoformat()
-    has_zone = text.rstrip().endswith("Z") or "+" in text or text.rfind("-") > text.index(":")
-    return moment.strftime("%Y-%m-%d %H:%M:%S") + ("+00:00" if has_zone else "")
+    return moment.strftime("%Y-%m-%d %H:%M:%S") + ("+00:00" if has_zone(text) else "")
+
+
+def has_zone(text: str) -> bool:
+    """Whether a cursor's value is a timestamp with a time zone."""
+    return ":" in text and (text.rstrip().endswith("Z") or "+" in text or text.rfind("-") > text.index(":"))

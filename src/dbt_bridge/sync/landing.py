@@ -26,7 +26,7 @@ from dbt_bridge.nouns.table import Column, Table, TableName
 from dbt_bridge.observe.progress import Progress
 from dbt_bridge.observe.watched_reader import report_batches
 from dbt_bridge.sync.ends import Ends
-from dbt_bridge.sync.future_cursor import hold_back
+from dbt_bridge.sync.future_cursor import has_zone, hold_back, hold_back_to_clock
 from dbt_bridge.sync.landing_columns import landing_columns
 from dbt_bridge.sync.raw_copy import TableCopy, stage_raw_copy
 from dbt_bridge.sync.remembered import NOTHING, Remembered
@@ -239,7 +239,8 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
         )
     ordered = disposition == "merge" and several
     greatest = ends.origin.newest(plan.name, table.cursor)
-    newest, seen = hold_back(greatest), SeenOrigin.of(ends.origin, plan.name, greatest)
+    seen = SeenOrigin.of(ends.origin, plan.name, greatest)
+    newest = hold_back_to_clock(hold_back(greatest), seen.clock)
     last = ends.ledger.checkpoint(table.node)
     place = plan.wanted.place
     stands = (
@@ -267,7 +268,7 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
             receipt=replace(plan.receipt, checkpoint_to=newest),
         )
     refuse_other_origin(last, seen, greatest)
-    increment = Increment(table.cursor, last.value, table.lag, ordered)
+    increment = Increment(table.cursor, last.value, table.lag + _find_step(last, seen), ordered)
     bound = ends.origin.lower_bound(plan.name, increment)
     window = Window(table.cursor, bound) if disposition == "append" and bound is not None else None
     value = newest if newest is not None else last.value
@@ -279,6 +280,11 @@ def _incremental(ends: Ends, plan: Plan, full_refresh: bool, *, several: bool) -
         checkpoint=replace(last, value=value, landing=place, shape=plan.remembered.as_text(), past=seen.as_text()),
         receipt=receipt,
     )
+
+
+def _find_step(last: Checkpoint, seen: SeenOrigin) -> float:
+    """How much further back than by its lag a cursor that the origin's clock writes is read."""
+    return SeenOrigin.of_text(last.past).find_step_back(seen) if has_zone(last.value) else 0
 
 
 def _is_there(last: Checkpoint, wanted: Wanted) -> bool:

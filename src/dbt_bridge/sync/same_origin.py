@@ -7,18 +7,19 @@ cursor has gone back: what is written next may lie below the checkpoint, and wou
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+import time
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
 
 from dbt_bridge.arrow.calendar import parse_moment
-from dbt_bridge.contracts.capabilities import HasIdentity
+from dbt_bridge.contracts.capabilities import HasClock, HasIdentity
 from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.errors import OriginError
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.nouns.table import TableName
 from dbt_bridge.sync.ends import Ends
-from dbt_bridge.sync.future_cursor import hold_back
+from dbt_bridge.sync.future_cursor import hold_back, hold_back_to_clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +30,41 @@ class SeenOrigin:
         identities: `HasIdentity.read_identity`; empty where the origin does not say, or an earlier version did not ask.
         table: its name there.
         is_held_back: no row has the checkpoint's value (`hold_back`).
+        clock: what the origin's clock showed, microseconds since 1970; 0 where that is not known.
+        read_at: and this machine's.
     """
 
     identities: tuple[str, ...] = ()
     table: str = ""
     is_held_back: bool = False
+    clock: int = 0
+    read_at: int = 0
 
     @classmethod
     def of(cls, origin: Origin, name: TableName, newest: str | None) -> SeenOrigin:
         """Of the origin now, whose greatest value is `newest`."""
         identities = origin.read_identity() if isinstance(origin, HasIdentity) else ()
-        return cls(identities, str(name), hold_back(newest) != newest)
+        clock = origin.read_clock() if isinstance(origin, HasClock) else 0
+        is_held_back = hold_back_to_clock(hold_back(newest), clock) != newest
+        return cls(identities, str(name), is_held_back, clock, time.time_ns() // 1000)
 
     @classmethod
     def of_text(cls, text: str) -> SeenOrigin:
         if not text:
             return cls()
         found = json.loads(text)
-        return cls(tuple(found["identities"]), found["table"], found["is_held_back"])
+        return cls(tuple(found.pop("identities")), **found)
 
     def as_text(self) -> str:
-        known = {"identities": self.identities, "table": self.table, "is_held_back": self.is_held_back}
-        return json.dumps(known, ensure_ascii=False)
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    def find_step_back(self, now: SeenOrigin) -> float:
+        """Seconds by which the origin's clock went back since, if it did: what was written since may lie so far below
+        the checkpoint. A second is no step."""
+        if not (self.clock and now.clock):
+            return 0
+        back = self.clock + (now.read_at - self.read_at) - now.clock
+        return back / 1_000_000 if back > 1_000_000 else 0
 
     def is_other_table(self, now: SeenOrigin) -> bool:
         """Whether the declaration means another table of the origin now: the value is no cursor of that."""
