@@ -21,7 +21,7 @@ from dbt_bridge.run.deliver import deliver
 from dbt_bridge.run.sync import SyncOptions, sync
 
 _MOST = 1 << 30
-_WIDE, _COLUMNS = 800, 200
+_WIDE, _COLUMNS = 300, 200
 _SHAPES = {
     "wide": (
         f"id int PRIMARY KEY, n int, {', '.join(f'c{i} int' for i in range(_WIDE))}",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import Any, TypeVar
 
@@ -185,8 +185,7 @@ class Memory:
             return False
         with _raising, closing(self._connection.cursor()) as cur:
             there = _read_limit(cur)
-            most = int((find_limit().bytes - _UNCOUNTED) * share)
-            bound = min(wanted, most, _read_used(cur) + measure_room())
+            bound = min(wanted, largest_limit(share), _read_used(cur) + measure_room())
             least = now + now // _STEP
             if there > least or bound < least:  # raised meanwhile: by another thread, or for another database
                 self._limit = there
@@ -240,9 +239,28 @@ class Window:
         return self._bytes
 
 
-def first_limit() -> int:
-    """Bytes that DuckDB may take at first: more than usual tables need, and less where the machine is small."""
-    return min(_FIRST, max(_LEAST, measure_room() // 2))
+def largest_limit(share: float = _ALL) -> int:
+    """Bytes that DuckDB may take at most, whatever is left now."""
+    return int((find_limit().bytes - _UNCOUNTED) * share)
+
+
+def connect_with_memory(path: str, config: Mapping[str, Any], *, is_fixed: bool) -> Any:
+    """A connection that begins with more than usual tables need, and with less where the machine is small.
+
+    The log that a run with a raised bound has left is replayed when the file is opened, and needs as much again.
+
+    Args:
+        is_fixed: the configuration has a bound of its own.
+    """
+    if is_fixed:
+        return duckdb.connect(path, config=dict(config))
+    first = min(_FIRST, max(_LEAST, measure_room() // 2))
+    try:
+        return duckdb.connect(path, config={**config, "memory_limit": f"{first // 1000}KB"})
+    except duckdb.Error as error:
+        if not is_out_of_memory(error):
+            raise
+        return duckdb.connect(path, config={**config, "memory_limit": f"{largest_limit() // 1000}KB"})
 
 
 def _read_used(cur: Any) -> int:

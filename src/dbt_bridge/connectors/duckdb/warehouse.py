@@ -23,7 +23,7 @@ from dbt_bridge.connectors.duckdb import audit
 from dbt_bridge.connectors.duckdb import read as reading
 from dbt_bridge.connectors.duckdb.column_types import map_column
 from dbt_bridge.connectors.duckdb.following.apply import DuckDBApplication
-from dbt_bridge.connectors.duckdb.memory import Memory, first_limit, is_out_of_memory
+from dbt_bridge.connectors.duckdb.memory import Memory, connect_with_memory, is_out_of_memory
 from dbt_bridge.connectors.duckdb.outgoing.marks import ensure_marks, has_arrived, recall
 from dbt_bridge.connectors.duckdb.profile import file_of, find_database, require_writable
 from dbt_bridge.connectors.duckdb.publish import check_types, publish_one, refuse_one_place
@@ -119,12 +119,13 @@ class DuckDBWarehouse:
         tuned = {
             "preserve_insertion_order": False,
             "force_compression": "fsst",
-            "memory_limit": f"{first_limit() // 1000}KB",
             **(config or {}),
         }
 
+        is_fixed = not _LIMITS.isdisjoint(config or ())
+
         def connect() -> Any:
-            connection = duckdb.connect(str(path), config=tuned)
+            connection = connect_with_memory(str(path), tuned, is_fixed=is_fixed)
             try:
                 for statement in prepare:
                     _run_preparation(connection, statement)
@@ -140,7 +141,7 @@ class DuckDBWarehouse:
                 f"the DuckDB file {path} cannot be opened: {error}",
                 mend="close the program that has it open, or check the path and the profile's config_options",
             ) from error
-        memory = Memory(connection, is_fixed=not _LIMITS.isdisjoint(config or ()))
+        memory = Memory(connection, is_fixed=is_fixed)
         catalog = catalog or _current_catalog(connection)
         return cls(connection, name=name, catalog=catalog, owned=True, file=path, memory=memory)
 
