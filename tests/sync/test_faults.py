@@ -140,7 +140,7 @@ def test_an_adapter_that_is_not_installed_is_answered_with_pip(shop: Shop, run: 
     output = {"type": adapter, "account": "a", "schema": "s"}
     (shop.root / "profiles.yml").write_text(json.dumps({"shop": {"target": "dev", "outputs": {"dev": output}}}))
     code, document = run("build")
-    assert code == 1 and mend in document["error"]["mend"]
+    assert code == 2 and mend in document["error"]["mend"]
 
 
 def test_a_full_disk_under_the_warehouse_leaves_the_old_rows(shop: Shop, run: Run) -> None:
