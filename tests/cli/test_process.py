@@ -56,6 +56,13 @@ def test_no_file_takes_the_number_of_a_closed_stream() -> None:
     assert done.returncode == 0
 
 
+def test_no_file_takes_the_number_of_a_stream_that_was_replaced() -> None:
+    script = "import os, sys; sys.stdout, sys.stderr = (os.fdopen(number, 'w') for number in (1, 2)); "
+    script += "from dbt_bridge.cli.process import prepare_process as p; p(); f = open('/dev/null'); print('x'); "
+    done = run(f"{script} raise SystemExit(f.fileno() <= 2)")
+    assert (done.returncode, done.stdout) == (0, "x\n")
+
+
 def test_three_interrupts_end_a_process_and_two_do_not() -> None:
     done = run(
         "from dbt_bridge.cli.process import handle_interruptions as h; import signal as s; h()\n"

@@ -12,6 +12,9 @@ from typing import TextIO
 from dbt_bridge.system.environment import find_home
 
 _INPUT, _OUTPUT, _ERRORS = 0, 1, 2
+_replaced: list[
+    TextIO
+] = []  # a stream that nobody holds closes its descriptor, and the next file that is opened gets it
 
 
 class Outlet(io.FileIO):
@@ -67,6 +70,7 @@ def prepare_process() -> None:
                 os.dup2(opened, descriptor)
     if sys.stdin is None:
         sys.stdin = open(_INPUT, encoding="utf-8", closefd=False)  # noqa: SIM115 - a file descriptor
+    _replaced.extend(stream for stream in (sys.stdout, sys.stderr) if stream is not None)
     if sys.stdout is None or not sys.stdout.isatty():
         sys.stdout = open_outlet(_OUTPUT, sys.stdout)
     if sys.stderr is None or not sys.stderr.isatty():
