@@ -23,7 +23,7 @@ class Keepalives:
     Attributes:
         idle: without a byte, after which the server is asked.
         interval: between two questions where the answer was a bad one.
-        count: of unanswered questions, after which the server counts as gone.
+        count: of such pauses, after which the server counts as gone.
     """
 
     idle: float = 30.0
@@ -59,6 +59,7 @@ class Watch(ABC):
         self._keepalives = keepalives
         self._since: float | None = None
         self._due = keepalives.idle
+        self._doubts: float | None = None  # seconds of silence at the first bad answer after a good one
         self._suspects = False
 
     @abstractmethod
@@ -105,15 +106,17 @@ class Watch(ABC):
         """
         known = self._keepalives
         if silent < known.idle:
-            self._due, self._suspects = known.idle, False
+            self._due, self._doubts, self._suspects = known.idle, None, False
         if silent < self._due:
             return
         said = self.ask(ends=self._suspects)
         if said is Said.WORKS:
-            self._due, self._suspects = silent + known.idle, False
+            self._due, self._doubts, self._suspects = silent + known.idle, None, False
             return
+        # After hours of work, too, one bad answer is none: what it worked on may be on its way just now.
+        doubts = self._doubts = silent if self._doubts is None else self._doubts
         waits = said is Said.WAITS_FOR_US
-        if silent >= known.bound or (waits and self._suspects):
+        if silent - doubts >= known.interval * known.count or (waits and self._suspects):
             self.is_over = True
             raise self.lost(f"the connection is lost: no answer for {silent:.0f} s, {said.value}")
         self._suspects |= waits

@@ -6,6 +6,7 @@ https://www.postgresql.org/docs/current/monitoring-stats.html#WAIT-EVENT-CLIENT-
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -29,6 +30,12 @@ SELECT a.wait_event_type OPERATOR(pg_catalog.=) 'Client'
        AND a.wait_event OPERATOR(pg_catalog.=) ANY ('{ClientRead,ClientWrite}'::pg_catalog.text[])
 FROM pg_catalog.pg_stat_activity a
 WHERE a.pid OPERATOR(pg_catalog.=) %(pid)s
+"""
+# Since PostgreSQL 14. What a driver reads or writes meanwhile is not seen from here: it may be long on a slow network.
+_COPIED = """
+SELECT c.bytes_processed
+FROM pg_catalog.pg_stat_progress_copy c
+WHERE c.pid OPERATOR(pg_catalog.=) %(pid)s
 """
 _END = "SELECT pg_catalog.pg_terminate_backend(%(pid)s)"
 _NO_ANSWER = re.compile("timeout|timed out|refused|unreachable|no route|reset by peer|closed the connection|translate")
@@ -76,6 +83,7 @@ class Watch(silence.Watch):
         super().__init__(find_keepalives(conninfo))
         self.pid: int | None = None
         self._conninfo = conninfo
+        self._copied: int | None = None  # bytes of a COPY, at the last question
 
     def ask(self, *, ends: bool) -> Said:
         """See `silence.Watch.ask`."""
@@ -84,7 +92,7 @@ class Watch(silence.Watch):
                 if self.pid is None:
                     return Said.UNKNOWN
                 row = asking.execute(_WAITS_FOR_US.encode(), {"pid": self.pid}).fetchone()
-                if row is not None and not row[0]:
+                if (row is not None and not row[0]) or (self._has_copied(asking) and ends):
                     return Said.WORKS
                 if row is not None and ends:
                     asking.execute(_END.encode(), {"pid": self.pid})
@@ -92,6 +100,19 @@ class Watch(silence.Watch):
         except psycopg.Error as error:
             is_away = isinstance(error, Silence) or _NO_ANSWER.search(str(error)) is not None
             return Said.NOTHING if is_away else Said.WORKS
+
+    def end(self) -> None:
+        """End the connection at the server: what nobody waits for any more holds no lock there."""
+        with contextlib.suppress(psycopg.Error), closing(_connect_briefly(self._conninfo)) as asking:
+            asking.execute(_END.encode(), {"pid": self.pid})
+
+    def _has_copied(self, asking: WatchedConnection) -> bool:
+        """Whether the rows of a COPY have moved on since the last question."""
+        if asking.info.server_version < 140000:
+            return False
+        row = asking.execute(_COPIED.encode(), {"pid": self.pid}).fetchone()
+        before, self._copied = self._copied, None if row is None else row[0]
+        return None not in (before, self._copied) and before != self._copied
 
 
 class WatchedConnection(psycopg.Connection[Any]):
