@@ -8,6 +8,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator
+from contextvars import copy_context
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -68,7 +70,8 @@ class Aside:
     def call(self, work: Callable[[], _T]) -> _T:
         """What the work answers, or raises."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="dbt-bridge-aside", daemon=True)
+            run = partial(copy_context().run, self._run)  # with the patience of whoever waits
+            self._thread = threading.Thread(target=run, name="dbt-bridge-aside", daemon=True)
             self._thread.start()
         answer = _Answer(work)
         self._last = answer

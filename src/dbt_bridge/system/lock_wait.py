@@ -2,7 +2,7 @@
 
 A warehouse's file may be held for a moment: by a query in a notebook, by dbt, by the run before; a table by a report
 that somebody left open. A command waits a little before it fails. The patience belongs to the thread that opens:
-threads that it starts have none of their own.
+threads that it starts have none of their own, but for one that works while it waits (`aside`).
 """
 
 from __future__ import annotations

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 import pytest
+from psycopg.conninfo import make_conninfo
 from tests.proxy import Proxy
 
 from dbt_bridge.connectors.postgres.changes.slot import Replication
@@ -20,7 +22,9 @@ from dbt_bridge.connectors.postgres.wire.watch import Silence, find_keepalives
 from dbt_bridge.contracts.destination import Load
 from dbt_bridge.errors import ConnectionFailed, DestinationError, OriginError
 from dbt_bridge.nouns.table import Column, Table, TableName
+from dbt_bridge.system.owned_reader import make_reader
 from dbt_bridge.system.retry import is_transient
+from dbt_bridge.system.silence import Said
 
 Proxied = Callable[..., tuple[str, Proxy]]
 SOON = {"keepalives_idle": "1", "keepalives_interval": "1", "keepalives_count": "2", "connect_timeout": "2"}
@@ -127,6 +131,51 @@ def test_a_load_whose_network_went_silent_ends(
         assert proxy.struck.is_set()
         loaded = warehouse.load(Load(NOTES, "replace", "second"), ROWS.to_reader())
     assert loaded.rows_inserted == ROWS.num_rows
+
+
+def test_a_copy_that_moves_on_is_waited_for(
+    notes: psycopg.Connection, database: str, until: Callable[[Callable[[], object]], object]
+) -> None:
+    """Its client, or the network, takes longer for a batch of rows than for its turn to be asked."""
+    asked = "SELECT bytes_processed FROM pg_stat_progress_copy JOIN pg_stat_activity USING (pid)"
+    waits = " WHERE pid = %s AND wait_event = 'ClientRead' AND bytes_processed > %s"
+
+    def write(first: int) -> None:
+        copy.write("".join(f"{number}\t{'n' * 40}\n" for number in range(first, first + 20_000)).encode())
+
+    with closing(connect(database, "here")) as connection, pytest.raises(psycopg.OperationalError):
+        watch = connection.watch
+        with connection.cursor().copy("COPY landing.notes FROM STDIN") as copy:
+            write(1_000_000)
+            until(lambda: notes.execute(asked + waits, [watch.pid, 500_000]).fetchall())
+            assert watch.ask(ends=False) is Said.WAITS_FOR_US
+            write(2_000_000)
+            until(lambda: notes.execute(asked + waits, [watch.pid, 1_500_000]).fetchall())
+            assert watch.ask(ends=True) is Said.WORKS
+            assert watch.ask(ends=True) is Said.WAITS_FOR_US, "it stands still"
+            until(lambda: not is_connected(notes, watch.pid))
+
+
+def test_an_interruption_ends_a_load_whose_rows_take_their_time(
+    origin: psycopg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield from ROWS.to_batches()
+        begun.set()
+        release.wait()
+
+    def interrupt(_: object) -> None:
+        if begun.is_set():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("dbt_bridge.system.silence.Watch.look_at_waiting", interrupt)
+    with PostgresWarehouse("here", make_conninfo(database, options="-c lock_timeout=20s")) as warehouse:
+        with pytest.raises(KeyboardInterrupt):
+            warehouse.load(Load(NOTES, "replace", "first"), make_reader(ROWS.schema, rows()))
+        assert origin.execute("SELECT relname FROM pg_class WHERE relname ~ 'stage'").fetchall() == []
+        release.set()
 
 
 def test_a_stream_whose_beginning_got_no_answer_ends(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
@@ -142,7 +142,7 @@ def copy_in(conninfo: str, staging: TableName, encoded: Encoded) -> None:
             connection.ingest(staging.schema, staging.name, reader)
 
     try:
-        with Aside(watch.look_at_waiting) as aside:
+        with Aside(watch.look_at_waiting) as aside, _ending(watch, aside):
             aside.call(ingest)
     except (bulk.Error, Silence) as error:
         if encoded.failure is not None:
@@ -160,6 +160,17 @@ def copy_raw(cur: Cursor[Any], staging: TableName, load: Load, stream: Iterator[
             size += len(chunk)
             copy.write(chunk)
     return cur.rowcount, size
+
+
+@contextmanager
+def _ending(watch: Watch, aside: Aside) -> Iterator[None]:
+    """When it is interrupted, its COPY ends too: the staging table could not be dropped until its last row."""
+    try:
+        yield
+    except BaseException:
+        if aside.is_busy and not watch.is_over:
+            watch.end()
+        raise
 
 
 def translate_error(text: str, sqlstate: str | None, staging: TableName, encoded: Encoded) -> Exception:
@@ -280,7 +291,7 @@ class Carrier:
             self._connection.execute(create)
             self._connection.ingest(staging.schema, staging.name, rows)
 
-        with Aside(watch.look_at_waiting) as aside:
+        with Aside(watch.look_at_waiting) as aside, _ending(watch, aside):
             aside.call(carry)
 
 
