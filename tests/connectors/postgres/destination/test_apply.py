@@ -10,10 +10,11 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from dbt_bridge.connectors.postgres.destination import locks
 from dbt_bridge.connectors.postgres.destination.relation import identifier
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.contracts.destination import Follows, Load, Replica
-from dbt_bridge.errors import KeyRefused, TypeRefused, UsageError
+from dbt_bridge.errors import ConnectionFailed, KeyRefused, TypeRefused, UsageError
 from dbt_bridge.nouns.changes import (
     DELETE,
     INSERT,
@@ -25,6 +26,8 @@ from dbt_bridge.nouns.changes import (
 from dbt_bridge.nouns.checkpoint import Checkpoint
 from dbt_bridge.nouns.names import POSTGRES
 from dbt_bridge.nouns.table import Column, Table, TableName, quote_table_name
+from dbt_bridge.system.lock_wait import LockWait, use_lock_wait
+from dbt_bridge.system.retry import is_transient
 
 ORDERS = Table(
     TableName("landing", "orders"),
@@ -116,6 +119,21 @@ def test_views_and_grants_on_the_table_stay(warehouse: PostgresWarehouse, origin
         application.commit(200)
     assert rows_of(origin, "SELECT * FROM landing.names") == [(9, "i")]
     assert rows_of(origin, "SELECT has_table_privilege('public', 'landing.orders', 'SELECT')") == [(True,)]
+
+
+def test_a_row_that_somebody_else_has_changed_is_tried_again_later(
+    origin: psycopg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no reason for a stream to end."""
+    monkeypatch.setattr(locks, "_LEAST", 0.2)
+    with use_lock_wait(LockWait()), PostgresWarehouse("pg", database) as warehouse:
+        joined(warehouse, ROWS)
+        with psycopg.connect(database) as other, pytest.raises(ConnectionFailed) as refused:
+            other.execute("UPDATE landing.orders SET note = 'theirs' WHERE id = 1")
+            with warehouse.open_application("load-2") as application:
+                application.apply(REPLICA, changes((UPDATE, (1, "ours", None, None), None)))
+    assert is_transient(refused.value)
+    assert "--lock-wait" in refused.value.mend
 
 
 def indexes(connection: psycopg.Connection) -> list[str]:

@@ -81,7 +81,8 @@ def blaming(name: TableName) -> Iterator[None]:
         with translate_errors(name):
             yield
     except BridgeError as error:
-        if not isinstance(error.__cause__, psycopg.OperationalError):  # the server went away, or is full
+        is_everybodys = isinstance(error.__cause__, psycopg.OperationalError)  # the server went away, or is full
+        if not is_everybodys or isinstance(error.__cause__, errors.LockNotAvailable):
             error.table = name
         raise
 
@@ -102,6 +103,8 @@ def translate_errors(where: object, rights: str = WRITING) -> Iterator[None]:
         text = scrubbed(error.diag.message_primary or str(error)).strip()
         broken = isinstance(error, psycopg.OperationalError) and is_broken(error.sqlstate or "", text)
         said = f"Postgres failed on {where}: {text}"
+        if isinstance(error, errors.LockNotAvailable):  # worth another try, as in `do_when_free`
+            raise ConnectionFailed(said, mend=_mend(error, rights)) from error
         raise DestinationError(said, mend=_mend(error, rights), broke_off=broken) from error
 
 
@@ -139,7 +142,8 @@ def _mend(error: psycopg.Error, rights: str) -> str:
     if isinstance(error, errors.UniqueViolation | errors.ForeignKeyViolation | errors.NotNullViolation):
         return error.diag.message_detail or "correct the rows, or the constraint"
     if isinstance(error, errors.LockNotAvailable):
-        return "end the transaction that holds the table (pg_locks, pg_stat_activity), then run the same command again"
+        ends = "end the transaction that holds it or rows of it (pg_locks, pg_stat_activity)"
+        return f"{ends}, or wait longer for it: --lock-wait 10m; nothing of it was written"
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:  # its COMMIT may have arrived
         return "run the same command again: what had arrived by then is not written twice"
     if isinstance(error, psycopg.OperationalError):
