@@ -89,3 +89,15 @@ def test_a_landing_that_is_dropped_too_is_forgotten(app: psycopg.Connection, pro
         warehouse.execute("DROP TABLE shop_landing.u")
     assert run(project, "incremental")[1] == ""
     assert landed("SELECT node FROM _dbt_bridge.checkpoints") == [("source.shop.shop.t",)]
+
+
+def test_another_programs_slot_stays_where_it_stands(app: psycopg.Connection, project: Project) -> None:
+    app.execute("DROP TABLE app.t, app.u")
+    app.execute("SELECT pg_create_logical_replication_slot('dbt_bridge_left', 'test_decoding')")
+    confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'dbt_bridge_left'"
+    before = app.execute(confirmed).fetchall()
+    app.execute("CREATE TABLE public.other (id int); INSERT INTO public.other VALUES (1)")
+    source = replace(EVERY, defaults=replace(EVERY.defaults, replication="cdc"))
+    receipts = sync(replace(project, sources=(source,)), SyncOptions(), Told())
+    assert any("another program's" in (receipt.error or "") for receipt in receipts)
+    assert app.execute(confirmed).fetchall() == before

@@ -261,6 +261,7 @@ class PostgresChangeSource:
             self._guard.check_progress()
 
     def release_log(self, upto: Position) -> None:
+        check_ours(self._replication, self.slot)
         advance_slot(self._replication, self.slot, upto)
 
     # --- the lock on the landing -----------------------------------------------------------------------------------
