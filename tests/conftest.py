@@ -157,7 +157,7 @@ def origin(database: str) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def until() -> Callable[..., object]:
-    """`until(condition)` answers what it answers as soon as that is true, or fails after 20 s."""
+    """`until(condition)` answers what it answers as soon as that is true, or fails after three minutes."""
 
     def wait(condition: Callable[[], object], seconds: float = 180) -> object:
         end = time.monotonic() + seconds

@@ -284,6 +284,8 @@ class Applier:
             loaded = application.join(copy.tracked.replica, copy.rows, self._find_time(copy))
         except BeginAgain as error:
             raise GivenUp({}, {}) from error
+        except TooManyTables as error:
+            raise self._with_fewer_tables() from error
         except (TypeRefused, KeyRefused) as error:
             raise GivenUp({copy.tracked.node: error}, {}) from error
         self._tracked[copy.tracked.node] = copy.tracked

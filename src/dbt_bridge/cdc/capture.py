@@ -260,7 +260,7 @@ class Capture:
                     left_behind = self._run(applier, course)
                     if left_behind is None:
                         return False
-                    course = replace(course, first=left_behind)
+                    course = replace(course, first=max(left_behind, course.first or left_behind))
                 except GivenUp as given_up:
                     # What was not committed is undone; the log is read again from there, without these tables.
                     if self._give_up(applier, given_up):
