@@ -231,6 +231,7 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, command: Command) -> Non
         (["run", "--select", "a b"], "'run' is a command of dbt itself"),
         (["docs", "generate"], "'docs' is a command of dbt itself"),
         (["--no-use-colors", "--log-format", "json", "--nope", "build"], "No such option '--nope'."),
+        (["slots", "-t", "prod", "drop", "--yes"], "--target stands before 'drop', which has options of its own"),
         (["build", "--threads", "0"], "Invalid value for '--threads'"),
         (["build", "--vars", "[1, 2]"], "--vars is not a YAML dictionary"),
         (["sync", "--until-lsn", "soon"], "'soon' is not an LSN: write it as Postgres does: 16/B374D848"),
@@ -278,7 +279,7 @@ def test_several_selectors_may_follow_one_flag_as_in_dbt() -> None:
     [
         (["--no-use-colors", "build", "--json"], ["build", "--no-use-colors", "--json"]),
         (["--log-format", "json", "-t", "dev", "build"], ["build", "--log-format", "json", "-t", "dev"]),
-        (["--log-format=json", "slots", "drop"], ["slots", "--log-format=json", "drop"]),
+        (["-t", "prod", "slots", "drop"], ["slots", "drop", "-t", "prod"]),
         (["--version"], ["--version"]),
         (["build", "--help"], ["build", "--help"]),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,25 @@ def test_what_nobody_reads_is_dropped_and_what_has_no_room_is_told() -> None:
         os.close(full)
 
 
+def test_a_pipe_that_nobody_may_wait_for_is_waited_for() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    stream, text = open_outlet(writing), "x" * 1_000_000
+    received: list[bytes] = []
+
+    def receive() -> None:
+        with os.fdopen(reading, "rb") as pipe:
+            received.append(pipe.read())
+
+    reader = threading.Thread(target=receive)
+    reader.start()
+    print(text, end="", file=stream)
+    assert find_failure(stream) is None
+    os.close(writing)
+    reader.join()
+    assert received == [text.encode()]
+
+
 def test_a_command_ends_well_whatever_its_streams_are() -> None:
     for redirected, code in (("| true", 0), (">&-", 0), ("<&- >&- 2>&-", 0), (">/dev/full", 1), ("2>/dev/full", 0)):
         if "full" in redirected and not Path("/dev/full").exists():
@@ -54,6 +74,9 @@ def test_no_file_takes_the_number_of_a_closed_stream() -> None:
     script = "from dbt_bridge.cli.process import prepare_process as p; p(); f = open('/dev/null'); print('x'); "
     done = run(f"{script} raise SystemExit(f.fileno() <= 2)", "<&- >&- 2>&-")
     assert done.returncode == 0
+    child = "import os; [os.fstat(n) for n in range(3)]"
+    started = f"import subprocess, sys; raise SystemExit(subprocess.call([sys.executable, '-c', {child!r}]))"
+    assert run(f"{script} {started}", "<&- >&- 2>&-").returncode == 0, "a process that is started has them, too"
 
 
 def test_no_file_takes_the_number_of_a_stream_that_was_replaced() -> None:

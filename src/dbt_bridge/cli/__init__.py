@@ -87,7 +87,7 @@ def main() -> None:
     """The entry point `dbt-bridge`."""
     prepare_process()
     handle_interruptions()
-    if _MOVES & set(sys.argv):
+    if _MOVES & set(move_behind_command(sys.argv[1:])[:1]):  # a model may be named `sync`
         keep_pandas_out(unless=has_plugins)
     if "--json" in sys.argv:
         _keep_standard_output_for_the_document()

@@ -53,7 +53,8 @@ def move_behind_command(arguments: Iterable[str]) -> list[str]:
         flags.append(rest.pop(0))
         if flags[-1] in _TAKE_A_VALUE and rest:
             flags.append(rest.pop(0))
-    return [*rest[:1], *flags, *rest[1:]]
+    words = 2 if rest[:2] == ["slots", "drop"] else 1
+    return [*rest[:words], *flags, *rest[words:]]
 
 
 _SPREAD = {

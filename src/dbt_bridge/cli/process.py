@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import signal
 import sys
 from typing import TextIO
@@ -30,7 +31,9 @@ class Outlet(io.FileIO):
 
     def write(self, data: object) -> int:
         try:
-            return super().write(data) or 0  # type: ignore[arg-type]
+            while (written := super().write(data)) is None:  # type: ignore[arg-type]
+                select.select([], [self], [])  # a pipe that whoever started us has set so that nobody waits for it
+            return written
         except OSError as error:
             if not isinstance(error, BrokenPipeError):
                 self.failure = error
@@ -68,6 +71,7 @@ def prepare_process() -> None:
             opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
             if opened != descriptor:
                 os.dup2(opened, descriptor)
+            os.set_inheritable(descriptor, True)  # a dbt that is started has the same need
     if sys.stdin is None:
         sys.stdin = open(_INPUT, encoding="utf-8", closefd=False)  # noqa: SIM115 - a file descriptor
     _replaced.extend(stream for stream in (sys.stdout, sys.stderr) if stream is not None)

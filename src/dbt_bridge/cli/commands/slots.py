@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dbt_bridge.cli.group import cli
 from dbt_bridge.cli.options import OPTIONS, OUTPUT, add_options, make_output, open_given
 from dbt_bridge.cli.output import FAILED
 from dbt_bridge.errors import UsageError
+
+_TYPED = ParameterSource.COMMANDLINE
 
 if TYPE_CHECKING:
     from dbt_bridge.cdc.slots import Dropped, SlotReport
@@ -35,7 +38,9 @@ def slots(**given: Any) -> int:
       dbt-bridge slots --json
       dbt-bridge slots drop
     """
-    if click.get_current_context().invoked_subcommand is not None:
+    context = click.get_current_context()
+    if context.invoked_subcommand is not None:
+        _refuse_options_before(context)
         return 0
     output = make_output(given)
     found = open_given(given).slots()
@@ -44,6 +49,17 @@ def slots(**given: Any) -> int:
     elif not output.quiet:
         print_reports(found, sys.stdout)
     return 0 if found.ok else FAILED
+
+
+def _refuse_options_before(context: click.Context) -> None:
+    """Raises UsageError: `slots --target prod drop` would drop those of the default target."""
+    given = [p.opts[0] for p in context.command.params if context.get_parameter_source(p.name or "") is _TYPED]
+    if given:
+        command = f"slots {context.invoked_subcommand}"
+        raise UsageError(
+            f"{given[0]} stands before {context.invoked_subcommand!r}, which has options of its own",
+            mend=f"write it behind: dbt-bridge {command} {given[0]} ...",
+        )
 
 
 @slots.command(short_help="Give up slots, with their publications.")
