@@ -67,6 +67,8 @@ def test_a_redirect_to_the_same_host_is_followed_and_one_to_a_file_is_not(endpoi
             send(handler, b"", 301, Location="/new")
         elif handler.path == "/file":
             send(handler, b"", 302, Location="file:///etc/passwd")
+        elif handler.path == "/split":
+            send(handler, b"", 302, Location=here.replace("//", "//elsewhere.example\\@"))
         else:
             send(handler, b'[{"id": 1}]')
 
@@ -74,6 +76,8 @@ def test_a_redirect_to_the_same_host_is_followed_and_one_to_a_file_is_not(endpoi
     assert len(api_to_df(RESTClient(here).paginate("/old"))) == 1
     with pytest.raises(UsageError, match="leads to file:"):
         api_to_df(RESTClient(here).paginate("/file"))
+    with pytest.raises(UsageError, match="leads to http://"):
+        api_to_df(RESTClient(here).paginate("/split"))
 
 
 def test_an_answer_is_bounded_in_size_as_it_is_unpacked(endpoint):
@@ -118,6 +122,7 @@ def test_a_server_that_asks_to_come_again_in_a_year_is_not_waited_for(endpoint, 
     ("value", "told"),
     [
         (b"1e400", r"1e400 at \$\.data\[1\]\.n\[0\] of the record with id 7 is beyond what a double keeps"),
+        (b"1e-99999999999999999999", "1e-99999999999999999999 at .* is beyond"),
         (b"0.1234567890123456789012345", r"at \$\.data\[1\]\.n\[0\] of the record with id 7 is beyond"),
         (b"12345678901234.567", "beyond what a double keeps"),
         (b"9" * 5000, "with id 7 has more than 38 digits"),
@@ -129,6 +134,10 @@ def test_what_no_type_keeps_is_refused_with_its_record(value, told):
     with pytest.raises(TypeRefused, match=told) as refused:
         read_json(b'{"data": [{"id": 6}, {"id": 7, "n": [' + value + b"]}]}", None, "GET /")
     assert len(str(refused.value)) < 300
+
+
+def test_a_number_whose_place_a_later_one_has_taken_is_not_looked_at():
+    assert read_json(b'{"n": 1e400, "n": 1}', None, "GET /") == {"n": 1}
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**37), 10**37))

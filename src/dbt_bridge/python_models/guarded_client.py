@@ -120,7 +120,7 @@ class _GuardedSession:
 
     def _is_allowed(self, url: str) -> bool:
         there, home = urlsplit(url), urlsplit(self._home)
-        if there.scheme not in _PORTS:
+        if there.scheme not in _PORTS or "\\" in there.netloc:  # which some take for the end of the host
             return False
         host, port = there.hostname or "", there.port or _PORTS[there.scheme]
         if host in self._hosts or f"{host}:{port}" in self._hosts:
@@ -177,14 +177,17 @@ class _Answer:
                 chunks.append(chunk)
         except BaseException:
             response.close()
-            self._body_since, self._since = None, time.monotonic()  # dlt may try again
+            self._wait_for_headers()  # dlt may try again
             raise
         response._content = b"".join(chunks)
         response._content_consumed = True
         _replace_json(response, self.name)
         retried = response.status_code >= 500 or response.status_code == 429
-        self._body_since = None
-        self._since = time.monotonic() + (self.limits.longest_pause if retried else 0)
+        self._wait_for_headers(self.limits.longest_pause if retried else 0)
+
+    def _wait_for_headers(self, pause: float = 0) -> None:
+        self._since = time.monotonic() + pause
+        self._body_since = None  # last: another thread looks at both
 
     def wait_for(self, work: Callable[[], _T]) -> _T:
         """The work's answer. It is done in a thread, as no timeout of a socket ends what brings a byte now and then."""
@@ -210,14 +213,14 @@ class _Answer:
         return outcome[0]()
 
     def _check_time(self) -> None:
-        now = time.monotonic()
-        if self._body_since is None:
+        now, body_since = time.monotonic(), self._body_since
+        if body_since is None:
             if now - self._since > self.patience:
                 raise OriginError(
                     f"{self.name}: no answer for {self.patience:.0f} seconds",
                     mend="see whether the API is up; where it needs longer, a longer `timeout` in paginate() is kept",
                 )
-        elif (taken := now - self._body_since) > self.limits.after and self._bytes < taken * self.limits.least_rate:
+        elif (taken := now - body_since) > self.limits.after and self._bytes < taken * self.limits.least_rate:
             raise OriginError(
                 f"{self.name}: in {taken:.0f} seconds {self._bytes} bytes of the answer came, fewer than"
                 f" {self.limits.least_rate} a second",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from decimal import Decimal, localcontext
+from decimal import Decimal, InvalidOperation, localcontext
 from typing import Any
 
 from dbt_bridge.errors import TypeRefused
@@ -61,8 +61,8 @@ def read_json(body: bytes, charset: str | None, where: str) -> Any:
         )
     except RecursionError:
         raise _too_deep(body, where) from None
-    if found:
-        raise _refuse(page, where)
+    for at in _find_unfit(page) if found else ():  # none where a later value of the same key has taken its place
+        raise _refuse(*at, where)
     return page
 
 
@@ -80,7 +80,10 @@ def _fits_double(text: str) -> bool:
     digits = sum(map(str.isdigit, text.lower().partition("e")[0]))
     if digits <= _EXACT and (number or not any(d in text.lower().partition("e")[0] for d in "123456789")):
         return True
-    written = Decimal(text)
+    try:
+        written = Decimal(text)
+    except InvalidOperation:  # an exponent of 19 digits
+        return False
     if written == Decimal(repr(number)):
         return True
     with localcontext() as context:
@@ -88,8 +91,7 @@ def _fits_double(text: str) -> bool:
         return +Decimal(number) == written
 
 
-def _refuse(page: Any, where: str) -> TypeRefused:
-    path, record, unfit = next(_find_unfit(page))
+def _refuse(path: str, record: str, unfit: _Unfit, where: str) -> TypeRefused:
     text = unfit.text if len(unfit.text) <= 40 else f"{unfit.text[:20]}...{unfit.text[-10:]}"
     whose = f" of the record {record}" if record else ""
     return TypeRefused(f"{where}: {text} at {path}{whose} {unfit.why}", mend=_MEND)
