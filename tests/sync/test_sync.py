@@ -49,6 +49,20 @@ def test_a_whole_schema_lands_and_its_receipts_tell_the_truth(
     ]
 
 
+def test_sources_of_one_name_in_two_packages_both_land(
+    project: Project, origin: psycopg.Connection, landed: Ask
+) -> None:
+    origin.execute("CREATE TABLE orders (id int)")
+    origin.execute("CREATE TABLE items (id int)")
+    ours = projects.landing_source("orders", replication="initial_copy")
+    theirs = projects.landing_source(
+        "items", replication="initial_copy", node="source.other.shop.", schema="other_landing"
+    )
+    receipts = sync(replace(project, sources=(ours, theirs)), SyncOptions(), Silent())
+    assert {r.node for r in receipts} == {"source.shop.shop.orders", "source.other.shop.items"}
+    assert landed("SELECT * FROM shop_landing.orders") == landed("SELECT * FROM other_landing.items") == []
+
+
 def test_all_tables_land_from_one_moment_while_a_writer_goes_on(
     project: Project, origin: psycopg.Connection, database: str, source: MakeSource, landed: Ask
 ) -> None:

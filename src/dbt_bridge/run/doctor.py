@@ -7,7 +7,7 @@ stays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from itertools import groupby
 from typing import IO, Any
@@ -18,10 +18,10 @@ from dbt_bridge.arrow.type_names import apply_overrides
 from dbt_bridge.cdc.census import Chosen, take_census
 from dbt_bridge.cdc.followed_source import make_declared_table
 from dbt_bridge.cdc.unused_logs import UnusedLogs
-from dbt_bridge.contracts.capabilities import ChecksReading
+from dbt_bridge.contracts.capabilities import ChecksReading, HoldsTables
 from dbt_bridge.contracts.change_feed import DeclaredTable, TableFinding
 from dbt_bridge.contracts.destination import Destination, Ledger, Load
-from dbt_bridge.contracts.origin import Origin
+from dbt_bridge.contracts.origin import Described, Origin
 from dbt_bridge.deliver.gate import refuse_unknown_columns
 from dbt_bridge.errors import BridgeError, require_extra
 from dbt_bridge.nouns.outcome import Outcome, rows_to_arrow
@@ -194,18 +194,32 @@ def _check_origin(
 
 def _check_table(wanted: Wanted, origin: Origin, destination: Destination) -> Finding:
     """Readable, with the columns that the YAML names, a cursor that orders, and a key where a merge needs one."""
-    table = wanted.table
-    subject = table.node
     try:
-        described = origin.describe(TableName(wanted.source.origin_schema or "", table.identifier))
-        columns = apply_overrides(described.table, table.types).columns
-        landed = [destination.map_column(column) for column in columns]
-        if isinstance(origin, ChecksReading):
-            origin.require_readable(described.table.name, [c.name for c in columns if shows(c.name, table)])
-        if table.replication == "incremental" and table.cursor:
-            origin.newest(described.table.name, table.cursor)
+        with _describe(wanted, origin) as described:
+            return _check_described(wanted.table, described, origin, destination)
     except BridgeError as error:
-        return _make_fault(subject, error)
+        return _make_fault(wanted.table.node, error)
+
+
+@contextmanager
+def _describe(wanted: Wanted, origin: Origin) -> Iterator[Described]:
+    """The table, held no longer than it is looked at: thousands of them would fill the origin's lock table."""
+    described = origin.describe(TableName(wanted.source.origin_schema or "", wanted.table.identifier))
+    try:
+        yield described
+    finally:
+        if isinstance(origin, HoldsTables):
+            origin.let_go(described.table.name)
+
+
+def _check_described(table: LandingTable, described: Described, origin: Origin, destination: Destination) -> Finding:
+    subject = table.node
+    columns = apply_overrides(described.table, table.types).columns
+    landed = [destination.map_column(column) for column in columns]
+    if isinstance(origin, ChecksReading):
+        origin.require_readable(described.table.name, [c.name for c in columns if shows(c.name, table)])
+    if table.replication == "incremental" and table.cursor:
+        origin.newest(described.table.name, table.cursor)
     absent = [name for name in table.primary_key if described.table.column(name) is None]
     if absent:
         what = f"{described.table.name} has no column {absent[0]!r}, which primary_key names"
@@ -250,10 +264,10 @@ def _check_capture(source: LandingSource, ends: Ends, project: Project) -> Itera
     known: list[DeclaredTable] = []
     for one in wanted:
         try:
-            name = ends.origin.describe(TableName(source.origin_schema or "", one.table.identifier)).table.name
+            with _describe(one, ends.origin) as described:
+                known.append(replace(make_declared_table(one), name=described.table.name))
         except BridgeError:
             continue  # a finding of the table's own
-        known.append(replace(make_declared_table(one), name=name))
     told: set[str] = set()
     try:
         with changes:

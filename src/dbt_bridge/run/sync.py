@@ -110,7 +110,7 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
     try:
         rules = make_rules_of(run.project)(name)
         with open_origin(sources[0].origin, project_root=root) as origin:
-            there = {s.name: list_wanted_tables(s, origin, lambda _: True, run.load_id) for s in sources}
+            there = {s.defaults.node: list_wanted_tables(s, origin, lambda _: True, run.load_id) for s in sources}
             wanted = [one for every in there.values() for one in every if run.project.needs(one.table.node)]
             if not wanted:
                 run.not_selected.extend(one.table.node for every in there.values() for one in every)
@@ -121,12 +121,12 @@ def _sync_group(run: _Run, sources: Sequence[LandingSource]) -> list[Receipt]:
                 return find_ends(origin, destination, run.warehouse, database, rules)
 
             _tell_left(run, sources, find)
-            receipts = _fail_empty(run, [source for source in sources if not there[source.name]])
+            receipts = _fail_empty(run, [source for source in sources if not there[source.defaults.node]])
             copied = [w for w in wanted if w.table.replication != "cdc"]
             for database, items in group_by_database(copied).items():
                 receipts += _copy(run, items, find(database))
             for source in [source for source in sources if source.follows_log]:
-                is_idle = not any(one.table.replication == "cdc" for one in there[source.name])
+                is_idle = not any(one.table.replication == "cdc" for one in there[source.defaults.node])
                 receipts += (_release if is_idle else _catch_up)(run, source, find(source.landing_database))
             return receipts
     except UsageError:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from dbt_bridge.contracts.capabilities import HoldsTables
+from dbt_bridge.contracts.origin import Origin
 from dbt_bridge.errors import ConnectionFailed, OriginError
-from dbt_bridge.nouns.table import Table, quote_identifier
+from dbt_bridge.nouns.table import Table, TableName, quote_identifier
 from dbt_bridge.scaffold.render import render_template
 from dbt_bridge.scaffold.template import Answers, render_project, write_files
 from dbt_bridge.system.temporary_files import temporary_folder
@@ -94,7 +96,7 @@ def _read_tables(answers: Answers, schema: str | None) -> list[Table]:
         write_files(folder, {path: text for path, text in files.items() if path.parts[0] == ".dlt"})
         try:
             with open_origin(ORIGIN, project_root=folder) as origin:
-                tables = [origin.describe(name).table for name in origin.tables(schema)]
+                tables = [_describe(origin, name) for name in origin.tables(schema)]
         except ConnectionFailed as error:  # its mend names a file that is not there yet
             raise ConnectionFailed(error.what, mend="check --origin-url; nothing was written") from error
     tables = [table for table in tables if table.columns]
@@ -104,6 +106,14 @@ def _read_tables(answers: Answers, schema: str | None) -> list[Table]:
             mend="name another schema: dbt-bridge init DIR --origin-url URL --origin-schema SCHEMA",
         )
     return tables
+
+
+def _describe(origin: Origin, name: TableName) -> Table:
+    """A table that is held no longer: a schema may have more than the origin's lock table has room for."""
+    table = origin.describe(name).table
+    if isinstance(origin, HoldsTables):
+        origin.let_go(table.name)
+    return table
 
 
 def stage_tables(tables: Iterable[Table]) -> list[Staged]:
