@@ -147,6 +147,7 @@ def test_a_run_counts_in_the_warehouse_that_dbts_plugin_wrote_down(
         ("type: duckdb, path: /var/wh.duckdb", False),
         ("type: duckdb, path: wh.duckdb", True),
         ("type: duckdb, path: /var/wh.duckdb, attach: [{path: \"{{ env_var('RAW') }}\"}]", True),
+        ("type: duckdb, path: /var/wh.duckdb, attach: [{path: raw.duckdb}]", True),
     ],
 )
 def test_names_that_may_mean_another_warehouse_prove_nothing(tmp_path: Path, output: str, *, elsewhere: bool) -> None:

@@ -23,6 +23,7 @@ from dbt_bridge.nouns.project import (
 from dbt_bridge.nouns.table import Relation
 from dbt_bridge.observe.progress import Silent
 from dbt_bridge.project.invoke import BuildResult
+from dbt_bridge.run.altered_landings import list_exposed
 from dbt_bridge.run.build import build
 from dbt_bridge.run.deliver import deliver_last_build
 from dbt_bridge.run.sync import SyncOptions
@@ -133,6 +134,14 @@ def test_what_a_hook_makes_of_a_landing_is_not_what_landed(
         assert outcome.receipts[-1].error == "model orders: error: dbt-bridge build --select +exposure:crm"
         (kept,) = deliver_last_build(whole, Silent(), dry_run=False).receipts
         assert (kept.status, kept.error) == ("skipped", outcome.receipts[-1].error)
+
+
+def test_no_landing_is_looked_at_for_the_bridges_own_hooks(project: Project, source: MakeSource) -> None:
+    own = replace(HOOKED.nodes[START], name="dbt_bridge-on-run-start-ghost-sources")
+    whole = replace(project, sources=(source(ORDERS),), graph=HOOKED)
+    assert set(list_exposed(whole, [DELIVERY.model])) == {ORDERS.node}
+    ghosts = replace(HOOKED, nodes={**HOOKED.nodes, START: own})
+    assert list_exposed(replace(whole, graph=ghosts), [DELIVERY.model]) == {}
 
 
 def test_a_hook_that_failed_holds_back(project: Project, origin: psycopg.Connection, source: MakeSource) -> None:

@@ -13,6 +13,10 @@ import psycopg
 import pytest
 
 from dbt_bridge.cli import run_command
+from dbt_bridge.connectors.postgres.origin.table_locks import TableLocks
+from dbt_bridge.nouns.project import DbtOptions
+from dbt_bridge.nouns.table import TableName
+from dbt_bridge.run import surroundings
 from dbt_bridge.run.surroundings import check_installation, check_secrets, find_others
 
 YAML = """
@@ -58,8 +62,26 @@ def root(dbt_root: Path) -> Path:
     return dbt_root
 
 
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[TableName]:
+    """Tables that are locked at an origin when it is closed."""
+    found: list[TableName] = []
+    close = TableLocks.close
+
+    def look(locks: TableLocks) -> None:
+        found.extend(name for session in locks._sessions for name in session.live)
+        close(locks)
+
+    monkeypatch.setattr(TableLocks, "close", look)
+    return found
+
+
 def test_each_fault_is_found_with_what_mends_it(
-    root: Path, origin: psycopg.Connection, database: str, capsys: pytest.CaptureFixture[str]
+    root: Path,
+    origin: psycopg.Connection,
+    database: str,
+    capsys: pytest.CaptureFixture[str],
+    held: list[TableName],
 ) -> None:
     origin.execute("CREATE TABLE orders (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now())")
     origin.execute("CREATE TABLE secret_table (id int)")
@@ -100,6 +122,7 @@ def test_each_fault_is_found_with_what_mends_it(
     assert faults["source.shop.shop.gone"]
     assert faults["destination crm_pg"]
     assert origin.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'crm'").fetchall() == [(0,)]
+    assert held == []
 
 
 def test_a_landing_schema_and_a_destination_are_faults_of_their_own(
@@ -184,6 +207,26 @@ def test_secrets_that_others_of_the_machine_may_read_or_write_are_a_fault() -> N
         assert find_others(file) == ""
 
 
+@pytest.mark.parametrize(
+    ("line", "is_open"),
+    [
+        ("password: abc", True),
+        ("client_secret: 'abc'", True),
+        ("settings: {s3_secret_access_key: abc}", True),
+        ("password: \"{{ env_var('PASSWORD') }}\"", False),
+        ("private_key_path: /etc/keys/one.p8", False),
+        ("secrets:\n  - {type: s3, secret: \"{{ env_var('S3') }}\"}", False),
+    ],
+)
+def test_a_profile_with_a_secret_of_its_own_is_told_where_others_may_read_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, *, is_open: bool
+) -> None:
+    monkeypatch.setattr(surroundings, "find_others", lambda _: "read")
+    (tmp_path / "profiles.yml").write_text(line)
+    found = list(surroundings.check_profile(DbtOptions(profiles_dir=tmp_path)))
+    assert [finding.status for finding in found] == ["fault"] * is_open
+
+
 def test_another_project_of_the_same_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "dbt_bridge-0.1.5.dist-info"
     folder.mkdir()
@@ -197,7 +240,11 @@ def test_another_project_of_the_same_name_is_told(tmp_path: Path, monkeypatch: p
 
 
 def test_what_change_capture_needs_of_the_origin_is_looked_at(
-    root: Path, origin: psycopg.Connection, database: str, capsys: pytest.CaptureFixture[str]
+    root: Path,
+    origin: psycopg.Connection,
+    database: str,
+    capsys: pytest.CaptureFixture[str],
+    held: list[TableName],
 ) -> None:
     origin.execute("CREATE TABLE orders (id int PRIMARY KEY, updated_at timestamptz)")
     origin.execute("CREATE TABLE keyless (line text)")
@@ -220,3 +267,4 @@ sources:
     code, checks = doctor(root, capsys)
     assert "origin shop_pg, table public.keyless" not in checks
     assert code == 0
+    assert held == []

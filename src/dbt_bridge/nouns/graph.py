@@ -11,6 +11,8 @@ BUILT = frozenset({"model", "seed", "snapshot"})
 """The kinds that have a relation that `dbt build` makes."""
 HOOK = "operation"
 """The kind of a project's on-run-start and on-run-end hooks."""
+GHOSTS = "-ghost-sources"
+"""So end the names of the bridge's own hooks: they write to no table that stands."""
 
 
 @dataclass(frozen=True, slots=True)

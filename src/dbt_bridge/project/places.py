@@ -36,7 +36,7 @@ def digest_place(profile: str, target: str, warehouse: WarehouseProfile) -> str:
         found = None
     given = warehouse.credentials
     identity = found or [(key, str(given.get(key) or "")) for key in _LEADS if key != "attach"]
-    attached = [(str(one.get("alias")), str(one.get("path"))) for one in given.get("attach") or ()]
+    attached = [(str(one.get("alias")), _locate(one.get("path"))) for one in given.get("attach") or ()]
     said = (profile, target, warehouse.adapter, warehouse.database, warehouse.schema, identity, attached)
     return hashlib.sha256(repr(said).encode()).hexdigest()[:32]
 
@@ -71,7 +71,12 @@ def may_lead_elsewhere(options: DbtOptions, profile: str, target: str) -> bool:
     output = (raw.get("outputs") or {}).get(target) if isinstance(raw, Mapping) else None
     if not isinstance(output, Mapping):  # under a name that is a template itself
         return isinstance(raw, Mapping)
-    return _is_relative(output.get("path")) or any(_TEMPLATE.search(str(output.get(key, ""))) for key in _LEADS)
+    paths = [output.get("path"), *(one.get("path") for one in output.get("attach") or () if isinstance(one, Mapping))]
+    return any(map(_is_relative, paths)) or any(_TEMPLATE.search(str(output.get(key, ""))) for key in _LEADS)
+
+
+def _locate(path: Any) -> str:
+    return os.path.realpath(str(path)) if _is_relative(path) else str(path)
 
 
 def _is_relative(path: Any) -> bool:

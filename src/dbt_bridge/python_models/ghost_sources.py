@@ -21,6 +21,7 @@ from dbt.contracts.graph.nodes import HookNode, ModelNode, SourceDefinition
 from dbt.plugins.contracts import PluginArtifacts
 from dbt.plugins.manager import dbt_hook, dbtPlugin
 
+from dbt_bridge.nouns.graph import GHOSTS
 from dbt_bridge.nouns.selector import format_shell_selector
 from dbt_bridge.nouns.table import GHOST_MARK, quote_identifier, quote_literal
 from dbt_bridge.python_models.session import project_root
@@ -140,7 +141,7 @@ _OPERATIONS = (("on-run-start", _START), ("on-run-end", _END))
 
 
 def _operation(project: str, kind: str, jinja: str, ghosts: list[dict[str, Any]]) -> HookNode:
-    name = f"dbt_bridge-{kind}-ghost-sources"
+    name = f"dbt_bridge-{kind}{GHOSTS}"
     code = jinja.replace("%s", json.dumps(ghosts, ensure_ascii=True), 1)
     return HookNode(
         resource_type=NodeType.Operation,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from dbt_bridge.contracts.capabilities import FingerprintsRows
 from dbt_bridge.contracts.destination import Ledger
 from dbt_bridge.nouns.checkpoint import Checkpoint
-from dbt_bridge.nouns.graph import HOOK, Graph
+from dbt_bridge.nouns.graph import GHOSTS, HOOK, Graph
 from dbt_bridge.nouns.node_record import PASSED
 from dbt_bridge.nouns.project import Project
 from dbt_bridge.nouns.table import Relation
@@ -77,7 +77,8 @@ def mark_altered(result: BuildResult, before: Landings, after: Landings, graph: 
 
 def _has_hooks(graph: Graph, nodes: Iterable[str]) -> bool:
     """Whether any SQL of the project's own runs before these nodes have all been built."""
-    if any("on-run-start" in hook.tags for hook in graph.list_nodes(HOOK)):
+    hooks = (hook for hook in graph.list_nodes(HOOK) if not hook.name.endswith(GHOSTS))
+    if any("on-run-start" in hook.tags for hook in hooks):
         return True
     known = (graph.nodes[node] for node in nodes if node in graph.nodes)
     return any(node.config.get(key) for node in known for key in _ON_NODES)

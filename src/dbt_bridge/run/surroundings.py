@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -22,7 +23,8 @@ _PACKAGES = (_OURS, "dbt-core", "dlt", "pyarrow", "duckdb", "dbt-duckdb", "dbt-p
 _SECRETS = ".dlt/secrets.toml"
 # A key that holds a secret in a profile, with a value of its own and not one of the environment.
 _OPEN_SECRET = re.compile(
-    r"(?im)^[^#\n]*\b(?:pass|password|token|private_key|secret\w*)[\"']?\s*:\s*[\"']?(?!\s*\{\{)[^\s\"'#,}]"
+    r"(?im)^[^#\n]*\b\w*(?:pass|password|passphrase|token|private_key|secret|secret_access_key)[\"']?[ \t]*:"
+    r"[ \t]*[\"']?(?!\s*\{\{)[^\s\"'#,}]"
 )
 
 
@@ -77,7 +79,7 @@ def check_secrets(root: Path) -> Iterator[Finding]:
     try:
         file.read_bytes()
     except OSError as error:
-        yield Finding(_SECRETS, "fault", f"cannot be read: {error.strerror}", f"chmod u+r {file}")
+        yield Finding(_SECRETS, "fault", f"cannot be read: {error.strerror}", f"chmod u+r {shlex.quote(str(file))}")
         return
     if open_to := find_others(file):
         yield _report_open(_SECRETS, file, open_to)
@@ -125,7 +127,7 @@ def find_others(file: Path) -> str:
 
 
 def _report_open(name: str, file: Path, open_to: str) -> Finding:
-    mend = f"chmod o-w {file.parent} && chmod o-rw {file}"
+    mend = f"chmod o-w {shlex.quote(str(file.parent))} && chmod o-rw {shlex.quote(str(file))}"
     return Finding(f"{name}, permissions", "fault", f"other users of this machine may {open_to} it", mend)
 
 
