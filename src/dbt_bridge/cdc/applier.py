@@ -187,9 +187,7 @@ class Applier:
         except TooManyTables as error:
             raise self._with_fewer_tables() from error
         except NotApplied as refused:
-            lost = isinstance(refused.error, CannotReshape)
-            failed = {} if lost else {refused.node: refused.error}
-            raise GivenUp(failed, {refused.node: refused.error.what} if lost else {}) from refused
+            raise _give_up(refused) from refused
         if ends.destination is not ends.ledger:
             ends.ledger.save(checkpoints, receipts)
         self._close()
@@ -241,6 +239,8 @@ class Applier:
             raise GivenUp({}, {}) from error
         except TooManyTables as error:
             raise self._with_fewer_tables() from error
+        except NotApplied as refused:
+            raise _give_up(refused) from refused
         except (TypeRefused, KeyRefused) as error:
             raise GivenUp({node: error}, {}) from error
         self._counts[node] = self._counts.get(node, _NOTHING) + loaded
@@ -323,6 +323,12 @@ class Applier:
                 _with_lag(record.finish_receipt(replace(receipt, started_at=self._began), counts), committed_at)
             )
         return receipts
+
+
+def _give_up(refused: NotApplied) -> GivenUp:
+    lost = isinstance(refused.error, CannotReshape)
+    failed = {} if lost else {refused.node: refused.error}
+    return GivenUp(failed, {refused.node: refused.error.what} if lost else {})
 
 
 def _with_lag(receipt: Receipt, committed_at: int) -> Receipt:

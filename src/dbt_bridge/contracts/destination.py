@@ -208,6 +208,9 @@ class Application(Protocol):
         """Apply what happened to one table, after everything that was applied before.
 
         Counts: rows_loaded are the changes, the others what became of the table's rows.
+
+        Raises:
+            NotApplied: another table refused what had waited until there was no room for this one's beside it.
         """
 
     def commit(self, upto: int, checkpoints: Sequence[Checkpoint] = (), receipts: Sequence[Receipt] = ()) -> None:

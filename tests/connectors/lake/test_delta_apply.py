@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,24 @@ def test_a_row_that_is_gone_is_never_made_up(lake: DeltaDestination) -> None:
         applied(lake, replica, changes_of(replica.table, [change]))
     assert isinstance(refused.value.error, KeyRefused)
     assert read(lake, replica.table.name) == [BEFORE]
+
+
+def test_a_table_that_refuses_while_another_one_needs_its_room_is_the_one_that_is_told(
+    lake: DeltaDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "_MOST_BYTES", 1)
+    monkeypatch.setattr(apply, "share_memory", lambda most, part: most)
+    refusing, other = replica_of(orders_()), replica_of(orders_())
+    other = replace(other, node="source.shop.others", table=replace(other.table, name=TableName("landing", "others")))
+    for replica in (refusing, other):
+        copied(lake, replica, [BEFORE])
+    gone = Change("update", {**BEFORE, "id": 7}, 1, 1, None, frozenset({"big"}))
+    new = Change("insert", {**BEFORE, "id": 8}, 1, 1)
+    with lake.open_application("load-1") as application:
+        application.apply(refusing, changes_of(refusing.table, [gone]))
+        with pytest.raises(NotApplied) as refused:
+            application.apply(other, changes_of(other.table, [new]))
+    assert refused.value.node == refusing.node
 
 
 def test_what_delta_cannot_is_refused_with_the_mend(lake: DeltaDestination) -> None:

@@ -134,7 +134,7 @@ class DeltaApplication:
         if followed.overflows(event):
             self._write(followed)
         loaded, size = (1, 0) if isinstance(event, Truncated) else (len(event), int(event.rows.nbytes))
-        self._write_largest(size)
+        self._write_largest(size, followed)
         followed.replica = replica
         followed.waiting.append(event)
         self._bytes += size
@@ -144,10 +144,7 @@ class DeltaApplication:
         """Write what waits, one commit per table. Delta is no ledger: it keeps no checkpoints and receipts."""
         assert not checkpoints and not receipts, "Delta is no ledger"
         for followed in self._followed.values():
-            try:
-                self._write(followed, upto)
-            except (TypeRefused, KeyRefused, CannotReshape) as error:
-                raise NotApplied(followed.replica.node, error) from error
+            self._write_another(followed, upto)
         self._followed.clear()
         self._bytes = 0
 
@@ -176,10 +173,21 @@ class DeltaApplication:
             raise TypeRefused(f"the Delta table {name} is not there any more", mend=recopy_command(replica.node))
         return FollowedTable(name, delta, self._load_id, anew=anew)
 
-    def _write_largest(self, more: int) -> None:
-        """Before so many more bytes wait: write the tables for which most of them do, until there is room."""
+    def _write_largest(self, more: int, to: _Followed) -> None:
+        """Before so many more bytes wait for a table: write those for which most of them do, until there is room."""
         while self._bytes and self._bytes + more > self._most_bytes:
-            self._write(max(self._followed.values(), key=lambda followed: followed.bytes))
+            largest = max(self._followed.values(), key=lambda followed: followed.bytes)
+            if largest is to:
+                self._write(largest)
+            else:
+                self._write_another(largest)
+
+    def _write_another(self, followed: _Followed, upto: int | None = None) -> None:
+        """Write what waits for a table while another one, or all of them, are asked for: which one refused is told."""
+        try:
+            self._write(followed, upto)
+        except (TypeRefused, KeyRefused, CannotReshape) as error:
+            raise NotApplied(followed.replica.node, error) from error
 
     def _write(self, followed: _Followed, upto: int | None = None) -> None:
         """Write what waits; with `upto` each table's last commit says where it stands.
