@@ -38,7 +38,8 @@ _UNCOUNTED = 256 << 20
 _PART, _ALL = 0.6, 0.8
 _STEP = 20  # a raise by less than this part is none: work that it does not help would be done for ever
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-# What is longer than a block's share lies in blocks of its own; of rows that are only in the log the length is known.
+# What is longer than a block's share lies in blocks of its own. Of rows that are only in the log it is known how long
+# the longest is, and that all of them are no more than what is held in memory, or beside it on disk.
 _LONG_VALUES = """
 SELECT coalesce(max(bytes), 0)
 FROM (
@@ -47,10 +48,11 @@ FROM (
     SELECT
       row_group_id,
       max(longest) AS longest,
-      sum(least(count * longest, CASE WHEN persistent THEN len(blocks) * 262144 ELSE 9223372036854775807 END)) AS stored
+      sum(least(count * longest, CASE WHEN persistent THEN len(blocks) * 262144 ELSE held END)) AS stored
     FROM (
       SELECT
         row_group_id, column_path, count, persistent, additional_block_ids AS blocks,
+        (SELECT coalesce(sum(memory_usage_bytes + temporary_storage_bytes), 0) FROM duckdb_memory()) AS held,
         coalesce(try_cast(regexp_extract(stats, 'Max String Length: ([0-9]+)', 1) AS BIGINT), 0) AS longest
       FROM pragma_storage_info(?)
       WHERE segment_type <> 'VALIDITY'
