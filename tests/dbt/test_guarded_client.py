@@ -151,3 +151,21 @@ def test_numbers_of_doubles_and_integers_are_kept_however_they_are_printed(numbe
 def test_json_says_by_its_first_bytes_how_it_is_written(endpoint, body):
     here = endpoint(lambda handler: send(handler, body, Content_Type="application/json"))
     assert list(api_to_df(RESTClient(here).paginate("/"))["a"]) == ["é"]
+
+
+def shorten(response, *_, **__):
+    response._content = json.dumps([row for row in response.json() if row["id"] != "é"]).encode()
+
+
+def name_encoding(response, *_, **__):
+    response.encoding = "latin-1"
+
+
+@pytest.mark.parametrize(
+    ("hook", "encoding", "found"), [(shorten, "utf-8", ["z"]), (name_encoding, "latin-1", ["é", "z"])]
+)
+def test_what_a_hook_makes_of_an_answer_is_what_is_read(endpoint, hook, encoding, found):
+    body = '[{"id": "é"}, {"id": "z"}]'.encode(encoding)
+    here = endpoint(lambda handler: send(handler, body, Content_Type="application/json"))
+    pages = RESTClient(here).paginate("/", hooks={"response": [hook]})
+    assert list(api_to_df(pages)["id"]) == found

@@ -262,13 +262,15 @@ def _parse_pause(text: str) -> float:
 
 
 def _replace_json(response: Any, where: str) -> None:
-    """`json()` reads each value exactly, and once."""
+    """`json()` reads each value exactly, and once: again where a hook has changed the body or its encoding."""
+    guessed = response.encoding
     kept: list[Any] = []
 
     def read(**_: Any) -> Any:
-        if not kept:
-            named = "charset" in response.headers.get("content-type", "").lower()
-            kept.append(read_json(response.content, response.encoding if named else None, where))
-        return kept[0]
+        body, encoding = response.content, response.encoding
+        if not kept or kept[0] is not body or kept[1] != encoding:
+            named = encoding != guessed or "charset" in response.headers.get("content-type", "").lower()
+            kept[:] = body, encoding, read_json(body, encoding if named else None, where)
+        return kept[2]
 
     response.json = read
