@@ -51,6 +51,13 @@ def test_rows_that_were_refused_before_they_travelled_are_sent_again(append: App
     assert append("b") is None
 
 
+def test_rows_that_were_refused_by_a_new_table_are_sent_though_the_old_one_had_them(append: Append) -> None:
+    append("a")
+    with pytest.raises(TypeRefused):
+        append("a", fails=TypeRefused("it does not fit"), is_there=False)
+    assert append("a") == ONE
+
+
 @pytest.mark.parametrize(("found", "then"), [("sent", None), ("failed", ONE)])
 def test_whether_rows_arrived_is_told_as_not_known(
     append: Append, project: Project, warehouse_file: Path, found: str, then: Loaded | None

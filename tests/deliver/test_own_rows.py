@@ -14,6 +14,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from tests.deliver.contacts import CONTACTS, Send, build_model, make_send
 
+from dbt_bridge.connectors.duckdb.warehouse import DuckDBWarehouse
 from dbt_bridge.connectors.postgres.destination.warehouse import PostgresWarehouse
 from dbt_bridge.contracts.destination import BeginAgain, Load, Loaded
 from dbt_bridge.contracts.outgoing import Outgoing
@@ -82,6 +83,15 @@ def test_a_table_that_was_made_anew_has_nothing_of_ours(send: Send, origin: psyc
     receipt = send(rows_of((2, "Bob")))
 
     assert counts(receipt) == (0, 1, 0)
+    assert origin.execute(ROWS).fetchall() == [(1, "theirs"), (2, "Bob")]
+
+
+def test_where_no_row_was_left_what_comes_is_somebody_elses(send: Send, origin: psycopg.Connection) -> None:
+    send(rows_of((1, "Ann")))
+    assert counts(send(f"{rows_of((1, 'Ann'))} WHERE false")) == (0, 0, 1)
+    origin.execute("INSERT INTO app.contact VALUES (1, 'theirs')")
+
+    assert counts(send(rows_of((2, "Bob")))) == (1, 0, 0)
     assert origin.execute(ROWS).fetchall() == [(1, "theirs"), (2, "Bob")]
 
 
@@ -324,6 +334,22 @@ def test_in_duckdb_too(send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert connection.sql("FROM app.contact ORDER BY id").fetchall() == [(2, "Bea"), (99, "theirs")]
 
 
+def test_a_table_of_duckdb_that_was_dropped_is_made_again(
+    send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: psycopg.Connection
+) -> None:
+    file = tmp_path / "crm.duckdb"
+    monkeypatch.setenv("DESTINATION__CRM_DUCK__DESTINATION_TYPE", "duckdb")
+    monkeypatch.setenv("DESTINATION__CRM_DUCK__CREDENTIALS", str(file))
+    for rows in ([(1, "Ann"), (2, "Bob")], [(2, "Bob")]):
+        send(rows_of(*rows), destination="crm_duck")
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("DROP TABLE app.contact")
+
+    assert counts(send(dry_run=True, destination="crm_duck")) == (1, 0, 0)
+    assert counts(send(destination="crm_duck")) == (1, 0, 0)
+    assert counts(send(rows_of((3, "Cid")), destination="crm_duck")) == (1, 0, 1)
+
+
 def test_in_delta_too(send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: psycopg.Connection) -> None:
     monkeypatch.setenv("DESTINATION__LAKE__DESTINATION_TYPE", "filesystem")
     monkeypatch.setenv("DESTINATION__LAKE__BUCKET_URL", str(tmp_path / "lake"))
@@ -422,3 +448,20 @@ def test_a_destination_that_made_room_gets_the_rows_again(
     receipt = send(rows_of((1, "Ann"), (2, "Bob")), deletes=deletes)
     assert (tries, counts(receipt)) == ([2], (2, 0, 0))
     assert origin.execute(ROWS).fetchall() == [(1, "Ann"), (2, "Bob")]
+
+
+@pytest.mark.parametrize("how", [{"deletes": "own"}, {"write_disposition": "append"}])
+def test_a_warehouse_that_made_room_is_read_again(
+    send: Send, origin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, how: dict[str, str]
+) -> None:
+    read, tries = DuckDBWarehouse.read, []
+
+    def first_out_of_room(self: DuckDBWarehouse, name: TableName, *given: Any) -> pa.RecordBatchReader:
+        if name.name == "m" and not tries:
+            tries.append(name)
+            raise BeginAgain("out of memory")
+        return read(self, name, *given)
+
+    monkeypatch.setattr(DuckDBWarehouse, "read", first_out_of_room)
+    receipt = send(rows_of((1, "Ann")), **how)
+    assert (len(tries), receipt.status, receipt.rows_inserted) == (1, "success", 1), receipt.error

@@ -61,7 +61,7 @@ class Appends:
         try:
             loaded = send()
         except _REFUSED_BEFORE:
-            self._write("sent", token)
+            self._write(*(("sent", token) if status == "sent" and is_there else ("failed", self.token)))
             raise
         except BridgeError as error:
             raise self._doubt(str(error)) from error

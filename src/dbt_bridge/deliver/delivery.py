@@ -115,7 +115,8 @@ def _append_once(
     """Append what the last append did not bring: the same rows of the same build arrive once, however often they are
     delivered. Whatever was killed in between is known to the destination, or is told as not known."""
     assert load.delivery is not None, "a delivery"
-    delivery = replace(load.delivery, token=digest_relation(load, rows.silent, build_id))
+    token = with_room(lambda: digest_relation(load, rows.silent, build_id))
+    delivery = replace(load.delivery, token=token)
     if isinstance(destination, RemembersAppends):
         if destination.has_arrived(load.table.name, delivery):
             return _APPENDED_BEFORE

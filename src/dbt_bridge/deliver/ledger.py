@@ -8,6 +8,8 @@ One table for each exposure, destination table and relation, `_dbt_bridge.delive
     secret_id    which secret the digests are made with: with another one they say nothing
     token        of the delivery after which the destination holds the row so
 
+A state without rows is one row without a key: it is known to be empty, and not unknown.
+
 The destination keeps the token of its last delivery in the transaction of the rows. So before a delivery sends
 anything, the ledger is written as it is and as it will be, each under its token; which of them is true is never a
 guess, whatever was killed or got no answer in between. Under a token that the ledger does not know (another warehouse
@@ -78,6 +80,7 @@ def read_sent(warehouse: Ledger, delivery: Delivery, mark: Mark) -> SentRows:
     now = rows.filter(pc.equal(rows["token"], mark.token))
     is_known = bool(len(now)) or not len(rows)
     found = now if is_known else _doubt_all(rows)
+    found = found.filter(pc.is_valid(found["key_digest"]))
     keys, digests = (
         _whole(found[name].cast(pa.binary()).cast(pa.binary(SIZE))) for name in ("key_digest", "row_digest")
     )
@@ -96,6 +99,9 @@ def write_sent(
 
     def batches() -> Iterator[pa.RecordBatch]:
         for token, sent in states.items():
+            if not len(sent.keys):
+                row = dict(zip(_SCHEMA.names, (None, None, False, secret_id, token), strict=True))
+                yield pa.RecordBatch.from_pylist([row], _SCHEMA)
             for start in range(0, len(sent.keys), _ROWS):
                 keys, rows, own = (column.slice(start, _ROWS) for column in (sent.keys, sent.rows, sent.own))
                 said = (pa.repeat(pa.scalar(text, pa.string()), len(keys)) for text in (secret_id, token))

@@ -57,7 +57,7 @@ def deliver_own(
         raise UsageError(
             f"{delivery.node}: `deletes: own` is not for the destination {destination.name!r}, which deletes no rows in"
             " the transaction of a merge",
-            mend="take `deletes` out, or deliver to PostgreSQL or DuckDB",
+            mend="take `deletes` out, or deliver to PostgreSQL, DuckDB or Delta",
         )
     assert load.delivery is not None, "a delivery"
     with nullcontext() if dry_run else destination.hold(load.table.name, load.delivery):
@@ -81,9 +81,10 @@ class _Own:
         secret = mark.secret or secrets.token_bytes(32)
         before = read_sent(self.warehouse, self.delivery, mark)
         digests = _Digests.of(self.load, there, secret)
-        model = digests.read_model(self.open_rows)
+        model = with_room(lambda: digests.read_model(self.open_rows))
         gone = before.filter(pc.invert(pc.is_in(before.keys, value_set=model.keys)))
-        present, deletes = digests.read_keys(self.destination, there, gone.keys.filter(gone.own))
+        left = gone.keys.filter(gone.own)
+        present, deletes = with_room(lambda: digests.read_keys(self.destination, there, left))
         changes = _compare(model, before, present)
         if not len(changes.chosen) and not deletes.num_rows:
             if not dry_run and (len(gone.keys) or len(model.keys) != len(before.keys)):
@@ -91,7 +92,8 @@ class _Own:
             return replace(_NO_ROWS, changes=("nothing changed since the last delivery, so nothing was sent",))
         token = secrets.token_hex(8)[:TOKEN_DIGITS]
         if not dry_run:
-            self._write(secret, {mark.token: before, token: changes.after})
+            known = {mark.token: before} if mark.secret else {}  # of what another secret digests nothing can be said
+            self._write(secret, {**known, token: changes.after})
         sent = replace(outgoing, secret=secret, token=token, follows=mark.token, deletes=deletes)
         loaded = self._send(replace(self.load, delivery=sent), digests, changes, dry_run=dry_run)
         told = [*loaded.changes, *_tell_staying(gone)]

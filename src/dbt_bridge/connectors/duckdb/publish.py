@@ -10,7 +10,7 @@ from dbt_bridge.arrow.calendar import parse_moment
 from dbt_bridge.connectors.duckdb.column_types import wider
 from dbt_bridge.connectors.duckdb.merge import merge_rows
 from dbt_bridge.connectors.duckdb.outgoing.fitting import check_fit, tell_refusal
-from dbt_bridge.connectors.duckdb.outgoing.marks import remember
+from dbt_bridge.connectors.duckdb.outgoing.marks import forget, remember
 from dbt_bridge.connectors.duckdb.relation import CatalogCursor, Relation, fold_case
 from dbt_bridge.connectors.duckdb.session import is_conflict
 from dbt_bridge.contracts.destination import (
@@ -49,6 +49,8 @@ def publish_one(on: CatalogCursor, staged: Staged) -> Loaded:
     """Put one staged table in its place. What a delivery finds there and is not its own is never altered unasked."""
     standing = on.find_table(staged.load.table.name)
     if standing is None:
+        if staged.load.delivery is not None:
+            forget(on, staged.load.table.name)
         loaded = _put(on, staged, None)
     elif staged.load.delivery is None:
         return _write(on, staged, standing)

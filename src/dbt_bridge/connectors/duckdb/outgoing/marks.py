@@ -5,7 +5,7 @@ A table is known by its name: DuckDB gives it no other identity that lasts.
 
 from __future__ import annotations
 
-from dbt_bridge.connectors.duckdb.relation import CatalogCursor
+from dbt_bridge.connectors.duckdb.relation import CatalogCursor, fold_case, fold_in_sql
 from dbt_bridge.contracts.outgoing import MARKS, Mark, Outgoing, refuse_overtaken
 from dbt_bridge.nouns.table import TableName
 
@@ -41,6 +41,13 @@ def remember(on: CatalogCursor, name: TableName, delivery: Outgoing | None, load
         f"INSERT INTO {_marks(on, name)} VALUES (?, ?, ?, ?, ?, ?, now())",  # noqa: S608
         [*place, delivery.token, delivery.secret, load_id],
     )
+
+
+def forget(on: CatalogCursor, name: TableName) -> None:
+    """Nothing is known of a table that is about to be made: marks of its name are of one that is gone."""
+    if on.find_relation(TableName(name.schema, MARKS)) is not None:
+        is_its = f"{fold_in_sql('table_name')} = ?"
+        on.execute(f"DELETE FROM {_marks(on, name)} WHERE {is_its}", [fold_case(name.name)])  # noqa: S608
 
 
 def has_arrived(on: CatalogCursor, name: TableName, delivery: Outgoing) -> bool:
