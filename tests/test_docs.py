@@ -159,8 +159,11 @@ def _as_built(server: Server) -> None:
     """What an earlier page wrote to the shop is gone: the warehouse of each reader is of the shop as it was built."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         for database in ("shop", "crm"):
+            known = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [database]).fetchone()
+            assert known is not None
             connection.execute(f"DROP DATABASE {database} WITH (FORCE)".encode())
-            connection.execute(f"CREATE DATABASE {database} TEMPLATE built_{database}".encode())
+            # Under its number: to a cursor's checkpoint another one is another database.
+            connection.execute(f"CREATE DATABASE {database} TEMPLATE built_{database} OID = {known[0]}".encode())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
