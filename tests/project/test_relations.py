@@ -145,8 +145,9 @@ def test_what_dbt_builds_is_no_landing_table() -> None:
     }
     for name in ("orders", "orders_history"):
         claims = list_claims([shop], [], Graph("shop", "duckdb", "", {f"seed.shop.{name}": nodes[f"seed.shop.{name}"]}),
-                             READERS["duckdb"])  # fmt: skip
+                             READERS["duckdb"], lambda _: names.DUCKDB)  # fmt: skip
         with pytest.raises(UsageError, match=rf"{name}.*seed\.shop\.{name} is built into.*the same table"):
             refuse_shared_tables(claims, lambda _: names.DUCKDB)
     others = Graph("shop", "duckdb", "", {"seed.shop.others": nodes["seed.shop.others"]})
-    refuse_shared_tables(list_claims([shop], [], others, READERS["duckdb"]), lambda _: names.DUCKDB)
+    claims = list_claims([shop], [], others, READERS["duckdb"], lambda _: names.DUCKDB)
+    refuse_shared_tables(claims, lambda _: names.DUCKDB)

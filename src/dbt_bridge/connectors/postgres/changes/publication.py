@@ -184,10 +184,11 @@ def ensure(
     """
     _check_identified(replication, everything)
     found = plan_publications(replication, name, everything, inserts, owner)
-    # Each table that is added is locked until its transaction ends.
-    at_once = [statement for statement in found.statements if _ADD not in statement]
-    _execute(replication, at_once)
-    for statement in [statement for statement in found.statements if _ADD in statement]:
+    # Each table that is added is locked until its transaction ends, so very many are not added whole or not at all.
+    added = [statement for statement in found.statements if _ADD in statement]
+    apart = added if len(found.added) > _TABLES else []
+    _execute(replication, [statement for statement in found.statements if statement not in apart])
+    for statement in apart:
         _execute(replication, [statement])
     return found
 
