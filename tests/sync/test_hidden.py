@@ -232,7 +232,7 @@ def test_a_hidden_column_that_is_renamed_at_the_origin_stays_hidden(
         assert "'email' was renamed to 'mail'" in error and "mail" in error.partition("->")[2]
     assert MASKED.encode() not in written(tmp_path)
     receipt = run(**mended)
-    assert (receipt.status, receipt.rows_loaded) == ("success", 3)
+    assert (receipt.status, receipt.rows_loaded) == ("success", 3), receipt.error
     assert MASKED.encode() not in written(tmp_path)
 
 

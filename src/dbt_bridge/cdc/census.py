@@ -150,7 +150,9 @@ def take_census(
             if isinstance(verdict, Tracked):
                 tracked[node] = verdict
             elif node in chosen.needed or (is_followed and node not in chosen.anew):
-                track(ends, item, finding.version, changes.beginning)  # refused before a log is kept for it
+                track(
+                    ends, item, finding.latest or finding.version, changes.beginning
+                )  # refused before a log is kept for it
                 to_copy[node] = (item, verdict)
         except (DestinationError, ConnectionFailed):
             raise  # of an end, not of this table: nothing has to be copied anew for it
@@ -269,10 +271,10 @@ def _go_on(
         return f"it was set aside: {point.set_aside}"
     if finding.lost:
         return finding.lost
-    position = replace(changes.parse_position(point.value), past=point.past)
-    tracked = track(ends, wanted, finding.version, position)
     if point.memory is None or point.memory.declaration != fingerprint(wanted):
         return "its declaration in the dbt YAML changed"
+    position = replace(changes.parse_position(point.value), past=point.past)
+    tracked = track(ends, wanted, finding.version, position)
     if ends.destination.find_table(wanted.landing) is None:
         return "its landing table is gone"
     return replace(tracked, clock=point.memory.clock)
