@@ -150,9 +150,8 @@ def take_census(
             if isinstance(verdict, Tracked):
                 tracked[node] = verdict
             elif node in chosen.needed or (is_followed and node not in chosen.anew):
-                track(
-                    ends, item, finding.latest or finding.version, changes.beginning
-                )  # refused before a log is kept for it
+                # Refused before a log is kept for it.
+                track(ends, item, finding.latest or finding.version, changes.beginning)
                 to_copy[node] = (item, verdict)
         except (DestinationError, ConnectionFailed):
             raise  # of an end, not of this table: nothing has to be copied anew for it
